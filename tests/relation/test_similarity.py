@@ -1,0 +1,132 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from reference import offline
+from sklearn.cross_decomposition import CCA
+
+from trn_plugin.relation import chance_similarity, task_similarity
+
+
+def related(n, d1, d2, seed=0, dtype=torch.float64):
+    g = torch.Generator().manual_seed(seed)
+    common = torch.randn(n, 2, generator=g, dtype=torch.float64)
+    f1 = torch.randn(n, d1, generator=g, dtype=torch.float64)
+    f2 = torch.randn(n, d2, generator=g, dtype=torch.float64)
+    f1 = f1 + common @ torch.randn(2, d1, generator=g, dtype=torch.float64)
+    f2 = f2 + common @ torch.randn(2, d2, generator=g, dtype=torch.float64)
+    return f1.to(dtype), f2.to(dtype)
+
+
+@pytest.mark.parametrize(("d1", "d2"), [(1, 1), (10, 5), (5, 40), (64, 64)])
+def test_value_and_gradient_equal_the_reference(d1, d2):
+    f1, f2 = (f.requires_grad_() for f in related(500, d1, d2))
+    expected = offline(f1, f2)
+    tau = task_similarity(f1, f2)
+    assert tau.item() == pytest.approx(expected.item(), abs=1e-10)
+    for ours, theirs in zip(
+        torch.autograd.grad(tau, (f1, f2)), torch.autograd.grad(expected, (f1, f2)), strict=True
+    ):
+        assert (ours - theirs).norm() <= 1e-8 * theirs.norm()
+
+
+def test_gradcheck():
+    f1, f2 = related(20, 3, 2)
+    assert torch.autograd.gradcheck(task_similarity, (f1.requires_grad_(), f2.requires_grad_()))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_symmetric_and_invariant_to_affine_maps(seed):
+    g = torch.Generator().manual_seed(seed)
+    f1, f2 = related(300, 6, 4, seed)
+    tau = task_similarity(f1, f2)
+    assert 0 <= tau <= 1
+    assert task_similarity(f2, f1).item() == pytest.approx(tau.item(), abs=1e-12)
+    mapped = f1 @ torch.randn(6, 6, generator=g).double() * 1e6 + torch.randn(6, generator=g)
+    assert task_similarity(mapped, f2 * 1e-9 - 3).item() == pytest.approx(tau.item(), abs=1e-6)
+    order = torch.randperm(300, generator=g)
+    assert task_similarity(f1[order], f2[order]).item() == pytest.approx(tau.item(), abs=1e-12)
+
+
+def test_equals_scikit_learn():
+    f1, f2 = related(400, 8, 5, seed=3)
+    cca = CCA(n_components=1, max_iter=10000, tol=1e-12).fit(f1.numpy(), f2.numpy())
+    a, b = cca.transform(f1.numpy(), f2.numpy())
+    expected = abs(np.corrcoef(a[:, 0], b[:, 0])[0, 1])
+    assert task_similarity(f1, f2).item() == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_one_hot_and_softmax_lose_only_their_dependent_direction(dtype):
+    g = torch.Generator().manual_seed(0)
+    label = torch.randint(0, 5, (2000,), generator=g)
+    one_hot = torch.nn.functional.one_hot(label, 5).to(dtype)
+    points = torch.randn(2000, 10, generator=g, dtype=dtype) + one_hot @ torch.randn(
+        5, 10, generator=g, dtype=dtype
+    )
+    tau = task_similarity(points, one_hot)
+    assert tau.item() == pytest.approx(task_similarity(points, one_hot[:, 1:]).item(), abs=1e-6)
+    softmax = (points[:, :4] @ torch.randn(4, 5, generator=g, dtype=dtype)).softmax(1)
+    tau = task_similarity(points, softmax)
+    assert tau.item() == pytest.approx(task_similarity(points, softmax[:, :4]).item(), abs=1e-4)
+
+
+def test_scalar_tasks_are_the_absolute_correlation():
+    f1, f2 = related(200, 1, 1)
+    expected = abs(np.corrcoef(f1[:, 0], -f2[:, 0])[0, 1])
+    assert task_similarity(f1, -f2).item() == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1e-3, 1e12])
+@pytest.mark.parametrize("kind", ["constant", "dead", "duplicate", "one sample", "wide"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_degenerate_inputs_are_finite(kind, scale, dtype):
+    f1, f2 = related(12, 4, 3, dtype=dtype)
+    if kind == "constant":
+        f1 = torch.full_like(f1, 0.1)
+    elif kind == "dead":
+        f1[:, 1:] = 0
+    elif kind == "duplicate":
+        f1 = f1[:, :1].expand(-1, 4).clone()
+    elif kind == "one sample":
+        f1, f2 = f1[:1], f2[:1]
+    elif kind == "wide":
+        f1 = torch.randn(12, 40, dtype=dtype)
+    f1, f2 = (f1 * scale).requires_grad_(), (f2 / scale).requires_grad_()
+    tau = task_similarity(f1, f2)
+    tau.backward()
+    assert 0 <= tau <= 1
+    assert torch.isfinite(f1.grad).all()
+    assert torch.isfinite(f2.grad).all()
+    if kind in ("constant", "one sample"):
+        assert tau == 0
+        assert not f1.grad.any()
+        assert not f2.grad.any()
+
+
+@pytest.mark.parametrize(
+    ("f1", "f2", "message"),
+    [
+        (torch.zeros(3), torch.zeros(3, 1), r"f1: expected features of shape \(N, d\)"),
+        (torch.zeros(3, 1), torch.zeros(4, 1), "f1 has 3 rows and f2 has 4"),
+        (torch.zeros(3, 1), torch.zeros(3, 1).long(), "f2: expected floating-point"),
+        (torch.tensor([[0.0], [math.nan]]), torch.zeros(2, 1), "f1: value at row 1, column 0 is"),
+    ],
+)
+def test_bad_input_is_named(f1, f2, message):
+    with pytest.raises(ValueError, match=message):
+        task_similarity(f1, f2)
+
+
+@pytest.mark.parametrize(
+    ("n", "d1", "d2"), [(256, 64, 64), (2000, 64, 16), (1000, 10, 4), (300, 1, 5)]
+)
+def test_chance_is_what_independent_features_give(n, d1, d2):
+    g = torch.Generator().manual_seed(0)
+    taus = [
+        task_similarity(torch.randn(n, d1, generator=g), torch.randn(n, d2, generator=g)).item()
+        for _ in range(20)
+    ]
+    assert np.mean(taus) == pytest.approx(chance_similarity(n, d1, d2), abs=0.01)
+    assert math.isnan(chance_similarity(d1 + d2 + 1, d1, d2))

@@ -1,0 +1,9 @@
+"""Section 3 of the paper in plain PyTorch: how related are two tasks?
+
+Source: Li et al., "Task Relation Networks", WACV 2019, doi:10.1109/WACV.2019.00104.
+"""
+
+from trn_plugin.relation.layer import TaskRelationLayer
+from trn_plugin.relation.similarity import chance_similarity, task_similarity
+
+__all__ = ["TaskRelationLayer", "chance_similarity", "task_similarity"]

@@ -1,0 +1,155 @@
+"""Task similarity of a whole sample (Eq. 11, Eq. 12), offline."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+__all__ = ["chance_similarity", "check_features", "task_similarity"]
+
+
+def check_features(f1: Tensor, f2: Tensor, names: tuple[str, str] = ("f1", "f2")) -> None:
+    """Refuse what is not a pair (N, d1), (N, d2) of floating-point matrices.
+
+    Raises:
+        ValueError: names the matrix, and the shape or type that was found.
+    """
+    for name, f in zip(names, (f1, f2), strict=True):
+        if f.ndim != 2 or f.shape[1] == 0:
+            raise ValueError(f"{name}: expected features of shape (N, d), got {tuple(f.shape)}")
+        if not f.is_floating_point():
+            raise ValueError(f"{name}: expected floating-point features, got {f.dtype}")
+    if len(f1) != len(f2):
+        raise ValueError(
+            f"{names[0]} has {len(f1)} rows and {names[1]} has {len(f2)}: "
+            "expected the same samples in both"
+        )
+
+
+def task_similarity(f1: Tensor, f2: Tensor) -> Tensor:
+    r"""The largest canonical correlation between the features of two tasks.
+
+    .. math:: \tau = \sigma_{\max}\left(S_{11}^{-1/2} S_{12} S_{22}^{-1/2}\right), \quad
+              S_{ij} = \bar F_i^\top \bar F_j
+
+    (Eq. 11; on labels it is the ground truth, Eq. 12). No regularisation: each side is replaced
+    by an orthonormal basis of its centred columns, in float64, so that rank-deficient sides
+    (one-hot labels, softmax outputs, constant columns) are right. A side without variance gives
+    0. Differentiable, by the closed form
+
+    .. math:: \partial\tau / \partial F_1 = (q - \tau p)\, a^\top, \quad
+              p = \bar F_1 a, \; q = \bar F_2 b, \; |p| = |q| = 1
+
+    where p and q are the first pair of canonical variates; where the largest correlation is
+    attained more than once, it is one of the subgradients.
+
+    Args:
+        f1 (Tensor): (N, d1) features, floating point.
+        f2 (Tensor): (N, d2) features of the same samples; d1 and d2 are free.
+
+    Returns:
+        Tensor: 0-d, in [0, 1], of f1's dtype (float32 at least). With N - 1 <= rank1 + rank2 it
+        says nothing: compare :func:`chance_similarity`.
+
+    Raises:
+        ValueError: shapes that do not fit, or a value that is not finite.
+
+    Example:
+        >>> import torch
+        >>> x = torch.randn(1000, 3)
+        >>> bool(task_similarity(x, x @ torch.randn(3, 3) + 1) > 0.999)
+        True
+    """
+    check_features(f1, f2)
+    for name, f in (("f1", f1), ("f2", f2)):
+        finite = torch.isfinite(f)
+        if not bool(finite.all()):
+            row, column = (~finite).nonzero()[0].tolist()
+            raise ValueError(f"{name}: value at row {row}, column {column} is {f[row, column]}")
+    return _LargestCanonicalCorrelation.apply(f1, f2)
+
+
+def chance_similarity(n: int, d1: int, d2: int) -> float:
+    r"""What :func:`task_similarity` gives, on average, for independent features.
+
+    The largest squared canonical correlation of two independent Gaussian samples, theta, follows
+    approximately :math:`\mathrm{logit}\,\theta = \mu + \sigma Z`, Z the Tracy-Widom law of order
+    one (Johnstone, Annals of Statistics 36(6), 2008, Theorem 1), with n = N - 2 and
+
+    .. math:: \sin^2\tfrac{\gamma}{2} = \frac{\min(d_1, d_2) - 1/2}{n}, \quad
+              \sin^2\tfrac{\phi}{2} = \frac{\max(d_1, d_2) - 1/2}{n}, \quad
+              \mu = 2 \log\tan\frac{\phi + \gamma}{2}, \quad
+              \sigma^3 = \frac{16}{n^2 \sin^2(\phi + \gamma) \sin\phi \sin\gamma}
+
+    Args:
+        n (int): number of samples N.
+        d1 (int): features (rank) of one side.
+        d2 (int): features (rank) of the other.
+
+    Returns:
+        float: in [0, 1]; NaN for N - 1 <= d1 + d2, where even independent features are perfectly
+        correlated and tau is undefined.
+    """
+    if n - 1 <= d1 + d2:
+        return math.nan
+    if min(d1, d2) < 1:
+        return 0.0
+    n = n - 2
+    gamma, phi = (2 * math.asin(math.sqrt((d - 0.5) / n)) for d in sorted((d1, d2)))
+    if phi + gamma >= math.pi:
+        return 1.0
+    mu = 2 * math.log(math.tan((phi + gamma) / 2))
+    cube = 16 / (n**2 * math.sin(phi + gamma) ** 2 * math.sin(phi) * math.sin(gamma))
+    return 1 / math.sqrt(1 + math.exp(-(mu + cube ** (1 / 3) * _TRACY_WIDOM_MEAN)))
+
+
+_TRACY_WIDOM_MEAN = -1.2065335745820
+
+
+class _LargestCanonicalCorrelation(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, f1: Tensor, f2: Tensor) -> Tensor:
+        dtype = torch.promote_types(f1.dtype, torch.float32)
+        basis1, to_a = _orthonormal_basis(f1)
+        basis2, to_b = _orthonormal_basis(f2)
+        if basis1.shape[1] == 0 or basis2.shape[1] == 0:
+            ctx.save_for_backward(*(f.new_zeros(f.shape) for f in (f1, f2)))
+            return f1.new_zeros((), dtype=dtype)
+        u, s, vh = torch.linalg.svd(basis1.T @ basis2, full_matrices=False)
+        tau = s[0].clamp(max=1.0)
+        p, q = basis1 @ u[:, 0], basis2 @ vh[0]
+        ctx.save_for_backward(
+            torch.outer(q - tau * p, to_a @ u[:, 0]).to(f1.dtype),
+            torch.outer(p - tau * q, to_b @ vh[0]).to(f2.dtype),
+        )
+        return tau.to(dtype)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor]:
+        return tuple(grad.to(g.dtype) * g for g in ctx.saved_tensors)
+
+
+def _orthonormal_basis(f: Tensor) -> tuple[Tensor, Tensor]:
+    """(N, r) basis Q of the centred columns X, and (d, r) T with X T = Q; r is the rank.
+
+    Columns are brought to unit length first, so that the rank does not depend on their units.
+    What is constant, or dependent, up to the rounding of the given dtype has no direction.
+    """
+    eps = torch.finfo(f.dtype).eps
+    values = f.detach().double()
+    # a column's own largest value first: squares of 1e-200 vanish, of 1e200 overflow
+    size = values.abs().amax(0) if len(values) else values.new_zeros(values.shape[1])
+    unit = torch.where(size > 0, size, torch.ones_like(size))
+    values = values / unit
+    centred = values - values.mean(0) if len(values) else values
+    norm = centred.norm(dim=0)
+    varies = norm > 4 * eps * values.norm(dim=0)
+    scale = torch.where(varies, 1 / torch.where(varies, norm, torch.ones_like(norm)), 0.0)
+    if not bool(varies.any()):
+        return values.new_zeros(len(values), 0), values.new_zeros(values.shape[1], 0)
+    u, s, vh = torch.linalg.svd(centred * scale, full_matrices=False)
+    rank = int((s > 4 * eps * math.sqrt(max(f.shape)) * s[0]).sum())
+    return u[:, :rank], (scale / unit)[:, None] * vh[:rank].T / s[:rank]
