@@ -120,7 +120,7 @@ def test_a_feature_that_is_not_finite_is_named_and_kept_out(bad):
     before = {k: v.clone() for k, v in layer.state_dict().items()}
     broken = pairs[1][1].detach().clone()
     broken[3, 1] = bad
-    with pytest.raises(ValueError, match="^pose: the features hold values that are not finite"):
+    with pytest.raises(ValueError, match=r"^pose: the features hold values that are not finite"):
         layer(pairs[1][0], broken)
     assert all(torch.equal(v, before[k]) for k, v in layer.state_dict().items())
     assert torch.isfinite(layer(*pairs[2]))
