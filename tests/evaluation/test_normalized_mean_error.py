@@ -1,0 +1,201 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from trn_plugin.errors import ConfigError
+from trn_plugin.evaluation import NormalizedMeanError, normalized_errors
+from trn_plugin.geometry import image_to_box
+from trn_plugin.registry import METRICS
+
+FACE = np.array([[30.0, 40], [70, 42], [50, 60], [35, 80], [65, 82]])
+META = dict(
+    tasks=dict(
+        landmarks=dict(kind="landmarks", interocular=(0, 1)),
+        pose=dict(kind="class", classes=("left profile", "frontal")),
+    )
+)
+
+
+def sample(truth, pred, box, pose=None):
+    """Points in the picture's pixels -> what a metric is given."""
+    gt = {} if truth is None else {"landmarks": torch.tensor(image_to_box(truth, box))}
+    if pose is not None:
+        gt["pose"] = torch.tensor(pose)
+    return dict(gt=gt, pred={"landmarks": torch.tensor(image_to_box(pred, box))}, box=box)
+
+
+def measure(samples, meta=META, **kwargs):
+    metric = NormalizedMeanError(**kwargs)
+    metric.dataset_meta = meta
+    metric.process(None, samples)
+    return metric.evaluate(len(samples))
+
+
+@pytest.fixture
+def faces():
+    rng = np.random.default_rng(0)
+    truth = FACE + rng.normal(0, 5, (20, 5, 2))
+    return truth, truth + rng.normal(0, 4, truth.shape)
+
+
+def test_is_registered():
+    assert isinstance(METRICS.build(dict(type="NormalizedMeanError")), NormalizedMeanError)
+
+
+def test_value_by_hand():
+    truth = np.array([[10.0, 20], [50, 50], [0, 0]])  # eyes 50 apart, box 50 x 50
+    pred = np.add(truth, [[3, 4], [0, 0], [0, 10]])  # distances 5, 0, 10: mean 5
+    for norm, expected in [("interocular", 10.0), ("box", 10.0), ("diagonal", 10 / math.sqrt(2))]:
+        result = measure([sample(truth, pred, (0, 0, 100, 100))], norm=norm)
+        assert result["landmarks/NME"] == pytest.approx(expected)
+
+
+def test_box_norm_is_the_geometric_mean_of_its_sides():
+    truth = np.array([[0.0, 0], [40, 0], [0, 10]])
+    result = measure([sample(truth, np.add(truth, [2, 0]), (0, 0, 64, 64))], norm="box")
+    assert result["landmarks/NME"] == pytest.approx(100 * 2 / 20)
+
+
+def test_mean_is_over_pictures_not_points():
+    near = sample(FACE, np.add(FACE, [4, 0]), (0, 0, 100, 100))
+    far = sample(FACE, np.add(FACE, [0, 12]), (0, 0, 100, 100))
+    eyes = np.linalg.norm(FACE[0] - FACE[1])
+    result = measure([near, far])
+    assert result["landmarks/NME"] == pytest.approx(100 * 8 / eyes)
+    assert result["landmarks/failure_rate"] == 50
+    assert measure([near, far], failure_threshold=100 * 13 / eyes)["landmarks/failure_rate"] == 0
+
+
+@pytest.mark.parametrize("norm", ["interocular", "box", "diagonal"])
+def test_perfect_prediction_is_zero(faces, norm):
+    result = measure([sample(t, t, (5, 3, 90, 110)) for t in faces[0]], norm=norm)
+    assert result == {"landmarks/NME": 0, "landmarks/failure_rate": 0}
+
+
+@pytest.mark.parametrize("norm", ["interocular", "box", "diagonal"])
+def test_does_not_depend_on_the_crop(faces, norm):
+    """The same pixels through square, wide and tall boxes give the same error."""
+    values = [
+        measure([sample(t, p, box) for t, p in zip(*faces, strict=True)], norm=norm)
+        for box in [(0, 0, 100, 100), (-20, 10, 180, 60), (3, -50, 43, 170)]
+    ]
+    for value in values[1:]:
+        assert value == pytest.approx(values[0])
+
+
+@pytest.mark.parametrize("norm", ["interocular", "box", "diagonal"])
+@pytest.mark.parametrize(("scale", "shift"), [(3.0, 0), (0.25, 11), (1, -40)])
+def test_invariant_to_scale_and_translation_of_the_picture(faces, norm, scale, shift):
+    truth, pred = faces
+    box = np.array([0, 0, 100, 120])
+    boxes = np.repeat(box[None], len(truth), 0)
+    before = normalized_errors(image_to_box(truth, box), image_to_box(pred, box), boxes, norm)
+    moved_box = box * scale + shift
+    truth, pred = truth * scale + shift, pred * scale + shift
+    moved = np.repeat(moved_box[None], len(truth), 0)
+    after = normalized_errors(
+        image_to_box(truth, moved_box), image_to_box(pred, moved_box), moved, norm
+    )
+    assert before == pytest.approx(after)
+    assert (before > 0).all()
+
+
+def test_eye_points_come_from_the_metainfo():
+    meta = dict(tasks=dict(landmarks=dict(kind="landmarks", interocular=(3, 4))))
+    pred = np.add(FACE, [1, 0])
+    result = measure([sample(FACE, pred, (0, 0, 99, 99))], meta=meta)
+    assert result["landmarks/NME"] == pytest.approx(100 / np.linalg.norm(FACE[3] - FACE[4]))
+
+
+def test_missing_labels_are_left_out():
+    labelled = sample(FACE, FACE + 2, (0, 0, 100, 100))
+    missing = sample(None, FACE + 50, (0, 0, 100, 100))
+    assert measure([missing, labelled, missing]) == pytest.approx(measure([labelled]))
+
+
+def test_degenerate_normalizer_is_left_out_and_said(logged):
+    fine = sample(FACE, FACE + 2, (0, 0, 100, 100))
+    collapsed, broken = FACE.copy(), FACE.copy()
+    collapsed[1] = collapsed[0]
+    broken[0] = np.nan
+    samples = [sample(p, FACE, (0, 0, 100, 100)) for p in (collapsed, broken)]
+    assert measure([fine, *samples], mean_shape=True) == pytest.approx(
+        measure([fine], mean_shape=True)
+    )
+    assert "left out 2 pictures" in logged()
+
+
+def test_no_label_at_all_is_nan_with_a_warning(logged):
+    result = measure([sample(None, FACE, (0, 0, 100, 100))], by="pose", mean_shape=True)
+    assert set(result) == {
+        "landmarks/NME",
+        "landmarks/failure_rate",
+        "landmarks/NME_mean_shape",
+        "landmarks/NME_left_profile",
+        "landmarks/NME_frontal",
+    }
+    assert all(math.isnan(value) for value in result.values())
+    assert "none of 1 pictures" in logged()
+
+
+def test_prediction_that_is_not_finite_counts_as_failure(logged):
+    fine = sample(FACE, FACE, (0, 0, 100, 100))
+    broken = sample(FACE, FACE * np.nan, (0, 0, 100, 100))
+    result = measure([fine, broken])
+    assert result["landmarks/failure_rate"] == 50
+    assert not math.isfinite(result["landmarks/NME"])
+    assert "not finite" in logged()
+
+
+def test_by_pose_averages_back_to_the_whole(faces):
+    poses = np.arange(20) % 4 == 0
+    samples = [
+        sample(t, p, (0, 0, 100, 100), int(c)) for t, p, c in zip(*faces, poses, strict=True)
+    ]
+    result = measure(samples, by="pose")
+    parts = result["landmarks/NME_left_profile"], result["landmarks/NME_frontal"]
+    assert parts[0] != pytest.approx(parts[1])
+    assert np.average(parts, weights=[15, 5]) == pytest.approx(result["landmarks/NME"])
+
+
+def test_by_pose_without_a_pose_label(faces):
+    samples = [sample(t, p, (0, 0, 100, 100), 1) for t, p in zip(*faces, strict=True)]
+    del samples[0]["gt"]["pose"]
+    result = measure(samples, by="pose")
+    assert result["landmarks/NME_frontal"] == pytest.approx(measure(samples[1:])["landmarks/NME"])
+    assert math.isnan(result["landmarks/NME_left_profile"])
+
+
+def test_mean_shape_is_the_constant_answer(faces):
+    box = (0, 0, 100, 140)
+    truth = faces[0]
+    constant = truth.mean(axis=0)
+    as_prediction = measure([sample(t, constant, box) for t in truth])["landmarks/NME"]
+    result = measure([sample(t, p, box) for t, p in zip(*faces, strict=True)], mean_shape=True)
+    assert result["landmarks/NME_mean_shape"] == pytest.approx(as_prediction)
+    assert result["landmarks/NME_mean_shape"] > 0
+
+
+def test_says_which_boxes(logged):
+    one = {**sample(FACE, FACE, (0, 0, 100, 100)), "box_source": "whole picture"}
+    measure([one, one])
+    assert "whole picture (2)" in logged()
+
+
+def test_config_errors():
+    with pytest.raises(ConfigError, match=r"interocular, box, diagonal, found 'iod'"):
+        NormalizedMeanError(norm="iod")
+    with pytest.raises(ConfigError, match=r"tasks \(landmarks, pose\), found 'points'"):
+        measure([], task="points")
+    with pytest.raises(ConfigError, match="kind 'landmarks', found 'pose' of kind 'class'"):
+        measure([], task="pose")
+    with pytest.raises(ConfigError, match="found 'yaw'"):
+        measure([], by="yaw")
+    with pytest.raises(ConfigError, match=r"model's tasks \(landmarks\), found 'points'"):
+        measure([sample(FACE, FACE, (0, 0, 9, 9))], meta=None, task="points")
+    boxless = sample(FACE, FACE, (0, 0, 9, 9))
+    del boxless["box"]
+    with pytest.raises(ConfigError, match="PackMultiTaskInputs"):
+        measure([boxless])

@@ -1,0 +1,14 @@
+"""Metrics for heterogeneous tasks: one class a file, all in MMEngine's ``METRICS``."""
+
+from trn_plugin.evaluation.accuracy import Accuracy
+from trn_plugin.evaluation.attribute_metric import AttributeMetric
+from trn_plugin.evaluation.normalized_mean_error import NormalizedMeanError, normalized_errors
+from trn_plugin.evaluation.task_similarity import TaskSimilarity
+
+__all__ = [
+    "Accuracy",
+    "AttributeMetric",
+    "NormalizedMeanError",
+    "TaskSimilarity",
+    "normalized_errors",
+]

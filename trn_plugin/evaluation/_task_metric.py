@@ -1,0 +1,113 @@
+"""What the metrics of a single task share."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from mmengine.evaluator import BaseMetric
+from mmengine.logging import print_log
+
+from trn_plugin.errors import ConfigError
+
+__all__ = ["TaskMetric", "key_name", "listed", "table", "to_array", "warn"]
+
+
+def listed(names: Iterable) -> str:
+    """Names as they are quoted in messages; ``none`` if there is none."""
+    return ", ".join(map(str, names)) or "none"
+
+
+def key_name(name: str) -> str:
+    """A class or attribute name as part of a metric key: no blanks, no slashes."""
+    return "_".join(str(name).replace("/", " ").split())
+
+
+def to_array(value: torch.Tensor | np.ndarray) -> np.ndarray:
+    """A small CPU copy that keeps no batch alive; bfloat16, which numpy lacks, becomes float32."""
+    if isinstance(value, torch.Tensor):
+        value = value.detach().cpu()
+        value = (value.float() if value.is_floating_point() else value).numpy()
+    return np.array(value)
+
+
+def warn(message: str) -> None:
+    """Log a warning to MMEngine's current logger."""
+    print_log(message, logger="current", level=logging.WARNING)
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """Columns of text, the first and the last left-aligned, the others right-aligned."""
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    last = len(header) - 1
+    lines = []
+    for row in [header, *rows]:
+        cells = [
+            cell.ljust(width) if i in (0, last) else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+class TaskMetric(BaseMetric):
+    """A metric of one task: finds its description, labels and predictions or says what is wrong.
+
+    Args:
+        task: Name of the task; also the prefix of the metric's keys unless ``prefix`` is given.
+        collect_device, prefix, collect_dir: See :class:`mmengine.evaluator.BaseMetric`.
+    """
+
+    kind: str
+
+    def __init__(
+        self,
+        task: str,
+        collect_device: str = "cpu",
+        prefix: str | None = None,
+        collect_dir: str | None = None,
+    ) -> None:
+        super().__init__(collect_device, prefix or task, collect_dir)
+        self.task = task
+
+    @BaseMetric.dataset_meta.setter
+    def dataset_meta(self, dataset_meta: dict | None) -> None:
+        """Take the data set's metainfo; refuse one in which the task is absent or of another kind.
+
+        Raises:
+            ConfigError: here, while the loop is built, rather than after the evaluation.
+        """
+        self._dataset_meta = dataset_meta
+        if dataset_meta and "tasks" in dataset_meta:
+            self._description(self.task, self.kind)
+
+    def _description(self, task: str, kind: str) -> dict:
+        """``metainfo['tasks'][task]``; empty if the data set describes no tasks."""
+        tasks = (self.dataset_meta or {}).get("tasks", {})
+        if not tasks:
+            return {}
+        name = type(self).__name__
+        if task not in tasks:
+            raise ConfigError(
+                f"{name}: expected one of the data set's tasks ({listed(tasks)}), found {task!r}"
+            )
+        if tasks[task]["kind"] != kind:
+            raise ConfigError(
+                f"{name}: expected a task of kind {kind!r}, "
+                f"found {task!r} of kind {tasks[task]['kind']!r}"
+            )
+        return tasks[task]
+
+    def _prediction(self, sample: dict) -> np.ndarray:
+        if self.task not in sample["pred"]:
+            raise ConfigError(
+                f"{type(self).__name__}: expected one of the model's tasks "
+                f"({listed(sample['pred'])}), found {self.task!r}"
+            )
+        return to_array(sample["pred"][self.task])
+
+    def _label(self, sample: dict, task: str | None = None) -> np.ndarray | None:
+        value = sample["gt"].get(task or self.task)
+        return None if value is None else to_array(value)

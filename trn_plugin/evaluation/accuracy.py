@@ -1,0 +1,99 @@
+"""Accuracy of a class task, the "Acc." of the paper's Table 1."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from mmengine.logging import print_log
+from sklearn.metrics import confusion_matrix, recall_score
+
+from trn_plugin.evaluation._task_metric import TaskMetric, table, warn
+from trn_plugin.registry import METRICS
+
+__all__ = ["Accuracy"]
+
+NO_CLASS = -1
+
+
+@METRICS.register_module()
+class Accuracy(TaskMetric):
+    """Share of pictures whose most probable class is the true one, in percent.
+
+    Pictures without a label are left out; with none left every value is NaN (with a warning). A
+    prediction that is not finite counts as wrong (with a warning).
+
+    Keys: ``accuracy``; with ``balanced``, ``balanced_accuracy``, the mean recall over the classes
+    that occur among the labels (absent classes are said in the log).
+
+    Args:
+        task: Name of the class task, and the keys' prefix.
+        balanced: Also report the balanced accuracy.
+        confusion: Also log the confusion matrix as a table.
+
+    Raises:
+        ConfigError: if the task is unknown or of another kind.
+    """
+
+    kind = "class"
+
+    def __init__(
+        self, task: str, balanced: bool = False, confusion: bool = False, **kwargs
+    ) -> None:
+        super().__init__(task, **kwargs)
+        self.balanced = balanced
+        self.confusion = confusion
+
+    def process(self, data_batch: object, data_samples: Sequence[dict]) -> None:
+        """Keep (probabilities, label or None) of each picture."""
+        for sample in data_samples:
+            self.results.append((self._prediction(sample), self._label(sample)))
+
+    def compute_metrics(self, results: list[tuple]) -> dict[str, float]:
+        """Percentages by key; NaN where no picture is labelled."""
+        name = f"{self.prefix}/accuracy"
+        labelled = [(pred, label) for pred, label in results if label is not None]
+        keys = ["accuracy", "balanced_accuracy"] if self.balanced else ["accuracy"]
+        if not labelled:
+            warn(f"{name} is undefined: none of {len(results)} pictures has a label")
+            return dict.fromkeys(keys, float("nan"))
+
+        probabilities = np.stack([pred for pred, _ in labelled])
+        truth = np.array([int(label) for _, label in labelled])
+        finite = np.isfinite(probabilities).all(axis=1)
+        predicted = np.where(finite[:, None], probabilities, 0).argmax(axis=1)
+        predicted[~finite] = NO_CLASS
+        if not finite.all():
+            warn(f"{name}: {(~finite).sum()} predictions are not finite; they count as wrong")
+
+        classes = self._description(self.task, self.kind).get("classes")
+        classes = classes or [str(i) for i in range(probabilities.shape[1])]
+        present = np.unique(truth)
+        metrics = {"accuracy": 100 * float(np.mean(predicted == truth))}
+        if self.balanced:
+            recall = recall_score(
+                truth, predicted, labels=present, average="macro", zero_division=0.0
+            )
+            metrics["balanced_accuracy"] = 100 * float(recall)
+            if absent := [c for i, c in enumerate(classes) if i not in present]:
+                print_log(
+                    f"{self.prefix}/balanced_accuracy: mean over {present.size} classes, "
+                    f"no picture of {', '.join(absent)}",
+                    logger="current",
+                )
+        if self.confusion:
+            matrix = confusion_matrix(truth, predicted, labels=range(len(classes)))
+            print_log(
+                f"{self.prefix}: confusion matrix (rows true, columns predicted)\n"
+                + _confusion_table(matrix, classes),
+                logger="current",
+            )
+        return metrics
+
+
+def _confusion_table(matrix: np.ndarray, classes: Sequence[str]) -> str:
+    rows = []
+    for name, counts, right in zip(classes, matrix, matrix.diagonal(), strict=True):
+        recall = f"{100 * right / counts.sum():.1f} %" if counts.sum() else "-"
+        rows.append([name, *map(str, counts), recall])
+    return table(["", *classes, "recall"], rows)

@@ -1,0 +1,101 @@
+"""Error rate and average precision of binary attributes, the columns of the paper's Table 2."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from sklearn.metrics import average_precision_score
+
+from trn_plugin.evaluation._task_metric import TaskMetric, key_name, listed, warn
+from trn_plugin.registry import METRICS
+
+__all__ = ["AttributeMetric"]
+
+
+@METRICS.register_module()
+class AttributeMetric(TaskMetric):
+    """Error rate and mean average precision over binary attributes, in percent.
+
+    A label that is absent (or NaN) is left out. Average precision is undefined for an attribute
+    whose labels are all alike; such attributes are left out of the two means of it and named in
+    the log. What has no labels at all is NaN (with a warning). A prediction that is not finite
+    counts as wrong, and makes ``mAP`` NaN (with a warning).
+
+    Keys: ``error_rate``, mean over attributes, decided at probability 0.5; ``mAP``, mean of
+    scikit-learn's average precision; and what they must beat: ``majority_error_rate``, of always
+    answering each attribute's more frequent value among the evaluated labels; ``prior_mAP``, of
+    ranking at random, the mean share of positives over the attributes that ``mAP`` counts. With
+    ``per_attribute``, ``error_rate_<name>`` and ``AP_<name>`` too.
+
+    Args:
+        task: Name of the attribute task, and the keys' prefix.
+        per_attribute: Also report each attribute by name.
+
+    Raises:
+        ConfigError: if the task is unknown or of another kind.
+    """
+
+    kind = "attributes"
+
+    def __init__(self, task: str = "attributes", per_attribute: bool = False, **kwargs) -> None:
+        super().__init__(task, **kwargs)
+        self.per_attribute = per_attribute
+
+    def process(self, data_batch: object, data_samples: Sequence[dict]) -> None:
+        """Keep (probabilities, labels or None) of each picture."""
+        for sample in data_samples:
+            self.results.append((self._prediction(sample), self._label(sample)))
+
+    def compute_metrics(self, results: list[tuple]) -> dict[str, float]:
+        """Percentages by key; NaN where no label is left."""
+        labelled = [(pred, label) for pred, label in results if label is not None]
+        if not labelled:
+            warn(
+                f"{self.prefix}/error_rate is undefined: none of {len(results)} pictures has labels"
+            )
+        described = self._description(self.task, self.kind).get("names")
+        count = results[0][0].size if results else len(described or ())
+        names = described or [str(i) for i in range(count)]
+        probabilities = np.array([pred for pred, _ in labelled]).reshape(len(labelled), count)
+        truth = np.array([label for _, label in labelled]).reshape(len(labelled), count)
+
+        error, precision, majority, prior = (np.full(count, np.nan) for _ in range(4))
+        alike, broken = [], []
+        for i, name in enumerate(names):
+            known = ~np.isnan(truth[:, i])
+            positive, score = truth[known, i] > 0.5, probabilities[known, i]
+            if not positive.size:
+                continue
+            finite = np.isfinite(score)
+            error[i] = np.mean(((score > 0.5) != positive) | ~finite)
+            majority[i] = min(positive.mean(), 1 - positive.mean())
+            if positive.all() or not positive.any():
+                alike.append(name)
+                continue
+            if not finite.all():
+                broken.append(name)
+                continue
+            precision[i] = average_precision_score(positive, score)
+            prior[i] = positive.mean()
+        if alike:
+            warn(f"{self.prefix}/mAP leaves out, all labels being alike: {listed(alike)}")
+        if broken:
+            warn(f"{self.prefix}/mAP is undefined, predictions not being finite: {listed(broken)}")
+
+        metrics = {
+            "error_rate": _mean_percent(error),
+            "mAP": float("nan") if broken else _mean_percent(precision),
+            "majority_error_rate": _mean_percent(majority),
+            "prior_mAP": _mean_percent(prior),
+        }
+        if self.per_attribute:
+            for i, name in enumerate(names):
+                metrics[f"error_rate_{key_name(name)}"] = 100 * float(error[i])
+                metrics[f"AP_{key_name(name)}"] = 100 * float(precision[i])
+        return metrics
+
+
+def _mean_percent(values: np.ndarray) -> float:
+    values = values[~np.isnan(values)]
+    return 100 * float(values.mean()) if values.size else float("nan")

@@ -1,0 +1,180 @@
+"""Task similarity of an evaluation set (Eq. 11 and Eq. 12 of the paper)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from mmengine.evaluator import BaseMetric
+from mmengine.logging import print_log
+
+from trn_plugin.errors import ConfigError
+from trn_plugin.evaluation._task_metric import listed, table, to_array
+from trn_plugin.registry import METRICS
+
+__all__ = ["TaskSimilarity"]
+
+LEVELS = ("hidden", "output")
+LABELS = "gt"
+FIELDS = {"hidden": "hidden", "output": "output", LABELS: "target"}
+
+
+@METRICS.register_module()
+class TaskSimilarity(BaseMetric):
+    """tau of each relation on its hidden features, outputs (Eq. 11) and labels (Eq. 12).
+
+    Measured over the pictures that have all labels of both sides, the same ones at every level.
+    A tau is NaN where it says nothing: N - 1 <= d1 + d2, or features that are not finite; the
+    logged table says which.
+
+    Keys, with ``<relation>`` such as ``landmarks-pose`` or ``a+b-c``: ``N/<relation>`` and, for
+    each level and for the labels (``gt``), ``tau_<level>/<relation>``,
+    ``chance_<level>/<relation>`` (what independent features would score), ``d1_<level>/<relation>``
+    and ``d2_<level>/<relation>``. Similarities are in 0..1.
+
+    Args:
+        relations: Pairs of tasks or of groups of tasks, ``[('landmarks', 'pose')]`` or
+            ``[(('a', 'b'), ('c',))]``; the features of a group are concatenated.
+        levels: Any of ``'hidden'`` (what enters the tasks' last layers) and ``'output'`` (the
+            heads' raw outputs).
+        collect_device, prefix, collect_dir: See :class:`mmengine.evaluator.BaseMetric`.
+
+    Raises:
+        ConfigError: if a level is unknown, a relation is no pair of different tasks or is listed
+            twice, or (once the data set and the model are known) names no task of theirs.
+    """
+
+    default_prefix = "relation"
+
+    def __init__(
+        self,
+        relations: Sequence,
+        levels: Sequence[str] = LEVELS,
+        collect_device: str = "cpu",
+        prefix: str | None = None,
+        collect_dir: str | None = None,
+    ) -> None:
+        super().__init__(collect_device, prefix, collect_dir)
+        levels = (levels,) if isinstance(levels, str) else tuple(levels)
+        for level in levels:
+            if level not in LEVELS:
+                raise ConfigError(
+                    f"TaskSimilarity.levels: expected any of {listed(LEVELS)}, found {level!r}"
+                )
+        self.levels = levels
+        self.relations: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {}
+        for index, relation in enumerate(relations):
+            key = f"TaskSimilarity.relations[{index}]"
+            sides = _sides(relation, key)
+            name = "-".join("+".join(side) for side in sides)
+            if name in self.relations:
+                raise ConfigError(f"{key}: {name} is listed twice")
+            self.relations[name] = sides
+        if not self.relations:
+            raise ConfigError("TaskSimilarity.relations: expected at least one pair, found none")
+        self.tasks = {task for sides in self.relations.values() for side in sides for task in side}
+
+    @BaseMetric.dataset_meta.setter
+    def dataset_meta(self, dataset_meta: dict | None) -> None:
+        """Take the data set's metainfo; refuse one in which a task of the relations is absent."""
+        self._dataset_meta = dataset_meta
+        if dataset_meta and "tasks" in dataset_meta:
+            self._check_tasks(dataset_meta["tasks"], "data set")
+
+    def _check_tasks(self, known: Sequence[str], owner: str) -> None:
+        for index, sides in enumerate(self.relations.values()):
+            for task in (*sides[0], *sides[1]):
+                if task not in known:
+                    raise ConfigError(
+                        f"TaskSimilarity.relations[{index}]: expected tasks of the {owner} "
+                        f"({listed(known)}), found {task!r}"
+                    )
+
+    def process(self, data_batch: object, data_samples: Sequence[dict]) -> None:
+        """Keep {level: {task: (d,) array}} of each picture, for the tasks in the relations."""
+        for sample in data_samples:
+            for level in self.levels:
+                self._check_tasks(sample[FIELDS[level]], "model")
+            self.results.append(
+                {
+                    level: {
+                        task: to_array(sample[FIELDS[level]][task]).ravel()
+                        for task in self.tasks
+                        if task in sample[FIELDS[level]]
+                    }
+                    for level in (*self.levels, LABELS)
+                }
+            )
+
+    def compute_metrics(self, results: list[dict]) -> dict[str, float]:
+        """Similarities by key, NaN where undefined; logs them as one table."""
+        metrics, rows = {}, []
+        for name, sides in self.relations.items():
+            both = {*sides[0], *sides[1]}
+            labelled = [r for r in results if both <= _labelled(r[LABELS])]
+            metrics[f"N/{name}"] = len(labelled)
+            for level in (*self.levels, LABELS):
+                features = [_features(labelled, level, side) for side in sides]
+                tau, chance, note = _similarity(*features)
+                d1, d2 = (f.shape[1] for f in features)
+                metrics |= {
+                    f"tau_{level}/{name}": tau,
+                    f"chance_{level}/{name}": chance,
+                    f"d1_{level}/{name}": d1,
+                    f"d2_{level}/{name}": d2,
+                }
+                numbers = [_number(tau), _number(chance), *map(str, (len(labelled), d1, d2))]
+                rows.append([_short(name), level, *numbers, note])
+        header = ["relation", "level", "tau", "chance", "N", "d1", "d2", ""]
+        print_log(
+            f"Task similarity, {len(results)} pictures\n{table(header, rows)}", logger="current"
+        )
+        return metrics
+
+
+def _sides(relation: Sequence, key: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    if isinstance(relation, str) or len(relation) != 2:
+        raise ConfigError(f"{key}: expected a pair of tasks or groups, found {relation!r}")
+    first, second = ((side,) if isinstance(side, str) else tuple(side) for side in relation)
+    named = (*first, *second)
+    if not first or not second or len(set(named)) < len(named):
+        raise ConfigError(f"{key}: expected different tasks on the two sides, found {relation!r}")
+    return first, second
+
+
+def _labelled(targets: dict[str, np.ndarray]) -> set[str]:
+    return {task for task, target in targets.items() if np.isfinite(target).all()}
+
+
+def _features(results: list[dict], level: str, side: tuple[str, ...]) -> np.ndarray:
+    if not results:
+        return np.zeros((0, 0), np.float32)
+    columns = [np.stack([result[level][task] for result in results]) for task in side]
+    return np.concatenate(columns, axis=1).astype(np.float32)
+
+
+def _similarity(f1: np.ndarray, f2: np.ndarray) -> tuple[float, float, str]:
+    """tau, its chance level, and why it is undefined or zero, if so."""
+    from trn_plugin.relation import chance_similarity, task_similarity
+
+    n, d1, d2 = len(f1), f1.shape[1], f2.shape[1]
+    if n == 0:
+        return math.nan, math.nan, "undefined: no picture has all labels"
+    if n - 1 <= d1 + d2:
+        return math.nan, math.nan, "undefined: N - 1 <= d1 + d2"
+    chance = chance_similarity(n, d1, d2)
+    if not (np.isfinite(f1).all() and np.isfinite(f2).all()):
+        return math.nan, chance, "undefined: features are not finite"
+    tau = float(task_similarity(torch.from_numpy(f1), torch.from_numpy(f2)))
+    constant = [side for side, f in (("first", f1), ("second", f2)) if (f == f[0]).all()]
+    return tau, chance, f"constant: {' and '.join(constant)} side" if constant else ""
+
+
+def _number(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.4f}"
+
+
+def _short(name: str, width: int = 40) -> str:
+    return name if len(name) <= width else name[: width - 3] + "..."
