@@ -1,0 +1,27 @@
+"""Exporting a trained model to one ONNX file, and running that file.
+
+``FaceTaskPredictor`` and ``draw_faces`` need numpy, OpenCV and onnxruntime only; ``export_onnx``,
+``check_export`` and ``DeployModel`` need torch. Each is imported when it is first asked for.
+"""
+
+from importlib import import_module
+
+__all__ = ["DeployModel", "FaceTaskPredictor", "check_export", "draw_faces", "export_onnx"]
+
+_HOMES = {
+    "DeployModel": "export",
+    "FaceTaskPredictor": "runtime",
+    "check_export": "export",
+    "draw_faces": "drawing",
+    "export_onnx": "export",
+}
+
+
+def __getattr__(name: str):
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

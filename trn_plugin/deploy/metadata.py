@@ -1,0 +1,70 @@
+"""What an exported file says of itself: JSON under one key of the ONNX metadata.
+
+Stdlib only: the exporter writes it, the runtime reads it.
+"""
+
+from __future__ import annotations
+
+import json
+
+from trn_plugin.errors import CheckpointError
+
+__all__ = [
+    "FORMAT_VERSION",
+    "INPUT_NAME",
+    "METADATA_KEY",
+    "parse_metadata",
+    "task_names",
+    "with_numbers",
+]
+
+METADATA_KEY = "trn_plugin"
+INPUT_NAME = "images"
+FORMAT_VERSION = 1
+NAMES_KEY = {"landmarks": "names", "class": "classes", "attributes": "names"}
+
+
+def task_names(task: dict) -> list[str]:
+    """Names of a task's points, classes or attributes, in the order of its output."""
+    return task[NAMES_KEY[task["kind"]]]
+
+
+def with_numbers(names: list[str] | None, count: int) -> list[str]:
+    """``names`` where there are any, else "0", "1", ..."""
+    return [str(name) for name in names] if names else [str(index) for index in range(count)]
+
+
+def parse_metadata(text: str | None, path: str) -> dict:
+    """Read and check the metadata of the file at ``path``.
+
+    Returns:
+        dict: ``format_version``, ``tasks`` (task -> ``kind`` and ``names`` or ``classes``),
+        ``input_size`` (height, width of the network's input in pixels), and what else was written.
+
+    Raises:
+        CheckpointError: if there is none, it is broken, or it is of a newer format.
+    """
+    if text is None:
+        raise CheckpointError(f"{path}: an ONNX file, but not one written by tools/export_onnx.py")
+    try:
+        metadata = json.loads(text)
+        version = int(metadata["format_version"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(
+            f"{path}: its metadata is damaged ({error!r}); export again"
+        ) from None
+    if version > FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path}: has export format {version}, this trn_plugin reads up to {FORMAT_VERSION}: "
+            "update trn_plugin"
+        )
+    try:
+        metadata["input_size"] = tuple(int(side) for side in metadata["input_size"])
+        counts = {name: len(task_names(task)) for name, task in metadata["tasks"].items()}
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise CheckpointError(
+            f"{path}: its metadata is damaged ({error!r}); export again"
+        ) from None
+    if not counts:
+        raise CheckpointError(f"{path}: its metadata names no task; export again")
+    return metadata

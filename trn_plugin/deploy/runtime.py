@@ -1,0 +1,182 @@
+"""Run an exported model. Needs numpy, OpenCV and onnxruntime; neither torch nor MMEngine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+from trn_plugin.deploy.metadata import INPUT_NAME, METADATA_KEY, parse_metadata, task_names
+from trn_plugin.errors import CheckpointError, ConfigError, DataError
+from trn_plugin.geometry import crop
+
+__all__ = ["FaceTaskPredictor", "open_session"]
+
+Box = tuple[int, int, int, int]
+
+LARGEST_CROP = 2**28
+"""Pixels; a box beyond this is a mistake that would fill the memory with black."""
+
+
+def open_session(path: str, providers: Sequence[str] | None = None) -> onnxruntime.InferenceSession:
+    """Load an ONNX file; ``providers`` default to CUDA where onnxruntime has it, then the CPU.
+
+    Raises:
+        CheckpointError: if the file is missing or is no ONNX model that onnxruntime can run.
+        ConfigError: if a provider is not available.
+    """
+    available = onnxruntime.get_available_providers()
+    if providers is None:
+        wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
+        providers = [name for name in wanted if name in available]
+    unknown = [name for name in providers if name not in available]
+    if unknown:
+        raise ConfigError(
+            f"onnxruntime has no provider {unknown[0]!r} here; it has {', '.join(available)}"
+        )
+    if not Path(path).is_file():
+        raise CheckpointError(f"{path}: no such file; expected an .onnx file")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=list(providers))
+    except Exception as error:  # onnxruntime's errors share no base class
+        reason = str(error).split(f"{path} failed:")[-1].split("\n")[0].strip()
+        raise CheckpointError(f"{path}: onnxruntime cannot load it: {reason}") from error
+
+
+class FaceTaskPredictor:
+    """The tasks of an exported model, on pictures of faces.
+
+    Args:
+        path: a file written by ``tools/export_onnx.py``.
+        providers: onnxruntime execution providers; default CUDA where present, then the CPU.
+
+    Attributes:
+        tasks (dict[str, dict]): task -> ``kind`` ("landmarks", "class" or "attributes") and the
+            ``names`` or ``classes`` in the order of its output.
+        input_size (tuple[int, int]): height and width, in pixels, of the network's input.
+        metadata (dict): all that the file says of itself.
+
+    Raises:
+        CheckpointError: if the file is missing, damaged, of another origin or of a newer format.
+        ConfigError: if a provider is not available.
+
+    Example:
+        >>> predictor = FaceTaskPredictor("model.onnx")          # doctest: +SKIP
+        >>> predictor.predict([read_image("face.jpg")])[0]["pose"]["label"]   # doctest: +SKIP
+        'frontal'
+    """
+
+    def __init__(self, path: str, providers: Sequence[str] | None = None):
+        self.path = str(path)
+        self.session = open_session(self.path, providers)
+        text = self.session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+        self.metadata = parse_metadata(text, self.path)
+        self.tasks: dict[str, dict] = self.metadata["tasks"]
+        self.input_size: tuple[int, int] = self.metadata["input_size"]
+        inputs = [value.name for value in self.session.get_inputs()]
+        outputs = [value.name for value in self.session.get_outputs()]
+        if inputs != [INPUT_NAME] or outputs != list(self.tasks):
+            raise CheckpointError(
+                f"{self.path}: expected input {INPUT_NAME} and outputs {', '.join(self.tasks)}, "
+                f"found {', '.join(inputs)} and {', '.join(outputs)}; export again"
+            )
+
+    def __repr__(self) -> str:
+        height, width = self.input_size
+        return f"FaceTaskPredictor({self.path!r}, tasks={list(self.tasks)}, {height}x{width})"
+
+    def predict(
+        self,
+        images: Sequence[np.ndarray],
+        boxes: Sequence[Box | None] | None = None,
+        batch_size: int = 32,
+        names: Sequence[str] | None = None,
+    ) -> list[dict]:
+        """Predict every task for each picture, or for each picture's box.
+
+        Args:
+            images: pictures or crops, each (H, W, 3) uint8 RGB; sizes may differ.
+            boxes: one for each picture: (x0, y0, x1, y1) in whole pixels, x1 and y1 excluded, or
+                None for the whole picture. A box may reach beyond the picture (black there).
+            batch_size: faces run at once; only crops of one size share a batch.
+            names: how to call each picture in a message; default "picture 0" and so on.
+
+        Returns:
+            list[dict]: for each picture, task -> landmarks: (P, 2) float array, x and y in pixels
+            of the given picture; class: dict of ``label``, ``index`` and ``probabilities`` (list,
+            in the order of the classes); attributes: dict of name -> probability.
+
+        Raises:
+            DataError: if a picture or box cannot be used; the message names it.
+        """
+        if boxes is None:
+            boxes = [None] * len(images)
+        if len(boxes) != len(images):
+            raise DataError(f"expected one box a picture, found {len(boxes)} for {len(images)}")
+        if batch_size < 1:
+            raise ConfigError(f"batch_size must be at least 1, found {batch_size}")
+        if names is None:
+            names = [f"picture {index}" for index in range(len(images))]
+        crops = [_cut(*given) for given in zip(images, boxes, names)]
+        by_size: dict[tuple[int, ...], list[int]] = {}
+        for index, picture in enumerate(crops):
+            by_size.setdefault(picture.shape, []).append(index)
+
+        results: list[dict] = [{} for _ in crops]
+        for indices in by_size.values():
+            for start in range(0, len(indices), batch_size):
+                chunk = indices[start : start + batch_size]
+                outputs = self.run(np.stack([crops[index] for index in chunk]))
+                for row, index in enumerate(chunk):
+                    corner = boxes[index][:2] if boxes[index] is not None else (0, 0)
+                    results[index] = {
+                        name: _readable(task, outputs[name][row], corner)
+                        for name, task in self.tasks.items()
+                    }
+        return results
+
+    def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """The bare outputs for (N, H, W, 3) uint8 RGB: task -> array.
+
+        Landmarks are (N, P, 2) pixels of the given pictures, classes (N, C) and attributes (N, A)
+        probabilities.
+        """
+        outputs = self.session.run(None, {INPUT_NAME: np.ascontiguousarray(images)})
+        return dict(zip(self.tasks, outputs))
+
+
+def _cut(image: np.ndarray, box: Box | None, where: str) -> np.ndarray:
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3:
+        found = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image)
+        raise DataError(f"{where}: expected a uint8 array (H, W, 3), found {found}")
+    if image.shape[2] != 3 or 0 in image.shape:
+        raise DataError(f"{where}: expected a uint8 array (H, W, 3), found shape {image.shape}")
+    if box is None:
+        return image
+    if len(box) != 4 or any(int(value) != value for value in box):
+        raise DataError(f"{where}: expected a box of four whole pixels, found {tuple(box)}")
+    box = tuple(int(value) for value in box)
+    if (box[2] - box[0]) * (box[3] - box[1]) > LARGEST_CROP:
+        raise DataError(f"{where}: box {box} is larger than {LARGEST_CROP} pixels")
+    try:
+        return crop(image, box)
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from None
+
+
+def _readable(task: dict, output: np.ndarray, corner: tuple[int, int]):
+    names = task_names(task)
+    if task["kind"] == "landmarks":
+        return output + np.array(corner, dtype=output.dtype)
+    if task["kind"] == "class":
+        index = int(output.argmax())
+        return {
+            "label": names[index],
+            "index": index,
+            "probabilities": [float(value) for value in output],
+        }
+    return {name: float(value) for name, value in zip(names, output)}
