@@ -20,19 +20,19 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import cv2  # noqa: E402
-import numpy as np  # noqa: E402
+import cv2
+import numpy as np
 
-from trn_plugin.deploy import FaceTaskPredictor, draw_faces  # noqa: E402
-from trn_plugin.deploy.drawing import summary_lines  # noqa: E402
-from trn_plugin.deploy.inputs import (  # noqa: E402
+from trn_plugin.deploy import FaceTaskPredictor, draw_faces
+from trn_plugin.deploy.drawing import summary_lines
+from trn_plugin.deploy.inputs import (
     find_pictures,
     output_paths,
     read_boxes,
     whole_pixels,
 )
-from trn_plugin.errors import ConfigError, DataError, TrnPluginError  # noqa: E402
-from trn_plugin.geometry import read_image  # noqa: E402
+from trn_plugin.errors import ConfigError, DataError, TrnPluginError
+from trn_plugin.geometry import read_image
 
 JPEG_QUALITY = 95
 
@@ -111,10 +111,10 @@ def as_json(tasks: dict[str, dict], prediction: dict) -> dict:
     for name, task in tasks.items():
         if task["kind"] == "landmarks":
             points = prediction[name].tolist()
-            plain[name] = dict(zip(task["names"], points))
+            plain[name] = dict(zip(task["names"], points, strict=True))
         elif task["kind"] == "class":
             found = prediction[name]
-            probabilities = dict(zip(task["classes"], found["probabilities"]))
+            probabilities = dict(zip(task["classes"], found["probabilities"], strict=True))
             plain[name] = {**found, "probabilities": probabilities}
     return plain
 
@@ -170,7 +170,7 @@ def predict(args: argparse.Namespace) -> None:
     check_jsonl(jsonl, args, list(faces))
     folder.mkdir(parents=True, exist_ok=True)
     jsonl.parent.mkdir(parents=True, exist_ok=True)
-    outputs = dict(zip(faces, output_paths(list(faces), folder)))
+    outputs = dict(zip(faces, output_paths(list(faces), folder), strict=True))
     progress = Progress(len(faces))
     done = 0
     with jsonl.open("w", encoding="utf-8") as lines:
@@ -178,7 +178,7 @@ def predict(args: argparse.Namespace) -> None:
             for picture, image, boxes, predictions in run_batch(predictor, chunk, args.batch_size):
                 drawn = outputs[picture]
                 write_picture(drawn, draw_faces(image, predictor.tasks, predictions, boxes))
-                for box, prediction in zip(boxes, predictions):
+                for box, prediction in zip(boxes, predictions, strict=True):
                     record = {
                         "image": str(picture),
                         "box": list(box) if box is not None else None,

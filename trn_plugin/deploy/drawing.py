@@ -80,7 +80,7 @@ def draw_faces(
         canvas = image.copy()
 
     numbered = len(predictions) > 1
-    for number, (prediction, box) in enumerate(zip(predictions, boxes), start=1):
+    for number, (prediction, box) in enumerate(zip(predictions, boxes, strict=True), start=1):
         side = min(canvas.shape[:2])
         if box is not None:
             side = min(side, min(box[2] - box[0], box[3] - box[1]) * factor)

@@ -21,8 +21,8 @@ from trn_plugin.deploy.metadata import (
     INPUT_NAME,
     METADATA_KEY,
     NAMES_KEY,
+    names_or_numbers,
     task_names,
-    with_numbers,
 )
 from trn_plugin.deploy.runtime import FaceTaskPredictor
 from trn_plugin.errors import CheckpointError, ConfigError
@@ -249,7 +249,7 @@ def check_export(
             batch = np.stack([np.roll(picture, 3 * shift, axis=1) for shift in range(size)])
             expected = deployed(torch.from_numpy(batch).to(device))
             found = predictor.run(batch)
-            for task, reference in zip(deployed.tasks, expected):
+            for task, reference in zip(deployed.tasks, expected, strict=True):
                 reference = reference.cpu().numpy()
                 if found[task].shape != reference.shape:
                     raise CheckpointError(
@@ -277,10 +277,10 @@ def _complete(metadata: dict, deployed: DeployModel) -> dict:
     with torch.no_grad():
         outputs = deployed(torch.zeros(1, height, width, 3, dtype=torch.uint8, device=device))
     tasks = {}
-    for task, output in zip(deployed.tasks, outputs):
+    for task, output in zip(deployed.tasks, outputs, strict=True):
         described = dict(metadata["tasks"][task])
         key = NAMES_KEY[described["kind"]]
-        described[key] = with_numbers(described.get(key), output.shape[1])
+        described[key] = names_or_numbers(task, described.get(key), output.shape[1])
         if len(task_names(described)) != output.shape[1]:
             raise CheckpointError(
                 f"task {task}: the checkpoint's data set names {len(task_names(described))} "
@@ -358,5 +358,5 @@ def _quiet() -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     finally:
-        for logger, level in zip(loggers, levels):
+        for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)

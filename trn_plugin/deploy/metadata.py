@@ -13,9 +13,9 @@ __all__ = [
     "FORMAT_VERSION",
     "INPUT_NAME",
     "METADATA_KEY",
+    "names_or_numbers",
     "parse_metadata",
     "task_names",
-    "with_numbers",
 ]
 
 METADATA_KEY = "trn_plugin"
@@ -29,9 +29,11 @@ def task_names(task: dict) -> list[str]:
     return task[NAMES_KEY[task["kind"]]]
 
 
-def with_numbers(names: list[str] | None, count: int) -> list[str]:
-    """``names`` where there are any, else "0", "1", ..."""
-    return [str(name) for name in names] if names else [str(index) for index in range(count)]
+def names_or_numbers(task: str, names: list[str] | None, count: int) -> list[str]:
+    """``names`` where there are any; else the task's own for a lone output, else "0", "1", ..."""
+    if names:
+        return [str(name) for name in names]
+    return [task] if count == 1 else [str(index) for index in range(count)]
 
 
 def parse_metadata(text: str | None, path: str) -> dict:

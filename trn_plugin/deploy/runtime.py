@@ -121,7 +121,7 @@ class FaceTaskPredictor:
             raise ConfigError(f"batch_size must be at least 1, found {batch_size}")
         if names is None:
             names = [f"picture {index}" for index in range(len(images))]
-        crops = [_cut(*given) for given in zip(images, boxes, names)]
+        crops = [_cut(*given) for given in zip(images, boxes, names, strict=True)]
         by_size: dict[tuple[int, ...], list[int]] = {}
         for index, picture in enumerate(crops):
             by_size.setdefault(picture.shape, []).append(index)
@@ -146,7 +146,7 @@ class FaceTaskPredictor:
         probabilities.
         """
         outputs = self.session.run(None, {INPUT_NAME: np.ascontiguousarray(images)})
-        return dict(zip(self.tasks, outputs))
+        return dict(zip(self.tasks, outputs, strict=True))
 
 
 def _cut(image: np.ndarray, box: Box | None, where: str) -> np.ndarray:
@@ -179,4 +179,4 @@ def _readable(task: dict, output: np.ndarray, corner: tuple[int, int]):
             "index": index,
             "probabilities": [float(value) for value in output],
         }
-    return {name: float(value) for name, value in zip(names, output)}
+    return {name: float(value) for name, value in zip(names, output, strict=True)}

@@ -1,0 +1,96 @@
+import numpy as np
+import pytest
+
+from trn_plugin.deploy import draw_faces
+from trn_plugin.deploy.drawing import summary_lines
+
+FACE = {
+    "landmarks": {"kind": "landmarks", "names": ["eye", "mouth"]},
+    "pose": {"kind": "class", "classes": ["left", "right profile"]},
+    "attributes": {"kind": "attributes", "names": [f"attribute {i}" for i in range(40)]},
+}
+
+
+def prediction(points=((10, 10), (20, 20)), seed=0):
+    probabilities = np.random.default_rng(seed).permutation(np.linspace(0.01, 0.99, 40))
+    return {
+        "landmarks": np.array(points, dtype=np.float32),
+        "pose": {"label": "right profile", "index": 1, "probabilities": [0.25, 0.75]},
+        "attributes": {f"attribute {i}": float(p) for i, p in enumerate(probabilities)},
+    }
+
+
+def test_summary_names_classes_and_attributes():
+    lines = summary_lines(FACE, prediction())
+    assert lines[0] == "pose: right profile 0.75"
+    assert len(lines) == 41
+
+
+def test_a_long_list_keeps_the_most_certain_attributes():
+    face = prediction()
+    lines = summary_lines(FACE, face, limit=12)
+    assert len(lines) == 12
+    assert lines[-1] == "+ 30 less certain"
+    kept = {line.rsplit(" ", 1)[0] for line in lines[1:-1]}
+    certainty = {name: abs(p - 0.5) for name, p in face["attributes"].items()}
+    assert min(certainty[name] for name in kept) >= max(
+        value for name, value in certainty.items() if name not in kept
+    )
+
+
+@pytest.mark.parametrize("limit", [0, 1, 2, 41, 100])
+def test_summary_never_exceeds_its_limit(limit):
+    assert len(summary_lines(FACE, prediction(), limit)) == min(limit, 41)
+
+
+@pytest.mark.parametrize(
+    "shape", [(1, 1), (4, 900), (900, 4), (48, 64), (96, 96), (400, 400), (600, 800)]
+)
+def test_a_small_picture_is_enlarged_and_none_is_shrunk(shape):
+    drawn = draw_faces(np.zeros((*shape, 3), np.uint8), FACE, [prediction()])
+    assert drawn.dtype == np.uint8
+    assert drawn.shape[0] >= shape[0]
+    assert drawn.shape[1] > shape[1]
+    assert max(drawn.shape[:2]) >= 320
+
+
+def test_text_stays_beside_the_picture():
+    image = np.full((400, 400, 3), 90, np.uint8)
+    tasks = {name: task for name, task in FACE.items() if name != "landmarks"}
+    drawn = draw_faces(image, tasks, [prediction()])
+    np.testing.assert_array_equal(drawn[:400, :400], image)
+    assert drawn[:, 400:].max() > 200
+
+
+def test_the_given_picture_is_left_alone():
+    image = np.full((400, 400, 3), 90, np.uint8)
+    draw_faces(image, FACE, [prediction()], [(10, 10, 200, 200)])
+    assert (image == 90).all()
+
+
+@pytest.mark.parametrize("side", [40, 160, 640])
+def test_points_are_drawn_where_they_are(side):
+    points = np.array([[0.25, 0.5], [0.75, 0.25]]) * side
+    tasks = {"landmarks": FACE["landmarks"]}
+    drawn = draw_faces(np.zeros((side, side, 3), np.uint8), tasks, [prediction(points)])
+    factor = drawn.shape[0] / side
+    green = drawn[..., 1] > 128
+    for point in points:
+        x, y = (point * factor).round().astype(int)
+        near = green[y - 15 : y + 15, x - 15 : x + 15]
+        rows, columns = near.nonzero()
+        assert len(rows) > 0
+        assert abs(rows.mean() + 0.5 - 15) < 1
+        assert abs(columns.mean() + 0.5 - 15) < 1
+
+
+def test_points_and_boxes_outside_the_picture_do_no_harm():
+    wild = prediction([[-500, 3], [float("nan"), 1e12]])
+    drawn = draw_faces(np.zeros((64, 64, 3), np.uint8), FACE, [wild], [(-30, -30, 900, 20)])
+    assert drawn.shape[0] >= 320
+
+
+def test_many_faces_are_numbered_and_the_panel_stays_bounded():
+    boxes = [(i, i, i + 20, i + 20) for i in range(60)]
+    drawn = draw_faces(np.zeros((100, 100, 3), np.uint8), FACE, [prediction()] * 60, boxes)
+    assert drawn.shape[0] < 640

@@ -1,0 +1,153 @@
+import cv2
+import numpy as np
+import pytest
+
+from trn_plugin.deploy import FaceTaskPredictor
+from trn_plugin.errors import CheckpointError, ConfigError, DataError
+
+
+@pytest.fixture
+def predictor(mean_colour_model):
+    return FaceTaskPredictor(mean_colour_model)
+
+
+def picture(height, width, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def test_every_kind_of_task_reads_as_documented(predictor):
+    image = np.zeros((20, 40, 3), np.uint8)
+    image[...] = (204, 102, 51)
+    (found,) = predictor.predict([image])
+    np.testing.assert_allclose(found["landmarks"], [[32, 8], [16, 4]], rtol=1e-5)
+    assert found["pose"]["label"] == "bright"
+    assert found["pose"]["index"] == 1
+    np.testing.assert_allclose(found["pose"]["probabilities"], [0.2, 0.8], rtol=1e-5)
+    assert found["smile"] == pytest.approx({"smiling": 0.4, "laughing": 0.2})
+
+
+def test_landmarks_of_a_box_are_those_of_its_crop_moved_by_its_corner(predictor):
+    image = picture(50, 60)
+    boxes = [(10, 5, 30, 45), (0, 0, 60, 50)]
+    in_box, in_whole = predictor.predict([image, image], boxes)
+    (in_crop,) = predictor.predict([image[5:45, 10:30]])
+    np.testing.assert_allclose(in_box["landmarks"], in_crop["landmarks"] + [10, 5], rtol=1e-6)
+    (whole,) = predictor.predict([image])
+    np.testing.assert_allclose(in_whole["landmarks"], whole["landmarks"])
+
+
+def test_a_box_beyond_the_picture_sees_black_there(predictor):
+    white = np.full((20, 20, 3), 255, np.uint8)
+    (found,) = predictor.predict([white], [(-10, -20, 10, 20)])
+    np.testing.assert_allclose(found["pose"]["probabilities"], [0.75, 0.25], rtol=1e-5)
+    np.testing.assert_allclose(found["landmarks"], [[-5, -10]] * 2, rtol=1e-5)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 100])
+def test_results_keep_the_order_of_the_pictures(predictor, batch_size):
+    sizes = [(8, 8), (9, 5), (8, 8), (8, 9), (9, 5), (8, 8), (8, 8)]
+    images = [picture(*size, seed) for seed, size in enumerate(sizes)]
+    together = predictor.predict(images, batch_size=batch_size)
+    for image, found in zip(images, together, strict=True):
+        (alone,) = predictor.predict([image])
+        np.testing.assert_allclose(found["landmarks"], alone["landmarks"], rtol=1e-6)
+        assert found["smile"] == pytest.approx(alone["smile"])
+
+
+def test_only_equal_sizes_share_a_batch_and_no_batch_is_too_large(predictor, monkeypatch):
+    run, shapes = predictor.run, []
+    monkeypatch.setattr(predictor, "run", lambda images: shapes.append(images.shape) or run(images))
+    predictor.predict([picture(8, 8)] * 5 + [picture(6, 8)], batch_size=3)
+    assert sorted(shape[0] for shape in shapes) == [1, 2, 3]
+    assert {shape[1:3] for shape in shapes} == {(8, 8), (6, 8)}
+
+
+def test_no_pictures_give_no_results(predictor):
+    assert predictor.predict([]) == []
+
+
+@pytest.mark.parametrize(
+    ("image", "box", "message"),
+    [
+        (np.zeros((5, 5), np.uint8), None, r"expected a uint8 array \(H, W, 3\)"),
+        (np.zeros((5, 5, 4), np.uint8), None, r"found shape \(5, 5, 4\)"),
+        (np.zeros((0, 5, 3), np.uint8), None, r"found shape \(0, 5, 3\)"),
+        (np.zeros((5, 5, 3), np.float32), None, "found float32"),
+        ("face.jpg", None, "found <class 'str'>"),
+        (np.zeros((5, 5, 3), np.uint8), (6, 0, 9, 5), "outside the picture of 5 x 5"),
+        (np.zeros((5, 5, 3), np.uint8), (3, 3, 3, 4), "empty"),
+        (np.zeros((5, 5, 3), np.uint8), (0.5, 0, 3, 4), "whole pixels"),
+        (np.zeros((5, 5, 3), np.uint8), (0, 0, 10**6, 10**6), "larger than"),
+    ],
+)
+def test_an_unusable_picture_or_box_is_named(predictor, image, box, message):
+    with pytest.raises(DataError, match=message) as error:
+        predictor.predict([image], [box], names=["its name"])
+    assert "its name" in str(error.value)
+
+
+def test_as_many_boxes_as_pictures(predictor):
+    with pytest.raises(DataError, match="one box a picture, found 2 for 1"):
+        predictor.predict([picture(4, 4)], [None, None])
+
+
+def test_tasks_and_size_come_from_the_file(predictor, metadata):
+    assert predictor.tasks == metadata["tasks"]
+    assert list(predictor.tasks) == ["landmarks", "pose", "smile"]
+    assert predictor.input_size == (8, 8)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(CheckpointError, match=r"gone\.onnx: no such file"):
+        FaceTaskPredictor(tmp_path / "gone.onnx")
+
+
+@pytest.mark.parametrize("content", [b"", b"not a model", b"\x08\x07"])
+def test_a_file_that_is_no_model_is_refused(tmp_path, content):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"model\.onnx"):
+        FaceTaskPredictor(path)
+
+
+def test_a_truncated_model_is_refused(mean_colour_model):
+    mean_colour_model.write_bytes(mean_colour_model.read_bytes()[:-200])
+    with pytest.raises(CheckpointError, match=r"mean_colour\.onnx"):
+        FaceTaskPredictor(mean_colour_model)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (None, "not one written by tools/export_onnx.py"),
+        ("{", "damaged"),
+        ("[]", "damaged"),
+        ({"format_version": 2}, "export format 2, this trn_plugin reads up to 1"),
+        ({"input_size": None}, "damaged"),
+        ({"tasks": {}}, "names no task"),
+        ({"tasks": {"pose": {"kind": "colour"}}}, "damaged"),
+        ({"tasks": {"pose": {"kind": "class", "classes": ["a", "b"]}}}, "expected input images"),
+    ],
+)
+def test_foreign_damaged_and_newer_metadata_is_refused(
+    tmp_path, metadata, write_model, change, message
+):
+    content = {**metadata, **change} if isinstance(change, dict) else change
+    path = write_model(tmp_path / "changed.onnx", content)
+    with pytest.raises(CheckpointError, match=message) as error:
+        FaceTaskPredictor(path)
+    assert "changed.onnx" in str(error.value)
+
+
+def test_an_unavailable_provider_is_named(mean_colour_model):
+    with pytest.raises(ConfigError, match="no provider 'AbacusExecutionProvider'"):
+        FaceTaskPredictor(mean_colour_model, providers=["AbacusExecutionProvider"])
+
+
+def test_a_grey_picture_is_read_as_three_channels(predictor, tmp_path):
+    from trn_plugin.geometry import read_image
+
+    path = tmp_path / "grey.png"
+    cv2.imwrite(str(path), np.full((9, 12), 51, np.uint8))
+    (found,) = predictor.predict([read_image(str(path))])
+    assert found["smile"] == pytest.approx({"smiling": 0.2, "laughing": 0.2})
