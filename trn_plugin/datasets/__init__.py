@@ -1,0 +1,28 @@
+"""Data sets of faces with several labels, their sampler and their transforms."""
+
+from trn_plugin.datasets.base import MultiTaskDataset
+from trn_plugin.datasets.mtfl import MTFL
+from trn_plugin.datasets.sampler import DrawSampler, SampleDraw
+from trn_plugin.datasets.toy_faces import ToyFaces
+from trn_plugin.datasets.transforms import (
+    Albumentations,
+    CropResize,
+    FaceBox,
+    LoadImage,
+    PackMultiTaskInputs,
+    RandomFlip,
+)
+
+__all__ = [
+    "MTFL",
+    "Albumentations",
+    "CropResize",
+    "DrawSampler",
+    "FaceBox",
+    "LoadImage",
+    "MultiTaskDataset",
+    "PackMultiTaskInputs",
+    "RandomFlip",
+    "SampleDraw",
+    "ToyFaces",
+]

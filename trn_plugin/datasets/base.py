@@ -1,0 +1,179 @@
+"""What every data set of this package does with its records."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+from mmengine.dataset import BaseDataset
+from torch.utils.data import get_worker_info
+
+from trn_plugin.errors import ConfigError, DataError, TrnPluginError
+
+__all__ = ["MultiTaskDataset", "input_shape"]
+
+# Keep the generators of training draws and of evaluation boxes apart.
+TRAIN_STREAM, EVAL_STREAM = 0, 1
+
+
+def input_shape(size: int | Sequence[int], name: str) -> tuple[int, int]:
+    """``size`` (one side or (height, width), in pixels) as (height, width).
+
+    Raises:
+        ConfigError: if it is anything else; the message quotes it under ``name``.
+    """
+    shape = tuple(size) if isinstance(size, (list, tuple)) else (size, size)
+    if len(shape) != 2 or any(
+        isinstance(side, bool) or not isinstance(side, int) or side < 1 for side in shape
+    ):
+        raise ConfigError(f"{name}: expected a side or (height, width) in pixels, found {size!r}")
+    return shape
+
+
+class MultiTaskDataset(BaseDataset):
+    """Pictures with the labels of several tasks.
+
+    Subclasses fill ``METAINFO['tasks']`` (task name -> its kind, names or classes, and what a
+    mirror swaps) and implement ``load_data_list``. A record is
+    ``dict(img_path, gt={task: label}, landmarks, where)``: ``gt`` holds the chosen tasks that are
+    labelled (landmarks (P, 2) in the picture's pixels, a class as an int from 0, attributes as
+    (A,) floats of 0 and 1), ``landmarks`` the (P, 2) points or None, chosen or not, as face boxes
+    are made from them, and ``where`` is ``file:line``. An optional ``row`` (int) keys the
+    evaluation boxes, so that a subset keeps them.
+
+    The pipeline finds in its ``results``, besides the record: ``tasks``, ``input_size``, ``rng``
+    (a ``np.random.Generator`` made from (seed, epoch, index) alone) and ``eval_rng`` (made from
+    (box_seed, row) alone: the same in every epoch and run).
+
+    A sample that fails is an error naming its record; no other sample takes its place.
+
+    Args:
+        tasks: names of the tasks to use, in order; None for all.
+        input_size: side, or (height, width), of the network's input in pixels, for `CropResize`.
+        box_seed: seed of the boxes drawn for evaluation.
+        **kwargs: of ``mmengine.dataset.BaseDataset``.
+
+    Raises:
+        ConfigError: if a task is unknown or named twice, or a value cannot be used.
+        DataError: if the data cannot be read.
+    """
+
+    def __init__(
+        self,
+        *,
+        tasks: Sequence[str] | None = None,
+        input_size: int | Sequence[int] | None = None,
+        box_seed: int = 0,
+        lazy_init: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        self.tasks = self._chosen_tasks(tasks)
+        self.input_size = None if input_size is None else input_shape(input_size, "input_size")
+        if not isinstance(box_seed, int) or box_seed < 0:
+            raise ConfigError(f"box_seed: expected an integer of at least 0, found {box_seed!r}")
+        self.box_seed = box_seed
+        super().__init__(lazy_init=True, **kwargs)
+        known = self._metainfo["tasks"]
+        self._metainfo["tasks"] = {task: known[task] for task in self.tasks}
+        if not lazy_init:
+            self.full_init()
+
+    @classmethod
+    def _chosen_tasks(cls, tasks: Sequence[str] | None) -> tuple[str, ...]:
+        known = cls.METAINFO["tasks"]
+        if tasks is None:
+            return tuple(known)
+        if isinstance(tasks, str) or not tasks:
+            raise ConfigError(
+                f"tasks: expected a list of names out of {list(known)}, found {tasks!r}"
+            )
+        for task in tasks:
+            if task not in known:
+                raise ConfigError(
+                    f"tasks: {cls.__name__} has no task {task!r}; it has {list(known)}"
+                )
+        if len(set(tasks)) < len(tasks):
+            raise ConfigError(f"tasks: a task is named twice in {list(tasks)}")
+        return tuple(tasks)
+
+    def full_init(self) -> None:
+        """Load the records once; an empty data set is an error."""
+        if self._fully_initialized:
+            return
+        self.data_list = self.load_data_list()
+        self.data_list = self._chosen_records(self.filter_data())
+        if not self.data_list:
+            raise DataError(f"{self.ann_file}: no samples are left for {type(self).__name__}")
+        if self.serialize_data:
+            self.data_bytes, self.data_address = self._serialize_data()
+        self._fully_initialized = True
+
+    def _chosen_records(self, records: list[dict]) -> list[dict]:
+        """The records that ``indices`` chooses: the first n, the last -n, or a list of them."""
+        if self._indices is None:
+            return records
+        if isinstance(self._indices, int):
+            return records[: self._indices] if self._indices >= 0 else records[self._indices :]
+        try:
+            return [records[index] for index in self._indices]
+        except IndexError:
+            raise ConfigError(
+                f"indices: expected numbers below {len(records)}, found {max(self._indices)}"
+            ) from None
+
+    def __getitem__(self, index: int) -> dict:
+        """The sample of a plain index (epoch 0, seed 0) or a `SampleDraw`, after the pipeline."""
+        if not self._fully_initialized:
+            self.full_init()
+        return self.prepare_data(index)
+
+    def prepare_data(self, index: int) -> dict:
+        """Run the pipeline on the record of ``index``.
+
+        Raises:
+            ConfigError, DataError: naming the record, whatever a transform raised.
+        """
+        _one_thread_in_workers()
+        record = self.get_data_info(int(index))
+        row = record.get("row", record["sample_idx"])
+        results = dict(
+            record,
+            tasks=self._metainfo["tasks"],
+            input_size=self.input_size,
+            rng=_generator(
+                getattr(index, "seed", 0),
+                TRAIN_STREAM,
+                getattr(index, "epoch", 0),
+                record["sample_idx"],
+            ),
+            eval_rng=_generator(self.box_seed, EVAL_STREAM, row),
+        )
+        try:
+            sample = self.pipeline(results)
+        except Exception as error:
+            raise _named(error, record) from error
+        if sample is None:
+            raise DataError(f"{record['where']}: {record['img_path']}: the pipeline gave no sample")
+        return sample
+
+
+def _generator(seed: int, *key: int) -> np.random.Generator:
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
+
+
+def _named(error: Exception, record: dict) -> TrnPluginError:
+    """``error`` as one line that names the record."""
+    text = " ".join(str(error).split())
+    ours = isinstance(error, TrnPluginError)
+    if not ours:
+        text = f"{type(error).__name__}: {text}"
+    names = [name for name in (record["where"], record["img_path"]) if name not in text]
+    return (type(error) if ours else DataError)(": ".join([*names, text]))
+
+
+def _one_thread_in_workers() -> None:
+    """OpenCV's threads of several workers fight for the same cores."""
+    if get_worker_info() is not None and cv2.getNumThreads() > 1:
+        cv2.setNumThreads(0)

@@ -1,0 +1,133 @@
+"""MTFL v1.0: five landmarks, head pose, gender, smile and glasses of 12,995 faces."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from trn_plugin.datasets.base import MultiTaskDataset
+from trn_plugin.datasets.mtfl_format import POSES, MTFLRow, read_rows
+from trn_plugin.errors import ConfigError, DataError
+from trn_plugin.registry import DATASETS
+
+__all__ = ["MTFL"]
+
+SOURCE = (
+    "MTFL v1.0 comes from its authors' project page 'Facial Landmark Detection by Deep Multi-task "
+    "Learning (TCDCN)', http://mmlab.ie.cuhk.edu.hk/projects/TCDCN.html"
+)
+
+
+@DATASETS.register_module()
+class MTFL(MultiTaskDataset):
+    """Multi-Task Facial Landmark data set (Zhang et al., ECCV 2014), read as distributed.
+
+    Tasks: ``landmarks`` (eyes, nose, mouth corners; "left" is the picture's left), ``pose`` (five
+    classes; in "left" ones the nose points to the picture's left), and the attributes ``gender``
+    (1: male), ``smile`` (1: smiling), ``glasses`` (1: wearing them).
+
+    A split of the annotation file ranks its rows by a hash of ``split_seed``, path and row; the
+    ``val_size`` lowest are ``val``, the others ``train``. It depends on nothing else.
+
+    Args:
+        data_root: folder that holds the annotation files and the pictures' folders.
+        ann_file: annotation file in it; ``testing.txt`` is the official test half.
+        tasks: names of the tasks to use.
+        split: None for all rows, 'train' or 'val'.
+        val_size: number of rows in 'val'.
+        split_seed: seed of the split.
+        **kwargs: of `MultiTaskDataset`, such as ``pipeline``, ``input_size`` and ``indices`` (an
+            int: the first, or if negative the last, rows of the split; a list: those rows).
+
+    Raises:
+        ConfigError: for an unknown task or split, or a ``val_size`` that leaves a split empty.
+        DataError: if the root or a file is missing (saying where to get the data), or a row
+            cannot be used (naming file and line).
+    """
+
+    METAINFO = dict(
+        dataset="MTFL",
+        tasks=dict(
+            landmarks=dict(
+                kind="landmarks",
+                names=("left_eye", "right_eye", "nose", "left_mouth", "right_mouth"),
+                flip=(1, 0, 2, 4, 3),
+                interocular=(0, 1),
+            ),
+            pose=dict(kind="class", classes=POSES, flip=(4, 3, 2, 1, 0)),
+            gender=dict(kind="attributes", names=("male",)),
+            smile=dict(kind="attributes", names=("smiling",)),
+            glasses=dict(kind="attributes", names=("glasses",)),
+        ),
+    )
+
+    def __init__(
+        self,
+        data_root: str,
+        ann_file: str = "training.txt",
+        tasks: Sequence[str] = ("landmarks", "pose"),
+        split: str | None = None,
+        val_size: int = 1000,
+        split_seed: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        if split not in (None, "train", "val"):
+            raise ConfigError(f"split: expected None, 'train' or 'val', found {split!r}")
+        self.split = split
+        self.val_size = val_size
+        self.split_seed = split_seed
+        super().__init__(
+            data_root=os.path.expanduser(data_root), ann_file=ann_file, tasks=tasks, **kwargs
+        )
+
+    def load_data_list(self) -> list[dict]:
+        """Read the annotation file; pictures are first touched when they are used."""
+        self._check_files()
+        rows = self._split(read_rows(self.ann_file))
+        name = os.path.basename(self.ann_file)
+        return [self._record(row, f"{name}:{row.line}") for row in rows]
+
+    def _check_files(self) -> None:
+        if not os.path.isdir(self.data_root):
+            raise DataError(
+                f"data root '{self.data_root}' is no folder: set MTFL_ROOT (or data_root in the "
+                f"config) to the one that holds {os.path.basename(self.ann_file)}; {SOURCE}"
+            )
+        if not os.path.isfile(self.ann_file):
+            raise DataError(
+                f"annotation file '{self.ann_file}' is missing: expected it in the data root "
+                f"'{self.data_root}' (MTFL_ROOT); {SOURCE}"
+            )
+
+    def _split(self, rows: list[MTFLRow]) -> list[MTFLRow]:
+        if self.split is None:
+            return rows
+        if not isinstance(self.val_size, int) or not 0 < self.val_size < len(rows):
+            raise ConfigError(
+                f"val_size: expected 1..{len(rows) - 1} of the {len(rows)} rows in "
+                f"{self.ann_file}, found {self.val_size!r}"
+            )
+        ranked = sorted(range(len(rows)), key=lambda i: _rank(self.split_seed, rows[i]))
+        validation = set(ranked[: self.val_size])
+        return [row for i, row in enumerate(rows) if (i in validation) == (self.split == "val")]
+
+    def _record(self, row: MTFLRow, where: str) -> dict:
+        landmarks = np.array([row.xs, row.ys]).T
+        gt = {}
+        for task in self.tasks:
+            if task == "landmarks":
+                gt[task] = landmarks
+            elif task == "pose":
+                gt[task] = row.pose - 1
+            else:
+                gt[task] = np.array([getattr(row, task) == 1], dtype=np.float32)
+        path = os.path.join(self.data_root, row.path)
+        return dict(img_path=path, gt=gt, landmarks=landmarks, where=where, row=row.line)
+
+
+def _rank(seed: int, row: MTFLRow) -> bytes:
+    return hashlib.sha256(f"{seed}:{row.path}:{row.line}".encode()).digest()

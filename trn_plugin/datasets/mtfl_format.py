@@ -1,0 +1,116 @@
+"""MTFL's annotation files, as they are really distributed.
+
+One row a picture, ``path x1..x5 y1..y5 gender smile glasses pose``. The distributed
+``training.txt`` has CRLF line ends, a leading space from row 2 on, a last line of white space, and
+backslashes in its paths; ``testing.txt`` has forward slashes.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from trn_plugin.errors import DataError
+
+__all__ = ["POSES", "MTFLRow", "read_rows", "write_rows"]
+
+POSES = ("left profile", "left", "frontal", "right", "right profile")
+NUM_POINTS = 5
+LABELS = {"gender": 2, "smile": 2, "glasses": 2, "pose": len(POSES)}
+NUM_COLUMNS = 1 + 2 * NUM_POINTS + len(LABELS)
+COLUMNS = "path x1..x5 y1..y5 gender smile glasses pose"
+
+
+class MTFLRow(NamedTuple):
+    """One row: points in the picture's pixels and the labels as the file counts them, from 1."""
+
+    path: str
+    xs: tuple[float, ...]
+    ys: tuple[float, ...]
+    gender: int
+    smile: int
+    glasses: int
+    pose: int
+    line: int = 0
+
+
+def read_rows(path: str) -> list[MTFLRow]:
+    """Read an annotation file; paths come back with forward slashes.
+
+    Raises:
+        DataError: naming file and line, if a row has another number of columns, a coordinate that
+            is no finite number, a label outside its range, or a path that leaves the data root.
+    """
+    name = os.path.basename(path)
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            lines = file.read().split("\n")
+    except OSError as error:
+        raise DataError(f"{path}: cannot read the annotations: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: expected a text file in UTF-8: {error}") from None
+    rows = [
+        _parse(line.split(), f"{name}:{number}", number)
+        for number, line in enumerate(lines, 1)
+        if line.strip()
+    ]
+    if not rows:
+        raise DataError(f"{path}: no rows; expected '{COLUMNS}' in each line")
+    return rows
+
+
+def _parse(columns: list[str], where: str, line: int) -> MTFLRow:
+    if len(columns) != NUM_COLUMNS:
+        raise DataError(
+            f"{where}: expected {NUM_COLUMNS} columns ({COLUMNS}), found {len(columns)}"
+        )
+    coordinates = [_coordinate(text, where) for text in columns[1 : 1 + 2 * NUM_POINTS]]
+    labels = [
+        _label(text, name, where)
+        for text, name in zip(columns[1 + 2 * NUM_POINTS :], LABELS, strict=True)
+    ]
+    return MTFLRow(
+        _path(columns[0], where),
+        tuple(coordinates[:NUM_POINTS]),
+        tuple(coordinates[NUM_POINTS:]),
+        *labels,
+        line,
+    )
+
+
+def _coordinate(text: str, where: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        raise DataError(f"{where}: expected a coordinate in pixels, found {text!r}") from None
+    if not math.isfinite(value):
+        raise DataError(f"{where}: expected a finite coordinate, found {text!r}")
+    return value
+
+
+def _label(text: str, name: str, where: str) -> int:
+    count = LABELS[name]
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= count):
+        raise DataError(f"{where}: expected {name} to be 1..{count}, found {text!r}")
+    return int(text)
+
+
+def _path(text: str, where: str) -> str:
+    path = text.replace("\\", "/")
+    parts = path.split("/")
+    if path.startswith("/") or ".." in parts or ":" in parts[0]:
+        raise DataError(f"{where}: expected a path inside the data root, found {text!r}")
+    return path
+
+
+def write_rows(path: str, rows: Iterable[MTFLRow], separator: str = "\\") -> None:
+    """Write rows in the distributed layout; ``separator`` stands between folders."""
+    lines = []
+    for row in rows:
+        numbers = [f"{value:.6f}" for value in (*row.xs, *row.ys)]
+        labels = [str(row.gender), str(row.smile), str(row.glasses), str(row.pose)]
+        lines.append(" ".join([row.path.replace("/", separator), *numbers, *labels]))
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        file.write("\r\n ".join([*lines, ""]))

@@ -1,0 +1,149 @@
+"""Cartoon faces in MTFL's own layout, drawn on first use: data for trying everything out."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from trn_plugin.datasets.mtfl import MTFL
+from trn_plugin.datasets.mtfl_format import write_rows
+from trn_plugin.datasets.toy_scene import random_picture
+from trn_plugin.errors import ConfigError, DataError
+from trn_plugin.registry import DATASETS
+
+__all__ = ["ToyFaces", "make_toy_faces"]
+
+STAMP = "toy_faces.json"
+VERSION = 1  # of the pictures: one more whenever they change
+JPEG_QUALITY = 90
+# Annotation file, folder of its pictures, separator in its paths, as in MTFL.
+HALVES = (("training.txt", "toy_train", "\\"), ("testing.txt", "toy_test", "/"))
+
+
+@DATASETS.register_module()
+class ToyFaces(MTFL):
+    """MTFL's tasks on drawn faces; the files are made on first use and then read as MTFL's.
+
+    Args:
+        data_root: folder of the data; made with the first use.
+        ann_file: ``training.txt`` or ``testing.txt``.
+        seed: of the drawing; the same seed gives the same files.
+        train_size: number of pictures in ``training.txt``.
+        test_size: number of pictures in ``testing.txt``.
+        val_size: number of rows of ``training.txt`` in the split 'val'.
+        **kwargs: of `MTFL`.
+
+    Raises:
+        DataError: if ``data_root`` holds anything but these toy faces.
+    """
+
+    METAINFO = dict(MTFL.METAINFO, dataset="ToyFaces")
+
+    def __init__(
+        self,
+        data_root: str,
+        ann_file: str = "training.txt",
+        tasks: Sequence[str] = ("landmarks", "pose"),
+        seed: int = 0,
+        train_size: int = 2400,
+        test_size: int = 600,
+        val_size: int = 400,
+        **kwargs: Any,
+    ) -> None:
+        self.making = dict(seed=seed, train_size=train_size, test_size=test_size)
+        super().__init__(data_root, ann_file, tasks, val_size=val_size, **kwargs)
+
+    def load_data_list(self) -> list[dict]:
+        """Make the files if they are not there, then read them as MTFL's."""
+        make_toy_faces(self.data_root, **self.making)
+        return super().load_data_list()
+
+
+def make_toy_faces(
+    data_root: str, seed: int = 0, train_size: int = 2400, test_size: int = 600
+) -> None:
+    """Make the toy faces in ``data_root``, unless they are there.
+
+    They are made beside it and moved there when complete, so that several processes may do this
+    at once and an interrupted one leaves nothing behind that could be taken for the data.
+
+    Raises:
+        ConfigError: if the seed or a size cannot be used.
+        DataError: if ``data_root`` holds other files, or faces made otherwise.
+    """
+    sizes = (train_size, test_size)
+    if any(not isinstance(size, int) or size < 1 for size in sizes):
+        raise ConfigError(f"toy faces: expected sizes of at least 1, found {sizes}")
+    if not isinstance(seed, int) or seed < 0:
+        raise ConfigError(f"toy faces: expected a seed of at least 0, found {seed!r}")
+    stamp = dict(version=VERSION, seed=seed, train_size=train_size, test_size=test_size)
+    data_root = os.path.abspath(data_root)
+    if _is_made(data_root, stamp):
+        return
+    parent, name = os.path.split(data_root)
+    os.makedirs(parent, exist_ok=True)
+    folder = tempfile.mkdtemp(prefix=f".{name}-", dir=parent)
+    try:
+        os.chmod(folder, 0o755)  # mkdtemp's would keep other users out
+        _write(folder, stamp)
+        try:
+            os.rename(folder, data_root)
+        except OSError:
+            # Another process was first, or somebody put something there.
+            if not _is_made(data_root, stamp):
+                raise
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_made(data_root: str, stamp: dict) -> bool:
+    """Whether the faces of ``stamp`` are there; False if nothing is."""
+    if not os.path.exists(data_root) or (os.path.isdir(data_root) and not os.listdir(data_root)):
+        return False
+    try:
+        with open(os.path.join(data_root, STAMP), encoding="utf-8") as file:
+            found = json.load(file)
+    except (OSError, ValueError):
+        raise DataError(
+            f"'{data_root}' holds no toy faces ({STAMP} is missing or unreadable): delete it, or "
+            "choose another data_root for them to be made in"
+        ) from None
+    if found != stamp:
+        raise DataError(
+            f"'{data_root}' holds other toy faces: expected {stamp}, found {found}: delete it, or "
+            "choose another data_root"
+        )
+    return True
+
+
+def _write(folder: str, stamp: dict) -> None:
+    sizes = (stamp["train_size"], stamp["test_size"])
+    with tqdm(total=sum(sizes), desc="drawing toy faces", unit="face", mininterval=1) as progress:
+        for half, (ann_file, pictures, separator) in enumerate(HALVES):
+            os.mkdir(os.path.join(folder, pictures))
+            rows = []
+            for index in range(sizes[half]):
+                # A picture depends on nothing but seed, half and index.
+                key = np.random.SeedSequence(stamp["seed"], spawn_key=(half, index))
+                path = f"{pictures}/{index + 1:05d}.jpg"
+                image, row = random_picture(path, np.random.default_rng(key))
+                _save(os.path.join(folder, path), image)
+                rows.append(row)
+                progress.update()
+            write_rows(os.path.join(folder, ann_file), rows, separator)
+    with open(os.path.join(folder, STAMP), "w", encoding="utf-8") as file:
+        json.dump(stamp, file)
+
+
+def _save(path: str, image: np.ndarray) -> None:
+    """Write (H, W, 3) RGB as JPEG."""
+    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tofile(path)

@@ -1,0 +1,18 @@
+"""From a record of a data set to the network's input, one step a class."""
+
+from trn_plugin.datasets.transforms.albumentations import Albumentations
+from trn_plugin.datasets.transforms.crop_resize import CropResize, resize
+from trn_plugin.datasets.transforms.face_box import FaceBox
+from trn_plugin.datasets.transforms.load_image import LoadImage
+from trn_plugin.datasets.transforms.pack import PackMultiTaskInputs
+from trn_plugin.datasets.transforms.random_flip import RandomFlip
+
+__all__ = [
+    "Albumentations",
+    "CropResize",
+    "FaceBox",
+    "LoadImage",
+    "PackMultiTaskInputs",
+    "RandomFlip",
+    "resize",
+]

@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+
+from trn_plugin.datasets.transforms._cropped import require_crop
+from trn_plugin.errors import ConfigError
+from trn_plugin.registry import TRANSFORMS
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it asks the network when imported
+
+import albumentations
+from albumentations.core.composition import BaseCompose
+from albumentations.core.transforms_interface import BasicTransform
+
+__all__ = ["Albumentations"]
+
+MIRRORS = ("HorizontalFlip", "VerticalFlip", "Transpose", "D4", "SquareSymmetry")
+
+
+@TRANSFORMS.register_module()
+class Albumentations:
+    """Run albumentations on the crop and carry the landmarks along.
+
+    Landmarks are handed over as pixel indices (x W - 0.5: fractions count from the outer edge of
+    the first pixel, indices from its middle) and none is dropped when it leaves the picture. Each
+    call is seeded from the sample's ``rng``. Belongs after `CropResize`.
+
+    Args:
+        transforms: one dict a transform, its ``type`` a class of albumentations and the rest its
+            arguments; ``OneOf`` and the like take ``transforms`` of their own.
+
+    Raises:
+        ConfigError: for an unknown name or argument, a value that albumentations refuses, a
+            transform that mirrors (it would not swap left and right labels: use `RandomFlip`) or
+            changes the size or type of the picture (use `CropResize`).
+    """
+
+    def __init__(self, transforms: Sequence[dict]) -> None:
+        self.config = list(transforms)
+        self.compose = albumentations.Compose(
+            [_build(config, f"transforms[{i}]") for i, config in enumerate(self.config)],
+            keypoint_params=albumentations.KeypointParams(format="xy", remove_invisible=False),
+        )
+
+    def __call__(self, results: dict) -> dict:
+        height, width = require_crop(results, "Albumentations")
+        image, gt = results["img"], results["gt"]
+        tasks = [task for task in gt if results["tasks"][task]["kind"] == "landmarks"]
+        size = np.array([width, height])
+        points = [np.asarray(gt[task], dtype=np.float64) * size - 0.5 for task in tasks]
+        self._seed(results["rng"])
+        out = self.compose(
+            image=image, keypoints=np.concatenate(points) if points else np.zeros((0, 2))
+        )
+        if out["image"].shape != image.shape or out["image"].dtype != image.dtype:
+            raise ConfigError(
+                f"Albumentations: the picture went in as {image.shape} {image.dtype} and came out "
+                f"as {out['image'].shape} {out['image'].dtype}; sizes are CropResize's business"
+            )
+        results["img"] = out["image"]
+        moved = np.asarray(out["keypoints"], dtype=np.float64).reshape(-1, 2)
+        counts = [len(group) for group in points]
+        if len(moved) != sum(counts):
+            raise ConfigError(
+                f"Albumentations: {sum(counts)} landmarks went in, {len(moved)} came out"
+            )
+        if tasks:
+            groups = np.split((moved + 0.5) / size, np.cumsum(counts)[:-1])
+            results["gt"] = {**gt, **dict(zip(tasks, groups, strict=True))}
+        return results
+
+    def _seed(self, rng: np.random.Generator) -> None:
+        self.compose.set_random_state(rng, random.Random(int(rng.integers(2**63))))
+        cv2.setRNGSeed(int(rng.integers(2**31)))
+
+    def __repr__(self) -> str:
+        return f"Albumentations({self.config})"
+
+
+def _build(config: dict, where: str) -> BasicTransform | BaseCompose:
+    where = f"Albumentations.{where}"
+    if not hasattr(config, "items") or not isinstance(config.get("type"), str):
+        raise ConfigError(f"{where}: expected a dict with a 'type', found {config!r}")
+    arguments: dict[str, Any] = dict(config)
+    name = arguments.pop("type")
+    if name in MIRRORS:
+        raise ConfigError(
+            f"{where}: {name} mirrors the picture but not its left and right labels; use RandomFlip"
+        )
+    transform = getattr(albumentations, name, None)
+    if not (isinstance(transform, type) and issubclass(transform, (BasicTransform, BaseCompose))):
+        raise ConfigError(f"{where}: albumentations has no transform {name!r}")
+    if issubclass(transform, BaseCompose):
+        arguments["transforms"] = [
+            _build(child, f"{where.removeprefix('Albumentations.')}.transforms[{i}]")
+            for i, child in enumerate(arguments.get("transforms", ()))
+        ]
+    else:
+        arguments["strict"] = True
+    try:
+        return transform(**arguments)
+    except (TypeError, ValueError) as error:
+        text = " ".join(str(error).split())
+        raise ConfigError(f"{where}: {name}: {text}") from None

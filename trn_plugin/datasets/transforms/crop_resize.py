@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from trn_plugin.datasets.base import input_shape
+from trn_plugin.errors import ConfigError
+from trn_plugin.geometry import crop, image_to_box
+from trn_plugin.registry import TRANSFORMS
+
+__all__ = ["CropResize", "resize"]
+
+
+def resize(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Resize (H, W, C) uint8 to ``shape`` (height, width), antialiased bilinear.
+
+    In float, rounded half to even and clipped to 0..255: the arithmetic of the exported model.
+    """
+    pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float()
+    pixels = functional.interpolate(
+        pixels, size=shape, mode="bilinear", antialias=True, align_corners=False
+    )
+    pixels = pixels.round().clamp(0, 255).to(torch.uint8)[0]
+    return pixels.permute(1, 2, 0).contiguous().numpy()
+
+
+@TRANSFORMS.register_module()
+class CropResize:
+    """Cut ``box`` out of ``img``, black outside the picture, and resize it.
+
+    The labels of landmark tasks become fractions of the box. ``crop_shape`` is (height, width).
+
+    Args:
+        size: side, or (height, width), in pixels; None takes the data set's ``input_size``.
+
+    Raises:
+        ConfigError: if there is no usable size.
+        DataError: if the box lies outside the picture.
+    """
+
+    def __init__(self, size: int | Sequence[int] | None = None) -> None:
+        self.size = None if size is None else input_shape(size, "CropResize.size")
+
+    def __call__(self, results: dict) -> dict:
+        shape = self.size or results.get("input_size")
+        if shape is None:
+            raise ConfigError("CropResize: give its size, or input_size to the data set")
+        box = results["box"]
+        results["img"] = resize(crop(results["img"], box), shape)
+        results["crop_shape"] = shape
+        results["gt"] = {
+            task: image_to_box(label, box)
+            if results["tasks"][task]["kind"] == "landmarks"
+            else label
+            for task, label in results["gt"].items()
+        }
+        return results
+
+    def __repr__(self) -> str:
+        return f"CropResize(size={self.size})"

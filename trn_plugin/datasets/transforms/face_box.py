@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from trn_plugin.errors import ConfigError, DataError
+from trn_plugin.geometry import square_box
+from trn_plugin.registry import TRANSFORMS
+
+__all__ = ["FaceBox"]
+
+
+@TRANSFORMS.register_module()
+class FaceBox:
+    """Choose the part of the picture that the network sees, as ``box`` in whole pixels.
+
+    All but 'whole' make a square around the middle of the landmarks' bounding box. Its side is
+    max(width, height) of that box times a factor; its middle is moved by a fraction of the side.
+    A box made from the exact landmarks tells where they are, so the modes differ in their noise:
+
+    - ``jitter``, for training: a new draw each epoch, from tight crops, in which the face fills
+      the frame, to loose ones.
+    - ``perturbed``, for validation: the same draw in every epoch and run, as wrong as a face
+      detector's box.
+    - ``whole``: the entire picture.
+    - ``landmarks``: no noise; this box leaks the landmarks and says so.
+
+    ``box_source`` names the box in a few words.
+
+    Args:
+        mode: one of the four.
+        scale: (lowest, highest) factor, drawn uniformly, or one number; None takes the mode's.
+        shift: largest move of the middle along each axis, as a fraction of the side, drawn
+            uniformly; None takes the mode's.
+
+    Raises:
+        ConfigError: if a value cannot be used.
+        DataError: if a sample has no landmarks to make a box from, or they are one point.
+    """
+
+    DEFAULTS = {
+        "jitter": ((1.6, 3.0), 0.1),
+        "perturbed": ((1.98, 2.42), 0.07),
+        "landmarks": ((2.2, 2.2), 0.0),
+        "whole": (None, None),
+    }
+
+    def __init__(
+        self,
+        mode: str,
+        scale: float | Sequence[float] | None = None,
+        shift: float | None = None,
+    ) -> None:
+        if mode not in self.DEFAULTS:
+            raise ConfigError(
+                f"FaceBox.mode: expected one of {list(self.DEFAULTS)}, found {mode!r}"
+            )
+        if mode == "whole" and (scale, shift) != (None, None):
+            raise ConfigError("FaceBox: a 'whole' box takes no scale and no shift")
+        if mode == "landmarks" and shift:
+            raise ConfigError(f"FaceBox: a 'landmarks' box takes no shift, found {shift!r}")
+        default_scale, default_shift = self.DEFAULTS[mode]
+        self.mode = mode
+        self.scale = default_scale if scale is None else _range(scale)
+        self.shift = default_shift if shift is None else shift
+        if mode == "landmarks" and self.scale[0] != self.scale[1]:
+            raise ConfigError(f"FaceBox.scale: a 'landmarks' box takes one number, found {scale!r}")
+        if self.shift is not None and not 0 <= self.shift < 0.5:
+            raise ConfigError(f"FaceBox.shift: expected a fraction from 0 to 0.5, found {shift!r}")
+
+    def __call__(self, results: dict) -> dict:
+        results["box_source"] = self.source
+        if self.mode == "whole":
+            height, width = results["ori_shape"]
+            results["box"] = (0, 0, width, height)
+            return results
+        landmarks = results.get("landmarks")
+        if landmarks is None:
+            raise DataError(f"a '{self.mode}' box is made from landmarks; this sample has none")
+        low, high = landmarks.min(axis=0), landmarks.max(axis=0)
+        extent = float(np.max(high - low))
+        if extent <= 0:
+            raise DataError(f"no box around landmarks that are all one point, {tuple(low)}")
+        rng = results["eval_rng" if self.mode == "perturbed" else "rng"]
+        draw = rng.random(3)
+        side = extent * (self.scale[0] + (self.scale[1] - self.scale[0]) * draw[0])
+        center = (low + high) / 2 + side * self.shift * (2 * draw[1:] - 1)
+        results["box"] = square_box(center, side)
+        return results
+
+    @property
+    def source(self) -> str:
+        """The box in a few words, as results name it."""
+        if self.mode == "whole":
+            return "whole picture"
+        low, high = self.scale
+        if self.mode == "landmarks":
+            return f"exact landmarks' box x {low:g} (leaks the landmarks)"
+        name = {"jitter": "jittered", "perturbed": "perturbed"}[self.mode]
+        return f"{name} landmarks' box x {low:g}-{high:g}, shift {100 * self.shift:g} %"
+
+    def __repr__(self) -> str:
+        return f"FaceBox(mode={self.mode!r}, scale={self.scale}, shift={self.shift})"
+
+
+def _range(scale: float | Sequence[float]) -> tuple[float, float]:
+    low, high = scale if isinstance(scale, (list, tuple)) and len(scale) == 2 else (scale, scale)
+    numbers = all(isinstance(value, (int, float)) for value in (low, high))
+    if not (numbers and 0 < low <= high and math.isfinite(high)):
+        raise ConfigError(f"FaceBox.scale: expected (lowest, highest) factor, found {scale!r}")
+    return low, high

@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from trn_plugin.datasets.transforms._cropped import require_crop
+from trn_plugin.registry import TRANSFORMS
+from trn_plugin.structures import MultiTaskDataSample
+
+__all__ = ["PackMultiTaskInputs"]
+
+DTYPES = {"landmarks": torch.float32, "class": torch.int64, "attributes": torch.float32}
+
+
+@TRANSFORMS.register_module()
+class PackMultiTaskInputs:
+    """Make ``dict(inputs, data_samples)`` of a cropped sample.
+
+    ``inputs`` is a (3, H, W) uint8 tensor; ``data_samples`` a `MultiTaskDataSample` whose ``gt``
+    holds landmarks as (P, 2) float32 fractions of the crop, classes as () int64 and attributes as
+    (A,) float32. A task without label is absent.
+
+    Args:
+        meta_keys: what of the results becomes the sample's metainfo.
+
+    Raises:
+        ConfigError: if the transform stands before `CropResize`.
+    """
+
+    def __init__(
+        self, meta_keys: Sequence[str] = ("img_path", "ori_shape", "box", "box_source")
+    ) -> None:
+        self.meta_keys = tuple(meta_keys)
+
+    def __call__(self, results: dict) -> dict:
+        require_crop(results, "PackMultiTaskInputs")
+        image = np.ascontiguousarray(results["img"].transpose(2, 0, 1))
+        sample = MultiTaskDataSample(
+            metainfo={key: results[key] for key in self.meta_keys if key in results}
+        )
+        sample.gt = {
+            task: torch.as_tensor(label, dtype=DTYPES[results["tasks"][task]["kind"]])
+            for task, label in results["gt"].items()
+        }
+        return dict(inputs=torch.from_numpy(image), data_samples=sample)
+
+    def __repr__(self) -> str:
+        return f"PackMultiTaskInputs(meta_keys={self.meta_keys})"
