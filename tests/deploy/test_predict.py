@@ -1,0 +1,152 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+TOOL = Path(__file__).resolve().parents[2] / "tools" / "predict.py"
+TRAINING_ONLY = ("torch", "mmengine", "timm", "albumentations", "onnx", "sklearn", "matplotlib")
+
+
+def run(*arguments, cwd):
+    """The tool in a process of its own, in which nothing of training can be imported."""
+    code = (
+        f"import sys, runpy; sys.modules.update(dict.fromkeys({TRAINING_ONLY}))\n"
+        f"sys.argv = {[str(TOOL), *map(str, arguments)]}\n"
+        f"runpy.run_path({str(TOOL)!r}, run_name='__main__')"
+    )
+    return subprocess.run([sys.executable, "-c", code], cwd=cwd, capture_output=True, text=True)
+
+
+def write_picture(path, color=(51, 102, 204), shape=(40, 60)):
+    """A picture of one colour, given as blue, green, red."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), np.full((*shape, 3), color, np.uint8))
+    return path
+
+
+def read_lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_importing_the_room_needs_neither_torch_nor_mmengine():
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({(*TRAINING_ONLY, 'cv2', 'numpy')}))\n"
+        "import trn_plugin.deploy\n"
+        "assert 'FaceTaskPredictor' in dir(trn_plugin.deploy)\n"
+        "assert 'onnxruntime' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_one_picture_gives_a_line_a_record_and_a_drawing(tmp_path, mean_colour_model):
+    picture = write_picture(tmp_path / "face.png")
+    before = picture.read_bytes()
+    done = run(mean_colour_model, "face.png", "--box", 10, 0, 50, 20.4, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (line,) = done.stdout.splitlines()
+    assert line.startswith("face.png: pose: bright 0.80; smiling 0.40; laughing 0.20; landmarks (")
+    (record,) = read_lines(tmp_path / "predictions/predictions.jsonl")
+    assert record["image"] == "face.png"
+    assert record["box"] == [10, 0, 50, 20]
+    assert record["tasks"]["landmarks"]["left"] == pytest.approx([42, 8])
+    assert record["tasks"]["landmarks"]["right"] == pytest.approx([26, 4])
+    assert record["tasks"]["pose"]["label"] == "bright"
+    assert record["tasks"]["pose"]["probabilities"] == pytest.approx({"dark": 0.2, "bright": 0.8})
+    assert record["tasks"]["smile"] == pytest.approx({"smiling": 0.4, "laughing": 0.2})
+    drawn = cv2.imread(str(tmp_path / record["drawn"]))
+    assert min(drawn.shape[:2]) >= 320
+    assert picture.read_bytes() == before
+
+
+def test_folders_with_equal_names_keep_their_own_drawings(tmp_path, mean_colour_model):
+    for folder, blue in (("a", 0), ("b", 255)):
+        write_picture(tmp_path / folder / "face.png", (blue, 0, 0))
+    write_picture(tmp_path / "a" / "grey.png", 51, (9, 30))
+    done = run(
+        mean_colour_model, "a", "b", "--out-dir", "out", "--jsonl", "found.jsonl", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert "3/3 pictures" in done.stderr
+    assert len(done.stdout.splitlines()) == 3
+    records = read_lines(tmp_path / "found.jsonl")
+    assert [record["image"] for record in records] == ["a/face.png", "a/grey.png", "b/face.png"]
+    assert [record["tasks"]["smile"]["laughing"] for record in records] == pytest.approx(
+        [0, 0.2, 1]
+    )
+    assert len({record["drawn"] for record in records}) == 3
+    assert all((tmp_path / record["drawn"]).is_file() for record in records)
+
+
+def test_results_in_the_input_folder_are_no_input_of_the_next_run(tmp_path, mean_colour_model):
+    write_picture(tmp_path / "faces/face.png")
+    for _ in range(2):
+        arguments = ("faces", "--out-dir", "faces/out")
+        done = run(mean_colour_model, *arguments, cwd=tmp_path)
+        assert len(done.stdout.splitlines()) == 1, done.stderr
+    assert sorted(path.name for path in (tmp_path / "faces/out").iterdir()) == [
+        "face_predicted.jpg",
+        "predictions.jsonl",
+    ]
+
+
+def test_boxes_of_a_file_give_several_faces_a_picture(tmp_path, mean_colour_model):
+    write_picture(tmp_path / "group.png")
+    write_picture(tmp_path / "alone.png")
+    (tmp_path / "boxes.csv").write_text(
+        "image,x0,y0,x1,y1\ngroup.png,0,0,10,10\nalone.png,0,0,20,20\ngroup.png,10,10,30,40\n"
+    )
+    done = run(mean_colour_model, "--boxes", "boxes.csv", "--batch-size", 1, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    records = read_lines(tmp_path / "predictions/predictions.jsonl")
+    assert [record["box"] for record in records] == [
+        [0, 0, 10, 10],
+        [10, 10, 30, 40],
+        [0, 0, 20, 20],
+    ]
+    assert len({record["drawn"] for record in records}) == 2
+    assert records[1]["tasks"]["landmarks"]["left"] == pytest.approx([26, 22])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("gone.onnx face.png", "gone.onnx: no such file"),
+        ("boxes.csv face.png", "boxes.csv: onnxruntime cannot load it"),
+        ("M", "expected a picture"),
+        ("M gone.png", "gone.png: no such picture"),
+        ("M boxes.csv", "boxes.csv: not a readable picture"),
+        ("M empty", "empty: a folder without pictures"),
+        ("M face.png --box 100 100 120 120", "face.png: box (100, 100, 120, 120) lies outside"),
+        ("M face.png --box 9 9 3 12", "--box: box (9, 9, 3, 12) is empty"),
+        ("M face.png --box 1 2 3 left", "--box: expected four numbers"),
+        ("M face.png other.png --box 1 2 3 4", "--box: expected one picture, found 2"),
+        ("M face.png --boxes boxes.csv", "boxes.csv: has no row for face.png"),
+        ("M face.png --boxes gone.csv", "gone.csv: cannot read the boxes"),
+        ("M face.png --batch-size 0", "--batch-size: expected at least 1"),
+        ("M face.png --jsonl face.png", "would be overwritten"),
+        ("M face.png --out-dir face.png", "face.png"),
+    ],
+)
+def test_bad_input_gets_one_line_and_exit_code_2(tmp_path, mean_colour_model, arguments, message):
+    before = write_picture(tmp_path / "face.png").read_bytes()
+    write_picture(tmp_path / "other.png")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "boxes.csv").write_text("image,x0,y0,x1,y1\nother.png,0,0,9,9\n")
+    model = mean_colour_model.name
+    done = run(*(model if word == "M" else word for word in arguments.split()), cwd=tmp_path)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert message in line
+    assert (tmp_path / "face.png").read_bytes() == before
+
+
+def test_help_shows_an_example(tmp_path):
+    done = run("--help", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "python tools/predict.py model.onnx face.jpg" in done.stdout
