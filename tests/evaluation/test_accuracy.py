@@ -102,3 +102,5 @@ def test_config_errors():
         measure([], meta=dict(tasks=dict(gender=dict(kind="attributes"))))
     with pytest.raises(ConfigError, match="kind 'class', found 'pose' of kind 'landmarks'"):
         measure([], meta=dict(tasks=dict(pose=dict(kind="landmarks"))))
+    with pytest.raises(ConfigError, match=r"has 3 entries .*, the model predicts 2"):
+        measure([sample(0, [0.4, 0.6])])

@@ -106,7 +106,15 @@ class TaskMetric(BaseMetric):
                 f"{type(self).__name__}: expected one of the model's tasks "
                 f"({listed(sample['pred'])}), found {self.task!r}"
             )
-        return to_array(sample["pred"][self.task])
+        prediction = to_array(sample["pred"][self.task])
+        described = self._description(self.task, self.kind)
+        names = described.get("classes") or described.get("names")
+        if names and len(names) != len(prediction):
+            raise ConfigError(
+                f"{type(self).__name__}: the data set's {self.task!r} has {len(names)} entries "
+                f"({listed(names)}), the model predicts {len(prediction)}"
+            )
+        return prediction
 
     def _label(self, sample: dict, task: str | None = None) -> np.ndarray | None:
         value = sample["gt"].get(task or self.task)

@@ -1,0 +1,217 @@
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from trn_plugin.errors import ConfigError
+from trn_plugin.evaluation import plots
+from trn_plugin.geometry import image_to_box, read_image
+from trn_plugin.hooks.case_pictures import CasePicturesHook
+from trn_plugin.registry import HOOKS
+from trn_plugin.structures import MultiTaskDataSample
+
+TASKS = dict(
+    landmarks=dict(kind="landmarks", interocular=(0, 1)),
+    pose=dict(kind="class", classes=("left", "frontal", "right")),
+    smile=dict(kind="attributes", names=("smiling",)),
+)
+FACE = np.array([[60.0, 70], [100, 70], [80, 95], [65, 115], [95, 115]])
+BOX = (40, 40, 120, 140)
+
+
+def draw_face(path, points):
+    image = np.full((160, 160, 3), 120, np.uint8)
+    cv2.ellipse(image, (80, 95), (40, 55), 0, 0, 360, (160, 190, 230), -1)
+    for x, y in points.round().astype(int).tolist():
+        cv2.circle(image, (x, y), 4, (60, 40, 30), -1)
+    cv2.imwrite(str(path), image)
+
+
+def make_samples(folder, count=6, tasks=("landmarks", "pose", "smile")):
+    """Picture i is predicted i pixels off at every point; poses go round, half the smiles are."""
+    folder.mkdir(exist_ok=True)
+    samples = []
+    for i in range(count):
+        path = folder / f"face {i}.png"
+        draw_face(path, FACE)
+        gt = dict(
+            landmarks=torch.tensor(image_to_box(FACE, BOX), dtype=torch.float32),
+            pose=torch.tensor(i % 3),
+            smile=torch.tensor([float(i % 2)]),
+        )
+        pred = dict(
+            landmarks=torch.tensor(image_to_box(np.add(FACE, [i, 0]), BOX), dtype=torch.float32),
+            pose=torch.softmax(torch.tensor([0.0, 1.0, 0.5]), 0),
+            smile=torch.tensor([0.28 + 0.1 * i]),
+        )
+        sample = MultiTaskDataSample(
+            metainfo=dict(img_path=str(path), box=BOX, box_source="exact (test)")
+        )
+        sample.gt = {task: gt[task] for task in tasks}
+        sample.pred = {task: pred[task] for task in tasks}
+        samples.append(sample)
+    return samples
+
+
+def runner_for(samples, tasks=TASKS):
+    class Dataset(list):
+        metainfo = dict(tasks=tasks)
+
+    dataset = Dataset(samples)
+    return SimpleNamespace(test_loop=SimpleNamespace(dataloader=SimpleNamespace(dataset=dataset)))
+
+
+def run(hook, samples, tasks=TASKS, size=None):
+    runner = runner_for(samples[:size], tasks)
+    hook.before_test(runner)
+    for index in range(0, len(samples), 4):
+        hook.after_test_iter(runner, index // 4, None, samples[index : index + 4])
+    hook.after_test(runner)
+
+
+def files(folder):
+    return {str(path.relative_to(folder)) for path in folder.rglob("*.png")}
+
+
+def test_writes_every_picture(tmp_path):
+    hook = HOOKS.build(
+        dict(type=CasePicturesHook, out_dir=str(tmp_path / "out"), num_worst=2, num_sample=3)
+    )
+    run(hook, make_samples(tmp_path / "in"))
+    written = files(tmp_path / "out")
+    assert written >= {
+        "worst.png",
+        "sample.png",
+        "confusion_pose.png",
+        "cumulative_error_landmarks.png",
+        "precision_recall_smile.png",
+        "worst/001_face_5.png",
+        "worst/002_face_4.png",
+    }
+    assert sum(name.startswith("worst/") for name in written) == 2
+    assert sum(name.startswith("sample/") for name in written) == 3
+    for name in written:
+        assert np.ptp(read_image(str(tmp_path / "out" / name))) > 100
+
+
+def test_truth_is_green_and_prediction_red(tmp_path):
+    samples = make_samples(tmp_path / "in", count=6)
+
+    def count(color, out):
+        image = read_image(str(out / "worst" / "001_face_5.png")).astype(int)
+        # of the picture alone: the text beside it and the legend below use other colours
+        image = image[: int(0.85 * image.shape[0]), : image.shape[1] // 2]
+        return (np.abs(image - color).sum(-1) < 60).sum()
+
+    green, red = (0, 200, 83), (255, 23, 68)
+    run(CasePicturesHook(str(tmp_path / "both"), num_worst=1), samples)
+    assert count(green, tmp_path / "both") > 20
+    assert count(red, tmp_path / "both") > 20
+    for sample in samples:
+        del sample.gt["landmarks"]
+    run(CasePicturesHook(str(tmp_path / "none"), num_worst=6), samples)
+    (unlabelled,) = (tmp_path / "none" / "worst").glob("*face_5.png")
+    unlabelled.rename(tmp_path / "none" / "worst" / "001_face_5.png")
+    assert count(green, tmp_path / "none") == 0
+    assert count(red, tmp_path / "none") > 20
+
+
+def test_draw_depends_on_the_seed_alone(tmp_path):
+    samples = make_samples(tmp_path / "in", count=12)
+    drawn = []
+    for index, seed in enumerate((0, 0, 1)):
+        out = tmp_path / str(index)
+        run(CasePicturesHook(str(out), num_worst=0, num_sample=4, seed=seed), samples)
+        drawn.append({name for name in files(out) if name.startswith("sample/")})
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_padded_cases_are_dropped(tmp_path):
+    samples = make_samples(tmp_path / "in", count=3)
+    hook = CasePicturesHook(str(tmp_path / "out"), num_worst=9, num_sample=9)
+    run(hook, [*samples, samples[0]], size=3)
+    assert len([name for name in files(tmp_path / "out") if name.startswith("worst/")]) == 3
+
+
+def test_worst_without_landmarks_is_the_least_probable_truth(tmp_path):
+    samples = make_samples(tmp_path / "in", tasks=("smile",))
+    tasks = dict(smile=TASKS["smile"])
+    run(CasePicturesHook(str(tmp_path / "out"), num_worst=1), samples, tasks)
+    # picture 4: not smiling, predicted .68; picture 1: smiling, predicted .38
+    written = files(tmp_path / "out")
+    assert "worst/001_face_4.png" in written
+    assert not any(name.startswith("cumulative") for name in written)
+
+
+def test_says_what_is_right_and_wrong(tmp_path, monkeypatch):
+    sheets = {}
+    monkeypatch.setattr(
+        plots, "save_cases", lambda path, cases, title="": sheets.update({path: (cases, title)})
+    )
+    samples = make_samples(tmp_path / "in", count=3)
+    del samples[1].gt["smile"]
+    hook = CasePicturesHook(str(tmp_path / "out"), num_worst=0, num_sample=3)
+    run(hook, samples)
+    cases, title = sheets[str(tmp_path / "out" / "sample.png")]
+    assert title == "sample: 3 of 3 cases (box: exact (test))"
+    assert cases[2].lines == [
+        ("face 2.png", None),
+        ("landmarks: error 5.0 %", None),
+        ("pose: frontal (51 %), true: right", False),
+        ("smiling: no (52 %)", True),
+    ]
+    assert cases[1].lines[2:] == [
+        ("pose: frontal (51 %)", True),
+        ("smiling: no (62 %), no label", None),
+    ]
+    margin = 10
+    assert cases[0].image.shape == (100 + 2 * margin, 80 + 2 * margin, 3)
+    assert cases[0].truth == pytest.approx(FACE - BOX[:2] + margin, abs=1e-4)
+    assert (cases[2].prediction - cases[2].truth) == pytest.approx(
+        np.tile([2.0, 0], (5, 1)), abs=1e-4
+    )
+
+
+def test_many_attributes_list_the_wrong_ones(tmp_path, monkeypatch):
+    sheets = {}
+    monkeypatch.setattr(plots, "save_cases", lambda path, cases, title="": sheets.update(c=cases))
+    names = tuple(f"attribute {i}" for i in range(10))
+    tasks = dict(attributes=dict(kind="attributes", names=names))
+    (sample,) = make_samples(tmp_path / "in", count=1, tasks=())
+    sample.gt = dict(attributes=torch.tensor([1.0] * 5 + [0.0] * 5))
+    sample.pred = dict(attributes=torch.tensor([0.9] * 4 + [0.2] * 6))
+    run(CasePicturesHook(str(tmp_path / "out"), num_worst=1), [sample], tasks)
+    assert sheets["c"][0].lines[1:] == [
+        ("attributes: 9 of 10 right", None),
+        ("attribute 4: no (80 %), true: yes", False),
+    ]
+
+
+def test_unusable_settings_are_told_before_the_test(tmp_path):
+    samples = make_samples(tmp_path / "in", count=1)
+    with pytest.raises(ConfigError, match="expected 'tasks' in the test set's metainfo"):
+        CasePicturesHook(str(tmp_path)).before_test(runner_for(samples, {}))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"CasePicturesHook\.out_dir: cannot make .*file"):
+        CasePicturesHook(str(tmp_path / "file")).before_test(runner_for(samples))
+
+
+def test_keeps_numbers_only(tmp_path):
+    hook = CasePicturesHook(str(tmp_path))
+    (sample,) = make_samples(tmp_path / "in", count=1)
+    sample.hidden = dict(pose=torch.zeros(512))
+    hook.after_test_iter(None, 0, None, [sample])
+    (case,) = hook._cases
+    assert set(case) == {"img_path", "box", "box_source", "gt", "pred"}
+
+
+def test_unlabelled_attributes_are_said(tmp_path, monkeypatch):
+    sheets = {}
+    monkeypatch.setattr(plots, "save_cases", lambda path, cases, title="": sheets.update(c=cases))
+    tasks = dict(attributes=dict(kind="attributes", names=tuple(map(str, range(10)))))
+    (sample,) = make_samples(tmp_path / "in", count=1, tasks=())
+    sample.pred = dict(attributes=torch.rand(10))
+    run(CasePicturesHook(str(tmp_path / "out"), num_sample=1), [sample], tasks)
+    assert sheets["c"][0].lines[1:] == [("attributes: no label", None)]

@@ -1,0 +1,263 @@
+"""Pictures of the worst and of some drawn cases of a test run, and its curves."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+from mmengine.dist import collect_results, is_main_process
+from mmengine.hooks import Hook
+from mmengine.logging import print_log
+
+from trn_plugin.errors import ConfigError
+from trn_plugin.evaluation import normalized_errors, plots
+from trn_plugin.evaluation._task_metric import key_name, to_array
+from trn_plugin.geometry import box_to_image, crop, read_image
+from trn_plugin.registry import HOOKS
+from trn_plugin.structures import MultiTaskDataSample
+
+__all__ = ["CasePicturesHook"]
+
+MARGIN = 0.1  # of the box's larger side, so that points outside the crop are seen
+LISTED_ATTRIBUTES = 6
+
+
+@HOOKS.register_module()
+class CasePicturesHook(Hook):
+    """Write pictures of a test run below ``out_dir``.
+
+    - ``worst.png``, ``worst/``: the cases with the largest landmark error (interocular), or where
+      no landmarks are labelled, with the least probable true classes and attributes;
+    - ``sample.png``, ``sample/``: cases drawn by ``seed``; both with truth in green and
+      prediction in red, classes written beside;
+    - ``cumulative_error_<task>.png`` for landmarks, with the mean shape's curve beside;
+    - ``confusion_<task>.png`` for classes, ``precision_recall_<task>.png`` for attributes.
+
+    Numbers alone are kept while testing; the chosen pictures are read again at the end. The first
+    process writes, of all processes' cases. Priority: lowest, after the metrics are printed.
+
+    Args:
+        out_dir: Folder to write to; made if need be.
+        num_worst: How many of the worst cases.
+        num_sample: How many drawn cases.
+        seed: Of the draw.
+
+    Raises:
+        ConfigError: if the test set's metainfo does not describe its tasks, or ``out_dir`` cannot
+            be made.
+    """
+
+    priority = "LOWEST"
+
+    def __init__(
+        self, out_dir: str, num_worst: int = 16, num_sample: int = 16, seed: int = 0
+    ) -> None:
+        self.out_dir = out_dir
+        self.num_worst = num_worst
+        self.num_sample = num_sample
+        self.seed = seed
+        self._cases: list[dict] = []
+
+    def before_test(self, runner) -> None:
+        """Refuse what could not be drawn in the end, before the work is done."""
+        self._cases = []
+        if not runner.test_loop.dataloader.dataset.metainfo.get("tasks"):
+            raise ConfigError("CasePicturesHook: expected 'tasks' in the test set's metainfo")
+        if is_main_process():
+            try:
+                os.makedirs(self.out_dir, exist_ok=True)
+            except OSError as error:
+                raise ConfigError(
+                    f"CasePicturesHook.out_dir: cannot make {self.out_dir}: {error.strerror}"
+                ) from None
+
+    def after_test_iter(
+        self,
+        runner,
+        batch_idx: int,
+        data_batch: dict | tuple | list | None = None,
+        outputs: Sequence[MultiTaskDataSample] | None = None,
+    ) -> None:
+        """Keep the labels and predictions of each picture."""
+        for sample in outputs or ():
+            self._cases.append(
+                dict(
+                    img_path=sample.img_path,
+                    box=tuple(sample.box),
+                    box_source=sample.get("box_source", ""),
+                    gt={task: to_array(value) for task, value in sample.gt.items()},
+                    pred={task: to_array(value) for task, value in sample.pred.items()},
+                )
+            )
+
+    def after_test(self, runner) -> None:
+        """Collect the cases of all processes and write the pictures."""
+        dataset = runner.test_loop.dataloader.dataset
+        cases = collect_results(self._cases, len(dataset), device="cpu")
+        self._cases = []
+        if is_main_process() and cases:
+            self._write(cases, dataset.metainfo["tasks"])
+
+    def _write(self, cases: list[dict], tasks: dict[str, dict]) -> None:
+        predicted = {name: task for name, task in tasks.items() if name in cases[0]["pred"]}
+        writers = {
+            "landmarks": self._cumulative_error,
+            "class": self._confusion,
+            "attributes": self._precision_recall,
+        }
+        for name, task in predicted.items():
+            labelled = [case for case in cases if name in case["gt"]]
+            if labelled:
+                writers[task["kind"]](name, task, labelled)
+
+        badness = np.array([_badness(case, predicted) for case in cases])
+        known = np.flatnonzero(~np.isnan(badness))
+        worst = known[np.argsort(-badness[known], kind="stable")][: self.num_worst]
+        draw = np.random.default_rng(self.seed).permutation(len(cases))[: self.num_sample]
+        for group, chosen in (("worst", worst), ("sample", np.sort(draw))):
+            self._cases_of(group, [cases[index] for index in chosen], len(cases), predicted)
+        print_log(
+            f"Wrote pictures of {len(worst)} worst and {len(draw)} drawn cases to {self.out_dir}",
+            logger="current",
+        )
+
+    def _cases_of(self, group: str, chosen: list[dict], total: int, tasks: dict) -> None:
+        if not chosen:
+            return
+        drawn = []
+        for number, case in enumerate(chosen, start=1):
+            picture = _picture(case, tasks)
+            stem = key_name(os.path.splitext(os.path.basename(case["img_path"]))[0])
+            path = os.path.join(self.out_dir, group, f"{number:03d}_{stem}.png")
+            plots.save_cases(path, [picture])
+            drawn.append(picture)
+        boxes = ", ".join(sorted({case["box_source"] for case in chosen} - {""}))
+        title = f"{group}: {len(chosen)} of {total} cases" + (f" (box: {boxes})" if boxes else "")
+        plots.save_cases(os.path.join(self.out_dir, f"{group}.png"), drawn, title)
+
+    def _path(self, what: str, task: str) -> str:
+        return os.path.join(self.out_dir, f"{what}_{key_name(task)}.png")
+
+    def _cumulative_error(self, name: str, task: dict, cases: list[dict]) -> None:
+        truth, pred = (np.stack([case[key][name] for case in cases]) for key in ("gt", "pred"))
+        boxes = np.array([case["box"] for case in cases])
+        eyes = task.get("interocular", (0, 1))
+        errors = 100 * normalized_errors(pred, truth, boxes, interocular=eyes)
+        usable = ~np.isnan(errors)
+        if not usable.any():
+            return
+        constant = np.broadcast_to(truth[usable].mean(axis=0), truth[usable].shape)
+        mean_shape = 100 * normalized_errors(
+            constant, truth[usable], boxes[usable], interocular=eyes
+        )
+        plots.save_cumulative_error(
+            self._path("cumulative_error", name),
+            {"model": errors[usable], "mean shape": mean_shape},
+            xlabel="mean point error / interocular distance (%)",
+            title=f"{name}, {usable.sum()} pictures",
+        )
+
+    def _confusion(self, name: str, task: dict, cases: list[dict]) -> None:
+        from sklearn.metrics import confusion_matrix
+
+        matrix = confusion_matrix(
+            [int(case["gt"][name]) for case in cases],
+            [int(case["pred"][name].argmax()) for case in cases],
+            labels=range(len(task["classes"])),
+        )
+        title = f"{name}, {len(cases)} pictures"
+        plots.save_confusion(self._path("confusion", name), matrix, task["classes"], title)
+
+    def _precision_recall(self, name: str, task: dict, cases: list[dict]) -> None:
+        truth, pred = (np.stack([case[key][name] for case in cases]) for key in ("gt", "pred"))
+        title = f"{name}, {len(cases)} pictures"
+        path = self._path("precision_recall", name)
+        plots.save_precision_recall(path, truth, pred, task["names"], title)
+
+
+def _landmark_error(case: dict, name: str, task: dict) -> float:
+    """In percent of the interocular distance; NaN where undefined."""
+    eyes = task.get("interocular", (0, 1))
+    one = (np.asarray(value)[None] for value in (case["pred"][name], case["gt"][name], case["box"]))
+    return 100 * float(normalized_errors(*one, interocular=eyes)[0])
+
+
+def _badness(case: dict, tasks: dict[str, dict]) -> float:
+    """What the worst cases are sorted by; NaN where nothing is labelled."""
+    by_kind = {kind: [] for kind in ("landmarks", "class", "attributes")}
+    for name, task in tasks.items():
+        if name in case["gt"]:
+            by_kind[task["kind"]].append(name)
+    if by_kind["landmarks"]:
+        return float(
+            np.max([_landmark_error(case, name, tasks[name]) for name in by_kind["landmarks"]])
+        )
+    likelihoods = [float(case["pred"][name][int(case["gt"][name])]) for name in by_kind["class"]]
+    for name in by_kind["attributes"]:
+        label, probability = case["gt"][name], case["pred"][name]
+        likelihoods.extend(np.where(label > 0.5, probability, 1 - probability).tolist())
+    return -float(np.mean(np.log(np.maximum(likelihoods, 1e-12)))) if likelihoods else np.nan
+
+
+def _picture(case: dict, tasks: dict[str, dict]) -> plots.Case:
+    """The crop, with a margin, and what to draw on and beside it."""
+    x0, y0, x1, y1 = (int(value) for value in case["box"])
+    margin = round(MARGIN * max(x1 - x0, y1 - y0))
+    corner = np.array([x0 - margin, y0 - margin])
+    image = crop(read_image(case["img_path"]), (*corner.tolist(), x1 + margin, y1 + margin))
+    points = {"gt": None, "pred": None}
+    for key in points:
+        found = [
+            box_to_image(case[key][name], case["box"]) - corner
+            for name, task in tasks.items()
+            if task["kind"] == "landmarks" and name in case[key]
+        ]
+        points[key] = np.concatenate(found) if found else None
+    lines = [plots.Line(os.path.basename(case["img_path"]))]
+    for name, task in tasks.items():
+        lines.extend(_LINES[task["kind"]](name, task, case))
+    frame = (margin, margin, margin + x1 - x0, margin + y1 - y0)
+    return plots.Case(image, points["gt"], points["pred"], frame, lines)
+
+
+def _landmark_lines(name: str, task: dict, case: dict) -> list[plots.Line]:
+    if name not in case["gt"]:
+        return [plots.Line(f"{name}: no label")]
+    return [plots.Line(f"{name}: error {_landmark_error(case, name, task):.1f} %")]
+
+
+def _class_lines(name: str, task: dict, case: dict) -> list[plots.Line]:
+    probabilities = case["pred"][name]
+    guess = int(probabilities.argmax())
+    said = f"{task['classes'][guess]} ({100 * probabilities[guess]:.0f} %)"
+    if name not in case["gt"]:
+        return [plots.Line(f"{name}: {said}, no label")]
+    truth = int(case["gt"][name])
+    if truth == guess:
+        return [plots.Line(f"{name}: {said}", True)]
+    return [plots.Line(f"{name}: {said}, true: {task['classes'][truth]}", False)]
+
+
+def _attribute_lines(name: str, task: dict, case: dict) -> list[plots.Line]:
+    probabilities = case["pred"][name]
+    labels = case["gt"].get(name, np.full(len(probabilities), np.nan))
+    if len(labels) > LISTED_ATTRIBUTES and np.isnan(labels).all():
+        return [plots.Line(f"{name}: no label")]
+    lines = []
+    for attribute, label, probability in zip(task["names"], labels, probabilities, strict=True):
+        guess = bool(probability > 0.5)
+        right = None if np.isnan(label) else guess == bool(label > 0.5)
+        sure = 100 * (probability if guess else 1 - probability)
+        said = f"{attribute}: {'yes' if guess else 'no'} ({sure:.0f} %)"
+        if right is not True:
+            said += ", no label" if right is None else f", true: {'yes' if label > 0.5 else 'no'}"
+        lines.append(plots.Line(said, right))
+    if len(lines) <= LISTED_ATTRIBUTES:
+        return lines
+    wrong = [line for line in lines if line.right is False]
+    right = sum(line.right is True for line in lines)
+    return [plots.Line(f"{name}: {right} of {right + len(wrong)} right"), *wrong]
+
+
+_LINES = {"landmarks": _landmark_lines, "class": _class_lines, "attributes": _attribute_lines}
