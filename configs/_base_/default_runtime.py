@@ -1,0 +1,24 @@
+default_scope = "trn_plugin"
+runner_type = "SafeRunner"
+
+default_hooks = dict(
+    timer=dict(type="IterTimerHook"),
+    logger=dict(type="LoggerHook", interval=20),
+    param_scheduler=dict(type="ParamSchedulerHook"),
+    checkpoint=dict(type="CheckpointHook", interval=1, max_keep_ckpts=2),
+    sampler_seed=dict(type="DistSamplerSeedHook"),
+)
+custom_hooks = []
+
+env_cfg = dict(
+    cudnn_benchmark=False,
+    mp_cfg=dict(mp_start_method="fork", opencv_num_threads=0),
+    dist_cfg=dict(backend="nccl"),
+)
+log_processor = dict(window_size=20)
+log_level = "INFO"
+visualizer = dict(type="Visualizer", vis_backends=[dict(type="LocalVisBackend")])
+
+randomness = dict(seed=0)
+load_from = None
+resume = False

@@ -1,0 +1,81 @@
+"""Measure a checkpoint on the config's test set.
+
+Example:
+    python tools/test.py configs/toy/trn-hidden-output_toy.py work_dirs/toy/epoch_12.pth \\
+        --out metrics.json --show-dir work_dirs/toy/pictures
+"""
+
+import argparse
+import json
+import math
+from pathlib import Path
+
+from mmengine.dist import is_main_process
+
+from trn_plugin.engine import cli
+from trn_plugin.errors import ConfigError
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    cli.add_config_arguments(parser)
+    parser.add_argument("checkpoint", help="checkpoint file")
+    parser.add_argument("--work-dir", help="where logs go")
+    parser.add_argument("--out", help="write the metrics to this JSON file")
+    parser.add_argument("--show-dir", help="write pictures of cases and curves to this folder")
+    parser.add_argument(
+        "--split", choices=("test", "val"), default="test", help="which of the config's sets"
+    )
+    cli.launcher_argument(parser)
+    return parser.parse_args()
+
+
+def main():
+    args = parse_args()
+    config = cli.load_config(args.config, args.cfg_options)
+    config.work_dir = cli.work_dir(config, args.work_dir, args.config)
+    config.launcher = args.launcher
+    config.load_from, config.resume = args.checkpoint, False
+    if args.split == "val":
+        config.test_dataloader, config.test_evaluator = config.val_dataloader, config.val_evaluator
+    if args.show_dir:
+        config.setdefault("custom_hooks", []).append(
+            dict(type="CasePicturesHook", out_dir=args.show_dir)
+        )
+    without_training(config)
+    cli.start_process_group(args.launcher)
+    runner = cli.build_runner(config)
+    metrics = runner.test()
+    if is_main_process():
+        write(args.out, args, metrics)
+
+
+def without_training(config):
+    """Testing needs neither the training data nor pretrained weights."""
+    for name in ("train", "val"):
+        for part in ("dataloader", "cfg", "evaluator"):
+            config.pop(f"{name}_{part}", None)
+    for name in ("optim_wrapper", "param_scheduler"):
+        config.pop(name, None)
+    config.model.backbone.pretrained = False
+    config.model.backbone.pop("checkpoint_path", None)
+
+
+def write(path, args, metrics):
+    if path is None:
+        return
+    record = {"config": args.config, "checkpoint": args.checkpoint, "split": args.split}
+    for name, value in metrics.items():
+        undefined = isinstance(value, float) and not math.isfinite(value)
+        record[name] = None if undefined else value
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_text(json.dumps(record, indent=2) + "\n")
+    except OSError as error:
+        raise ConfigError(f"--out {path}: cannot be written: {error.strerror}") from error
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,17 @@
+"""MMEngine's Runner with checkpoints that hold no code, and what the tools share."""
+
+from trn_plugin.engine.checkpoint import (
+    load_checkpoint_file,
+    load_model_state,
+    load_weights_file,
+    save_checkpoint_file,
+)
+from trn_plugin.engine.runner import SafeRunner
+
+__all__ = [
+    "SafeRunner",
+    "load_checkpoint_file",
+    "load_model_state",
+    "load_weights_file",
+    "save_checkpoint_file",
+]

@@ -1,0 +1,125 @@
+"""What the command-line tools share."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from mmengine.config import Config, DictAction
+from mmengine.registry import init_default_scope
+
+from trn_plugin.errors import ConfigError, TrnPluginError
+
+__all__ = ["add_config_arguments", "build_runner", "load_config", "run", "start_process_group"]
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run a tool; an error that its user can mend is one line on stderr and exit status 2.
+
+    ``TRN_PLUGIN_TRACEBACK=1`` shows where it was raised.
+    """
+    try:
+        main()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    except (TrnPluginError, FileNotFoundError, PermissionError) as error:
+        if os.environ.get("TRN_PLUGIN_TRACEBACK") == "1":
+            raise
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        sys.exit(2)
+
+
+def one_line(error: BaseException) -> str:
+    """The message; of an error that a data-loader worker hands on, the worker's message."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    if "DataLoader worker" not in lines[0]:
+        return lines[0]
+    name, _, message = lines[-1].partition(": ")
+    return message if name.endswith("Error") else lines[-1]
+
+
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", help="config file")
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action=DictAction,
+        metavar="KEY=VALUE",
+        help="change values of the config, e.g. model.backbone.model_name=convnext_atto",
+    )
+
+
+def load_config(path: str, options: dict | None) -> Config:
+    """Read a config file and apply ``--cfg-options``.
+
+    Raises:
+        ConfigError: no such file, or a file that is no config.
+    """
+    if not os.path.isfile(path):
+        raise ConfigError(f"{path}: no such config file")
+    try:
+        config = Config.fromfile(path)
+        if options:
+            config.merge_from_dict(options)
+    except Exception as error:  # a config is code: it may raise anything
+        raise ConfigError(f"{path}: not a usable config: {one_line(error)}") from error
+    init_default_scope(config.get("default_scope", "trn_plugin"))
+    return config
+
+
+def build_runner(config: Config):
+    """The runner that the config names (``SafeRunner`` unless ``runner_type`` says otherwise).
+
+    Raises:
+        ConfigError: a name that no registry has, or arguments that a class does not take.
+    """
+    from trn_plugin.registry import RUNNERS
+
+    config.setdefault("runner_type", "SafeRunner")
+    with config_errors():
+        return RUNNERS.build(config)
+
+
+class config_errors:
+    """Turns the registries' KeyError and constructors' TypeError into ConfigError."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind, error, traceback) -> None:
+        if kind in (KeyError, TypeError, AttributeError, ModuleNotFoundError):
+            text = str(error.args[0]) if error.args else kind.__name__
+            raise ConfigError(f"config: {text.splitlines()[0]}") from error
+
+
+def work_dir(config: Config, given: str | None, config_path: str) -> str:
+    """--work-dir, or the config's, or work_dirs/<config name>."""
+    return given or config.get("work_dir") or str(Path("work_dirs") / Path(config_path).stem)
+
+
+def start_process_group(launcher: str) -> None:
+    """Start torch.distributed on machines without CUDA, where MMEngine's set-up asks for it."""
+    import torch
+
+    if launcher == "none" or torch.cuda.is_available():
+        return
+    if launcher != "pytorch":
+        raise ConfigError(f"--launcher {launcher} needs CUDA; on CPUs use --launcher pytorch")
+    missing = [name for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR") if name not in os.environ]
+    if missing:
+        raise ConfigError(
+            f"--launcher pytorch: {', '.join(missing)} not set; start with "
+            "torchrun --nproc-per-node N tools/train.py CONFIG --launcher pytorch"
+        )
+    torch.distributed.init_process_group("gloo")
+
+
+def launcher_argument(parser: argparse.ArgumentParser) -> None:
+    choices: Sequence[str] = ("none", "pytorch", "slurm")
+    parser.add_argument("--launcher", choices=choices, default="none", help="of several processes")

@@ -1,0 +1,17 @@
+"""Trunk, heads, task relation neck and the multi-task model that joins them."""
+
+from trn_plugin.models.data_preprocessor import MultiTaskDataPreprocessor
+from trn_plugin.models.heads import AttributeHead, ClassificationHead, LandmarkHead
+from trn_plugin.models.multi_task import MultiTaskModel
+from trn_plugin.models.neck import TaskRelationNeck
+from trn_plugin.models.trunk import TimmTrunk
+
+__all__ = [
+    "AttributeHead",
+    "ClassificationHead",
+    "LandmarkHead",
+    "MultiTaskDataPreprocessor",
+    "MultiTaskModel",
+    "TaskRelationNeck",
+    "TimmTrunk",
+]

@@ -1,0 +1,153 @@
+"""Cutting a timm model in two at a stage boundary.
+
+The model's forward pass is traced by torch.fx, once for train and once for eval mode (a trace
+freezes ``self.training``); what runs up to the end of the boundary module becomes one part, the
+rest the other, and every value that the rest needs is handed on. Both parts keep the original
+modules under their original dotted names.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from timm.layers import get_notrace_functions, get_notrace_modules
+from torch import fx, nn
+
+__all__ = ["CannotTrace", "GraphPart", "cut"]
+
+
+class CannotTrace(Exception):
+    """torch.fx cannot follow this model's forward pass, or the boundary is no module of it."""
+
+
+class GraphPart(nn.Module):
+    """Part of a traced model: the modules that it uses, and a forward for either mode.
+
+    Args:
+        root (nn.Module): the traced model, whose modules and parameters are referenced.
+        graphs (dict[bool, fx.Graph]): the graph to run, by ``training``.
+    """
+
+    def __init__(self, root: nn.Module, graphs: dict[bool, fx.Graph]) -> None:
+        super().__init__()
+        for graph in graphs.values():
+            for node in graph.nodes:
+                if node.op in ("call_module", "get_attr"):
+                    _reference(root, self, node.target)
+        self._graphs = graphs
+        self._forwards = {mode: _compile(graph) for mode, graph in graphs.items()}
+
+    def forward(self, *values):
+        return self._forwards[self.training](self, *values)
+
+    def __deepcopy__(self, memo):
+        part = GraphPart.__new__(GraphPart)
+        memo[id(self)] = part
+        shared = ("_graphs", "_forwards")
+        part.__dict__.update({k: self.__dict__[k] for k in shared})
+        part.__dict__.update(
+            copy.deepcopy({k: v for k, v in self.__dict__.items() if k not in shared}, memo)
+        )
+        return part
+
+
+def cut(model: nn.Module, boundary: str) -> tuple[GraphPart, GraphPart]:
+    """Cut ``model`` after its module ``boundary``.
+
+    Args:
+        model (nn.Module): takes one (N, C, H, W) tensor.
+        boundary (str): dotted name of a module.
+
+    Returns:
+        The part that takes pictures and returns a tuple of values, and the part that takes those
+        values and returns what ``model`` returns. Their modules are those of ``model``.
+
+    Raises:
+        CannotTrace: with torch.fx's reason.
+    """
+    if boundary not in dict(model.named_modules()):
+        raise CannotTrace(f"no module is named {boundary!r}")
+    was_training = {m: m.training for m in model.modules()}
+    heads, tails = {}, {}
+    try:
+        for mode in (True, False):
+            model.train(mode)
+            tracer = _BoundaryTracer(boundary)
+            try:
+                graph = tracer.trace(model)
+            except Exception as error:  # tracing runs the model's code: it may raise anything
+                raise CannotTrace(f"torch.fx: {error}") from error
+            if tracer.position is None:
+                raise CannotTrace(f"{boundary!r} is not called in the forward pass")
+            heads[mode], tails[mode] = _split(graph, tracer.position)
+    finally:
+        for module, mode in was_training.items():
+            module.training = mode
+    return GraphPart(model, heads), GraphPart(model, tails)
+
+
+class _BoundaryTracer(fx.Tracer):
+    """Notes how many nodes there are when the boundary module has last returned."""
+
+    def __init__(self, boundary: str) -> None:
+        super().__init__(autowrap_functions=tuple(get_notrace_functions()))
+        self.boundary = boundary
+        self.position: int | None = None
+        self._leaves = tuple(get_notrace_modules())
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, self._leaves) or super().is_leaf_module(m, module_qualified_name)
+
+    def call_module(self, m, forward, args, kwargs):
+        out = super().call_module(m, forward, args, kwargs)
+        if self.path_of_module(m) == self.boundary:
+            self.position = len(self.graph.nodes)
+        return out
+
+
+def _split(graph: fx.Graph, position: int) -> tuple[fx.Graph, fx.Graph]:
+    nodes = list(graph.nodes)
+    first, second = nodes[:position], nodes[position:]
+    needed = {user for node in second for user in node.all_input_nodes}
+    crossing = [node for node in first if node in needed]
+
+    head, copies = fx.Graph(), {}
+    for node in first:
+        copies[node] = head.node_copy(node, copies.__getitem__)
+    head.output(tuple(copies[node] for node in crossing))
+
+    tail = fx.Graph()
+    copies = {node: tail.placeholder(node.name) for node in crossing}
+    for node in second:
+        copies[node] = tail.node_copy(node, copies.__getitem__)
+    for part in (head, tail):
+        part.lint()
+    return head, tail
+
+
+def _compile(graph: fx.Graph):
+    code = graph.python_code("self")
+    scope = dict(code.globals)
+    exec(compile(code.src, f"<cut {id(graph):x}>", "exec"), scope)
+    return scope["forward"]
+
+
+def _reference(source: nn.Module, target: nn.Module, path: str) -> None:
+    """Make ``target.path`` the same object as ``source.path``."""
+    *containers, name = path.split(".")
+    for container in containers:
+        source = getattr(source, container)
+        if not hasattr(target, container):
+            target.add_module(container, nn.Module())
+        target = getattr(target, container)
+    value = getattr(source, name)
+    if isinstance(value, nn.Module):
+        target.add_module(name, value)
+    elif isinstance(value, nn.Parameter):
+        target.register_parameter(name, value)
+    elif torch.is_tensor(value):
+        persistent = name not in source._non_persistent_buffers_set
+        target.register_buffer(name, value, persistent=persistent)
+    else:
+        setattr(target, name, value)

@@ -1,0 +1,7 @@
+"""One linear layer a task, with its loss and its predictions in users' units."""
+
+from trn_plugin.models.heads.attribute import AttributeHead
+from trn_plugin.models.heads.classification import ClassificationHead
+from trn_plugin.models.heads.landmark import LandmarkHead
+
+__all__ = ["AttributeHead", "ClassificationHead", "LandmarkHead"]

@@ -1,0 +1,61 @@
+"""One of several classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from trn_plugin.models.heads.base import TaskHead
+from trn_plugin.registry import MODELS
+
+__all__ = ["ClassificationHead"]
+
+
+@MODELS.register_module()
+class ClassificationHead(TaskHead):
+    """Softmax classification with cross entropy.
+
+    Args:
+        num_classes (int): C.
+        in_features (int): width of the hidden features.
+        label_smoothing (float): share of the target that is spread over all classes in the loss.
+        loss_weight (float): factor of the loss.
+        names (Sequence[str], optional): the classes' names.
+
+    Raises:
+        ConfigError: another number of names than classes.
+    """
+
+    kind = "class"
+
+    def __init__(
+        self,
+        num_classes: int,
+        in_features: int,
+        label_smoothing: float = 0.0,
+        loss_weight: float = 1.0,
+        names: Sequence[str] | None = None,
+    ) -> None:
+        super().__init__(num_classes, in_features, loss_weight, names, num_classes)
+        self.num_classes = num_classes
+        self.label_smoothing = label_smoothing
+
+    def encode_one(self, label: Tensor) -> Tensor:
+        """Class index -> one-hot (C,)."""
+        valid = label.numel() == 1 and label == label.long() and 0 <= label < self.num_classes
+        if not valid:
+            raise self._misfit(label, f"one class index 0..{self.num_classes - 1}")
+        return F.one_hot(label.reshape(()).long(), self.num_classes).float()
+
+    def sample_loss(self, output: Tensor, targets: Tensor) -> Tensor:
+        """(N, C) logits, (N, C) one-hot -> (N,)."""
+        return F.cross_entropy(
+            output, targets, reduction="none", label_smoothing=self.label_smoothing
+        )
+
+    def predict(self, output: Tensor) -> Tensor:
+        """(N, C) logits -> probabilities (N, C)."""
+        return torch.softmax(output.float(), dim=1)

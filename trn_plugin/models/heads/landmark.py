@@ -1,0 +1,68 @@
+"""Landmark coordinates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from trn_plugin.errors import ConfigError
+from trn_plugin.models.heads.base import TaskHead
+from trn_plugin.registry import MODELS
+
+__all__ = ["LandmarkHead"]
+
+_LOSSES = {"l1": F.l1_loss, "l2": F.mse_loss, "smooth_l1": F.smooth_l1_loss}
+
+
+@MODELS.register_module()
+class LandmarkHead(TaskHead):
+    """Regression of points, as fractions of the crop's width and height.
+
+    Args:
+        num_points (int): P.
+        loss (str): 'l1', 'l2' or 'smooth_l1' (quadratic below ``beta``), mean over coordinates.
+        beta (float): of 'smooth_l1', as a fraction of the crop.
+        in_features (int): width of the hidden features.
+        loss_weight (float): factor of the loss.
+        names (Sequence[str], optional): the points' names.
+
+    Raises:
+        ConfigError: an unknown loss, or another number of names than points.
+    """
+
+    kind = "landmarks"
+
+    def __init__(
+        self,
+        num_points: int,
+        in_features: int,
+        loss: str = "smooth_l1",
+        beta: float = 0.02,
+        loss_weight: float = 1.0,
+        names: Sequence[str] | None = None,
+    ) -> None:
+        super().__init__(2 * num_points, in_features, loss_weight, names, num_points)
+        if loss not in _LOSSES:
+            raise ConfigError(f"LandmarkHead.loss: expected one of {list(_LOSSES)}, got {loss!r}")
+        self.num_points = num_points
+        self.loss_name = loss
+        self.loss_options = {"beta": beta} if loss == "smooth_l1" else {}
+        nn.init.constant_(self.fc.bias, 0.5)
+
+    def encode_one(self, label: Tensor) -> Tensor:
+        """(P, 2) fractions of the crop -> (2P,)."""
+        if label.shape != (self.num_points, 2) or not torch.isfinite(label).all():
+            raise self._misfit(label, f"shape ({self.num_points}, 2), finite")
+        return label.float().flatten()
+
+    def sample_loss(self, output: Tensor, targets: Tensor) -> Tensor:
+        """(N, 2P), (N, 2P) -> (N,)."""
+        loss = _LOSSES[self.loss_name]
+        return loss(output, targets, reduction="none", **self.loss_options).mean(1)
+
+    def predict(self, output: Tensor) -> Tensor:
+        """(N, 2P) -> points (N, P, 2), fractions of the crop."""
+        return output.unflatten(1, (self.num_points, 2))

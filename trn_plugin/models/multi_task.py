@@ -1,0 +1,180 @@
+"""The multi-task model: trunk, heads, and a neck that measures how the tasks relate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from mmengine.model import BaseModel
+from torch import Tensor, nn
+
+from trn_plugin.errors import ConfigError
+from trn_plugin.models.neck import Measurement
+from trn_plugin.registry import MODELS
+from trn_plugin.structures import MultiTaskDataSample
+
+__all__ = ["MultiTaskModel"]
+
+MAX_LOGGED_RELATIONS = 10
+
+
+@MODELS.register_module()
+class MultiTaskModel(BaseModel):
+    """A shared trunk, a tail and a head for each task, and optionally a task relation neck.
+
+    Args:
+        backbone (dict): config of ``TimmTrunk``.
+        heads (dict[str, dict]): config of each task's head, by task name.
+        neck (dict, optional): config of ``TaskRelationNeck``.
+        data_preprocessor (dict, optional): default ``MultiTaskDataPreprocessor`` with the mean
+            and std of the backbone.
+        init_cfg (dict, optional): as of MMEngine's ``BaseModule``.
+
+    Raises:
+        ConfigError: no heads, a task name that cannot be used, or what the parts raise.
+    """
+
+    def __init__(
+        self,
+        backbone: dict,
+        heads: dict[str, dict],
+        neck: dict | None = None,
+        data_preprocessor: dict | None = None,
+        init_cfg: dict | None = None,
+    ) -> None:
+        _check_task_names(heads)
+        trunk = MODELS.build(dict(backbone, tasks=tuple(heads)))
+        super().__init__(
+            data_preprocessor=_with_backbone_normalisation(data_preprocessor, trunk),
+            init_cfg=init_cfg,
+        )
+        self.backbone = trunk
+        self.heads = nn.ModuleDict(
+            {
+                task: MODELS.build(dict(head, in_features=trunk.num_features))
+                for task, head in heads.items()
+            }
+        )
+        self.neck = None
+        if neck is not None:
+            self.neck = MODELS.build(neck)
+            self.neck.connect(
+                hidden_dims=dict.fromkeys(self.tasks, trunk.num_features),
+                output_dims={task: head.out_features for task, head in self.heads.items()},
+                identical=trunk.shares_everything,
+            )
+        self.relation_losses: list[Callable[[dict[str, list[Measurement]]], dict]] = []
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        return tuple(self.heads)
+
+    def forward(
+        self,
+        inputs: Tensor,
+        data_samples: list[MultiTaskDataSample] | None = None,
+        mode: str = "tensor",
+    ):
+        """As of MMEngine's ``BaseModel``.
+
+        Args:
+            inputs (Tensor): (N, 3, H, W) normalised pictures.
+            data_samples (list, optional): labels; needed in mode 'loss'.
+            mode (str): 'tensor' gives raw outputs (N, d) by task, 'loss' a dict of losses and
+                measurements, 'predict' data samples with predictions.
+        """
+        if mode == "loss":
+            return self.loss(inputs, data_samples)
+        if mode == "predict":
+            return self.predict(inputs, data_samples)
+        if mode == "tensor":
+            return self._outputs(self.backbone(inputs))
+        raise ConfigError(f"mode: expected 'tensor', 'loss' or 'predict', got {mode!r}")
+
+    def loss(self, inputs: Tensor, data_samples: list[MultiTaskDataSample]) -> dict[str, Tensor]:
+        """Task losses (Eq. 13 without its last sum), tau of every relation, and what hooks add.
+
+        Returns:
+            dict[str, Tensor]: ``loss_<task>``; ``relation/<level>/<a>-<b>`` and
+            ``relation/label/<a>-<b>`` (not summed into the loss); what the functions in
+            ``relation_losses`` make of the measurements.
+        """
+        hidden = self.backbone(inputs)
+        output = self._outputs(hidden)
+        target, mask = self._encode(data_samples, inputs.device)
+        losses = {
+            f"loss_{task}": head.loss(output[task], target[task], mask[task])
+            for task, head in self.heads.items()
+        }
+        if self.neck is not None:
+            if not self.relation_losses:
+                hidden = {task: f.detach() for task, f in hidden.items()}
+                output = {task: f.detach() for task, f in output.items()}
+            measured = self.neck(hidden, output, target, mask)
+            losses.update(self._logged(measured))
+            for relation_loss in self.relation_losses:
+                losses.update(relation_loss(measured))
+        return losses
+
+    def predict(
+        self, inputs: Tensor, data_samples: list[MultiTaskDataSample] | None = None
+    ) -> list[MultiTaskDataSample]:
+        """Predictions in users' form, with the features that task similarity is measured on."""
+        hidden = self.backbone(inputs)
+        output = self._outputs(hidden)
+        if data_samples is None:
+            data_samples = [MultiTaskDataSample(gt={}) for _ in range(len(inputs))]
+        target, mask = self._encode(data_samples, torch.device("cpu"))
+        pred = {task: head.predict(output[task]) for task, head in self.heads.items()}
+        for row, sample in enumerate(data_samples):
+            sample.pred = {task: value[row] for task, value in pred.items()}
+            sample.hidden = {task: value[row] for task, value in hidden.items()}
+            sample.output = {task: value[row] for task, value in output.items()}
+            sample.target = {task: target[task][row] for task in self.tasks if mask[task][row]}
+        return data_samples
+
+    def _outputs(self, hidden: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {task: head(hidden[task]) for task, head in self.heads.items()}
+
+    def _encode(self, samples: list[MultiTaskDataSample], device: torch.device):
+        encoded = {
+            task: head.encode([sample.gt.get(task) for sample in samples], device)
+            for task, head in self.heads.items()
+        }
+        return tuple({task: pair[i] for task, pair in encoded.items()} for i in range(2))
+
+    def _logged(self, measured: dict[str, list[Measurement]]) -> dict[str, Tensor]:
+        taus = {level: [m.tau.detach() for m in rows] for level, rows in measured.items()}
+        taus["label"] = [m.label for m in next(iter(measured.values()))]
+        if len(self.neck.names) > MAX_LOGGED_RELATIONS:
+            return {f"relation/{level}/mean": torch.stack(t).mean() for level, t in taus.items()}
+        return {
+            f"relation/{level}/{name}": tau
+            for level, values in taus.items()
+            for name, tau in zip(self.neck.names, values, strict=True)
+        }
+
+
+def _check_task_names(heads: dict[str, dict]) -> None:
+    if not heads:
+        raise ConfigError("model.heads: expected at least one task")
+    taken = set(dir(nn.ModuleDict()))
+    for name in heads:
+        if not name.isidentifier() or name in taken:
+            raise ConfigError(
+                f"model.heads: {name!r} cannot be a task name: expected letters, digits and '_', "
+                "and no name of a method of torch.nn.ModuleDict"
+            )
+        if "loss" in name:
+            raise ConfigError(
+                f"model.heads: {name!r} cannot be a task name: MMEngine adds up every log entry "
+                "whose name contains 'loss'"
+            )
+
+
+def _with_backbone_normalisation(config: dict | None, trunk) -> dict:
+    config = dict(config or {"type": "MultiTaskDataPreprocessor"})
+    for name in ("mean", "std"):
+        if config.get(name) is None:
+            config[name] = [255 * value for value in getattr(trunk, name)]
+    return config

@@ -1,0 +1,168 @@
+"""Where tasks are related: measures, changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from trn_plugin.errors import ConfigError
+from trn_plugin.registry import MODELS
+from trn_plugin.relation import TaskRelationLayer
+
+__all__ = ["Measurement", "TaskRelationNeck"]
+
+LEVELS = ("hidden", "output")
+
+
+@dataclass
+class Measurement:
+    """One relation at one level, after a training step.
+
+    Attributes:
+        tau (Tensor): 0-d task similarity of the features, with its gradient.
+        label (Tensor): 0-d task similarity of the labels, without gradient.
+        effective_sample_size (Tensor): 0-d, samples behind both.
+        dims (tuple[int, int]): widths of the two sides' features.
+    """
+
+    tau: Tensor
+    label: Tensor
+    effective_sample_size: Tensor
+    dims: tuple[int, int]
+
+
+@MODELS.register_module()
+class TaskRelationNeck(nn.Module):
+    """Task relation layers between the tasks' features, and between their labels (Fig. 1).
+
+    It only measures: with no hook that uses the measurements no loss and no gradient changes, so
+    that single-task and multi-task baselines report tau too.
+
+    Args:
+        relations (Sequence[tuple]): pairs of tasks, ``('landmarks', 'pose')``, or of groups of
+            tasks, ``(('a', 'b'), ('c',))``, whose features are put side by side.
+        levels (Sequence[str]): 'hidden' (what enters a task's last layer), 'output' (the head's
+            raw output).
+        momentum (float): m of Algorithm 1.
+        shrinkage (float): relative shrinkage, see ``TaskRelationLayer``.
+
+    Raises:
+        ConfigError: an unknown level, a relation that is no pair, that relates a task to itself
+            or names no task of the model.
+    """
+
+    def __init__(
+        self,
+        relations: Sequence[tuple],
+        levels: Sequence[str] = LEVELS,
+        momentum: float = 0.99,
+        shrinkage: float = 1e-5,
+    ) -> None:
+        super().__init__()
+        unknown = [level for level in levels if level not in LEVELS]
+        if unknown or not levels:
+            raise ConfigError(
+                f"model.neck.levels: expected levels out of {LEVELS}, got {tuple(levels)}"
+            )
+        if not relations:
+            raise ConfigError("model.neck.relations: expected at least one pair of tasks")
+        self.levels = tuple(levels)
+        self.relations = tuple(_groups(relation) for relation in relations)
+        self.names = tuple("-".join("+".join(g) for g in pair) for pair in self.relations)
+        self.momentum = momentum
+        self.shrinkage = shrinkage
+        self.layers = nn.ModuleDict()
+
+    def connect(
+        self, hidden_dims: Mapping[str, int], output_dims: Mapping[str, int], identical: bool
+    ) -> None:
+        """Make the layers for tasks of these widths; ``MultiTaskModel`` calls it when built.
+
+        Args:
+            hidden_dims (Mapping[str, int]): width of each task's hidden features.
+            output_dims (Mapping[str, int]): width of each task's raw outputs and loss targets.
+            identical (bool): whether all tasks have the same hidden features.
+
+        Raises:
+            ConfigError: a relation that names no task, or a hidden relation of identical features.
+        """
+        for pair in self.relations:
+            for task in (*pair[0], *pair[1]):
+                if task not in output_dims:
+                    raise ConfigError(
+                        f"model.neck.relations: {task!r} names no task; the tasks of model.heads "
+                        f"are {', '.join(output_dims)}"
+                    )
+        if "hidden" in self.levels and identical:
+            raise ConfigError(
+                "model.neck.levels: 'hidden' relates a feature to itself, since "
+                "model.backbone.shared_stages shares everything; leave 'hidden' out or share less"
+            )
+        dims = {"hidden": hidden_dims, "output": output_dims, "label": output_dims}
+        for level in (*self.levels, "label"):
+            self.layers[level] = nn.ModuleList(
+                TaskRelationLayer(
+                    self.momentum,
+                    self.shrinkage,
+                    dims=tuple(sum(dims[level][task] for task in group) for group in pair),
+                    names=tuple(f"{'+'.join(group)} ({level})" for group in pair),
+                )
+                for pair in self.relations
+            )
+
+    def forward(
+        self,
+        hidden: Mapping[str, Tensor],
+        output: Mapping[str, Tensor],
+        target: Mapping[str, Tensor],
+        mask: Mapping[str, Tensor],
+    ) -> dict[str, list[Measurement]]:
+        """Update all layers with a batch (in training mode) and measure.
+
+        Args:
+            hidden (Mapping[str, Tensor]): (N, d) by task.
+            output (Mapping[str, Tensor]): (N, d) by task.
+            target (Mapping[str, Tensor]): (N, d) loss targets by task.
+            mask (Mapping[str, Tensor]): (N,) bool by task, which samples have a label; a relation
+                uses the samples that have all labels of both sides.
+
+        Returns:
+            dict[str, list[Measurement]]: by level, one for each relation.
+        """
+        features = {"hidden": hidden, "output": output, "label": target}
+        taus = {level: [] for level in self.layers}
+        for index, pair in enumerate(self.relations):
+            labelled = torch.stack([mask[task] for group in pair for task in group]).all(0)
+            for level, layers in self.layers.items():
+                sides = [torch.cat([features[level][t] for t in group], 1) for group in pair]
+                taus[level].append(layers[index](*sides, labelled))
+        return {
+            level: [
+                Measurement(
+                    tau,
+                    label.detach(),
+                    layer.effective_sample_size,
+                    layer.dims,
+                )
+                for tau, label, layer in zip(
+                    taus[level], taus["label"], self.layers[level], strict=True
+                )
+            ]
+            for level in self.levels
+        }
+
+
+def _groups(relation) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    if isinstance(relation, str) or len(relation) != 2:
+        raise ConfigError(
+            f"model.neck.relations: expected pairs of tasks or of groups of tasks, got {relation!r}"
+        )
+    first, second = ((side,) if isinstance(side, str) else tuple(side) for side in relation)
+    if not first or not second or set(first) & set(second):
+        raise ConfigError(
+            f"model.neck.relations: expected two different, non-empty sides, got {relation!r}"
+        )
+    return first, second

@@ -1,0 +1,235 @@
+"""A timm backbone, shared by the tasks up to a stage, with a copy of the rest for each task."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+from collections.abc import Sequence
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from trn_plugin.engine.checkpoint import load_weights_file
+from trn_plugin.errors import ConfigError
+from trn_plugin.models._cut import CannotTrace, cut
+from trn_plugin.registry import MODELS
+
+__all__ = ["TimmTrunk"]
+
+_WHERE = "model.backbone"
+
+
+@MODELS.register_module()
+class TimmTrunk(nn.Module):
+    """Any timm architecture as the trunk of a multi-task network.
+
+    The stages are timm's own ``feature_info`` entries (ResNet-18 has 5: stem, layer1..4). The
+    first of them run once, as ``trunk``; each task has its own copy of the rest,
+    ``tails.<task>``, up to the pooled features that enter timm's classifier. Parameters keep
+    timm's dotted names under ``trunk.`` and ``tails.<task>.``. The cut model is compared with the
+    uncut one when it is built, in evaluation and in training mode.
+
+    Args:
+        model_name (str): any name of ``timm.list_models()``, with or without a pretrained tag.
+        pretrained (bool): load timm's weights (needs timm's hub, or timm's cache).
+        checkpoint_path (str, optional): load the uncut model's weights from this file instead.
+        shared_stages (int | str): 0 shares nothing (single-task learning), k the first k stages,
+            a negative number all but the last -k, 'all' everything but the heads.
+        tasks (Sequence[str]): names of the tasks; ``MultiTaskModel`` passes its heads' names.
+        img_size (int | tuple[int, int], optional): height and width of the pictures. Models that
+            are built for one size (most transformers) are built for this one; others take any.
+            Default: the size of timm's own configuration.
+        in_chans (int): channels of the pictures.
+        **kwargs: further arguments of ``timm.create_model`` (``drop_rate``, ``drop_path_rate``,
+            ``global_pool``, ...).
+
+    Raises:
+        ConfigError: unknown name (with timm's close matches), a stage that does not exist (with
+            the valid ones), weights that cannot be had, a model that cannot be cut there.
+    """
+
+    def __init__(
+        self,
+        model_name: str,
+        pretrained: bool = False,
+        checkpoint_path: str | None = None,
+        shared_stages: int | str = -1,
+        tasks: Sequence[str] = (),
+        img_size: int | Sequence[int] | None = None,
+        in_chans: int = 3,
+        **kwargs,
+    ) -> None:
+        super().__init__()
+        if not tasks:
+            raise ConfigError(f"{_WHERE}.tasks: expected at least one task name")
+        self.model_name = model_name
+        self.tasks = tuple(tasks)
+        model, self.img_size = _create(
+            model_name, pretrained, checkpoint_path, img_size, in_chans, kwargs
+        )
+        self.mean = tuple(model.pretrained_cfg.get("mean", (0.485, 0.456, 0.406)))
+        self.std = tuple(model.pretrained_cfg.get("std", (0.229, 0.224, 0.225)))
+        self.stages = tuple(info["module"] for info in _feature_info(model))
+        self.shared_stages = _resolve(shared_stages, self.stages, model_name)
+        probe = torch.rand(2, in_chans, *self.img_size, generator=torch.Generator().manual_seed(0))
+        self.num_features = _probe_width(model, probe, model_name)
+
+        if self.shared_stages == 0:
+            self.trunk = nn.Identity()
+            self.tails = nn.ModuleDict({task: copy.deepcopy(model) for task in self.tasks})
+        elif self.shares_everything:
+            self.trunk = model
+            self.tails = nn.ModuleDict({task: nn.Identity() for task in self.tasks})
+        else:
+            boundary = self.stages[self.shared_stages - 1]
+            uncut = copy.deepcopy(model)
+            try:
+                self.trunk, tail = cut(model, boundary)
+            except CannotTrace as error:
+                raise self._uncuttable(boundary, str(error)) from error
+            tails = [tail, *(copy.deepcopy(tail) for _ in self.tasks[1:])]
+            self.tails = nn.ModuleDict(dict(zip(self.tasks, tails, strict=True)))
+            self._check_against(uncut, probe, boundary)
+
+    @property
+    def shares_everything(self) -> bool:
+        """Whether all tasks have the same features (``shared_stages='all'``)."""
+        return self.shared_stages == len(self.stages)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Hidden features of each task.
+
+        Args:
+            x (Tensor): (N, in_chans, H, W) normalised pictures.
+
+        Returns:
+            dict[str, Tensor]: (N, num_features) by task, what enters the last layer.
+        """
+        if self.shared_stages == 0:
+            return {task: tail(x) for task, tail in self.tails.items()}
+        shared = self.trunk(x)
+        if self.shares_everything:
+            return dict.fromkeys(self.tasks, shared)
+        return {task: tail(*shared) for task, tail in self.tails.items()}
+
+    def _check_against(self, uncut: nn.Module, probe: Tensor, boundary: str) -> None:
+        """Same output as the uncut model for the first task's path, same random numbers."""
+        task = self.tasks[0]
+        parts = (self.trunk, self.tails[task])
+        state = [{k: v.clone() for k, v in part.state_dict().items()} for part in parts]
+        for mode in (False, True):
+            outputs = []
+            for run, modules in (
+                (uncut, (uncut,)),
+                (lambda x: parts[1](*parts[0](x)), parts),
+            ):
+                with torch.random.fork_rng(devices=[]), torch.no_grad():
+                    torch.manual_seed(0)
+                    for module in modules:
+                        module.train(mode)
+                    try:
+                        outputs.append(run(probe))
+                    except Exception as error:  # the traced model's own code may raise anything
+                        raise self._uncuttable(boundary, f"the parts fail: {error}") from error
+            scale = outputs[0].abs().max().clamp(min=1e-6)
+            difference = float((outputs[0] - outputs[1]).abs().max() / scale)
+            if not difference <= 1e-5:
+                name = "training" if mode else "evaluation"
+                raise self._uncuttable(
+                    boundary, f"cut and uncut differ by {difference:.1e} (relative) in {name} mode"
+                )
+        for part, values in zip(parts, state, strict=True):
+            part.load_state_dict(values)
+        self.train()
+
+    def _uncuttable(self, boundary: str, reason: str) -> ConfigError:
+        return ConfigError(
+            f"{_WHERE}: {self.model_name} cannot be cut after {boundary!r} ({reason}); "
+            "shared_stages=0 and shared_stages='all' work with any model"
+        )
+
+    def extra_repr(self) -> str:
+        return f"{self.model_name}, shared_stages={self.shared_stages} of {len(self.stages)}"
+
+
+def _create(model_name, pretrained, checkpoint_path, img_size, in_chans, kwargs):
+    if not timm.is_model(timm.models._registry.split_model_name_tag(model_name)[0]):
+        names = timm.list_models()
+        close = difflib.get_close_matches(model_name.split(".")[0], names, n=5, cutoff=0.5)
+        hint = ", ".join(close) if close else f"see timm.list_models(), {len(names)} names"
+        raise ConfigError(
+            f"{_WHERE}.model_name: timm knows no {model_name!r}; close matches: {hint}"
+        )
+    config = timm.get_pretrained_cfg(model_name)
+    size = _pair(img_size) or tuple((config.input_size if config else (3, 224, 224))[1:])
+    options = dict(kwargs, in_chans=in_chans, num_classes=0)
+    if img_size is not None and config is not None and config.fixed_input_size:
+        options["img_size"] = size
+    if checkpoint_path is not None:
+        weights = load_weights_file(checkpoint_path)
+        options["pretrained_cfg_overlay"] = {"state_dict": weights}
+        pretrained = True
+    try:
+        model = timm.create_model(model_name, pretrained=pretrained, **options)
+    except Exception as error:  # timm and its hub raise anything from OSError to AssertionError
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        if checkpoint_path is not None:
+            raise ConfigError(
+                f"{_WHERE}.checkpoint_path: {checkpoint_path} holds no weights of {model_name}: "
+                f"{reason}"
+            ) from error
+        if pretrained:
+            raise ConfigError(
+                f"{_WHERE}.pretrained: no pretrained weights of {model_name} could be loaded "
+                f"({reason}); give a local file as checkpoint_path, or set pretrained=False"
+            ) from error
+        raise ConfigError(f"{_WHERE}: timm cannot build {model_name}: {reason}") from error
+    return model, size
+
+
+def _pair(size: int | Sequence[int] | None) -> tuple[int, int] | None:
+    if size is None or isinstance(size, int):
+        return None if size is None else (size, size)
+    if len(size) != 2:
+        raise ConfigError(f"{_WHERE}.img_size: expected (height, width), got {tuple(size)}")
+    return int(size[0]), int(size[1])
+
+
+def _feature_info(model: nn.Module) -> list[dict]:
+    info = getattr(model, "feature_info", None)
+    return list(getattr(info, "info", info) or [])
+
+
+def _resolve(shared: int | str, stages: tuple[str, ...], model_name: str) -> int:
+    count = len(stages)
+    if shared == "all":
+        return count
+    valid = isinstance(shared, int) and not isinstance(shared, bool) and -count <= shared <= count
+    if not valid:
+        listing = ", ".join(f"{i + 1} ({name})" for i, name in enumerate(stages))
+        raise ConfigError(
+            f"{_WHERE}.shared_stages: expected 0, 'all', a stage of {model_name} [{listing}] or "
+            f"its negative, got {shared!r}"
+        )
+    return shared if shared >= 0 else count + shared
+
+
+def _probe_width(model: nn.Module, probe: Tensor, model_name: str) -> int:
+    model.eval()
+    try:
+        with torch.no_grad():
+            features = model(probe)
+    except Exception as error:  # a model's own shape errors are of any type
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(
+            f"{_WHERE}: {model_name} does not take pictures of {tuple(probe.shape[1:])}: {reason}"
+        ) from error
+    model.train()
+    if not torch.is_tensor(features) or features.ndim != 2:
+        shape = tuple(features.shape) if torch.is_tensor(features) else type(features).__name__
+        raise ConfigError(
+            f"{_WHERE}: {model_name} gives {shape} where pooled features (N, d) are expected; "
+            "set global_pool"
+        )
+    return features.shape[1]
