@@ -128,9 +128,8 @@ class TaskSimilarity(BaseMetric):
                 numbers = [_number(tau), _number(chance), *map(str, (len(labelled), d1, d2))]
                 rows.append([_short(name), level, *numbers, note])
         header = ["relation", "level", "tau", "chance", "N", "d1", "d2", ""]
-        print_log(
-            f"Task similarity, {len(results)} pictures\n{table(header, rows)}", logger="current"
-        )
+        text = table(header, rows, left=(0, 1, len(header) - 1))
+        print_log(f"Task similarity, {len(results)} pictures\n{text}", logger="current")
         return metrics
 
 
