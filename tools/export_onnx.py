@@ -1,80 +1,56 @@
 """Export a checkpoint as one ONNX file that takes pictures, and check it against PyTorch.
 
-    python tools/export_onnx.py CONFIG CHECKPOINT model.onnx
-    python tools/export_onnx.py CONFIG CHECKPOINT model.onnx --tasks landmarks --images face.jpg
-
 The file's input `images` is uint8 (N, H, W, 3) RGB of any size; resizing and normalisation are in
 the graph. It has one output for each task: landmarks in pixels, probabilities of classes and
 attributes. tools/predict.py runs it.
-"""
 
-from __future__ import annotations
+Example:
+    python tools/export_onnx.py configs/toy/trn-hidden-output_toy.py work_dirs/toy/epoch_12.pth \\
+        model.onnx --images face.jpg
+"""
 
 import argparse
 import os
-import sys
+
+from trn_plugin.engine import cli
 
 
-def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
-    from mmengine.config import DictAction
-
-    description, more = __doc__.split("\n\n", 1)
+def parse_args():
     parser = argparse.ArgumentParser(
-        description=description,
-        epilog=more,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("config", metavar="CONFIG", help="the config trained with")
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a .pth file from tools/train.py")
-    parser.add_argument("out", metavar="OUT.onnx", help="the file to write")
-    parser.add_argument("--tasks", nargs="+", metavar="TASK", help="export these only, in order")
-    parser.add_argument("--opset", type=int, metavar="N", help="ONNX operator set (torch's choice)")
+    cli.add_config_arguments(parser)
+    parser.add_argument("checkpoint", help="checkpoint file")
+    parser.add_argument("out", metavar="OUT.onnx", help="file to write")
+    parser.add_argument("--tasks", nargs="+", metavar="TASK", help="export these only")
+    parser.add_argument("--opset", type=int, metavar="N", help="ONNX operator set, from 18 on")
     parser.add_argument(
-        "--images", nargs="+", default=[], metavar="PATH", help="check on these pictures too"
+        "--images", nargs="+", default=[], metavar="IMAGE", help="check on these pictures too"
     )
-    parser.add_argument(
-        "--cfg-options", nargs="+", action=DictAction, metavar="K=V", help="change the config"
-    )
-    return parser.parse_args(arguments)
+    return parser.parse_args()
 
 
-def export(args: argparse.Namespace) -> None:
+def main():
+    args = parse_args()
+    from trn_plugin.deploy import export_onnx
     from trn_plugin.deploy.checkpoint import load_for_export
-    from trn_plugin.deploy.export import export_onnx
-    from trn_plugin.deploy.metadata import task_names
     from trn_plugin.geometry import read_image
 
     images = [read_image(path) for path in args.images]
-    model, input_size, metadata = load_for_export(args.config, args.checkpoint, args.cfg_options)
+    config = cli.load_config(args.config, args.cfg_options)
+    model, input_size, metadata = load_for_export(config, args.checkpoint)
+    print(f"exporting {metadata['backbone']} and comparing with PyTorch ...", flush=True)
     differences = export_onnx(
-        model,
-        args.out,
-        input_size,
-        metadata,
-        opset=args.opset,
-        tasks=args.tasks,
-        check_images=images,
+        model, args.out, input_size, metadata, args.opset, args.tasks, check_images=images
     )
     height, width = input_size
     size = os.path.getsize(args.out) / 1e6
-    print(f"{args.out}: {size:.1f} MB, input resized to {width} x {height} pixels")
+    print(f"{args.out}: {size:.1f} MB, resizes its input to {width} x {height} pixels")
     for task, difference in differences.items():
-        kind = metadata["tasks"][task]["kind"]
-        unit = "of the picture's side" if kind == "landmarks" else "in probability"
-        print(f"  {task} ({kind}): differs from PyTorch by at most {difference:.1e} {unit}")
-
-
-def main(arguments: list[str] | None = None) -> int:
-    args = parse_args(arguments)
-    from trn_plugin.errors import TrnPluginError
-
-    try:
-        export(args)
-    except TrnPluginError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    return 0
+        landmarks = metadata["tasks"][task]["kind"] == "landmarks"
+        unit = "of the picture's side" if landmarks else "in probability"
+        print(f"  {task}: differs from PyTorch by at most {difference:.1e} {unit}")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.run(main)

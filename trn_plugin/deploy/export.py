@@ -171,6 +171,11 @@ def export_onnx(
     if opset is not None and opset < OLDEST_OPSET:
         raise ConfigError(f"opset: expected at least {OLDEST_OPSET}, found {opset}")
     deployed = DeployModel(model, input_size, tasks)
+    if model.data_preprocessor.mean.numel() != 3:
+        raise ConfigError(
+            f"model.data_preprocessor.mean: expected 3 values, for RGB pictures, found "
+            f"{model.data_preprocessor.mean.numel()}"
+        )
     if INPUT_NAME in deployed.tasks:
         raise ConfigError(f"task {INPUT_NAME!r} is named as the exported model's input; rename it")
     size = sum(
@@ -183,11 +188,14 @@ def export_onnx(
         )
     if out_path.is_dir():
         raise ConfigError(f"{out_path}: is a folder; expected the name of an .onnx file")
+    try:
+        out_path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{out_path}: cannot be written: {error.strerror or error}") from error
     partial = out_path.with_name(f".{out_path.name}.{os.getpid()}.partial")
     modes = {module: module.training for module in model.modules()}
     deployed.eval()
     try:
-        out_path.parent.mkdir(parents=True, exist_ok=True)
         partial.touch()
         metadata = _complete(metadata, deployed)
         _write(_export(deployed, opset), partial, metadata, opset)

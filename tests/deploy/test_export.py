@@ -1,0 +1,312 @@
+import copy
+import json
+
+import cv2
+import numpy as np
+import onnx
+import pytest
+import torch
+from mmengine.registry import DefaultScope
+from torch.nn import functional
+
+from trn_plugin.deploy import DeployModel, FaceTaskPredictor, check_export, export_onnx
+from trn_plugin.deploy import export as export_module
+from trn_plugin.deploy.export import describe_model
+from trn_plugin.errors import CheckpointError, ConfigError
+from trn_plugin.geometry import box_to_image, crop
+from trn_plugin.registry import MODELS
+
+SIZE = (48, 64)
+POSES = ("left profile", "left", "frontal", "right", "right profile")
+POINTS = ("left_eye", "right_eye", "nose", "left_mouth", "right_mouth")
+DATASET_TASKS = {
+    "landmarks": dict(kind="landmarks", names=POINTS, flip=(1, 0, 2, 4, 3), interocular=(0, 1)),
+    "pose": dict(kind="class", classes=POSES, flip=(4, 3, 2, 1, 0)),
+}
+
+
+def build(shared_stages=-1, model_name="test_resnet", **options):
+    """A model whose evaluation differs from its training mode, and whose outputs vary."""
+    torch.manual_seed(0)
+    config = dict(
+        type="MultiTaskModel",
+        backbone=dict(
+            type="TimmTrunk",
+            model_name=model_name,
+            pretrained=False,
+            shared_stages=shared_stages,
+            img_size=SIZE,
+            **options,
+        ),
+        heads=dict(
+            landmarks=dict(type="LandmarkHead", num_points=5),
+            pose=dict(type="ClassificationHead", num_classes=5),
+            smile=dict(type="AttributeHead", num_attributes=1),
+        ),
+        neck=None,
+    )
+    with DefaultScope.overwrite_default_scope("trn_plugin"):
+        model = MODELS.build(config)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(std=0.1)
+            module.running_var.uniform_(0.7, 1.3)
+    for head in model.heads.values():
+        torch.nn.init.normal_(head.fc.weight, std=0.2)
+    return model
+
+
+def picture(height, width, seed=0):
+    """Colours that survive resizing, with noise that does not."""
+    rng = np.random.default_rng(seed)
+    colours = cv2.resize(rng.uniform(0, 255, (4, 4, 3)), (width, height))
+    noisy = colours + rng.normal(0, 20, colours.shape)
+    return noisy.clip(0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return build()
+
+
+@pytest.fixture(scope="module")
+def exported(model, tmp_path_factory):
+    path = tmp_path_factory.mktemp("exported") / "model.onnx"
+    model.train()
+    metadata = describe_model(model, SIZE, DATASET_TASKS, {"landmarks/NME": 7.5})
+    differences = export_onnx(model, path, SIZE, metadata)
+    return path, differences
+
+
+@pytest.fixture(scope="module")
+def predictor(exported):
+    return FaceTaskPredictor(exported[0])
+
+
+def test_export_leaves_one_file_and_the_model_as_it_was(model, exported):
+    path, _ = exported
+    assert [file.name for file in path.parent.iterdir()] == ["model.onnx"]
+    assert all(module.training for module in model.modules())
+    fresh = build()
+    for name, value in fresh.state_dict().items():
+        assert torch.equal(model.state_dict()[name], value), name
+
+
+def test_differences_are_told_for_every_task(exported):
+    _, differences = exported
+    assert list(differences) == ["landmarks", "pose", "smile"]
+    assert all(0 < value <= 1e-4 for value in differences.values())
+
+
+@pytest.mark.parametrize("batch", [1, 2, 7])
+@pytest.mark.parametrize("shape", [SIZE, (64, 48), (128, 128), (33, 101), (3, 5), (400, 300)])
+def test_onnxruntime_and_pytorch_agree(model, predictor, batch, shape):
+    images = np.stack([picture(*shape, seed) for seed in range(batch)])
+    deployed = DeployModel(model, SIZE).eval()
+    with torch.no_grad():
+        expected = [output.numpy() for output in deployed(torch.from_numpy(images))]
+    found = predictor.run(images)
+    sides = np.array(shape[::-1])
+    np.testing.assert_allclose(found["landmarks"] / sides, expected[0] / sides, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(found["pose"], expected[1], rtol=0, atol=1e-4)
+    np.testing.assert_allclose(found["smile"], expected[2], rtol=0, atol=1e-4)
+    assert np.ptp(expected[1], axis=0).max() > 1e-3 or batch == 1
+
+
+@pytest.mark.parametrize(
+    "box", [(10, 20, 90, 100), (-13, -7, 70, 76), (0, 0, 150, 120), (100, 3, 171, 130)]
+)
+@pytest.mark.parametrize("grey", [False, True])
+def test_a_box_gives_what_the_model_gives_for_its_resized_crop(model, predictor, box, grey):
+    image = picture(120, 150)
+    if grey:
+        image = np.repeat(image[..., :1], 3, axis=2)
+    pixels = torch.from_numpy(crop(image, box)).permute(2, 0, 1)[None].float()
+    pixels = functional.interpolate(pixels, SIZE, mode="bilinear", antialias=True)
+    model.eval()
+    with torch.no_grad():
+        (expected,) = model.test_step(dict(inputs=pixels, data_samples=None))
+    (found,) = predictor.predict([image], [box])
+    points = box_to_image(expected.pred["landmarks"].numpy(), box)
+    side = min(box[2] - box[0], box[3] - box[1])
+    assert np.abs(found["landmarks"] - points).max() < 1e-4 * side
+    np.testing.assert_allclose(
+        found["pose"]["probabilities"], expected.pred["pose"].numpy(), rtol=0, atol=1e-4
+    )
+    assert found["pose"]["label"] == POSES[int(expected.pred["pose"].argmax())]
+    assert found["smile"]["smile"] == pytest.approx(float(expected.pred["smile"]), abs=1e-4)
+
+
+def test_landmarks_scale_with_the_picture(predictor):
+    small, large = (np.full((*size, 3), 170, np.uint8) for size in (SIZE, (96, 192)))
+    (in_small,), (in_large,) = predictor.predict([small]), predictor.predict([large])
+    np.testing.assert_allclose(in_large["landmarks"], in_small["landmarks"] * [3, 2], rtol=1e-4)
+    assert np.ptp(in_small["landmarks"]) > 1
+
+
+def test_the_graph_is_one_file_with_free_batch_and_size(exported):
+    proto = onnx.load(exported[0], load_external_data=False)
+    onnx.checker.check_model(proto, full_check=True)
+    assert not any(
+        tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in proto.graph.initializer
+    )
+    (images,) = proto.graph.input
+    assert images.name == "images"
+    assert images.type.tensor_type.elem_type == onnx.TensorProto.UINT8
+    dims = images.type.tensor_type.shape.dim
+    assert [dim.dim_param for dim in dims[:3]] == ["N", "H", "W"]
+    assert dims[3].dim_value == 3
+    assert [output.name for output in proto.graph.output] == ["landmarks", "pose", "smile"]
+    assert {entry.key for entry in proto.metadata_props} == {"trn_plugin"}
+
+
+def test_the_file_holds_no_path_of_this_machine(exported):
+    content = exported[0].read_bytes()
+    for word in (b"site-packages", b"trn_plugin/", b".py"):
+        assert word not in content
+
+
+def test_metadata_says_what_was_exported(model, predictor):
+    metadata = predictor.metadata
+    assert predictor.tasks == {
+        "landmarks": {"kind": "landmarks", "names": list(POINTS)},
+        "pose": {"kind": "class", "classes": list(POSES)},
+        "smile": {"kind": "attributes", "names": ["smile"]},
+    }
+    assert predictor.input_size == SIZE
+    assert metadata["backbone"] == "test_resnet"
+    assert metadata["metrics"] == {"landmarks/NME": 7.5}
+    assert set(metadata["versions"]) == {"trn_plugin", "torch", "timm"}
+    preprocessor = model.data_preprocessor
+    assert metadata["mean"] == pytest.approx(preprocessor.mean.flatten().tolist(), abs=1e-3)
+    assert metadata["std"] == pytest.approx(preprocessor.std.flatten().tolist(), abs=1e-3)
+
+
+def test_names_come_from_the_data_set_then_the_head_then_numbers(model):
+    tasks = describe_model(model, SIZE)["tasks"]
+    assert tasks["pose"] == {"kind": "class", "classes": None}
+    named = copy.deepcopy(model)
+    named.heads["pose"].names = tuple("abcde")
+    assert describe_model(named, SIZE)["tasks"]["pose"]["classes"] == list("abcde")
+    described = describe_model(named, SIZE, DATASET_TASKS)["tasks"]["pose"]
+    assert described["classes"] == list(POSES)
+
+
+def test_check_refuses_a_file_of_another_model(model, exported):
+    other = copy.deepcopy(model).eval()
+    with torch.no_grad():
+        other.heads["smile"].fc.bias += 0.01
+    with pytest.raises(CheckpointError, match=r"output smile differs from PyTorch by 0\.00"):
+        check_export(exported[0], DeployModel(other, SIZE).eval())
+
+
+def test_check_uses_the_pictures_given(model, exported):
+    seen = []
+    deployed = DeployModel(model, SIZE).eval()
+    deployed.register_forward_pre_hook(lambda module, given: seen.append(tuple(given[0].shape)))
+    check_export(exported[0], deployed, [picture(31, 77)])
+    assert {shape[0] for shape in seen} == {1, 2, 7}
+    assert len({shape[1:] for shape in seen}) == 4
+    assert (7, 31, 77, 3) in seen
+
+
+def test_a_file_that_disagrees_is_removed(model, exported, tmp_path, monkeypatch):
+    broken = copy.deepcopy(model)
+    with torch.no_grad():
+        broken.heads["pose"].fc.bias[0] = float("nan")
+    content = exported[0].read_bytes()
+    monkeypatch.setattr(export_module, "_export", lambda *args: None)
+    monkeypatch.setattr(export_module, "_write", lambda _, path, *args: path.write_bytes(content))
+    with pytest.raises(CheckpointError, match=r"model\.onnx: output pose differs .* by nan"):
+        export_onnx(broken, tmp_path / "model.onnx", SIZE, describe_model(broken, SIZE))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_export_keeps_the_earlier_file(model, tmp_path, monkeypatch):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"earlier")
+
+    def fail(*args, **kwargs):
+        raise torch.onnx.OnnxExporterError("no such operator\nand more")
+
+    monkeypatch.setattr(torch.onnx, "export", fail)
+    with pytest.raises(
+        CheckpointError, match=r"test_resnet: torch\.onnx cannot export it.*operator"
+    ):
+        export_onnx(model, path, SIZE, describe_model(model, SIZE))
+    assert path.read_bytes() == b"earlier"
+    assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"]
+
+
+def test_single_task_learning_exports_one_task_without_the_others_weights(tmp_path):
+    model = build(shared_stages=0)
+    path = tmp_path / "pose.onnx"
+    differences = export_onnx(
+        model, path, SIZE, describe_model(model, SIZE), tasks=["pose"], opset=20
+    )
+    assert list(differences) == ["pose"]
+    predictor = FaceTaskPredictor(path)
+    assert list(predictor.predict([picture(50, 40)])[0]) == ["pose"]
+    whole = sum(parameter.numel() * 4 for parameter in model.parameters())
+    assert path.stat().st_size < 0.6 * whole
+    opsets = {entry.domain: entry.version for entry in onnx.load(path).opset_import}
+    assert opsets[""] == 20
+
+
+def test_a_trunk_shared_by_all_exports_in_the_order_asked(tmp_path):
+    model = build(shared_stages="all")
+    path = tmp_path / "all.onnx"
+    metadata = describe_model(model, SIZE)
+    export_onnx(model, path, SIZE, metadata, tasks=["smile", "landmarks"])
+    predictor = FaceTaskPredictor(path)
+    assert list(predictor.tasks) == ["smile", "landmarks"]
+    assert predictor.tasks["landmarks"]["names"] == ["0", "1", "2", "3", "4"]
+    json.dumps(predictor.metadata)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["resnet18", "convnext_atto", "mobilenetv3_small_050", "vit_tiny_patch16_224"]
+)
+def test_other_backbones_agree_too(tmp_path, name):
+    model = build(model_name=name)
+    differences = export_onnx(model, tmp_path / "m.onnx", SIZE, describe_model(model, SIZE))
+    assert max(differences.values()) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (dict(tasks=["glasses"]), "expected some of landmarks, pose, smile, found 'glasses'"),
+        (dict(tasks=[]), "found none"),
+        (dict(opset=17), "opset: expected at least 18, found 17"),
+    ],
+)
+def test_wrong_arguments_are_named(model, tmp_path, arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        export_onnx(model, tmp_path / "m.onnx", SIZE, describe_model(model, SIZE), **arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_path_that_cannot_be_written_is_named(model, tmp_path):
+    metadata = describe_model(model, SIZE)
+    with pytest.raises(ConfigError, match="is a folder"):
+        export_onnx(model, tmp_path, SIZE, metadata)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="cannot be written"):
+        export_onnx(model, tmp_path / "file" / "m.onnx", SIZE, metadata)
+
+
+def test_a_model_too_large_for_one_file_is_refused_before_the_work(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(export_module, "LARGEST_FILE", 1000)
+    monkeypatch.setattr(torch.onnx, "export", None)
+    with pytest.raises(ConfigError, match="one ONNX file holds 2 GiB"):
+        export_onnx(model, tmp_path / "m.onnx", SIZE, describe_model(model, SIZE))
+
+
+def test_names_that_do_not_fit_the_head_are_refused(model, tmp_path):
+    with pytest.raises(CheckpointError, match="task pose: the head is of kind 'class'"):
+        describe_model(model, SIZE, {"pose": dict(kind="attributes", names=("a",))})
+    metadata = describe_model(model, SIZE, {"pose": dict(kind="class", classes=("a", "b"))})
+    with pytest.raises(CheckpointError, match="names 2 classes, the head has 5 outputs"):
+        export_onnx(model, tmp_path / "m.onnx", SIZE, metadata)
