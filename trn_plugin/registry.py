@@ -1,53 +1,53 @@
 """Child registries of MMEngine's, scope ``trn_plugin``.
 
 ``default_scope = 'trn_plugin'`` or the prefix ``trn_plugin.`` in a ``type`` finds every class of
-this package; ``locations`` are imported on first use.
+this package; ``locations`` are imported on first use. The registries to which this package adds
+nothing are children too, so that the scope is found in every tree and MMEngine's own classes
+are reached through it without a warning.
 """
 
-from mmengine.registry import (
-    DATA_SAMPLERS as MMENGINE_DATA_SAMPLERS,
-)
-from mmengine.registry import (
-    DATASETS as MMENGINE_DATASETS,
-)
-from mmengine.registry import (
-    HOOKS as MMENGINE_HOOKS,
-)
-from mmengine.registry import (
-    METRICS as MMENGINE_METRICS,
-)
-from mmengine.registry import (
-    MODELS as MMENGINE_MODELS,
-)
-from mmengine.registry import (
-    RUNNERS as MMENGINE_RUNNERS,
-)
-from mmengine.registry import (
-    TRANSFORMS as MMENGINE_TRANSFORMS,
-)
-from mmengine.registry import (
-    Registry,
-)
+from mmengine import registry as mmengine_registry
+from mmengine.registry import Registry
 
 __all__ = ["DATASETS", "DATA_SAMPLERS", "HOOKS", "METRICS", "MODELS", "RUNNERS", "TRANSFORMS"]
 
 SCOPE = "trn_plugin"
 
 
-def _child(name: str, parent: Registry, location: str) -> Registry:
-    return Registry(name, parent=parent, scope=SCOPE, locations=[f"{SCOPE}.{location}"])
+def _child(parent: Registry, *rooms: str) -> Registry:
+    return Registry(
+        parent.name,
+        build_func=parent.build_func,
+        parent=parent,
+        scope=SCOPE,
+        locations=[f"{SCOPE}.{room}" for room in rooms],
+    )
 
 
-MODELS = _child("model", MMENGINE_MODELS, "models")
-HOOKS = _child("hook", MMENGINE_HOOKS, "hooks")
-DATASETS = _child("dataset", MMENGINE_DATASETS, "datasets")
-TRANSFORMS = _child("transform", MMENGINE_TRANSFORMS, "datasets")
-DATA_SAMPLERS = _child("data sampler", MMENGINE_DATA_SAMPLERS, "datasets")
-METRICS = _child("metric", MMENGINE_METRICS, "evaluation")
-RUNNERS = Registry(
-    "runner",
-    build_func=MMENGINE_RUNNERS.build_func,
-    parent=MMENGINE_RUNNERS,
-    scope=SCOPE,
-    locations=[f"{SCOPE}.engine"],
-)
+MODELS = _child(mmengine_registry.MODELS, "models")
+HOOKS = _child(mmengine_registry.HOOKS, "hooks")
+DATASETS = _child(mmengine_registry.DATASETS, "datasets")
+TRANSFORMS = _child(mmengine_registry.TRANSFORMS, "datasets")
+DATA_SAMPLERS = _child(mmengine_registry.DATA_SAMPLERS, "datasets")
+METRICS = _child(mmengine_registry.METRICS, "evaluation")
+RUNNERS = _child(mmengine_registry.RUNNERS, "engine")
+
+_NOTHING_ADDED = [
+    _child(getattr(mmengine_registry, name))
+    for name in (
+        "EVALUATOR",
+        "FUNCTIONS",
+        "LOG_PROCESSORS",
+        "LOOPS",
+        "MODEL_WRAPPERS",
+        "OPTIMIZERS",
+        "OPTIM_WRAPPERS",
+        "OPTIM_WRAPPER_CONSTRUCTORS",
+        "PARAM_SCHEDULERS",
+        "RUNNER_CONSTRUCTORS",
+        "TASK_UTILS",
+        "VISBACKENDS",
+        "VISUALIZERS",
+        "WEIGHT_INITIALIZERS",
+    )
+]

@@ -58,6 +58,8 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
 def load_config(path: str, options: dict | None) -> Config:
     """Read a config file and apply ``--cfg-options``.
 
+    ``input_size``, where the config has it, becomes the data sets' and the backbone's.
+
     Raises:
         ConfigError: no such file, or a file that is no config.
     """
@@ -69,8 +71,21 @@ def load_config(path: str, options: dict | None) -> Config:
             config.merge_from_dict(options)
     except Exception as error:  # a config is code: it may raise anything
         raise ConfigError(f"{path}: not a usable config: {one_line(error)}") from error
+    _spread_input_size(config)
     init_default_scope(config.get("default_scope", "trn_plugin"))
     return config
+
+
+def _spread_input_size(config: Config) -> None:
+    """``input_size`` at the top of a config is that of the crops and of the backbone."""
+    size = config.get("input_size")
+    if size is None:
+        return
+    for part in ("train", "val", "test"):
+        dataset = (config.get(f"{part}_dataloader") or {}).get("dataset")
+        if dataset is not None and "input_size" in dataset:
+            dataset.input_size = size
+    config.model.backbone.img_size = size
 
 
 def build_runner(config: Config):

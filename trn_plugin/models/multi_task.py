@@ -43,21 +43,18 @@ class MultiTaskModel(BaseModel):
         init_cfg: dict | None = None,
     ) -> None:
         _check_task_names(heads)
-        trunk = MODELS.build(dict(backbone, tasks=tuple(heads)))
+        trunk = _build(backbone, tasks=tuple(heads))
         super().__init__(
-            data_preprocessor=_with_backbone_normalisation(data_preprocessor, trunk),
+            data_preprocessor=_build(_with_backbone_normalisation(data_preprocessor, trunk)),
             init_cfg=init_cfg,
         )
         self.backbone = trunk
         self.heads = nn.ModuleDict(
-            {
-                task: MODELS.build(dict(head, in_features=trunk.num_features))
-                for task, head in heads.items()
-            }
+            {task: _build(head, in_features=trunk.num_features) for task, head in heads.items()}
         )
         self.neck = None
         if neck is not None:
-            self.neck = MODELS.build(neck)
+            self.neck = _build(neck)
             self.neck.connect(
                 hidden_dims=dict.fromkeys(self.tasks, trunk.num_features),
                 output_dims={task: head.out_features for task, head in self.heads.items()},
@@ -153,6 +150,11 @@ class MultiTaskModel(BaseModel):
             for level, values in taus.items()
             for name, tau in zip(self.neck.names, values, strict=True)
         }
+
+
+def _build(config: dict, **kwargs):
+    """Parts are found in this package's scope whatever the default scope of the project is."""
+    return MODELS.build({"_scope_": MODELS.scope, **config, **kwargs})
 
 
 def _check_task_names(heads: dict[str, dict]) -> None:

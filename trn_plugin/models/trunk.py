@@ -167,25 +167,51 @@ def _create(model_name, pretrained, checkpoint_path, img_size, in_chans, kwargs)
     if img_size is not None and config is not None and config.fixed_input_size:
         options["img_size"] = size
     if checkpoint_path is not None:
-        weights = load_weights_file(checkpoint_path)
-        options["pretrained_cfg_overlay"] = {"state_dict": weights}
-        pretrained = True
+        return _with_weights(model_name, options, checkpoint_path), size
     try:
         model = timm.create_model(model_name, pretrained=pretrained, **options)
     except Exception as error:  # timm and its hub raise anything from OSError to AssertionError
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        if checkpoint_path is not None:
-            raise ConfigError(
-                f"{_WHERE}.checkpoint_path: {checkpoint_path} holds no weights of {model_name}: "
-                f"{reason}"
-            ) from error
         if pretrained:
             raise ConfigError(
                 f"{_WHERE}.pretrained: no pretrained weights of {model_name} could be loaded "
-                f"({reason}); give a local file as checkpoint_path, or set pretrained=False"
+                f"({_first_line(error)}); give a local file as checkpoint_path, or set "
+                "pretrained=False"
             ) from error
-        raise ConfigError(f"{_WHERE}: timm cannot build {model_name}: {reason}") from error
+        raise ConfigError(
+            f"{_WHERE}: timm cannot build {model_name}: {_first_line(error)}"
+        ) from error
     return model, size
+
+
+def _with_weights(model_name: str, options: dict, path: str) -> nn.Module:
+    """The model with weights from a file, converted by timm as its own are."""
+    weights = load_weights_file(path)
+    overlay = {"state_dict": weights}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        fresh = timm.create_model(model_name, **options).state_dict()
+        torch.manual_seed(0)
+        try:
+            model = timm.create_model(
+                model_name, pretrained=True, pretrained_cfg_overlay=overlay, **options
+            )
+        except Exception as error:  # timm's converters meet keys and shapes of another model
+            raise ConfigError(
+                f"{_WHERE}.checkpoint_path: {path} holds no weights of {model_name}: "
+                f"{_first_line(error)}"
+            ) from error
+    # timm only logs what it did not find
+    missing = [k for k, v in model.state_dict().items() if v.ndim > 1 and torch.equal(v, fresh[k])]
+    if missing:
+        raise ConfigError(
+            f"{_WHERE}.checkpoint_path: {path} holds no weights of {model_name}: it lacks "
+            f"{', '.join(missing[:3])}{f' and {len(missing) - 3} more' if missing[3:] else ''}"
+        )
+    return model
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or repr(error)).splitlines()[0]
 
 
 def _pair(size: int | Sequence[int] | None) -> tuple[int, int] | None:
@@ -221,9 +247,9 @@ def _probe_width(model: nn.Module, probe: Tensor, model_name: str) -> int:
         with torch.no_grad():
             features = model(probe)
     except Exception as error:  # a model's own shape errors are of any type
-        reason = str(error).strip().splitlines()[0]
         raise ConfigError(
-            f"{_WHERE}: {model_name} does not take pictures of {tuple(probe.shape[1:])}: {reason}"
+            f"{_WHERE}: {model_name} does not take pictures of {tuple(probe.shape[1:])}: "
+            f"{_first_line(error)}"
         ) from error
     model.train()
     if not torch.is_tensor(features) or features.ndim != 2:

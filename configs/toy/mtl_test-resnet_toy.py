@@ -6,3 +6,4 @@ _base_ = [
 ]
 
 model = dict(backbone=dict(model_name="test_resnet", pretrained=False))
+train_cfg = dict(max_epochs=15)

@@ -1,0 +1,154 @@
+import copy
+
+import pytest
+import timm
+import torch
+
+from trn_plugin.errors import CheckpointError, ConfigError
+from trn_plugin.models import TimmTrunk
+from trn_plugin.models._cut import cut
+
+TASKS = ("landmarks", "pose")
+
+
+def trunk(name="test_resnet", shared=-1, size=64, **kwargs):
+    torch.manual_seed(0)
+    return TimmTrunk(name, shared_stages=shared, tasks=TASKS, img_size=size, **kwargs)
+
+
+def uncut(name, size=64, **kwargs):
+    torch.manual_seed(0)
+    if timm.get_pretrained_cfg(name).fixed_input_size:
+        kwargs["img_size"] = size
+    return timm.create_model(name, num_classes=0, **kwargs)
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_convnext", "resnet18"])
+@pytest.mark.parametrize("shared", [0, 1, 2, -1, "all"])
+@pytest.mark.parametrize("training", [False, True])
+def test_every_path_is_the_uncut_model(name, shared, training):
+    cut_model, model = trunk(name, shared).train(training), uncut(name).train(training)
+    x = torch.randn(3, 3, 64, 64)
+    expected = model(x)
+    for task, features in cut_model(x).items():
+        assert features.shape == (3, cut_model.num_features), task
+        assert torch.allclose(features, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_random_layers_follow_the_mode(training):
+    options = dict(drop_path_rate=0.4, proj_drop_rate=0.3)
+    cut_model = trunk("test_vit", 3, **options).train(training)
+    model = uncut("test_vit", **options).train(training)
+    x = torch.randn(4, 3, 64, 64)
+    torch.manual_seed(1)
+    expected = model(x)
+    torch.manual_seed(1)
+    shared = cut_model.trunk(x)
+    assert torch.allclose(cut_model.tails["landmarks"](*shared), expected, atol=1e-5)
+    again = cut_model(x)["landmarks"]
+    assert torch.equal(again, cut_model(x)["landmarks"]) != training
+
+
+@pytest.mark.parametrize("shared", [0, -1, "all"])
+def test_parameter_names_are_timms_own(shared):
+    own = {name for name, _ in uncut("test_resnet").named_parameters()}
+    names = {name for name, _ in trunk(shared=shared).named_parameters()}
+    stripped = {
+        name.removeprefix("trunk.").removeprefix("tails.landmarks.").removeprefix("tails.pose.")
+        for name in names
+    }
+    assert stripped == own
+    expected = {0: 2 * len(own), "all": len(own)}
+    assert len(names) == expected.get(shared, len(names))
+    assert len(own) <= len(names) <= 2 * len(own)
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_convnext"])
+def test_every_parameter_has_a_gradient_and_tails_are_independent(name):
+    model = trunk(name, -1)
+    features = model(torch.randn(4, 3, 64, 64))
+    features["landmarks"].square().sum().backward(retain_graph=True)
+    for path, p in model.named_parameters():
+        assert (p.grad is None) == path.startswith("tails.pose."), path
+    features["pose"].square().sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+    storages = [p.data_ptr() for p in model.parameters()]
+    assert len(set(storages)) == len(storages)
+
+
+def test_deep_copies_are_independent():
+    model = trunk("test_vit", 2).eval()
+    twin = copy.deepcopy(model)
+    x = torch.randn(2, 3, 64, 64)
+    before = model(x)["pose"]
+    with torch.no_grad():
+        for p in twin.parameters():
+            p.zero_()
+    assert torch.equal(model(x)["pose"], before)
+    assert not torch.equal(twin(x)["pose"], before)
+
+
+def test_building_leaves_no_trace():
+    """The comparison with the uncut model moves neither random numbers nor batch statistics."""
+    torch.manual_seed(0)
+    model = uncut("test_resnet")
+    after = torch.random.get_rng_state()
+    cut_model = trunk("test_resnet")
+    assert torch.equal(torch.random.get_rng_state(), after)
+    assert torch.equal(cut_model.trunk.bn1.running_mean, model.bn1.running_mean)
+    assert cut_model.training
+    assert cut_model.trunk.training
+
+
+def test_the_trunk_runs_once():
+    model = trunk("test_resnet", -1)
+    calls = []
+    for name, part in (("trunk", model.trunk), *model.tails.items()):
+        first = next(m for m in part.modules() if isinstance(m, torch.nn.Conv2d))
+        first.register_forward_hook(lambda *_, name=name: calls.append(name))
+    model(torch.randn(2, 3, 64, 64))
+    assert calls == ["trunk", *TASKS]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(name="resnet19"), r"timm knows no 'resnet19'; close matches: .*resnet18"),
+        (dict(name="resnet18", shared=6), r"shared_stages: expected 0, 'all', .*3 \(layer2\).* 6"),
+        (dict(shared="most"), "shared_stages: expected"),
+        (dict(shared=-6), "shared_stages: expected"),
+        (dict(shared=True), "shared_stages: expected"),
+        (dict(bananas=3), "cannot build test_resnet: .*bananas"),
+        (dict(name="test_vit", size=(64, 64, 3)), r"img_size: expected \(height, width\)"),
+        (dict(global_pool=""), "pooled features"),
+    ],
+)
+def test_errors_say_what_was_expected(options, message):
+    with pytest.raises(ConfigError, match=message) as error:
+        trunk(**options)
+    assert "\n" not in str(error.value)
+
+
+def test_local_weights_are_loaded(tmp_path):
+    source = uncut("test_resnet")
+    with torch.no_grad():
+        for p in source.parameters():
+            p.add_(0.25)
+    path = tmp_path / "weights.pth"
+    torch.save(source.state_dict(), path)
+    loaded = trunk(checkpoint_path=str(path))
+    x = torch.randn(2, 3, 64, 64)
+    assert torch.allclose(loaded.eval()(x)["pose"], source.eval()(x), atol=1e-5)
+    with pytest.raises(CheckpointError, match="no such checkpoint"):
+        trunk(checkpoint_path=str(tmp_path / "absent.pth"))
+    with pytest.raises(ConfigError, match=r"weights\.pth holds no weights of test_vit"):
+        trunk("test_vit", checkpoint_path=str(path))
+
+
+def test_cut_keeps_the_models_modes():
+    model = uncut("test_resnet").train()
+    model.bn1.eval()
+    cut(model, "layer2")
+    assert model.training
+    assert not model.bn1.training
