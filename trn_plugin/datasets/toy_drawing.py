@@ -13,8 +13,8 @@ import numpy as np
 
 __all__ = ["Face", "draw_face", "landmarks", "rotation"]
 
-SUPERSAMPLING = 2
-TEXTURE = 256
+SUPERSAMPLING = 1.5
+TEXTURE = 192
 TEXTURE_SPAN = 1.15
 EYE_X, EYE_Y = 0.3, -0.1
 FIXED_POINT = 4
@@ -128,7 +128,7 @@ def _project(face: Face, points: np.ndarray) -> np.ndarray:
 def draw_face(image: np.ndarray, face: Face) -> np.ndarray:
     """Draw ``face`` over ``image`` (H, W, 3) uint8 RGB; returns a new picture."""
     height, width = image.shape[:2]
-    size = (width * SUPERSAMPLING, height * SUPERSAMPLING)
+    size = (round(width * SUPERSAMPLING), round(height * SUPERSAMPLING))
     canvas = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR).astype(np.float32)
     depth = np.full(canvas.shape[:2], -np.inf, dtype=np.float32)
     texture = _texture(face)

@@ -34,6 +34,7 @@ train_dataloader = dict(
     num_workers=2,
     persistent_workers=True,
     drop_last=True,
+    collate_fn=dict(type="default_collate"),
     sampler=dict(type="DrawSampler", shuffle=True),
     dataset=dict(
         type=dataset_type,
@@ -49,6 +50,7 @@ val_dataloader = dict(
     batch_size=64,
     num_workers=2,
     persistent_workers=True,
+    collate_fn=dict(type="default_collate"),
     sampler=dict(type="DrawSampler", shuffle=False),
     dataset=dict(
         type=dataset_type,
@@ -64,6 +66,7 @@ test_dataloader = dict(
     batch_size=64,
     num_workers=2,
     persistent_workers=True,
+    collate_fn=dict(type="default_collate"),
     sampler=dict(type="DrawSampler", shuffle=False),
     dataset=dict(
         type=dataset_type,

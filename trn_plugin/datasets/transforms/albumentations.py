@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import inspect
 import os
 import random
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,7 +27,7 @@ MIRRORS = ("HorizontalFlip", "VerticalFlip", "Transpose", "D4", "SquareSymmetry"
 
 @TRANSFORMS.register_module()
 class Albumentations:
-    """Run albumentations on the crop and carry the landmarks along.
+    """Run albumentations on the crop, rounded to uint8, and carry the landmarks along.
 
     Landmarks are handed over as pixel indices (x W - 0.5: fractions count from the outer edge of
     the first pixel, indices from its middle) and none is dropped when it leaves the picture. Each
@@ -43,14 +45,16 @@ class Albumentations:
 
     def __init__(self, transforms: Sequence[dict]) -> None:
         self.config = list(transforms)
-        self.compose = albumentations.Compose(
-            [_build(config, f"transforms[{i}]") for i, config in enumerate(self.config)],
-            keypoint_params=albumentations.KeypointParams(format="xy", remove_invisible=False),
-        )
+        built = [_build(config, f"transforms[{i}]") for i, config in enumerate(self.config)]
+        points = albumentations.KeypointParams(format="xy", remove_invisible=False)
+        with warnings.catch_warnings():
+            # Transforms of pixels only are no reason to warn.
+            warnings.filterwarnings("ignore", message="Got processor for keypoints")
+            self.compose = albumentations.Compose(built, keypoint_params=points)
 
     def __call__(self, results: dict) -> dict:
         height, width = require_crop(results, "Albumentations")
-        image, gt = results["img"], results["gt"]
+        image, gt = np.clip(np.rint(results["img"]), 0, 255).astype(np.uint8), results["gt"]
         tasks = [task for task in gt if results["tasks"][task]["kind"] == "landmarks"]
         size = np.array([width, height])
         points = [np.asarray(gt[task], dtype=np.float64) * size - 0.5 for task in tasks]
@@ -83,8 +87,8 @@ class Albumentations:
         return f"Albumentations({self.config})"
 
 
-def _build(config: dict, where: str) -> BasicTransform | BaseCompose:
-    where = f"Albumentations.{where}"
+def _build(config: dict, path: str) -> BasicTransform | BaseCompose:
+    where = f"Albumentations.{path}"
     if not hasattr(config, "items") or not isinstance(config.get("type"), str):
         raise ConfigError(f"{where}: expected a dict with a 'type', found {config!r}")
     arguments: dict[str, Any] = dict(config)
@@ -96,15 +100,25 @@ def _build(config: dict, where: str) -> BasicTransform | BaseCompose:
     transform = getattr(albumentations, name, None)
     if not (isinstance(transform, type) and issubclass(transform, (BasicTransform, BaseCompose))):
         raise ConfigError(f"{where}: albumentations has no transform {name!r}")
+    known = [key for key in inspect.signature(transform).parameters if key != "strict"]
+    unknown = sorted(set(arguments) - set(known))
+    if unknown:
+        raise ConfigError(f"{where}: {name} takes no {unknown}; it takes {known}")
     if issubclass(transform, BaseCompose):
         arguments["transforms"] = [
-            _build(child, f"{where.removeprefix('Albumentations.')}.transforms[{i}]")
+            _build(child, f"{path}.transforms[{i}]")
             for i, child in enumerate(arguments.get("transforms", ()))
         ]
-    else:
-        arguments["strict"] = True
+    elif _is_validated(transform):
+        arguments["strict"] = True  # or values that cannot be used become the defaults
     try:
         return transform(**arguments)
     except (TypeError, ValueError) as error:
         text = " ".join(str(error).split())
         raise ConfigError(f"{where}: {name}: {text}") from None
+
+
+def _is_validated(transform: type) -> bool:
+    """Whether albumentations checks the values against a schema."""
+    owner = next(base for base in transform.__mro__ if "__init__" in vars(base))
+    return "InitSchema" in vars(owner)

@@ -15,21 +15,21 @@ __all__ = ["CropResize", "resize"]
 
 
 def resize(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Resize (H, W, C) uint8 to ``shape`` (height, width), antialiased bilinear.
+    """Resize (H, W, C) uint8 to ``shape`` (height, width), antialiased bilinear, as float32.
 
-    In float, rounded half to even and clipped to 0..255: the arithmetic of the exported model.
+    Not rounded to whole grey levels, as in the exported model: where two implementations differ
+    in the last bits, rounding would make it a whole level.
     """
     pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float()
     pixels = functional.interpolate(
         pixels, size=shape, mode="bilinear", antialias=True, align_corners=False
     )
-    pixels = pixels.round().clamp(0, 255).to(torch.uint8)[0]
-    return pixels.permute(1, 2, 0).contiguous().numpy()
+    return pixels[0].permute(1, 2, 0).contiguous().numpy()
 
 
 @TRANSFORMS.register_module()
 class CropResize:
-    """Cut ``box`` out of ``img``, black outside the picture, and resize it.
+    """Cut ``box`` out of ``img``, black outside the picture, and resize it: (H, W, 3) float32.
 
     The labels of landmark tasks become fractions of the box. ``crop_shape`` is (height, width).
 

@@ -18,7 +18,8 @@ DTYPES = {"landmarks": torch.float32, "class": torch.int64, "attributes": torch.
 class PackMultiTaskInputs:
     """Make ``dict(inputs, data_samples)`` of a cropped sample.
 
-    ``inputs`` is a (3, H, W) uint8 tensor; ``data_samples`` a `MultiTaskDataSample` whose ``gt``
+    ``inputs`` is a (3, H, W) tensor, 0..255, of the crop's type (uint8 after
+    `Albumentations`, else float32); ``data_samples`` a `MultiTaskDataSample` whose ``gt``
     holds landmarks as (P, 2) float32 fractions of the crop, classes as () int64 and attributes as
     (A,) float32. A task without label is absent.
 

@@ -1,0 +1,54 @@
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from trn_plugin.datasets.toy_faces import make_toy_faces
+
+TRAIN_SIZE, TEST_SIZE = 60, 20
+
+
+@pytest.fixture(scope="session")
+def toy_root(tmp_path_factory):
+    """A small set of toy faces, in MTFL's layout."""
+    root = tmp_path_factory.mktemp("toy") / "faces"
+    make_toy_faces(str(root), seed=0, train_size=TRAIN_SIZE, test_size=TEST_SIZE)
+    return str(root)
+
+
+@pytest.fixture(scope="session")
+def mtfl_root():
+    """The real data's root; skips where it is absent."""
+    shared = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "MTFL"
+    root = Path(os.environ.get("MTFL_ROOT", shared))
+    if not (root / "training.txt").is_file():
+        pytest.skip("no MTFL data: set MTFL_ROOT")
+    return str(root)
+
+
+@pytest.fixture
+def make_results():
+    """A function that gives a pipeline's results for a picture and its labels in pixels."""
+
+    def make(image, landmarks, pose=1, smile=1.0, seed=0):
+        landmarks = np.asarray(landmarks, dtype=np.float64)
+        tasks = dict(
+            landmarks=dict(kind="landmarks", flip=(1, 0, 2, 4, 3), interocular=(0, 1)),
+            pose=dict(kind="class", classes=tuple("abcde"), flip=(4, 3, 2, 1, 0)),
+            smile=dict(kind="attributes", names=("smiling",)),
+        )
+        return dict(
+            img=image,
+            img_path="picture.png",
+            ori_shape=image.shape[:2],
+            gt=dict(landmarks=landmarks, pose=pose, smile=np.array([smile], dtype=np.float32)),
+            landmarks=landmarks,
+            tasks=tasks,
+            input_size=None,
+            rng=np.random.default_rng(seed),
+            eval_rng=np.random.default_rng(seed + 1),
+            where="rows.txt:1",
+        )
+
+    return make

@@ -1,0 +1,195 @@
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from trn_plugin.datasets import MTFL, SampleDraw
+from trn_plugin.errors import ConfigError, DataError
+from trn_plugin.registry import DATASETS
+
+PIPELINE = [
+    dict(type="trn_plugin.LoadImage"),
+    dict(type="trn_plugin.FaceBox", mode="perturbed"),
+    dict(type="trn_plugin.CropResize"),
+    dict(type="trn_plugin.PackMultiTaskInputs"),
+]
+
+
+def records(dataset):
+    return [dataset.get_data_info(i) for i in range(len(dataset))]
+
+
+def rows(dataset):
+    return [record["row"] for record in records(dataset)]
+
+
+def test_all_tasks_of_a_row(tmp_path):
+    (tmp_path / "training.txt").write_bytes(b"f\\a.jpg 1 2 3 4 5 6 7 8 9 10 2 1 2 4\r\n ")
+    tasks = ("pose", "landmarks", "gender", "smile", "glasses")
+    dataset = MTFL(str(tmp_path), tasks=tasks)
+    record = dataset.get_data_info(0)
+    assert tuple(dataset.metainfo["tasks"]) == tasks == tuple(record["gt"])
+    np.testing.assert_array_equal(record["gt"]["landmarks"], np.arange(1, 11).reshape(2, 5).T)
+    assert record["gt"]["pose"] == 3
+    assert [record["gt"][task].tolist() for task in tasks[2:]] == [[0.0], [1.0], [0.0]]
+    assert record["where"] == "training.txt:1"
+    assert os.path.normpath(record["img_path"]) == str(tmp_path / "f" / "a.jpg")
+
+
+def test_only_chosen_tasks_but_always_landmarks_for_boxes(toy_root):
+    dataset = MTFL(toy_root, tasks=["smile"])
+    assert list(dataset.metainfo["tasks"]) == ["smile"]
+    assert set(dataset.get_data_info(0)["gt"]) == {"smile"}
+    assert dataset.get_data_info(0)["landmarks"].shape == (5, 2)
+
+
+@pytest.mark.parametrize("tasks", [["pose", "age"], "pose", [], ["pose", "pose"]])
+def test_bad_tasks_are_config_errors(toy_root, tasks):
+    with pytest.raises(ConfigError, match=r"^tasks: "):
+        MTFL(toy_root, tasks=tasks)
+
+
+def test_unknown_task_lists_the_known_ones(toy_root):
+    with pytest.raises(ConfigError, match=r"'age'.*landmarks.*pose.*gender.*smile.*glasses"):
+        MTFL(toy_root, tasks=["age"])
+
+
+def test_a_missing_root_says_where_to_get_the_data(tmp_path):
+    with pytest.raises(DataError) as caught:
+        MTFL(str(tmp_path / "nowhere"))
+    text = str(caught.value)
+    assert "\n" not in text
+    for part in (str(tmp_path / "nowhere"), "MTFL_ROOT", "TCDCN", "mmlab.ie.cuhk.edu.hk"):
+        assert part in text
+
+
+def test_a_missing_annotation_file_is_named(toy_root):
+    with pytest.raises(DataError, match=r"other\.txt' is missing.*MTFL_ROOT"):
+        MTFL(toy_root, ann_file="other.txt")
+
+
+def test_a_broken_picture_is_an_error_with_path_and_row(toy_root, tmp_path):
+    root = tmp_path / "faces"
+    shutil.copytree(toy_root, root)
+    dataset = MTFL(str(root), pipeline=PIPELINE, input_size=32)
+    broken, missing = (dataset.get_data_info(i)["img_path"] for i in (1, 2))
+    Path(broken).write_bytes(b"no picture")
+    os.remove(missing)
+    assert dataset[0]["inputs"].shape == (3, 32, 32)
+    with pytest.raises(DataError, match=r"training\.txt:2: .*00002\.jpg.*not a readable picture"):
+        dataset[1]
+    with pytest.raises(DataError, match=r"training\.txt:3: .*00003\.jpg.*No such file"):
+        dataset[2]
+
+
+def test_an_error_inside_a_transform_names_the_record(toy_root):
+    def fail(results):
+        raise ZeroDivisionError("by\nzero")
+
+    dataset = MTFL(toy_root, pipeline=[fail])
+    pattern = r"^training\.txt:5: .*00005\.jpg: ZeroDivisionError: by zero$"
+    with pytest.raises(DataError, match=pattern):
+        dataset[4]
+    dataset = MTFL(toy_root, pipeline=[lambda results: None])
+    with pytest.raises(DataError, match=r"training\.txt:5.*gave no sample"):
+        dataset[4]
+
+
+@pytest.mark.parametrize("val_size", [1, 17, 59])
+def test_split_is_exact_and_disjoint(toy_root, val_size):
+    train = rows(MTFL(toy_root, split="train", val_size=val_size))
+    val = rows(MTFL(toy_root, split="val", val_size=val_size))
+    assert len(val) == val_size
+    assert sorted(train + val) == rows(MTFL(toy_root))
+
+
+def test_split_depends_on_its_seed_and_grows_with_its_size(toy_root):
+    def val(**kwargs):
+        return set(rows(MTFL(toy_root, split="val", **kwargs)))
+
+    assert val(val_size=20) != val(val_size=20, split_seed=1)
+    assert val(val_size=10) < val(val_size=20)
+
+
+def test_split_is_the_same_in_another_process(toy_root):
+    code = (
+        "import sys; from trn_plugin.datasets import MTFL; d = MTFL(sys.argv[1], split='val', "
+        "val_size=15); print([d.get_data_info(i)['row'] for i in range(len(d))])"
+    )
+    env = dict(os.environ, PYTHONHASHSEED="7")
+    out = subprocess.run(
+        [sys.executable, "-c", code, toy_root], capture_output=True, text=True, check=True, env=env
+    )
+    assert out.stdout.strip().endswith(str(rows(MTFL(toy_root, split="val", val_size=15))))
+
+
+@pytest.mark.parametrize(
+    "kwargs", [dict(split="dev"), *(dict(split="val", val_size=n) for n in (0, 60, 1.5))]
+)
+def test_bad_splits_are_config_errors(toy_root, kwargs):
+    with pytest.raises(ConfigError, match=r"^(split|val_size): expected"):
+        MTFL(toy_root, **kwargs)
+
+
+def test_indices_choose_rows(toy_root):
+    assert rows(MTFL(toy_root, indices=3)) == [1, 2, 3]
+    assert rows(MTFL(toy_root, indices=-2)) == [59, 60]
+    assert rows(MTFL(toy_root, indices=[4, 0])) == [5, 1]
+    with pytest.raises(ConfigError, match="below 60, found 60"):
+        MTFL(toy_root, indices=[60])
+    with pytest.raises(DataError, match="no samples are left"):
+        MTFL(toy_root, indices=0)
+
+
+def test_perturbed_boxes_belong_to_the_row_not_to_the_run(toy_root):
+    def boxes(draw, **kwargs):
+        dataset = MTFL(toy_root, pipeline=PIPELINE, input_size=16, **kwargs)
+        samples = [dataset[draw(i)]["data_samples"] for i in range(len(dataset))]
+        return {
+            record["row"]: sample.box
+            for record, sample in zip(records(dataset), samples, strict=True)
+        }
+
+    everything = boxes(int)
+    assert boxes(lambda i: SampleDraw(i, epoch=5, seed=9)) == everything
+    subset = boxes(int, split="val", val_size=9)
+    assert subset == {row: everything[row] for row in subset}
+    assert all(everything[row] != box for row, box in boxes(int, box_seed=1).items())
+
+
+def test_built_by_name_with_scope(toy_root):
+    dataset = DATASETS.build(dict(type="trn_plugin.MTFL", data_root=toy_root, pipeline=PIPELINE))
+    assert dataset.metainfo["dataset"] == "MTFL"
+    with pytest.raises(ConfigError, match="input_size"):
+        dataset[0]
+
+
+@pytest.mark.real_data
+def test_real_file_as_distributed(mtfl_root):
+    start = time.perf_counter()
+    dataset = MTFL(mtfl_root)
+    assert time.perf_counter() - start < 2
+    assert len(dataset) == 10_000
+    data = records(dataset)
+    poses = np.array([record["gt"]["pose"] for record in data])
+    assert np.bincount(poses).tolist() == [136, 1113, 7445, 1111, 195]
+    points = np.array([record["landmarks"] for record in data])
+    assert (points[:, 0, 0] < points[:, 1, 0]).all()
+    assert len(rows(MTFL(mtfl_root, split="val"))) == 1000
+    assert len(rows(MTFL(mtfl_root, split="train"))) == 9000
+
+
+@pytest.mark.real_data
+def test_real_pictures_pass_the_pipeline(mtfl_root):
+    dataset = MTFL(mtfl_root, pipeline=PIPELINE, input_size=48, indices=list(range(0, 10_000, 500)))
+    for i in range(len(dataset)):
+        sample = dataset[i]
+        points = sample["data_samples"].gt["landmarks"]
+        assert sample["inputs"].shape == (3, 48, 48)
+        assert points.min() > 0.1
+        assert points.max() < 0.9
