@@ -52,4 +52,21 @@ def load_for_export(
     dataset_meta = meta.get("dataset_meta")
     tasks = dataset_meta.get("tasks") if isinstance(dataset_meta, dict) else None
     input_size = tuple(model.backbone.img_size)
+    _check_input_size(config, input_size)
     return model, input_size, describe_model(model, input_size, tasks, metrics)
+
+
+def _check_input_size(config: Config, input_size: tuple[int, int]) -> None:
+    """The network must see in the exported model what it saw when it was measured."""
+    for loader in ("test_dataloader", "val_dataloader"):
+        dataset = (config.get(loader) or {}).get("dataset") or {}
+        sizes = [
+            transform["size"] for transform in dataset.get("pipeline", ()) if transform.get("size")
+        ]
+        for size in [*sizes, dataset.get("input_size")]:
+            pair = (size, size) if isinstance(size, int) else size
+            if pair is not None and tuple(pair) != input_size:
+                raise ConfigError(
+                    f"{loader}: its pictures are of {tuple(pair)} pixels, model.backbone.img_size "
+                    f"is {input_size}; set input_size at the top of the config for both"
+                )

@@ -1,0 +1,120 @@
+import runpy
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from trn_plugin.deploy import FaceTaskPredictor
+from trn_plugin.deploy.checkpoint import load_for_export
+from trn_plugin.engine import cli, save_checkpoint_file
+from trn_plugin.errors import ConfigError
+from trn_plugin.registry import MODELS
+
+TOOL = Path(__file__).resolve().parents[2] / "tools" / "export_onnx.py"
+CONFIG = """
+default_scope = "trn_plugin"
+input_size = (40, 32)
+model = dict(
+    type="MultiTaskModel",
+    backbone=dict(
+        type="TimmTrunk",
+        model_name="test_resnet",
+        pretrained=True,
+        shared_stages=-1,
+    ),
+    heads=dict(
+        landmarks=dict(type="LandmarkHead", num_points=5),
+        pose=dict(type="ClassificationHead", num_classes=3),
+    ),
+    neck=dict(
+        type="TaskRelationNeck",
+        momentum=0.9,
+        levels=("hidden", "output"),
+        relations=[("landmarks", "pose")],
+    ),
+)
+"""
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A config and a checkpoint as training leaves them, the neck's running state included."""
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "config.py").write_text(CONFIG)
+    config = cli.load_config(str(folder / "config.py"), None)
+    settings = config.model.to_dict()
+    settings["backbone"]["pretrained"] = False
+    torch.manual_seed(0)
+    model = MODELS.build(settings)
+    tasks = {"pose": dict(kind="class", classes=("left", "frontal", "right"), flip=(2, 1, 0))}
+    meta = {"dataset_meta": {"tasks": tasks}, "metrics": {"pose/accuracy": 61.5, "note": "x"}}
+    save_checkpoint_file({"state_dict": model.state_dict(), "meta": meta}, folder / "last.pth")
+    return folder
+
+
+def run(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", [str(TOOL), *map(str, arguments)])
+    runpy.run_path(str(TOOL), run_name="__main__")
+
+
+def test_the_tool_exports_a_checkpoint(trained, tmp_path, monkeypatch, capsys):
+    image = tmp_path / "face.png"
+    cv2.imwrite(str(image), np.full((50, 70), 90, np.uint8))
+    out = tmp_path / "new" / "model.onnx"
+    run(monkeypatch, trained / "config.py", trained / "last.pth", out, "--images", image)
+    printed = capsys.readouterr()
+    assert "32 x 40 pixels" in printed.out
+    assert "landmarks: differs from PyTorch by at most" in printed.out
+    assert "pose: differs from PyTorch by at most" in printed.out
+    assert "torch.onnx" not in printed.out + printed.err
+    predictor = FaceTaskPredictor(out)
+    assert predictor.input_size == (40, 32)
+    assert predictor.tasks["pose"]["classes"] == ["left", "frontal", "right"]
+    assert predictor.metadata["metrics"] == {"pose/accuracy": 61.5}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("gone.py CKPT OUT", "gone.py: no such config file"),
+        ("CONFIG gone.pth OUT", "gone.pth: no such checkpoint file"),
+        ("CONFIG CONFIG OUT", "config.py: "),
+        ("CONFIG CKPT OUT --tasks gender", "expected some of landmarks, pose, found 'gender'"),
+        ("CONFIG CKPT OUT --opset 11", "opset: expected at least 18, found 11"),
+        ("CONFIG CKPT OUT --images gone.png", "gone.png: cannot read the picture"),
+        ("CONFIG CKPT OUT --cfg-options model.heads.pose.num_classes=4", "of another model"),
+        ("CONFIG CKPT OUT --cfg-options model.backbone.model_name=resnet1", "resnet1"),
+    ],
+)
+def test_bad_input_gets_one_line_and_exit_code_2(
+    trained, tmp_path, monkeypatch, capsys, arguments, message
+):
+    names = {
+        "CONFIG": trained / "config.py",
+        "CKPT": trained / "last.pth",
+        "OUT": tmp_path / "model.onnx",
+    }
+    with pytest.raises(SystemExit) as stop:
+        run(monkeypatch, *(names.get(word, word) for word in arguments.split()))
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert message in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_crops_of_another_size_than_the_networks_input_are_refused(trained):
+    config = cli.load_config(str(trained / "config.py"), None)
+    config.test_dataloader = dict(dataset=dict(pipeline=[dict(type="CropResize", size=48)]))
+    with pytest.raises(ConfigError, match=r"test_dataloader: .*\(48, 48\).*\(40, 32\)"):
+        load_for_export(config, str(trained / "last.pth"))
+
+
+def test_a_config_without_a_backbone_is_refused(trained):
+    config = cli.load_config(str(trained / "config.py"), None)
+    config.model = dict(type="MultiTaskModel")
+    with pytest.raises(ConfigError, match=r"no model\.backbone"):
+        load_for_export(config, str(trained / "last.pth"))
