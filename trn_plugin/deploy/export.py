@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import timm
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -106,8 +107,6 @@ def describe_model(
     Raises:
         CheckpointError: if the data set and the head disagree on a task's kind.
     """
-    import timm
-
     tasks = {}
     for task, head in model.heads.items():
         key = NAMES_KEY[head.kind]

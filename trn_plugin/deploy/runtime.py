@@ -64,10 +64,11 @@ class FaceTaskPredictor:
         CheckpointError: if the file is missing, damaged, of another origin or of a newer format.
         ConfigError: if a provider is not available.
 
-    Example:
-        >>> predictor = FaceTaskPredictor("model.onnx")          # doctest: +SKIP
-        >>> predictor.predict([read_image("face.jpg")])[0]["pose"]["label"]   # doctest: +SKIP
-        'frontal'
+    Example::
+
+        predictor = FaceTaskPredictor("model.onnx")
+        face = predictor.predict([read_image("face.jpg")])[0]
+        face["landmarks"], face["pose"]["label"]
     """
 
     def __init__(self, path: str, providers: Sequence[str] | None = None):
