@@ -54,6 +54,32 @@ def test_groups_of_tasks():
     assert model.neck.layers["output"][0].dims == (3, 3)
 
 
+@pytest.mark.parametrize(
+    ("name", "path", "shared"),
+    [
+        ("test_resnet", "layer4", -1),
+        ("test_resnet", "layer4", 0),
+        ("test_resnet", "layer3.0.conv1", 2),
+        ("test_vit", "blocks.5.attn", -2),
+        ("test_convnext", "stages.3", -1),
+    ],
+)
+def test_a_level_can_be_a_module_inside_the_tails(name, path, shared):
+    model = build(name, shared, levels=("output", path))
+    x, samples = batch(16)
+    source = build(name, 0, neck=False)  # same seed: the same weights
+    seen = {}
+    module = source.backbone.tails["pose"].get_submodule(path)
+    module.register_forward_hook(lambda m, i, out: seen.setdefault("pose", out))
+    source.backbone(x)
+    value = seen["pose"]
+    expected = value.mean(1) if value.ndim == 3 else value.mean((2, 3))
+    _, tapped = model.backbone.features(x)
+    assert torch.allclose(tapped[path]["pose"], expected, atol=1e-5)
+    assert model.neck.layers_of(path)[0].dims == (expected.shape[1],) * 2
+    assert f"relation/{path}/landmarks-pose" in model(x, samples, "loss")
+
+
 def test_evaluation_leaves_the_state_alone():
     model = build()
     x, samples = batch(16)
@@ -72,7 +98,11 @@ def test_evaluation_leaves_the_state_alone():
         (dict(relations=[("pose", "pose")]), "two different, non-empty sides"),
         (dict(relations=["pose"]), "expected pairs of tasks"),
         (dict(relations=[]), "at least one pair"),
-        (dict(levels=("inner",)), "levels out of .* got"),
+        (dict(levels=("inner",)), "no module is named 'inner'"),
+        (dict(levels=("inner",), shared=0), "has no module 'inner'; its stages are"),
+        (dict(levels=("layer1",)), "'layer1' lies before 'layer3', in the shared part"),
+        (dict(levels=("layer4",), shared="all"), "'layer4' is no module of a task's own"),
+        (dict(levels="hidden"), "expected a list of"),
         (dict(shared="all"), "'hidden' relates a feature to itself"),
     ],
 )

@@ -214,11 +214,12 @@ def _load(path: str | os.PathLike, map_location):
 
 
 def _reason(error: Exception) -> str:
-    text = str(error).strip()
-    for line in text.splitlines():
-        if "WeightsUnpickler error:" in line:
-            return line.split("WeightsUnpickler error:")[1].strip().split(". ")[0]
-    return text.splitlines()[0] if text else type(error).__name__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    for line in lines:
+        found = line.partition("WeightsUnpickler error:")[2].strip()
+        if found:
+            return found.split(". ")[0]
+    return lines[0].split(". ")[0] if lines else type(error).__name__
 
 
 def _stand_in(name: str) -> type:

@@ -103,7 +103,7 @@ class TaskRelationLossHook(Hook):
     def _check_reachable(self, neck, batch: int) -> None:
         limit = batch * (1 + neck.momentum) / (1 - neck.momentum)
         for level in self.weights:
-            for name, layer in zip(neck.names, neck.layers[level], strict=True):
+            for name, layer in zip(neck.names, neck.layers_of(level), strict=True):
                 needed = self._needed(layer.dims)
                 if limit < needed and not self.allow_undersampled:
                     d1, d2 = layer.dims

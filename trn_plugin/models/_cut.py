@@ -9,6 +9,7 @@ modules under their original dotted names.
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 
 import torch
 from timm.layers import get_notrace_functions, get_notrace_modules
@@ -52,48 +53,58 @@ class GraphPart(nn.Module):
         return part
 
 
-def cut(model: nn.Module, boundary: str) -> tuple[GraphPart, GraphPart]:
+def cut(model: nn.Module, boundary: str, taps: Sequence[str] = ()) -> tuple[GraphPart, GraphPart]:
     """Cut ``model`` after its module ``boundary``.
 
     Args:
         model (nn.Module): takes one (N, C, H, W) tensor.
         boundary (str): dotted name of a module.
+        taps (Sequence[str]): dotted names of modules behind the boundary.
 
     Returns:
         The part that takes pictures and returns a tuple of values, and the part that takes those
-        values and returns what ``model`` returns. Their modules are those of ``model``.
+        values and returns a tuple of what ``model`` returns and of what the modules of ``taps``
+        return (when last called). Their modules are those of ``model``.
 
     Raises:
-        CannotTrace: with torch.fx's reason.
+        CannotTrace: with torch.fx's reason, or a name that is no module (behind the boundary).
     """
-    if boundary not in dict(model.named_modules()):
-        raise CannotTrace(f"no module is named {boundary!r}")
+    for name in (boundary, *taps):
+        if name not in dict(model.named_modules()):
+            raise CannotTrace(f"no module is named {name!r}")
     was_training = {m: m.training for m in model.modules()}
     heads, tails = {}, {}
     try:
         for mode in (True, False):
             model.train(mode)
-            tracer = _BoundaryTracer(boundary)
+            tracer = _NotingTracer({boundary, *taps})
             try:
                 graph = tracer.trace(model)
             except Exception as error:  # tracing runs the model's code: it may raise anything
                 raise CannotTrace(f"torch.fx: {error}") from error
-            if tracer.position is None:
-                raise CannotTrace(f"{boundary!r} is not called in the forward pass")
-            heads[mode], tails[mode] = _split(graph, tracer.position)
+            silent = [name for name in (boundary, *taps) if name not in tracer.positions]
+            if silent:
+                raise CannotTrace(f"{silent[0]!r} is not called in the forward pass")
+            position = tracer.positions[boundary]
+            early = [name for name in taps if tracer.positions[name] <= position]
+            if early:
+                raise CannotTrace(f"{early[0]!r} lies before {boundary!r}, in the shared part")
+            values = [tracer.values[name] for name in taps]
+            heads[mode], tails[mode] = _split(graph, position, values)
     finally:
         for module, mode in was_training.items():
             module.training = mode
     return GraphPart(model, heads), GraphPart(model, tails)
 
 
-class _BoundaryTracer(fx.Tracer):
-    """Notes how many nodes there are when the boundary module has last returned."""
+class _NotingTracer(fx.Tracer):
+    """Notes what some modules return, and how many nodes there are by then."""
 
-    def __init__(self, boundary: str) -> None:
+    def __init__(self, names: set[str]) -> None:
         super().__init__(autowrap_functions=tuple(get_notrace_functions()))
-        self.boundary = boundary
-        self.position: int | None = None
+        self.names = names
+        self.positions: dict[str, int] = {}
+        self.values: dict[str, fx.Proxy] = {}
         self._leaves = tuple(get_notrace_modules())
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
@@ -101,13 +112,17 @@ class _BoundaryTracer(fx.Tracer):
 
     def call_module(self, m, forward, args, kwargs):
         out = super().call_module(m, forward, args, kwargs)
-        if self.path_of_module(m) == self.boundary:
-            self.position = len(self.graph.nodes)
+        name = self.path_of_module(m)
+        if name in self.names:
+            self.positions[name] = len(self.graph.nodes)
+            self.values[name] = out
         return out
 
 
-def _split(graph: fx.Graph, position: int) -> tuple[fx.Graph, fx.Graph]:
+def _split(graph: fx.Graph, position: int, taps: list) -> tuple[fx.Graph, fx.Graph]:
     nodes = list(graph.nodes)
+    output = nodes[-1]
+    output.args = ((output.args[0], *(fx.node.map_aggregate(v, _node) for v in taps)),)
     first, second = nodes[:position], nodes[position:]
     needed = {user for node in second for user in node.all_input_nodes}
     crossing = [node for node in first if node in needed]
@@ -124,6 +139,10 @@ def _split(graph: fx.Graph, position: int) -> tuple[fx.Graph, fx.Graph]:
     for part in (head, tail):
         part.lint()
     return head, tail
+
+
+def _node(value):
+    return value.node if isinstance(value, fx.Proxy) else value
 
 
 def _compile(graph: fx.Graph):

@@ -43,7 +43,9 @@ class MultiTaskModel(BaseModel):
         init_cfg: dict | None = None,
     ) -> None:
         _check_task_names(heads)
-        trunk = _build(backbone, tasks=tuple(heads))
+        relation_neck = None if neck is None else _build(neck)
+        taps = () if relation_neck is None else relation_neck.taps
+        trunk = _build(backbone, tasks=tuple(heads), taps=taps)
         super().__init__(
             data_preprocessor=_build(_with_backbone_normalisation(data_preprocessor, trunk)),
             init_cfg=init_cfg,
@@ -52,12 +54,12 @@ class MultiTaskModel(BaseModel):
         self.heads = nn.ModuleDict(
             {task: _build(head, in_features=trunk.num_features) for task, head in heads.items()}
         )
-        self.neck = None
-        if neck is not None:
-            self.neck = _build(neck)
-            self.neck.connect(
+        self.neck = relation_neck
+        if relation_neck is not None:
+            relation_neck.connect(
                 hidden_dims=dict.fromkeys(self.tasks, trunk.num_features),
                 output_dims={task: head.out_features for task, head in self.heads.items()},
+                tap_dims=trunk.tap_features,
                 identical=trunk.shares_everything,
             )
         self.relation_losses: list[Callable[[dict[str, list[Measurement]]], dict]] = []
@@ -96,7 +98,7 @@ class MultiTaskModel(BaseModel):
             ``relation/label/<a>-<b>`` (not summed into the loss); what the functions in
             ``relation_losses`` make of the measurements.
         """
-        hidden = self.backbone(inputs)
+        hidden, tapped = self.backbone.features(inputs)
         output = self._outputs(hidden)
         target, mask = self._encode(data_samples, inputs.device)
         losses = {
@@ -104,10 +106,8 @@ class MultiTaskModel(BaseModel):
             for task, head in self.heads.items()
         }
         if self.neck is not None:
-            if not self.relation_losses:
-                hidden = {task: f.detach() for task, f in hidden.items()}
-                output = {task: f.detach() for task, f in output.items()}
-            measured = self.neck(hidden, output, target, mask)
+            with torch.set_grad_enabled(torch.is_grad_enabled() and bool(self.relation_losses)):
+                measured = self.neck(hidden, output, target, mask, tapped)
             losses.update(self._logged(measured))
             for relation_loss in self.relation_losses:
                 losses.update(relation_loss(measured))

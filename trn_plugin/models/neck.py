@@ -45,13 +45,14 @@ class TaskRelationNeck(nn.Module):
         relations (Sequence[tuple]): pairs of tasks, ``('landmarks', 'pose')``, or of groups of
             tasks, ``(('a', 'b'), ('c',))``, whose features are put side by side.
         levels (Sequence[str]): 'hidden' (what enters a task's last layer), 'output' (the head's
-            raw output).
+            raw output), or the dotted name of a timm module inside the tails ('layer4.0'), whose
+            output is averaged over positions.
         momentum (float): m of Algorithm 1.
         shrinkage (float): relative shrinkage, see ``TaskRelationLayer``.
 
     Raises:
-        ConfigError: an unknown level, a relation that is no pair, that relates a task to itself
-            or names no task of the model.
+        ConfigError: no level, a relation that is no pair, that relates a task to itself or names
+            no task of the model.
     """
 
     def __init__(
@@ -62,10 +63,10 @@ class TaskRelationNeck(nn.Module):
         shrinkage: float = 1e-5,
     ) -> None:
         super().__init__()
-        unknown = [level for level in levels if level not in LEVELS]
-        if unknown or not levels:
+        if isinstance(levels, str) or not levels or "label" in levels:
             raise ConfigError(
-                f"model.neck.levels: expected levels out of {LEVELS}, got {tuple(levels)}"
+                "model.neck.levels: expected a list of 'hidden', 'output' and modules of the "
+                f"backbone, got {levels!r}"
             )
         if not relations:
             raise ConfigError("model.neck.relations: expected at least one pair of tasks")
@@ -76,14 +77,24 @@ class TaskRelationNeck(nn.Module):
         self.shrinkage = shrinkage
         self.layers = nn.ModuleDict()
 
+    @property
+    def taps(self) -> tuple[str, ...]:
+        """The levels that are modules of the backbone."""
+        return tuple(level for level in self.levels if level not in LEVELS)
+
     def connect(
-        self, hidden_dims: Mapping[str, int], output_dims: Mapping[str, int], identical: bool
+        self,
+        hidden_dims: Mapping[str, int],
+        output_dims: Mapping[str, int],
+        tap_dims: Mapping[str, int],
+        identical: bool,
     ) -> None:
         """Make the layers for tasks of these widths; ``MultiTaskModel`` calls it when built.
 
         Args:
             hidden_dims (Mapping[str, int]): width of each task's hidden features.
             output_dims (Mapping[str, int]): width of each task's raw outputs and loss targets.
+            tap_dims (Mapping[str, int]): width of each level of :attr:`taps`.
             identical (bool): whether all tasks have the same hidden features.
 
         Raises:
@@ -102,8 +113,10 @@ class TaskRelationNeck(nn.Module):
                 "model.backbone.shared_stages shares everything; leave 'hidden' out or share less"
             )
         dims = {"hidden": hidden_dims, "output": output_dims, "label": output_dims}
+        for tap in self.taps:
+            dims[tap] = dict.fromkeys(output_dims, tap_dims[tap])
         for level in (*self.levels, "label"):
-            self.layers[level] = nn.ModuleList(
+            self.layers[_key(level)] = nn.ModuleList(
                 TaskRelationLayer(
                     self.momentum,
                     self.shrinkage,
@@ -119,6 +132,7 @@ class TaskRelationNeck(nn.Module):
         output: Mapping[str, Tensor],
         target: Mapping[str, Tensor],
         mask: Mapping[str, Tensor],
+        tapped: Mapping[str, Mapping[str, Tensor]] | None = None,
     ) -> dict[str, list[Measurement]]:
         """Update all layers with a batch (in training mode) and measure.
 
@@ -128,31 +142,35 @@ class TaskRelationNeck(nn.Module):
             target (Mapping[str, Tensor]): (N, d) loss targets by task.
             mask (Mapping[str, Tensor]): (N,) bool by task, which samples have a label; a relation
                 uses the samples that have all labels of both sides.
+            tapped (Mapping, optional): (N, d) by level of :attr:`taps` and task.
 
         Returns:
             dict[str, list[Measurement]]: by level, one for each relation.
         """
-        features = {"hidden": hidden, "output": output, "label": target}
-        taus = {level: [] for level in self.layers}
+        features = {"hidden": hidden, "output": output, "label": target, **(tapped or {})}
+        taus: dict[str, list[Tensor]] = {level: [] for level in (*self.levels, "label")}
         for index, pair in enumerate(self.relations):
             labelled = torch.stack([mask[task] for group in pair for task in group]).all(0)
-            for level, layers in self.layers.items():
+            for level, values in taus.items():
                 sides = [torch.cat([features[level][t] for t in group], 1) for group in pair]
-                taus[level].append(layers[index](*sides, labelled))
+                values.append(self.layers[_key(level)][index](*sides, labelled))
         return {
             level: [
-                Measurement(
-                    tau,
-                    label.detach(),
-                    layer.effective_sample_size,
-                    layer.dims,
-                )
+                Measurement(tau, label.detach(), layer.effective_sample_size, layer.dims)
                 for tau, label, layer in zip(
-                    taus[level], taus["label"], self.layers[level], strict=True
+                    taus[level], taus["label"], self.layers[_key(level)], strict=True
                 )
             ]
             for level in self.levels
         }
+
+    def layers_of(self, level: str) -> nn.ModuleList:
+        """The task relation layers of a level, one for each relation."""
+        return self.layers[_key(level)]
+
+
+def _key(level: str) -> str:
+    return level.replace(".", "_")
 
 
 def _groups(relation) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -41,6 +41,8 @@ class TimmTrunk(nn.Module):
             are built for one size (most transformers) are built for this one; others take any.
             Default: the size of timm's own configuration.
         in_chans (int): channels of the pictures.
+        taps (Sequence[str]): dotted names of modules inside the tails whose pooled outputs
+            :meth:`features` also gives; ``MultiTaskModel`` passes its neck's levels.
         **kwargs: further arguments of ``timm.create_model`` (``drop_rate``, ``drop_path_rate``,
             ``global_pool``, ...).
 
@@ -58,6 +60,7 @@ class TimmTrunk(nn.Module):
         tasks: Sequence[str] = (),
         img_size: int | Sequence[int] | None = None,
         in_chans: int = 3,
+        taps: Sequence[str] = (),
         **kwargs,
     ) -> None:
         super().__init__()
@@ -65,6 +68,7 @@ class TimmTrunk(nn.Module):
             raise ConfigError(f"{_WHERE}.tasks: expected at least one task name")
         self.model_name = model_name
         self.tasks = tuple(tasks)
+        self.taps = tuple(taps)
         model, self.img_size = _create(
             model_name, pretrained, checkpoint_path, img_size, in_chans, kwargs
         )
@@ -85,12 +89,14 @@ class TimmTrunk(nn.Module):
             boundary = self.stages[self.shared_stages - 1]
             uncut = copy.deepcopy(model)
             try:
-                self.trunk, tail = cut(model, boundary)
+                self.trunk, tail = cut(model, boundary, self.taps)
             except CannotTrace as error:
                 raise self._uncuttable(boundary, str(error)) from error
             tails = [tail, *(copy.deepcopy(tail) for _ in self.tasks[1:])]
             self.tails = nn.ModuleDict(dict(zip(self.tasks, tails, strict=True)))
             self._check_against(uncut, probe, boundary)
+        self._channels_last = getattr(model, "output_fmt", "NCHW") == "NHWC"
+        self.tap_features = self._probe_taps(probe) if self.taps else {}
 
     @property
     def shares_everything(self) -> bool:
@@ -106,12 +112,62 @@ class TimmTrunk(nn.Module):
         Returns:
             dict[str, Tensor]: (N, num_features) by task, what enters the last layer.
         """
-        if self.shared_stages == 0:
-            return {task: tail(x) for task, tail in self.tails.items()}
-        shared = self.trunk(x)
+        return self.features(x)[0]
+
+    def features(self, x: Tensor) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]:
+        """Hidden features of each task, and what ``taps`` name.
+
+        Args:
+            x (Tensor): (N, in_chans, H, W) normalised pictures.
+
+        Returns:
+            As :meth:`forward`, and by tap and task the mean over positions, (N, d).
+        """
+        tapped: dict[str, dict[str, Tensor]] = {tap: {} for tap in self.taps}
         if self.shares_everything:
-            return dict.fromkeys(self.tasks, shared)
-        return {task: tail(*shared) for task, tail in self.tails.items()}
+            return dict.fromkeys(self.tasks, self.trunk(x)), tapped
+        hidden = {}
+        shared = None if self.shared_stages == 0 else self.trunk(x)
+        for task, tail in self.tails.items():
+            if shared is None:
+                hidden[task], *values = _with_taps(tail, self.taps, x)
+            else:
+                hidden[task], *values = tail(*shared)
+            for tap, value in zip(self.taps, values, strict=True):
+                tapped[tap][task] = self._pool(value, tap)
+        return hidden, tapped
+
+    def _pool(self, value, tap: str) -> Tensor:
+        if torch.is_tensor(value) and value.ndim in (2, 3, 4):
+            if value.ndim == 2:
+                return value
+            if value.ndim == 3:
+                return value.mean(1)
+            return value.mean((1, 2) if self._channels_last else (2, 3))
+        shape = tuple(value.shape) if torch.is_tensor(value) else type(value).__name__
+        raise ConfigError(
+            f"model.neck.levels: {tap!r} gives {shape} in {self.model_name}, where (N, d), "
+            "(N, L, d) or maps (N, d, H, W) are expected"
+        )
+
+    def _probe_taps(self, probe: Tensor) -> dict[str, int]:
+        if self.shares_everything:
+            raise ConfigError(
+                f"model.neck.levels: {self.taps[0]!r} is no module of a task's own, since "
+                f"{_WHERE}.shared_stages shares everything"
+            )
+        names = dict(next(iter(self.tails.values())).named_modules())
+        for tap in self.taps:
+            if self.shared_stages == 0 and tap not in names:
+                raise ConfigError(
+                    f"model.neck.levels: {self.model_name} has no module {tap!r}; its stages are "
+                    f"{', '.join(self.stages)}"
+                )
+        self.eval()
+        with torch.no_grad():
+            tapped = self.features(probe)[1]
+        self.train()
+        return {tap: next(iter(values.values())).shape[1] for tap, values in tapped.items()}
 
     def _check_against(self, uncut: nn.Module, probe: Tensor, boundary: str) -> None:
         """Same output as the uncut model for the first task's path, same random numbers."""
@@ -122,7 +178,7 @@ class TimmTrunk(nn.Module):
             outputs = []
             for run, modules in (
                 (uncut, (uncut,)),
-                (lambda x: parts[1](*parts[0](x)), parts),
+                (lambda x: parts[1](*parts[0](x))[0], parts),
             ):
                 with torch.random.fork_rng(devices=[]), torch.no_grad():
                     torch.manual_seed(0)
@@ -151,6 +207,23 @@ class TimmTrunk(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.model_name}, shared_stages={self.shared_stages} of {len(self.stages)}"
+
+
+def _with_taps(model: nn.Module, taps: Sequence[str], x: Tensor) -> tuple:
+    """What an uncut model returns, and what its modules ``taps`` return (when last called)."""
+    values = {}
+    handles = [
+        model.get_submodule(tap).register_forward_hook(
+            lambda _, __, out, tap=tap: values.__setitem__(tap, out)
+        )
+        for tap in taps
+    ]
+    try:
+        out = model(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return out, *(values[tap] for tap in taps)
 
 
 def _create(model_name, pretrained, checkpoint_path, img_size, in_chans, kwargs):
