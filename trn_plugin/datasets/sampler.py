@@ -14,6 +14,9 @@ __all__ = ["DrawSampler", "SampleDraw"]
 class SampleDraw(int):
     """The index of a sample that also says when it was drawn.
 
+    A data set that wraps another and computes a new index from this one (concatenation,
+    repetition) loses the draw: its samples are those of epoch 0 and seed 0 in every epoch.
+
     Attributes:
         epoch (int): epoch of the draw.
         seed (int): the run's seed.
