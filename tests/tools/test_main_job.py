@@ -1,0 +1,261 @@
+"""The main job on a few toy faces: train, resume, test, export, predict, and their bad input."""
+
+import importlib.util
+import json
+import math
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from trn_plugin.datasets.toy_faces import make_toy_faces
+from trn_plugin.engine import cli
+
+ROOT = Path(__file__).parents[2]
+CONFIG = str(ROOT / "configs/toy/trn-hidden-output_test-resnet_toy.py")
+MTFL_CONFIG = str(ROOT / "configs/mtfl/mtl_resnet18_mtfl.py")
+SIZES = dict(train_size=80, test_size=24)
+
+
+def tool(name, *arguments, monkeypatch):
+    """Run tools/<name>.py in this process as a shell would; its exit status."""
+    spec = importlib.util.spec_from_file_location(f"tool_{name}", ROOT / f"tools/{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr("sys.argv", [f"{name}.py", *map(str, arguments)])
+    try:
+        cli.run(module.main)
+    except SystemExit as stop:
+        return stop.code
+    return 0
+
+
+def options(root, epochs=1, *more):
+    listing = [f"train_cfg.max_epochs={epochs}", "train_cfg.val_interval=1", "input_size=32"]
+    for part in ("train", "val", "test"):
+        loader = f"{part}_dataloader"
+        listing += [f"{loader}.num_workers=0", f"{loader}.persistent_workers=False"]
+        listing += [f"{loader}.batch_size=16", f"{loader}.dataset.data_root={root}"]
+        listing += [f"{loader}.dataset.{k}={v}" for k, v in dict(SIZES, val_size=16).items()]
+    hook = "custom_hooks.0.allow_undersampled=True"
+    return ["--cfg-options", *listing, hook, *more]
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory):
+    """One trained run: its folder, checkpoint, exported model."""
+    folder = tmp_path_factory.mktemp("job")
+    faces = folder / "faces"
+    make_toy_faces(str(faces), **SIZES)
+    with pytest.MonkeyPatch.context() as patch:
+        work = folder / "work"
+        assert tool("train", CONFIG, "--work-dir", work, *options(faces, 2), monkeypatch=patch) == 0
+        checkpoint, exported = work / "epoch_2.pth", folder / "model.onnx"
+        status = tool(
+            "export_onnx", CONFIG, checkpoint, exported, *options(faces), monkeypatch=patch
+        )
+        assert status == 0
+    return dict(folder=folder, faces=faces, checkpoint=checkpoint, exported=exported)
+
+
+def test_metrics_of_a_checkpoint(job, monkeypatch):
+    out, pictures = job["folder"] / "metrics.json", job["folder"] / "pictures"
+    arguments = ("--out", out, "--show-dir", pictures, "--work-dir", job["folder"] / "test")
+    status = tool(
+        "test",
+        CONFIG,
+        job["checkpoint"],
+        *arguments,
+        *options(job["faces"]),
+        monkeypatch=monkeypatch,
+    )
+    assert status == 0
+    metrics = json.loads(out.read_text())
+    for key in ("landmarks/NME", "pose/accuracy", "pose/balanced_accuracy"):
+        assert 0 <= metrics[key] < 1000
+    assert metrics["relation/N/landmarks-pose"] == SIZES["test_size"]
+    assert metrics["relation/tau_hidden/landmarks-pose"] is None  # 24 samples, 192 features
+    assert 0 < metrics["relation/tau_gt/landmarks-pose"] <= 1
+    assert (pictures / "worst.png").exists()
+
+
+def test_training_logs_finite_losses_and_relations(job):
+    (log,) = (job["folder"] / "work").glob("*/vis_data/scalars.json")
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    values = [v for row in rows for k, v in row.items() if "loss" in k or k.startswith("relation/")]
+    assert values
+    assert any("relation/output/landmarks-pose" in row for row in rows)
+    trained = [row for row in rows if "loss_pose" in row]
+    assert all(math.isfinite(v) for row in trained for v in row.values())
+
+
+def test_a_resumed_run_goes_on(job, monkeypatch):
+    work = job["folder"] / "again"
+    shutil.copytree(job["checkpoint"].parent, work)
+    (work / "last_checkpoint").write_text(str(work / "epoch_2.pth"))
+    status = tool(
+        "train",
+        CONFIG,
+        "--work-dir",
+        work,
+        "--resume",
+        *options(job["faces"], 3),
+        monkeypatch=monkeypatch,
+    )
+    assert status == 0
+    assert (work / "epoch_3.pth").exists()
+
+
+def test_predict_gives_the_landmarks_of_the_evaluation(job, monkeypatch):
+    """Same picture, same box: the whole way from the file to pixels, with and without torch."""
+    import torch
+    from mmengine.config import Config
+
+    from trn_plugin.geometry import box_to_image
+    from trn_plugin.registry import DATASETS, MODELS
+
+    config = cli.load_config(CONFIG, None)
+    assert isinstance(config, Config)
+    config.input_size = 32
+    settings = config.test_dataloader.dataset
+    settings.update(data_root=str(job["faces"]), input_size=32, **SIZES)
+    config.model.backbone.img_size = 32
+    dataset = DATASETS.build(settings)
+    model = MODELS.build(config.model)
+    state = torch.load(job["checkpoint"], weights_only=True)["state_dict"]
+    model.load_state_dict(state)
+    model.eval()
+    for index in range(6):
+        item = dataset[index]
+        data = dict(inputs=[item["inputs"]], data_samples=[item["data_samples"]])
+        with torch.no_grad():
+            (sample,) = model.test_step(data)
+        box = sample.box
+        expected = box_to_image(sample.pred["landmarks"].numpy(), box)
+        out = job["folder"] / f"predict{index}"
+        status = tool(
+            "predict",
+            job["exported"],
+            sample.img_path,
+            "--box",
+            *box,
+            "--out-dir",
+            out,
+            monkeypatch=monkeypatch,
+        )
+        assert status == 0
+        (line,) = (out / "predictions.jsonl").read_text().splitlines()
+        found = json.loads(line)
+        landmarks = np.array(list(found["tasks"]["landmarks"].values()))
+        side = box[2] - box[0]
+        assert np.abs(landmarks - expected).max() < 1e-4 * side
+
+
+def with_rows(job, tmp_path, change):
+    """A copy of the toy faces, read as MTFL, with an annotation file changed."""
+    root = tmp_path / "mtfl"
+    shutil.copytree(job["faces"], root)
+    (root / "toy_faces.json").unlink()
+    path = root / "training.txt"
+    lines = path.read_bytes().split(b"\r\n")
+    change(root, lines)
+    path.write_bytes(b"\r\n".join(lines))
+    return root
+
+
+def short_row(root, lines):
+    lines[2] = b" ".join(lines[2].split()[:-1])
+
+
+def broken_picture(root, lines):
+    for picture in (root / "toy_train").iterdir():
+        picture.write_bytes(b"no picture")
+
+
+@pytest.mark.parametrize(
+    ("change", "workers", "message"),
+    [
+        (short_row, 0, r"training.txt:3: expected 15 columns"),
+        (broken_picture, 0, r"toy_train/.*not a readable picture"),
+        (broken_picture, 2, r"toy_train/.*not a readable picture"),
+    ],
+)
+def test_bad_data_is_one_line(job, tmp_path, monkeypatch, capfd, change, workers, message):
+    root = with_rows(job, tmp_path, change)
+    more = [f"{p}_dataloader.dataset.type=MTFL" for p in ("train", "val", "test")]
+    changed = [o for o in options(root, 1, *more) if not any(f"{s}=" in o for s in SIZES)] + [
+        f"train_dataloader.num_workers={workers}"
+    ]
+    # ToyFaces' own arguments are not MTFL's
+    status = tool("train", CONFIG, "--work-dir", tmp_path / "w", *changed, monkeypatch=monkeypatch)
+    assert_one_line(status, capfd, message)
+
+
+def assert_one_line(status, capfd, message):
+    import re
+
+    errors = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error:")]
+    assert status == 2
+    assert len(errors) == 1
+    assert re.search(message, errors[0]), errors[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("train", ["absent.py"], r"absent\.py: no such config file"),
+        ("train", [CONFIG, "--amp"], r"--amp needs CUDA"),
+        ("train", [CONFIG, "--launcher", "pytorch"], r"RANK, WORLD_SIZE, MASTER_ADDR not set"),
+        ("train", [CONFIG, "--resume", "absent.pth"], r"absent\.pth: no such checkpoint"),
+        ("test", [CONFIG, "absent.pth"], r"absent\.pth: no such checkpoint"),
+        ("export_onnx", [CONFIG, "absent.pth", "x.onnx"], r"absent\.pth: no such checkpoint"),
+    ],
+)
+def test_bad_arguments_are_one_line(job, tmp_path, monkeypatch, capfd, name, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    extra = options(job["faces"]) if arguments[0] == CONFIG else []
+    status = tool(name, *arguments, *extra, monkeypatch=monkeypatch)
+    assert_one_line(status, capfd, message)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (
+            "model.backbone.model_name=resnet19",
+            r"timm knows no 'resnet19'; close matches: .*resnet",
+        ),
+        ("model.backbone.shared_stages=9", r"shared_stages: expected 0, 'all', a stage .*layer4"),
+        ("model.neck.relations=[('landmarks','age')]", r"'age' names no task"),
+        ("model.backbone.type=TimTrunk", r"TimTrunk is not in the"),
+        ("model.bananas=1", r"bananas"),
+        ("train_dataloader.dataset.tasks=('age',)", r"age"),
+    ],
+)
+def test_bad_config_values_are_one_line(job, tmp_path, monkeypatch, capfd, option, message):
+    arguments = options(job["faces"], 1, option)
+    status = tool("train", CONFIG, "--work-dir", tmp_path, *arguments, monkeypatch=monkeypatch)
+    assert_one_line(status, capfd, message)
+
+
+def test_a_missing_root_says_where_to_get_the_data(tmp_path, monkeypatch, capfd):
+    root = tmp_path / "nowhere"
+    changed = [f"{p}_dataloader.dataset.data_root={root}" for p in ("train", "val", "test")]
+    small = ["model.backbone.model_name=test_resnet", "model.backbone.pretrained=False"]
+    status = tool(
+        "train",
+        MTFL_CONFIG,
+        "--work-dir",
+        tmp_path / "w",
+        "--cfg-options",
+        *changed,
+        *small,
+        monkeypatch=monkeypatch,
+    )
+    assert_one_line(status, capfd, r"nowhere.*MTFL_ROOT.*http")
+
+
+def test_tools_leave_nothing_in_the_working_directory(job):
+    assert "predictions" not in os.listdir(ROOT)
