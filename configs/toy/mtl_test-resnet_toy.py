@@ -6,4 +6,5 @@ _base_ = [
 ]
 
 model = dict(backbone=dict(model_name="test_resnet", pretrained=False))
+optim_wrapper = dict(optimizer=dict(lr=6e-3))
 train_cfg = dict(max_epochs=15)
