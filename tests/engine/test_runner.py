@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from trn_plugin.engine import load_checkpoint_file
-from trn_plugin.errors import CheckpointError
+from trn_plugin.errors import CheckpointError, ConfigError
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "hooks"))
 from test_relation_loss import relation_hook, runner
@@ -63,6 +63,13 @@ def test_checkpoint_of_another_model(tmp_path):
     torch.save(dict(state_dict=dict(nothing=torch.zeros(1)), meta=state["meta"]), path)
     with pytest.raises(CheckpointError, match="no weight of it fits"):
         runner(tmp_path, name="c", model=other, load_from=path).train()
+
+
+def test_an_epoch_without_a_batch_is_refused(tmp_path):
+    run = runner(tmp_path, batch_size=64)
+    run._train_dataloader["drop_last"] = True
+    with pytest.raises(ConfigError, match="32 samples give no batch of 64"):
+        run.train()
 
 
 def test_weights_alone_cannot_be_resumed(tmp_path):

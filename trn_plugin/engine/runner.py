@@ -19,7 +19,7 @@ from trn_plugin.engine.checkpoint import (
     load_model_state,
     save_checkpoint_file,
 )
-from trn_plugin.errors import CheckpointError
+from trn_plugin.errors import CheckpointError, ConfigError
 from trn_plugin.registry import RUNNERS
 
 __all__ = ["SafeRunner"]
@@ -44,6 +44,21 @@ class SafeRunner(Runner):
                 find_unused_parameters=self.cfg.get("find_unused_parameters", False),
             )
         return super().wrap_model(model_wrapper_cfg, model)
+
+    def build_train_loop(self, loop):
+        """As MMEngine's.
+
+        Raises:
+            ConfigError: an epoch without a single batch.
+        """
+        built = super().build_train_loop(loop)
+        loader = built.dataloader
+        if len(loader) == 0:
+            raise ConfigError(
+                f"train_dataloader: {len(loader.dataset)} samples give no batch of "
+                f"{loader.batch_size} with drop_last={loader.drop_last}"
+            )
+        return built
 
     def load_checkpoint(self, filename, map_location="cpu", strict=False, revise_keys=()):
         """Load weights; every name must fit unless the run trains from them (``load_from``).
