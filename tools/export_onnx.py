@@ -5,8 +5,8 @@ the graph. It has one output for each task: landmarks in pixels, probabilities o
 attributes. tools/predict.py runs it.
 
 Example:
-    python tools/export_onnx.py configs/toy/trn-hidden-output_toy.py work_dirs/toy/epoch_12.pth \\
-        model.onnx --images face.jpg
+    python tools/export_onnx.py configs/toy/trn-output_test-resnet_toy.py \\
+        work_dirs/toy/epoch_15.pth model.onnx --images face.jpg
 """
 
 import argparse

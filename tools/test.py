@@ -1,7 +1,7 @@
 """Measure a checkpoint on the config's test set.
 
 Example:
-    python tools/test.py configs/toy/trn-hidden-output_toy.py work_dirs/toy/epoch_12.pth \\
+    python tools/test.py configs/toy/trn-output_test-resnet_toy.py work_dirs/toy/epoch_15.pth \\
         --out metrics.json --show-dir work_dirs/toy/pictures
 """
 

@@ -1,6 +1,13 @@
 """Errors that a user can cause and mend. The tools print them as one line and exit with 2."""
 
-__all__ = ["CheckpointError", "ConfigError", "DataError", "TrnPluginError"]
+__all__ = [
+    "CheckpointError",
+    "ConfigError",
+    "DataError",
+    "TrainingError",
+    "TrnPluginError",
+    "first_line",
+]
 
 
 class TrnPluginError(Exception):
@@ -17,3 +24,13 @@ class DataError(TrnPluginError, ValueError):
 
 class CheckpointError(TrnPluginError, RuntimeError):
     """A checkpoint or exported model that cannot be used; the message names the file."""
+
+
+class TrainingError(TrnPluginError, RuntimeError):
+    """A training that cannot go on; the message says when and what it met."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its kind where it has none."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

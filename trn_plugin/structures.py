@@ -2,7 +2,9 @@
 
 from mmengine.structures import BaseDataElement
 
-__all__ = ["MultiTaskDataSample"]
+from trn_plugin.errors import ConfigError
+
+__all__ = ["MultiTaskDataSample", "relation_name", "relation_sides"]
 
 
 class MultiTaskDataSample(BaseDataElement):
@@ -21,3 +23,24 @@ class MultiTaskDataSample(BaseDataElement):
     Metainfo: ``img_path``, ``ori_shape`` (height, width in pixels), ``box`` (x0, y0, x1, y1 of the
     crop in the picture's pixels), ``box_source`` (how the box was made).
     """
+
+
+def relation_sides(relation, key: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The two groups of tasks of a relation, ``('a', 'b')`` or ``(('a', 'b'), ('c',))``.
+
+    Raises:
+        ConfigError: no pair, an empty side, or a task on both or twice; ``key`` says where.
+    """
+    pair = isinstance(relation, (tuple, list)) and len(relation) == 2
+    sides = tuple((s,) if isinstance(s, str) else tuple(s) for s in relation) if pair else ()
+    tasks = [task for side in sides for task in side]
+    if not pair or not all(isinstance(task, str) for task in tasks):
+        raise ConfigError(f"{key}: expected pairs of tasks or of groups of tasks, got {relation!r}")
+    if not all(sides) or len(set(tasks)) < len(tasks):
+        raise ConfigError(f"{key}: expected two different, non-empty sides, got {relation!r}")
+    return sides
+
+
+def relation_name(sides: tuple[tuple[str, ...], tuple[str, ...]]) -> str:
+    """``a-b``, or ``a+b-c`` with groups."""
+    return "-".join("+".join(side) for side in sides)

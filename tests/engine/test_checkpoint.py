@@ -139,6 +139,24 @@ def test_folder_and_wrong_content(tmp_path):
         load_checkpoint_file(path)
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (dict(state_dict={"weight": 1}), "'weight' to be a dense tensor, found int"),
+        (dict(state_dict={1: torch.ones(1)}), "found the key 1"),
+        (dict(state_dict={"w": torch.eye(2).to_sparse()}), "'w' to be a dense tensor, found a"),
+        (dict(state_dict={"w": torch.ones(1, device="meta")}), "tensor on meta"),
+        (dict(state_dict={}, meta=[1]), "'meta' to be a dict, found list"),
+        (dict(state_dict={}, meta=None), "'meta' to be a dict, found NoneType"),
+    ],
+)
+def test_content_of_the_wrong_kind(tmp_path, content, message):
+    path = tmp_path / "odd.pth"
+    torch.save(content, path)
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint_file(path)
+
+
 def test_weights_of_another_model_are_named():
     model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 1))
     state = model.state_dict()

@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from trn_plugin.engine import load_checkpoint_file
-from trn_plugin.errors import CheckpointError, ConfigError
+from trn_plugin.errors import CheckpointError, ConfigError, TrainingError
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "hooks"))
+from builders import model_config
 from test_relation_loss import relation_hook, runner
 
 
@@ -53,8 +54,6 @@ def test_the_config_in_a_checkpoint_is_not_executed(tmp_path):
 
 def test_checkpoint_of_another_model(tmp_path):
     runner(tmp_path, name="run").train()
-    from builders import model_config
-
     other = model_config("test_vit", size=32)
     path = str(tmp_path / "run" / "epoch_1.pth")
     with pytest.raises(CheckpointError, match="is of another model than the config's: it lacks"):
@@ -63,6 +62,62 @@ def test_checkpoint_of_another_model(tmp_path):
     torch.save(dict(state_dict=dict(nothing=torch.zeros(1)), meta=state["meta"]), path)
     with pytest.raises(CheckpointError, match="no weight of it fits"):
         runner(tmp_path, name="c", model=other, load_from=path).train()
+
+
+def test_a_resumed_run_keeps_its_seed(tmp_path):
+    """The checkpoint's seed, not the config's, orders and augments the rest of the run."""
+    whole = runner(tmp_path, name="whole", epochs=2)
+    whole.train()
+    runner(tmp_path, name="part", epochs=1).train()
+    rest = runner(tmp_path, name="part", epochs=2, resume=True, seed=77)
+    rest.train()
+    assert rest.train_dataloader.sampler.seed == 3
+    for key, value in whole.model.state_dict().items():
+        assert torch.equal(value, rest.model.state_dict()[key]), key
+
+
+def test_fine_tuning_takes_weights_but_not_the_moments(tmp_path):
+    runner(tmp_path, [hook()], name="old").train()
+    path = str(tmp_path / "old" / "epoch_1.pth")
+    old = load_checkpoint_file(path)["state_dict"]
+    run = runner(tmp_path, [hook()], name="new", load_from=path, epochs=0)
+    run.load_or_resume()
+    state = run.model.state_dict()
+    assert torch.equal(state["heads.pose.fc.weight"], old["heads.pose.fc.weight"])
+    assert state["neck.layers.hidden.0.weight"] == 0
+    assert old["neck.layers.hidden.0.weight"] > 0
+
+
+def test_a_gradient_that_is_not_finite_ends_the_run(tmp_path):
+    optim = dict(optimizer=dict(type="SGD", lr=1e30), clip_grad=dict(max_norm=1e30))
+    optim["clip_grad"]["error_if_nonfinite"] = True
+    model = model_config(size=32, neck=False)
+    run = runner(tmp_path, model=model, epochs=3, optim_wrapper=optim)
+    with pytest.raises(TrainingError, match=r"iteration \d+: .*non-finite"):
+        run.train()
+
+
+def test_features_that_are_not_finite_end_the_run(tmp_path):
+    optim = dict(optimizer=dict(type="SGD", lr=1e30))
+    with pytest.raises(TrainingError, match=r"TaskRelationNeck: .*\(hidden\).* not finite"):
+        runner(tmp_path, epochs=3, optim_wrapper=optim).train()
+
+
+def test_accumulated_gradients_keep_the_memory(tmp_path):
+    optim = dict(optimizer=dict(type="SGD", lr=0.01), accumulative_counts=4)
+    run = runner(tmp_path, optim_wrapper=optim)
+    run.train()
+    layers = [layer for level in run.model.neck.layers.values() for layer in level]
+    assert {round(layer.momentum**4, 12) for layer in layers} == {0.9}
+
+
+def test_a_checkpoint_holds_the_metrics_of_its_own_iteration(tmp_path):
+    run = runner(tmp_path)
+    run.train()
+    for iteration, expected in ((run.iter, {"pose/accuracy": 70.0}), (run.iter - 1, None)):
+        run._validated = iteration, {"pose/accuracy": 70.0}
+        run.save_checkpoint(str(tmp_path), "best.pth")
+        assert load_checkpoint_file(tmp_path / "best.pth")["meta"].get("metrics") == expected
 
 
 def test_an_epoch_without_a_batch_is_refused(tmp_path):

@@ -22,7 +22,16 @@ class Faces(torch.utils.data.Dataset):
 
 
 def runner(
-    tmp_path, hooks=(), batch_size=16, name="run", model=None, epochs=1, kind=SafeRunner, **options
+    tmp_path,
+    hooks=(),
+    batch_size=16,
+    name="run",
+    model=None,
+    epochs=1,
+    kind=SafeRunner,
+    seed=3,
+    optim_wrapper=None,
+    **options,
 ):
     return kind(
         model=model or model_config(size=SIZE, levels=("hidden", "output")),
@@ -34,12 +43,12 @@ def runner(
             collate_fn=dict(type="pseudo_collate"),
         ),
         train_cfg=dict(by_epoch=True, max_epochs=epochs),
-        optim_wrapper=dict(optimizer=dict(type="SGD", lr=0.05, momentum=0.9)),
+        optim_wrapper=optim_wrapper or dict(optimizer=dict(type="SGD", lr=0.05, momentum=0.9)),
         custom_hooks=list(hooks),
         default_hooks=dict(logger=dict(type="LoggerHook", interval=1)),
         default_scope="trn_plugin",
         experiment_name=f"{tmp_path.name}_{name}",
-        randomness=dict(seed=3),
+        randomness=dict(seed=seed),
         log_level="WARNING",
         **options,
     )

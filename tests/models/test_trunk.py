@@ -147,9 +147,60 @@ def test_local_weights_are_loaded(tmp_path):
         trunk("test_vit", checkpoint_path=str(path))
 
 
+@pytest.mark.parametrize("name", ["test_convnext", "test_vit", "test_resnet"])
+def test_norms_keep_their_class_and_constants_are_no_state(name):
+    kinds = (torch.nn.LayerNorm, torch.nn.BatchNorm2d)
+    count = sum(isinstance(m, kinds) for m in uncut(name).modules())
+    model = trunk(name, -1)
+    parts = (model.trunk, model.tails["pose"])
+    assert sum(isinstance(m, kinds) for part in parts for m in part.modules()) == count
+    assert not [key for key in model.state_dict() if "_tensor_constant" in key]
+
+
 def test_cut_keeps_the_models_modes():
     model = uncut("test_resnet").train()
     model.bn1.eval()
     cut(model, "layer2")
     assert model.training
     assert not model.bn1.training
+
+
+class InPlace(torch.nn.Module):
+    """Its last stage changes in place what the stage before gave."""
+
+    pretrained_cfg: dict = {}
+    feature_info = [dict(module="first"), dict(module="second")]
+
+    def __init__(self):
+        super().__init__()
+        self.first = torch.nn.Conv2d(3, 4, 3)
+        self.second = torch.nn.Sequential(torch.nn.ReLU(inplace=True), torch.nn.Conv2d(4, 2, 3))
+
+    def forward(self, x, mask=None):
+        x = self.first(x)
+        if mask is not None:
+            x = x * mask
+        skip = x
+        x = self.second(x)
+        return x.mean((2, 3)) + skip.mean((1, 2, 3))[:, None]
+
+
+def test_tails_do_not_change_what_they_share(monkeypatch):
+    torch.manual_seed(0)
+    model = InPlace()
+    monkeypatch.setattr("trn_plugin.models.trunk._create", lambda *_: (model, (16, 16)))
+    reference = copy.deepcopy(model)
+    cut_model = TimmTrunk("in_place", tasks=TASKS)
+    x = torch.randn(2, 3, 16, 16)
+    for task, features in cut_model(x).items():
+        assert torch.allclose(features, reference(x), atol=1e-6), task
+    cut_model(x)["pose"].sum().backward()
+
+
+def test_lists_of_blocks_and_misnamed_stages_can_be_cut():
+    """Twins and MViTv2 call their stages 'block', and Twins's stage is a list of blocks."""
+    model = trunk("twins_pcpvt_small", -1)
+    assert model.stages == tuple(f"blocks.{i}" for i in range(4))
+    own = {name for name, _ in model.tails["pose"].named_parameters()}
+    assert any(name.startswith("blocks.3.") for name in own)
+    assert not any(name.startswith("blocks.2.") for name in own)

@@ -191,3 +191,25 @@ def test_changed_width_is_named():
     layer = TaskRelationLayer(dims=(3, 2))
     with pytest.raises(ValueError, match=r"expected \(3, 2\) features .* got \(4, 2\)"):
         layer(torch.zeros(5, 4), torch.zeros(5, 2))
+
+
+@pytest.mark.parametrize("cast", ["half", "bfloat16", "float", "double"])
+def test_casting_a_model_does_not_reach_the_moments(cast):
+    layer = TaskRelationLayer(0.9, dims=(3, 2))
+    pairs = list(batches(3, 16, 3, 2))
+    for pair in pairs[:2]:
+        layer(*pair)
+    reference = copy.deepcopy(layer)
+    getattr(torch.nn.Sequential(layer), cast)()
+    assert layer.s11.dtype == torch.float64
+    assert layer(*pairs[2]).item() == reference(*pairs[2]).item()
+
+
+def test_moments_follow_to_another_device():
+    layer = TaskRelationLayer(0.9, dims=(3, 2)).to("meta")
+    assert {b.device.type for b in layer.buffers()} == {"meta"}
+    loaded = TaskRelationLayer(0.9)
+    loaded.load_state_dict(
+        {k: v.to("cpu") for k, v in TaskRelationLayer(dims=(3, 2)).state_dict().items()}
+    )
+    assert loaded.dims == (3, 2)

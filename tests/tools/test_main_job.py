@@ -26,6 +26,8 @@ def tool(name, *arguments, monkeypatch):
     spec.loader.exec_module(module)
     monkeypatch.setattr("sys.argv", [f"{name}.py", *map(str, arguments)])
     try:
+        if name == "predict":
+            return module.main()
         cli.run(module.main)
     except SystemExit as stop:
         return stop.code
@@ -232,6 +234,20 @@ def test_bad_arguments_are_one_line(job, tmp_path, monkeypatch, capfd, name, arg
         ("model.backbone.type=TimTrunk", r"TimTrunk is not in the"),
         ("model.bananas=1", r"bananas"),
         ("train_dataloader.dataset.tasks=('age',)", r"age"),
+        (
+            "train_dataloader.dataset.tasks=('pose',)",
+            r"model\.heads\.landmarks: .* gives no labels",
+        ),
+        ("model.heads.pose.num_classes=4", r"model\.heads\.pose: .* expects 4 .* has 5 of kind"),
+        ("train_dataloader.dataset.type=Faces", r"dataloader: Faces is not in the"),
+        ("train_dataloader.dataset.bananas=3", r"dataloader: .*bananas"),
+        ("train_dataloader.dataset.pipeline.0.type=Load", r"dataloader: Load is not in the"),
+        ("optim_wrapper.optimizer.type=Foo", r"optim_wrapper: .*Foo"),
+        ("optim_wrapper.optimizer.bananas=3", r"optim_wrapper: .*bananas"),
+        ("param_scheduler.0.end=0", r"param_scheduler: .*end"),
+        ("val_evaluator.0.norm=miles", r"norm"),
+        ("model.init_cfg.type=Pretrained", r"model\.init_cfg: not used"),
+        ("model.backbone.img_size=96", r"img_size is 96, but input_size is 32"),
     ],
 )
 def test_bad_config_values_are_one_line(job, tmp_path, monkeypatch, capfd, option, message):
@@ -255,6 +271,19 @@ def test_a_missing_root_says_where_to_get_the_data(tmp_path, monkeypatch, capfd)
         monkeypatch=monkeypatch,
     )
     assert_one_line(status, capfd, r"nowhere.*MTFL_ROOT.*http")
+
+
+def test_mixed_precision_lets_the_scaler_skip_a_step(monkeypatch):
+    import torch
+
+    spec = importlib.util.spec_from_file_location("tool_train", ROOT / "tools/train.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    config = cli.load_config(CONFIG, None)
+    module.use_mixed_precision(config)
+    assert config.optim_wrapper.type == "AmpOptimWrapper"
+    assert config.optim_wrapper.clip_grad.error_if_nonfinite is False
 
 
 def test_tools_leave_nothing_in_the_working_directory(job):

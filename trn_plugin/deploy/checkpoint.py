@@ -9,7 +9,7 @@ from torch import nn
 
 from trn_plugin.deploy.export import describe_model
 from trn_plugin.engine import load_checkpoint_file, load_model_state
-from trn_plugin.engine.cli import config_errors
+from trn_plugin.engine.building import config_errors
 from trn_plugin.errors import ConfigError
 from trn_plugin.registry import MODELS
 
@@ -39,7 +39,7 @@ def load_for_export(
     settings = config.model.to_dict()
     settings["backbone"]["pretrained"] = False
     settings["backbone"].pop("checkpoint_path", None)
-    with config_errors():
+    with config_errors("model"):
         model = MODELS.build(settings)
     load_model_state(model, checkpoint["state_dict"], checkpoint_path)
     # It only measures, and its running covariances may outweigh the network.

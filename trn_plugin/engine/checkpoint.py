@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from trn_plugin.errors import CheckpointError
+from trn_plugin.errors import CheckpointError, first_line
 
 __all__ = [
     "load_checkpoint_file",
@@ -77,7 +77,10 @@ def load_checkpoint_file(path: str | os.PathLike, map_location="cpu") -> dict:
             f"{path}: expected a checkpoint with 'state_dict', found "
             f"{type(checkpoint).__name__} {keys}".rstrip()
         )
-    checkpoint.setdefault("meta", {})
+    _check_weights(checkpoint["state_dict"], path)
+    meta = checkpoint.setdefault("meta", {})
+    if not isinstance(meta, dict):
+        raise CheckpointError(f"{path}: expected 'meta' to be a dict, found {type(meta).__name__}")
     return checkpoint
 
 
@@ -99,8 +102,9 @@ def load_weights_file(path: str | os.PathLike) -> dict[str, torch.Tensor]:
     for key in ("state_dict", "model"):
         if isinstance(weights, dict) and isinstance(weights.get(key), dict):
             weights = weights[key]
-    if not isinstance(weights, dict) or not all(torch.is_tensor(v) for v in weights.values()):
+    if not isinstance(weights, dict):
         raise CheckpointError(f"{path}: expected weights by name, found {type(weights).__name__}")
+    _check_weights(weights, path)
     return weights
 
 
@@ -153,7 +157,9 @@ def save_checkpoint_file(checkpoint: dict, path: str | os.PathLike) -> None:
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:
-        raise CheckpointError(f"{path}: the checkpoint could not be written: {error}") from error
+        raise CheckpointError(
+            f"{path}: the checkpoint could not be written: {first_line(error)}"
+        ) from error
     finally:
         if temporary is not None and os.path.exists(temporary):
             os.unlink(temporary)
@@ -183,6 +189,17 @@ def plain(value):
     if isinstance(value, tuple):
         return tuple(plain(v) for v in value)
     return getattr(value, "__qualname__", type(value).__qualname__)
+
+
+def _check_weights(weights: dict, path: str | os.PathLike) -> None:
+    for name, value in weights.items():
+        if not isinstance(name, str):
+            raise CheckpointError(f"{path}: expected weights by name, found the key {name!r}")
+        if not torch.is_tensor(value) or value.layout != torch.strided or value.is_meta:
+            found = type(value).__name__
+            if torch.is_tensor(value):
+                found = f"a {value.layout} tensor on {value.device}"
+            raise CheckpointError(f"{path}: expected {name!r} to be a dense tensor, found {found}")
 
 
 def _made_on_loading(key: str) -> bool:
@@ -219,7 +236,7 @@ def _reason(error: Exception) -> str:
         found = line.partition("WeightsUnpickler error:")[2].strip()
         if found:
             return found.split(". ")[0]
-    return lines[0].split(". ")[0] if lines else type(error).__name__
+    return first_line(error).split(". ")[0]
 
 
 def _stand_in(name: str) -> type:

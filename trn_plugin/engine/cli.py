@@ -11,7 +11,8 @@ from pathlib import Path
 from mmengine.config import Config, DictAction
 from mmengine.registry import init_default_scope
 
-from trn_plugin.errors import ConfigError, TrnPluginError
+from trn_plugin.engine.building import config_errors
+from trn_plugin.errors import ConfigError, TrnPluginError, first_line
 
 __all__ = ["add_config_arguments", "build_runner", "load_config", "run", "start_process_group"]
 
@@ -36,10 +37,8 @@ def run(main: Callable[[], None]) -> None:
 def one_line(error: BaseException) -> str:
     """The message; of an error that a data-loader worker hands on, the worker's message."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if not lines:
-        return type(error).__name__
-    if "DataLoader worker" not in lines[0]:
-        return lines[0]
+    if not lines or "DataLoader worker" not in lines[0]:
+        return first_line(error)
     name, _, message = lines[-1].partition(": ")
     return message if name.endswith("Error") else lines[-1]
 
@@ -85,7 +84,13 @@ def _spread_input_size(config: Config) -> None:
         dataset = (config.get(f"{part}_dataloader") or {}).get("dataset")
         if dataset is not None and "input_size" in dataset:
             dataset.input_size = size
-    config.model.backbone.img_size = size
+    backbone = config.model.backbone
+    if backbone.get("img_size", size) != size:
+        raise ConfigError(
+            f"model.backbone.img_size is {backbone.img_size}, but input_size is {size}: "
+            "set input_size alone"
+        )
+    backbone.img_size = size
 
 
 def build_runner(config: Config):
@@ -97,20 +102,8 @@ def build_runner(config: Config):
     from trn_plugin.registry import RUNNERS
 
     config.setdefault("runner_type", "SafeRunner")
-    with config_errors():
+    with config_errors("config"):
         return RUNNERS.build(config)
-
-
-class config_errors:
-    """Turns the registries' KeyError and constructors' TypeError into ConfigError."""
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind, error, traceback) -> None:
-        if kind in (KeyError, TypeError, AttributeError, ModuleNotFoundError):
-            text = str(error.args[0]) if error.args else kind.__name__
-            raise ConfigError(f"config: {text.splitlines()[0]}") from error
 
 
 def work_dir(config: Config, given: str | None, config_path: str) -> str:

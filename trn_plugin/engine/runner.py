@@ -11,15 +11,17 @@ from mmengine.device import get_device
 from mmengine.dist import master_only
 from mmengine.logging import HistoryBuffer
 from mmengine.model import MMDistributedDataParallel, is_model_wrapper
+from mmengine.registry import OPTIMIZERS
 from mmengine.runner import Runner
 
 import trn_plugin
+from trn_plugin.engine.building import config_errors
 from trn_plugin.engine.checkpoint import (
     load_checkpoint_file,
     load_model_state,
     save_checkpoint_file,
 )
-from trn_plugin.errors import CheckpointError, ConfigError
+from trn_plugin.errors import CheckpointError, ConfigError, TrainingError, first_line
 from trn_plugin.registry import RUNNERS
 
 __all__ = ["SafeRunner"]
@@ -35,6 +37,8 @@ class SafeRunner(Runner):
     Checkpoints of the plain Runner can be read too. Set ``runner_type='SafeRunner'``.
     """
 
+    _validated: tuple[int, dict] = (-1, {})
+
     def wrap_model(self, model_wrapper_cfg, model):
         if self.distributed and not torch.cuda.is_available() and model_wrapper_cfg is None:
             # MMEngine passes device_ids, which a CPU module must not have
@@ -45,11 +49,64 @@ class SafeRunner(Runner):
             )
         return super().wrap_model(model_wrapper_cfg, model)
 
+    def train(self):
+        """As MMEngine's.
+
+        Raises:
+            TrainingError: a gradient that is not finite, where ``clip_grad`` asks for the check.
+        """
+        try:
+            return super().train()
+        except RuntimeError as error:
+            if "non-finite" not in str(error):
+                raise
+            raise TrainingError(
+                f"iteration {self.iter + 1}: {first_line(error)}; the last checkpoint is in "
+                f"{self.work_dir}; a lower learning rate may help"
+            ) from error
+
+    def call_hook(self, fn_name, **kwargs):
+        if fn_name == "after_val_epoch":
+            self._validated = self.iter, kwargs.get("metrics") or {}
+        super().call_hook(fn_name, **kwargs)
+
+    @staticmethod
+    def build_dataloader(dataloader, seed=None, diff_rank_seed=False):
+        """As MMEngine's; a mistake in the config is a ConfigError."""
+        with config_errors("dataloader"):
+            return Runner.build_dataloader(dataloader, seed, diff_rank_seed)
+
+    def build_optim_wrapper(self, optim_wrapper):
+        """As MMEngine's; the running moments are told of accumulated gradients."""
+        name = (
+            optim_wrapper.get("optimizer", {}).get("type")
+            if isinstance(optim_wrapper, dict)
+            else None
+        )
+        if isinstance(name, str) and OPTIMIZERS.get(name) is None:
+            raise ConfigError(f"optim_wrapper.optimizer.type: no optimizer is named {name!r}")
+        with config_errors("optim_wrapper"):
+            built = super().build_optim_wrapper(optim_wrapper)
+        neck = getattr(self._bare_model, "neck", None)
+        if hasattr(neck, "accumulate"):
+            neck.accumulate(getattr(built, "_accumulative_counts", 1))
+        return built
+
+    def build_param_scheduler(self, scheduler):
+        """As MMEngine's; a mistake in the config is a ConfigError."""
+        with config_errors("param_scheduler"):
+            return super().build_param_scheduler(scheduler)
+
+    def build_evaluator(self, evaluator):
+        """As MMEngine's; a mistake in the config is a ConfigError."""
+        with config_errors("evaluator"):
+            return super().build_evaluator(evaluator)
+
     def build_train_loop(self, loop):
         """As MMEngine's.
 
         Raises:
-            ConfigError: an epoch without a single batch.
+            ConfigError: an epoch without a single batch, or a data set without labels for a head.
         """
         built = super().build_train_loop(loop)
         loader = built.dataloader
@@ -58,6 +115,8 @@ class SafeRunner(Runner):
                 f"train_dataloader: {len(loader.dataset)} samples give no batch of "
                 f"{loader.batch_size} with drop_last={loader.drop_last}"
             )
+        if hasattr(self._bare_model, "check_dataset"):
+            self._bare_model.check_dataset(getattr(loader.dataset, "metainfo", {}))
         return built
 
     def load_checkpoint(self, filename, map_location="cpu", strict=False, revise_keys=()):
@@ -102,6 +161,7 @@ class SafeRunner(Runner):
             self.logger.warning(f"resuming with the seed of the checkpoint, {seed}")
             self._randomness_cfg.update(seed=seed)
             self.set_randomness(**self._randomness_cfg)
+            self.train_dataloader.sampler.seed = seed
 
         _restore_message_hub(self.message_hub, checkpoint.get("message_hub", {}))
         if resume_optimizer and "optimizer" in checkpoint:
@@ -145,6 +205,9 @@ class SafeRunner(Runner):
             trn_plugin_version=trn_plugin.__version__,
             dataset_meta=getattr(self.train_dataloader.dataset, "metainfo", {}),
         )
+        iteration, metrics = self._validated
+        if iteration == self.iter:
+            meta.update(metrics=metrics)
         checkpoint = {
             "meta": meta,
             "state_dict": self._bare_model.state_dict(),
@@ -167,7 +230,8 @@ class SafeRunner(Runner):
         return self.model.module if is_model_wrapper(self.model) else self.model
 
     def _load_what_fits(self, state: dict, filename) -> None:
-        own = self._bare_model.state_dict()
+        # the running moments are of the data that they were measured on
+        own = {k: v for k, v in self._bare_model.state_dict().items() if not k.startswith("neck.")}
         fits = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
         if not fits:
             raise CheckpointError(

@@ -13,6 +13,7 @@ from mmengine.logging import print_log
 from trn_plugin.errors import ConfigError
 from trn_plugin.evaluation._task_metric import listed, table, to_array
 from trn_plugin.registry import METRICS
+from trn_plugin.structures import relation_name, relation_sides
 
 __all__ = ["TaskSimilarity"]
 
@@ -67,8 +68,8 @@ class TaskSimilarity(BaseMetric):
         self.relations: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {}
         for index, relation in enumerate(relations):
             key = f"TaskSimilarity.relations[{index}]"
-            sides = _sides(relation, key)
-            name = "-".join("+".join(side) for side in sides)
+            sides = relation_sides(relation, key)
+            name = relation_name(sides)
             if name in self.relations:
                 raise ConfigError(f"{key}: {name} is listed twice")
             self.relations[name] = sides
@@ -131,16 +132,6 @@ class TaskSimilarity(BaseMetric):
         text = table(header, rows, left=(0, 1, len(header) - 1))
         print_log(f"Task similarity, {len(results)} pictures\n{text}", logger="current")
         return metrics
-
-
-def _sides(relation: Sequence, key: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    if isinstance(relation, str) or len(relation) != 2:
-        raise ConfigError(f"{key}: expected a pair of tasks or groups, found {relation!r}")
-    first, second = ((side,) if isinstance(side, str) else tuple(side) for side in relation)
-    named = (*first, *second)
-    if not first or not second or len(set(named)) < len(named):
-        raise ConfigError(f"{key}: expected different tasks on the two sides, found {relation!r}")
-    return first, second
 
 
 def _labelled(targets: dict[str, np.ndarray]) -> set[str]:

@@ -101,16 +101,16 @@ class TaskRelationLossHook(Hook):
         return self.min_samples_per_dim * sum(dims)
 
     def _check_reachable(self, neck, batch: int) -> None:
-        limit = batch * (1 + neck.momentum) / (1 - neck.momentum)
         for level in self.weights:
             for name, layer in zip(neck.names, neck.layers_of(level), strict=True):
                 needed = self._needed(layer.dims)
+                limit = batch * (1 + layer.momentum) / (1 - layer.momentum)
                 if limit < needed and not self.allow_undersampled:
                     d1, d2 = layer.dims
                     raise ConfigError(
                         f"TaskRelationLossHook: {name} at level {level!r} needs "
                         f"{self.min_samples_per_dim:g} x ({d1} + {d2}) = {needed:.0f} effective "
-                        f"samples, but batch {batch} with momentum {neck.momentum:g} tends to "
+                        f"samples, but batch {batch} with momentum {layer.momentum:g} tends to "
                         f"{limit:.0f}: raise either, or set allow_undersampled=True"
                     )
 

@@ -15,7 +15,13 @@ import torch
 from timm.layers import get_notrace_functions, get_notrace_modules
 from torch import fx, nn
 
+from trn_plugin.errors import first_line
+
 __all__ = ["CannotTrace", "GraphPart", "cut"]
+
+
+# kept whole, since optimisers find them by their class (paramwise_cfg's norm_decay_mult)
+_NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
 
 
 class CannotTrace(Exception):
@@ -35,7 +41,9 @@ class GraphPart(nn.Module):
         for graph in graphs.values():
             for node in graph.nodes:
                 if node.op in ("call_module", "get_attr"):
-                    _reference(root, self, node.target)
+                    owner = root.model if node.target.startswith("model.") else root
+                    node.target = node.target.removeprefix("model.")
+                    _reference(owner, self, node.target)
         self._graphs = graphs
         self._forwards = {mode: _compile(graph) for mode, graph in graphs.items()}
 
@@ -58,7 +66,7 @@ def cut(model: nn.Module, boundary: str, taps: Sequence[str] = ()) -> tuple[Grap
 
     Args:
         model (nn.Module): takes one (N, C, H, W) tensor.
-        boundary (str): dotted name of a module.
+        boundary (str): dotted name of a module, or of a list of modules.
         taps (Sequence[str]): dotted names of modules behind the boundary.
 
     Returns:
@@ -73,15 +81,16 @@ def cut(model: nn.Module, boundary: str, taps: Sequence[str] = ()) -> tuple[Grap
         if name not in dict(model.named_modules()):
             raise CannotTrace(f"no module is named {name!r}")
     was_training = {m: m.training for m in model.modules()}
+    root = _OneInput(model)
     heads, tails = {}, {}
     try:
         for mode in (True, False):
             model.train(mode)
-            tracer = _NotingTracer({boundary, *taps})
+            tracer = _NotingTracer((boundary, *taps))
             try:
-                graph = tracer.trace(model)
+                graph = tracer.trace(root)
             except Exception as error:  # tracing runs the model's code: it may raise anything
-                raise CannotTrace(f"torch.fx: {error}") from error
+                raise CannotTrace(f"torch.fx: {first_line(error)}") from error
             silent = [name for name in (boundary, *taps) if name not in tracer.positions]
             if silent:
                 raise CannotTrace(f"{silent[0]!r} is not called in the forward pass")
@@ -94,13 +103,27 @@ def cut(model: nn.Module, boundary: str, taps: Sequence[str] = ()) -> tuple[Grap
     finally:
         for module, mode in was_training.items():
             module.training = mode
-    return GraphPart(model, heads), GraphPart(model, tails)
+    return GraphPart(root, heads), GraphPart(root, tails)
+
+
+class _OneInput(nn.Module):
+    """Hides the optional arguments of a model's forward, which a trace would make inputs."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x):
+        return self.model(x)
 
 
 class _NotingTracer(fx.Tracer):
-    """Notes what some modules return, and how many nodes there are by then."""
+    """Notes what some modules return, and how many nodes there are by then.
 
-    def __init__(self, names: set[str]) -> None:
+    A module that is never called itself, a list of blocks, counts as its last called block.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
         super().__init__(autowrap_functions=tuple(get_notrace_functions()))
         self.names = names
         self.positions: dict[str, int] = {}
@@ -108,14 +131,17 @@ class _NotingTracer(fx.Tracer):
         self._leaves = tuple(get_notrace_modules())
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, self._leaves) or super().is_leaf_module(m, module_qualified_name)
+        return isinstance(m, (*self._leaves, *_NORMS)) or super().is_leaf_module(
+            m, module_qualified_name
+        )
 
     def call_module(self, m, forward, args, kwargs):
         out = super().call_module(m, forward, args, kwargs)
-        name = self.path_of_module(m)
-        if name in self.names:
-            self.positions[name] = len(self.graph.nodes)
-            self.values[name] = out
+        path = self.path_of_module(m).removeprefix("model.")
+        for name in self.names:
+            if path == name or path.startswith(f"{name}."):
+                self.positions[name] = len(self.graph.nodes)
+                self.values[name] = out
         return out
 
 
@@ -166,7 +192,8 @@ def _reference(source: nn.Module, target: nn.Module, path: str) -> None:
     elif isinstance(value, nn.Parameter):
         target.register_parameter(name, value)
     elif torch.is_tensor(value):
-        persistent = name not in source._non_persistent_buffers_set
+        # a constant that the trace baked in is part of the code, not of the weights
+        persistent = name in source._buffers and name not in source._non_persistent_buffers_set
         target.register_buffer(name, value, persistent=persistent)
     else:
         setattr(target, name, value)

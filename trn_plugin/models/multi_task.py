@@ -28,7 +28,7 @@ class MultiTaskModel(BaseModel):
         neck (dict, optional): config of ``TaskRelationNeck``.
         data_preprocessor (dict, optional): default ``MultiTaskDataPreprocessor`` with the mean
             and std of the backbone.
-        init_cfg (dict, optional): as of MMEngine's ``BaseModule``.
+        init_cfg (None): refused; MMEngine would load weights without this package's safeguards.
 
     Raises:
         ConfigError: no heads, a task name that cannot be used, or what the parts raise.
@@ -43,12 +43,16 @@ class MultiTaskModel(BaseModel):
         init_cfg: dict | None = None,
     ) -> None:
         _check_task_names(heads)
+        if init_cfg is not None:
+            raise ConfigError(
+                "model.init_cfg: not used; for weights set model.backbone.pretrained, "
+                "model.backbone.checkpoint_path or load_from"
+            )
         relation_neck = None if neck is None else _build(neck)
         taps = () if relation_neck is None else relation_neck.taps
         trunk = _build(backbone, tasks=tuple(heads), taps=taps)
         super().__init__(
             data_preprocessor=_build(_with_backbone_normalisation(data_preprocessor, trunk)),
-            init_cfg=init_cfg,
         )
         self.backbone = trunk
         self.heads = nn.ModuleDict(
@@ -67,6 +71,24 @@ class MultiTaskModel(BaseModel):
     @property
     def tasks(self) -> tuple[str, ...]:
         return tuple(self.heads)
+
+    def check_dataset(self, metainfo: dict) -> None:
+        """Refuse a data set that cannot train the heads.
+
+        Args:
+            metainfo (dict): of the data set; 'tasks' says what labels it gives.
+
+        Raises:
+            ConfigError: a head without labels, or of another kind or width than its labels.
+        """
+        tasks = metainfo.get("tasks")
+        for name, head in self.heads.items() if tasks is not None else ():
+            if name not in tasks:
+                raise ConfigError(
+                    f"model.heads.{name}: the training data set gives no labels of this task, "
+                    f"but of {', '.join(tasks)}"
+                )
+            head.check_labels(name, tasks[name])
 
     def forward(
         self,

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from trn_plugin.errors import ConfigError
+from trn_plugin.errors import ConfigError, TrainingError
 from trn_plugin.registry import MODELS
 from trn_plugin.relation import TaskRelationLayer
+from trn_plugin.structures import relation_name, relation_sides
 
 __all__ = ["Measurement", "TaskRelationNeck"]
 
@@ -71,8 +72,10 @@ class TaskRelationNeck(nn.Module):
         if not relations:
             raise ConfigError("model.neck.relations: expected at least one pair of tasks")
         self.levels = tuple(levels)
-        self.relations = tuple(_groups(relation) for relation in relations)
-        self.names = tuple("-".join("+".join(g) for g in pair) for pair in self.relations)
+        self.relations = tuple(
+            relation_sides(relation, "model.neck.relations") for relation in relations
+        )
+        self.names = tuple(relation_name(sides) for sides in self.relations)
         self.momentum = momentum
         self.shrinkage = shrinkage
         self.layers = nn.ModuleDict()
@@ -146,6 +149,9 @@ class TaskRelationNeck(nn.Module):
 
         Returns:
             dict[str, list[Measurement]]: by level, one for each relation.
+
+        Raises:
+            TrainingError: features that are not finite; names the tasks and the level.
         """
         features = {"hidden": hidden, "output": output, "label": target, **(tapped or {})}
         taus: dict[str, list[Tensor]] = {level: [] for level in (*self.levels, "label")}
@@ -153,7 +159,10 @@ class TaskRelationNeck(nn.Module):
             labelled = torch.stack([mask[task] for group in pair for task in group]).all(0)
             for level, values in taus.items():
                 sides = [torch.cat([features[level][t] for t in group], 1) for group in pair]
-                values.append(self.layers[_key(level)][index](*sides, labelled))
+                try:
+                    values.append(self.layers[_key(level)][index](*sides, labelled))
+                except ValueError as error:
+                    raise TrainingError(f"TaskRelationNeck: {error}") from error
         return {
             level: [
                 Measurement(tau, label.detach(), layer.effective_sample_size, layer.dims)
@@ -164,6 +173,16 @@ class TaskRelationNeck(nn.Module):
             for level in self.levels
         }
 
+    def accumulate(self, micro_batches: int) -> None:
+        """Keep the memory of the running moments when gradients are accumulated.
+
+        Args:
+            micro_batches (int): k; each of them updates with momentum m^(1/k).
+        """
+        for layers in self.layers.values():
+            for layer in layers:
+                layer.momentum = self.momentum ** (1 / micro_batches)
+
     def layers_of(self, level: str) -> nn.ModuleList:
         """The task relation layers of a level, one for each relation."""
         return self.layers[_key(level)]
@@ -171,16 +190,3 @@ class TaskRelationNeck(nn.Module):
 
 def _key(level: str) -> str:
     return level.replace(".", "_")
-
-
-def _groups(relation) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    if isinstance(relation, str) or len(relation) != 2:
-        raise ConfigError(
-            f"model.neck.relations: expected pairs of tasks or of groups of tasks, got {relation!r}"
-        )
-    first, second = ((side,) if isinstance(side, str) else tuple(side) for side in relation)
-    if not first or not second or set(first) & set(second):
-        raise ConfigError(
-            f"model.neck.relations: expected two different, non-empty sides, got {relation!r}"
-        )
-    return first, second

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from trn_plugin.engine.checkpoint import load_weights_file
-from trn_plugin.errors import ConfigError
+from trn_plugin.errors import ConfigError, first_line
 from trn_plugin.models._cut import CannotTrace, cut
 from trn_plugin.registry import MODELS
 
@@ -29,6 +29,12 @@ class TimmTrunk(nn.Module):
     ``tails.<task>``, up to the pooled features that enter timm's classifier. Parameters keep
     timm's dotted names under ``trunk.`` and ``tails.<task>.``. The cut model is compared with the
     uncut one when it is built, in evaluation and in training mode.
+
+    Attributes:
+        num_features (int): width of each task's hidden features.
+        img_size (tuple[int, int]): height and width of the pictures.
+        stages (tuple[str, ...]): the modules that end timm's stages.
+        shares_everything (bool): whether all tasks have the same features.
 
     Args:
         model_name (str): any name of ``timm.list_models()``, with or without a pretrained tag.
@@ -74,17 +80,21 @@ class TimmTrunk(nn.Module):
         )
         self.mean = tuple(model.pretrained_cfg.get("mean", (0.485, 0.456, 0.406)))
         self.std = tuple(model.pretrained_cfg.get("std", (0.229, 0.224, 0.225)))
-        self.stages = tuple(info["module"] for info in _feature_info(model))
+        self.stages = _stage_names(model)
         self.shared_stages = _resolve(shared_stages, self.stages, model_name)
+        self.shares_everything = shared_stages == "all" or (
+            self.shared_stages == len(self.stages) > 0
+        )
         probe = torch.rand(2, in_chans, *self.img_size, generator=torch.Generator().manual_seed(0))
+        self._copies_shared = False
         self.num_features = _probe_width(model, probe, model_name)
 
-        if self.shared_stages == 0:
-            self.trunk = nn.Identity()
-            self.tails = nn.ModuleDict({task: copy.deepcopy(model) for task in self.tasks})
-        elif self.shares_everything:
+        if self.shares_everything:
             self.trunk = model
             self.tails = nn.ModuleDict({task: nn.Identity() for task in self.tasks})
+        elif self.shared_stages == 0:
+            self.trunk = nn.Identity()
+            self.tails = nn.ModuleDict({task: copy.deepcopy(model) for task in self.tasks})
         else:
             boundary = self.stages[self.shared_stages - 1]
             uncut = copy.deepcopy(model)
@@ -97,11 +107,6 @@ class TimmTrunk(nn.Module):
             self._check_against(uncut, probe, boundary)
         self._channels_last = getattr(model, "output_fmt", "NCHW") == "NHWC"
         self.tap_features = self._probe_taps(probe) if self.taps else {}
-
-    @property
-    def shares_everything(self) -> bool:
-        """Whether all tasks have the same features (``shared_stages='all'``)."""
-        return self.shared_stages == len(self.stages)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Hidden features of each task.
@@ -132,10 +137,14 @@ class TimmTrunk(nn.Module):
             if shared is None:
                 hidden[task], *values = _with_taps(tail, self.taps, x)
             else:
-                hidden[task], *values = tail(*shared)
+                hidden[task], *values = tail(*map(self._own, shared))
             for tap, value in zip(self.taps, values, strict=True):
                 tapped[tap][task] = self._pool(value, tap)
         return hidden, tapped
+
+    def _own(self, value):
+        """A copy, where the tails would change the shared values in place."""
+        return value.clone() if self._copies_shared and torch.is_tensor(value) else value
 
     def _pool(self, value, tap: str) -> Tensor:
         if torch.is_tensor(value) and value.ndim in (2, 3, 4):
@@ -173,12 +182,22 @@ class TimmTrunk(nn.Module):
         """Same output as the uncut model for the first task's path, same random numbers."""
         task = self.tasks[0]
         parts = (self.trunk, self.tails[task])
+
+        def cut_forward(x):
+            shared = parts[0](x)
+            tensors = [value for value in shared if torch.is_tensor(value)]
+            versions = [value._version for value in tensors]
+            features = parts[1](*map(self._own, shared))[0]
+            if versions != [value._version for value in tensors]:
+                self._copies_shared = True
+            return features
+
         state = [{k: v.clone() for k, v in part.state_dict().items()} for part in parts]
         for mode in (False, True):
             outputs = []
             for run, modules in (
                 (uncut, (uncut,)),
-                (lambda x: parts[1](*parts[0](x))[0], parts),
+                (cut_forward, parts),
             ):
                 with torch.random.fork_rng(devices=[]), torch.no_grad():
                     torch.manual_seed(0)
@@ -187,7 +206,9 @@ class TimmTrunk(nn.Module):
                     try:
                         outputs.append(run(probe))
                     except Exception as error:  # the traced model's own code may raise anything
-                        raise self._uncuttable(boundary, f"the parts fail: {error}") from error
+                        raise self._uncuttable(
+                            boundary, f"the parts fail: {first_line(error)}"
+                        ) from error
             scale = outputs[0].abs().max().clamp(min=1e-6)
             difference = float((outputs[0] - outputs[1]).abs().max() / scale)
             if not difference <= 1e-5:
@@ -227,7 +248,7 @@ def _with_taps(model: nn.Module, taps: Sequence[str], x: Tensor) -> tuple:
 
 
 def _create(model_name, pretrained, checkpoint_path, img_size, in_chans, kwargs):
-    if not timm.is_model(timm.models._registry.split_model_name_tag(model_name)[0]):
+    if not timm.is_model(model_name):
         names = timm.list_models()
         close = difflib.get_close_matches(model_name.split(".")[0], names, n=5, cutoff=0.5)
         hint = ", ".join(close) if close else f"see timm.list_models(), {len(names)} names"
@@ -247,11 +268,11 @@ def _create(model_name, pretrained, checkpoint_path, img_size, in_chans, kwargs)
         if pretrained:
             raise ConfigError(
                 f"{_WHERE}.pretrained: no pretrained weights of {model_name} could be loaded "
-                f"({_first_line(error)}); give a local file as checkpoint_path, or set "
+                f"({first_line(error)}); give a local file as checkpoint_path, or set "
                 "pretrained=False"
             ) from error
         raise ConfigError(
-            f"{_WHERE}: timm cannot build {model_name}: {_first_line(error)}"
+            f"{_WHERE}: timm cannot build {model_name}: {first_line(error)}"
         ) from error
     return model, size
 
@@ -271,7 +292,7 @@ def _with_weights(model_name: str, options: dict, path: str) -> nn.Module:
         except Exception as error:  # timm's converters meet keys and shapes of another model
             raise ConfigError(
                 f"{_WHERE}.checkpoint_path: {path} holds no weights of {model_name}: "
-                f"{_first_line(error)}"
+                f"{first_line(error)}"
             ) from error
     # timm only logs what it did not find
     missing = [k for k, v in model.state_dict().items() if v.ndim > 1 and torch.equal(v, fresh[k])]
@@ -283,10 +304,6 @@ def _with_weights(model_name: str, options: dict, path: str) -> nn.Module:
     return model
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or repr(error)).splitlines()[0]
-
-
 def _pair(size: int | Sequence[int] | None) -> tuple[int, int] | None:
     if size is None or isinstance(size, int):
         return None if size is None else (size, size)
@@ -295,9 +312,17 @@ def _pair(size: int | Sequence[int] | None) -> tuple[int, int] | None:
     return int(size[0]), int(size[1])
 
 
-def _feature_info(model: nn.Module) -> list[dict]:
+def _stage_names(model: nn.Module) -> tuple[str, ...]:
+    """Modules that end timm's stages; some families' ``feature_info`` misnames their container."""
     info = getattr(model, "feature_info", None)
-    return list(getattr(info, "info", info) or [])
+    names = [entry["module"] for entry in getattr(info, "info", info) or []]
+    modules = dict(model.named_modules())
+    for i, name in enumerate(names):
+        for container in ("stages", "blocks", "layers"):
+            other = f"{container}.{name.rpartition('.')[2]}"
+            if name not in modules and len(modules.get(container, ())) == len(names):
+                names[i] = name = other
+    return tuple(names)
 
 
 def _resolve(shared: int | str, stages: tuple[str, ...], model_name: str) -> int:
@@ -322,7 +347,7 @@ def _probe_width(model: nn.Module, probe: Tensor, model_name: str) -> int:
     except Exception as error:  # a model's own shape errors are of any type
         raise ConfigError(
             f"{_WHERE}: {model_name} does not take pictures of {tuple(probe.shape[1:])}: "
-            f"{_first_line(error)}"
+            f"{first_line(error)}"
         ) from error
     model.train()
     if not torch.is_tensor(features) or features.ndim != 2:

@@ -117,6 +117,8 @@ class TaskRelationLayer(nn.Module):
         check_features(f1, f2, self.names)
         if self.s12 is None:
             self._start(f1.shape[1], f2.shape[1], device=f1.device)
+        elif self.s12.device != f1.device:
+            self._move(f1.device)
         if (f1.shape[1], f2.shape[1]) != self.dims:
             raise ValueError(
                 f"{self.names[0]} and {self.names[1]}: expected {self.dims} features as in the "
@@ -144,6 +146,18 @@ class TaskRelationLayer(nn.Module):
         self.s11, self.s22 = torch.eye(d1, **options), torch.eye(d2, **options)
         self.s12 = torch.zeros(d1, d2, **options)
         self.weight, self.squared_weight = (torch.zeros((), **options) for _ in range(2))
+
+    def _move(self, device: torch.device) -> None:
+        for name in _STATE:
+            setattr(self, name, getattr(self, name).to(device, working_dtype(device)))
+
+    def _apply(self, fn, recurse=True):
+        """Follow a move to another device; ``half()`` and its like do not reach the moments."""
+        if self.s12 is not None:
+            device = fn(torch.empty(0, device=self.s12.device)).device
+            if device != self.s12.device:
+                self._move(device)
+        return self
 
     @torch.no_grad()
     def _update(self, x1: Tensor, x2: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ class TaskHead(nn.Module):
         in_features (int): width of the hidden features; ``MultiTaskModel`` passes it.
         loss_weight (float): factor of this task's loss.
         names (Sequence[str], optional): what the predictions are called, one name each.
+        num_names (int): number of points, classes or attributes.
 
     Subclasses say how a label becomes a loss target (``encode_one``), the loss of each sample
     (``sample_loss``) and what the raw output means (``predict``).
@@ -34,7 +35,7 @@ class TaskHead(nn.Module):
         in_features: int,
         loss_weight: float = 1.0,
         names: Sequence[str] | None = None,
-        num_names: int | None = None,
+        num_names: int = 0,
     ) -> None:
         super().__init__()
         if out_features < 1:
@@ -44,6 +45,7 @@ class TaskHead(nn.Module):
                 f"{type(self).__name__}.names: expected {num_names} names, got {len(names)}"
             )
         self.out_features = out_features
+        self.num_names = num_names
         self.loss_weight = loss_weight
         self.names = None if names is None else tuple(names)
         self.fc = nn.Linear(in_features, out_features)
@@ -83,6 +85,19 @@ class TaskHead(nn.Module):
         with torch.autocast(output.device.type, enabled=False):
             losses = self.sample_loss(output.float(), targets)
         return self.loss_weight * mean_over_labelled(losses, mask)
+
+    def check_labels(self, task: str, info: Mapping) -> None:
+        """Refuse labels of another kind or number, as a data set's metainfo describes them.
+
+        Raises:
+            ConfigError: names the task, what the head expects and what the data set has.
+        """
+        names = info.get("classes" if self.kind == "class" else "names", ())
+        if info.get("kind") != self.kind or len(names) != self.num_names:
+            raise ConfigError(
+                f"model.heads.{task}: {type(self).__name__} expects {self.num_names} of kind "
+                f"{self.kind!r}, the data set has {len(names)} of kind {info.get('kind')!r}"
+            )
 
     def encode_one(self, label: Tensor) -> Tensor:
         raise NotImplementedError
