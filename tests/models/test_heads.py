@@ -71,7 +71,20 @@ def test_labels_that_do_not_fit_are_refused(head, label, message):
         head.encode([label], torch.device("cpu"))
 
 
+def test_class_weights_scale_the_loss_of_a_class():
+    torch.manual_seed(0)
+    head = ClassificationHead(3, 8)
+    weighted = ClassificationHead(3, 8, class_weights=(1.0, 2.0, 0.0))
+    weighted.load_state_dict(head.state_dict())
+    hidden = torch.randn(3, 8)
+    targets, _ = head.encode([torch.tensor(i) for i in range(3)], "cpu")
+    plain, other = (h.sample_loss(h(hidden), targets) for h in (head, weighted))
+    assert torch.allclose(other, plain * torch.tensor([1.0, 2.0, 0.0]))
+
+
 def test_bad_options_are_named():
+    with pytest.raises(ConfigError, match="expected 5 numbers >= 0, got"):
+        ClassificationHead(5, 8, class_weights=(1, 2))
     with pytest.raises(ConfigError, match=r"LandmarkHead\.loss: expected one of .* got 'wings'"):
         LandmarkHead(5, 8, loss="wings")
     with pytest.raises(ConfigError, match="expected 5 names, got 2"):

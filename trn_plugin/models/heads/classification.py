@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from trn_plugin.errors import ConfigError
 from trn_plugin.models.heads.base import TaskHead
 from trn_plugin.registry import MODELS
 
@@ -22,11 +23,13 @@ class ClassificationHead(TaskHead):
         num_classes (int): C.
         in_features (int): width of the hidden features.
         label_smoothing (float): share of the target that is spread over all classes in the loss.
+        class_weights (Sequence[float], optional): factor of each class's loss, for unbalanced
+            classes.
         loss_weight (float): factor of the loss.
         names (Sequence[str], optional): the classes' names.
 
     Raises:
-        ConfigError: another number of names than classes.
+        ConfigError: another number of names or weights than classes, or a negative weight.
     """
 
     kind = "class"
@@ -36,12 +39,22 @@ class ClassificationHead(TaskHead):
         num_classes: int,
         in_features: int,
         label_smoothing: float = 0.0,
+        class_weights: Sequence[float] | None = None,
         loss_weight: float = 1.0,
         names: Sequence[str] | None = None,
     ) -> None:
         super().__init__(num_classes, in_features, loss_weight, names, num_classes)
         self.num_classes = num_classes
         self.label_smoothing = label_smoothing
+        if class_weights is not None and (
+            len(class_weights) != num_classes or min(class_weights) < 0
+        ):
+            raise ConfigError(
+                f"ClassificationHead.class_weights: expected {num_classes} numbers >= 0, "
+                f"got {list(class_weights)}"
+            )
+        weights = None if class_weights is None else torch.tensor(class_weights).float()
+        self.register_buffer("class_weights", weights, persistent=False)
 
     def encode_one(self, label: Tensor) -> Tensor:
         """Class index -> one-hot (C,)."""
@@ -53,7 +66,11 @@ class ClassificationHead(TaskHead):
     def sample_loss(self, output: Tensor, targets: Tensor) -> Tensor:
         """(N, C) logits, (N, C) one-hot -> (N,)."""
         return F.cross_entropy(
-            output, targets, reduction="none", label_smoothing=self.label_smoothing
+            output,
+            targets,
+            weight=self.class_weights,
+            reduction="none",
+            label_smoothing=self.label_smoothing,
         )
 
     def predict(self, output: Tensor) -> Tensor:
