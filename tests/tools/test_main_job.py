@@ -242,7 +242,7 @@ def test_bad_arguments_are_one_line(job, tmp_path, monkeypatch, capfd, name, arg
         ("train_dataloader.dataset.type=Faces", r"dataloader: Faces is not in the"),
         ("train_dataloader.dataset.bananas=3", r"dataloader: .*bananas"),
         ("train_dataloader.dataset.pipeline.0.type=Load", r"dataloader: Load is not in the"),
-        ("optim_wrapper.optimizer.type=Foo", r"optim_wrapper: .*Foo"),
+        ("optim_wrapper.optimizer.type=Foo", r"optimizer is named .Foo"),
         ("optim_wrapper.optimizer.bananas=3", r"optim_wrapper: .*bananas"),
         ("param_scheduler.0.end=0", r"param_scheduler: .*end"),
         ("val_evaluator.0.norm=miles", r"norm"),
