@@ -28,7 +28,7 @@ def parse_args():
     parser.add_argument(
         "--split", choices=("test", "val"), default="test", help="which of the config's sets"
     )
-    cli.launcher_argument(parser)
+    cli.add_launcher_argument(parser)
     return parser.parse_args()
 
 

@@ -24,7 +24,7 @@ def parse_args():
         help="continue from this checkpoint, or from the newest in the work dir",
     )
     parser.add_argument("--amp", action="store_true", help="mixed precision (CUDA)")
-    cli.launcher_argument(parser)
+    cli.add_launcher_argument(parser)
     return parser.parse_args()
 
 

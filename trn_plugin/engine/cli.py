@@ -14,7 +14,15 @@ from mmengine.registry import init_default_scope
 from trn_plugin.engine.building import config_errors
 from trn_plugin.errors import ConfigError, TrnPluginError, first_line
 
-__all__ = ["add_config_arguments", "build_runner", "load_config", "run", "start_process_group"]
+__all__ = [
+    "add_config_arguments",
+    "add_launcher_argument",
+    "build_runner",
+    "load_config",
+    "run",
+    "start_process_group",
+    "work_dir",
+]
 
 
 def run(main: Callable[[], None]) -> None:
@@ -44,6 +52,7 @@ def one_line(error: BaseException) -> str:
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add CONFIG and --cfg-options."""
     parser.add_argument("config", help="config file")
     parser.add_argument(
         "--cfg-options",
@@ -128,6 +137,7 @@ def start_process_group(launcher: str) -> None:
     torch.distributed.init_process_group("gloo")
 
 
-def launcher_argument(parser: argparse.ArgumentParser) -> None:
+def add_launcher_argument(parser: argparse.ArgumentParser) -> None:
+    """Add --launcher."""
     choices: Sequence[str] = ("none", "pytorch", "slurm")
     parser.add_argument("--launcher", choices=choices, default="none", help="of several processes")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
+
+from trn_plugin.relation import sum_over_ranks, world_size
 
 __all__ = ["mean_over_labelled"]
 
@@ -16,8 +17,5 @@ def mean_over_labelled(losses: Tensor, mask: Tensor) -> Tensor:
     which DistributedDataParallel takes of the gradients, is the mean over all labelled samples.
     No labelled sample at all gives 0.
     """
-    count = mask.sum().to(losses.dtype)
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        dist.all_reduce(count)
-        count = count / dist.get_world_size()
+    count = sum_over_ranks(mask.sum().to(losses.dtype)) / world_size()
     return torch.where(mask, losses, 0.0).sum() / count.clamp(min=1e-6)

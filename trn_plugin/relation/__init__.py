@@ -3,7 +3,14 @@
 Source: Li et al., "Task Relation Networks", WACV 2019, doi:10.1109/WACV.2019.00104.
 """
 
+from trn_plugin.relation._running import sum_over_ranks, world_size
 from trn_plugin.relation.layer import TaskRelationLayer
 from trn_plugin.relation.similarity import chance_similarity, task_similarity
 
-__all__ = ["TaskRelationLayer", "chance_similarity", "task_similarity"]
+__all__ = [
+    "TaskRelationLayer",
+    "chance_similarity",
+    "sum_over_ranks",
+    "task_similarity",
+    "world_size",
+]

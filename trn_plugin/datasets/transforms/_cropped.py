@@ -1,3 +1,5 @@
+"""What transforms behind the crop ask for."""
+
 from __future__ import annotations
 
 from trn_plugin.errors import ConfigError

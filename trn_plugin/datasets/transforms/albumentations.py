@@ -1,3 +1,5 @@
+"""Augmentation by albumentations, landmarks carried along."""
+
 from __future__ import annotations
 
 import inspect

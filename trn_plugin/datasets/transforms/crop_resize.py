@@ -1,3 +1,5 @@
+"""Cutting the face box and resizing it as the exported model does."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence

@@ -1,3 +1,5 @@
+"""Face boxes made from landmarks, and how each kind is drawn."""
+
 from __future__ import annotations
 
 import math

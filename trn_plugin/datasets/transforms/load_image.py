@@ -1,3 +1,5 @@
+"""Reading the picture."""
+
 from __future__ import annotations
 
 from trn_plugin.geometry import read_image

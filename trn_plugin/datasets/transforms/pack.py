@@ -1,3 +1,5 @@
+"""From a pipeline's results to what the model takes."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence

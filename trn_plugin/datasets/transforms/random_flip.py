@@ -1,3 +1,5 @@
+"""Mirroring picture and labels."""
+
 from __future__ import annotations
 
 import numpy as np
