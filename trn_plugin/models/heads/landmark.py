@@ -65,4 +65,4 @@ class LandmarkHead(TaskHead):
 
     def predict(self, output: Tensor) -> Tensor:
         """(N, 2P) -> points (N, P, 2), fractions of the crop."""
-        return output.unflatten(1, (self.num_points, 2))
+        return output.float().unflatten(1, (self.num_points, 2))
