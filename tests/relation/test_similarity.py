@@ -6,7 +6,7 @@ import torch
 from reference import offline
 from sklearn.cross_decomposition import CCA
 
-from trn_plugin.relation import chance_similarity, task_similarity
+from trn_plugin.relation import chance_similarity, task_similarity, task_similarity_matrix
 
 
 def related(n, d1, d2, seed=0, dtype=torch.float64):
@@ -130,3 +130,32 @@ def test_chance_is_what_independent_features_give(n, d1, d2):
     ]
     assert np.mean(taus) == pytest.approx(chance_similarity(n, d1, d2), abs=0.01)
     assert math.isnan(chance_similarity(d1 + d2 + 1, d1, d2))
+
+
+def test_matrix_is_the_similarity_of_every_pair():
+    g = torch.Generator().manual_seed(0)
+    common = torch.randn(200, 3, generator=g)
+    features = [
+        common @ torch.randn(3, d, generator=g) + torch.randn(200, d, generator=g)
+        for d in (1, 4, 1, 3, 4, 1)
+    ]
+    features.append(torch.nn.functional.one_hot(torch.randint(0, 3, (200,), generator=g)).float())
+    features.append(torch.ones(200, 2))
+    matrix = task_similarity_matrix(features)
+    for i, f1 in enumerate(features):
+        for j, f2 in enumerate(features):
+            expected = task_similarity(f1, f2).item()
+            assert matrix[i, j].item() == pytest.approx(expected, abs=1e-6), (i, j)
+
+
+def test_matrix_of_scalars_is_that_of_absolute_correlations():
+    x = torch.randn(300, 40, generator=torch.Generator().manual_seed(0)).double()
+    matrix = task_similarity_matrix(list(x.split(1, dim=1)))
+    assert np.allclose(matrix, np.abs(np.corrcoef(x.T)), atol=1e-12)
+
+
+def test_matrix_names_the_task_that_does_not_fit():
+    with pytest.raises(ValueError, match=r"features\[1\] has 4"):
+        task_similarity_matrix([torch.zeros(3, 1), torch.zeros(4, 1)])
+    with pytest.raises(ValueError, match=r"features\[1\]: value at row 2"):
+        task_similarity_matrix([torch.zeros(3, 1), torch.tensor([[0.0], [0.0], [math.inf]])])

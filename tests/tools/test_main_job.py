@@ -93,6 +93,24 @@ def test_training_logs_finite_losses_and_relations(job):
     assert all(math.isfinite(v) for row in trained for v in row.values())
 
 
+def test_similarity_of_the_labels(job, tmp_path, monkeypatch, capsys):
+    status = tool(
+        "task_similarity",
+        CONFIG,
+        "--out-dir",
+        tmp_path,
+        *options(job["faces"]),
+        monkeypatch=monkeypatch,
+    )
+    assert status == 0
+    pairs = json.loads((tmp_path / "similarity.json").read_text())
+    assert len(pairs) == 10  # of all five tasks, not only the config's two
+    assert {"landmarks", "pose"} == {pairs[0]["a"], pairs[0]["b"]}
+    assert "most related first" in capsys.readouterr().out
+    assert (tmp_path / "similarity.png").stat().st_size > 0
+    assert len((tmp_path / "similarity.csv").read_text().splitlines()) == 11
+
+
 def test_a_resumed_run_goes_on(job, monkeypatch):
     work = job["folder"] / "again"
     shutil.copytree(job["checkpoint"].parent, work)

@@ -18,6 +18,7 @@ __all__ = [
     "save_confusion",
     "save_cumulative_error",
     "save_precision_recall",
+    "save_similarity",
 ]
 
 TRUTH, PREDICTION = "#00c853", "#ff1744"
@@ -178,6 +179,27 @@ def save_precision_recall(
     else:
         axes.text(0.5, 0.5, "undefined: all labels alike", ha="center", color=PLAIN)
     axes.set_title(title, fontsize=11)
+    _save(figure, path, tight=True)
+
+
+def save_similarity(path: str, matrix: np.ndarray, names: Sequence[str], title: str = "") -> None:
+    """Task similarities in 0..1 as a heat map, as in the paper's Figure 3; NaN is left white."""
+    count = len(names)
+    side = max(3.6, (0.62 if count <= 12 else 0.26) * count + 1.4)
+    figure = _figure(side + 1.0, side)
+    axes = figure.add_subplot()
+    shaded = axes.imshow(matrix, vmin=0, vmax=1, cmap="YlOrRd")
+    if count <= 12:
+        for (row, column), value in np.ndenumerate(matrix):
+            if not math.isnan(value):
+                colour = "white" if value > 0.6 else PLAIN
+                text = f"{value:.2f}"
+                axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=9)
+    axes.set_xticks(range(count), names, rotation=45 if count <= 12 else 90, ha="right")
+    axes.set_yticks(range(count), names)
+    axes.tick_params(length=0, labelsize=9 if count <= 12 else 7)
+    axes.set_title(title, fontsize=10)
+    figure.colorbar(shaded, ax=axes, label="task similarity τ", shrink=0.8)
     _save(figure, path, tight=True)
 
 

@@ -5,12 +5,17 @@ Source: Li et al., "Task Relation Networks", WACV 2019, doi:10.1109/WACV.2019.00
 
 from trn_plugin.relation._running import sum_over_ranks, world_size
 from trn_plugin.relation.layer import TaskRelationLayer
-from trn_plugin.relation.similarity import chance_similarity, task_similarity
+from trn_plugin.relation.similarity import (
+    chance_similarity,
+    task_similarity,
+    task_similarity_matrix,
+)
 
 __all__ = [
     "TaskRelationLayer",
     "chance_similarity",
     "sum_over_ranks",
     "task_similarity",
+    "task_similarity_matrix",
     "world_size",
 ]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-__all__ = ["chance_similarity", "check_features", "task_similarity"]
+__all__ = ["chance_similarity", "check_features", "task_similarity", "task_similarity_matrix"]
 
 
 def check_features(f1: Tensor, f2: Tensor, names: tuple[str, str] = ("f1", "f2")) -> None:
@@ -63,12 +64,57 @@ def task_similarity(f1: Tensor, f2: Tensor) -> Tensor:
         True
     """
     check_features(f1, f2)
-    for name, f in (("f1", f1), ("f2", f2)):
-        finite = torch.isfinite(f)
-        if not bool(finite.all()):
-            row, column = (~finite).nonzero()[0].tolist()
-            raise ValueError(f"{name}: value at row {row}, column {column} is {f[row, column]}")
+    _check_finite(f1, "f1")
+    _check_finite(f2, "f2")
     return _LargestCanonicalCorrelation.apply(f1, f2)
+
+
+def task_similarity_matrix(features: Sequence[Tensor]) -> Tensor:
+    """:func:`task_similarity` of every pair of several tasks (Fig. 3).
+
+    Each task is whitened once, and all pairs are blocks of one matrix product; among tasks of one
+    feature each it is the matrix of absolute correlations.
+
+    Args:
+        features (Sequence[Tensor]): (N, d_t) by task, of the same samples; d_t are free.
+
+    Returns:
+        Tensor: (T, T) float64, symmetric, in [0, 1]; 1 on the diagonal, 0 in the row of a task
+        without variance.
+
+    Raises:
+        ValueError: shapes that do not fit, or a value that is not finite.
+
+    Example:
+        >>> import torch
+        >>> x = torch.randn(100, 3)
+        >>> task_similarity_matrix([x, x[:, :1], -x]).round(decimals=6).tolist()
+        [[1.0, 1.0, 1.0], [1.0, 1.0, 1.0], [1.0, 1.0, 1.0]]
+    """
+    for index, f in enumerate(features):
+        check_features(features[0], f, ("features[0]", f"features[{index}]"))
+        _check_finite(f, f"features[{index}]")
+    bases = [_orthonormal_basis(f)[0] for f in features]
+    joint = torch.cat(bases, 1)
+    products = joint.T @ joint
+    starts = [0]
+    for basis in bases:
+        starts.append(starts[-1] + basis.shape[1])
+    by_shape: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    for i, first in enumerate(bases):
+        for j in range(i, len(bases)):
+            by_shape.setdefault((first.shape[1], bases[j].shape[1]), []).append((i, j))
+    similarities = products.new_zeros(len(bases), len(bases))
+    for (d1, d2), pairs in by_shape.items():
+        if min(d1, d2) == 0:
+            continue
+        i, j = torch.tensor(pairs).T
+        rows = torch.tensor(starts)[i][:, None, None] + torch.arange(d1)[:, None]
+        columns = torch.tensor(starts)[j][:, None, None] + torch.arange(d2)
+        blocks = products[rows.to(products.device), columns.to(products.device)]
+        largest = blocks.abs().flatten() if d1 == d2 == 1 else torch.linalg.svdvals(blocks)[:, 0]
+        similarities[i, j] = similarities[j, i] = largest.clamp(max=1.0)
+    return similarities
 
 
 def chance_similarity(n: int, d1: int, d2: int) -> float:
@@ -106,6 +152,13 @@ def chance_similarity(n: int, d1: int, d2: int) -> float:
 
 
 _TRACY_WIDOM_MEAN = -1.2065335745820
+
+
+def _check_finite(f: Tensor, name: str) -> None:
+    finite = torch.isfinite(f)
+    if not bool(finite.all()):
+        row, column = (~finite).nonzero()[0].tolist()
+        raise ValueError(f"{name}: value at row {row}, column {column} is {f[row, column]}")
 
 
 class _LargestCanonicalCorrelation(torch.autograd.Function):
