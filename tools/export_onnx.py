@@ -13,6 +13,7 @@ import argparse
 import os
 
 from trn_plugin.engine import cli
+from trn_plugin.errors import ConfigError
 
 
 def parse_args():
@@ -36,6 +37,8 @@ def main():
     from trn_plugin.deploy.checkpoint import load_for_export
     from trn_plugin.geometry import read_image
 
+    if not args.out.endswith(".onnx"):
+        raise ConfigError(f"{args.out}: expected a file name that ends in .onnx")
     images = [read_image(path) for path in args.images]
     config = cli.load_config(args.config, args.cfg_options)
     model, input_size, metadata = load_for_export(config, args.checkpoint)

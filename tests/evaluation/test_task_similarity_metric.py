@@ -167,10 +167,12 @@ def test_config_errors(features):
     with pytest.raises(ConfigError, match="at least one pair"):
         TaskSimilarity([])
     for bad in ("ab", ("a",), ("a", "b", "c")):
-        with pytest.raises(ConfigError, match=r"relations\[0\]: expected a pair"):
+        with pytest.raises(ConfigError, match=r"relations\[0\]: expected pairs of tasks"):
             TaskSimilarity([bad])
     for bad in (("a", "a"), (("a", "b"), ("b",)), ((), ("a",))):
-        with pytest.raises(ConfigError, match="different tasks on the two sides"):
+        with pytest.raises(
+            ConfigError, match=r"relations\[0\]: expected two different, non-empty sides"
+        ):
             TaskSimilarity([bad])
     with pytest.raises(ConfigError, match=r"relations\[1\]: a-b is listed twice"):
         TaskSimilarity([("a", "b"), ("a", ("b",))])

@@ -231,6 +231,8 @@ def assert_one_line(status, capfd, message):
         ("train", [CONFIG, "--resume", "absent.pth"], r"absent\.pth: no such checkpoint"),
         ("test", [CONFIG, "absent.pth"], r"absent\.pth: no such checkpoint"),
         ("export_onnx", [CONFIG, "absent.pth", "x.onnx"], r"absent\.pth: no such checkpoint"),
+        ("export_onnx", [CONFIG, "a.pth", "a.pth"], r"a\.pth: expected .* ends in \.onnx"),
+        ("train", [CONFIG, "--work-dir", CONFIG], r"File exists"),
     ],
 )
 def test_bad_arguments_are_one_line(job, tmp_path, monkeypatch, capfd, name, arguments, message):
@@ -264,6 +266,7 @@ def test_bad_arguments_are_one_line(job, tmp_path, monkeypatch, capfd, name, arg
         ("optim_wrapper.optimizer.bananas=3", r"optim_wrapper: .*bananas"),
         ("param_scheduler.0.end=0", r"param_scheduler: .*end"),
         ("val_evaluator.0.norm=miles", r"norm"),
+        ("train_cfg.max_epoch=1", r"train_cfg: .*max_epoch"),
         ("model.init_cfg.type=Pretrained", r"model\.init_cfg: not used"),
         ("model.backbone.img_size=96", r"img_size is 96, but input_size is 32"),
     ],
@@ -272,6 +275,13 @@ def test_bad_config_values_are_one_line(job, tmp_path, monkeypatch, capfd, optio
     arguments = options(job["faces"], 1, option)
     status = tool("train", CONFIG, "--work-dir", tmp_path, *arguments, monkeypatch=monkeypatch)
     assert_one_line(status, capfd, message)
+
+
+@pytest.mark.parametrize("option", ["train_cfg.max_epochs", "model.neck.relations=[('a','b')"])
+def test_options_that_cannot_be_parsed(option, monkeypatch, capfd):
+    status = tool("train", CONFIG, "--cfg-options", option, monkeypatch=monkeypatch)
+    assert status == 2
+    assert f"expected KEY=VALUE, got {option!r}" in capfd.readouterr().err
 
 
 def test_a_missing_root_says_where_to_get_the_data(tmp_path, monkeypatch, capfd):

@@ -236,7 +236,8 @@ def _reason(error: Exception) -> str:
         found = line.partition("WeightsUnpickler error:")[2].strip()
         if found:
             return found.split(". ")[0]
-    return first_line(error).split(". ")[0]
+    text = first_line(error).split(". ")[0]
+    return "it is no checkpoint" if text.startswith("Weights only load failed") else text
 
 
 def _stand_in(name: str) -> type:

@@ -35,7 +35,7 @@ def run(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
-    except (TrnPluginError, FileNotFoundError, PermissionError) as error:
+    except (TrnPluginError, OSError) as error:
         if os.environ.get("TRN_PLUGIN_TRACEBACK") == "1":
             raise
         print(f"error: {one_line(error)}", file=sys.stderr)
@@ -57,22 +57,36 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cfg-options",
         nargs="+",
-        action=DictAction,
+        action=_Options,
         metavar="KEY=VALUE",
         help="change values of the config, e.g. model.backbone.model_name=convnext_atto",
     )
 
 
+class _Options(DictAction):
+    """MMEngine's KEY=VALUE parsing, its mistakes told as argparse tells them."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        for value in values:
+            try:
+                super().__call__(parser, namespace, [value], option_string)
+            except (ValueError, AssertionError, RecursionError):
+                parser.error(f"{option_string}: expected KEY=VALUE, got {value!r}")
+
+
 def load_config(path: str, options: dict | None) -> Config:
     """Read a config file and apply ``--cfg-options``.
 
-    ``input_size``, where the config has it, becomes the data sets' and the backbone's.
+    ``input_size``, where the config has it, becomes the data sets' and the backbone's. Modules
+    of ``custom_imports`` are also found in the working directory.
 
     Raises:
         ConfigError: no such file, or a file that is no config.
     """
     if not os.path.isfile(path):
         raise ConfigError(f"{path}: no such config file")
+    if os.getcwd() not in sys.path:  # where a user's custom_imports are looked for
+        sys.path.insert(0, os.getcwd())
     try:
         config = Config.fromfile(path)
         if options:

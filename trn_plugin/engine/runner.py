@@ -108,7 +108,8 @@ class SafeRunner(Runner):
         Raises:
             ConfigError: an epoch without a single batch, or a data set without labels for a head.
         """
-        built = super().build_train_loop(loop)
+        with config_errors("train_cfg"):
+            built = super().build_train_loop(loop)
         loader = built.dataloader
         if len(loader) == 0:
             raise ConfigError(

@@ -87,6 +87,13 @@ class TimmTrunk(nn.Module):
         )
         probe = torch.rand(2, in_chans, *self.img_size, generator=torch.Generator().manual_seed(0))
         self._copies_shared = False
+        names = dict(model.named_modules())
+        for tap in self.taps:
+            if tap not in names:
+                raise ConfigError(
+                    f"model.neck.levels: expected 'hidden', 'output' or a module of {model_name}, "
+                    f"got {tap!r}; its stages are {', '.join(self.stages)}"
+                )
         self.num_features = _probe_width(model, probe, model_name)
 
         if self.shares_everything:
@@ -165,13 +172,6 @@ class TimmTrunk(nn.Module):
                 f"model.neck.levels: {self.taps[0]!r} is no module of a task's own, since "
                 f"{_WHERE}.shared_stages shares everything"
             )
-        names = dict(next(iter(self.tails.values())).named_modules())
-        for tap in self.taps:
-            if self.shared_stages == 0 and tap not in names:
-                raise ConfigError(
-                    f"model.neck.levels: {self.model_name} has no module {tap!r}; its stages are "
-                    f"{', '.join(self.stages)}"
-                )
         self.eval()
         with torch.no_grad():
             tapped = self.features(probe)[1]
