@@ -44,7 +44,6 @@ class GraphPart(nn.Module):
                     owner = root.model if node.target.startswith("model.") else root
                     node.target = node.target.removeprefix("model.")
                     _reference(owner, self, node.target)
-        self._graphs = graphs
         self._forwards = {mode: _compile(graph) for mode, graph in graphs.items()}
 
     def forward(self, *values):
@@ -53,11 +52,8 @@ class GraphPart(nn.Module):
     def __deepcopy__(self, memo):
         part = GraphPart.__new__(GraphPart)
         memo[id(self)] = part
-        shared = ("_graphs", "_forwards")
-        part.__dict__.update({k: self.__dict__[k] for k in shared})
-        part.__dict__.update(
-            copy.deepcopy({k: v for k, v in self.__dict__.items() if k not in shared}, memo)
-        )
+        own = {key: value for key, value in self.__dict__.items() if key != "_forwards"}
+        part.__dict__.update(copy.deepcopy(own, memo), _forwards=self._forwards)
         return part
 
 
