@@ -35,6 +35,7 @@ class TimmTrunk(nn.Module):
         img_size (tuple[int, int]): height and width of the pictures.
         stages (tuple[str, ...]): the modules that end timm's stages.
         shares_everything (bool): whether all tasks have the same features.
+        fully_shared (frozenset[str]): the tasks whose hidden features are one and the same tensor.
 
     Args:
         model_name (str): any name of ``timm.list_models()``, with or without a pretrained tag.
@@ -85,6 +86,7 @@ class TimmTrunk(nn.Module):
         self.shares_everything = shared_stages == "all" or (
             self.shared_stages == len(self.stages) > 0
         )
+        self.fully_shared = frozenset(self.tasks if self.shares_everything else ())
         probe = torch.rand(2, in_chans, *self.img_size, generator=torch.Generator().manual_seed(0))
         self._copies_shared = False
         names = dict(model.named_modules())
