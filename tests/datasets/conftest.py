@@ -27,6 +27,16 @@ def mtfl_root():
     return str(root)
 
 
+@pytest.fixture(scope="session")
+def celeba_root():
+    """The real data's root; skips where it is absent."""
+    shared = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "CelebA"
+    root = Path(os.environ.get("CELEBA_ROOT", shared))
+    if not (root / "list_attr_celeba.txt").is_file():
+        pytest.skip("no CelebA data: set CELEBA_ROOT")
+    return str(root)
+
+
 @pytest.fixture
 def make_results():
     """A function that gives a pipeline's results for a picture and its labels in pixels."""

@@ -1,0 +1,275 @@
+"""CelebA's text files, as they are really distributed.
+
+Label files (attributes, landmarks, boxes) hold the number of pictures, a line of column names, and
+one row a picture, ``000001.jpg -1  1 ...``; partition files hold rows ``000001.jpg 0`` alone.
+Columns are set apart by blanks; line ends are LF or CRLF.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from trn_plugin.errors import DataError
+
+__all__ = ["ATTRIBUTES", "SPLITS", "Table", "read_attributes", "read_partition", "read_table"]
+
+ATTRIBUTES = (
+    *("5_o_Clock_Shadow", "Arched_Eyebrows", "Attractive", "Bags_Under_Eyes", "Bald", "Bangs"),
+    *("Big_Lips", "Big_Nose", "Black_Hair", "Blond_Hair", "Blurry", "Brown_Hair"),
+    *("Bushy_Eyebrows", "Chubby", "Double_Chin", "Eyeglasses", "Goatee", "Gray_Hair"),
+    *("Heavy_Makeup", "High_Cheekbones", "Male", "Mouth_Slightly_Open", "Mustache"),
+    *("Narrow_Eyes", "No_Beard", "Oval_Face", "Pale_Skin", "Pointy_Nose", "Receding_Hairline"),
+    *("Rosy_Cheeks", "Sideburns", "Smiling", "Straight_Hair", "Wavy_Hair", "Wearing_Earrings"),
+    *("Wearing_Hat", "Wearing_Lipstick", "Wearing_Necklace", "Wearing_Necktie", "Young"),
+)
+SPLITS = ("train", "val", "test")  # as a partition file numbers them, from 0
+
+MAX_DIGITS = 9  # what fits int32
+MAX_NAME = 255
+BLOCK = 1 << 18  # bytes that are parsed at once: memory is touched once
+KEPT = 4
+_BLANK = np.zeros(256, dtype=bool)
+_BLANK[list(b" \t\n\v\f\r")] = True
+_IN_NAMES = np.zeros(256, dtype=bool)
+_IN_NAMES[0x21:0x7F] = True
+_IN_NAMES[list(b"/\\:")] = False
+_read: dict[tuple, Table] = {}
+
+
+class Table(NamedTuple):
+    """Rows of a file, in its order. The arrays are shared and cannot be written to.
+
+    Attributes:
+        names: of the columns behind the file name.
+        values: (N, len(names)) int32; of `read_attributes` int8, 0 and 1.
+        files: (N,) str, names of the pictures, each once.
+        lines: (N,) int32, line of each row, from 1.
+    """
+
+    names: tuple[str, ...]
+    values: np.ndarray
+    files: np.ndarray
+    lines: np.ndarray
+
+
+def read_attributes(path: str) -> Table:
+    """Read ``list_attr_celeba.txt``: values (N, 40) int8, 1 where the attribute is there, else 0.
+
+    The 26 MB of the official file take some tenths of a second. A file that was read before in
+    this process is recognised by the digest of its content; nothing is written to disk.
+
+    Raises:
+        DataError: naming file and line, if the file is missing, its header is wrong, or a row has
+            another number of columns, a value other than -1 and 1, or a name used before.
+    """
+    return _kept(path, "attributes", _parse_attributes)
+
+
+def read_table(path: str, columns: Sequence[str]) -> Table:
+    """Read a label file of whole numbers with exactly these columns, e.g. landmarks in pixels.
+
+    Raises:
+        DataError: as `read_attributes`, or for other columns.
+    """
+
+    def parse(path: str, data: bytes) -> Table:
+        table = _parse(path, data)
+        if table.names != tuple(columns):
+            raise DataError(
+                f"{path}:2: expected the columns {' '.join(columns)}, found {' '.join(table.names)}"
+            )
+        return table
+
+    return _kept(path, tuple(columns), parse)
+
+
+def read_partition(path: str) -> Table:
+    """Read a partition file: values (N, 1), the split's number in `SPLITS`.
+
+    Raises:
+        DataError: naming file and line, as `read_attributes`, or for another number.
+    """
+    return _kept(path, "partition", _parse_partition)
+
+
+def _kept(path: str, kind: object, parse) -> Table:
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+    key = (kind, hashlib.sha256(data).digest())
+    if key not in _read:
+        table = parse(path, data)
+        for array in table[1:]:
+            array.flags.writeable = False
+        while len(_read) >= KEPT:
+            del _read[next(iter(_read))]
+        _read[key] = table
+    return _read[key]
+
+
+def _parse_attributes(path: str, data: bytes) -> Table:
+    table = _parse(path, data)
+    bad = np.abs(table.values) != 1
+    if bad.any():
+        row, column = np.argwhere(bad)[0]
+        raise DataError(
+            f"{path}:{table.lines[row]}: expected {table.names[column]} to be -1 or 1, "
+            f"found {table.values[row, column]}"
+        )
+    return table._replace(values=(table.values > 0).astype(np.int8))
+
+
+def _parse_partition(path: str, data: bytes) -> Table:
+    table = _rows(path, data, 0, 1, ("split",))
+    bad = np.flatnonzero((table.values < 0) | (table.values >= len(SPLITS)))
+    if bad.size:
+        listing = ", ".join(f"{i} ({name})" for i, name in enumerate(SPLITS))
+        raise DataError(
+            f"{path}:{table.lines[bad[0]]}: expected one of {listing}, "
+            f"found {table.values[bad[0], 0]}"
+        )
+    return table
+
+
+def _parse(path: str, data: bytes) -> Table:
+    """A label file: count, names, rows."""
+    first = data.find(b"\n") + 1
+    second = data.find(b"\n", first) + 1
+    if not first or not second:
+        raise DataError(f"{path}:1: expected the number of pictures, a line of names, and rows")
+    count = data[:first].removeprefix(b"\xef\xbb\xbf").split()
+    if len(count) != 1 or not count[0].isdigit():
+        raise DataError(f"{path}:1: expected the number of pictures, found {_quoted(data[:first])}")
+    names = tuple(name.decode("utf-8", "replace") for name in data[first:second].split())
+    if not names or len(set(names)) < len(names) or names[0].lstrip("-").isdigit():
+        raise DataError(
+            f"{path}:2: expected the columns' names, each once, found {_quoted(data[first:second])}"
+        )
+    table = _rows(path, data, second, 3, names)
+    if len(table.files) != int(count[0]):
+        raise DataError(
+            f"{path}:1: expected as many rows as it says, {int(count[0])}, found {len(table.files)}"
+        )
+    return table
+
+
+def _rows(path: str, data: bytes, start: int, line: int, names: tuple[str, ...]) -> Table:
+    """The rows from byte ``start``, which is in ``line``."""
+    blocks = []
+    while start < len(data):
+        end = data.find(b"\n", start + BLOCK) + 1 or len(data)
+        text = data[start:end]
+        if text.strip():
+            parsed = _parse_block(text, len(names))
+            if parsed is None:
+                raise _first_fault(path, text, line, names)
+            values, files, lines = parsed
+            blocks.append((values, files, lines + line))
+        line += text.count(b"\n")
+        start = end
+    if not blocks:
+        raise DataError(f"{path}: no rows; expected a file name and {_numbers(names)} in each line")
+    values, files, lines = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
+    if len(set(files.tolist())) < len(files):
+        seen: set[str] = set()
+        for name, number in zip(files.tolist(), lines.tolist(), strict=True):
+            if name in seen:
+                raise DataError(f"{path}:{number}: {name} is listed twice")
+            seen.add(name)
+    return Table(names, values, files, lines)
+
+
+def _parse_block(body: bytes, columns: int):
+    """Values, file names and lines from 0; None if any row is not as it should be."""
+    text = np.frombuffer(b"\n" + body + b"\n", dtype=np.uint8)
+    blank = _BLANK[text]
+    edges = np.flatnonzero(blank[1:] != blank[:-1]) + 1  # start, end, start, end, ...
+    if not edges.size or edges.size % (2 * (columns + 1)):
+        return None
+    edges = edges.reshape(-1, columns + 1, 2)
+    newlines = np.flatnonzero(text == ord("\n"))
+    lines = np.searchsorted(newlines, edges[:, 0, 0]) - 1
+    last = np.searchsorted(newlines, edges[:, -1, 0]) - 1
+    if (lines != last).any() or (np.diff(lines) < 1).any():
+        return None
+    values = _whole_numbers(text, edges[:, 1:, 0], edges[:, 1:, 1])
+    files = _names(text, edges[:, 0, 0], edges[:, 0, 1])
+    if values is None or files is None:
+        return None
+    return values, files, lines.astype(np.int32)
+
+
+def _names(text: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.ndarray | None:
+    """The file names at [start, end) of ``text``; None if one is no plain name."""
+    width = int((end - start).max())
+    if width > MAX_NAME:
+        return None
+    position = start[:, None] + np.arange(width)
+    inside = position < end[:, None]
+    letters = np.where(inside, text[np.minimum(position, len(text) - 1)], 0)
+    if not (_IN_NAMES[letters] | ~inside).all():
+        return None
+    files = letters.view(f"S{width}")[:, 0]
+    return None if np.isin(files, (b".", b"..")).any() else files.astype(str)
+
+
+def _whole_numbers(text: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.ndarray | None:
+    """The decimal numbers at [start, end) of ``text`` as int32; None if one is no such number."""
+    negative = text[start] == ord("-")
+    first = start + negative
+    length = int((end - first).max())
+    if length > MAX_DIGITS or (end <= first).any():
+        return None
+    values = np.zeros(start.shape, dtype=np.int32)
+    for power in range(length):
+        position = end - 1 - power
+        digit = text[position] - np.uint8(ord("0"))  # wraps around for what is no digit
+        if power:
+            inside = position >= first
+            digit[~inside] = 0
+        if (digit > 9).any():
+            return None
+        values += digit.astype(np.int32) * 10**power
+    return np.where(negative, -values, values)
+
+
+def _is_name(name: bytes) -> bool:
+    plain = _IN_NAMES[np.frombuffer(name, dtype=np.uint8)].all()
+    return bool(plain) and len(name) <= MAX_NAME and name not in (b".", b"..")
+
+
+def _first_fault(path: str, body: bytes, line: int, names: tuple[str, ...]) -> DataError:
+    for number, row in enumerate(body.split(b"\n"), line):
+        columns = row.split()
+        if not columns:
+            continue
+        where = f"{path}:{number}"
+        if len(columns) != len(names) + 1:
+            return DataError(
+                f"{where}: expected {len(names) + 1} columns, a file name and "
+                f"{_numbers(names)}, found {len(columns)}"
+            )
+        if not _is_name(columns[0]):
+            return DataError(f"{where}: expected a plain file name, found {_quoted(columns[0])}")
+        for name, text in zip(names, columns[1:], strict=True):
+            digits = text.removeprefix(b"-")
+            if not digits.isdigit() or len(digits) > MAX_DIGITS:
+                return DataError(
+                    f"{where}: expected {name} to be a whole number, found {_quoted(text)}"
+                )
+    return DataError(f"{path}:{line}: cannot be read as rows of {_numbers(names)}")
+
+
+def _numbers(names: Sequence[str]) -> str:
+    return f"{len(names)} number{'s' * (len(names) > 1)}"
+
+
+def _quoted(text: bytes, longest: int = 60) -> str:
+    shown = text.strip()[:longest].decode("utf-8", "replace")
+    return repr(shown + ("..." if len(text.strip()) > longest else ""))
