@@ -1,5 +1,7 @@
 import os
 import pickle
+import subprocess
+import zipfile
 from collections import OrderedDict
 
 import numpy as np
@@ -13,7 +15,7 @@ from trn_plugin.engine import (
     load_weights_file,
     save_checkpoint_file,
 )
-from trn_plugin.engine.checkpoint import plain
+from trn_plugin.engine.checkpoint import FORMAT, plain
 from trn_plugin.errors import CheckpointError
 
 
@@ -65,51 +67,119 @@ class Call:
         return self.call
 
 
-class Chain:
-    """getattr(HistoryBuffer, ...) and on: what an allow-listed getattr would open."""
+def checkpoint_with(payload):
+    return dict(state_dict={}, meta=dict(config=payload))
 
-    def __reduce__(self):
-        return getattr, (HistoryBuffer, "__init__")
+
+def rewritten(path, change=lambda data: data, more=(), compression=zipfile.ZIP_STORED):
+    """The archive with its pickle changed and records added."""
+    with zipfile.ZipFile(path) as archive:
+        records = [(r.filename, archive.read(r)) for r in archive.infolist()]
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, data in [*records, *more]:
+            archive.writestr(name, change(data) if name.endswith("/data.pkl") else data)
+
+
+def a_million_floats(data):
+    """What held 4 floats declares 1,000,000."""
+    million = b"J" + (10**6).to_bytes(4, "little")
+    return data.replace(b"K\x04t", million + b"t", 1).replace(b"K\x04\x85", million + b"\x85", 1)
+
+
+def write_hostile(kind, path, mark):
+    """A file that would make ``mark``, read what is not there, or fill the memory."""
+    calls = {
+        "system": Call(os.system, f"touch {mark}"),
+        "subprocess": Call(subprocess.check_call, ["touch", str(mark)]),
+        "eval": Call(eval, f"open({str(mark)!r}, 'w')"),
+        "exec in metadata": Call(exec, f"open({str(mark)!r}, 'w')"),
+    }
+    if kind in calls:
+        torch.save(checkpoint_with(calls[kind]), path)
+    elif kind == "old pickle":
+        path.write_bytes(pickle.dumps(checkpoint_with(calls["system"]), protocol=2))
+    elif kind == "getattr of os":
+        path.write_bytes(
+            b"\x80\x02c__builtin__\ngetattr\ncos\nenviron\nX\x05\x00\x00\x00clear\x86R)R."
+        )
+    elif kind == "getattr of HistoryBuffer":
+        chain = (
+            b"\x80\x02cbuiltins\ngetattr\ncmmengine.logging.history_buffer\nHistoryBuffer\n"
+            b"X\x08\x00\x00\x00__init__\x86RX\x01\x00\x00\x00a\x85R."
+        )
+        torch.save(checkpoint_with(0), path)
+        rewritten(path, lambda _: chain)
+    else:
+        torch.save(dict(state_dict=dict(w=torch.arange(4.0)), meta={}), path)
+        if kind == "oversized tensor":
+            rewritten(path, a_million_floats)
+        elif kind == "repeated value":
+            w = torch.zeros(1).expand(10**9)
+            torch.save(dict(state_dict=dict(w=w), meta={}), path)
+        elif kind == "path in archive":
+            rewritten(path, more=[("../../etc/cron.d/x", b"x")])
+        elif kind == "second root":
+            rewritten(path, more=[("other/data.pkl", b"x")])
+        elif kind == "compressed":
+            rewritten(path, compression=zipfile.ZIP_DEFLATED)
+
+
+HOSTILE = (
+    "system",
+    "subprocess",
+    "eval",
+    "exec in metadata",
+    "old pickle",
+    "getattr of os",
+    "getattr of HistoryBuffer",
+    "oversized tensor",
+    "repeated value",
+    "path in archive",
+    "second root",
+    "compressed",
+)
 
 
 @pytest.mark.parametrize("env", [None, "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"])
-@pytest.mark.parametrize("kind", ["system", "eval", "exec in meta", "legacy pickle"])
+@pytest.mark.parametrize("kind", HOSTILE)
 def test_hostile_files_are_refused_and_run_nothing(tmp_path, monkeypatch, kind, env):
     if env:
         monkeypatch.setenv(env, "1")
     path, mark = tmp_path / "hostile.pth", tmp_path / "mark"
-    payload = {
-        "system": Call(os.system, f"touch {mark}"),
-        "eval": Call(eval, f"open({str(mark)!r}, 'w')"),
-        "exec in meta": Call(exec, f"open({str(mark)!r}, 'w')"),
-        "legacy pickle": Call(os.system, f"touch {mark}"),
-    }[kind]
-    checkpoint = dict(state_dict={}, meta=dict(config=payload))
-    if kind == "legacy pickle":
-        path.write_bytes(pickle.dumps(checkpoint, protocol=2))
-    else:
-        torch.save(checkpoint, path)
+    write_hostile(kind, path, mark)
     for load in (load_checkpoint_file, load_weights_file):
-        with pytest.raises(CheckpointError, match=r"hostile\.pth") as error:
+        with pytest.raises(CheckpointError, match=r"hostile\.pth: (refused|cannot)") as error:
             load(path)
         assert "\n" not in str(error.value)
     assert not mark.exists()
 
 
+def test_what_others_allow_is_not_allowed_here(tmp_path):
+    """A process that has allowed a function for its own files has not allowed it for ours."""
+    path, mark = tmp_path / "hostile.pth", tmp_path / "mark"
+    write_hostile("system", path, mark)
+    with torch.serialization.safe_globals([os.system, (os.system, "posix.system")]):
+        before = torch.serialization.get_safe_globals()
+        with pytest.raises(CheckpointError, match="refused"):
+            load_checkpoint_file(path)
+        assert set(torch.serialization.get_safe_globals()) == set(before)
+    assert not mark.exists()
+
+
 def test_getattr_has_no_behaviour(tmp_path):
     path = tmp_path / "chain.pth"
-    torch.save(dict(state_dict={}, meta=dict(x=Chain())), path)
+    torch.save(checkpoint_with(Call(getattr, HistoryBuffer, "__init__")), path)
     loaded = load_checkpoint_file(path)
-    assert not callable(loaded["meta"]["x"])
+    assert not callable(loaded["meta"]["config"])
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (None, "no such checkpoint file"),
-        (b"", "cannot be read as a checkpoint|damaged"),
-        (b"PK\x03\x04 and no more", "cannot be read as a checkpoint|damaged"),
-        (b"plain text", "cannot be read as a checkpoint|damaged"),
+        (b"", r"file\.pth: the file is empty"),
+        (b"PK\x03\x04 and no more", "truncated or damaged, it begins as a checkpoint but"),
+        (b"plain text", "refused, it is damaged or holds more than plain data"),
     ],
 )
 def test_files_that_are_no_checkpoints(tmp_path, content, message):
@@ -123,9 +193,38 @@ def test_files_that_are_no_checkpoints(tmp_path, content, message):
 def test_truncated(tmp_path):
     path = tmp_path / "file.pth"
     save_checkpoint_file(dict(state_dict=dict(w=torch.randn(1000)), meta={}), path)
-    path.write_bytes(path.read_bytes()[:-700])
-    with pytest.raises(CheckpointError, match=r"file\.pth"):
+    whole = path.read_bytes()
+    for length in (5, 100, len(whole) // 2, len(whole) - 700, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        with pytest.raises(CheckpointError, match=r"file\.pth: truncated or damaged"):
+            load_checkpoint_file(path)
+
+
+def test_one_changed_byte_is_found(tmp_path):
+    path = tmp_path / "file.pth"
+    weights = torch.arange(1000.0)
+    meta = dict(trn_plugin_version="0.1.0", trn_plugin_format=FORMAT)
+    save_checkpoint_file(dict(state_dict=dict(w=weights), meta=meta), path)
+    whole = bytearray(path.read_bytes())
+    whole[whole.index(weights.numpy().tobytes()[:64]) + 33] ^= 1
+    path.write_bytes(whole)
+    with pytest.raises(CheckpointError, match=r"damaged, .*data/0 does not have its checksum"):
         load_checkpoint_file(path)
+
+
+def test_a_newer_format_is_named(tmp_path):
+    path = tmp_path / "file.pth"
+    meta = dict(trn_plugin_version="9.1.0", trn_plugin_format=FORMAT + 1)
+    save_checkpoint_file(dict(state_dict={}, meta=meta), path)
+    with pytest.raises(CheckpointError, match=r"newer version of trn_plugin \(9\.1\.0, format 2\)"):
+        load_checkpoint_file(path)
+
+
+def test_what_a_killed_write_left_is_cleared(tmp_path):
+    (tmp_path / ".a.pth.abc.part").write_bytes(b"half")
+    (tmp_path / ".b.pth.abc.part").write_bytes(b"of another")
+    save_checkpoint_file(dict(state_dict={}, meta={}), tmp_path / "a.pth")
+    assert sorted(os.listdir(tmp_path)) == [".b.pth.abc.part", "a.pth"]
 
 
 def test_folder_and_wrong_content(tmp_path):

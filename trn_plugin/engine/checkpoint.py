@@ -2,29 +2,46 @@
 
 ``weights_only=True`` is passed explicitly, so that no environment variable can weaken it. What
 MMEngine's own checkpoints hold beyond tensors (``HistoryBuffer``, numpy's globals,
-``builtins.getattr``) is replaced by stand-ins that accept anything and do nothing.
+``builtins.getattr``) is replaced by stand-ins that accept anything and do nothing. The archive is
+looked at before torch reads it: its records' names, and that they hold what the tensors declare.
 """
 
 from __future__ import annotations
 
+import glob
+import io
 import os
 import pickle
 import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
+import trn_plugin
 from trn_plugin.errors import CheckpointError, first_line
 
 __all__ = [
+    "FORMAT",
     "load_checkpoint_file",
     "load_model_state",
     "load_weights_file",
     "plain",
     "save_checkpoint_file",
 ]
+
+
+FORMAT = 1
+"""Of the checkpoints; one more whenever an older version could not read them rightly."""
+
+TEMPORARY = ".part"
+
+LARGEST_EXPANDED = 2**28
+"""Bytes; a tensor that repeats its few stored values beyond this is there to fill the memory."""
 
 
 class _Inert:
@@ -67,8 +84,8 @@ def load_checkpoint_file(path: str | os.PathLike, map_location="cpu") -> dict:
         dict: with 'state_dict' and 'meta' (which may be empty).
 
     Raises:
-        CheckpointError: no such file, damaged, something in it that is not plain data, or no
-            checkpoint.
+        CheckpointError: no such file, damaged, something in it that is not plain data, no
+            checkpoint, or one of a newer version.
     """
     checkpoint = _load(path, map_location)
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
@@ -81,6 +98,8 @@ def load_checkpoint_file(path: str | os.PathLike, map_location="cpu") -> dict:
     meta = checkpoint.setdefault("meta", {})
     if not isinstance(meta, dict):
         raise CheckpointError(f"{path}: expected 'meta' to be a dict, found {type(meta).__name__}")
+    if "trn_plugin_version" in meta:
+        _check_written_here(meta, path)
     return checkpoint
 
 
@@ -147,8 +166,10 @@ def save_checkpoint_file(checkpoint: dict, path: str | os.PathLike) -> None:
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        for left in path.parent.glob(f".{glob.escape(path.name)}.*{TEMPORARY}"):
+            left.unlink()  # of a run that was killed while it wrote
         with tempfile.NamedTemporaryFile(
-            dir=path.parent, prefix=f".{path.name}.", delete=False
+            dir=path.parent, prefix=f".{path.name}.", suffix=TEMPORARY, delete=False
         ) as file:
             temporary = file.name
             torch.save(plain(checkpoint), file)
@@ -156,6 +177,7 @@ def save_checkpoint_file(checkpoint: dict, path: str | os.PathLike) -> None:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
+        _sync_folder(path.parent)
     except (OSError, RuntimeError) as error:
         raise CheckpointError(
             f"{path}: the checkpoint could not be written: {first_line(error)}"
@@ -218,16 +240,179 @@ def _existing(path: str | os.PathLike) -> str:
 
 def _load(path: str | os.PathLike, map_location):
     path = _existing(path)
-    stand_ins = [(_stand_in(name), name) for name in _STAND_INS]
     try:
-        with torch.serialization.safe_globals(stand_ins):
-            return torch.load(path, map_location=map_location, weights_only=True)
+        if os.path.getsize(path) == 0:
+            raise CheckpointError(f"{path}: the file is empty (0 bytes)")
+        _check_archive(path)
+        with _stand_ins_only():
+            loaded = torch.load(path, map_location=map_location, weights_only=True)
+    except CheckpointError:
+        raise
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path}: refused, it is damaged or holds more than plain data: {_reason(error)}"
         ) from None
     except Exception as error:  # a damaged file can make the unpickler raise anything
         raise CheckpointError(f"{path}: cannot be read as a checkpoint: {_reason(error)}") from None
+    _check_sizes(loaded, path)
+    return loaded
+
+
+@contextmanager
+def _stand_ins_only() -> Iterator[None]:
+    """What others of this process have allowed in checkpoints is not allowed in here."""
+    others = torch.serialization.get_safe_globals()
+    torch.serialization.clear_safe_globals()
+    torch.serialization.add_safe_globals([(_stand_in(name), name) for name in _STAND_INS])
+    try:
+        yield
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(others)
+
+
+def _check_archive(path: str) -> None:
+    """Refuse an archive with odd records, or with less data than its tensors declare.
+
+    torch 2.6 reads beyond a record that is shorter than declared. Files in the format before
+    torch 1.6 are no archives; torch reads their data in order and stops where they end.
+    """
+    with open(path, "rb") as file:
+        if file.read(4) != b"PK\x03\x04":
+            return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            records = archive.infolist()
+            pickled = [r for r in records if r.filename.endswith("/data.pkl")]
+            data = archive.read(pickled[0]) if len(pickled) == 1 else b""
+    except (zipfile.BadZipFile, EOFError) as error:
+        raise CheckpointError(
+            f"{path}: truncated or damaged, it begins as a checkpoint but: {first_line(error)}"
+        ) from None
+    seen = set()
+    for record in records:
+        parts = record.filename.split("/")
+        if (
+            len(parts) < 2
+            or parts[0] != records[0].filename.split("/")[0]
+            or not all(part.isprintable() and part not in ("", ".", "..") for part in parts)
+            or "\\" in record.filename
+            or record.filename in seen
+        ):
+            raise CheckpointError(f"{path}: refused, it holds a record named {record.filename!r}")
+        if record.compress_type != zipfile.ZIP_STORED or record.flag_bits & 1:
+            raise CheckpointError(
+                f"{path}: refused, its record {record.filename!r} is compressed or encrypted"
+            )
+        seen.add(record.filename)
+    sizes = {tuple(r.filename.split("/")[1:]): r.file_size for r in records}
+    for key, declared in _declared_storages(data):
+        held = sizes.get(("data", key), 0)
+        if declared > held:
+            raise CheckpointError(
+                f"{path}: refused, a tensor of it declares {declared} bytes where the file holds "
+                f"{held}"
+            )
+
+
+class _StorageReader(pickle._Unpickler):
+    """Reads nothing but which storages a pickle declares; every name in it is a stand-in.
+
+    The unpickler written in Python: the one in C sizes its memo by an index in the file.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(io.BytesIO(data))
+        self.declared: list[tuple[str, int]] = []
+
+    def find_class(self, module: str, name: str) -> type:
+        return type(name, (_InertContainer,), {})
+
+    def persistent_load(self, pid):
+        if isinstance(pid, tuple) and len(pid) == 5 and pid[0] == "storage":
+            _, kind, key, _, count = pid
+            size = _ITEM_SIZES.get(getattr(kind, "__name__", ""), 1)
+            if isinstance(count, int) and isinstance(key, str):
+                self.declared.append((key, count * size))
+        return _InertContainer()
+
+
+class _InertContainer(_Inert):
+    def __setitem__(self, key, value) -> None:
+        pass
+
+    def append(self, value) -> None:
+        pass
+
+    def extend(self, values) -> None:
+        pass
+
+
+_ITEM_SIZES = {
+    "DoubleStorage": 8,
+    "FloatStorage": 4,
+    "HalfStorage": 2,
+    "BFloat16Storage": 2,
+    "LongStorage": 8,
+    "IntStorage": 4,
+    "ShortStorage": 2,
+    "ComplexFloatStorage": 8,
+    "ComplexDoubleStorage": 16,
+}
+
+
+def _declared_storages(data: bytes) -> list[tuple[str, int]]:
+    """(key, bytes) of the storages that a pickle declares, as far as it can be read."""
+    reader = _StorageReader(data)
+    try:
+        reader.load()
+    except Exception:  # torch's own reader will say what is wrong with it
+        return reader.declared
+    return reader.declared
+
+
+def _check_sizes(value, path: str) -> None:
+    waiting = [value]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            waiting.extend(value.values())
+        elif isinstance(value, (list, tuple)):
+            waiting.extend(value)
+        elif torch.is_tensor(value) and value.layout == torch.strided and not value.is_meta:
+            size = value.numel() * value.element_size()
+            if size > max(LARGEST_EXPANDED, value.untyped_storage().nbytes()):
+                raise CheckpointError(
+                    f"{path}: refused, a tensor of it declares {size} bytes where the file holds "
+                    f"{value.untyped_storage().nbytes()}"
+                )
+
+
+def _check_written_here(meta: dict, path: str | os.PathLike) -> None:
+    """Format and checksums of a checkpoint of this package."""
+    version = meta.get("trn_plugin_format", 0)
+    if not isinstance(version, int) or version > FORMAT:
+        raise CheckpointError(
+            f"{path}: written by a newer version of trn_plugin "
+            f"({meta['trn_plugin_version']}, format {version}); this one, "
+            f"{trn_plugin.__version__}, reads up to format {FORMAT}"
+        )
+    with zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise CheckpointError(f"{path}: damaged, {damaged} does not have its checksum")
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename last through a power failure, where the system can."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:  # not on Windows
+        return
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _reason(error: Exception) -> str:
