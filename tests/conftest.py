@@ -1,13 +1,35 @@
+import logging
 import sys
 from pathlib import Path
 
 import pytest
 from mmengine.registry import init_default_scope
 
-for room in ("relation", "models"):
+for room in ("relation", "models", "datasets"):
     sys.path.insert(0, str(Path(__file__).parent / room))
 
 
 @pytest.fixture(autouse=True)
 def default_scope():
     init_default_scope("trn_plugin")
+
+
+class _Lines(logging.Handler):
+    def __init__(self):
+        super().__init__()
+        self.lines = []
+
+    def emit(self, record):
+        self.lines.append(record.getMessage())
+
+
+@pytest.fixture
+def logged():
+    """A function: all that was logged by MMEngine's current logger since the test began."""
+    from mmengine.logging import MMLogger
+
+    logger = MMLogger.get_current_instance()
+    handler = _Lines()
+    logger.addHandler(handler)
+    yield lambda: "\n".join(handler.lines)
+    logger.removeHandler(handler)

@@ -4,6 +4,7 @@ __all__ = [
     "CheckpointError",
     "ConfigError",
     "DataError",
+    "PictureError",
     "TrainingError",
     "TrnPluginError",
     "first_line",
@@ -20,6 +21,10 @@ class ConfigError(TrnPluginError, ValueError):
 
 class DataError(TrnPluginError, ValueError):
     """A file or record that cannot be used; the message names file and line."""
+
+
+class PictureError(DataError):
+    """A picture that is missing or cannot be decoded; the message names its file."""
 
 
 class CheckpointError(TrnPluginError, RuntimeError):

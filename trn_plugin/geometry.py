@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from trn_plugin.errors import DataError
+from trn_plugin.errors import DataError, PictureError
 
 __all__ = ["box_to_image", "crop", "image_to_box", "read_image", "square_box"]
 
@@ -14,15 +14,15 @@ def read_image(path: str) -> np.ndarray:
     """Read a picture as (H, W, 3) uint8 RGB; grey pictures are repeated, EXIF turns applied.
 
     Raises:
-        DataError: if the file is missing or is no readable picture.
+        PictureError: if the file is missing or is no readable picture.
     """
     try:
         data = np.fromfile(path, dtype=np.uint8)
     except OSError as error:
-        raise DataError(f"{path}: cannot read the picture: {error.strerror or error}") from None
+        raise PictureError(f"{path}: cannot read the picture: {error.strerror or error}") from None
     image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
     if image is None:
-        raise DataError(f"{path}: not a readable picture ({data.size} bytes)")
+        raise PictureError(f"{path}: not a readable picture ({data.size} bytes)")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 

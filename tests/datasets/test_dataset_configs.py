@@ -1,11 +1,16 @@
 from pathlib import Path
 
 import pytest
+from celeba_files import make_celeba
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 
-FOLDER = Path(__file__).resolve().parents[2] / "configs" / "_base_" / "datasets"
+from trn_plugin.datasets.celeba_format import ATTRIBUTES
+from trn_plugin.registry import METRICS, MODELS
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+FOLDER = CONFIGS / "_base_" / "datasets"
 LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 
 
@@ -49,3 +54,68 @@ def test_options_override_sizes():
     )
     assert cfg.train_dataloader.batch_size == 8
     assert cfg.train_dataloader.dataset.input_size == 48
+
+
+def built(cfg, loader):
+    config = cfg[loader]
+    config.update(batch_size=3, num_workers=0, persistent_workers=False, pin_memory=False)
+    with DefaultScope.overwrite_default_scope("trn_plugin"):
+        return Runner.build_dataloader(config, seed=0)
+
+
+@pytest.fixture(scope="module")
+def celeba_files(tmp_path_factory):
+    root = tmp_path_factory.mktemp("celeba_configs")
+    make_celeba(root, size=(45, 54))
+    return str(root)
+
+
+CELEBA_CONFIGS = sorted((CONFIGS / "celeba").rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", CELEBA_CONFIGS, ids=lambda path: path.stem)
+def test_celeba_configs(path, celeba_files, monkeypatch):
+    monkeypatch.setenv("CELEBA_ROOT", celeba_files)
+    cfg = Config.fromfile(path)
+    method = "mtl" if "_mtl" in path.stem or path.stem.startswith("mtl") else path.stem[-3:]
+    method = "trn" if path.stem.startswith("trn") else method
+    # the three methods of the paper
+    assert cfg.model.backbone.shared_stages == (0 if method == "stl" else "all")
+    hooks = [dict(type="TaskRelationLossHook", weights=dict(output=0.01))]
+    assert cfg.custom_hooks == (hooks if method == "trn" else [])
+    assert cfg.model.neck.momentum == 0.99
+    assert [cfg[loader].batch_size for loader in LOADERS] == [128] * 3
+
+    heads = cfg.model.heads
+    cfg.model.backbone.update(model_name="test_resnet", pretrained=False)
+    model = MODELS.build(cfg.model)
+    for loader, split, size in zip(LOADERS, ("train", "val", "test"), (12, 6, 6), strict=True):
+        assert cfg[loader].dataset.split == split
+        data = built(cfg, loader)
+        assert len(data.dataset) == size
+        model.check_dataset(data.dataset.metainfo)
+        batch = next(iter(data))
+        assert batch["inputs"].shape == (3, 3, cfg.input_size, cfg.input_size)
+        assert set(batch["data_samples"][0].gt) == set(heads)
+    for evaluator in cfg.val_evaluator:
+        with DefaultScope.overwrite_default_scope("trn_plugin"):
+            METRICS.build(evaluator).dataset_meta = data.dataset.metainfo
+    names = [info["names"] for info in data.dataset.metainfo["tasks"].values()]
+    if "pairs" in path.parts:
+        assert tuple(len(name) for name in names) == (1, 1)
+        said = path.stem.rsplit("_", 1)[0]
+        assert "_".join(name[0].lower().replace("_", "-") for name in names) == said
+    else:
+        assert names == [ATTRIBUTES[:20], ATTRIBUTES[20:]]
+
+
+def test_the_pairs_are_those_of_table_3():
+    pairs = {path.stem.rsplit("_", 1)[0] for path in CELEBA_CONFIGS if "pairs" in path.parts}
+    assert pairs == {
+        "wearing-hat_bald",
+        "mustache_goatee",
+        "sideburns_no-beard",
+        "sideburns_arched-eyebrows",
+        "male_bags-under-eyes",
+    }
+    assert len(CELEBA_CONFIGS) == 2 + 3 * len(pairs)

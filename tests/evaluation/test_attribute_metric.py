@@ -130,6 +130,55 @@ def test_keys_bear_the_task():
     assert {"smile/error_rate", "smile/AP_smiling"} < set(metric.evaluate(1))
 
 
+def test_groups_are_measured_as_one(drawn):
+    truth, probabilities = drawn
+    meta = dict(
+        tasks=dict(
+            first=dict(kind="attributes", names=NAMES[:1]),
+            second=dict(kind="attributes", names=NAMES[1:]),
+        )
+    )
+    metric = AttributeMetric(("first", "second"), per_attribute=True)
+    metric.dataset_meta = meta
+    for sample in samples(truth, probabilities):
+        parts = {
+            key: dict(first=value["attributes"][:1], second=value["attributes"][1:])
+            for key, value in sample.items()
+        }
+        metric.process(None, [parts])
+    assert metric.evaluate(len(truth)) == pytest.approx(
+        measure(truth, probabilities, per_attribute=True)
+    )
+    # a picture that lacks the labels of one group still counts for the other
+    labelled = [dict(first=torch.ones(1), second=torch.ones(2)), dict(second=torch.zeros(2))]
+    for gt in labelled:
+        pred = dict(first=torch.zeros(1), second=torch.ones(2))
+        metric.process(None, [dict(gt=gt, pred=pred)])
+    result = metric.evaluate(2)
+    assert result["attributes/error_rate_Bald"] == 100
+    assert result["attributes/error_rate_Young"] == 50
+
+
+def test_table_by_attribute_says_what_is_undefined(drawn, logged):
+    truth, probabilities = drawn
+    truth[:, 1] = 1
+    result = measure(truth, probabilities, per_attribute=True)
+    rows = {line.split("  ")[0]: line.split() for line in logged().splitlines()}
+    assert rows["Young"][1] == f"{result['attributes/error_rate_Young']:.2f}"
+    assert rows["5 o Clock Shadow"][-2:] == ["undefined", "undefined"]
+    assert "attributes, in percent" in logged()
+
+
+def test_no_table_unless_asked_for(drawn, logged):
+    measure(*drawn)
+    assert "in percent" not in logged()
+
+
 def test_config_errors():
+    meta = dict(tasks=dict(smile=dict(kind="attributes", names=("smiling",))))
+    with pytest.raises(ConfigError, match=r"tasks \(smile\), found 'pose'"):
+        measure([], [], meta=meta, task=("smile", "pose"))
+    with pytest.raises(ConfigError, match="one or more tasks"):
+        AttributeMetric(())
     with pytest.raises(ConfigError, match=r"tasks \(pose\), found 'attributes'"):
         measure([], [], meta=dict(tasks=dict(pose=dict(kind="class"))))

@@ -1,6 +1,7 @@
 """Data sets of faces with several labels, their sampler and their transforms."""
 
 from trn_plugin.datasets.base import MultiTaskDataset
+from trn_plugin.datasets.celeba import CelebA
 from trn_plugin.datasets.mtfl import MTFL
 from trn_plugin.datasets.sampler import DrawSampler, SampleDraw
 from trn_plugin.datasets.toy_faces import ToyFaces
@@ -16,6 +17,7 @@ from trn_plugin.datasets.transforms import (
 __all__ = [
     "MTFL",
     "Albumentations",
+    "CelebA",
     "CropResize",
     "DrawSampler",
     "FaceBox",

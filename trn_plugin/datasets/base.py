@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
 import cv2
 import numpy as np
+import torch
 from mmengine.dataset import BaseDataset
+from mmengine.logging import print_log
 from torch.utils.data import get_worker_info
 
-from trn_plugin.errors import ConfigError, DataError, TrnPluginError
+from trn_plugin.datasets._records import Records
+from trn_plugin.errors import ConfigError, DataError, PictureError, TrnPluginError
 
 __all__ = ["MultiTaskDataset", "input_shape"]
 
@@ -47,12 +51,16 @@ class MultiTaskDataset(BaseDataset):
     (a ``np.random.Generator`` made from (seed, epoch, index) alone) and ``eval_rng`` (made from
     (box_seed, row) alone: the same in every epoch and run).
 
-    A sample that fails is an error naming its record; no other sample takes its place.
+    A sample that fails is an error naming its record; no other sample takes its place. With
+    ``skip_unreadable``, ``num_unreadable`` says how many different records had no readable picture.
 
     Args:
         tasks: names of the tasks to use, in order; None for all.
         input_size: side, or (height, width), of the network's input in pixels, for `CropResize`.
         box_seed: seed of the boxes drawn for evaluation.
+        skip_unreadable: go on when a picture is missing or cannot be decoded. Its sample is then
+            black and has no labels, so that no loss and no metric counts it; the log names it
+            and how many there were so far.
         **kwargs: of ``mmengine.dataset.BaseDataset``.
 
     Raises:
@@ -66,23 +74,29 @@ class MultiTaskDataset(BaseDataset):
         tasks: Sequence[str] | None = None,
         input_size: int | Sequence[int] | None = None,
         box_seed: int = 0,
+        skip_unreadable: bool = False,
         lazy_init: bool = False,
         **kwargs: Any,
     ) -> None:
-        self.tasks = self._chosen_tasks(tasks)
+        known = self._known_tasks()
+        self.tasks = self._chosen_tasks(tasks, known)
         self.input_size = None if input_size is None else input_shape(input_size, "input_size")
         if not isinstance(box_seed, int) or box_seed < 0:
             raise ConfigError(f"box_seed: expected an integer of at least 0, found {box_seed!r}")
         self.box_seed = box_seed
+        self.skip_unreadable = bool(skip_unreadable)
         super().__init__(lazy_init=True, **kwargs)
-        known = self._metainfo["tasks"]
+        known = {**known, **self._metainfo["tasks"]}
         self._metainfo["tasks"] = {task: known[task] for task in self.tasks}
         if not lazy_init:
             self.full_init()
 
+    def _known_tasks(self) -> dict[str, dict]:
+        """The tasks that can be chosen, as ``METAINFO['tasks']`` describes them."""
+        return self.METAINFO["tasks"]
+
     @classmethod
-    def _chosen_tasks(cls, tasks: Sequence[str] | None) -> tuple[str, ...]:
-        known = cls.METAINFO["tasks"]
+    def _chosen_tasks(cls, tasks: Sequence[str] | None, known: dict) -> tuple[str, ...]:
         if tasks is None:
             return tuple(known)
         if isinstance(tasks, str) or not tasks:
@@ -109,14 +123,19 @@ class MultiTaskDataset(BaseDataset):
         if self.serialize_data:
             self.data_bytes, self.data_address = self._serialize_data()
         self._fully_initialized = True
+        if self.skip_unreadable:
+            # in memory that data-loader workers share
+            self._unreadable = torch.zeros(len(self), dtype=torch.uint8).share_memory_()
 
-    def _chosen_records(self, records: list[dict]) -> list[dict]:
+    def _chosen_records(self, records: Sequence[dict]) -> Sequence[dict]:
         """The records that ``indices`` chooses: the first n, the last -n, or a list of them."""
         if self._indices is None:
             return records
         if isinstance(self._indices, int):
             return records[: self._indices] if self._indices >= 0 else records[self._indices :]
         try:
+            if isinstance(records, Records):
+                return records[self._indices]
             return [records[index] for index in self._indices]
         except IndexError:
             raise ConfigError(
@@ -151,12 +170,48 @@ class MultiTaskDataset(BaseDataset):
             eval_rng=_generator(self.box_seed, EVAL_STREAM, row),
         )
         try:
-            sample = self.pipeline(results)
+            sample = self._sample(results)
         except Exception as error:
             raise _named(error, record) from error
         if sample is None:
             raise DataError(f"{record['where']}: {record['img_path']}: the pipeline gave no sample")
         return sample
+
+    @property
+    def num_unreadable(self) -> int:
+        """How many records were left out so far because their picture could not be read."""
+        return int(self._unreadable.sum()) if self.skip_unreadable else 0
+
+    def positive_shares(self, task: str) -> np.ndarray:
+        """The share of ones in the labels of an attribute task, (A,); NaN where none has a label.
+
+        Raises:
+            ConfigError: if the data set has no such task, or it has no attributes.
+        """
+        info = self._metainfo["tasks"].get(task)
+        if info is None or info["kind"] != "attributes":
+            raise ConfigError(f"{type(self).__name__} has no attributes of a task {task!r}")
+        labels = [self.get_data_info(i)["gt"].get(task) for i in range(len(self))]
+        labels = [np.ravel(label) for label in labels if label is not None]
+        return np.mean(labels, axis=0) if labels else np.full(len(info["names"]), np.nan)
+
+    def _sample(self, results: dict) -> Any:
+        if not self.skip_unreadable:
+            return self.pipeline(results)
+        given = dict(results)
+        try:
+            return self.pipeline(results)
+        except PictureError as error:
+            index, where = given["sample_idx"], given["where"]
+            if not self._unreadable[index]:
+                self._unreadable[index] = 1
+                print_log(
+                    f"{where}: {error}: left out (skip_unreadable), {self.num_unreadable} of "
+                    f"{len(self)} so far",
+                    "current",
+                    logging.WARNING,
+                )
+            return self.pipeline({**given, "gt": {}, "unreadable": True})
 
 
 def _generator(seed: int, *key: int) -> np.random.Generator:

@@ -80,7 +80,10 @@ class TaskMetric(BaseMetric):
         """
         self._dataset_meta = dataset_meta
         if dataset_meta and "tasks" in dataset_meta:
-            self._description(self.task, self.kind)
+            self._check_tasks()
+
+    def _check_tasks(self) -> None:
+        self._description(self.task, self.kind)
 
     def _description(self, task: str, kind: str) -> dict:
         """``metainfo['tasks'][task]``; empty if the data set describes no tasks."""
@@ -99,18 +102,19 @@ class TaskMetric(BaseMetric):
             )
         return tasks[task]
 
-    def _prediction(self, sample: dict) -> np.ndarray:
-        if self.task not in sample["pred"]:
+    def _prediction(self, sample: dict, task: str | None = None) -> np.ndarray:
+        task = task or self.task
+        if task not in sample["pred"]:
             raise ConfigError(
                 f"{type(self).__name__}: expected one of the model's tasks "
-                f"({listed(sample['pred'])}), found {self.task!r}"
+                f"({listed(sample['pred'])}), found {task!r}"
             )
-        prediction = to_array(sample["pred"][self.task])
-        described = self._description(self.task, self.kind)
+        prediction = to_array(sample["pred"][task])
+        described = self._description(task, self.kind)
         names = described.get("classes") or described.get("names")
         if names and len(names) != len(prediction):
             raise ConfigError(
-                f"{type(self).__name__}: the data set's {self.task!r} has {len(names)} entries "
+                f"{type(self).__name__}: the data set's {task!r} has {len(names)} entries "
                 f"({listed(names)}), the model predicts {len(prediction)}"
             )
         return prediction

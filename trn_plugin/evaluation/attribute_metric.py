@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from mmengine.logging import print_log
 from sklearn.metrics import average_precision_score
 
-from trn_plugin.evaluation._task_metric import TaskMetric, key_name, listed, warn
+from trn_plugin.errors import ConfigError
+from trn_plugin.evaluation._task_metric import TaskMetric, key_name, listed, table, warn
 from trn_plugin.registry import METRICS
 
 __all__ = ["AttributeMetric"]
@@ -26,26 +28,48 @@ class AttributeMetric(TaskMetric):
     scikit-learn's average precision; and what they must beat: ``majority_error_rate``, of always
     answering each attribute's more frequent value among the evaluated labels; ``prior_mAP``, of
     ranking at random, the mean share of positives over the attributes that ``mAP`` counts. With
-    ``per_attribute``, ``error_rate_<name>`` and ``AP_<name>`` too.
+    ``per_attribute``, ``error_rate_<name>`` and ``AP_<name>`` too, and all four as a table in the
+    log.
 
     Args:
-        task: Name of the attribute task, and the keys' prefix.
+        task: Name of the attribute task, and the keys' prefix; or names of several tasks, whose
+            attributes are put together (prefix ``attributes``).
         per_attribute: Also report each attribute by name.
 
     Raises:
-        ConfigError: if the task is unknown or of another kind.
+        ConfigError: if a task is unknown or of another kind.
     """
 
     kind = "attributes"
 
-    def __init__(self, task: str = "attributes", per_attribute: bool = False, **kwargs) -> None:
-        super().__init__(task, **kwargs)
+    def __init__(
+        self, task: str | Sequence[str] = "attributes", per_attribute: bool = False, **kwargs
+    ) -> None:
+        single = isinstance(task, str)
+        super().__init__(task if single else "attributes", **kwargs)
+        self.parts = (task,) if single else tuple(task)
+        if not self.parts:
+            raise ConfigError("AttributeMetric.task: expected the names of one or more tasks")
         self.per_attribute = per_attribute
+
+    def _check_tasks(self) -> None:
+        for part in self.parts:
+            self._description(part, self.kind)
 
     def process(self, data_batch: object, data_samples: Sequence[dict]) -> None:
         """Keep (probabilities, labels or None) of each picture."""
         for sample in data_samples:
-            self.results.append((self._prediction(sample), self._label(sample)))
+            predictions = [self._prediction(sample, part) for part in self.parts]
+            labels = [self._label(sample, part) for part in self.parts]
+            label = None
+            if any(part is not None for part in labels):
+                label = np.concatenate(
+                    [
+                        np.full(prediction.size, np.nan) if part is None else part.reshape(-1)
+                        for prediction, part in zip(predictions, labels, strict=True)
+                    ]
+                )
+            self.results.append((np.concatenate(predictions), label))
 
     def compute_metrics(self, results: list[tuple]) -> dict[str, float]:
         """Percentages by key; NaN where no label is left."""
@@ -54,8 +78,12 @@ class AttributeMetric(TaskMetric):
             warn(
                 f"{self.prefix}/error_rate is undefined: none of {len(results)} pictures has labels"
             )
-        described = self._description(self.task, self.kind).get("names")
-        count = results[0][0].size if results else len(described or ())
+        described = [
+            name
+            for part in self.parts
+            for name in self._description(part, self.kind).get("names", ())
+        ]
+        count = results[0][0].size if results else len(described)
         names = described or [str(i) for i in range(count)]
         probabilities = np.array([pred for pred, _ in labelled]).reshape(len(labelled), count)
         truth = np.array([label for _, label in labelled]).reshape(len(labelled), count)
@@ -90,10 +118,18 @@ class AttributeMetric(TaskMetric):
             "prior_mAP": _mean_percent(prior),
         }
         if self.per_attribute:
+            columns = (error, majority, precision, prior)
             for i, name in enumerate(names):
                 metrics[f"error_rate_{key_name(name)}"] = 100 * float(error[i])
                 metrics[f"AP_{key_name(name)}"] = 100 * float(precision[i])
+            rows = [[name, *map(_percent, row)] for name, *row in zip(names, *columns, strict=True)]
+            header = ["attribute", "error rate", "of the majority", "AP", "prior"]
+            print_log(f"{self.prefix}, in percent\n{table(header, rows)}", logger="current")
         return metrics
+
+
+def _percent(share: float) -> str:
+    return "undefined" if np.isnan(share) else f"{100 * share:.2f}"
 
 
 def _mean_percent(values: np.ndarray) -> float:

@@ -1,0 +1,3 @@
+_base_ = "male_bags-under-eyes_mtl.py"
+
+model = dict(backbone=dict(shared_stages=0))

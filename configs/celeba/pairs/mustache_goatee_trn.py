@@ -1,0 +1,3 @@
+_base_ = "mustache_goatee_mtl.py"
+
+custom_hooks = [dict(type="TaskRelationLossHook", weights=dict(output=0.01))]

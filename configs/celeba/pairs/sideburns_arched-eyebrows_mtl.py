@@ -1,0 +1,6 @@
+_base_ = "../../_base_/celeba_pair.py"
+
+pair = dict(groups=dict(att1=["Sideburns"], att2=["Arched_Eyebrows"]))
+train_dataloader = dict(dataset=pair)
+val_dataloader = dict(dataset=pair)
+test_dataloader = dict(dataset=pair)

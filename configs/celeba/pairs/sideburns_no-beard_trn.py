@@ -1,0 +1,3 @@
+_base_ = "sideburns_no-beard_mtl.py"
+
+custom_hooks = [dict(type="TaskRelationLossHook", weights=dict(output=0.01))]

@@ -1,0 +1,3 @@
+_base_ = "wearing-hat_bald_mtl.py"
+
+custom_hooks = [dict(type="TaskRelationLossHook", weights=dict(output=0.01))]

@@ -1,0 +1,3 @@
+_base_ = "mtl_resnet18_celeba.py"
+
+custom_hooks = [dict(type="TaskRelationLossHook", weights=dict(output=0.01))]

@@ -1,0 +1,314 @@
+import copy
+import math
+import os
+import pickle
+import time
+
+import cv2
+import numpy as np
+import pytest
+from celeba_files import DOWNLOAD, FLAT, make_celeba
+from torch.utils.data import DataLoader
+
+from trn_plugin.datasets import CelebA, SampleDraw
+from trn_plugin.datasets.celeba_format import ATTRIBUTES
+from trn_plugin.errors import ConfigError, DataError, PictureError
+
+PIPELINE = [
+    dict(type="trn_plugin.LoadImage"),
+    dict(type="trn_plugin.FaceBox", mode="whole"),
+    dict(type="trn_plugin.CropResize", size=(32, 24)),
+    dict(type="trn_plugin.RandomFlip", prob=0.5),
+    dict(type="trn_plugin.PackMultiTaskInputs"),
+]
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory):
+    """Root and labels of a toy CelebA with landmarks and boxes."""
+    root = tmp_path_factory.mktemp("celeba")
+    return str(root), make_celeba(root, geometry=True)
+
+
+@pytest.fixture
+def own(tmp_path):
+    """A toy CelebA that a test may damage."""
+    return tmp_path, make_celeba(tmp_path, count=8, size=(45, 54))
+
+
+def records(dataset):
+    return [dataset.get_data_info(i) for i in range(len(dataset))]
+
+
+@pytest.mark.parametrize("layout", [FLAT, DOWNLOAD])
+@pytest.mark.parametrize("nest", [".", "celeba", "CelebA"])
+def test_every_layout_gives_the_same(tmp_path, layout, nest):
+    expected = make_celeba(tmp_path / nest, count=8, layout=layout, size=(45, 54))
+    dataset = CelebA(str(tmp_path), pipeline=PIPELINE)
+    labels = [record["gt"]["attributes"] for record in records(dataset)]
+    np.testing.assert_array_equal(labels, expected["labels"])
+    assert dataset[3]["inputs"].shape == (3, 32, 24)
+
+
+def test_splits_are_the_partitions(faces):
+    root, expected = faces
+    sizes = {}
+    for split in ("train", "val", "test", None):
+        dataset = CelebA(root, split=split)
+        sizes[split] = len(dataset)
+        for record in records(dataset):
+            row = expected["names"].index(os.path.basename(record["img_path"]))
+            np.testing.assert_array_equal(record["gt"]["attributes"], expected["labels"][row])
+            assert record["where"] == f"list_eval_partition.txt:{row + 1}"
+    assert sizes == {"train": 12, "val": 6, "test": 6, None: 24}
+
+
+def test_only_the_rows_of_the_partition_count(faces, tmp_path):
+    root, expected = faces
+    path = tmp_path / "mine.txt"
+    chosen = [17, 2, 9]
+    path.write_text("".join(f"{expected['names'][row]} 2\n" for row in chosen))
+    dataset = CelebA(root, partition=str(path), split="test")
+    labels = [record["gt"]["attributes"] for record in records(dataset)]
+    np.testing.assert_array_equal(labels, expected["labels"][chosen])
+    with pytest.raises(DataError, match=r"mine\.txt: no row of the split 'train'"):
+        CelebA(root, partition=str(path), split="train")
+
+
+def test_attributes_by_name_as_groups_and_alone(faces):
+    root, expected = faces
+    labels = expected["labels"]
+    dataset = CelebA(
+        root,
+        tasks=("Wearing_Hat", "group_b", "attributes", "group_a", "hair", "_5_o_Clock_Shadow"),
+        attributes=("Young", "Bald"),
+        groups=dict(hair=("Gray_Hair", "Bangs", "Bald")),
+    )
+    info = dataset.metainfo["tasks"]
+    assert info["group_a"]["names"] + info["group_b"]["names"] == ATTRIBUTES
+    for task, described in info.items():
+        columns = [ATTRIBUTES.index(name) for name in described["names"]]
+        found = [record["gt"][task] for record in records(dataset)]
+        np.testing.assert_array_equal(found, labels[:, columns])
+        np.testing.assert_allclose(dataset.positive_shares(task), labels[:, columns].mean(axis=0))
+    assert info["attributes"]["names"] == ("Young", "Bald")
+    assert info["_5_o_Clock_Shadow"]["names"] == ("5_o_Clock_Shadow",)
+
+
+def test_none_is_one_task_for_each_attribute(faces):
+    tasks = CelebA(faces[0], tasks=None).tasks
+    assert len(tasks) == 40
+    assert all(task.isidentifier() for task in tasks)
+    assert CelebA(faces[0], tasks=None, attributes=("Male", "Bald")).tasks == ("Male", "Bald")
+
+
+def test_shares_are_of_the_chosen_rows(faces):
+    root, expected = faces
+    dataset = CelebA(root, split="val", indices=[4, 1])
+    rows = [12 + 4, 12 + 1]
+    np.testing.assert_allclose(
+        dataset.positive_shares("attributes"), expected["labels"][rows].mean(axis=0)
+    )
+    with pytest.raises(ConfigError, match="no attributes of a task 'landmarks'"):
+        CelebA(root, tasks=("landmarks",)).positive_shares("landmarks")
+
+
+def test_landmarks_and_mirrors(faces):
+    root, expected = faces
+    dataset = CelebA(root, tasks=("landmarks", "Male"), pipeline=PIPELINE)
+    np.testing.assert_array_equal(
+        [record["gt"]["landmarks"] for record in records(dataset)], expected["points"]
+    )
+    fractions = expected["points"] / (178, 218)
+    flips = set()
+    for i in range(len(dataset)):
+        found = dataset[i]["data_samples"].gt["landmarks"].numpy()
+        mirrored = fractions[i][[1, 0, 2, 4, 3]] * (-1, 1) + (1, 0)
+        flipped = abs(found - fractions[i]).max() > 1e-6
+        np.testing.assert_allclose(found, mirrored if flipped else fractions[i], atol=1e-6)
+        flips.add(flipped)
+    assert flips == {True, False}
+
+
+def test_landmarks_follow_pictures_of_another_scale(tmp_path):
+    expected = make_celeba(tmp_path, count=8, size=(89, 109), geometry=True)
+    dataset = CelebA(str(tmp_path), tasks=("landmarks",), pipeline=PIPELINE)
+    for record, points in zip(records(dataset), expected["points"], strict=True):
+        np.testing.assert_allclose(record["gt"]["landmarks"], points / 2)
+
+
+def test_boxes_are_of_the_pictures_in_the_wild(faces, tmp_path):
+    root, expected = faces
+    with pytest.raises(ConfigError, match=r"'bbox' is in pixels of the pictures in the wild"):
+        CelebA(root, tasks=("bbox",))
+    make_celeba(tmp_path, geometry=True)
+    os.rename(tmp_path / "img_align_celeba", tmp_path / "img_celeba")
+    dataset = CelebA(str(tmp_path), tasks=("bbox", "landmarks"), images="img_celeba")
+    for record, (x, y, width, height) in zip(records(dataset), expected["boxes"], strict=True):
+        corners = record["gt"]["bbox"]
+        assert corners.min(axis=0).tolist() == [x, y]
+        assert corners.max(axis=0).tolist() == [x + width, y + height]
+    # mirrored, the corners are those of the mirrored box
+    flip = list(dataset.metainfo["tasks"]["bbox"]["flip"])
+    mirrored = corners[flip] * (-1, 1)
+    assert mirrored[0].tolist() == [-(x + width), y]
+    assert mirrored[2].tolist() == [-x, y + height]
+
+
+def test_geometry_files_are_needed_only_by_their_tasks(own):
+    root, _ = own
+    assert CelebA(str(root)).get_data_info(0)["landmarks"] is None
+    with pytest.raises(DataError, match=r"'list_landmarks_align_celeba\.txt' is missing"):
+        CelebA(str(root), tasks=("landmarks",))
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        (dict(tasks=("Wearing_hat",)), r"^tasks: CelebA has no task 'Wearing_hat'"),
+        (dict(tasks="Bald"), r"^tasks: expected a list"),
+        (dict(attributes=("Wearing_hat",)), r"^attributes: .*did you mean 'Wearing_Hat'\?"),
+        (dict(attributes=("Bald", "Bald")), r"^attributes: .*named twice"),
+        (dict(attributes="Bald"), r"^attributes: expected a list"),
+        (dict(groups=dict(hair=("Bold",))), r"^groups\.hair: CelebA has no attribute 'Bold'"),
+        (dict(groups=dict(landmarks=("Bald",))), r"^groups\.landmarks: this name is taken"),
+        (dict(split="training"), r"^split: expected None or one of .*'training'"),
+    ],
+)
+def test_mistakes_are_config_errors(faces, kwargs, message):
+    with pytest.raises(ConfigError, match=message):
+        CelebA(faces[0], **kwargs)
+
+
+def test_what_is_missing_is_named(own):
+    root, _ = own
+    with pytest.raises(DataError, match=r"nowhere' is no folder: set CELEBA_ROOT.*mmlab\.ie"):
+        CelebA(str(root / "nowhere"))
+    with pytest.raises(DataError, match=r"file 'other\.txt' is missing.*CELEBA_ROOT"):
+        CelebA(str(root), partition="other.txt")
+    with pytest.raises(DataError, match=r"folder 'img_celeba' of the pictures is missing"):
+        CelebA(str(root), images="img_celeba", pipeline=PIPELINE)
+    path = root / "list_attr_celeba.txt"
+    text = path.read_text()
+    path.write_text(text.replace("Wearing_Hat", "Wearing_Cap"))
+    with pytest.raises(DataError, match=r"celeba\.txt:2: expected the attribute Wearing_Hat"):
+        CelebA(str(root))
+    assert len(CelebA(str(root), tasks=("Bald",))) == 8  # which the file does have
+    lines = text.splitlines()
+    path.write_text("\n".join(["7", *lines[1:5], *lines[6:], ""]))
+    with pytest.raises(DataError, match=r"partition\.txt:4: 000004\.jpg has no row in .*attr"):
+        CelebA(str(root))
+
+
+def test_missing_pictures_are_named_before_training(own):
+    root, _ = own
+    for name in ("000003.jpg", "000007.jpg"):
+        (root / "img_align_celeba" / name).unlink()
+    message = r"partition\.txt:3: no picture 000003\.jpg in .*; 2 of 8 pictures are missing"
+    with pytest.raises(DataError, match=message):
+        CelebA(str(root), pipeline=PIPELINE)
+    assert len(CelebA(str(root))) == 8  # labels alone need no picture
+
+
+def test_skipping_missing_pictures_is_said(own, logged):
+    root, expected = own
+    (root / "img_align_celeba" / "000003.jpg").unlink()
+    dataset = CelebA(str(root), pipeline=PIPELINE, skip_unreadable=True)
+    kept = [row for row in range(8) if row != 2]
+    labels = [record["gt"]["attributes"] for record in records(dataset)]
+    np.testing.assert_array_equal(labels, expected["labels"][kept])
+    assert "1 of 8 pictures are missing: left out (skip_unreadable)" in logged()
+
+
+def damage(root, name):
+    path = root / "img_align_celeba" / name
+    path.write_bytes(path.read_bytes()[:200])
+
+
+def test_a_truncated_picture_is_an_error_naming_file_and_line(own):
+    root, _ = own
+    damage(root, "000002.jpg")
+    dataset = CelebA(str(root), pipeline=PIPELINE)
+    with pytest.raises(PictureError, match=r"^list_eval_partition\.txt:2: .*000002\.jpg: not a"):
+        dataset[1]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_skipped_pictures_have_no_labels_and_are_counted(own, logged, workers):
+    root, _ = own
+    damage(root, "000002.jpg")
+    damage(root, "000005.jpg")
+    dataset = CelebA(str(root), pipeline=PIPELINE, skip_unreadable=True)
+    loader = DataLoader(dataset, batch_size=4, num_workers=workers, collate_fn=list)
+    for _ in range(2):  # a second epoch counts nothing twice
+        samples = [sample for batch in loader for sample in batch]
+        assert len(samples) == 8
+        for i, sample in enumerate(samples):
+            broken = i in (1, 4)
+            assert ("attributes" in sample["data_samples"].gt) != broken
+            assert (sample["inputs"].abs().sum() == 0) == broken
+            assert sample["inputs"].shape == (3, 32, 24)
+    assert dataset.num_unreadable == 2
+    if not workers:
+        assert logged().count("left out (skip_unreadable)") == 2
+        assert "list_eval_partition.txt:5: " in logged()
+        assert "2 of 8 so far" in logged()
+
+
+def test_other_errors_are_not_skipped(own):
+    def fail(results):
+        raise DataError("no")
+
+    dataset = CelebA(str(own[0]), pipeline=[fail], skip_unreadable=True)
+    with pytest.raises(DataError, match=r"partition\.txt:1: .*no"):
+        dataset[0]
+
+
+def test_draws_and_indices(faces):
+    dataset = CelebA(faces[0], pipeline=PIPELINE)
+    first = [dataset[SampleDraw(i, 3, 1)]["inputs"].numpy() for i in range(12)]
+    again = [dataset[SampleDraw(i, 3, 1)]["inputs"].numpy() for i in range(12)]
+    np.testing.assert_array_equal(first, again)
+    other = [dataset[SampleDraw(i, 4, 1)]["inputs"].numpy() for i in range(12)]
+    assert any((a != b).any() for a, b in zip(first, other, strict=True))
+    assert [record["row"] for record in records(CelebA(faces[0], indices=-2))] == [23, 24]
+    with pytest.raises(ConfigError, match="below 24, found 24"):
+        CelebA(faces[0], indices=[24])
+
+
+def test_copies_and_pickles(faces):
+    dataset = CelebA(faces[0], pipeline=PIPELINE, split="val")
+    for other in (copy.deepcopy(dataset), pickle.loads(pickle.dumps(dataset))):
+        np.testing.assert_array_equal(other[2]["inputs"], dataset[2]["inputs"])
+        assert other.metainfo == dataset.metainfo
+    subset = dataset.get_subset([3, 1])
+    assert [record["row"] for record in records(subset)] == [16, 14]
+
+
+def test_png_pictures(tmp_path):
+    make_celeba(tmp_path, count=4, size=(45, 54))
+    os.rename(tmp_path / "img_align_celeba", tmp_path / "img_align_celeba_png")
+    for path in (tmp_path / "img_align_celeba_png").iterdir():
+        cv2.imwrite(str(path.with_suffix(".png")), cv2.imread(str(path)))
+        path.unlink()
+    dataset = CelebA(str(tmp_path), images="img_align_celeba_png", pipeline=PIPELINE)
+    assert dataset[3]["data_samples"].img_path.endswith("000004.png")
+
+
+@pytest.mark.real_data
+def test_real_labels_and_pictures(celeba_root):
+    start = time.perf_counter()
+    dataset = CelebA(celeba_root)
+    assert time.perf_counter() - start < 3
+    assert len(dataset) == 202_599
+    assert [len(CelebA(celeba_root, split=s)) for s in ("train", "val", "test")] == [
+        162_770,
+        19_867,
+        19_962,
+    ]
+    share = dataset.positive_shares("attributes")[ATTRIBUTES.index("Smiling")]
+    assert math.isclose(share, 0.4821, abs_tol=1e-4)
+    dataset = CelebA(
+        celeba_root, "list_eval_partition_8k.txt", split="val", pipeline=PIPELINE, indices=20
+    )
+    assert dataset[19]["data_samples"].ori_shape == (109, 89)

@@ -1,0 +1,312 @@
+"""CelebA: forty attributes, five landmarks and face boxes of 202,599 pictures."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from mmengine.logging import print_log
+
+from trn_plugin.datasets._records import Records
+from trn_plugin.datasets.base import MultiTaskDataset
+from trn_plugin.datasets.celeba_format import (
+    ATTRIBUTES,
+    SPLITS,
+    Table,
+    read_attributes,
+    read_partition,
+    read_table,
+)
+from trn_plugin.errors import ConfigError, DataError, PictureError
+from trn_plugin.geometry import read_image
+from trn_plugin.registry import DATASETS
+
+__all__ = ["CelebA"]
+
+SOURCE = (
+    "CelebA comes from its authors' page 'Large-scale CelebFaces Attributes (CelebA) Dataset', "
+    "http://mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
+)
+NESTS = (".", "celeba", "CelebA")  # torchvision keeps the files in root/celeba
+FOLDERS = (".", "Anno", "Eval", "Img")
+ATTRIBUTE_FILE = "list_attr_celeba.txt"
+ALIGNED_SIZE = (178, 218)  # width and height
+BOX_FILE = "list_bbox_celeba.txt"
+POINTS = ("left_eye", "right_eye", "nose", "left_mouth", "right_mouth")
+POINT_COLUMNS = tuple(f"{name.replace('_', '')}_{axis}" for name in POINTS for axis in "xy")
+BOX_COLUMNS = ("x_1", "y_1", "width", "height")
+GROUPS = {"group_a": ATTRIBUTES[:20], "group_b": ATTRIBUTES[20:]}
+GEOMETRY = {
+    "landmarks": dict(kind="landmarks", names=POINTS, flip=(1, 0, 2, 4, 3), interocular=(0, 1)),
+    "bbox": dict(
+        kind="landmarks",
+        names=("top_left", "top_right", "bottom_right", "bottom_left"),
+        flip=(1, 0, 3, 2),
+        interocular=(0, 1),
+    ),
+}
+
+
+@DATASETS.register_module()
+class CelebA(MultiTaskDataset):
+    """CelebFaces Attributes (Liu et al., ICCV 2015), read as distributed.
+
+    The label files may lie in ``data_root`` or in its ``Anno``, ``Eval`` and ``Img``, and all of it
+    in a folder ``celeba`` or ``CelebA`` of ``data_root``. Labels are kept as arrays, which forked
+    workers share.
+
+    Tasks: ``attributes``, all chosen ones as one task; ``group_a`` (the file's 1st to 20th) and
+    ``group_b`` (21st to 40th), the paper's two groups, and the ``groups`` given; every single
+    attribute by its name, ``Wearing_Hat`` (with ``_`` in front if it begins with a digit); where
+    their files are there, ``landmarks`` (eyes, nose, mouth corners; "left" is the picture's left)
+    and ``bbox`` (the box's four corners, for the pictures in the wild only, as it is in their
+    pixels).
+
+    Args:
+        data_root: folder that holds the label files and the pictures' folder.
+        partition: partition file, by name in ``data_root`` or by path; only the pictures of its
+            rows count.
+        split: 'train', 'val' or 'test' as the partition says; None for all its rows.
+        tasks: names of the tasks; None for each of ``attributes`` as a task of its own.
+        attributes: names of the attributes in the task ``attributes``; None for all forty.
+        groups: names of attributes by task name.
+        images: the pictures' folder. Landmarks are of the aligned pictures or, if it begins with
+            ``img_celeba``, of those in the wild; a name that ends in ``_png`` holds PNG files.
+        **kwargs: of `MultiTaskDataset`, such as ``pipeline``, ``input_size`` and ``indices``.
+
+    Raises:
+        ConfigError: for an unknown task, attribute or split.
+        DataError: if the root, a file or a picture is missing, or a file cannot be used (naming
+            file and line). Pictures are looked for when there is a pipeline to read them.
+    """
+
+    METAINFO = dict(dataset="CelebA", tasks={})
+
+    def __init__(
+        self,
+        data_root: str,
+        partition: str = "list_eval_partition.txt",
+        split: str | None = None,
+        tasks: Sequence[str] | None = ("attributes",),
+        attributes: Sequence[str] | None = None,
+        groups: Mapping[str, Sequence[str]] | None = None,
+        images: str = "img_align_celeba",
+        **kwargs: Any,
+    ) -> None:
+        if split not in (None, *SPLITS):
+            raise ConfigError(f"split: expected None or one of {list(SPLITS)}, found {split!r}")
+        self.split = split
+        self.partition = partition
+        self.images = images
+        self.attributes = _attributes("attributes", attributes or ATTRIBUTES)
+        self.groups = {
+            name: _attributes(f"groups.{name}", members)
+            for name, members in {**GROUPS, **(groups or {})}.items()
+        }
+        if tasks is None:
+            tasks = [_task_name(name) for name in self.attributes]
+        # the records are arrays already: there is nothing to serialise
+        super().__init__(
+            data_root=os.path.expanduser(data_root), tasks=tasks, serialize_data=False, **kwargs
+        )
+
+    def _known_tasks(self) -> dict[str, dict]:
+        """As of `MultiTaskDataset`: the tasks that this instance can give."""
+        members = {
+            **{_task_name(name): (name,) for name in ATTRIBUTES},
+            "attributes": self.attributes,
+            **self.groups,
+        }
+        tasks = {task: dict(kind="attributes", names=names) for task, names in members.items()}
+        for task in GEOMETRY:
+            if task in tasks:
+                raise ConfigError(f"groups.{task}: this name is taken")
+        return {**tasks, **GEOMETRY}
+
+    def load_data_list(self) -> Records:
+        """Read the label files; pictures are first opened when they are used."""
+        if not os.path.isdir(self.data_root):
+            raise DataError(
+                f"data root '{self.data_root}' is no folder: set CELEBA_ROOT (or data_root in the "
+                f"config) to the one that holds {ATTRIBUTE_FILE}; {SOURCE}"
+            )
+        self.ann_file = self._file(self.partition)
+        rows = read_partition(self.ann_file)
+        chosen = np.arange(len(rows.files))
+        if self.split is not None:
+            chosen = np.flatnonzero(rows.values[:, 0] == SPLITS.index(self.split))
+            if not chosen.size:
+                raise DataError(f"{self.ann_file}: no row of the split {self.split!r}")
+        self._folder = self._picture_folder()
+        if self.pipeline.transforms:
+            chosen = self._there(rows, chosen)
+        self._rows = rows._replace(files=rows.files[chosen], lines=rows.lines[chosen])
+        self._read_attributes()
+        self._read_geometry()
+        return Records(self._record, len(chosen))
+
+    def get_data_info(self, idx: int) -> dict:
+        """The record of an index, made anew."""
+        if not self._fully_initialized:
+            self.full_init()
+        index = range(len(self.data_list))[idx]
+        return dict(self.data_list[index], sample_idx=index)
+
+    def positive_shares(self, task: str) -> np.ndarray:
+        """See `MultiTaskDataset`; at once, from the arrays."""
+        if task not in self._columns:
+            return super().positive_shares(task)
+        return self._labels[self.data_list.rows][:, self._columns[task]].mean(axis=0)
+
+    def _record(self, row: int) -> dict:
+        gt = {}
+        for task in self.tasks:
+            if task in self._columns:
+                gt[task] = self._labels[row, self._columns[task]].astype(np.float32)
+            else:
+                gt[task] = self._geometry[task][row].astype(np.float64)
+        landmarks = self._geometry.get("landmarks")
+        return dict(
+            img_path=self._path(str(self._rows.files[row])),
+            gt=gt,
+            landmarks=None if landmarks is None else landmarks[row].astype(np.float64),
+            where=f"{os.path.basename(self.ann_file)}:{self._rows.lines[row]}",
+            row=int(self._rows.lines[row]),
+        )
+
+    def _read_attributes(self) -> None:
+        path = self._file(ATTRIBUTE_FILE)
+        table = read_attributes(path)
+        known = self._metainfo["tasks"]
+        self._columns = {}
+        for task in self.tasks:
+            if task in GEOMETRY:
+                continue
+            for name in known[task]["names"]:
+                if name not in table.names:
+                    raise DataError(f"{path}:2: expected the attribute {name}, it is missing")
+            self._columns[task] = np.array([table.names.index(n) for n in known[task]["names"]])
+        self._labels = table.values[self._rows_of(table, path)]
+
+    def _read_geometry(self) -> None:
+        """Points (N, P, 2) in the pictures' pixels, of the files that are there or asked for."""
+        self._geometry = {}
+        wild = self.images.startswith("img_celeba")
+        if "bbox" in self.tasks:
+            if not wild:
+                raise ConfigError(
+                    "tasks: 'bbox' is in pixels of the pictures in the wild, set "
+                    f"images='img_celeba'; found images={self.images!r}"
+                )
+            x, y, width, height = self._table(BOX_FILE, BOX_COLUMNS).T
+            corners = [(x, y), (x + width, y), (x + width, y + height), (x, y + height)]
+            self._geometry["bbox"] = np.array(corners).transpose(2, 0, 1)
+        name = "list_landmarks_celeba.txt" if wild else "list_landmarks_align_celeba.txt"
+        if "landmarks" in self.tasks or self._found(name):
+            points = self._table(name, POINT_COLUMNS).reshape(-1, len(POINTS), 2)
+            self._geometry["landmarks"] = points if wild else points * self._scale()
+
+    def _table(self, name: str, columns: Sequence[str]) -> np.ndarray:
+        path = self._file(name)
+        table = read_table(path, columns)
+        return table.values[self._rows_of(table, path)]
+
+    def _rows_of(self, table: Table, path: str) -> np.ndarray:
+        """The rows of a label file that are the chosen pictures'."""
+        order = np.argsort(table.files)
+        place = np.searchsorted(table.files, self._rows.files, sorter=order)
+        rows = order[np.minimum(place, len(order) - 1)]
+        absent = np.flatnonzero(table.files[rows] != self._rows.files)
+        if absent.size:
+            raise DataError(
+                f"{self.ann_file}:{self._rows.lines[absent[0]]}: {self._rows.files[absent[0]]} has "
+                f"no row in {path}"
+            )
+        return rows
+
+    def _there(self, rows: Table, chosen: np.ndarray) -> np.ndarray:
+        """Those of the chosen rows whose picture exists."""
+        present = set(os.listdir(self._folder))
+        names = rows.files[chosen].tolist()
+        there = np.array([self._picture(name) in present for name in names], dtype=bool)
+        if there.all():
+            return chosen
+        first, count = np.flatnonzero(~there)[0], int((~there).sum())
+        text = (
+            f"{self.ann_file}:{rows.lines[chosen[first]]}: no picture {self._picture(names[first])}"
+            f" in {self._folder}; {count} of {len(names)} pictures are missing"
+        )
+        if not self.skip_unreadable:
+            raise DataError(text)
+        print_log(f"{text}: left out (skip_unreadable)", "current", logging.WARNING)
+        return chosen[there]
+
+    def _scale(self) -> np.ndarray:
+        """Of aligned pictures that are smaller or larger than the official ones."""
+        if not self.pipeline.transforms:
+            return np.ones(2)
+        for row, name in enumerate(self._rows.files):
+            try:
+                height, width = read_image(self._path(str(name))).shape[:2]
+            except PictureError as error:
+                if not self.skip_unreadable:
+                    raise PictureError(
+                        f"{self.ann_file}:{self._rows.lines[row]}: {error}"
+                    ) from None
+            else:
+                return np.array([width, height]) / ALIGNED_SIZE
+        return np.ones(2)
+
+    def _picture(self, name: str) -> str:
+        return os.path.splitext(name)[0] + ".png" if self.images.endswith("_png") else name
+
+    def _path(self, name: str) -> str:
+        return os.path.join(self._folder, self._picture(name))
+
+    def _picture_folder(self) -> str:
+        found = self._found(self.images, os.path.isdir)
+        if found is None and self.pipeline.transforms:
+            raise DataError(
+                f"folder '{self.images}' of the pictures is missing: expected it in the data root "
+                f"'{self.data_root}' or its Img (CELEBA_ROOT); {SOURCE}"
+            )
+        return found or os.path.join(self.data_root, self.images)
+
+    def _file(self, name: str) -> str:
+        found = self._found(name)
+        if found is None:
+            raise DataError(
+                f"file '{name}' is missing: expected it in the data root '{self.data_root}' or its "
+                f"Anno or Eval (CELEBA_ROOT); {SOURCE}"
+            )
+        return found
+
+    def _found(self, name: str, exists=os.path.isfile) -> str | None:
+        """The path of a file or folder in any of the layouts; an absolute one stays."""
+        for nest in NESTS:
+            for folder in FOLDERS:
+                path = os.path.normpath(os.path.join(self.data_root, nest, folder, name))
+                if exists(path):
+                    return path
+        return None
+
+
+def _attributes(key: str, names: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(names, str) or not names:
+        raise ConfigError(f"{key}: expected a list of attributes' names, found {names!r}")
+    for name in names:
+        if name not in ATTRIBUTES:
+            close = difflib.get_close_matches(str(name), ATTRIBUTES, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else f"; they are {list(ATTRIBUTES)}"
+            raise ConfigError(f"{key}: CelebA has no attribute {name!r}{hint}")
+    if len(set(names)) < len(names):
+        raise ConfigError(f"{key}: an attribute is named twice in {list(names)}")
+    return tuple(names)
+
+
+def _task_name(attribute: str) -> str:
+    return attribute if attribute.isidentifier() else f"_{attribute}"
