@@ -159,3 +159,22 @@ def test_matrix_names_the_task_that_does_not_fit():
         task_similarity_matrix([torch.zeros(3, 1), torch.zeros(4, 1)])
     with pytest.raises(ValueError, match=r"features\[1\]: value at row 2"):
         task_similarity_matrix([torch.zeros(3, 1), torch.tensor([[0.0], [0.0], [math.inf]])])
+
+
+def test_matrix_of_scalars_knows_no_units_and_no_relation_of_a_constant():
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(300, 4, generator=g, dtype=torch.float64)
+    units = torch.tensor([1e-300, 1e300, -3.0, 1e-12], dtype=torch.float64)
+    columns = [*(x * units).split(1, 1), torch.full((300, 1), 0.1), torch.zeros(300, 1)]
+    matrix = task_similarity_matrix(columns)
+    assert np.allclose(matrix[:4, :4], np.abs(np.corrcoef(x.T)), atol=1e-12)
+    assert not matrix[4:].any()
+    assert not matrix[:, 4:].any()
+
+
+def test_finite_values_whose_sum_overflows_are_no_error():
+    f1, f2 = related(50, 1, 1)
+    huge = f1.abs() / f1.abs().max() * 1.7e308
+    assert torch.isinf(huge.sum())
+    expected = task_similarity(f1.abs(), f2).item()
+    assert task_similarity(huge, f2).item() == pytest.approx(expected, abs=1e-12)

@@ -73,7 +73,7 @@ def task_similarity_matrix(features: Sequence[Tensor]) -> Tensor:
     """:func:`task_similarity` of every pair of several tasks (Fig. 3).
 
     Each task is whitened once, and all pairs are blocks of one matrix product; among tasks of one
-    feature each it is the matrix of absolute correlations.
+    feature each it is the matrix of absolute correlations, without any decomposition.
 
     Args:
         features (Sequence[Tensor]): (N, d_t) by task, of the same samples; d_t are free.
@@ -94,16 +94,16 @@ def task_similarity_matrix(features: Sequence[Tensor]) -> Tensor:
     for index, f in enumerate(features):
         check_features(features[0], f, ("features[0]", f"features[{index}]"))
         _check_finite(f, f"features[{index}]")
-    bases = [_orthonormal_basis(f)[0] for f in features]
-    joint = torch.cat(bases, 1)
-    products = joint.T @ joint
+    bases = [_orthonormal_basis(f)[0].T for f in features]  # rows: a scalar task's is contiguous
+    joint = torch.cat(bases)
+    products = joint @ joint.T
     starts = [0]
     for basis in bases:
-        starts.append(starts[-1] + basis.shape[1])
+        starts.append(starts[-1] + len(basis))
     by_shape: dict[tuple[int, int], list[tuple[int, int]]] = {}
     for i, first in enumerate(bases):
         for j in range(i, len(bases)):
-            by_shape.setdefault((first.shape[1], bases[j].shape[1]), []).append((i, j))
+            by_shape.setdefault((len(first), len(bases[j])), []).append((i, j))
     similarities = products.new_zeros(len(bases), len(bases))
     for (d1, d2), pairs in by_shape.items():
         if min(d1, d2) == 0:
@@ -155,6 +155,8 @@ _TRACY_WIDOM_MEAN = -1.2065335745820
 
 
 def _check_finite(f: Tensor, name: str) -> None:
+    if bool(torch.isfinite(f.detach().sum())):  # one pass; a sum that overflows is looked at below
+        return
     finite = torch.isfinite(f)
     if not bool(finite.all()):
         row, column = (~finite).nonzero()[0].tolist()
@@ -203,6 +205,8 @@ def _orthonormal_basis(f: Tensor) -> tuple[Tensor, Tensor]:
     scale = torch.where(varies, 1 / torch.where(varies, norm, torch.ones_like(norm)), 0.0)
     if not bool(varies.any()):
         return values.new_zeros(len(values), 0), values.new_zeros(values.shape[1], 0)
+    if values.shape[1] == 1:
+        return centred * scale, (scale / unit)[:, None]
     u, s, vh = torch.linalg.svd(centred * scale, full_matrices=False)
     rank = int((s > 4 * eps * math.sqrt(max(f.shape)) * s[0]).sum())
     return u[:, :rank], (scale / unit)[:, None] * vh[:rank].T / s[:rank]
