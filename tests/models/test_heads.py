@@ -1,5 +1,9 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
+import torch.nn.functional as F
+from builders import build
 
 from trn_plugin.errors import ConfigError, DataError
 from trn_plugin.models import AttributeHead, ClassificationHead, LandmarkHead
@@ -89,3 +93,55 @@ def test_bad_options_are_named():
         LandmarkHead(5, 8, loss="wings")
     with pytest.raises(ConfigError, match="expected 5 names, got 2"):
         ClassificationHead(5, 8, names=("a", "b"))
+
+
+def test_pos_weight_scales_the_loss_where_the_attribute_is_there():
+    plain, weighted = AttributeHead(2, 4), AttributeHead(2, 4, pos_weight=[3, 0.5])
+    logits = torch.randn(6, 2)
+    for column, factor in enumerate([3, 0.5]):
+        for value in (0.0, 1.0):
+            only = torch.zeros(6, 2)
+            only[:, column] = value
+            rest = torch.zeros(6, 2)
+            change = weighted.sample_loss(logits, only) - plain.sample_loss(logits, only)
+            change -= weighted.sample_loss(logits, rest) - plain.sample_loss(logits, rest)
+            positive = F.binary_cross_entropy_with_logits(
+                logits[:, column], torch.ones(6), reduction="none"
+            )
+            torch.testing.assert_close(change, value * (factor - 1) * positive / 2)
+    assert "pos_weight" not in weighted.state_dict()
+
+
+def test_balanced_labels_pull_to_neither_side():
+    """A bias alone, trained on the labels that gave the weights, stays at probability 1/2."""
+    labels = (torch.rand(400, 3) < torch.tensor([0.02, 0.5, 0.9])).float()
+    labels[0], labels[1] = 1, 0
+    head = AttributeHead(3, 4, pos_weight="balanced")
+    head.balance(labels.mean(dim=0))
+    logits = torch.zeros(400, 3, requires_grad=True)
+    head.sample_loss(logits, labels).sum().backward()
+    torch.testing.assert_close(logits.grad.sum(0), torch.zeros(3), atol=1e-4, rtol=0)
+    head.balance([0.0, 1.0, float("nan")])
+    assert head.pos_weight.tolist() == [1, 1, 1]
+
+
+def test_balanced_without_training_labels_is_an_error():
+    head = AttributeHead(1, 4, pos_weight="balanced")
+    with pytest.raises(ConfigError, match="'balanced' needs the training labels"):
+        head.loss(torch.zeros(2, 1), torch.ones(2, 1), torch.ones(2, dtype=torch.bool))
+    assert head.predict(torch.zeros(2, 1)).shape == (2, 1)  # no labels, no need
+
+
+@pytest.mark.parametrize("value", ["balance", [1.0], [1.0, 0.0], [1.0, float("nan")], 2.0])
+def test_pos_weights_that_cannot_be_used(value):
+    with pytest.raises(ConfigError, match=r"pos_weight: expected 'balanced' or 2 numbers > 0"):
+        AttributeHead(2, 4, pos_weight=value)
+
+
+def test_the_model_asks_the_training_data():
+    heads = dict(smile=dict(type="AttributeHead", num_attributes=2, pos_weight="balanced"))
+    model = build(heads=heads, neck=False)
+    model.balance(SimpleNamespace(positive_shares=lambda task: {"smile": [0.2, 0.5]}[task]))
+    torch.testing.assert_close(model.heads["smile"].pos_weight, torch.tensor([4.0, 1.0]))
+    with pytest.raises(ConfigError, match=r"heads\.smile\.pos_weight.*SimpleNamespace has not"):
+        model.balance(SimpleNamespace())

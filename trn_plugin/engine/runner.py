@@ -72,7 +72,9 @@ class SafeRunner(Runner):
 
     @staticmethod
     def build_dataloader(dataloader, seed=None, diff_rank_seed=False):
-        """As MMEngine's; a mistake in the config is a ConfigError."""
+        """As MMEngine's; a mistake in the config is a ConfigError; nothing is pinned on CPUs."""
+        if isinstance(dataloader, dict) and not torch.cuda.is_available():
+            dataloader = {**dataloader, "pin_memory": False}  # or torch warns at every loader
         with config_errors("dataloader"):
             return Runner.build_dataloader(dataloader, seed, diff_rank_seed)
 
@@ -118,6 +120,8 @@ class SafeRunner(Runner):
             )
         if hasattr(self._bare_model, "check_dataset"):
             self._bare_model.check_dataset(getattr(loader.dataset, "metainfo", {}))
+        if hasattr(self._bare_model, "balance"):
+            self._bare_model.balance(loader.dataset)
         return built
 
     def load_checkpoint(self, filename, map_location="cpu", strict=False, revise_keys=()):

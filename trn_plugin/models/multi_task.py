@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from mmengine.logging import print_log
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
@@ -89,6 +90,28 @@ class MultiTaskModel(BaseModel):
                     f"but of {', '.join(tasks)}"
                 )
             head.check_labels(name, tasks[name])
+
+    def balance(self, dataset) -> None:
+        """Weigh the heads that ask for it by the training labels.
+
+        Args:
+            dataset: of the training; its ``positive_shares(task)`` gives the share of ones.
+
+        Raises:
+            ConfigError: a head asks for it, and the data set cannot tell.
+        """
+        for task, head in self.heads.items():
+            if not getattr(head, "balanced", False):
+                continue
+            if not hasattr(dataset, "positive_shares"):
+                raise ConfigError(
+                    f"model.heads.{task}.pos_weight: 'balanced' asks the training data set for "
+                    f"positive_shares, which {type(dataset).__name__} has not; give a list"
+                )
+            head.balance(dataset.positive_shares(task))
+            print_log(
+                f"{task}: pos_weight {[round(w, 2) for w in head.pos_weight.tolist()]}", "current"
+            )
 
     def forward(
         self,

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from trn_plugin.errors import ConfigError
 from trn_plugin.models.heads.base import TaskHead
 from trn_plugin.registry import MODELS
 
@@ -21,11 +22,15 @@ class AttributeHead(TaskHead):
     Args:
         num_attributes (int): A.
         in_features (int): width of the hidden features.
+        pos_weight (Sequence[float] or 'balanced', optional): factor of each attribute's loss where
+            the attribute is there, for rare ones. 'balanced' takes (1 - p) / p, p being the share
+            of the training labels that have it (1 where all or none do).
         loss_weight (float): factor of the loss.
         names (Sequence[str], optional): the attributes' names.
 
     Raises:
-        ConfigError: another number of names than attributes.
+        ConfigError: another number of names or weights than attributes, or a weight that is no
+            positive number.
     """
 
     kind = "attributes"
@@ -36,9 +41,40 @@ class AttributeHead(TaskHead):
         in_features: int,
         loss_weight: float = 1.0,
         names: Sequence[str] | None = None,
+        pos_weight: Sequence[float] | str | None = None,
     ) -> None:
         super().__init__(num_attributes, in_features, loss_weight, names, num_attributes)
         self.num_attributes = num_attributes
+        self.balanced = isinstance(pos_weight, str) and pos_weight == "balanced"
+        self._waits_for_labels = self.balanced
+        weights = None
+        if self.balanced:
+            weights = torch.ones(num_attributes)
+        elif pos_weight is not None:
+            weights = self._checked(pos_weight)
+        # not in the checkpoint: it is of the config and the training labels
+        self.register_buffer("pos_weight", weights, persistent=False)
+
+    def balance(self, shares: Sequence[float]) -> None:
+        """Take the weights from the training labels, for ``pos_weight='balanced'``.
+
+        Args:
+            shares: (A,) of each attribute, the share of labels that have it.
+        """
+        share = torch.as_tensor(shares, dtype=torch.float64)
+        weights = torch.where((share > 0) & (share < 1), (1 - share) / share, 1.0)
+        self.pos_weight.copy_(weights)
+        self._waits_for_labels = False
+
+    def _checked(self, weights: object) -> Tensor:
+        listed = list(weights) if isinstance(weights, (list, tuple)) else []
+        numbers = all(isinstance(w, (int, float)) and 0 < w < float("inf") for w in listed)
+        if len(listed) != self.num_attributes or not numbers:
+            raise ConfigError(
+                f"AttributeHead.pos_weight: expected 'balanced' or {self.num_attributes} numbers "
+                f"> 0, got {weights!r}"
+            )
+        return torch.tensor(listed).float()
 
     def encode_one(self, label: Tensor) -> Tensor:
         """(A,) of 0 and 1 -> the same as float; a scalar will do for one attribute."""
@@ -49,7 +85,14 @@ class AttributeHead(TaskHead):
 
     def sample_loss(self, output: Tensor, targets: Tensor) -> Tensor:
         """(N, A) logits, (N, A) -> (N,)."""
-        return F.binary_cross_entropy_with_logits(output, targets, reduction="none").mean(1)
+        if self._waits_for_labels:
+            raise ConfigError(
+                "AttributeHead.pos_weight: 'balanced' needs the training labels, which SafeRunner "
+                "passes; set runner_type='SafeRunner' or give the weights as a list"
+            )
+        return F.binary_cross_entropy_with_logits(
+            output, targets, pos_weight=self.pos_weight, reduction="none"
+        ).mean(1)
 
     def predict(self, output: Tensor) -> Tensor:
         """(N, A) logits -> probabilities (N, A)."""
