@@ -44,8 +44,8 @@ def test_random_layers_follow_the_mode(training):
     torch.manual_seed(1)
     expected = model(x)
     torch.manual_seed(1)
-    shared = cut_model.trunk(x)
-    features = cut_model.tails["landmarks"](*shared)[0]
+    (shared,) = cut_model.trunk(x)
+    ((features,),) = cut_model.tails["landmarks"](*shared)
     assert torch.allclose(features, expected, atol=1e-5)
     again = cut_model(x)["landmarks"]
     assert torch.equal(again, cut_model(x)["landmarks"]) != training
@@ -160,7 +160,7 @@ def test_norms_keep_their_class_and_constants_are_no_state(name):
 def test_cut_keeps_the_models_modes():
     model = uncut("test_resnet").train()
     model.bn1.eval()
-    cut(model, "layer2")
+    cut(model, ["layer2"])
     assert model.training
     assert not model.bn1.training
 
@@ -188,7 +188,7 @@ class InPlace(torch.nn.Module):
 def test_tails_do_not_change_what_they_share(monkeypatch):
     torch.manual_seed(0)
     model = InPlace()
-    monkeypatch.setattr("trn_plugin.models.trunk._create", lambda *_: (model, (16, 16)))
+    monkeypatch.setattr("trn_plugin.models.trunk.create", lambda *_: (model, (16, 16)))
     reference = copy.deepcopy(model)
     cut_model = TimmTrunk("in_place", tasks=TASKS)
     x = torch.randn(2, 3, 16, 16)

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import copy
-import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-import timm
 import torch
 from torch import Tensor, nn
 
-from trn_plugin.engine.checkpoint import load_weights_file
 from trn_plugin.errors import ConfigError, first_line
 from trn_plugin.models._cut import CannotTrace, cut
+from trn_plugin.models._frozen import freeze
+from trn_plugin.models._graph_part import GraphPart, tensor_versions
+from trn_plugin.models._timm import create, stage_names
 from trn_plugin.registry import MODELS
 
 __all__ = ["TimmTrunk"]
 
 _WHERE = "model.backbone"
+_TOLERANCE = 1e-5
 
 
 @MODELS.register_module()
@@ -30,19 +31,25 @@ class TimmTrunk(nn.Module):
     timm's dotted names under ``trunk.`` and ``tails.<task>.``. The cut model is compared with the
     uncut one when it is built, in evaluation and in training mode.
 
+    Tasks may share different numbers of stages: ``shared_stages=dict(a=2, b=4, c=4)`` runs the
+    first two for all, and the next two once for b and c. ``trunk`` holds all that more than one
+    task uses, so stages 1 to 4; ``tails.a`` holds a's own stages 3 and 5 and so on.
+
     Attributes:
         num_features (int): width of each task's hidden features.
         img_size (tuple[int, int]): height and width of the pictures.
         stages (tuple[str, ...]): the modules that end timm's stages.
-        shares_everything (bool): whether all tasks have the same features.
+        shared_stages (dict[str, int]): by task, the stages that it has in ``trunk``.
         fully_shared (frozenset[str]): the tasks whose hidden features are one and the same tensor.
 
     Args:
         model_name (str): any name of ``timm.list_models()``, with or without a pretrained tag.
         pretrained (bool): load timm's weights (needs timm's hub, or timm's cache).
         checkpoint_path (str, optional): load the uncut model's weights from this file instead.
-        shared_stages (int | str): 0 shares nothing (single-task learning), k the first k stages,
-            a negative number all but the last -k, 'all' everything but the heads.
+        shared_stages (int | str | dict): 0 shares nothing (single-task learning), k the first k
+            stages, a negative number all but the last -k, 'all' (or the number of stages)
+            everything but the heads. A dict gives one for each task; what only one task would
+            use of ``trunk`` is its own.
         tasks (Sequence[str]): names of the tasks; ``MultiTaskModel`` passes its heads' names.
         img_size (int | tuple[int, int], optional): height and width of the pictures. Models that
             are built for one size (most transformers) are built for this one; others take any.
@@ -50,6 +57,12 @@ class TimmTrunk(nn.Module):
         in_chans (int): channels of the pictures.
         taps (Sequence[str]): dotted names of modules inside the tails whose pooled outputs
             :meth:`features` also gives; ``MultiTaskModel`` passes its neck's levels.
+        frozen_stages (int | str): stages that are not trained, counted as in ``shared_stages``;
+            they stay in evaluation mode (batch norm, dropout) when the rest trains.
+        grad_checkpointing (bool): in training, compute the blocks that timm would again in the
+            backward pass instead of keeping their activations; same results, batch norm's
+            running statistics included.
+        channels_last (bool): lay out weights and pictures as (N, H, W, C) in memory.
         **kwargs: further arguments of ``timm.create_model`` (``drop_rate``, ``drop_path_rate``,
             ``global_pool``, ...).
 
@@ -63,11 +76,14 @@ class TimmTrunk(nn.Module):
         model_name: str,
         pretrained: bool = False,
         checkpoint_path: str | None = None,
-        shared_stages: int | str = -1,
+        shared_stages: int | str | Mapping[str, int | str] = -1,
         tasks: Sequence[str] = (),
         img_size: int | Sequence[int] | None = None,
         in_chans: int = 3,
         taps: Sequence[str] = (),
+        frozen_stages: int | str = 0,
+        grad_checkpointing: bool = False,
+        channels_last: bool = False,
         **kwargs,
     ) -> None:
         super().__init__()
@@ -76,46 +92,37 @@ class TimmTrunk(nn.Module):
         self.model_name = model_name
         self.tasks = tuple(tasks)
         self.taps = tuple(taps)
-        model, self.img_size = _create(
+        self.channels_last = channels_last
+        model, self.img_size = create(
             model_name, pretrained, checkpoint_path, img_size, in_chans, kwargs
         )
         self.mean = tuple(model.pretrained_cfg.get("mean", (0.485, 0.456, 0.406)))
         self.std = tuple(model.pretrained_cfg.get("std", (0.229, 0.224, 0.225)))
-        self.stages = _stage_names(model)
-        self.shared_stages = _resolve(shared_stages, self.stages, model_name)
-        self.shares_everything = shared_stages == "all" or (
-            self.shared_stages == len(self.stages) > 0
+        self.stages = stage_names(model)
+        self._everything = max(len(self.stages), 1)
+        self.shared_stages = self._shared_by_task(shared_stages)
+        self.fully_shared = frozenset(
+            task for task, count in self.shared_stages.items() if count == self._everything
         )
-        self.fully_shared = frozenset(self.tasks if self.shares_everything else ())
-        probe = torch.rand(2, in_chans, *self.img_size, generator=torch.Generator().manual_seed(0))
-        self._copies_shared = False
-        names = dict(model.named_modules())
-        for tap in self.taps:
-            if tap not in names:
-                raise ConfigError(
-                    f"model.neck.levels: expected 'hidden', 'output' or a module of {model_name}, "
-                    f"got {tap!r}; its stages are {', '.join(self.stages)}"
-                )
-        self.num_features = _probe_width(model, probe, model_name)
+        self._check_taps(model)
+        self._nhwc = getattr(model, "output_fmt", "NCHW") == "NHWC"
 
-        if self.shares_everything:
-            self.trunk = model
-            self.tails = nn.ModuleDict({task: nn.Identity() for task in self.tasks})
-        elif self.shared_stages == 0:
-            self.trunk = nn.Identity()
-            self.tails = nn.ModuleDict({task: copy.deepcopy(model) for task in self.tasks})
-        else:
-            boundary = self.stages[self.shared_stages - 1]
-            uncut = copy.deepcopy(model)
-            try:
-                self.trunk, tail = cut(model, boundary, self.taps)
-            except CannotTrace as error:
-                raise self._uncuttable(boundary, str(error)) from error
-            tails = [tail, *(copy.deepcopy(tail) for _ in self.tasks[1:])]
-            self.tails = nn.ModuleDict(dict(zip(self.tasks, tails, strict=True)))
-            self._check_against(uncut, probe, boundary)
-        self._channels_last = getattr(model, "output_fmt", "NCHW") == "NHWC"
+        probe = _probe(model, in_chans, self.img_size)
+        self.num_features, expected = _hidden(model, probe, model_name)
+        frozen = self._freeze(model, frozen_stages, probe)
+        self._frozen = frozenset(frozen)
+        self._in_place: dict[int, set[int]] = {}
+        if self._cut(model, tuple(frozen.values()), grad_checkpointing):
+            self._compare(model, probe, expected, tuple(frozen.values()))
+        if channels_last:
+            self.to(memory_format=torch.channels_last)
+        self.train()
         self.tap_features = self._probe_taps(probe) if self.taps else {}
+
+    @property
+    def shares_everything(self) -> bool:
+        """Whether all tasks have the same features."""
+        return len(self.fully_shared) == len(self.tasks)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Hidden features of each task.
@@ -137,23 +144,43 @@ class TimmTrunk(nn.Module):
         Returns:
             As :meth:`forward`, and by tap and task the mean over positions, (N, d).
         """
+        if self.channels_last:
+            x = x.contiguous(memory_format=torch.channels_last)
+        shared = self._shared(x)
+        hidden: dict[str, Tensor] = {}
         tapped: dict[str, dict[str, Tensor]] = {tap: {} for tap in self.taps}
-        if self.shares_everything:
-            return dict.fromkeys(self.tasks, self.trunk(x)), tapped
-        hidden = {}
-        shared = None if self.shared_stages == 0 else self.trunk(x)
         for task, tail in self.tails.items():
-            if shared is None:
-                hidden[task], *values = _with_taps(tail, self.taps, x)
-            else:
-                hidden[task], *values = tail(*map(self._own, shared))
+            level = self._levels[task]
+            if task in self.fully_shared:
+                hidden[task] = shared[level][0]
+                continue
+            inputs = (x,) if level is None else self._own(shared[level], level)
+            hidden[task], *values = _run_tail(tail, self.taps, inputs)
             for tap, value in zip(self.taps, values, strict=True):
                 tapped[tap][task] = self._pool(value, tap)
         return hidden, tapped
 
-    def _own(self, value):
-        """A copy, where the tails would change the shared values in place."""
-        return value.clone() if self._copies_shared and torch.is_tensor(value) else value
+    def train(self, mode: bool = True) -> TimmTrunk:
+        """Frozen stages stay in evaluation mode."""
+        super().train(mode)
+        if self._frozen:
+            for part in (self.trunk, *self.tails.values()):
+                for name, module in part.named_modules():
+                    if name in self._frozen:
+                        module.training = False
+        return self
+
+    def _shared(self, x: Tensor) -> tuple[tuple, ...]:
+        if isinstance(self.trunk, GraphPart):
+            return self.trunk(x)
+        return ((self.trunk(x),),) if self.fully_shared else ()
+
+    def _own(self, values: tuple, level: int) -> tuple:
+        """Copies, where a tail would change in place what others still need."""
+        changed = self._in_place.get(level)
+        if not changed:
+            return values
+        return tuple(v.clone() if i in changed else v for i, v in enumerate(values))
 
     def _pool(self, value, tap: str) -> Tensor:
         if torch.is_tensor(value) and value.ndim in (2, 3, 4):
@@ -161,191 +188,218 @@ class TimmTrunk(nn.Module):
                 return value
             if value.ndim == 3:
                 return value.mean(1)
-            return value.mean((1, 2) if self._channels_last else (2, 3))
+            return value.mean((1, 2) if self._nhwc else (2, 3))
         shape = tuple(value.shape) if torch.is_tensor(value) else type(value).__name__
         raise ConfigError(
             f"model.neck.levels: {tap!r} gives {shape} in {self.model_name}, where (N, d), "
             "(N, L, d) or maps (N, d, H, W) are expected"
         )
 
-    def _probe_taps(self, probe: Tensor) -> dict[str, int]:
-        if self.shares_everything:
+    def _shared_by_task(self, shared: int | str | Mapping) -> dict[str, int]:
+        if not isinstance(shared, Mapping):
+            return dict.fromkeys(self.tasks, self._count(shared, "shared_stages"))
+        if set(shared) != set(self.tasks):
             raise ConfigError(
-                f"model.neck.levels: {self.taps[0]!r} is no module of a task's own, since "
-                f"{_WHERE}.shared_stages shares everything"
+                f"{_WHERE}.shared_stages: expected a number for each of {', '.join(self.tasks)}, "
+                f"got numbers for {', '.join(map(str, shared)) or 'none'}"
             )
+        counts = {task: self._count(shared[task], f"shared_stages.{task}") for task in self.tasks}
+        used_twice = sorted(counts.values())[-2:][0]
+        return {task: min(count, used_twice) for task, count in counts.items()}
+
+    def _count(self, stages: int | str, key: str) -> int:
+        """A number of stages from the front; with the last one comes all that follows it."""
+        count = len(self.stages)
+        if stages == "all":
+            return self._everything
+        valid = isinstance(stages, int) and not isinstance(stages, bool)
+        if not valid or not -count <= stages <= count:
+            listing = ", ".join(f"{i + 1} ({name})" for i, name in enumerate(self.stages))
+            raise ConfigError(
+                f"{_WHERE}.{key}: expected 0, 'all', a stage of {self.model_name} [{listing}] or "
+                f"its negative, got {stages!r}"
+            )
+        return stages if stages >= 0 else count + stages
+
+    def _check_taps(self, model: nn.Module) -> None:
+        names = dict(model.named_modules())
+        for tap in self.taps:
+            if tap not in names:
+                raise ConfigError(
+                    "model.neck.levels: expected 'hidden', 'output' or a module of "
+                    f"{self.model_name}, got {tap!r}; its stages are {', '.join(self.stages)}"
+                )
+            if self.fully_shared:
+                raise ConfigError(
+                    f"model.neck.levels: {tap!r} is no module of a task's own, since "
+                    f"{_WHERE}.shared_stages shares everything of "
+                    f"{', '.join(t for t in self.tasks if t in self.fully_shared)}"
+                )
+
+    def _freeze(self, model: nn.Module, stages: int | str, probe: Tensor) -> dict[str, nn.Module]:
+        count = self._count(stages, "frozen_stages")
+        if count == 0:
+            return {}
+        return freeze(model, None if count == self._everything else self.stages[count - 1], probe)
+
+    def _cut(self, model: nn.Module, frozen: tuple[nn.Module, ...], checkpointing: bool) -> bool:
+        """Make trunk and tails; whether there is something to compare with the uncut model."""
+        counts = sorted({c for c in self.shared_stages.values() if 0 < c < self._everything})
+        levels = {count: level for level, count in enumerate([*counts, self._everything])}
+        self._levels = {task: levels.get(count) for task, count in self.shared_stages.items()}
+        boundaries = [self.stages[count - 1] for count in counts]
+        whole = bool(self.fully_shared)
+        options = dict(frozen=frozen, recompute=self.stages if checkpointing else None)
+        try:
+            if counts or (whole and checkpointing):
+                self.trunk, tails = cut(model, boundaries, self.taps, whole=whole, **options)
+            else:
+                self.trunk, tails = model if whole else nn.Identity(), []
+            own = cut(model, (), self.taps, whole=True, **options)[0] if checkpointing else model
+        except CannotTrace as error:
+            raise self._uncuttable(boundaries, str(error)) from error
+
+        used = _tensors(self.trunk)
+        self.tails = nn.ModuleDict()
+        for task, level in self._levels.items():
+            if task in self.fully_shared:
+                self.tails[task] = nn.Identity()
+                continue
+            tail = own if level is None else tails[level]
+            self.tails[task] = copy.deepcopy(tail) if used & _tensors(tail) else tail
+            used |= _tensors(self.tails[task])
+        return bool(counts) or checkpointing
+
+    @torch.no_grad()
+    def _compare(
+        self,
+        model: nn.Module,
+        probe: Tensor,
+        expected: Tensor,
+        frozen: tuple[nn.Module, ...],
+    ) -> None:
+        """Same output as the uncut model from each part, with the same random numbers."""
+        kept = {id(b): (b, b.clone()) for b in (*model.buffers(), *self.buffers())}
+        paths = {level: task for task, level in reversed(self._levels.items())}
+        for mode in (False, True):
+            if mode:
+                model.train()
+                for module in frozen:
+                    module.training = False
+                expected = _seeded(model, probe)
+            self.train(mode)
+            for level, task in paths.items():
+                boundary = "input" if level is None else (*self._boundaries(), "end")[level]
+                try:
+                    found = _seeded(lambda x, task=task: self._path(task, x), probe)
+                except Exception as error:  # the traced model's own code may raise anything
+                    raise self._uncuttable(
+                        [boundary], f"the parts fail: {first_line(error)}"
+                    ) from error
+                scale = expected.abs().max().clamp(min=1e-6)
+                difference = float((found - expected).abs().max() / scale)
+                if not difference <= _TOLERANCE:
+                    name = "training" if mode else "evaluation"
+                    raise self._uncuttable(
+                        [boundary],
+                        f"cut and uncut differ by {difference:.1e} (relative) in {name} mode",
+                    )
+        for buffer, value in kept.values():
+            buffer.copy_(value)
+
+    def _boundaries(self) -> list[str]:
+        counts = {c for c in self.shared_stages.values() if 0 < c < self._everything}
+        return [self.stages[count - 1] for count in sorted(counts)]
+
+    def _path(self, task: str, x: Tensor) -> Tensor:
+        """Hidden features of one task alone; notes what changes in place on the way."""
+        level, tail = self._levels[task], self.tails[task]
+        inputs: tuple = (x,)
+        if level is not None and not isinstance(self.trunk, GraphPart):
+            return self.trunk(x)
+        if level is not None:
+            results = self.trunk.checked_results((x,), level + 1)
+            if task in self.fully_shared:
+                return results[level][0]
+            inputs = results[level]
+        if not isinstance(tail, GraphPart):
+            return tail(x)
+        before = tensor_versions(inputs)
+        ((out, *_),) = tail.checked_results(inputs, 1)
+        after = tensor_versions(inputs)
+        others = [other for other in self.tasks if other != task]
+        if any(self._levels[o] is not None and self._levels[o] >= (level or 0) for o in others):
+            changed = {i for i, version in enumerate(after) if version != before[i]}
+            self._in_place.setdefault(level or 0, set()).update(changed)
+        return out
+
+    @torch.no_grad()
+    def _probe_taps(self, probe: Tensor) -> dict[str, int]:
         self.eval()
-        with torch.no_grad():
-            tapped = self.features(probe)[1]
+        tapped = self.features(probe)[1]
         self.train()
         return {tap: next(iter(values.values())).shape[1] for tap, values in tapped.items()}
 
-    def _check_against(self, uncut: nn.Module, probe: Tensor, boundary: str) -> None:
-        """Same output as the uncut model for the first task's path, same random numbers."""
-        task = self.tasks[0]
-        parts = (self.trunk, self.tails[task])
-
-        def cut_forward(x):
-            shared = parts[0](x)
-            tensors = [value for value in shared if torch.is_tensor(value)]
-            versions = [value._version for value in tensors]
-            features = parts[1](*map(self._own, shared))[0]
-            if versions != [value._version for value in tensors]:
-                self._copies_shared = True
-            return features
-
-        state = [{k: v.clone() for k, v in part.state_dict().items()} for part in parts]
-        for mode in (False, True):
-            outputs = []
-            for run, modules in (
-                (uncut, (uncut,)),
-                (cut_forward, parts),
-            ):
-                with torch.random.fork_rng(devices=[]), torch.no_grad():
-                    torch.manual_seed(0)
-                    for module in modules:
-                        module.train(mode)
-                    try:
-                        outputs.append(run(probe))
-                    except Exception as error:  # the traced model's own code may raise anything
-                        raise self._uncuttable(
-                            boundary, f"the parts fail: {first_line(error)}"
-                        ) from error
-            scale = outputs[0].abs().max().clamp(min=1e-6)
-            difference = float((outputs[0] - outputs[1]).abs().max() / scale)
-            if not difference <= 1e-5:
-                name = "training" if mode else "evaluation"
-                raise self._uncuttable(
-                    boundary, f"cut and uncut differ by {difference:.1e} (relative) in {name} mode"
-                )
-        for part, values in zip(parts, state, strict=True):
-            part.load_state_dict(values)
-        self.train()
-
-    def _uncuttable(self, boundary: str, reason: str) -> ConfigError:
+    def _uncuttable(self, boundaries: Sequence[str], reason: str) -> ConfigError:
+        where = (
+            f"after {' and '.join(map(repr, boundaries))}" if boundaries else "for checkpointing"
+        )
         return ConfigError(
-            f"{_WHERE}: {self.model_name} cannot be cut after {boundary!r} ({reason}); "
+            f"{_WHERE}: {self.model_name} cannot be cut {where} ({reason}); "
             "shared_stages=0 and shared_stages='all' work with any model"
         )
 
     def extra_repr(self) -> str:
-        return f"{self.model_name}, shared_stages={self.shared_stages} of {len(self.stages)}"
+        shared = set(self.shared_stages.values())
+        shown = shared.pop() if len(shared) == 1 else self.shared_stages
+        return f"{self.model_name}, shared_stages={shown} of {len(self.stages)}"
 
 
-def _with_taps(model: nn.Module, taps: Sequence[str], x: Tensor) -> tuple:
-    """What an uncut model returns, and what its modules ``taps`` return (when last called)."""
+def _run_tail(tail: nn.Module, taps: Sequence[str], inputs: tuple) -> tuple:
+    """What a tail returns, and what its modules ``taps`` return (when last called)."""
+    if isinstance(tail, GraphPart):
+        return tail(*inputs)[0]
     values = {}
     handles = [
-        model.get_submodule(tap).register_forward_hook(
+        tail.get_submodule(tap).register_forward_hook(
             lambda _, __, out, tap=tap: values.__setitem__(tap, out)
         )
         for tap in taps
     ]
     try:
-        out = model(x)
+        out = tail(*inputs)
     finally:
         for handle in handles:
             handle.remove()
     return out, *(values[tap] for tap in taps)
 
 
-def _create(model_name, pretrained, checkpoint_path, img_size, in_chans, kwargs):
-    if not timm.is_model(model_name):
-        names = timm.list_models()
-        close = difflib.get_close_matches(model_name.split(".")[0], names, n=5, cutoff=0.5)
-        hint = ", ".join(close) if close else f"see timm.list_models(), {len(names)} names"
-        raise ConfigError(
-            f"{_WHERE}.model_name: timm knows no {model_name!r}; close matches: {hint}"
-        )
-    config = timm.get_pretrained_cfg(model_name)
-    size = _pair(img_size) or tuple((config.input_size if config else (3, 224, 224))[1:])
-    options = dict(kwargs, in_chans=in_chans, num_classes=0)
-    if img_size is not None and config is not None and config.fixed_input_size:
-        options["img_size"] = size
-    if checkpoint_path is not None:
-        return _with_weights(model_name, options, checkpoint_path), size
+def _tensors(module: nn.Module) -> set[int]:
+    return {id(t) for t in (*module.parameters(), *module.buffers())}
+
+
+def _probe(model: nn.Module, in_chans: int, size: tuple[int, int]) -> Tensor:
+    """Random pictures; two where batch norm cannot do with one."""
+    norms = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
+    generator = torch.Generator().manual_seed(0)
+    return torch.rand(2 if norms else 1, in_chans, *size, generator=generator)
+
+
+def _seeded(run, x: Tensor) -> Tensor:
+    state = torch.random.get_rng_state()
+    torch.default_generator.manual_seed(0)
     try:
-        model = timm.create_model(model_name, pretrained=pretrained, **options)
-    except Exception as error:  # timm and its hub raise anything from OSError to AssertionError
-        if pretrained:
-            raise ConfigError(
-                f"{_WHERE}.pretrained: no pretrained weights of {model_name} could be loaded "
-                f"({first_line(error)}); give a local file as checkpoint_path, or set "
-                "pretrained=False"
-            ) from error
-        raise ConfigError(
-            f"{_WHERE}: timm cannot build {model_name}: {first_line(error)}"
-        ) from error
-    return model, size
+        return run(x)
+    finally:
+        torch.random.set_rng_state(state)
 
 
-def _with_weights(model_name: str, options: dict, path: str) -> nn.Module:
-    """The model with weights from a file, converted by timm as its own are."""
-    weights = load_weights_file(path)
-    overlay = {"state_dict": weights}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        fresh = timm.create_model(model_name, **options).state_dict()
-        torch.manual_seed(0)
-        try:
-            model = timm.create_model(
-                model_name, pretrained=True, pretrained_cfg_overlay=overlay, **options
-            )
-        except Exception as error:  # timm's converters meet keys and shapes of another model
-            raise ConfigError(
-                f"{_WHERE}.checkpoint_path: {path} holds no weights of {model_name}: "
-                f"{first_line(error)}"
-            ) from error
-    # timm only logs what it did not find
-    missing = [k for k, v in model.state_dict().items() if v.ndim > 1 and torch.equal(v, fresh[k])]
-    if missing:
-        raise ConfigError(
-            f"{_WHERE}.checkpoint_path: {path} holds no weights of {model_name}: it lacks "
-            f"{', '.join(missing[:3])}{f' and {len(missing) - 3} more' if missing[3:] else ''}"
-        )
-    return model
-
-
-def _pair(size: int | Sequence[int] | None) -> tuple[int, int] | None:
-    if size is None or isinstance(size, int):
-        return None if size is None else (size, size)
-    if len(size) != 2:
-        raise ConfigError(f"{_WHERE}.img_size: expected (height, width), got {tuple(size)}")
-    return int(size[0]), int(size[1])
-
-
-def _stage_names(model: nn.Module) -> tuple[str, ...]:
-    """Modules that end timm's stages; some families' ``feature_info`` misnames their container."""
-    info = getattr(model, "feature_info", None)
-    names = [entry["module"] for entry in getattr(info, "info", info) or []]
-    modules = dict(model.named_modules())
-    for i, name in enumerate(names):
-        for container in ("stages", "blocks", "layers"):
-            other = f"{container}.{name.rpartition('.')[2]}"
-            if name not in modules and len(modules.get(container, ())) == len(names):
-                names[i] = name = other
-    return tuple(names)
-
-
-def _resolve(shared: int | str, stages: tuple[str, ...], model_name: str) -> int:
-    count = len(stages)
-    if shared == "all":
-        return count
-    valid = isinstance(shared, int) and not isinstance(shared, bool) and -count <= shared <= count
-    if not valid:
-        listing = ", ".join(f"{i + 1} ({name})" for i, name in enumerate(stages))
-        raise ConfigError(
-            f"{_WHERE}.shared_stages: expected 0, 'all', a stage of {model_name} [{listing}] or "
-            f"its negative, got {shared!r}"
-        )
-    return shared if shared >= 0 else count + shared
-
-
-def _probe_width(model: nn.Module, probe: Tensor, model_name: str) -> int:
+def _hidden(model: nn.Module, probe: Tensor, model_name: str) -> tuple[int, Tensor]:
+    """Width of the pooled features, and the probe's."""
     model.eval()
     try:
         with torch.no_grad():
-            features = model(probe)
+            features = _seeded(model, probe)
     except Exception as error:  # a model's own shape errors are of any type
         raise ConfigError(
             f"{_WHERE}: {model_name} does not take pictures of {tuple(probe.shape[1:])}: "
@@ -358,4 +412,4 @@ def _probe_width(model: nn.Module, probe: Tensor, model_name: str) -> int:
             f"{_WHERE}: {model_name} gives {shape} where pooled features (N, d) are expected; "
             "set global_pool"
         )
-    return features.shape[1]
+    return features.shape[1], features

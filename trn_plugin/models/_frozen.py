@@ -1,0 +1,66 @@
+"""The first stages of a model, not to be trained."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["freeze"]
+
+
+def freeze(model: nn.Module, boundary: str | None, probe: Tensor) -> dict[str, nn.Module]:
+    """Take the gradient from every parameter used up to the end of a module.
+
+    Args:
+        model (nn.Module): takes ``probe``.
+        boundary (str, optional): dotted name of a module, or of a list of modules; default the
+            whole model.
+        probe (Tensor): (N, C, H, W) pictures.
+
+    Returns:
+        dict[str, nn.Module]: the modules that are done by then; those to keep in eval mode.
+    """
+    modules = dict(model.named_modules())
+    if boundary is None:
+        model.requires_grad_(False)
+        return modules
+    ends: dict[str, int] = {}
+    values = []
+
+    def note(name, out):
+        ends[name] = len(values)
+        if f"{name}.".startswith(f"{boundary}."):
+            values.append(out)
+
+    handles = [
+        module.register_forward_hook(lambda _, __, out, name=name: note(name, out))
+        for name, module in modules.items()
+    ]
+    # of modules that go on after the boundary, those parameters on which its output depends
+    training = model.training
+    model.eval()
+    try:
+        with torch.enable_grad():
+            model(probe)
+            done = {n: m for n, m in modules.items() if n in ends and ends[n] < len(values)}
+            # lists are never called themselves; their blocks are
+            own = {p for m in done.values() for p in m.parameters()}
+            rest = [p for p in model.parameters() if p not in own]
+            out = [t for t in _tensors(values[-1]) if t.requires_grad]
+            grads = torch.autograd.grad(sum(t.sum() for t in out), rest, allow_unused=True)
+    finally:
+        for handle in handles:
+            handle.remove()
+        model.train(training)
+    reached = [p for p, grad in zip(rest, grads, strict=True) if grad is not None]
+    for parameter in (*own, *reached):
+        parameter.requires_grad_(False)
+    return done
+
+
+def _tensors(value) -> list[Tensor]:
+    if torch.is_tensor(value):
+        return [value]
+    if isinstance(value, dict):
+        value = list(value.values())
+    return [t for v in value for t in _tensors(v)] if isinstance(value, (list, tuple)) else []

@@ -1,0 +1,223 @@
+"""Part of a traced model, as a module: the modules it uses and the code that runs them."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import types
+from dataclasses import dataclass, field
+
+import torch
+import torch.utils.checkpoint
+from torch import fx, nn
+
+__all__ = ["Code", "GraphPart", "Program", "Result", "Step", "tensor_versions"]
+
+
+class Code:
+    """A function made of a graph. Deep copies share it; pickles hold its source.
+
+    Args:
+        src (str): source of ``forward(self, ...)``.
+        scope (dict): its globals.
+    """
+
+    def __init__(self, src: str, scope: dict) -> None:
+        self.src = src
+        self.scope = {
+            name: importlib.import_module(value.name) if isinstance(value, _ModuleName) else value
+            for name, value in scope.items()
+        }
+        run_scope = dict(self.scope)
+        exec(compile(src, f"<cut {id(self):x}>", "exec"), run_scope)
+        self.run = run_scope["forward"]
+
+    @classmethod
+    def of(cls, graph: fx.Graph) -> Code:
+        code = graph.python_code("self")
+        return cls(code.src, dict(code.globals))
+
+    def __reduce__(self):
+        scope = {
+            name: _ModuleName(value.__name__) if isinstance(value, types.ModuleType) else value
+            for name, value in self.scope.items()
+        }
+        return Code, (self.src, scope)
+
+
+@dataclass(frozen=True)
+class _ModuleName:
+    name: str
+
+
+@dataclass
+class Step:
+    """A run of nodes.
+
+    Attributes:
+        code (Code): takes ``inputs``, returns a tuple of ``outputs``.
+        inputs (tuple[str, ...]): names of values.
+        outputs (tuple[str, ...]): names of values.
+        targets (tuple[str, ...]): modules and parameters that it uses.
+        recompute (bool): run it again in the backward pass instead of keeping what it computed.
+        dead (tuple[str, ...]): values that nobody needs after this step.
+    """
+
+    code: Code
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    targets: tuple[str, ...]
+    recompute: bool = False
+    dead: tuple[str, ...] = ()
+
+
+@dataclass
+class Result:
+    """Values that a part returns.
+
+    Attributes:
+        after (int): the steps that are done by then.
+        names (tuple[str, ...]): of the values.
+        copied (set[str]): those that later steps change in place.
+    """
+
+    after: int
+    names: tuple[str, ...]
+    copied: set[str] = field(default_factory=set)
+
+    def of(self, env: dict) -> tuple:
+        return tuple(env[n].clone() if n in self.copied else env[n] for n in self.names)
+
+
+@dataclass
+class Program:
+    """What a part does in one mode. Deep copies of the part share it.
+
+    Attributes:
+        inputs (tuple[str, ...]): names of the values that the part takes.
+        steps (list[Step]): in order.
+        results (list[Result]): in order.
+    """
+
+    inputs: tuple[str, ...]
+    steps: list[Step]
+    results: list[Result]
+
+    def __post_init__(self) -> None:
+        needed: set[str] = set()
+        for index in range(len(self.steps), 0, -1):
+            step = self.steps[index - 1]
+            needed.update(n for r in self.results if r.after == index for n in r.names)
+            step.dead = tuple(sorted({*step.inputs, *step.outputs} - needed))
+            needed.update(step.inputs)
+
+    def __deepcopy__(self, memo):
+        return self
+
+
+class GraphPart(nn.Module):
+    """Part of a traced model: the modules that it uses, and a program for either mode.
+
+    Args:
+        programs (dict[bool, Program]): what to run, by ``training``.
+    """
+
+    def __init__(self, programs: dict[bool, Program]) -> None:
+        super().__init__()
+        self._programs = programs
+
+    def reference(self, source: nn.Module, path: str) -> None:
+        """Make ``self.path`` the same object as ``source.path``."""
+        target = self
+        *containers, name = path.split(".")
+        for container in containers:
+            source = getattr(source, container)
+            if not hasattr(target, container):
+                target.add_module(container, nn.Module())
+            target = getattr(target, container)
+        value = getattr(source, name)
+        if isinstance(value, nn.Module):
+            target.add_module(name, value)
+        elif isinstance(value, nn.Parameter):
+            target.register_parameter(name, value)
+        elif torch.is_tensor(value):
+            # a constant that the trace baked in is part of the code, not of the weights
+            persistent = name in source._buffers and name not in source._non_persistent_buffers_set
+            target.register_buffer(name, value, persistent=persistent)
+        else:
+            setattr(target, name, value)
+
+    def forward(self, *values):
+        """All results, see :meth:`results`."""
+        return self.results(values, len(self._programs[self.training].results))
+
+    def results(self, values, count: int) -> tuple[tuple, ...]:
+        """Run until the first ``count`` results are there; a tuple of values for each."""
+        program = self._programs[self.training]
+        env = dict(zip(program.inputs, values, strict=True))
+        results: list[tuple] = []
+        for index, step in enumerate(program.steps):
+            self._run(step, env)
+            if index + 1 == program.results[len(results)].after:
+                results.append(program.results[len(results)].of(env))
+                if len(results) == count:
+                    break
+        return tuple(results)
+
+    def checked_results(self, values, count: int) -> tuple[tuple, ...]:
+        """As :meth:`results`, once when the part is made, without gradients.
+
+        Finds out what is changed in place: such steps are not recomputed, such results copied.
+        """
+        program = self._programs[self.training]
+        env = dict(zip(program.inputs, values, strict=True))
+        results, versions = [], []
+        for index, step in enumerate(program.steps):
+            inputs = [env[name] for name in step.inputs]
+            before = tensor_versions(inputs)
+            self._run(step, env)
+            step.recompute &= before == tensor_versions(inputs)
+            if index + 1 == program.results[len(results)].after:
+                results.append(program.results[len(results)].of(env))
+                versions.append(tensor_versions(results[-1]))
+                if len(results) == count:
+                    break
+        for result, values, before in zip(program.results, results, versions, strict=False):
+            after = tensor_versions(values)
+            changed = {n for n, a, b in zip(result.names, before, after, strict=True) if a != b}
+            result.copied |= changed
+        return tuple(results)
+
+    def _run(self, step: Step, env: dict) -> None:
+        args = [env[name] for name in step.inputs]
+        if step.recompute and torch.is_grad_enabled():
+            contexts = {}
+            if not torch.compiler.is_compiling():
+                contexts["context_fn"] = lambda: (contextlib.nullcontext(), _no_statistics(self))
+            outputs = torch.utils.checkpoint.checkpoint(
+                step.code.run, self, *args, use_reentrant=False, **contexts
+            )
+        else:
+            outputs = step.code.run(self, *args)
+        env.update(zip(step.outputs, outputs, strict=True))
+        for name in step.dead:
+            del env[name]
+
+
+def tensor_versions(values) -> list[int | None]:
+    """How often each value was changed in place."""
+    return [value._version if torch.is_tensor(value) else None for value in values]
+
+
+@contextlib.contextmanager
+def _no_statistics(part: nn.Module):
+    """Batch statistics are not counted twice when a step is run again."""
+    norms = [m for m in part.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    kept = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.momentum, norm.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        for norm, momentum, count in kept:
+            norm.momentum, norm.num_batches_tracked = momentum, count
