@@ -17,7 +17,22 @@ __all__ = ["create", "stage_names"]
 _WHERE = "model.backbone"
 
 
-def create(model_name, pretrained, checkpoint_path, img_size, in_chans, kwargs):
+def create(
+    model_name: str,
+    pretrained: bool,
+    checkpoint_path: str | None,
+    img_size: int | Sequence[int] | None,
+    in_chans: int,
+    kwargs: dict,
+) -> tuple[nn.Module, tuple[int, int]]:
+    """Build a model without its classifier; arguments as of ``TimmTrunk``.
+
+    Returns:
+        The model, and the height and width of its pictures.
+
+    Raises:
+        ConfigError: unknown name, weights that cannot be had, arguments that timm refuses.
+    """
     if not timm.is_model(model_name):
         names = timm.list_models()
         close = difflib.get_close_matches(model_name.split(".")[0], names, n=5, cutoff=0.5)
@@ -65,7 +80,13 @@ def _with_weights(model_name: str, options: dict, path: str) -> nn.Module:
                 f"{first_line(error)}"
             ) from error
     # timm only logs what it did not find
-    missing = [k for k, v in model.state_dict().items() if v.ndim > 1 and torch.equal(v, fresh[k])]
+    missing = [
+        k
+        for k, v in model.named_parameters()
+        if v.ndim > 1
+        and torch.equal(v, fresh[k])
+        and not (k in weights and torch.equal(v, weights[k].to(v)))
+    ]
     if missing:
         raise ConfigError(
             f"{_WHERE}.checkpoint_path: {path} holds no weights of {model_name}: it lacks "
@@ -88,8 +109,11 @@ def stage_names(model: nn.Module) -> tuple[str, ...]:
     names = [entry["module"] for entry in getattr(info, "info", info) or []]
     modules = dict(model.named_modules())
     for i, name in enumerate(names):
+        if name in modules:
+            continue
+        others = [other for other in modules if other.endswith(f".{name}")]
         for container in ("stages", "blocks", "layers"):
-            other = f"{container}.{name.rpartition('.')[2]}"
-            if name not in modules and len(modules.get(container, ())) == len(names):
-                names[i] = name = other
+            if len(modules.get(container, ())) == len(names):
+                others.append(f"{container}.{name.rpartition('.')[2]}")
+        names[i] = next((other for other in others if other in modules), name)
     return tuple(names)

@@ -160,6 +160,26 @@ class TimmTrunk(nn.Module):
                 tapped[tap][task] = self._pool(value, tap)
         return hidden, tapped
 
+    def path(self, task: str, x: Tensor) -> Tensor:
+        """Hidden features of one task alone, without what only others need.
+
+        Args:
+            task (str): one of ``tasks``.
+            x (Tensor): (N, in_chans, H, W) normalised pictures.
+
+        Returns:
+            Tensor: (N, num_features); with the random numbers that the uncut model would use.
+        """
+        level = self._levels[task]
+        if self.channels_last:
+            x = x.contiguous(memory_format=torch.channels_last)
+        if level is None:
+            return _run_tail(self.tails[task], (), (x,))[0]
+        if not isinstance(self.trunk, GraphPart):
+            return self.trunk(x)
+        values = self.trunk.results((x,), level + 1)[level]
+        return values[0] if task in self.fully_shared else self.tails[task](*values)[0][0]
+
     def train(self, mode: bool = True) -> TimmTrunk:
         """Frozen stages stay in evaluation mode."""
         super().train(mode)

@@ -1,0 +1,213 @@
+"""What users set on a backbone."""
+
+import copy
+import pickle
+import re
+
+import pytest
+import timm
+import torch
+from mmengine.config import ConfigDict
+from mmengine.optim import build_optim_wrapper
+
+from trn_plugin.errors import ConfigError
+from trn_plugin.models import TimmTrunk
+from trn_plugin.models._graph_part import GraphPart
+
+X = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+
+def build(name="test_resnet", tasks=("a", "b"), **options):
+    torch.manual_seed(0)
+    return TimmTrunk(name, tasks=tasks, img_size=64, **options)
+
+
+def uncut(name):
+    torch.manual_seed(0)
+    fixed = timm.get_pretrained_cfg(name).fixed_input_size
+    return timm.create_model(name, num_classes=0, **({"img_size": 64} if fixed else {}))
+
+
+def train_step(model):
+    torch.manual_seed(1)
+    model.train().zero_grad()
+    sum(features.square().mean() for features in model(X).values()).backward()
+
+
+def saved_numbers(model):
+    """A training step; how many numbers it keeps for the backward pass, besides the weights."""
+    kept = {p.data_ptr(): 0 for p in model.parameters()}
+
+    def pack(tensor):
+        kept.setdefault(tensor.data_ptr(), tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        train_step(model)
+    return sum(kept.values())
+
+
+def names(module):
+    return {name for name, _ in module.named_parameters()}
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
+@pytest.mark.parametrize(
+    ("shared", "counts", "fully_shared"),
+    [
+        (dict(a=1, b=3, c=3, d=2), dict(a=1, b=3, c=3, d=2), set()),
+        (dict(a=0, b=2, c="all", d=-1), dict(a=0, b=2, c=-1, d=-1), set()),
+        (dict(a=0, b=2, c="all", d="all"), dict(a=0, b=2, c="all", d="all"), {"c", "d"}),
+        (dict(a=0, b=0, c=0, d="all"), dict(a=0, b=0, c=0, d=0), set()),
+    ],
+)
+def test_tasks_share_different_numbers_of_stages(name, shared, counts, fully_shared):
+    """``trunk`` holds what two tasks or more use, and every path is the uncut model."""
+    model, whole = build(name, tasks=tuple(shared), shared_stages=shared), uncut(name)
+    for key, count in dict(all=len(model.stages), **{"-1": len(model.stages) - 1}).items():
+        counts = {t: count if str(c) == key else c for t, c in counts.items()}
+    assert model.shared_stages == counts
+    assert model.fully_shared == fully_shared
+    for training in (False, True):
+        expected = whole.train(training)(X)
+        for task, features in model.train(training)(X).items():
+            assert torch.allclose(features, expected, atol=1e-5), task
+    assert names(whole) == names(model.trunk) | names(model.tails["d"])
+    storages = [p.data_ptr() for p in model.parameters()]
+    assert len(set(storages)) == len(storages)
+
+
+def test_stages_shared_by_some_tasks_run_once():
+    model = build(tasks=("a", "b", "c"), shared_stages=dict(a=2, b=4, c=4))
+    calls = []
+    for path, module in model.named_modules():
+        if isinstance(module, torch.nn.Conv2d):
+            module.register_forward_hook(lambda *_, path=path: calls.append(path))
+    model(X)
+    assert len(set(calls)) == len(calls)
+    assert any(path.startswith("trunk.layer3") for path in calls)
+    assert {path.split(".")[1] for path in calls if "layer3" in path and "tails" in path} == {"a"}
+    assert {path.split(".")[1] for path in calls if "layer4" in path} == {"a", "b", "c"}
+
+
+@pytest.mark.parametrize(
+    ("shared", "message"),
+    [
+        (dict(a=1), r"shared_stages: expected a number for each of a, b, got numbers for a"),
+        (dict(a=1, b=1, c=1), r"got numbers for a, b, c"),
+        (dict(a=1, b=9), r"shared_stages\.b: expected 0, 'all', a stage .* got 9"),
+    ],
+)
+def test_bad_dicts_of_stages_are_refused(shared, message):
+    with pytest.raises(ConfigError, match=message):
+        build(shared_stages=shared)
+
+
+@pytest.mark.parametrize("shared", [0, 2, -1, "all"])
+def test_frozen_stages_do_not_move(shared):
+    """Not their weights, not their batch norms, in trunk and tails alike."""
+    model = build(shared_stages=shared, frozen_stages=3, drop_path_rate=0.5)
+    before = {k: v.clone() for k, v in model.named_buffers()}
+    train_step(model)
+    trained = {k for k, p in model.named_parameters() if p.grad is not None}
+    assert trained == {k for k in names(model) if re.search(r"layer[34]\.", k)}
+    moved = {k for k, v in model.named_buffers() if not torch.equal(v, before[k])}
+    assert moved == {k for k in before if re.search(r"layer[34]\.", k)}
+
+
+def test_parameters_of_the_model_itself_freeze_with_the_stages_that_use_them():
+    model = build("test_vit", shared_stages=3, frozen_stages=1)
+    frozen = {n for n, p in model.named_parameters() if not p.requires_grad}
+    assert {"trunk.cls_token", "trunk.pos_embed", "trunk.patch_embed.proj.weight"} <= frozen
+    assert not [n for n in frozen if "blocks.1" in n or n.startswith("tails")]
+
+
+@pytest.mark.parametrize(
+    ("name", "shared"),
+    [
+        ("test_resnet", 0),
+        ("test_resnet", -1),
+        ("test_vit", 2),
+        ("test_vit", "all"),
+        ("densenet121", -1),
+    ],
+)
+def test_checkpointing_changes_no_gradient_and_no_statistics(name, shared):
+    options = dict(shared_stages=shared, drop_path_rate=0.3)
+    if name == "densenet121":
+        options = dict(shared_stages=shared, drop_rate=0.3)
+    plain, saving = build(name, **options), build(name, grad_checkpointing=True, **options)
+    assert saved_numbers(saving) < saved_numbers(plain)
+    for (path, p), q in zip(plain.named_parameters(), saving.parameters(), strict=True):
+        assert torch.equal(p.grad, q.grad), path
+    for (path, p), q in zip(plain.named_buffers(), saving.buffers(), strict=True):
+        assert torch.equal(p, q), path
+
+
+def test_channels_last_reaches_weights_and_pictures():
+    model = build(channels_last=True).eval()
+    seen = []
+    conv = model.tails["a"].get_submodule("layer4.0.conv1")
+    conv.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    features = model(X)["a"]
+    assert torch.allclose(features, build().eval()(X)["a"], atol=1e-5)
+    for tensor in (conv.weight, *seen):
+        assert tensor.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("options", [{}, dict(grad_checkpointing=True, frozen_stages=1)])
+def test_pickles_are_the_same_model(options):
+    model = build("test_vit", **options).eval()
+    for twin in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
+        assert torch.equal(model(X)["b"], twin(X)["b"])
+        assert twin.train().trunk.training
+        train_step(twin)
+
+
+def compiles_as_one_graph(name, backend, **options):
+    torch._dynamo.reset()
+    model = build(name, **options)
+    compiled = torch.compile(model, backend=backend, fullgraph=True)
+    for training in (True, False):
+        expected = copy.deepcopy(model).train(training)(X)["b"]
+        model.train(training)
+        assert torch.allclose(compiled(X)["b"], expected, atol=1e-5)
+
+
+def test_compiles_as_one_graph_in_either_mode():
+    compiles_as_one_graph("test_vit", "eager", shared_stages=dict(a=1, b=2))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, dict(shared_stages="all", grad_checkpointing=True), dict(shared_stages=dict(a=0, b=2))],
+)
+def test_compiles_with_inductor(name, options):
+    compiles_as_one_graph(name, "inductor", **options)
+
+
+def test_parts_have_learning_rates_of_their_own():
+    """MMEngine's paramwise_cfg, by timm's names under ``trunk.`` and ``tails.<task>.``."""
+    model = build()
+    rates = {"trunk": 0.1, "trunk.layer3": 0.5, "tails.a": 2.0, "tails.b.layer4.0.conv1": 3.0}
+    config = ConfigDict(
+        optimizer=dict(type="SGD", lr=1.0),
+        paramwise_cfg=dict(custom_keys={key: dict(lr_mult=rate) for key, rate in rates.items()}),
+    )
+    groups = build_optim_wrapper(model, config).optimizer.param_groups
+    rate = {id(p): group["lr"] for group in groups for p in group["params"]}
+    for name, p in model.named_parameters():
+        matching = [key for key in sorted(rates, key=len, reverse=True) if key in name]
+        assert rate[id(p)] == (rates[matching[0]] if matching else 1.0), name
+
+
+def test_in_chans_and_global_pool():
+    model = build(in_chans=1, global_pool="max", drop_rate=0.2)
+    assert model(X[:, :1])["a"].shape == (4, model.num_features)
+
+
+def test_whole_parts_for_checkpointing_are_graphs():
+    assert isinstance(build(shared_stages="all", grad_checkpointing=True).trunk, GraphPart)
+    assert not isinstance(build(shared_stages="all").trunk, GraphPart)
