@@ -123,6 +123,9 @@ class MultiTaskDataset(BaseDataset):
         if self.serialize_data:
             self.data_bytes, self.data_address = self._serialize_data()
         self._fully_initialized = True
+        for transform in self.pipeline.transforms:
+            if hasattr(transform, "open"):
+                transform.open(len(self))
         if self.skip_unreadable:
             # in memory that data-loader workers share
             self._unreadable = torch.zeros(len(self), dtype=torch.uint8).share_memory_()

@@ -5,9 +5,8 @@ tasks = ("group_a", "group_b")
 input_size = 128
 
 train_pipeline = [
-    dict(type="LoadImage"),
     dict(type="FaceBox", mode="whole"),
-    dict(type="CropResize"),
+    dict(type="LoadCrop", reduced=False, cache_gb=0),
     dict(
         type="Albumentations",
         transforms=[

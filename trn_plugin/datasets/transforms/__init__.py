@@ -3,6 +3,7 @@
 from trn_plugin.datasets.transforms.albumentations import Albumentations
 from trn_plugin.datasets.transforms.crop_resize import CropResize, resize
 from trn_plugin.datasets.transforms.face_box import FaceBox
+from trn_plugin.datasets.transforms.load_crop import LoadCrop
 from trn_plugin.datasets.transforms.load_image import LoadImage
 from trn_plugin.datasets.transforms.pack import PackMultiTaskInputs
 from trn_plugin.datasets.transforms.random_flip import RandomFlip
@@ -11,6 +12,7 @@ __all__ = [
     "Albumentations",
     "CropResize",
     "FaceBox",
+    "LoadCrop",
     "LoadImage",
     "PackMultiTaskInputs",
     "RandomFlip",

@@ -1,10 +1,11 @@
-"""What transforms behind the crop ask for."""
+"""What transforms at and behind the crop share."""
 
 from __future__ import annotations
 
 from trn_plugin.errors import ConfigError
+from trn_plugin.geometry import image_to_box
 
-__all__ = ["require_crop"]
+__all__ = ["labels_in_box", "require_crop"]
 
 
 def require_crop(results: dict, transform: str) -> tuple[int, int]:
@@ -16,3 +17,13 @@ def require_crop(results: dict, transform: str) -> tuple[int, int]:
     if "crop_shape" not in results:
         raise ConfigError(f"{transform}: put it after CropResize in the pipeline")
     return results["crop_shape"]
+
+
+def labels_in_box(results: dict) -> dict:
+    """The labels with points as fractions of ``box``."""
+    return {
+        task: image_to_box(label, results["box"])
+        if results["tasks"][task]["kind"] == "landmarks"
+        else label
+        for task, label in results["gt"].items()
+    }

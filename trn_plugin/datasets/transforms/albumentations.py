@@ -56,7 +56,9 @@ class Albumentations:
 
     def __call__(self, results: dict) -> dict:
         height, width = require_crop(results, "Albumentations")
-        image, gt = np.clip(np.rint(results["img"]), 0, 255).astype(np.uint8), results["gt"]
+        image, gt = results["img"], results["gt"]
+        if image.dtype != np.uint8:
+            image = np.clip(np.rint(image), 0, 255).astype(np.uint8)
         tasks = [task for task in gt if results["tasks"][task]["kind"] == "landmarks"]
         size = np.array([width, height])
         points = [np.asarray(gt[task], dtype=np.float64) * size - 0.5 for task in tasks]

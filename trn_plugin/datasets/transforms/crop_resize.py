@@ -9,8 +9,9 @@ import torch
 from torch.nn import functional
 
 from trn_plugin.datasets.base import input_shape
+from trn_plugin.datasets.transforms._cropped import labels_in_box
 from trn_plugin.errors import ConfigError
-from trn_plugin.geometry import crop, image_to_box
+from trn_plugin.geometry import crop
 from trn_plugin.registry import TRANSFORMS
 
 __all__ = ["CropResize", "resize"]
@@ -53,12 +54,7 @@ class CropResize:
         box = results["box"]
         results["img"] = resize(crop(results["img"], box), shape)
         results["crop_shape"] = shape
-        results["gt"] = {
-            task: image_to_box(label, box)
-            if results["tasks"][task]["kind"] == "landmarks"
-            else label
-            for task, label in results["gt"].items()
-        }
+        results["gt"] = labels_in_box(results)
         return results
 
     def __repr__(self) -> str:

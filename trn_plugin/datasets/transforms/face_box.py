@@ -29,7 +29,8 @@ class FaceBox:
     - ``whole``: the entire picture.
     - ``landmarks``: no noise; this box leaks the landmarks and says so.
 
-    ``box_source`` names the box in a few words.
+    ``box_source`` names the box in a few words. Before the picture is read, the 'whole' box is
+    None; `LoadCrop` then fills it in.
 
     Args:
         mode: one of the four.
@@ -74,9 +75,10 @@ class FaceBox:
 
     def __call__(self, results: dict) -> dict:
         results["box_source"] = self.source
+        results["box_drawn"] = self.mode == "jitter"
         if self.mode == "whole":
-            height, width = results["ori_shape"]
-            results["box"] = (0, 0, width, height)
+            shape = results.get("ori_shape")
+            results["box"] = None if shape is None else (0, 0, shape[1], shape[0])
             return results
         landmarks = results.get("landmarks")
         if landmarks is None:

@@ -1,0 +1,263 @@
+import copy
+import pickle
+import shutil
+from itertools import chain
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from celeba_files import make_celeba
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from trn_plugin.datasets import MTFL, CelebA, CropResize, DrawSampler, LoadCrop, LoadImage
+from trn_plugin.datasets.transforms._cache import CachedPicture, PictureCache
+from trn_plugin.errors import ConfigError, DataError, PictureError
+from trn_plugin.geometry import jpeg_size
+
+JITTER = dict(type="trn_plugin.FaceBox", mode="jitter", scale=(1.0, 4.0))
+WHOLE = dict(type="trn_plugin.FaceBox", mode="whole")
+REST = [dict(type="trn_plugin.RandomFlip"), dict(type="trn_plugin.PackMultiTaskInputs")]
+
+
+def slopes(width, height):
+    """A picture whose red and green say where a pixel's middle is."""
+    x, y = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
+    values = np.stack([255 * x / width, 255 * y / height, np.full_like(x, 90)], axis=-1)
+    return np.rint(values).astype(np.uint8)
+
+
+def save(path, image, **options):
+    Image.fromarray(image).save(path, **options)
+    return str(path)
+
+
+def results(path, box, points=(), drawn=True):
+    return dict(
+        img_path=path,
+        box=box,
+        box_drawn=drawn,
+        gt=dict(points=np.array(points, dtype=float).reshape(-1, 2)),
+        tasks=dict(points=dict(kind="landmarks")),
+        sample_idx=0,
+    )
+
+
+def random_boxes(width, height, count=40, seed=0):
+    rng = np.random.default_rng(seed)
+    for _ in range(count):
+        side = int(rng.integers(20, max(width, height)))
+        x0, y0 = rng.integers(-side // 3, (width - side // 2, height - side // 2))
+        yield int(x0), int(y0), int(x0) + side, int(y0) + side
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_same_as_load_image_and_crop_resize_but_for_rounding(tmp_path, suffix):
+    noise = np.random.default_rng(0).integers(0, 256, (90, 130, 3), dtype=np.uint8)
+    path = save(tmp_path / f"a.{suffix}", noise)
+    for size in (24, (40, 30), 150):
+        for box in random_boxes(130, 90, 10):
+            ours = LoadCrop(size)(results(path, box, [[5, 6]]))
+            theirs = CropResize(size)(LoadImage()(results(path, box, [[5, 6]])))
+            assert ours["img"].dtype == np.uint8
+            assert np.abs(ours["img"] - theirs["img"]).max() < 1.01
+            np.testing.assert_array_equal(ours["gt"]["points"], theirs["gt"]["points"])
+            for key in ("box", "ori_shape", "crop_shape"):
+                assert ours[key] == theirs[key]
+
+
+@pytest.mark.parametrize("size", [16, 32, (20, 40)])
+def test_reduced_pictures_keep_every_pixel_in_its_place(tmp_path, size):
+    width, height = 301, 407
+    path = save(tmp_path / "a.jpg", slopes(width, height), quality=98, subsampling=0)
+    rows, columns = (size, size) if isinstance(size, int) else size
+    shifts = {}
+    transform = LoadCrop(size, reduced=True)
+    for box in random_boxes(width, height):
+        picture = transform._read(path, box, (rows, columns))
+        out = transform(results(path, box))
+        r = picture.reduction
+        x0, y0, x1, y1 = out["box"]
+        assert np.abs(np.subtract(out["box"], box)).max() <= r / 2
+        assert r == 1 or ((x1 - x0) // r >= columns and (y1 - y0) // r >= rows)
+        assert out["ori_shape"] == (height, width)
+        x = x0 + (np.arange(columns) + 0.5) * (x1 - x0) / columns
+        y = y0 + (np.arange(rows) + 0.5) * (y1 - y0) / rows
+        margin = 2 * max((x1 - x0) / columns, (y1 - y0) / rows) + 8  # the edge's and its blocks'
+        inside = ((y > margin) & (y < height - margin))[:, None] & (
+            (x > margin) & (x < width - margin)
+        )
+        red, green = (out["img"][..., channel].astype(float) for channel in (0, 1))
+        if inside.sum() < 60:  # too few to average the grey levels' rounding
+            continue
+        shifts.setdefault(r, []).append(
+            (
+                (red * width / 255 - x)[inside].mean(),
+                (green * height / 255 - y[:, None])[inside].mean(),
+            )
+        )
+    assert shifts.keys() >= {1, 2, 4}
+    for r, pixels in shifts.items():
+        # a crop that is off by one reduced pixel, or a label by half a one, is off by r / 2
+        assert np.abs(np.mean(pixels, axis=0)).max() < 0.2 * r
+
+
+def test_reduction_leaves_enough_pixels_or_is_not_made():
+    transform = LoadCrop(64, reduced=True)
+    for side, expected in ((127, 1), (128, 2), (255, 2), (256, 4), (512, 8), (5000, 8), (20, 1)):
+        assert transform._reduction((3, 3, 3 + side, 3 + side), (64, 64)) == expected
+        assert LoadCrop(64)._reduction((0, 0, side, side), (64, 64)) == 1
+    assert transform._reduction((0, 0, 400, 130), (64, 64)) == 2
+
+
+@pytest.mark.parametrize("kind", ["plain", "turned", "grey", "progressive", "png"])
+def test_whole_pictures_of_every_kind(tmp_path, kind):
+    image = slopes(203, 331)
+    path, options = tmp_path / "a.jpg", dict(quality=95)
+    if kind == "turned":
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        options["exif"] = exif
+    if kind == "grey":
+        image = image[..., 0]
+    if kind == "progressive":
+        options["progressive"] = True
+    if kind == "png":
+        path, options = tmp_path / "a.png", {}
+    save(path, image, **options)
+    box = LoadImage()(results(str(path), None))["ori_shape"][::-1]
+    full = CropResize(32)(LoadImage()(results(str(path), (0, 0, *box))))
+    out = LoadCrop(32, reduced=True)(results(str(path), None))
+    assert out["ori_shape"] == full["ori_shape"] == ((203, 331) if kind == "turned" else (331, 203))
+    assert np.abs(np.subtract(out["box"], (0, 0, *box))).max() <= 4
+    assert np.abs(out["img"] - full["img"]).mean() < 3
+
+
+def test_sizes_in_headers(tmp_path):
+    for i, (width, height) in enumerate([(8, 300), (301, 5), (77, 78)]):
+        path = save(tmp_path / f"{i}.jpg", slopes(width, height), progressive=bool(i % 2))
+        assert jpeg_size(np.fromfile(path, np.uint8)) == (width, height)
+    data = np.fromfile(path, np.uint8)
+    for length in (0, 1, 2, 5, 20, 100):
+        assert jpeg_size(data[:length]) is None
+    rng = np.random.default_rng(0)
+    for _ in range(200):  # whatever is in the file, it ends
+        jpeg_size(np.concatenate([data[:2], rng.integers(0, 256, 300).astype(np.uint8)]))
+    assert jpeg_size(np.frombuffer(b"\x89PNG\r\n\x1a\n" + bytes(50), np.uint8)) is None
+
+
+@pytest.fixture(scope="module")
+def sets(toy_root, tmp_path_factory):
+    """Makes a data set whose boxes are drawn anew ('mtfl') or stay ('celeba')."""
+    celeba = tmp_path_factory.mktemp("cached")
+    make_celeba(celeba, count=24)
+
+    def make(kind, cache_gb, reduced=True, root=None):
+        load = dict(type="trn_plugin.LoadCrop", size=24, reduced=reduced, cache_gb=cache_gb)
+        if kind == "mtfl":
+            return MTFL(root or toy_root, pipeline=[JITTER, load, *REST], indices=24)
+        return CelebA(root or str(celeba), pipeline=[WHOLE, load, *REST])
+
+    make.roots = dict(mtfl=toy_root, celeba=str(celeba))
+    return make
+
+
+def epochs(dataset, numbers, workers=0):
+    sampler = DrawSampler(dataset, shuffle=True, seed=1)
+    loader = DataLoader(
+        dataset,
+        batch_size=6,
+        sampler=sampler,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        multiprocessing_context="fork" if workers else None,
+        collate_fn=list,
+    )
+    out = []
+    for number in numbers:
+        sampler.set_epoch(number)
+        out.append([sample for batch in loader for sample in batch])
+    return out
+
+
+def assert_same(left, right):
+    for a, b in zip(chain(*left), chain(*right), strict=True):
+        assert torch.equal(a["inputs"], b["inputs"])
+        first, second = a["data_samples"], b["data_samples"]
+        assert all(torch.equal(first.gt[task], second.gt[task]) for task in first.gt)
+        assert (first.box, first.ori_shape) == (second.box, second.ori_shape)
+
+
+@pytest.mark.parametrize("kind", ["mtfl", "celeba"])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_cache_changes_no_sample(sets, kind, workers):
+    plain = epochs(sets(kind, 0), [0, 1, 2])
+    cached = sets(kind, 0.05)
+    assert_same(epochs(cached, [0, 1, 2], workers), plain)
+    assert len(cached.pipeline.transforms[1].cache) >= 24  # filled by the workers, seen here
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_is_cached_is_not_read_again(sets, tmp_path, workers):
+    root = tmp_path / "faces"
+    shutil.copytree(sets.roots["celeba"], root)
+    dataset = sets("celeba", 0.05, root=str(root))
+    first = epochs(dataset, [3], workers)
+    shutil.rmtree(root / "img_align_celeba")
+    assert_same(epochs(dataset, [3], workers), first)
+
+
+def test_the_cache_is_bounded_and_says_when_it_is_full(sets, logged):
+    size = 24 * 24 * 3
+    dataset = sets("celeba", 5.5 * size / (1 << 30))
+    plain = epochs(sets("celeba", 0), [0, 1])
+    assert_same(epochs(dataset, [0, 1]), plain)
+    assert len(dataset.pipeline.transforms[1].cache) == 5
+    assert logged().count("picture cache: full, 5 pictures") == 1
+
+
+def test_cached_pictures_are_kept_as_they_were():
+    cache = PictureCache(1 << 20)
+    cache.open(10)
+    images = [np.full((i + 2, 3, 3), i, dtype=np.uint8) for i in range(10)]
+    for i in (7, 0, 9):
+        cache.put(i, CachedPicture(images[i], 2, (i, i + 1)))
+        cache.put(i, CachedPicture(images[3], 1, (1, 1)))  # the first stays
+    for i in (0, 7, 9):
+        picture = cache.get(i)
+        np.testing.assert_array_equal(picture.image, images[i])
+        assert (picture.reduction, picture.ori_shape) == (2, (i, i + 1))
+    assert cache.get(1) is None
+    assert len(cache) == 3
+    for other in (pickle.loads(pickle.dumps(cache)), copy.deepcopy(cache)):
+        assert len(other) == 0
+        other.put(0, CachedPicture(images[0], 1, (1, 1)))
+        assert other.get(0) is None
+        assert other.capacity == cache.capacity
+
+
+def test_transforms_cannot_change_what_is_cached(sets):
+    dataset = sets("celeba", 0.05)
+    before = dataset[0]["inputs"].clone()
+    dataset[0]["inputs"].zero_()
+    assert torch.equal(dataset[0]["inputs"], before)
+
+
+def test_mistakes(tmp_path):
+    path = save(tmp_path / "a.jpg", slopes(60, 60))
+    with pytest.raises(ConfigError, match="LoadCrop: put it after FaceBox"):
+        LoadCrop(8)(dict(img_path=path))
+    with pytest.raises(ConfigError, match="input_size"):
+        LoadCrop()(results(path, None))
+    with pytest.raises(ConfigError, match=r"LoadCrop\.cache_gb: .*-1"):
+        LoadCrop(8, cache_gb=-1)
+    with pytest.raises(DataError, match=r"outside the picture of 60 x 60"):
+        LoadCrop(8, reduced=True)(results(path, (61, 0, 160, 99)))
+    with pytest.raises(PictureError, match="No such file"):
+        LoadCrop(8)(results(str(tmp_path / "b.jpg"), None))
+    cv2.imwrite(path, cv2.imread(path))
+    with open(path, "r+b") as file:
+        file.truncate(400)
+    with pytest.raises(PictureError, match="not a readable picture"):
+        LoadCrop(8, reduced=True)(results(path, None))
