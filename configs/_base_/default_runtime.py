@@ -22,3 +22,4 @@ visualizer = dict(type="Visualizer", vis_backends=[dict(type="LocalVisBackend")]
 randomness = dict(seed=0)
 load_from = None
 resume = False
+non_finite = "stop"

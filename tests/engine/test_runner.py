@@ -93,7 +93,7 @@ def test_a_gradient_that_is_not_finite_ends_the_run(tmp_path):
     optim["clip_grad"]["error_if_nonfinite"] = True
     model = model_config(size=32, neck=False)
     run = runner(tmp_path, model=model, epochs=3, optim_wrapper=optim)
-    with pytest.raises(TrainingError, match=r"iteration \d+: .*non-finite"):
+    with pytest.raises(TrainingError, match=r"iteration \d+: the loss of task .* is (nan|inf)"):
         run.train()
 
 
@@ -101,6 +101,31 @@ def test_features_that_are_not_finite_end_the_run(tmp_path):
     optim = dict(optimizer=dict(type="SGD", lr=1e30))
     with pytest.raises(TrainingError, match=r"TaskRelationNeck: .*\(hidden\).* not finite"):
         runner(tmp_path, epochs=3, optim_wrapper=optim).train()
+
+
+@pytest.mark.parametrize("action", ["stop", "skip"])
+def test_what_is_not_finite_never_enters_the_running_covariances(tmp_path, action):
+    """The second of four steps has a NaN in the output of pose."""
+    run = runner(tmp_path, [hook()], epochs=2, cfg=dict(non_finite=action))
+    states = []
+
+    def spoil(head, inputs, output):
+        states.append({k: v.clone() for k, v in run.model.neck.state_dict().items()})
+        return output * float("nan") if len(states) == 2 else output
+
+    run.model.heads["pose"].register_forward_hook(spoil)
+    if action == "stop":
+        with pytest.raises(TrainingError, match=r"iteration 2: .*pose \(output\)") as caught:
+            run.train()
+        assert "no checkpoint has been written yet" in str(caught.value)
+    else:
+        run.train()
+        assert run.message_hub.get_info("skipped_steps") == 1
+        assert len(states) == 4
+    for key, value in run.model.neck.state_dict().items():
+        assert not value.is_floating_point() or torch.isfinite(value).all(), key
+    moved = [k for k, v in states[-1].items() if not torch.equal(v, states[0][k])]
+    assert moved
 
 
 def test_accumulated_gradients_keep_the_memory(tmp_path):

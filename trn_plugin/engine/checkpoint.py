@@ -31,6 +31,7 @@ __all__ = [
     "load_model_state",
     "load_weights_file",
     "plain",
+    "read_meta",
     "save_checkpoint_file",
 ]
 
@@ -101,6 +102,17 @@ def load_checkpoint_file(path: str | os.PathLike, map_location="cpu") -> dict:
     if "trn_plugin_version" in meta:
         _check_written_here(meta, path)
     return checkpoint
+
+
+def read_meta(path: str | os.PathLike) -> dict:
+    """The 'meta' of a checkpoint, without reading its tensors; empty if there is none.
+
+    Raises:
+        CheckpointError: as :func:`load_checkpoint_file`, as far as that can be seen.
+    """
+    checkpoint = _load(path, "cpu", mmap=_is_archive(path))
+    meta = checkpoint.get("meta") if isinstance(checkpoint, dict) else None
+    return meta if isinstance(meta, dict) else {}
 
 
 def load_weights_file(path: str | os.PathLike) -> dict[str, torch.Tensor]:
@@ -238,14 +250,14 @@ def _existing(path: str | os.PathLike) -> str:
     return path
 
 
-def _load(path: str | os.PathLike, map_location):
+def _load(path: str | os.PathLike, map_location, mmap: bool = False):
     path = _existing(path)
     try:
         if os.path.getsize(path) == 0:
             raise CheckpointError(f"{path}: the file is empty (0 bytes)")
         _check_archive(path)
         with _stand_ins_only():
-            loaded = torch.load(path, map_location=map_location, weights_only=True)
+            loaded = torch.load(path, map_location, weights_only=True, mmap=mmap)
     except CheckpointError:
         raise
     except pickle.UnpicklingError as error:
@@ -271,15 +283,22 @@ def _stand_ins_only() -> Iterator[None]:
         torch.serialization.add_safe_globals(others)
 
 
+def _is_archive(path: str | os.PathLike) -> bool:
+    try:
+        with open(path, "rb") as file:
+            return file.read(4) == b"PK\x03\x04"
+    except OSError:
+        return False
+
+
 def _check_archive(path: str) -> None:
     """Refuse an archive with odd records, or with less data than its tensors declare.
 
     torch 2.6 reads beyond a record that is shorter than declared. Files in the format before
     torch 1.6 are no archives; torch reads their data in order and stops where they end.
     """
-    with open(path, "rb") as file:
-        if file.read(4) != b"PK\x03\x04":
-            return
+    if not _is_archive(path):
+        return
     try:
         with zipfile.ZipFile(path) as archive:
             records = archive.infolist()

@@ -3,24 +3,41 @@
 from __future__ import annotations
 
 import copy
+import os
 import time
+from pathlib import Path
 
 import mmengine
 import torch
 from mmengine.device import get_device
-from mmengine.dist import master_only
+from mmengine.dist import (
+    all_gather_object,
+    all_reduce,
+    broadcast_object_list,
+    get_rank,
+    get_world_size,
+    is_main_process,
+)
 from mmengine.logging import HistoryBuffer
 from mmengine.model import MMDistributedDataParallel, is_model_wrapper
 from mmengine.registry import OPTIMIZERS
 from mmengine.runner import Runner
+from timm.layers import convert_sync_batchnorm
+from torch.nn.modules.batchnorm import SyncBatchNorm, _NormBase
 
 import trn_plugin
 from trn_plugin.engine.building import config_errors
 from trn_plugin.engine.checkpoint import (
+    FORMAT,
     load_checkpoint_file,
     load_model_state,
+    read_meta,
     save_checkpoint_file,
 )
+from trn_plugin.engine.checkpoint_hook import SafeCheckpointHook
+from trn_plugin.engine.finite import FiniteSteps
+from trn_plugin.engine.loops import EpochLoop, IterationLoop
+from trn_plugin.engine.random_state import random_state, set_random_state
 from trn_plugin.errors import CheckpointError, ConfigError, TrainingError, first_line
 from trn_plugin.registry import RUNNERS
 
@@ -35,48 +52,97 @@ class SafeRunner(Runner):
     nothing in it is executed when it is read: MMEngine 0.10.7 cannot read its own checkpoints on
     torch >= 2.6 without allowing code in them, and evaluates the config text that they hold.
     Checkpoints of the plain Runner can be read too. Set ``runner_type='SafeRunner'``.
+
+    A resumed run ends as one that was not stopped, bit for bit on a CPU: a checkpoint also holds
+    every process's random generators and gradients that wait for more micro-batches, the loops go
+    on from the very batch, and the data loaders draw nothing from the generators that training
+    draws from. A step that is not finite ends the run (``non_finite='skip'`` in the config leaves
+    it out instead).
+
+    Attributes:
+        finite_steps (FiniteSteps): runs the training steps, while training.
+        owes_validation (bool): whether the checkpoint resumed from was written before the
+            validation that may be due at its iteration.
     """
 
     _validated: tuple[int, dict] = (-1, {})
+    _random_state: dict | None = None
+    owes_validation = False
+    finite_steps: FiniteSteps
 
     def wrap_model(self, model_wrapper_cfg, model):
-        if self.distributed and not torch.cuda.is_available() and model_wrapper_cfg is None:
-            # MMEngine passes device_ids, which a CPU module must not have
-            return MMDistributedDataParallel(
-                module=model.to(get_device()),
-                broadcast_buffers=False,
-                find_unused_parameters=self.cfg.get("find_unused_parameters", False),
-            )
-        return super().wrap_model(model_wrapper_cfg, model)
+        """As MMEngine's; without CUDA too, and with timm's conversion of batch norm.
+
+        Raises:
+            ConfigError: ``sync_bn`` without CUDA, or with another value than 'torch'.
+        """
+        if not self.distributed or is_model_wrapper(model):
+            return super().wrap_model(model_wrapper_cfg, model)
+        sync_bn = self.cfg.get("sync_bn")
+        if sync_bn is not None:
+            _check_sync_bn(sync_bn)
+            # MMEngine's conversion drops the activation in timm's BatchNormAct layers
+            model = convert_sync_batchnorm(model)
+        if model_wrapper_cfg is not None:
+            self.cfg.sync_bn = None
+            try:
+                return super().wrap_model(model_wrapper_cfg, model)
+            finally:
+                self.cfg.sync_bn = sync_bn
+        device = get_device()
+        # device_ids, which a CPU module must not have
+        ids = dict(device_ids=[int(os.environ["LOCAL_RANK"])]) if device == "cuda" else {}
+        return MMDistributedDataParallel(
+            module=model.to(device),
+            broadcast_buffers=False,
+            find_unused_parameters=self.cfg.get("find_unused_parameters", False),
+            **ids,
+        )
+
+    def register_default_hooks(self, hooks=None):
+        """As MMEngine's; ``CheckpointHook`` means the one that always leaves a checkpoint."""
+        hooks = dict(hooks or {})
+        given = hooks.get("checkpoint", dict(type="CheckpointHook", interval=1))
+        if isinstance(given, dict) and given.get("type") == "CheckpointHook":
+            hooks["checkpoint"] = {**given, "type": SafeCheckpointHook}
+        super().register_default_hooks(hooks)
 
     def train(self):
         """As MMEngine's.
 
         Raises:
-            TrainingError: a gradient that is not finite, where ``clip_grad`` asks for the check.
+            TrainingError: a loss or gradient that is not finite.
         """
         try:
             return super().train()
-        except RuntimeError as error:
-            if "non-finite" not in str(error):
-                raise
-            raise TrainingError(
-                f"iteration {self.iter + 1}: {first_line(error)}; the last checkpoint is in "
-                f"{self.work_dir}; a lower learning rate may help"
-            ) from error
+        finally:
+            if hasattr(self, "finite_steps"):
+                self.finite_steps.close()
 
     def call_hook(self, fn_name, **kwargs):
-        if fn_name == "after_val_epoch":
+        if fn_name == "before_train":
+            self.finite_steps = FiniteSteps(self, self.cfg.get("non_finite", "stop"))
+        elif fn_name == "before_val":
+            self._average_statistics()
+        elif fn_name == "after_val_epoch":
             self._validated = self.iter, kwargs.get("metrics") or {}
         super().call_hook(fn_name, **kwargs)
 
     @staticmethod
     def build_dataloader(dataloader, seed=None, diff_rank_seed=False):
-        """As MMEngine's; a mistake in the config is a ConfigError; nothing is pinned on CPUs."""
+        """As MMEngine's; a mistake in the config is a ConfigError; nothing is pinned on CPUs.
+
+        The loader has a generator of its own: it would draw its workers' seed from the global
+        one each time that it is iterated, so that dropout would depend on how often it was.
+        """
         if isinstance(dataloader, dict) and not torch.cuda.is_available():
             dataloader = {**dataloader, "pin_memory": False}  # or torch warns at every loader
         with config_errors("dataloader"):
-            return Runner.build_dataloader(dataloader, seed, diff_rank_seed)
+            built = Runner.build_dataloader(dataloader, seed, diff_rank_seed)
+        if built.generator is None:
+            built.generator = torch.Generator()
+            built.generator.manual_seed(seed or 0)
+        return built
 
     def build_optim_wrapper(self, optim_wrapper):
         """As MMEngine's; the running moments are told of accumulated gradients."""
@@ -89,7 +155,7 @@ class SafeRunner(Runner):
             raise ConfigError(f"optim_wrapper.optimizer.type: no optimizer is named {name!r}")
         with config_errors("optim_wrapper"):
             built = super().build_optim_wrapper(optim_wrapper)
-        neck = getattr(self._bare_model, "neck", None)
+        neck = getattr(self.bare_model, "neck", None)
         if hasattr(neck, "accumulate"):
             neck.accumulate(getattr(built, "_accumulative_counts", 1))
         return built
@@ -111,17 +177,17 @@ class SafeRunner(Runner):
             ConfigError: an epoch without a single batch, or a data set without labels for a head.
         """
         with config_errors("train_cfg"):
-            built = super().build_train_loop(loop)
+            built = super().build_train_loop(_own_loop(loop))
         loader = built.dataloader
         if len(loader) == 0:
             raise ConfigError(
                 f"train_dataloader: {len(loader.dataset)} samples give no batch of "
                 f"{loader.batch_size} with drop_last={loader.drop_last}"
             )
-        if hasattr(self._bare_model, "check_dataset"):
-            self._bare_model.check_dataset(getattr(loader.dataset, "metainfo", {}))
-        if hasattr(self._bare_model, "balance"):
-            self._bare_model.balance(loader.dataset)
+        if hasattr(self.bare_model, "check_dataset"):
+            self.bare_model.check_dataset(getattr(loader.dataset, "metainfo", {}))
+        if hasattr(self.bare_model, "balance"):
+            self.bare_model.balance(loader.dataset)
         return built
 
     def load_checkpoint(self, filename, map_location="cpu", strict=False, revise_keys=()):
@@ -133,12 +199,39 @@ class SafeRunner(Runner):
         checkpoint = load_checkpoint_file(filename, map_location)
         self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
         if strict or self._resume or self._train_loop is None:
-            load_model_state(self._bare_model, checkpoint["state_dict"], filename)
+            load_model_state(self.bare_model, checkpoint["state_dict"], filename)
         else:
             self._load_what_fits(checkpoint["state_dict"], filename)
         self._has_loaded = True
         self.logger.info(f"Load checkpoint from {filename}")
         return checkpoint
+
+    def load_or_resume(self):
+        """Load or resume, as the config says; ``resume`` without ``load_from`` finds the newest.
+
+        Raises:
+            CheckpointError: none of the work directory's checkpoints can be read.
+        """
+        if self._has_loaded or not self._resume or self._load_from is not None:
+            return super().load_or_resume()
+        found = [None]
+        problem = None
+        if is_main_process():
+            try:
+                found = [newest_checkpoint(self.work_dir, self.logger)]
+            except CheckpointError as error:
+                problem = error
+                found = [error]
+        broadcast_object_list(found)
+        problem = problem or (found[0] if isinstance(found[0], CheckpointError) else None)
+        if problem is not None:
+            raise problem
+        if found[0] is None:
+            self.logger.warning(
+                f"--resume: there is no checkpoint in {self.work_dir}; starting from the beginning"
+            )
+        else:
+            self.resume(found[0])
 
     def resume(
         self,
@@ -147,10 +240,11 @@ class SafeRunner(Runner):
         resume_param_scheduler=True,
         map_location="default",
     ):
-        """Continue a training run: weights, counters, optimiser, schedules, logs.
+        """Continue a training run: weights, counters, optimiser, schedules, logs, generators.
 
         Raises:
-            CheckpointError: as ``load_checkpoint``, or a file without a run's counters.
+            CheckpointError: as ``load_checkpoint``; a file without a run's counters, or with the
+                state of other optimizers; one from within an epoch of another length.
         """
         device = get_device() if map_location == "default" else map_location
         checkpoint = self.load_checkpoint(filename, map_location=device, strict=True)
@@ -160,6 +254,8 @@ class SafeRunner(Runner):
                 f"{filename}: holds weights but no run to resume (no epoch, iter)"
             )
         self.train_loop._epoch, self.train_loop._iter = meta["epoch"], meta["iter"]
+        self._find_batch(meta, filename)
+        self.owes_validation = not meta.get("metrics")
 
         seed = meta.get("seed")
         if isinstance(seed, int) and seed != self._randomness_cfg.get("seed"):
@@ -168,20 +264,30 @@ class SafeRunner(Runner):
             self.set_randomness(**self._randomness_cfg)
             self.train_dataloader.sampler.seed = seed
 
-        _restore_message_hub(self.message_hub, checkpoint.get("message_hub", {}))
-        if resume_optimizer and "optimizer" in checkpoint:
-            self.optim_wrapper = self.build_optim_wrapper(self.optim_wrapper)
-            self.optim_wrapper.load_state_dict(checkpoint["optimizer"])
-        if resume_param_scheduler and "param_schedulers" in checkpoint and self.param_schedulers:
-            self.param_schedulers = self.build_param_scheduler(self.param_schedulers)
-            for mine, saved in _schedulers(self.param_schedulers, checkpoint["param_schedulers"]):
-                mine.load_state_dict(saved)
-        if isinstance(checkpoint.get("random_state"), torch.Tensor):
-            torch.set_rng_state(checkpoint["random_state"].cpu())
+        try:
+            self._restore(checkpoint, resume_optimizer, resume_param_scheduler)
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+            raise CheckpointError(
+                f"{filename}: its run does not fit the config's optimizer, schedules or number of "
+                f"processes: {type(error).__name__}: {first_line(error)}"
+            ) from error
         self._has_loaded = True
         self.logger.info(f"resumed epoch: {self.epoch}, iter: {self.iter}")
 
-    @master_only
+    def restore_random_state(self):
+        """Set the generators to what they were at the checkpoint; the loops call it in time."""
+        if self._random_state is not None:
+            set_random_state(self._random_state)
+            self._random_state = None
+
+    def last_checkpoint_text(self) -> str:
+        """Where to go on from, for an error message."""
+        paths = checkpoint_files(self.work_dir)
+        if not paths:
+            return "no checkpoint has been written yet"
+        newest = max(paths, key=lambda path: path.stat().st_mtime_ns)
+        return f"the last checkpoint is {newest}"
+
     def save_checkpoint(
         self,
         out_dir,
@@ -193,21 +299,31 @@ class SafeRunner(Runner):
         by_epoch=True,
         backend_args=None,
     ):
-        """Write a checkpoint of plain data.
+        """Write a checkpoint of plain data; all processes must call it.
 
         Raises:
             CheckpointError: the file cannot be written.
+            TrainingError: weights that are not finite; an earlier checkpoint is not replaced.
         """
+        self._average_statistics()
+        self._check_weights()
+        ranks = all_gather_object(self._rank_state())
+        if not is_main_process():
+            return
         meta = dict(meta or {})
         meta.setdefault("epoch", self.epoch + 1 if by_epoch else self.epoch)
         meta.setdefault("iter", self.iter if by_epoch else self.iter + 1)
+        loop = self.train_loop
         meta.update(
+            batch=0 if meta["epoch"] > loop.epoch else getattr(loop, "done", 0),
+            batches=len(self.train_dataloader),
             cfg=self.cfg.pretty_text,
             seed=self.seed,
             experiment_name=self.experiment_name,
             time=time.strftime("%Y%m%d_%H%M%S", time.localtime()),
             mmengine_version=mmengine.__version__,
             trn_plugin_version=trn_plugin.__version__,
+            trn_plugin_format=FORMAT,
             dataset_meta=getattr(self.train_dataloader.dataset, "metainfo", {}),
         )
         iteration, metrics = self._validated
@@ -215,9 +331,9 @@ class SafeRunner(Runner):
             meta.update(metrics=metrics)
         checkpoint = {
             "meta": meta,
-            "state_dict": self._bare_model.state_dict(),
+            "state_dict": self.bare_model.state_dict(),
             "message_hub": _message_hub_state(self.message_hub),
-            "random_state": torch.get_rng_state(),
+            "ranks": ranks,
         }
         if save_optimizer:
             checkpoint["optimizer"] = self.optim_wrapper.state_dict()
@@ -231,20 +347,176 @@ class SafeRunner(Runner):
         save_checkpoint_file(checkpoint, mmengine.fileio.join_path(out_dir, filename))
 
     @property
-    def _bare_model(self):
+    def bare_model(self):
+        """The model without its wrapper for several processes."""
         return self.model.module if is_model_wrapper(self.model) else self.model
+
+    def _restore(self, checkpoint: dict, optimizer: bool, param_scheduler: bool) -> None:
+        _restore_message_hub(self.message_hub, checkpoint.get("message_hub", {}))
+        if optimizer and "optimizer" in checkpoint:
+            self.optim_wrapper = self.build_optim_wrapper(self.optim_wrapper)
+            self.optim_wrapper.load_state_dict(checkpoint["optimizer"])
+        elif optimizer:
+            self.logger.warning(
+                "the checkpoint holds no optimizer state: the run goes on with a new optimizer"
+            )
+        if param_scheduler and "param_schedulers" in checkpoint and self.param_schedulers:
+            self.param_schedulers = self.build_param_scheduler(self.param_schedulers)
+            for mine, saved in _schedulers(self.param_schedulers, checkpoint["param_schedulers"]):
+                mine.load_state_dict(saved)
+        ranks = checkpoint.get("ranks") or []
+        if len(ranks) == get_world_size():
+            mine = ranks[get_rank()]
+            self._random_state = mine["random"]
+            parameters = dict(self.bare_model.named_parameters())
+            for name, gradient in mine["gradients"].items():
+                parameters[name].grad = gradient.to(parameters[name]).clone()
+        elif ranks:
+            self.logger.warning(
+                f"the checkpoint is of a run with {len(ranks)} processes, this one has "
+                f"{get_world_size()}: it goes on, but not exactly as that run would have"
+            )
+
+    def _find_batch(self, meta: dict, filename) -> None:
+        """Where in its epoch a run by epochs goes on."""
+        loop = self.train_loop
+        if not isinstance(loop, EpochLoop):
+            return
+        batches = len(self.train_dataloader)
+        known = meta.get("batches", batches)
+        done = meta.get("batch")
+        if done is None:  # written by MMEngine
+            done = meta["iter"] - meta["epoch"] * batches
+            done = done if 0 <= done <= batches else 0
+        if not isinstance(done, int) or (done and (known != batches or not 0 < done <= batches)):
+            raise CheckpointError(
+                f"{filename}: was written after {done} of an epoch's {known} batches, but the "
+                f"config's epoch has {batches}; resume with the data, batch size and number of "
+                "processes of that run, or from the checkpoint of a whole epoch"
+            )
+        if known != batches:
+            self.logger.warning(f"an epoch had {known} batches, now it has {batches}")
+        loop.done = done
+
+    def _rank_state(self) -> dict:
+        """What a process needs to go on as it would have, besides what all processes share."""
+        wrapper = self.optim_wrapper
+        waiting = hasattr(wrapper, "should_update") and not wrapper.should_update()
+        gradients = {
+            name: parameter.grad.cpu()
+            for name, parameter in self.bare_model.named_parameters()
+            if waiting and parameter.grad is not None
+        }
+        return {"random": random_state(), "gradients": gradients}
+
+    def _average_statistics(self) -> None:
+        """One set of batch norm statistics for all processes: what is saved is what is tested."""
+        if get_world_size() == 1:
+            return
+        for module in self.bare_model.modules():
+            if isinstance(module, _NormBase) and not isinstance(module, SyncBatchNorm):
+                for statistic in (module.running_mean, module.running_var):
+                    if statistic is not None:
+                        all_reduce(statistic, op="mean")
+
+    def _check_weights(self) -> None:
+        weights = dict(self.bare_model.named_parameters())
+        largest = torch.nn.utils.get_total_norm(
+            [w.detach() for w in weights.values()], norm_type=float("inf")
+        )
+        if not torch.isfinite(largest):
+            bad = next(name for name, w in weights.items() if not torch.isfinite(w).all())
+            raise TrainingError(
+                f"iteration {self.iter}: the weights of {bad} are not finite and are not saved; "
+                f"{self.last_checkpoint_text()}"
+            )
 
     def _load_what_fits(self, state: dict, filename) -> None:
         # the running moments are of the data that they were measured on
-        own = {k: v for k, v in self._bare_model.state_dict().items() if not k.startswith("neck.")}
+        own = {k: v for k, v in self.bare_model.state_dict().items() if not k.startswith("neck.")}
         fits = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
         if not fits:
             raise CheckpointError(
                 f"{filename}: no weight of it fits the config's model; it holds "
                 f"{', '.join(list(state)[:3])}, the model {', '.join(list(own)[:3])}"
             )
-        self._bare_model.load_state_dict(fits, strict=False)
+        self.bare_model.load_state_dict(fits, strict=False)
         self.logger.info(f"{len(fits)} of {len(own)} weights taken from {filename}")
+
+
+def checkpoint_files(folder: str | os.PathLike) -> list[Path]:
+    """The checkpoints in a work directory; where there are none, those that it points to.
+
+    MMEngine names the newest one, which ``out_dir`` may have put elsewhere, in a file.
+    """
+    folder = Path(folder)
+    paths = sorted(folder.glob("*.pth"))
+    pointer = folder / "last_checkpoint"
+    if not paths and pointer.is_file():
+        paths = sorted(Path(pointer.read_text(encoding="utf-8").strip()).parent.glob("*.pth"))
+    return [path for path in paths if path.is_file() and not path.name.startswith(".")]
+
+
+def newest_checkpoint(folder: str | os.PathLike, logger) -> str | None:
+    """The readable checkpoint of the highest iteration in a work directory.
+
+    Args:
+        folder: work directory of a run.
+        logger (logging.Logger): is told of the files that cannot be read.
+
+    Returns:
+        str | None: None if there is no checkpoint at all.
+
+    Raises:
+        CheckpointError: there are some, but none can be read.
+    """
+    problems, runs = [], []
+    for path in checkpoint_files(folder):
+        try:
+            meta = read_meta(path)
+        except CheckpointError as error:
+            problems.append(str(error))
+            continue
+        if isinstance(meta.get("epoch"), int) and isinstance(meta.get("iter"), int):
+            # of those of one iteration: that of whole epochs, and the one validated already
+            runs.append(((meta["iter"], meta["epoch"], "metrics" in meta), path))
+    newest = None
+    for _, path in sorted(runs, reverse=True):
+        try:
+            load_checkpoint_file(path)
+            newest = str(path)
+            break
+        except CheckpointError as error:
+            problems.append(str(error))
+    for problem in problems:
+        logger.warning(f"not resumed from: {problem}")
+    if problems and newest is None:
+        raise CheckpointError(f"no checkpoint in {folder} can be resumed from: {problems[-1]}")
+    return newest
+
+
+def _check_sync_bn(value) -> None:
+    if value != "torch":
+        raise ConfigError(f"sync_bn: expected 'torch', found {value!r}")
+    if not torch.cuda.is_available():
+        raise ConfigError(
+            "sync_bn: torch's SyncBatchNorm runs on CUDA only; on CPUs leave it out, or take a "
+            "backbone with layer norm (convnext, vit), which needs none"
+        )
+
+
+def _own_loop(loop):
+    """The config of MMEngine's loops as one of the loops here."""
+    if not isinstance(loop, dict):
+        return loop
+    loop = dict(loop)
+    if "type" not in loop and isinstance(loop.get("by_epoch"), bool):
+        loop["type"] = "EpochBasedTrainLoop" if loop.pop("by_epoch") else "IterBasedTrainLoop"
+    own = {"EpochBasedTrainLoop": EpochLoop, "IterBasedTrainLoop": IterationLoop}
+    kind = loop.get("type")
+    if isinstance(kind, str):
+        loop["type"] = own.get(kind.removeprefix("mmengine."), kind)
+    return loop
 
 
 def _message_hub_state(hub) -> dict:
@@ -258,12 +530,13 @@ def _message_hub_state(hub) -> dict:
         "runtime_info": {
             k: copy.copy(v)
             for k, v in hub.runtime_info.items()
-            if resumed.get(k) and isinstance(v, (bool, int, float, str))
+            if resumed.get(k) and _is_plain_info(v)
         },
     }
 
 
 def _restore_message_hub(hub, state: dict) -> None:
+    hub.log_scalars.clear()
     for name, saved in state.get("log_scalars", {}).items():
         if isinstance(saved, dict) and "history" in saved:  # the plain Runner's are stand-ins
             hub.log_scalars[name] = HistoryBuffer(
@@ -271,9 +544,15 @@ def _restore_message_hub(hub, state: dict) -> None:
             )
             hub._resumed_keys[name] = True
     for name, value in state.get("runtime_info", {}).items():
-        if isinstance(value, (bool, int, float, str)):
+        if _is_plain_info(value):
             hub._runtime_info[name] = value
             hub._resumed_keys[name] = True
+
+
+def _is_plain_info(value) -> bool:
+    if isinstance(value, list):  # such as the numbers of the checkpoints to keep
+        return all(isinstance(entry, (bool, int, float, str)) for entry in value)
+    return isinstance(value, (bool, int, float, str))
 
 
 def _schedulers(mine, saved):

@@ -1,0 +1,211 @@
+"""Losses and gradients that are not finite stop a run, or leave a step out and say so."""
+
+import re
+
+import pytest
+import torch
+from mmengine.optim import OptimWrapper
+from mmengine.registry import OPTIM_WRAPPERS
+from tiny import TinyModel, assert_same, result_of, tiny_runner
+
+from trn_plugin.engine import load_checkpoint_file
+from trn_plugin.errors import ConfigError, TrainingError
+
+NAN, INF = float("nan"), float("inf")
+
+
+class Spoiled(TinyModel):
+    """Changes the batches of these iterations, counted from 1, as ``change`` does."""
+
+    def __init__(self, iterations, change):
+        super().__init__()
+        self.iterations, self.change, self.count = set(iterations), change, 0
+
+    def spoil(self, x, y):
+        self.count += 1
+        return self.change(x, y) if self.count in self.iterations else (x, y)
+
+
+def label_of_b(value):
+    def change(x, y):
+        y = y.clone()
+        y[0, 1] = value
+        return x, y
+
+    return change
+
+
+def picture(value):
+    def change(x, y):
+        x = x.clone()
+        x[0, 0] = value
+        return x, y
+
+    return change
+
+
+def spoiled(folder, iterations, change, **options):
+    torch.manual_seed(0)
+    return tiny_runner(folder, model=Spoiled(iterations, change), **options)
+
+
+@pytest.mark.parametrize("clip", [None, dict(max_norm=5.0, error_if_nonfinite=True)])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (label_of_b(NAN), r"the loss of task 'b' is nan"),
+        (label_of_b(INF), r"the loss of task 'b' is inf"),
+        (picture(NAN), r"the loss of task 'a' is nan and the loss of task 'b' is nan"),
+    ],
+)
+def test_a_loss_stops_the_run_and_is_named(tmp_path, clip, change, message):
+    run = spoiled(tmp_path, [9], change, optim=dict(clip_grad=clip) if clip else {})
+    with pytest.raises(TrainingError, match=rf"iteration 9: {message}; the last .*epoch_1\.pth"):
+        run.train()
+    assert all(torch.isfinite(p).all() for p in run.model.parameters())
+    saved = load_checkpoint_file(tmp_path / "run" / "epoch_1.pth")["state_dict"]
+    assert all(torch.isfinite(v).all() for v in saved.values())
+
+
+def test_a_relation_loss_is_named_with_its_level(tmp_path):
+    class Related(TinyModel):
+        def forward(self, x, y, mode="tensor"):
+            found = super().forward(x, y, mode)
+            if mode == "loss":
+                found["loss_relation_hidden"] = found["loss_a"] * NAN
+            return found
+
+    with pytest.raises(TrainingError, match=r"iteration 1: the relation loss of level 'hidden' is"):
+        tiny_runner(tmp_path, model=Related()).train()
+
+
+@pytest.mark.parametrize("clip", [None, dict(max_norm=5.0), dict(max_norm=5, norm_type=1)])
+def test_a_gradient_stops_the_run_and_its_task_is_named(tmp_path, clip):
+    class Root(TinyModel):
+        def forward(self, x, y, mode="tensor"):
+            found = super().forward(x, y, mode)
+            if mode == "loss":
+                found["loss_b"] = found["loss_b"] + (self.heads["b"].bias * 0).abs().sqrt().sum()
+            return found
+
+    run = tiny_runner(tmp_path, model=Root(), optim=dict(clip_grad=clip) if clip else {})
+    with pytest.raises(TrainingError) as caught:
+        run.train()
+    assert "iteration 1: the gradient of " in str(caught.value)
+    assert "no checkpoint has been written yet" in str(caught.value)
+    if clip is None:
+        assert "heads.b.bias (of b) is not finite" in str(caught.value)
+    assert all(torch.isfinite(p).all() for p in run.model.parameters())
+
+
+@pytest.mark.parametrize("change", [label_of_b(NAN), picture(INF)])
+@pytest.mark.parametrize("clip", [None, dict(max_norm=5.0, error_if_nonfinite=True)])
+def test_a_skipped_step_changes_nothing_and_is_counted(tmp_path, change, clip, capsys):
+    optim = dict(clip_grad=clip) if clip else {}
+    run = spoiled(tmp_path, [3, 9], change, cfg=dict(non_finite="skip"), optim=optim)
+    before = {}
+    step = run.model.train_step
+
+    def watched(data, optim_wrapper):
+        before[run.iter + 1] = {k: v.clone() for k, v in run.model.state_dict().items()}
+        return step(data, optim_wrapper)
+
+    run.model.train_step = watched
+    run.train()
+    for iteration in (3, 9):
+        for key, value in before[iteration].items():
+            assert torch.equal(value, before[iteration + 1][key]), key
+    assert not torch.equal(before[4]["heads.a.weight"], before[5]["heads.a.weight"])
+    steps = {int(v["step"]) for v in run.optim_wrapper.state_dict()["state"].values()}
+    assert steps == {16}  # of 18 iterations
+    skipped = run.message_hub.get_scalar("train/skipped_steps").data[0].tolist()
+    assert [i for i, v in enumerate(skipped, 1) if v] == [3, 9]
+    lines = [line for line in capsys.readouterr().out.splitlines() if "was skipped" in line]
+    assert len(lines) == 2
+    assert re.search(r"iteration 9: the loss of task .* the step was skipped \(2 of 9", lines[1])
+    for name, buffer in run.message_hub.log_scalars.items():
+        assert torch.isfinite(torch.as_tensor(buffer.data[0])).all(), name
+
+
+def test_without_a_bad_step_skipping_changes_nothing(tmp_path):
+    results = []
+    for action in ("stop", "skip"):
+        run = tiny_runner(tmp_path, action, cfg=dict(non_finite=action))
+        run.train()
+        results.append(result_of(run))
+    del results[1]["train/skipped_steps"]
+    assert_same(*results)
+
+
+def test_accumulated_gradients_of_a_bad_batch_are_dropped(tmp_path):
+    run = spoiled(
+        tmp_path,
+        [4],
+        label_of_b(NAN),
+        cfg=dict(non_finite="skip"),
+        optim=dict(accumulative_counts=3),
+    )
+    run.train()
+    assert all(torch.isfinite(p).all() for p in run.model.parameters())
+    assert {int(v["step"]) for v in run.optim_wrapper.state_dict()["state"].values()} == {5}
+
+
+def test_a_run_that_only_skips_is_stopped(tmp_path, monkeypatch):
+    from trn_plugin.engine import finite
+
+    monkeypatch.setattr(finite, "MOST_SKIPPED", 5)
+    run = spoiled(tmp_path, range(2, 99), label_of_b(NAN), cfg=dict(non_finite="skip"))
+    with pytest.raises(TrainingError, match=r"iteration 7: .* the 5 steps before were skipped too"):
+        run.train()
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path):
+    run = tiny_runner(tmp_path)
+    run.train()
+    before = (tmp_path / "run" / "epoch_3.pth").read_bytes()
+    with torch.no_grad():
+        run.model.heads["a"].weight[0, 0] = INF
+    with pytest.raises(TrainingError, match=r"weights of heads\.a\.weight are not finite"):
+        run.save_checkpoint(str(tmp_path / "run"), "epoch_3.pth")
+    assert (tmp_path / "run" / "epoch_3.pth").read_bytes() == before
+
+
+def test_an_unknown_action_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="non_finite: expected one of stop, skip, found 'igno"):
+        tiny_runner(tmp_path, cfg=dict(non_finite="ignore")).train()
+
+
+@OPTIM_WRAPPERS.register_module()
+class ScaledOptimWrapper(OptimWrapper):
+    """As MMEngine's AmpOptimWrapper, with torch's gradient scaler for CPUs."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.loss_scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127, growth_interval=10**6)
+
+    def backward(self, loss, **kwargs):
+        self.loss_scaler.scale(loss).backward(**kwargs)
+        self._inner_count += 1
+
+    def step(self, **kwargs):
+        self.loss_scaler.step(self.optimizer)
+        self.loss_scaler.update()
+
+
+@pytest.mark.parametrize("action", ["stop", "skip"])
+def test_a_gradient_scaler_still_skips_and_lowers_its_scale(tmp_path, action):
+    """Gradients that only the scaling made infinite are its business, and are counted."""
+    optim = dict(type="ScaledOptimWrapper")
+    run = tiny_runner(tmp_path, cfg=dict(non_finite=action), optim=optim)
+    run.train()
+    skipped = run.message_hub.get_scalar("train/skipped_steps").data[0].tolist()
+    assert 0 < sum(skipped) < 18
+    assert run.optim_wrapper.loss_scaler.get_scale() == 2.0 ** (127 - sum(skipped))
+    steps = {int(v["step"]) for v in run.optim_wrapper.state_dict()["state"].values()}
+    assert steps == {18 - int(sum(skipped))}
+
+
+def test_a_loss_stops_a_run_with_a_gradient_scaler_too(tmp_path):
+    run = spoiled(tmp_path, [9], label_of_b(NAN), optim=dict(type="ScaledOptimWrapper"))
+    with pytest.raises(TrainingError, match="iteration 9: the loss of task 'b' is nan"):
+        run.train()
