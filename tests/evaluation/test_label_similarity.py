@@ -1,9 +1,6 @@
 import numpy as np
-import pytest
-import torch
 
-from trn_plugin.evaluation.label_similarity import label_features, label_similarity
-from trn_plugin.relation import task_similarity
+from trn_plugin.evaluation.label_similarity import label_features
 
 TASKS = dict(
     points=dict(kind="landmarks", names=("a", "b", "c")),
@@ -28,23 +25,20 @@ def test_features_do_not_see_where_and_how_large_a_face_is():
     assert np.allclose(np.abs(a.reshape(-1, 3, 2)).max((1, 2)), 0.5)
 
 
-def test_every_pair_is_measured_over_what_has_both_labels():
-    rows = list(records())
-    for index in range(0, 60, 3):
+def test_a_record_without_label_is_a_row_of_nan():
+    rows = list(records(9))
+    for index in (0, 4):
         del rows[index]["gt"]["side"]
-    for index in range(0, 60, 5):
-        del rows[index]["gt"]["points"]
     features = label_features(rows, TASKS)
-    tau, counts = label_similarity(features)
-    both = [i for i in range(60) if i % 3 and i % 5]
-    expected = task_similarity(*(torch.from_numpy(features[t][both]) for t in ("points", "side")))
-    assert counts[0, 1] == len(both)
-    assert tau[0, 1] == pytest.approx(expected.item())
-    assert np.array_equal(tau, tau.T)
+    assert np.flatnonzero(np.isnan(features["side"]).all(1)).tolist() == [0, 4]
+    assert np.isfinite(features["points"]).all()
+    labels = [row["gt"]["side"] for row in rows if "side" in row["gt"]]
+    assert np.array_equal(np.delete(features["side"], (0, 4), axis=0), np.eye(2)[labels])
 
 
-def test_too_few_records_are_undefined():
-    tau, counts = label_similarity(label_features(list(records(8)), TASKS))
-    assert np.isnan(tau[0, 2])  # 8 - 1 <= 6 + 3
-    assert not np.isnan(tau[1, 2])  # 8 - 1 > 2 + 3
-    assert (counts == 8).all()
+def test_attributes_can_be_taken_apart():
+    whole = label_features(list(records()), TASKS)
+    apart = label_features(list(records()), TASKS, by_column=True)
+    assert list(apart) == ["points", "side", "marks/x", "marks/y", "marks/z"]
+    assert np.array_equal(np.hstack([apart[f"marks/{c}"] for c in "xyz"]), whole["marks"])
+    assert np.array_equal(apart["side"], whole["side"])

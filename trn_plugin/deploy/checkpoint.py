@@ -8,10 +8,8 @@ from mmengine.config import Config
 from torch import nn
 
 from trn_plugin.deploy.export import describe_model
-from trn_plugin.engine import load_checkpoint_file, load_model_state
-from trn_plugin.engine.building import config_errors
+from trn_plugin.engine.inference import load_model
 from trn_plugin.errors import ConfigError
-from trn_plugin.registry import MODELS
 
 __all__ = ["load_for_export"]
 
@@ -33,20 +31,7 @@ def load_for_export(
         ConfigError: if the config's model cannot be built.
         CheckpointError: if the checkpoint cannot be read or belongs to another model.
     """
-    if "backbone" not in (config.get("model") or {}):
-        raise ConfigError("config: has no model.backbone to export")
-    checkpoint = load_checkpoint_file(checkpoint_path)
-    settings = config.model.to_dict()
-    settings["backbone"]["pretrained"] = False
-    settings["backbone"].pop("checkpoint_path", None)
-    with config_errors("model"):
-        model = MODELS.build(settings)
-    load_model_state(model, checkpoint["state_dict"], checkpoint_path)
-    # It only measures, and its running covariances may outweigh the network.
-    model.neck = None
-    model.eval()
-
-    meta = checkpoint["meta"]
+    model, meta = load_model(config, checkpoint_path)
     known = meta.get("metrics") if isinstance(meta.get("metrics"), dict) else {}
     metrics = {key: value for key, value in known.items() if isinstance(value, Number)}
     dataset_meta = meta.get("dataset_meta")

@@ -51,9 +51,9 @@ def one_line(error: BaseException) -> str:
     return message if name.endswith("Error") else lines[-1]
 
 
-def add_config_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add CONFIG and --cfg-options."""
-    parser.add_argument("config", help="config file")
+def add_config_arguments(parser: argparse.ArgumentParser, optional: bool = False) -> None:
+    """Add CONFIG, which may be ``optional``, and --cfg-options."""
+    parser.add_argument("config", nargs="?" if optional else None, help="config file")
     parser.add_argument(
         "--cfg-options",
         nargs="+",

@@ -1,19 +1,16 @@
-"""How related the labels of a data set are (Eq. 12): the ground truth of task similarity."""
+"""The labels of a data set as features, for the ground truth of task similarity (Eq. 12)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import torch
 
-from trn_plugin.relation import task_similarity, task_similarity_matrix
-
-__all__ = ["label_features", "label_similarity"]
+__all__ = ["label_features"]
 
 
 def label_features(
-    records: Sequence[Mapping], tasks: Mapping[str, Mapping]
+    records: Sequence[Mapping], tasks: Mapping[str, Mapping], by_column: bool = False
 ) -> dict[str, np.ndarray]:
     """Labels of each task as features; rows of NaN where a record has no label.
 
@@ -22,10 +19,12 @@ def label_features(
         tasks: metainfo of the tasks, by name. Classes become one-hot (N, C), attributes stay
             (N, A), landmarks are placed in their own square box, (N, 2P): scale and position of
             a face in its picture say nothing of the face.
+        by_column: take tasks of several attributes apart, (N, 1) for each ``task/attribute``.
     """
     features = {}
     for task, info in tasks.items():
-        width = {"landmarks": 2}.get(info["kind"], 1) * len(info.get("classes") or info["names"])
+        names = info.get("classes") or info["names"]
+        width = {"landmarks": 2}.get(info["kind"], 1) * len(names)
         values = np.full((len(records), width), np.nan)
         for row, record in enumerate(records):
             label = record["gt"].get(task)
@@ -38,33 +37,12 @@ def label_features(
                 values[row] = ((label - (low + high) / 2) / max(*(high - low), 1e-9)).ravel()
             else:
                 values[row] = np.asarray(label, dtype=float).ravel()
-        features[task] = values
+        if by_column and info["kind"] == "attributes" and len(names) > 1:
+            columns = np.ascontiguousarray(values.T)
+            features |= {
+                f"{task}/{name}": column[:, None]
+                for name, column in zip(names, columns, strict=True)
+            }
+        else:
+            features[task] = values
     return features
-
-
-def label_similarity(features: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """tau of the labels of every pair of tasks, over the records that have both.
-
-    Args:
-        features: (N, d) by task, as of :func:`label_features`.
-
-    Returns:
-        (T, T) tau, NaN where fewer records than d1 + d2 + 2 have both labels, and the (T, T)
-        number of those records.
-    """
-    columns = [torch.from_numpy(values) for values in features.values()]
-    labelled = np.stack([np.isfinite(values).all(1) for values in features.values()])
-    counts = labelled.astype(int) @ labelled.T.astype(int)
-    if labelled.all():
-        tau = task_similarity_matrix(columns).numpy()
-    else:
-        tau = np.zeros(counts.shape)
-        for i, first in enumerate(columns):
-            for j in range(i, len(columns)):
-                both = torch.from_numpy(labelled[i] & labelled[j])
-                if counts[i, j]:
-                    tau[i, j] = tau[j, i] = task_similarity(first[both], columns[j][both])
-    widths = np.array([values.shape[1] for values in features.values()])
-    undefined = counts - 1 <= widths[:, None] + widths
-    np.fill_diagonal(undefined, counts.diagonal() < 2)
-    return np.where(undefined, np.nan, tau), counts

@@ -185,21 +185,24 @@ def save_precision_recall(
 def save_similarity(path: str, matrix: np.ndarray, names: Sequence[str], title: str = "") -> None:
     """Task similarities in 0..1 as a heat map, as in the paper's Figure 3; NaN is left white."""
     count = len(names)
-    side = max(3.6, (0.62 if count <= 12 else 0.26) * count + 1.4)
+    few = count <= 12
+    side = max(3.6, (0.62 if few else 0.28) * count + 1.4)
     figure = _figure(side + 1.0, side)
     axes = figure.add_subplot()
     shaded = axes.imshow(matrix, vmin=0, vmax=1, cmap="YlOrRd")
-    if count <= 12:
-        for (row, column), value in np.ndenumerate(matrix):
-            if not math.isnan(value):
-                colour = "white" if value > 0.6 else PLAIN
-                text = f"{value:.2f}"
-                axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=9)
-    axes.set_xticks(range(count), names, rotation=45 if count <= 12 else 90, ha="right")
+    for (row, column), value in np.ndenumerate(matrix if count <= 60 else []):
+        if not math.isnan(value):
+            text = f"{value:.2f}" if few else f"{100 * value:.0f}"
+            colour = "white" if value > 0.6 else PLAIN
+            size = 9 if few else 6
+            axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=size)
+    turned = dict(rotation=45, rotation_mode="anchor") if few else dict(rotation=90)
+    axes.set_xticks(range(count), names, ha="right" if few else "center", **turned)
     axes.set_yticks(range(count), names)
-    axes.tick_params(length=0, labelsize=9 if count <= 12 else 7)
+    axes.tick_params(length=0, labelsize=9 if few else 8)
     axes.set_title(title, fontsize=10)
-    figure.colorbar(shaded, ax=axes, label="task similarity τ", shrink=0.8)
+    label = "task similarity τ" if few else "task similarity τ (in the cells: 100 τ)"
+    figure.colorbar(shaded, ax=axes, label=label, shrink=0.8)
     _save(figure, path, tight=True)
 
 

@@ -102,9 +102,9 @@ def task_similarity_matrix(features: Sequence[Tensor]) -> Tensor:
         starts.append(starts[-1] + len(basis))
     by_shape: dict[tuple[int, int], list[tuple[int, int]]] = {}
     for i, first in enumerate(bases):
-        for j in range(i, len(bases)):
+        for j in range(i + 1, len(bases)):
             by_shape.setdefault((len(first), len(bases[j])), []).append((i, j))
-    similarities = products.new_zeros(len(bases), len(bases))
+    similarities = torch.diag(products.new_tensor([float(len(basis) > 0) for basis in bases]))
     for (d1, d2), pairs in by_shape.items():
         if min(d1, d2) == 0:
             continue

@@ -1,0 +1,111 @@
+"""Label columns of a CSV file of anybody's."""
+
+from __future__ import annotations
+
+import csv
+import math
+from array import array
+from collections.abc import Sequence
+
+import numpy as np
+
+from trn_plugin.errors import DataError
+
+__all__ = ["read_label_csv"]
+
+MAX_CLASSES = 1000
+
+
+def read_label_csv(
+    path: str, columns: Sequence[str] | None = None, classes: Sequence[str] = ()
+) -> dict[str, np.ndarray]:
+    """Columns of a CSV file with a header, as features; an empty cell is a missing label.
+
+    Args:
+        path: comma-separated, UTF-8.
+        columns: names of those to read; all by default.
+        classes: names of columns that hold classes (any text), which become one-hot; all others
+            hold numbers.
+
+    Returns:
+        (N, 1) by column, (N, C) for one of C classes in sorted order; a row of NaN where missing.
+
+    Raises:
+        DataError: naming file and line, for what cannot be read so, or a column that is not there.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            return _read(path, csv.reader(file), columns, classes)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: expected a CSV file in UTF-8: {error}") from None
+
+
+def _read(path, reader, columns, classes) -> dict[str, np.ndarray]:
+    header = [name.strip() for name in next(reader, [])]
+    if not header or "" in header or len(set(header)) < len(header):
+        raise DataError(f"{path}:1: expected the columns' names, each once, found {header}")
+    if all(_is_number(name) for name in header):
+        raise DataError(f"{path}:1: expected a header, the columns' names, found numbers")
+    chosen = list(dict.fromkeys([*(header if columns is None else columns), *classes]))
+    for name in chosen:
+        if name not in header:
+            raise DataError(f"{path}:1: has no column {name!r}; it has {', '.join(header)}")
+    places = [(header.index(name), name, name in classes) for name in chosen]
+    numbers, texts = array("d"), {name: [] for name in classes}
+    count = 0
+    for row in reader:
+        if not row:
+            continue
+        if len(row) != len(header):
+            raise DataError(
+                f"{path}:{reader.line_num}: expected {len(header)} columns, found {len(row)}"
+            )
+        count += 1
+        for place, name, is_class in places:
+            cell = row[place].strip()
+            if is_class:
+                texts[name].append(cell)
+                continue
+            try:
+                value = float(cell) if cell else math.nan
+            except ValueError:
+                value = math.inf
+            if math.isinf(value):
+                raise DataError(
+                    f"{path}:{reader.line_num}: expected {name} to be a number, found {cell!r}; "
+                    "choose the columns to read, or read it as classes"
+                )
+            numbers.append(value)
+    if not count:
+        raise DataError(f"{path}: has no rows below its header")
+    plain = [name for name in chosen if name not in classes]
+    values = np.ascontiguousarray(np.frombuffer(numbers).reshape(count, len(plain)).T)
+    found = dict(zip(plain, values, strict=True))
+    return {
+        name: _one_hot(path, name, texts[name]) if name in classes else found[name][:, None]
+        for name in chosen
+    }
+
+
+def _one_hot(path: str, name: str, labels: list[str]) -> np.ndarray:
+    known = sorted({label for label in labels if label})
+    if not 0 < len(known) <= MAX_CLASSES:
+        raise DataError(
+            f"{path}: expected 1 to {MAX_CLASSES} classes in column {name}, found {len(known)}"
+        )
+    values = np.full((len(labels), len(known)), np.nan)
+    rows = {label: row for label, row in zip(known, np.eye(len(known)), strict=True)}
+    for index, label in enumerate(labels):
+        if label:
+            values[index] = rows[label]
+    return values
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

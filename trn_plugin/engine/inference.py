@@ -1,0 +1,67 @@
+"""A trained model, and the data to look at it with, without a runner."""
+
+from __future__ import annotations
+
+import copy
+
+from mmengine.config import Config
+from torch import nn
+
+from trn_plugin.engine.building import config_errors
+from trn_plugin.engine.checkpoint import load_checkpoint_file, load_model_state
+from trn_plugin.errors import ConfigError
+from trn_plugin.registry import MODELS, RUNNERS
+
+__all__ = ["SPLITS", "build_loader", "load_model"]
+
+SPLITS = ("train", "val", "test")
+
+
+def load_model(config: Config, checkpoint_path: str) -> tuple[nn.Module, dict]:
+    """Build the config's model and load a checkpoint into it.
+
+    Args:
+        config: as from ``engine.cli.load_config``, its default scope in force.
+        checkpoint_path: a checkpoint of that config's model.
+
+    Returns:
+        The model in eval mode on the CPU, without its neck (which only measures, and whose
+        running moments may outweigh the network), and the checkpoint's metadata.
+
+    Raises:
+        ConfigError: the config's model cannot be built.
+        CheckpointError: the checkpoint cannot be read or belongs to another model.
+    """
+    if "backbone" not in (config.get("model") or {}):
+        raise ConfigError("config: has no model.backbone")
+    checkpoint = load_checkpoint_file(checkpoint_path)
+    settings = config.model.to_dict()
+    settings["backbone"]["pretrained"] = False
+    settings["backbone"].pop("checkpoint_path", None)
+    with config_errors("model"):
+        model = MODELS.build(settings)
+    load_model_state(model, checkpoint["state_dict"], checkpoint_path)
+    model.neck = None
+    return model.eval(), checkpoint["meta"]
+
+
+def build_loader(config: Config, split: str):
+    """The loader of a split of the config's data as evaluation sees it: all of it, in order.
+
+    For 'train', the training set with the pipeline and the loader of the validation set, so that
+    nothing is drawn at random.
+
+    Raises:
+        ConfigError: the config has no such data, or it cannot be built.
+    """
+    needed = ("train", "val") if split == "train" else (split,)
+    for name in needed:
+        if not config.get(f"{name}_dataloader"):
+            raise ConfigError(f"config: has no {name}_dataloader")
+    loader = copy.deepcopy(config[f"{needed[-1]}_dataloader"])
+    if split == "train":
+        pipeline = loader.dataset.get("pipeline", [])
+        loader.dataset = dict(config.train_dataloader.dataset, pipeline=pipeline)
+    runner = RUNNERS.get(config.get("runner_type", "SafeRunner"))
+    with config_errors(f"{split}_dataloader"):
+        return runner.build_dataloader(loader)

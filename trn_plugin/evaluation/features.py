@@ -1,0 +1,67 @@
+"""The features of a trained model over a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+
+__all__ = ["LEVELS", "collect_features"]
+
+LEVELS = {"hidden": "hidden", "output": "output", "gt": "target"}
+"""Fields of a data sample, by the name of the level."""
+
+
+def collect_features(model: torch.nn.Module, loader: Iterable) -> dict[str, dict[str, np.ndarray]]:
+    """Hidden features, raw outputs and labels of every task.
+
+    Args:
+        model: a `MultiTaskModel` in eval mode.
+        loader: batches as its ``test_step`` takes them.
+
+    Returns:
+        (N, d) float32 by level ('hidden', 'output', 'gt') and task; a row of NaN where a sample
+        has no label. Tasks whose hidden features are one tensor share one array.
+    """
+    parts: dict[str, dict[str, list]] = {level: {} for level in LEVELS}
+    owners: dict[str, str] = {}
+    with torch.no_grad():
+        for batch in loader:
+            samples = model.test_step(batch)
+            owners = _owners(samples[0].hidden)
+            for level, field in LEVELS.items():
+                for task in model.tasks:
+                    if level == "hidden" and owners[task] != task:
+                        continue
+                    rows = _stack([getattr(sample, field).get(task) for sample in samples])
+                    parts[level].setdefault(task, []).append(rows)
+    features = {
+        level: {task: _join(batches) for task, batches in tasks.items()}
+        for level, tasks in parts.items()
+    }
+    features["hidden"] = {task: features["hidden"][owners[task]] for task in owners}
+    return features
+
+
+def _owners(hidden: dict[str, torch.Tensor]) -> dict[str, str]:
+    """For each task the first one with the same hidden features in memory."""
+    first: dict[int, str] = {}
+    return {task: first.setdefault(values.data_ptr(), task) for task, values in hidden.items()}
+
+
+def _stack(rows: list[torch.Tensor | None]) -> np.ndarray:
+    known = [row for row in rows if row is not None]
+    if not known:
+        return np.full((len(rows), 0), np.nan, np.float32)
+    missing = torch.full_like(known[0], torch.nan, dtype=torch.float32)
+    stacked = torch.stack([missing if row is None else row.float() for row in rows])
+    return stacked.flatten(1).cpu().numpy()
+
+
+def _join(batches: list[np.ndarray]) -> np.ndarray:
+    """Batches without a single label have no width of their own."""
+    width = max(1, *(batch.shape[1] for batch in batches))
+    return np.concatenate(
+        [b if b.shape[1] else np.full((len(b), width), np.nan, np.float32) for b in batches]
+    )

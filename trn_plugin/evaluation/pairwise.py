@@ -1,0 +1,173 @@
+"""Task similarity of many pairs at once, each over the samples that both of its sides have."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from trn_plugin.relation import chance_similarity, task_similarity_matrix
+
+__all__ = [
+    "PairSimilarity",
+    "clustered_order",
+    "grouped",
+    "pair_similarities",
+    "similarity_matrix",
+]
+
+
+class PairSimilarity(NamedTuple):
+    """Task similarity of one pair.
+
+    Attributes:
+        tau: in 0..1; NaN where it is undefined.
+        chance: what independent features would score on average; NaN where tau is undefined for
+            want of samples.
+        n: samples that both sides have.
+        d1: width of the first side.
+        d2: width of the second side.
+        note: why tau is undefined, or says nothing; mostly empty.
+    """
+
+    tau: float
+    chance: float
+    n: int
+    d1: int
+    d2: int
+    note: str = ""
+
+
+def grouped(
+    features: Mapping[str, np.ndarray], groups: Mapping[str, Sequence[str]]
+) -> dict[str, np.ndarray]:
+    """Features put side by side, (N, d1 + d2 + ...) by group.
+
+    Args:
+        features: (N, d) by name.
+        groups: names of ``features``, by the name of their group.
+    """
+    return {
+        name: features[members[0]]
+        if len(members) == 1
+        else np.concatenate([features[member] for member in members], axis=1)
+        for name, members in groups.items()
+    }
+
+
+def pair_similarities(
+    features: Mapping[str, np.ndarray],
+    pairs: Sequence[tuple[str, str]],
+    present: Mapping[str, np.ndarray] | None = None,
+) -> list[PairSimilarity]:
+    """tau of each pair (Eq. 11; of labels, Eq. 12), its chance level, and what limits it.
+
+    Names with the same samples are measured together, by one decomposition each; among scalar
+    features, by one matrix product.
+
+    Args:
+        features: (N, d) floating point by name.
+        pairs: of names.
+        present: (N,) bool by name, the samples that count; by default those whose features are
+            all finite.
+
+    Returns:
+        One `PairSimilarity` for each pair, in their order.
+    """
+    names = list(dict.fromkeys(name for pair in pairs for name in pair))
+    if present is None:
+        present = {name: _finite_rows(features[name]) for name in names}
+    samples = _sets_of_samples([present[name] for name in names])
+    kind = dict(zip(names, samples, strict=True))
+    together: dict[tuple[int, int], list[int]] = {}
+    for index, (a, b) in enumerate(pairs):
+        together.setdefault(tuple(sorted((kind[a], kind[b]))), []).append(index)
+    example = {number: name for name, number in kind.items()}
+    found: dict[int, PairSimilarity] = {}
+    for (first, second), members in together.items():
+        rows = present[example[first]] & present[example[second]]
+        chosen = [pairs[index] for index in members]
+        found.update(zip(members, _measure(features, chosen, rows), strict=True))
+    return [found[index] for index in range(len(pairs))]
+
+
+def similarity_matrix(
+    names: Sequence[str],
+    pairs: Sequence[tuple[str, str]],
+    similarities: Sequence[PairSimilarity],
+) -> np.ndarray:
+    """(T, T) tau of the pairs, symmetric, 1 on the diagonal, NaN where no pair was measured."""
+    position = {name: index for index, name in enumerate(names)}
+    matrix = np.full((len(names), len(names)), np.nan)
+    np.fill_diagonal(matrix, 1.0)
+    for (a, b), similarity in zip(pairs, similarities, strict=True):
+        i, j = position[a], position[b]
+        matrix[i, j] = matrix[j, i] = similarity.tau
+    return matrix
+
+
+def clustered_order(matrix: np.ndarray) -> list[int]:
+    """An order that puts related tasks side by side: average linkage over 1 - tau.
+
+    Args:
+        matrix: (T, T) tau, symmetric; NaN counts as unrelated.
+    """
+    from scipy.cluster.hierarchy import leaves_list, linkage
+    from scipy.spatial.distance import squareform
+
+    if len(matrix) < 3:
+        return list(range(len(matrix)))
+    distance = 1 - np.nan_to_num(matrix, nan=0.0)
+    np.fill_diagonal(distance, 0)
+    joined = linkage(squareform(distance, checks=False), "average", optimal_ordering=True)
+    return leaves_list(joined).tolist()
+
+
+def _sets_of_samples(masks: Sequence[np.ndarray]) -> list[int]:
+    """A number for each mask, the same for equal masks."""
+    numbers: dict[bytes, int] = {}
+    return [numbers.setdefault(np.packbits(mask).tobytes(), len(numbers)) for mask in masks]
+
+
+def _finite_rows(values: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(values.sum(dtype=np.float64)):  # faster, and nearly always enough
+            return np.ones(len(values), dtype=bool)
+    return np.isfinite(values).all(1)
+
+
+def _measure(
+    features: Mapping[str, np.ndarray], pairs: Sequence[tuple[str, str]], rows: np.ndarray
+) -> list[PairSimilarity]:
+    n = int(rows.sum())
+    names = list(dict.fromkeys(name for pair in pairs for name in pair))
+    kept = {name: features[name] if n == len(rows) else features[name][rows] for name in names}
+    finite = [name for name in names if n and _finite_rows(kept[name]).all()]
+    place = {name: index for index, name in enumerate(finite)}
+    sides = [torch.from_numpy(kept[name]) for name in finite]
+    tau = task_similarity_matrix(sides).numpy() if sides else None
+    constant = functools.cache(lambda name: bool((kept[name] == kept[name][0]).all()))
+    chance = functools.cache(chance_similarity)
+    similarities = []
+    for a, b in pairs:
+        size = n, kept[a].shape[1], kept[b].shape[1]
+        expected = chance(*size)
+        if n == 0:
+            value, note = math.nan, "undefined: no sample has both labels"
+        elif n - 1 <= size[1] + size[2]:
+            value, note = math.nan, "undefined: N - 1 <= d1 + d2"
+        elif a not in place or b not in place:
+            value, note = math.nan, "undefined: features are not finite"
+        else:
+            value, note = float(tau[place[a], place[b]]), ""
+            if features[a] is features[b]:
+                note = "one and the same features"
+            elif value == 0 and (constant(a) or constant(b)):
+                empty = [s for s, name in (("first", a), ("second", b)) if constant(name)]
+                note = f"constant: {' and '.join(empty)} side"
+        similarities.append(PairSimilarity(value, expected, *size, note))
+    return similarities
