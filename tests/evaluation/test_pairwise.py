@@ -68,7 +68,7 @@ def test_what_limits_a_pair_is_said(features):
     assert same.tau == pytest.approx(1)
     assert same.note == "one and the same features"
     (nobody,) = pair_similarities(none, [("side", "a")])
-    assert (nobody.n, nobody.note) == (0, "undefined: no sample has both labels")
+    assert (nobody.n, nobody.note) == (0, "undefined: no sample has all labels")
 
 
 def test_groups_are_their_members_side_by_side(features):

@@ -124,7 +124,7 @@ def test_no_labels_is_undefined(features, logged):
     result = measure(to_samples(features, unlabelled), ("landmarks", "pose"))
     assert result["relation/N/landmarks-pose"] == 0
     assert math.isnan(result["relation/tau_gt/landmarks-pose"])
-    assert "no picture has all labels" in logged()
+    assert "no sample has all labels" in logged()
 
 
 def test_features_that_are_not_finite_are_undefined(features, logged):
@@ -181,3 +181,11 @@ def test_config_errors(features):
         measure([], ("landmarks", "yaw"), meta=meta)
     with pytest.raises(ConfigError, match=r"model \(landmarks, pose, smile\), found 'yaw'"):
         measure(to_samples(features), ("landmarks", "yaw"))
+
+
+def test_one_tensor_for_two_tasks_is_said(features, logged):
+    features["hidden", "pose"] = features["hidden", "landmarks"]
+    result = measure(to_samples(features), ("landmarks", "pose"), ("pose", "smile"))
+    assert result["relation/tau_hidden/landmarks-pose"] == pytest.approx(1)
+    rows = [row for row in logged().splitlines() if "one and the same features" in row]
+    assert [row.split()[:2] for row in rows] == [["landmarks-pose", "hidden"]]

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 import torch
 
-__all__ = ["LEVELS", "collect_features"]
+__all__ = ["LEVELS", "collect_features", "memory_of"]
 
 LEVELS = {"hidden": "hidden", "output": "output", "gt": "target"}
 """Fields of a data sample, by the name of the level."""
@@ -44,10 +44,15 @@ def collect_features(model: torch.nn.Module, loader: Iterable) -> dict[str, dict
     return features
 
 
+def memory_of(values: torch.Tensor) -> tuple:
+    """Equal for views of the same numbers in memory, and for no others that exist together."""
+    return values.data_ptr(), values.shape, values.stride(), values.dtype
+
+
 def _owners(hidden: dict[str, torch.Tensor]) -> dict[str, str]:
     """For each task the first one with the same hidden features in memory."""
-    first: dict[int, str] = {}
-    return {task: first.setdefault(values.data_ptr(), task) for task, values in hidden.items()}
+    first: dict[tuple, str] = {}
+    return {task: first.setdefault(memory_of(values), task) for task, values in hidden.items()}
 
 
 def _stack(rows: list[torch.Tensor | None]) -> np.ndarray:

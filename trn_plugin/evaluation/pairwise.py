@@ -157,7 +157,7 @@ def _measure(
         size = n, kept[a].shape[1], kept[b].shape[1]
         expected = chance(*size)
         if n == 0:
-            value, note = math.nan, "undefined: no sample has both labels"
+            value, note = math.nan, "undefined: no sample has all labels"
         elif n - 1 <= size[1] + size[2]:
             value, note = math.nan, "undefined: N - 1 <= d1 + d2"
         elif a not in place or b not in place:

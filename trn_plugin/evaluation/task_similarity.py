@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -12,6 +12,8 @@ from mmengine.logging import print_log
 
 from trn_plugin.errors import ConfigError
 from trn_plugin.evaluation._task_metric import listed, table, to_array
+from trn_plugin.evaluation.features import memory_of
+from trn_plugin.evaluation.pairwise import grouped, pair_similarities
 from trn_plugin.registry import METRICS
 from trn_plugin.structures import relation_name, relation_sides
 
@@ -100,33 +102,35 @@ class TaskSimilarity(BaseMetric):
                 self._check_tasks(sample[FIELDS[level]], "model")
             self.results.append(
                 {
-                    level: {
-                        task: to_array(sample[FIELDS[level]][task]).ravel()
-                        for task in self.tasks
-                        if task in sample[FIELDS[level]]
-                    }
+                    level: _arrays(sample[FIELDS[level]], self.tasks)
                     for level in (*self.levels, LABELS)
                 }
             )
 
     def compute_metrics(self, results: list[dict]) -> dict[str, float]:
         """Similarities by key, NaN where undefined; logs them as one table."""
+        sides = {"+".join(side): side for pair in self.relations.values() for side in pair}
+        pairs = [tuple("+".join(side) for side in pair) for pair in self.relations.values()]
+        labels = grouped(_features(results, LABELS, self.tasks), sides)
+        present = {name: np.isfinite(values).all(1) for name, values in labels.items()}
+        found = {
+            level: pair_similarities(
+                grouped(_features(results, level, self.tasks), sides), pairs, present
+            )
+            for level in self.levels
+        } | {LABELS: pair_similarities(labels, pairs, present)}
         metrics, rows = {}, []
-        for name, sides in self.relations.items():
-            both = {*sides[0], *sides[1]}
-            labelled = [r for r in results if both <= _labelled(r[LABELS])]
-            metrics[f"N/{name}"] = len(labelled)
-            for level in (*self.levels, LABELS):
-                features = [_features(labelled, level, side) for side in sides]
-                tau, chance, note = _similarity(*features)
-                d1, d2 = (f.shape[1] for f in features)
+        for index, name in enumerate(self.relations):
+            metrics[f"N/{name}"] = found[LABELS][index].n
+            for level, similarities in found.items():
+                tau, chance, n, d1, d2, note = similarities[index]
                 metrics |= {
                     f"tau_{level}/{name}": tau,
                     f"chance_{level}/{name}": chance,
                     f"d1_{level}/{name}": d1,
                     f"d2_{level}/{name}": d2,
                 }
-                numbers = [_number(tau), _number(chance), *map(str, (len(labelled), d1, d2))]
+                numbers = [_number(tau), _number(chance), *map(str, (n, d1, d2))]
                 rows.append([_short(name), level, *numbers, note])
         header = ["relation", "level", "tau", "chance", "N", "d1", "d2", ""]
         text = table(header, rows, left=(0, 1, len(header) - 1))
@@ -134,32 +138,32 @@ class TaskSimilarity(BaseMetric):
         return metrics
 
 
-def _labelled(targets: dict[str, np.ndarray]) -> set[str]:
-    return {task for task, target in targets.items() if np.isfinite(target).all()}
+def _arrays(values: Mapping[str, torch.Tensor], tasks: Collection[str]) -> dict[str, np.ndarray]:
+    """(d,) by task; tasks that have one tensor share one array."""
+    kept: dict[tuple, np.ndarray] = {}
+    arrays = {}
+    for task in tasks:
+        if task in values:
+            place = memory_of(values[task])
+            if place not in kept:
+                kept[place] = to_array(values[task]).astype(np.float32).ravel()
+            arrays[task] = kept[place]
+    return arrays
 
 
-def _features(results: list[dict], level: str, side: tuple[str, ...]) -> np.ndarray:
-    if not results:
-        return np.zeros((0, 0), np.float32)
-    columns = [np.stack([result[level][task] for result in results]) for task in side]
-    return np.concatenate(columns, axis=1).astype(np.float32)
-
-
-def _similarity(f1: np.ndarray, f2: np.ndarray) -> tuple[float, float, str]:
-    """tau, its chance level, and why it is undefined or zero, if so."""
-    from trn_plugin.relation import chance_similarity, task_similarity
-
-    n, d1, d2 = len(f1), f1.shape[1], f2.shape[1]
-    if n == 0:
-        return math.nan, math.nan, "undefined: no picture has all labels"
-    if n - 1 <= d1 + d2:
-        return math.nan, math.nan, "undefined: N - 1 <= d1 + d2"
-    chance = chance_similarity(n, d1, d2)
-    if not (np.isfinite(f1).all() and np.isfinite(f2).all()):
-        return math.nan, chance, "undefined: features are not finite"
-    tau = float(task_similarity(torch.from_numpy(f1), torch.from_numpy(f2)))
-    constant = [side for side, f in (("first", f1), ("second", f2)) if (f == f[0]).all()]
-    return tau, chance, f"constant: {' and '.join(constant)} side" if constant else ""
+def _features(results: list[dict], level: str, tasks: Collection[str]) -> dict[str, np.ndarray]:
+    """(N, d) by task; a row of NaN where a picture has no label, which ``present`` leaves out."""
+    features: dict[str, np.ndarray] = {}
+    shared: dict[int, np.ndarray] = {}
+    for task in tasks:
+        rows = [result[level].get(task) for result in results]
+        known = next((row for row in rows if row is not None), np.zeros(1, np.float32))
+        if id(known) not in shared:
+            missing = np.full(known.shape, np.nan, np.float32)
+            rows = [missing if row is None else row for row in rows]
+            shared[id(known)] = np.stack(rows) if rows else np.zeros((0, 1), np.float32)
+        features[task] = shared[id(known)]
+    return features
 
 
 def _number(value: float) -> str:
