@@ -188,7 +188,7 @@ class InPlace(torch.nn.Module):
 def test_tails_do_not_change_what_they_share(monkeypatch):
     torch.manual_seed(0)
     model = InPlace()
-    monkeypatch.setattr("trn_plugin.models.trunk.create", lambda *_: (model, (16, 16)))
+    monkeypatch.setattr("trn_plugin.models.trunk.create", lambda *_: (model, (16, 16), {}))
     reference = copy.deepcopy(model)
     cut_model = TimmTrunk("in_place", tasks=TASKS)
     x = torch.randn(2, 3, 16, 16)

@@ -11,7 +11,7 @@ import torch
 import torch.utils.checkpoint
 from torch import fx, nn
 
-__all__ = ["Code", "GraphPart", "Program", "Result", "Step", "tensor_versions"]
+__all__ = ["Code", "CutPart", "GraphPart", "Program", "Result", "Step", "tensor_versions"]
 
 
 class Code:
@@ -115,7 +115,22 @@ class Program:
         return self
 
 
-class GraphPart(nn.Module):
+class CutPart(nn.Module):
+    """What a model is cut into: takes some values, returns a tuple of values for each result."""
+
+    def results(self, values, count: int) -> tuple[tuple, ...]:
+        """Run until the first ``count`` results are there; a tuple of values for each."""
+        raise NotImplementedError
+
+    def checked_results(self, values, count: int) -> tuple[tuple, ...]:
+        """As :meth:`results`, once when the part is made, without gradients.
+
+        Finds out what is changed in place and must be copied.
+        """
+        raise NotImplementedError
+
+
+class GraphPart(CutPart):
     """Part of a traced model: the modules that it uses, and a program for either mode.
 
     Args:

@@ -24,11 +24,12 @@ def create(
     img_size: int | Sequence[int] | None,
     in_chans: int,
     kwargs: dict,
-) -> tuple[nn.Module, tuple[int, int]]:
+) -> tuple[nn.Module, tuple[int, int], dict]:
     """Build a model without its classifier; arguments as of ``TimmTrunk``.
 
     Returns:
-        The model, and the height and width of its pictures.
+        The model, the height and width of its pictures, and the arguments of
+        ``timm.create_model`` that make such a model.
 
     Raises:
         ConfigError: unknown name, weights that cannot be had, arguments that timm refuses.
@@ -46,7 +47,7 @@ def create(
     if img_size is not None and config is not None and config.fixed_input_size:
         options["img_size"] = size
     if checkpoint_path is not None:
-        return _with_weights(model_name, options, checkpoint_path), size
+        return _with_weights(model_name, options, checkpoint_path), size, options
     try:
         model = timm.create_model(model_name, pretrained=pretrained, **options)
     except Exception as error:  # timm and its hub raise anything from OSError to AssertionError
@@ -59,7 +60,7 @@ def create(
         raise ConfigError(
             f"{_WHERE}: timm cannot build {model_name}: {first_line(error)}"
         ) from error
-    return model, size
+    return model, size, options
 
 
 def _with_weights(model_name: str, options: dict, path: str) -> nn.Module:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from trn_plugin.errors import ConfigError, first_line
 from trn_plugin.models._timm import stage_names
-from trn_plugin.models.trunk import TimmTrunk
+from trn_plugin.models.trunk import TimmTrunk, relative_difference
 
 __all__ = ["BackboneReport", "check_backbone"]
 
@@ -219,11 +219,6 @@ class _Features(nn.Module):
 
     def forward(self, x):
         return tuple(self.trunk(x).values())
-
-
-def relative_difference(found: Tensor, expected: Tensor) -> float:
-    """Largest difference over the largest expected value."""
-    return float((found - expected).detach().abs().max() / expected.abs().max().clamp(min=1e-6))
 
 
 def _trunk(uncut: _Uncut, shared, tasks: tuple[str, ...], options: dict) -> TimmTrunk:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 
+import timm
 import torch
 from torch import Tensor, nn
 
 from trn_plugin.errors import ConfigError, first_line
 from trn_plugin.models._cut import CannotTrace, cut
 from trn_plugin.models._frozen import freeze
-from trn_plugin.models._graph_part import GraphPart, tensor_versions
+from trn_plugin.models._graph_part import CutPart, tensor_versions
+from trn_plugin.models._replay import cut_by_replay
 from trn_plugin.models._timm import create, stage_names
 from trn_plugin.registry import MODELS
 
@@ -38,6 +40,7 @@ class TimmTrunk(nn.Module):
     Attributes:
         num_features (int): width of each task's hidden features.
         img_size (tuple[int, int]): height and width of the pictures.
+        timm_options (dict): what ``timm.create_model`` takes to make the uncut model.
         stages (tuple[str, ...]): the modules that end timm's stages.
         shared_stages (dict[str, int]): by task, the stages that it has in ``trunk``.
         fully_shared (frozenset[str]): the tasks whose hidden features are one and the same tensor.
@@ -93,7 +96,7 @@ class TimmTrunk(nn.Module):
         self.tasks = tuple(tasks)
         self.taps = tuple(taps)
         self.channels_last = channels_last
-        model, self.img_size = create(
+        model, self.img_size, self.timm_options = create(
             model_name, pretrained, checkpoint_path, img_size, in_chans, kwargs
         )
         self.mean = tuple(model.pretrained_cfg.get("mean", (0.485, 0.456, 0.406)))
@@ -112,7 +115,7 @@ class TimmTrunk(nn.Module):
         frozen = self._freeze(model, frozen_stages, probe)
         self._frozen = frozenset(frozen)
         self._in_place: dict[int, set[int]] = {}
-        if self._cut(model, tuple(frozen.values()), grad_checkpointing):
+        if self._cut(model, tuple(frozen.values()), grad_checkpointing, probe):
             self._compare(model, probe, expected, tuple(frozen.values()))
         if channels_last:
             self.to(memory_format=torch.channels_last)
@@ -175,10 +178,43 @@ class TimmTrunk(nn.Module):
             x = x.contiguous(memory_format=torch.channels_last)
         if level is None:
             return _run_tail(self.tails[task], (), (x,))[0]
-        if not isinstance(self.trunk, GraphPart):
+        if not isinstance(self.trunk, CutPart):
             return self.trunk(x)
         values = self.trunk.results((x,), level + 1)[level]
         return values[0] if task in self.fully_shared else self.tails[task](*values)[0][0]
+
+    def to_timm(self, task: str) -> nn.Module:
+        """The uncut timm model with the weights of the trunk and of one task's tail.
+
+        Args:
+            task (str): one of ``tasks``.
+
+        Returns:
+            nn.Module: without classifier (``num_classes=0``), in eval mode, on the CPU; gives the
+            task's hidden features.
+
+        Raises:
+            ConfigError: no such task, or no uncut model gives the same: trunk and tail both use a
+                weight, which has come to differ.
+        """
+        if task not in self.tasks:
+            raise ConfigError(f"task: expected one of {', '.join(self.tasks)}, got {task!r}")
+        model = timm.create_model(self.model_name, **self.timm_options).eval()
+        state = model.state_dict()
+        for part in (self.trunk, self.tails[task]):
+            own = part.state_dict()
+            state.update({name: own[name].detach().cpu() for name in state if name in own})
+        model.load_state_dict(state)
+        twin = copy.deepcopy(self).cpu().eval()
+        probe = _probe(model, self.timm_options["in_chans"], self.img_size)
+        with torch.no_grad():
+            difference = relative_difference(twin.path(task, probe), model(probe))
+        if not difference <= _TOLERANCE:
+            raise ConfigError(
+                f"{self.model_name}: no uncut model gives what {task} gives (the closest is off by "
+                f"{difference:.1e}): some weights are used before and after the cut, and differ"
+            )
+        return model
 
     def train(self, mode: bool = True) -> TimmTrunk:
         """Frozen stages stay in evaluation mode."""
@@ -191,7 +227,7 @@ class TimmTrunk(nn.Module):
         return self
 
     def _shared(self, x: Tensor) -> tuple[tuple, ...]:
-        if isinstance(self.trunk, GraphPart):
+        if isinstance(self.trunk, CutPart):
             return self.trunk(x)
         return ((self.trunk(x),),) if self.fully_shared else ()
 
@@ -262,7 +298,13 @@ class TimmTrunk(nn.Module):
             return {}
         return freeze(model, None if count == self._everything else self.stages[count - 1], probe)
 
-    def _cut(self, model: nn.Module, frozen: tuple[nn.Module, ...], checkpointing: bool) -> bool:
+    def _cut(
+        self,
+        model: nn.Module,
+        frozen: tuple[nn.Module, ...],
+        checkpointing: bool,
+        probe: Tensor,
+    ) -> bool:
         """Make trunk and tails; whether there is something to compare with the uncut model."""
         counts = sorted({c for c in self.shared_stages.values() if 0 < c < self._everything})
         levels = {count: level for level, count in enumerate([*counts, self._everything])}
@@ -270,14 +312,22 @@ class TimmTrunk(nn.Module):
         boundaries = [self.stages[count - 1] for count in counts]
         whole = bool(self.fully_shared)
         options = dict(frozen=frozen, recompute=self.stages if checkpointing else None)
+        own: nn.Module = model
         try:
-            if counts or (whole and checkpointing):
+            if checkpointing:
+                own = cut(model, (), self.taps, whole=True, **options)[0]
+            if counts:
                 self.trunk, tails = cut(model, boundaries, self.taps, whole=whole, **options)
             else:
-                self.trunk, tails = model if whole else nn.Identity(), []
-            own = cut(model, (), self.taps, whole=True, **options)[0] if checkpointing else model
+                self.trunk, tails = own if whole else nn.Identity(), []
         except CannotTrace as error:
-            raise self._uncuttable(boundaries, str(error)) from error
+            if checkpointing:
+                raise self._uncuttable(boundaries, f"for grad_checkpointing, {error}") from error
+            try:
+                self.trunk, tails = cut_by_replay(model, boundaries, self.taps, probe, whole=whole)
+            except Exception as other:  # runs the model's code
+                reason = f"{error}; by replay: {first_line(other)}"
+                raise self._uncuttable(boundaries, reason) from other
 
         used = _tensors(self.trunk)
         self.tails = nn.ModuleDict()
@@ -316,8 +366,7 @@ class TimmTrunk(nn.Module):
                     raise self._uncuttable(
                         [boundary], f"the parts fail: {first_line(error)}"
                     ) from error
-                scale = expected.abs().max().clamp(min=1e-6)
-                difference = float((found - expected).abs().max() / scale)
+                difference = relative_difference(found, expected)
                 if not difference <= _TOLERANCE:
                     name = "training" if mode else "evaluation"
                     raise self._uncuttable(
@@ -335,14 +384,14 @@ class TimmTrunk(nn.Module):
         """Hidden features of one task alone; notes what changes in place on the way."""
         level, tail = self._levels[task], self.tails[task]
         inputs: tuple = (x,)
-        if level is not None and not isinstance(self.trunk, GraphPart):
+        if level is not None and not isinstance(self.trunk, CutPart):
             return self.trunk(x)
         if level is not None:
             results = self.trunk.checked_results((x,), level + 1)
             if task in self.fully_shared:
                 return results[level][0]
             inputs = results[level]
-        if not isinstance(tail, GraphPart):
+        if not isinstance(tail, CutPart):
             return tail(x)
         before = tensor_versions(inputs)
         ((out, *_),) = tail.checked_results(inputs, 1)
@@ -377,7 +426,7 @@ class TimmTrunk(nn.Module):
 
 def _run_tail(tail: nn.Module, taps: Sequence[str], inputs: tuple) -> tuple:
     """What a tail returns, and what its modules ``taps`` return (when last called)."""
-    if isinstance(tail, GraphPart):
+    if isinstance(tail, CutPart):
         return tail(*inputs)[0]
     values = {}
     handles = [
@@ -392,6 +441,11 @@ def _run_tail(tail: nn.Module, taps: Sequence[str], inputs: tuple) -> tuple:
         for handle in handles:
             handle.remove()
     return out, *(values[tap] for tap in taps)
+
+
+def relative_difference(found: Tensor, expected: Tensor) -> float:
+    """Largest difference over the largest expected value."""
+    return float((found - expected).detach().abs().max() / expected.abs().max().clamp(min=1e-6))
 
 
 def _tensors(module: nn.Module) -> set[int]:

@@ -1,0 +1,319 @@
+"""Cutting a model that torch.fx cannot trace, by replaying what its first modules returned.
+
+The trunk is the model, stopped at the boundary; it notes what each module returned. A tail is a
+copy of the model in which those modules return what was noted, without computing. What lies
+between modules (sums, reshaping) runs again in each tail; modules do not.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from trn_plugin.models._cut import CannotTrace
+from trn_plugin.models._graph_part import CutPart
+
+__all__ = ["ReplayTail", "ReplayTrunk", "cut_by_replay"]
+
+
+def cut_by_replay(
+    model: nn.Module,
+    boundaries: Sequence[str],
+    taps: Sequence[str],
+    probe: Tensor,
+    *,
+    whole: bool = False,
+) -> tuple[ReplayTrunk, list[ReplayTail]]:
+    """As :func:`trn_plugin.models._cut.cut`, for any model; the parts are made of copies.
+
+    Args:
+        model (nn.Module): takes ``probe``.
+        boundaries (Sequence[str]): dotted names of modules, or of lists of modules, in order.
+        taps (Sequence[str]): dotted names of modules behind the boundaries.
+        probe (Tensor): (N, C, H, W) pictures.
+        whole (bool): let the trunk run on to the model's end after the last boundary.
+
+    Raises:
+        CannotTrace: the modules do not run in this order.
+    """
+    plans = [
+        {mode: _plan(copy.deepcopy(model), boundary, taps, mode, probe) for mode in (True, False)}
+        for boundary in boundaries
+    ]
+    trunk = ReplayTrunk(copy.deepcopy(model), plans, whole)
+    tails = [ReplayTail(copy.deepcopy(model), plan, taps) for plan in plans]
+    _drop_unused(trunk, tails, probe)
+    return trunk, tails
+
+
+@dataclass
+class _Plan:
+    """Where a boundary is, and what is done by then.
+
+    Attributes:
+        end (str): the module whose call ends the shared part.
+        calls (int): how often it is called by then.
+        noted (dict[str, int]): how often each module was called by then that no other noted
+            module contains.
+        again (set[str]): those that are called afterwards too.
+    """
+
+    end: str
+    calls: int
+    noted: dict[str, int]
+    again: set[str]
+
+
+@torch.no_grad()
+def _plan(model: nn.Module, boundary: str, taps: Sequence[str], mode: bool, probe: Tensor) -> _Plan:
+    order: list[str] = []
+    for name, module in model.named_modules():
+        module.register_forward_hook(lambda *_, name=name: order.append(name))
+    model.train(mode)
+    state = torch.random.get_rng_state()
+    model(probe)
+    torch.random.set_rng_state(state)
+    last = {name: index for index, name in enumerate(order)}
+    inside = [name for name in order if f"{name}.".startswith(f"{boundary}.")]
+    if not inside:
+        raise CannotTrace(f"{boundary!r} is not called in the forward pass")
+    end = boundary if boundary in last else inside[-1]
+    for tap in taps:
+        if last.get(tap, -1) <= last[end]:
+            raise CannotTrace(f"{tap!r} lies before {boundary!r}, in the shared part")
+    done = order[: last[end] + 1]
+    noted: dict[str, int] = {}
+    for name in done:
+        parents = [".".join(name.split(".")[:i]) for i in range(1, name.count(".") + 1)]
+        if not any(parent in done for parent in parents):
+            noted[name] = noted.get(name, 0) + 1
+    again = set(order[len(done) :]) & set(noted)
+    return _Plan(end, done.count(end), noted, again)
+
+
+class _Shell(CutPart):
+    """A module whose parts are those of a model, under the model's own names."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.__dict__["_hidden"] = model
+        for parts in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
+            self.__dict__[parts] = model.__dict__[parts]
+
+    @property
+    def _model(self) -> nn.Module:
+        model = self.__dict__["_hidden"]
+        model.training = self.training
+        return model
+
+
+class _Stop(Exception):
+    """The shared part is done."""
+
+
+class ReplayTrunk(_Shell):
+    """A model up to a boundary, noting what its modules return.
+
+    Args:
+        model (nn.Module): its parts become those of the trunk.
+        plans (list[dict[bool, _Plan]]): of each boundary, by ``training``.
+        whole (bool): give what the model returns, too.
+    """
+
+    def __init__(self, model: nn.Module, plans: list[dict[bool, _Plan]], whole: bool) -> None:
+        super().__init__(model)
+        self._plans, self._whole = plans, whole
+
+    def forward(self, x: Tensor) -> tuple[tuple, ...]:
+        """All results, see :meth:`results`."""
+        return self.results((x,), len(self._plans) + self._whole)
+
+    @torch.compiler.disable
+    def results(self, values, count: int) -> tuple[tuple, ...]:
+        """Run until the first ``count`` boundaries (or the end) are passed.
+
+        Returns:
+            For each boundary the pictures, and what every module returned at each of its calls;
+            at the end what the model returns.
+        """
+        plans = [plan[self.training] for plan in self._plans[:count]]
+        notes: dict[str, list] = {}
+        results: list[tuple] = []
+
+        def note(name, out):
+            notes.setdefault(name, []).append(out)
+            while len(results) < len(plans):
+                plan = plans[len(results)]
+                if name != plan.end or len(notes[name]) < plan.calls:
+                    return
+                results.append((*values, {n: notes[n][:k] for n, k in plan.noted.items()}))
+            if len(results) == count:
+                raise _Stop
+
+        names = {n for plan in plans for n in (plan.end, *plan.noted)}
+        model = self._model
+        handles = [
+            model.get_submodule(name).register_forward_hook(
+                lambda _, __, out, name=name: note(name, out)
+            )
+            for name in names
+        ]
+        try:
+            out = model(*values)
+        except _Stop:
+            return tuple(results)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return (*results, (out,))
+
+    checked_results = results
+
+
+@dataclass
+class _Tape:
+    """What is replayed now; by module."""
+
+    values: dict[str, list] = field(default_factory=dict)
+    copied: set[str] = field(default_factory=set)
+
+
+class _Replay:
+    """Takes the place of a module's forward: first what was noted, then the module itself."""
+
+    def __init__(self, module: nn.Module, name: str, tape: _Tape) -> None:
+        self.module, self.name, self.tape = module, name, tape
+
+    def __call__(self, *args, **kwargs):
+        values = self.tape.values.get(self.name)
+        if not values:
+            return type(self.module).forward(self.module, *args, **kwargs)
+        value = values.pop(0)
+        return _clone(value) if self.name in self.tape.copied else value
+
+
+class ReplayTail(_Shell):
+    """A model from a boundary on; its first modules return what the trunk noted.
+
+    Args:
+        model (nn.Module): its parts become those of the tail.
+        plan (dict[bool, _Plan]): of the boundary, by ``training``.
+        taps (Sequence[str]): dotted names of modules whose output is given, too.
+    """
+
+    def __init__(self, model: nn.Module, plan: dict[bool, _Plan], taps: Sequence[str]) -> None:
+        super().__init__(model)
+        self._taps = tuple(taps)
+        self._tape = _Tape()
+        for name in dict.fromkeys(n for p in plan.values() for n in p.noted):
+            module = model.get_submodule(name)
+            module.forward = _Replay(module, name, self._tape)
+            if not any(name in p.again for p in plan.values()):
+                _empty(module)
+
+    def forward(self, x: Tensor, notes: dict[str, list]) -> tuple[tuple]:
+        """All results, see :meth:`results`."""
+        return self.results((x, notes), 1)
+
+    @torch.compiler.disable
+    def results(self, values, count: int) -> tuple[tuple]:
+        """What the model returns and what ``taps`` returned when last called, in one tuple."""
+        x, notes = values
+        tapped: dict[str, object] = {}
+        model = self._model
+        handles = [
+            model.get_submodule(tap).register_forward_hook(
+                lambda _, __, out, tap=tap: tapped.__setitem__(tap, out)
+            )
+            for tap in self._taps
+        ]
+        self._tape.values = {name: list(noted) for name, noted in notes.items()}
+        try:
+            out = model(x)
+        finally:
+            self._tape.values = {}
+            for handle in handles:
+                handle.remove()
+        return ((out, *(tapped[tap] for tap in self._taps)),)
+
+    def checked_results(self, values, count: int) -> tuple[tuple]:
+        """As :meth:`results`, once when the part is made: what it changes in place is copied."""
+        notes = values[1]
+        before = {name: _versions(noted) for name, noted in notes.items()}
+        results = self.results(values, count)
+        self._tape.copied |= {n for n, noted in notes.items() if before[n] != _versions(noted)}
+        return results
+
+
+def _drop_unused(trunk: ReplayTrunk, tails: Sequence[ReplayTail], probe: Tensor) -> None:
+    """Leave each part the parameters on which what it returns depends."""
+    parts = (trunk, *tails)
+    frozen = [p for part in parts for p in part.parameters() if not p.requires_grad]
+    for parameter in frozen:
+        parameter.requires_grad_(True)
+    for part in parts:
+        part.eval()
+    with torch.enable_grad():
+        results = _strip(trunk, (probe,))
+        for tail, values in zip(tails, results, strict=False):
+            _strip(tail, values)
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+
+
+def _strip(part: _Shell, values: tuple) -> tuple:
+    called: set[nn.Module] = {part}
+    handles = [
+        module.register_forward_pre_hook(lambda module, _: called.add(module))
+        for module in part.modules()
+    ]
+    try:
+        results = part(*values)
+    finally:
+        for handle in handles:
+            handle.remove()
+    parameters = list(part.parameters())
+    out = sum(t.sum() for t in _tensors(results) if t.requires_grad)
+    grads = torch.autograd.grad(out, parameters, allow_unused=True, retain_graph=True)
+    unused = {id(p) for p, grad in zip(parameters, grads, strict=True) if grad is None}
+    for module in part.modules():
+        keys = [k for k, p in module._parameters.items() if p is not None and id(p) in unused]
+        if keys and module not in called:
+            _empty(module, recurse=False)
+            continue
+        for key in keys:
+            # code whose result nobody uses may still read it
+            value = module._parameters.pop(key).detach()
+            module.register_buffer(key, value, persistent=False)
+    return results
+
+
+def _empty(module: nn.Module, recurse: bool = True) -> None:
+    for part in module.modules() if recurse else (module,):
+        for values in (part._parameters, part._buffers):
+            for key in values:
+                values[key] = None
+
+
+def _tensors(value) -> list[Tensor]:
+    if torch.is_tensor(value):
+        return [value]
+    if isinstance(value, dict):
+        value = list(value.values())
+    return [t for v in value for t in _tensors(v)] if isinstance(value, (list, tuple)) else []
+
+
+def _versions(value) -> list[int]:
+    return [tensor._version for tensor in _tensors(value)]
+
+
+def _clone(value):
+    if torch.is_tensor(value):
+        return value.clone()
+    if isinstance(value, (list, tuple)):
+        return type(value)(_clone(v) for v in value)
+    return value
