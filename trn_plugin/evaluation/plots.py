@@ -13,9 +13,12 @@ import numpy as np
 
 __all__ = [
     "Case",
+    "Course",
     "Line",
+    "Panel",
     "save_cases",
     "save_confusion",
+    "save_convergence",
     "save_cumulative_error",
     "save_precision_recall",
     "save_similarity",
@@ -51,6 +54,25 @@ class Case:
     prediction: np.ndarray | None = None
     frame: tuple[float, float, float, float] | None = None
     lines: list[Line] = field(default_factory=list)
+
+
+@dataclass
+class Course:
+    """An online estimate over iterations, drawn faint and dotted if it ``cannot`` arrive."""
+
+    label: str
+    tau: np.ndarray
+    cannot: bool = False
+
+
+@dataclass
+class Panel:
+    """Online estimates beside the offline value (dashed) and the chance level (dotted)."""
+
+    title: str
+    offline: float
+    chance: float
+    courses: Sequence[Course]
 
 
 def save_cases(path: str, cases: Sequence[Case], title: str = "", columns: int = 4) -> None:
@@ -204,6 +226,33 @@ def save_similarity(path: str, matrix: np.ndarray, names: Sequence[str], title: 
     label = "task similarity τ" if few else "task similarity τ (in the cells: 100 τ)"
     figure.colorbar(shaded, ax=axes, label=label, shrink=0.8)
     _save(figure, path, tight=True)
+
+
+def save_convergence(path: str, panels: Sequence[Sequence[Panel]], title: str = "") -> None:
+    """Task similarity over the number of iterations, as in the paper's Figure 4; rows of panels."""
+    rows, columns = len(panels), max(map(len, panels))
+    figure = _figure(4.6 * columns, 3.9 * rows + 0.4)
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes, panel in zip(grid.flat, (p for row in panels for p in row), strict=True):
+        for index, course in enumerate(panel.courses):
+            x = _log_spaced(len(course.tau))
+            style = dict(linestyle=":", alpha=0.6) if course.cannot else {}
+            label = f"{course.label}: too few" if course.cannot else course.label
+            axes.plot(x, course.tau[x - 1], color=f"C{index}", label=label, lw=1.4, **style)
+        axes.axhline(panel.offline, color=PLAIN, linestyle="--", lw=1.2, label="offline")
+        axes.axhline(panel.chance, color="#999999", linestyle="-.", lw=1, label="chance, offline")
+        axes.set(xscale="log", ylim=(0, 1.02), xlabel="iterations", ylabel="task similarity τ")
+        axes.set_title(panel.title, fontsize=10)
+        axes.grid(alpha=0.3)
+        axes.legend(loc="best", fontsize=7)
+    figure.suptitle(title, fontsize=11)
+    figure.tight_layout()
+    _save(figure, path)
+
+
+def _log_spaced(count: int, points: int = 250) -> np.ndarray:
+    """Iterations from 1 to ``count``, as dense as a logarithmic axis can show."""
+    return np.unique(np.geomspace(1, count, points).round().astype(int))
 
 
 def _figure(width: float, height: float):

@@ -1,0 +1,76 @@
+import numpy as np
+import pytest
+import torch
+
+from trn_plugin.evaluation import plots
+from trn_plugin.evaluation.convergence import OnlineRun, effective_sample_size, online_similarity
+from trn_plugin.relation import TaskRelationLayer, task_similarity
+
+
+@pytest.fixture
+def features():
+    rng = np.random.default_rng(0)
+    common = rng.normal(size=(1000, 1))
+    return tuple((common + rng.normal(size=(1000, d))).astype(np.float32) for d in (3, 2))
+
+
+def test_few_features_arrive_at_the_offline_value(features):
+    offline = float(task_similarity(*map(torch.from_numpy, features)))
+    run = online_similarity(*features, batch_size=100, momentum=0.98, iterations=300)
+    assert run.tau[-50:].mean() == pytest.approx(offline, abs=0.01)
+    assert run.samples[-1] == pytest.approx(effective_sample_size(100, 0.98), rel=0.01)
+    assert run.arrival(offline, 0.05) < 250
+
+
+def test_many_features_cannot_with_few_effective_samples():
+    """Independent features: offline near chance at N, online near 1."""
+    rng = np.random.default_rng(0)
+    sides = [rng.normal(size=(3000, 40)).astype(np.float32) for _ in range(2)]
+    offline = float(task_similarity(*map(torch.from_numpy, sides)))
+    run = online_similarity(*sides, batch_size=32, momentum=0.5, iterations=40)
+    assert offline < 0.3
+    assert run.tau[-10:].min() > 0.8
+    assert run.arrival(offline, 0.05) is None
+
+
+def test_each_epoch_shows_each_sample_once_in_a_new_order(features, monkeypatch):
+    index = np.arange(10, dtype=np.float32)[:, None]
+    seen = []
+
+    def keep(self, f1, f2):
+        assert torch.equal(f1, f2)
+        seen.append(f1[:, 0].tolist())
+        return torch.zeros(())
+
+    monkeypatch.setattr(TaskRelationLayer, "forward", keep)
+    online_similarity(index, index, batch_size=4, momentum=0.9, iterations=6)
+    epochs = [seen[i] + seen[i + 1] for i in (0, 2, 4)]
+    assert all(len(set(epoch)) == 8 for epoch in epochs)
+    assert epochs[0] != epochs[1]
+    with pytest.raises(ValueError, match="at least 11 samples for a batch, found 10"):
+        online_similarity(index, index, batch_size=11, momentum=0.9, iterations=1)
+
+
+@pytest.mark.parametrize(
+    ("tau", "arrived"), [([0.1, 0.5, 0.9, 0.52], 4), ([0.5, 0.5], 1), ([0.5, 0.9], None)]
+)
+def test_arrival_is_for_good(tau, arrived):
+    assert OnlineRun(np.array(tau), np.array(tau)).arrival(0.5, 0.05) == arrived
+
+
+def test_picture_tells_what_cannot_arrive(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(plots, "_save", lambda figure, path: drawn.append(figure))
+    tau = np.linspace(0.1, 0.7, 5000)
+    courses = [plots.Course("m 0.9", tau, cannot=True), plots.Course("m 0.99", tau[:300])]
+    panel = plots.Panel("labels", 0.7, 0.2, courses)
+    plots.save_convergence(str(tmp_path / "c.png"), [[panel, panel], [panel, panel]], "title")
+    (figure,) = drawn
+    assert len(figure.axes) == 4
+    impossible, possible, offline, chance = figure.axes[3].lines
+    assert impossible.get_linestyle() == ":"
+    assert impossible.get_label() == "m 0.9: too few"
+    assert possible.get_xdata()[-1] == 300
+    assert possible.get_ydata()[-1] == tau[299]
+    assert set(offline.get_ydata()) == {0.7}
+    assert set(chance.get_ydata()) == {0.2}

@@ -1,0 +1,85 @@
+"""Does the online estimate of task similarity arrive at the offline one? (the paper's Figure 4)"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from trn_plugin.relation import TaskRelationLayer
+
+__all__ = ["NEEDED_PER_FEATURE", "OnlineRun", "effective_sample_size", "online_similarity"]
+
+NEEDED_PER_FEATURE = 5
+"""Effective samples for each feature of both sides; with fewer, tau is mostly chance."""
+
+
+class OnlineRun(NamedTuple):
+    """The course of an online estimate.
+
+    Attributes:
+        tau: (K,) the estimate after each batch.
+        samples: (K,) the effective sample size then.
+    """
+
+    tau: np.ndarray
+    samples: np.ndarray
+
+    def arrival(self, target: float, tolerance: float) -> int | None:
+        """The batch, from 1, after which tau stays within ``tolerance`` of ``target``."""
+        away = np.flatnonzero(np.abs(self.tau - target) > tolerance)
+        last = int(away[-1]) if away.size else -1
+        return None if last == len(self.tau) - 1 else last + 2
+
+
+def effective_sample_size(batch_size: int, momentum: float) -> float:
+    """What the running moments come to hold in the end, batch (1+m)/(1-m), in samples."""
+    return batch_size * (1 + momentum) / (1 - momentum)
+
+
+def online_similarity(
+    f1: np.ndarray,
+    f2: np.ndarray,
+    batch_size: int,
+    momentum: float,
+    iterations: int,
+    seed: int = 0,
+    progress: Callable[[], object] = lambda: None,
+) -> OnlineRun:
+    """Stream the features of a fixed network through a `TaskRelationLayer`, epoch after epoch.
+
+    Args:
+        f1: (N, d1) features of one task.
+        f2: (N, d2) of the other, of the same samples.
+        batch_size: of the stream; each epoch is in a new random order, its rest left out.
+        momentum: m of Algorithm 1.
+        iterations: batches to stream.
+        seed: of the order.
+        progress: called after each batch.
+
+    Raises:
+        ValueError: fewer samples than a batch, or features that the layer refuses.
+    """
+    if len(f1) < batch_size:
+        raise ValueError(f"expected at least {batch_size} samples for a batch, found {len(f1)}")
+    x1, x2 = (torch.from_numpy(np.ascontiguousarray(f)) for f in (f1, f2))
+    layer = TaskRelationLayer(momentum)
+    course: list[tuple[float, float]] = []
+    with torch.no_grad():
+        for batch in _batches(len(f1), batch_size, iterations, seed):
+            tau = layer(x1[batch], x2[batch])
+            course.append((float(tau), float(layer.effective_sample_size)))
+            progress()
+    return OnlineRun(*map(np.array, zip(*course, strict=True)))
+
+
+def _batches(count: int, batch_size: int, iterations: int, seed: int):
+    generator = torch.Generator().manual_seed(seed)
+    waiting: Sequence[torch.Tensor] = ()
+    for _ in range(iterations):
+        if not waiting:
+            order = torch.randperm(count, generator=generator)
+            waiting = list(order[: count - count % batch_size].split(batch_size))
+        yield waiting.pop()
