@@ -51,7 +51,7 @@ def test_groups_of_tasks():
     assert {k for k in losses if k.startswith("relation/")} == {
         f"relation/{level}/{name}" for level in ("output", "label") for name in ("a+b-c", "a-c")
     }
-    assert model.neck.layers["output"][0].dims == (3, 3)
+    assert model.neck.layers["output"].dims == (3, 3, 2)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_a_level_can_be_a_module_inside_the_tails(name, path, shared):
     expected = value.mean(1) if value.ndim == 3 else value.mean((2, 3))
     _, tapped = model.backbone.features(x)
     assert torch.allclose(tapped[path]["pose"], expected, atol=1e-5)
-    assert model.neck.layers_of(path)[0].dims == (expected.shape[1],) * 2
+    assert model.neck.layers_of(path).dims == (expected.shape[1],) * 2
     assert f"relation/{path}/landmarks-pose" in model(x, samples, "loss")
 
 

@@ -23,7 +23,7 @@ def run(f1, f2, mask):
     taus, grads = [], []
     for step in range(STEPS):
         a, b = f1[step].clone().requires_grad_(), f2[step].clone()
-        tau = layer(a, b, mask[step])
+        tau = layer(a, b, mask=mask[step])
         (g,) = torch.autograd.grad(tau, a)
         taus.append(tau.detach())
         grads.append(g)

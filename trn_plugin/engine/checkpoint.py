@@ -237,8 +237,8 @@ def _check_weights(weights: dict, path: str | os.PathLike) -> None:
 
 
 def _made_on_loading(key: str) -> bool:
-    """Normalisation that belongs to the config; MMEngine's own preprocessor saves it."""
-    return key.startswith("data_preprocessor.")
+    """Normalisation that belongs to the config; what task relation layers start warm from."""
+    return key.startswith("data_preprocessor.") or ".warm." in key
 
 
 def _existing(path: str | os.PathLike) -> str:

@@ -10,7 +10,7 @@ from mmengine.model import is_model_wrapper
 from torch import Tensor
 
 from trn_plugin.errors import ConfigError
-from trn_plugin.models.neck import Measurement
+from trn_plugin.models.neck import Measurements
 from trn_plugin.registry import HOOKS
 
 __all__ = ["TaskRelationLossHook"]
@@ -85,28 +85,27 @@ class TaskRelationLossHook(Hook):
     def after_train(self, runner) -> None:
         _unwrapped(runner.model).relation_losses.remove(self.losses)
 
-    def losses(self, measured: Mapping[str, list[Measurement]]) -> dict[str, Tensor]:
+    def losses(self, measured: Mapping[str, Measurements]) -> dict[str, Tensor]:
         """Eq. 14 by level, times lambda; and the share of lambda that is switched on."""
         losses = {}
         for level, weight in self.weights.items():
-            on = torch.stack(
-                [m.effective_sample_size >= self._needed(m.dims) for m in measured[level]]
-            )
-            differences = torch.stack([(m.tau - m.label).abs() for m in measured[level]])
+            m = measured[level]
+            on = m.effective_sample_size >= self._needed(m.dims.sum(1))
+            differences = (m.tau - m.label).abs()
             losses[f"loss_relation_{level}"] = weight * torch.where(on, differences, 0.0).mean()
             losses[f"relation/weight_{level}"] = weight * on.to(differences.dtype).mean()
         return losses
 
-    def _needed(self, dims: tuple[int, int]) -> float:
-        return self.min_samples_per_dim * sum(dims)
+    def _needed(self, dims: Tensor | int) -> Tensor | float:
+        return self.min_samples_per_dim * dims
 
     def _check_reachable(self, neck, batch: int) -> None:
         for level in self.weights:
-            for name, layer in zip(neck.names, neck.layers_of(level), strict=True):
-                needed = self._needed(layer.dims)
-                limit = batch * (1 + layer.momentum) / (1 - layer.momentum)
+            layer = neck.layers_of(level)
+            limit = batch * (1 + layer.momentum) / (1 - layer.momentum)
+            for name, (d1, d2) in zip(neck.names, layer.pair_dims.tolist(), strict=True):
+                needed = self._needed(d1 + d2)
                 if limit < needed and not self.allow_undersampled:
-                    d1, d2 = layer.dims
                     raise ConfigError(
                         f"TaskRelationLossHook: {name} at level {level!r} needs "
                         f"{self.min_samples_per_dim:g} x ({d1} + {d2}) = {needed:.0f} effective "

@@ -10,13 +10,11 @@ from mmengine.model import BaseModel
 from torch import Tensor, nn
 
 from trn_plugin.errors import ConfigError
-from trn_plugin.models.neck import Measurement
+from trn_plugin.models.neck import Measurements
 from trn_plugin.registry import MODELS
 from trn_plugin.structures import MultiTaskDataSample
 
 __all__ = ["MultiTaskModel"]
-
-MAX_LOGGED_RELATIONS = 10
 
 
 @MODELS.register_module()
@@ -61,13 +59,13 @@ class MultiTaskModel(BaseModel):
         )
         self.neck = relation_neck
         if relation_neck is not None:
+            outputs = {task: head.out_features for task, head in self.heads.items()}
+            widths = {"hidden": trunk.num_features, **trunk.tap_features}
+            dims = {level: dict.fromkeys(self.tasks, width) for level, width in widths.items()}
             relation_neck.connect(
-                hidden_dims=dict.fromkeys(self.tasks, trunk.num_features),
-                output_dims={task: head.out_features for task, head in self.heads.items()},
-                tap_dims=trunk.tap_features,
-                identical=trunk.shares_everything,
+                {**dims, "output": outputs, "label": outputs}, identical=trunk.fully_shared
             )
-        self.relation_losses: list[Callable[[dict[str, list[Measurement]]], dict]] = []
+        self.relation_losses: list[Callable[[dict[str, Measurements]], dict]] = []
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -152,8 +150,9 @@ class MultiTaskModel(BaseModel):
         }
         if self.neck is not None:
             with torch.set_grad_enabled(torch.is_grad_enabled() and bool(self.relation_losses)):
-                measured = self.neck(hidden, output, target, mask, tapped)
-            losses.update(self._logged(measured))
+                features = {"hidden": hidden, "output": output, "label": target, **tapped}
+                measured = self.neck(features, mask)
+            losses.update(self.neck.logged(measured))
             for relation_loss in self.relation_losses:
                 losses.update(relation_loss(measured))
         return losses
@@ -184,17 +183,6 @@ class MultiTaskModel(BaseModel):
             for task, head in self.heads.items()
         }
         return tuple({task: pair[i] for task, pair in encoded.items()} for i in range(2))
-
-    def _logged(self, measured: dict[str, list[Measurement]]) -> dict[str, Tensor]:
-        taus = {level: [m.tau.detach() for m in rows] for level, rows in measured.items()}
-        taus["label"] = [m.label for m in next(iter(measured.values()))]
-        if len(self.neck.names) > MAX_LOGGED_RELATIONS:
-            return {f"relation/{level}/mean": torch.stack(t).mean() for level, t in taus.items()}
-        return {
-            f"relation/{level}/{name}": tau
-            for level, values in taus.items()
-            for name, tau in zip(self.neck.names, values, strict=True)
-        }
 
 
 def _build(config: dict, **kwargs):

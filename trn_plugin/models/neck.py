@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +14,10 @@ from trn_plugin.registry import MODELS
 from trn_plugin.relation import TaskRelationLayer
 from trn_plugin.structures import relation_name, relation_sides
 
-__all__ = ["Measurement", "TaskRelationNeck"]
+__all__ = ["Measurement", "Measurements", "TaskRelationNeck"]
 
 LEVELS = ("hidden", "output")
+MAX_LOGGED_RELATIONS = 10
 
 
 @dataclass
@@ -35,6 +37,32 @@ class Measurement:
     dims: tuple[int, int]
 
 
+@dataclass
+class Measurements(Sequence):
+    """All relations at one level, after a training step; a sequence of :class:`Measurement`.
+
+    Attributes:
+        tau (Tensor): (P,) task similarities of the features, with their gradient.
+        label (Tensor): (P,) task similarities of the labels, without gradient.
+        effective_sample_size (Tensor): (P,) samples behind both.
+        dims (Tensor): (P, 2) widths of the two sides' features.
+    """
+
+    tau: Tensor
+    label: Tensor
+    effective_sample_size: Tensor
+    dims: Tensor
+
+    def __len__(self) -> int:
+        return len(self.tau)
+
+    def __getitem__(self, index: int) -> Measurement:
+        dims = tuple(self.dims[index].tolist())
+        return Measurement(
+            self.tau[index], self.label[index], self.effective_sample_size[index], dims
+        )
+
+
 @MODELS.register_module()
 class TaskRelationNeck(nn.Module):
     """Task relation layers between the tasks' features, and between their labels (Fig. 1).
@@ -43,13 +71,18 @@ class TaskRelationNeck(nn.Module):
     that single-task and multi-task baselines report tau too.
 
     Args:
-        relations (Sequence[tuple]): pairs of tasks, ``('landmarks', 'pose')``, or of groups of
-            tasks, ``(('a', 'b'), ('c',))``, whose features are put side by side.
+        relations (Sequence[tuple] or str): pairs of tasks, ``('landmarks', 'pose')``, or of groups
+            of tasks, ``(('a', 'b'), ('c',))``, whose features are put side by side; 'all' for
+            every pair of tasks.
         levels (Sequence[str]): 'hidden' (what enters a task's last layer), 'output' (the head's
             raw output), or the dotted name of a timm module inside the tails ('layer4.0'), whose
             output is averaged over positions.
         momentum (float): m of Algorithm 1.
         shrinkage (float): relative shrinkage, see ``TaskRelationLayer``.
+        deletion (str): 'pairwise' or 'listwise', which samples count where labels are missing, see
+            ``TaskRelationLayer``.
+        correct_chance (bool): take off what unrelated features would have, see
+            ``corrected_similarity``.
 
     Raises:
         ConfigError: no level, a relation that is no pair, that relates a task to itself or names
@@ -58,10 +91,12 @@ class TaskRelationNeck(nn.Module):
 
     def __init__(
         self,
-        relations: Sequence[tuple],
+        relations: Sequence[tuple] | str,
         levels: Sequence[str] = LEVELS,
         momentum: float = 0.99,
         shrinkage: float = 1e-5,
+        deletion: str = "pairwise",
+        correct_chance: bool = False,
     ) -> None:
         super().__init__()
         if isinstance(levels, str) or not levels or "label" in levels:
@@ -72,13 +107,28 @@ class TaskRelationNeck(nn.Module):
         if not relations:
             raise ConfigError("model.neck.relations: expected at least one pair of tasks")
         self.levels = tuple(levels)
-        self.relations = tuple(
-            relation_sides(relation, "model.neck.relations") for relation in relations
-        )
-        self.names = tuple(relation_name(sides) for sides in self.relations)
+        self.relations: tuple = ()
+        self._all_pairs = relations == "all"
+        if not self._all_pairs:
+            self.relations = tuple(
+                relation_sides(relation, "model.neck.relations") for relation in relations
+            )
         self.momentum = momentum
-        self.shrinkage = shrinkage
+        self._options = {
+            "shrinkage": shrinkage,
+            "deletion": deletion,
+            "correct_chance": correct_chance,
+        }
+        try:
+            TaskRelationLayer(momentum, **self._options)
+        except ValueError as error:
+            raise ConfigError(f"model.neck.{error}") from None
         self.layers = nn.ModuleDict()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the relations, as they are logged."""
+        return tuple(relation_name(sides) for sides in self.relations)
 
     @property
     def taps(self) -> tuple[str, ...]:
@@ -87,91 +137,104 @@ class TaskRelationNeck(nn.Module):
 
     def connect(
         self,
-        hidden_dims: Mapping[str, int],
-        output_dims: Mapping[str, int],
-        tap_dims: Mapping[str, int],
-        identical: bool,
+        dims: Mapping[str, Mapping[str, int]],
+        identical: Collection[str] = frozenset(),
     ) -> None:
         """Make the layers for tasks of these widths; ``MultiTaskModel`` calls it when built.
 
         Args:
-            hidden_dims (Mapping[str, int]): width of each task's hidden features.
-            output_dims (Mapping[str, int]): width of each task's raw outputs and loss targets.
-            tap_dims (Mapping[str, int]): width of each level of :attr:`taps`.
-            identical (bool): whether all tasks have the same hidden features.
+            dims (Mapping[str, Mapping[str, int]]): width of each task's features, by level, and
+                of its loss targets, as level 'label'.
+            identical (Collection[str]): the tasks whose hidden features are one and the same.
 
         Raises:
             ConfigError: a relation that names no task, or a hidden relation of identical features.
         """
-        for pair in self.relations:
+        tasks = tuple(dims["label"])
+        if self._all_pairs:
+            if len(tasks) < 2:
+                raise ConfigError("model.neck.relations: 'all' needs two tasks or more")
+            self.relations = tuple(((a,), (b,)) for a, b in combinations(tasks, 2))
+        for name, pair in zip(self.names, self.relations, strict=True):
             for task in (*pair[0], *pair[1]):
-                if task not in output_dims:
+                if task not in tasks:
                     raise ConfigError(
                         f"model.neck.relations: {task!r} names no task; the tasks of model.heads "
-                        f"are {', '.join(output_dims)}"
+                        f"are {', '.join(tasks)}"
                     )
-        if "hidden" in self.levels and identical:
-            raise ConfigError(
-                "model.neck.levels: 'hidden' relates a feature to itself, since "
-                "model.backbone.shared_stages shares everything; leave 'hidden' out or share less"
-            )
-        dims = {"hidden": hidden_dims, "output": output_dims, "label": output_dims}
-        for tap in self.taps:
-            dims[tap] = dict.fromkeys(output_dims, tap_dims[tap])
-        for level in (*self.levels, "label"):
-            self.layers[_key(level)] = nn.ModuleList(
-                TaskRelationLayer(
-                    self.momentum,
-                    self.shrinkage,
-                    dims=tuple(sum(dims[level][task] for task in group) for group in pair),
-                    names=tuple(f"{'+'.join(group)} ({level})" for group in pair),
+            if "hidden" in self.levels and all(set(side) & set(identical) for side in pair):
+                raise ConfigError(
+                    f"model.neck.levels: 'hidden' relates a feature to itself in {name}, since "
+                    "model.backbone.shared_stages shares everything; leave 'hidden' out or share "
+                    "less"
                 )
-                for pair in self.relations
+        self._sides = tuple(dict.fromkeys(side for pair in self.relations for side in pair))
+        pairs = [tuple(map(self._sides.index, pair)) for pair in self.relations]
+        self.layers = nn.ModuleDict()
+        for level in (*self.levels, "label"):
+            self.layers[_key(level)] = TaskRelationLayer(
+                self.momentum,
+                dims=[sum(dims[level][task] for task in side) for side in self._sides],
+                names=[f"{'+'.join(side)} ({level})" for side in self._sides],
+                pairs=pairs,
+                **self._options,
             )
 
     def forward(
         self,
-        hidden: Mapping[str, Tensor],
-        output: Mapping[str, Tensor],
-        target: Mapping[str, Tensor],
+        features: Mapping[str, Mapping[str, Tensor]],
         mask: Mapping[str, Tensor],
-        tapped: Mapping[str, Mapping[str, Tensor]] | None = None,
-    ) -> dict[str, list[Measurement]]:
+    ) -> dict[str, Measurements]:
         """Update all layers with a batch (in training mode) and measure.
 
         Args:
-            hidden (Mapping[str, Tensor]): (N, d) by task.
-            output (Mapping[str, Tensor]): (N, d) by task.
-            target (Mapping[str, Tensor]): (N, d) loss targets by task.
+            features (Mapping[str, Mapping[str, Tensor]]): (N, d) by level and task, with the loss
+                targets as level 'label'.
             mask (Mapping[str, Tensor]): (N,) bool by task, which samples have a label; a relation
                 uses the samples that have all labels of both sides.
-            tapped (Mapping, optional): (N, d) by level of :attr:`taps` and task.
 
         Returns:
-            dict[str, list[Measurement]]: by level, one for each relation.
+            dict[str, Measurements]: by level.
 
         Raises:
             TrainingError: features that are not finite; names the tasks and the level.
         """
-        features = {"hidden": hidden, "output": output, "label": target, **(tapped or {})}
-        taus: dict[str, list[Tensor]] = {level: [] for level in (*self.levels, "label")}
-        for index, pair in enumerate(self.relations):
-            labelled = torch.stack([mask[task] for group in pair for task in group]).all(0)
-            for level, values in taus.items():
-                sides = [torch.cat([features[level][t] for t in group], 1) for group in pair]
-                try:
-                    values.append(self.layers[_key(level)][index](*sides, labelled))
-                except ValueError as error:
-                    raise TrainingError(f"TaskRelationNeck: {error}") from error
+        masks = [torch.stack([mask[task] for task in side]).all(0) for side in self._sides]
+        taus = {}
+        for level in (*self.levels, "label"):
+            sides = [torch.cat([features[level][task] for task in s], 1) for s in self._sides]
+            try:
+                taus[level] = self.layers[_key(level)](*sides, mask=masks).view(-1)
+            except ValueError as error:
+                raise TrainingError(f"TaskRelationNeck: {error}") from error
+        label = taus.pop("label").detach()
         return {
-            level: [
-                Measurement(tau, label.detach(), layer.effective_sample_size, layer.dims)
-                for tau, label, layer in zip(
-                    taus[level], taus["label"], self.layers[_key(level)], strict=True
-                )
-            ]
-            for level in self.levels
+            level: Measurements(
+                tau,
+                label.to(tau.dtype),
+                self.layers_of(level).effective_sample_size.view(-1),
+                self.layers_of(level).pair_dims,
+            )
+            for level, tau in taus.items()
         }
+
+    def logged(self, measured: Mapping[str, Measurements]) -> dict[str, Tensor]:
+        """tau of each relation and level, and of the labels, as log entries; of many the mean."""
+        taus = {level: m.tau.detach() for level, m in measured.items()}
+        taus["label"] = next(iter(measured.values())).label
+        names = self.names
+        if len(names) > MAX_LOGGED_RELATIONS:
+            entries = {f"relation/{level}/mean": tau.mean() for level, tau in taus.items()}
+        else:
+            entries = {
+                f"relation/{level}/{name}": value
+                for level, tau in taus.items()
+                for name, value in zip(names, tau.unbind(), strict=True)
+            }
+        rates = [rate for layer in self.layers.values() if (rate := layer.exact_rate) is not None]
+        if rates:
+            entries["relation/exact_rate"] = torch.tensor(max(rates))
+        return entries
 
     def accumulate(self, micro_batches: int) -> None:
         """Keep the memory of the running moments when gradients are accumulated.
@@ -179,12 +242,11 @@ class TaskRelationNeck(nn.Module):
         Args:
             micro_batches (int): k; each of them updates with momentum m^(1/k).
         """
-        for layers in self.layers.values():
-            for layer in layers:
-                layer.momentum = self.momentum ** (1 / micro_batches)
+        for layer in self.layers.values():
+            layer.momentum = self.momentum ** (1 / micro_batches)
 
-    def layers_of(self, level: str) -> nn.ModuleList:
-        """The task relation layers of a level, one for each relation."""
+    def layers_of(self, level: str) -> TaskRelationLayer:
+        """The task relation layer of a level, for all relations."""
         return self.layers[_key(level)]
 
 

@@ -3,7 +3,8 @@
 Source: Li et al., "Task Relation Networks", WACV 2019, doi:10.1109/WACV.2019.00104.
 """
 
-from trn_plugin.relation._running import sum_over_ranks, world_size
+from trn_plugin.relation._ranks import sum_over_ranks, world_size
+from trn_plugin.relation.correction import corrected_similarity
 from trn_plugin.relation.layer import TaskRelationLayer
 from trn_plugin.relation.similarity import (
     chance_similarity,
@@ -14,6 +15,7 @@ from trn_plugin.relation.similarity import (
 __all__ = [
     "TaskRelationLayer",
     "chance_similarity",
+    "corrected_similarity",
     "sum_over_ranks",
     "task_similarity",
     "task_similarity_matrix",

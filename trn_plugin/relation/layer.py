@@ -1,17 +1,18 @@
-"""The task relation layer (Algorithm 1) with its closed-form gradient."""
+"""The task relation layer (Algorithm 1), for two tasks or many, with its closed-form gradient."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
 
 import torch
 from torch import Tensor, nn
 
-from trn_plugin.relation._running import (
-    canonical_pair,
-    centre,
-    sum_over_ranks,
-    working_dtype,
-    world_size,
-)
+from trn_plugin.relation._measure import UpdateAndMeasure
+from trn_plugin.relation._members import Members
+from trn_plugin.relation._moments import RunningMoments
+from trn_plugin.relation._warm import WarmPair
+from trn_plugin.relation.correction import corrected_similarity
 from trn_plugin.relation.similarity import check_features
 
 __all__ = ["TaskRelationLayer"]
@@ -23,10 +24,11 @@ class TaskRelationLayer(nn.Module):
     Each training step centres the mini-batch, updates running moments
 
     .. math:: S_{ij} \leftarrow m S_{ij} + (1-m)\, \bar F_i^\top \bar F_j,
-              \qquad S_{ii} = I,\; S_{12} = 0 \text{ at the start}
+              \qquad S_{ii} = I,\; S_{ij} = 0 \text{ at the start}
 
-    and returns their largest canonical correlation tau. Gradients flow through this batch's
-    moments only. With w = 1 - m, and a, b the canonical vectors of the updated moments,
+    and returns the largest canonical correlation tau of two tasks, or of every pair of several.
+    Gradients flow through this batch's moments only. With w = 1 - m, and a, b the canonical
+    vectors of the updated moments,
 
     .. math:: \partial\tau/\partial F_1 = w \left(\bar F_2 b a^\top - \tau \bar F_1 a a^\top
               - \tau \tfrac{\epsilon}{d_1} |a|^2 \bar F_1\right)
@@ -34,6 +36,12 @@ class TaskRelationLayer(nn.Module):
     and the same with 1 and 2 exchanged; the last term is that of the shrinkage, which moves with
     the moments. No decomposition is differentiated, so the gradient is finite where autograd
     through an SVD is not: from S = I with d > N, with dead features and one-hot labels.
+
+    Several tasks share one joint covariance if they are measured on the same samples: its blocks
+    are the pairs' moments, each task is factorised once, pairs of equal shapes are solved
+    together. On a CPU a pair of wide tasks is solved from where it was a step ago, with a check
+    of the residual and the exact solution where that fails (see :attr:`exact_rate`); on other
+    devices every step is exact and none makes the device wait for the host.
 
     In evaluation mode nothing is updated and tau of the moments so far is returned. Under
     torch.distributed the moments are summed over ranks around the global mean, and the gradient
@@ -43,8 +51,15 @@ class TaskRelationLayer(nn.Module):
         momentum (float): m, in [0, 1).
         shrinkage (float): epsilon. :math:`S_{ii} + \epsilon\, \mathrm{tr}(S_{ii})/d_i\, I` is
             what is whitened; prevents a singular factor (one-hot labels, dead features).
-        dims (tuple[int, int], optional): d1, d2; else taken from the first features.
-        names (tuple[str, str]): what the errors call the two sides.
+        dims (Sequence[int], optional): width of each task; else taken from the first features.
+        names (Sequence[str], optional): what the errors call the tasks; default f1, f2, ...
+        pairs (Sequence[tuple[int, int]], optional): which tasks are measured; default all pairs.
+        deletion (str): which samples count where labels are missing. 'pairwise': each pair uses
+            the samples that have both labels, and keeps moments of its own. 'listwise': all
+            pairs use the samples that have all labels, and share one joint covariance, which
+            is cheaper; the same where no label is missing.
+        correct_chance (bool): return :func:`corrected_similarity` at the effective sample size,
+            what is left of tau when the part that unrelated features would have is taken off.
 
     Raises:
         ValueError: an option out of range, shapes that do not fit, or features that are not
@@ -54,170 +69,241 @@ class TaskRelationLayer(nn.Module):
     Example:
         >>> import torch
         >>> layer = TaskRelationLayer(momentum=0.99)
-        >>> tau = layer(torch.randn(128, 10), torch.randn(128, 5))
-        >>> tau.shape
+        >>> layer(torch.randn(128, 10), torch.randn(128, 5)).shape
         torch.Size([])
+        >>> TaskRelationLayer()(*torch.randn(4, 128, 3)).shape  # all pairs of four tasks
+        torch.Size([6])
     """
 
     def __init__(
         self,
         momentum: float = 0.99,
         shrinkage: float = 1e-5,
-        dims: tuple[int, int] | None = None,
-        names: tuple[str, str] = ("f1", "f2"),
+        dims: Sequence[int] | None = None,
+        names: Sequence[str] | None = None,
+        pairs: Sequence[tuple[int, int]] | None = None,
+        deletion: str = "pairwise",
+        correct_chance: bool = False,
     ) -> None:
         super().__init__()
         if not 0 <= momentum < 1:
             raise ValueError(f"momentum: expected a number in [0, 1), got {momentum}")
         if not 1e-9 <= shrinkage <= 1:
             raise ValueError(f"shrinkage: expected a number in [1e-9, 1], got {shrinkage}")
+        if deletion not in ("pairwise", "listwise"):
+            raise ValueError(f"deletion: expected 'pairwise' or 'listwise', got {deletion!r}")
         self.momentum = momentum
         self.shrinkage = shrinkage
-        self.names = tuple(names)
-        for buffer in _STATE:
-            self.register_buffer(buffer, None)
-        self._nonfinite: Tensor | None = None
+        self.deletion = deletion
+        self.correct_chance = correct_chance
+        self._given_names = None if names is None else tuple(names)
+        self._given_pairs = None if pairs is None else tuple(map(tuple, pairs))
+        self.dims: tuple[int, ...] | None = None
+        self.pairs: tuple[tuple[int, int], ...] = ()
+        self.groups = nn.ModuleList()
+        self.warm = nn.ModuleDict()
+        self.members: list[Members] = []
+        self.register_buffer("widths", None)
+        self.register_buffer("steps", None)
+        self._faulty: Tensor | None = None
         if dims is not None:
-            self._start(*dims, device=torch.device("cpu"))
-
-    @property
-    def dims(self) -> tuple[int, int] | None:
-        """(d1, d2), None before they are known."""
-        return None if self.s12 is None else tuple(self.s12.shape)
+            self._start(dims, torch.device("cpu"))
 
     @property
     def effective_sample_size(self) -> Tensor:
-        """0-d: samples behind the running moments, (sum of weights)^2 / sum of squared weights.
+        """Samples behind the running moments, of the shape of tau.
 
-        Tends to batch (1+m)/(1-m) with a constant batch size (Kish's formula).
+        (sum of weights)^2 / sum of squared weights; tends to batch (1+m)/(1-m) with a constant
+        batch size (Kish's formula). 0 before the first update.
         """
-        if self.s12 is None:
+        if self.dims is None:
             return torch.zeros(())
-        return self.weight**2 / self.squared_weight.clamp(min=1e-30)
+        return self._by_pair(
+            [
+                pairs.by_set(members.group.effective_sample_size)
+                for members in self.members
+                for pairs in members.pairs
+            ]
+        )
+
+    @property
+    def pair_dims(self) -> Tensor:
+        """(P, 2) widths of the two tasks of each pair."""
+        return self._sides
+
+    @property
+    def exact_rate(self) -> float | None:
+        """Share of the steps of wide pairs on a CPU that took the exact route; None without any."""
+        if not self.warm:
+            return None
+        solved, exact = self.steps.tolist()
+        return exact / max(solved, 1)
 
     @torch.no_grad()
     def similarity(self) -> Tensor:
-        """0-d: tau of the running moments; 0 before the first update."""
-        if self.s12 is None:
+        """tau of the running moments, 0-d for two tasks, else (P,); 0 before the first update."""
+        if self.dims is None:
             return torch.zeros(())
-        return canonical_pair(self.s11, self.s12, self.s22, self.shrinkage)[0]
+        taus = []
+        for members in self.members:
+            factors: dict = {}
+            taus += [p.solve(members.group, self.shrinkage, factors)[0] for p in members.pairs]
+        return self._corrected(self._by_pair(taus))
 
-    def forward(self, f1: Tensor, f2: Tensor, mask: Tensor | None = None) -> Tensor:
+    def solve(self, members: Members, x: Tensor, dtype: torch.dtype) -> list[tuple[Tensor, ...]]:
+        """tau, a and b of each class of pairs of a group, after an update with features x."""
+        solved, factors = [], {}
+        accuracy, iterations = (1e-9, 12) if dtype == torch.float64 else (1e-3, 8)
+        for pairs in members.pairs:
+            if not pairs.is_wide:
+                solved.append(pairs.solve(members.group, self.shrinkage, factors))
+                continue
+            signs = x.new_ones(x.shape[1])
+            signs[1::2] = -1
+            probe = tuple(signs @ side[0] for side in pairs.take(x))
+            moments = (s[0] for s in pairs.moments(members.group))
+            *triple, exact = self.warm[str(pairs.pairs[0])].solve(
+                *moments, self.shrinkage, probe, accuracy, iterations
+            )
+            solved.append(tuple(t[None] for t in triple))
+            self.steps += torch.tensor([1, exact])
+        return solved
+
+    @torch.compiler.disable
+    def forward(self, *features: Tensor, mask: Tensor | Sequence[Tensor] | None = None) -> Tensor:
         """Update the moments (training mode) and return tau.
 
         Args:
-            f1 (Tensor): (N, d1) features of one task.
-            f2 (Tensor): (N, d2) features of the other, of the same samples.
-            mask (Tensor, optional): (N,) bool, the samples that count; with fewer than two of
-                them on all ranks the moments stay as they are and the gradient is 0.
+            *features (Tensor): (N, d_t) of each task, of the same samples.
+            mask (Tensor or Sequence[Tensor], optional): (N,) bool, the samples that count, or one
+                such mask for each task. With fewer than two samples on all ranks a pair's
+                moments stay as they are and its gradient is 0.
 
         Returns:
-            Tensor: 0-d, in [0, 1], float32 at least, on the features' device.
+            Tensor: tau in [0, 1], float32 at least, on the features' device: 0-d for two tasks,
+            else (P,), in the order of ``pairs``.
         """
-        check_features(f1, f2, self.names)
-        if self.s12 is None:
-            self._start(f1.shape[1], f2.shape[1], device=f1.device)
-        elif self.s12.device != f1.device:
-            self._move(f1.device)
-        if (f1.shape[1], f2.shape[1]) != self.dims:
-            raise ValueError(
-                f"{self.names[0]} and {self.names[1]}: expected {self.dims} features as in the "
-                f"running moments, got {(f1.shape[1], f2.shape[1])}"
-            )
-        dtype = torch.promote_types(torch.promote_types(f1.dtype, f2.dtype), torch.float32)
+        self._check(features)
+        device = features[0].device
+        if self.dims is None:
+            self._start([f.shape[1] for f in features], device)
+        elif self.groups[0].moments.device != device:
+            self._move(device)
+        dtype = torch.float32
+        for f in features:
+            dtype = torch.promote_types(dtype, f.dtype)
         if not self.training:
             return self.similarity().to(dtype)
-        if mask is None:
-            mask = torch.ones(len(f1), dtype=torch.bool, device=f1.device)
-        elif mask.shape != f1.shape[:1]:
-            raise ValueError(f"mask: expected shape ({len(f1)},), got {tuple(mask.shape)}")
-        self._raise_if_nonfinite(self._nonfinite)
-        tau, nonfinite = _UpdateAndMeasure.apply(f1, f2, mask, self)
-        self._nonfinite = nonfinite
-        if nonfinite.device.type == "cpu":
-            self._raise_if_nonfinite(nonfinite)
-        return tau.to(dtype)
+        masks = self._masks(mask, features)
+        self._raise_if_faulty(self._faulty)
+        *taus, faulty = UpdateAndMeasure.apply(self, masks, *features)
+        self._faulty = faulty
+        if device.type == "cpu":
+            self._raise_if_faulty(faulty)
+        return self._corrected(self._by_pair(taus)).to(dtype)
 
     def extra_repr(self) -> str:
         return f"momentum={self.momentum}, shrinkage={self.shrinkage}, dims={self.dims}"
 
-    def _start(self, d1: int, d2: int, device: torch.device) -> None:
-        options = {"dtype": working_dtype(device), "device": device}
-        self.s11, self.s22 = torch.eye(d1, **options), torch.eye(d2, **options)
-        self.s12 = torch.zeros(d1, d2, **options)
-        self.weight, self.squared_weight = (torch.zeros((), **options) for _ in range(2))
+    def name_of(self, task: int) -> str:
+        """What the errors call a task."""
+        return f"f{task + 1}" if self._given_names is None else self._given_names[task]
+
+    def _start(self, dims: Sequence[int], device: torch.device) -> None:
+        self.dims = tuple(dims)
+        self.pairs = self._given_pairs or tuple(combinations(range(len(dims)), 2))
+        for pair in self.pairs:
+            if len(set(pair)) < 2 or not all(0 <= task < len(dims) for task in pair):
+                raise ValueError(f"pairs: expected two of the {len(dims)} tasks, got {pair}")
+        listwise = self.deletion == "listwise" or len(dims) == 2
+        sets = [tuple(range(len(dims)))] if listwise else list(self.pairs)
+        by_dims: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
+        for members in sets:
+            by_dims.setdefault(tuple(dims[t] for t in members), []).append(members)
+        self.groups = nn.ModuleList(RunningMoments(s, d, device) for d, s in by_dims.items())
+        self.members = [Members(group, dims, self.pairs) for group in self.groups]
+        classes = [pairs for members in self.members for pairs in members.pairs]
+        self.warm = nn.ModuleDict(
+            {str(pairs.pairs[0]): WarmPair() for pairs in classes if pairs.is_wide}
+        )
+        order = torch.tensor([place for pairs in classes for place in pairs.pairs])
+        self._order = order.argsort().to(device)
+        self._sides = torch.tensor([[dims[t] for t in pair] for pair in self.pairs], device=device)
+        self.widths = torch.tensor(dims, device=device)
+        self.steps = torch.zeros(2, dtype=torch.int64, device=device)
 
     def _move(self, device: torch.device) -> None:
-        for name in _STATE:
-            setattr(self, name, getattr(self, name).to(device, working_dtype(device)))
+        old = [group.state_dict() for group in self.groups]
+        self._start(self.dims, device)
+        for group, state in zip(self.groups, old, strict=True):
+            group.load_state_dict(state)
 
     def _apply(self, fn, recurse=True):
         """Follow a move to another device; ``half()`` and its like do not reach the moments."""
-        if self.s12 is not None:
-            device = fn(torch.empty(0, device=self.s12.device)).device
-            if device != self.s12.device:
+        if self.dims is not None:
+            moments = self.groups[0].moments
+            device = fn(torch.empty(0, device=moments.device)).device
+            if device != moments.device:
                 self._move(device)
         return self
 
-    @torch.no_grad()
-    def _update(self, x1: Tensor, x2: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
-        """Algorithm 1, lines 8-13; returns w (0 if the batch was left out) and the fault flags."""
-        d1, d2 = x1.shape[1], x2.shape[1]
-        batch = sum_over_ranks(torch.cat([(x1.T @ x1), (x1.T @ x2)], 1).flatten())
-        c11, c12 = batch.view(d1, d1 + d2).split([d1, d2], 1)
-        c22 = sum_over_ranks(x2.T @ x2)
-        nonfinite = ~torch.stack([torch.isfinite(c11).all(), torch.isfinite(c22).all()])
-        counts = (count >= 2) & ~nonfinite.any()
-        m = self.momentum
-        for state, moments in ((self.s11, c11), (self.s12, c12), (self.s22, c22)):
-            state.copy_(torch.where(counts, m * state + (1 - m) * moments, state))
-        self.weight.copy_(torch.where(counts, m * self.weight + (1 - m) * count, self.weight))
-        squared = m**2 * self.squared_weight + (1 - m) ** 2 * count
-        self.squared_weight.copy_(torch.where(counts, squared, self.squared_weight))
-        return counts * torch.full_like(count, 1 - m), nonfinite
+    def _check(self, features: Sequence[Tensor]) -> None:
+        if len(features) < 2:
+            raise ValueError(f"expected the features of two tasks or more, got {len(features)}")
+        if self._given_names is not None and len(self._given_names) != len(features):
+            raise ValueError(
+                f"expected the features of {', '.join(self._given_names)}, got {len(features)}"
+            )
+        for task, f in enumerate(features[1:], 1):
+            check_features(features[0], f, (self.name_of(0), self.name_of(task)))
+        dims = tuple(f.shape[1] for f in features)
+        if self.dims is not None and dims != self.dims:
+            names = " and ".join(self.name_of(t) for t in range(len(features)))
+            raise ValueError(
+                f"{names}: expected {self.dims} features as in the running moments, got {dims}"
+            )
 
-    def _raise_if_nonfinite(self, nonfinite: Tensor | None) -> None:
-        if nonfinite is not None and bool(nonfinite.any()):
-            self._nonfinite = None
-            names = [n for n, bad in zip(self.names, nonfinite.tolist(), strict=True) if bad]
+    def _masks(self, mask, features: Sequence[Tensor]) -> Tensor:
+        """(N, T) bool."""
+        n, device = len(features[0]), features[0].device
+        if mask is None:
+            return torch.ones(n, len(features), dtype=torch.bool, device=device)
+        masks = [mask] * len(features) if isinstance(mask, Tensor) else list(mask)
+        if len(masks) != len(features):
+            raise ValueError(f"mask: expected one for each task, got {len(masks)}")
+        for m in masks:
+            if m.shape != (n,) or m.dtype != torch.bool:
+                raise ValueError(
+                    f"mask: expected bool of shape ({n},), got {m.dtype} of {tuple(m.shape)}"
+                )
+        return torch.stack(masks, 1).to(device)
+
+    def _by_pair(self, values: list[Tensor]) -> Tensor:
+        """(P,) in the order of ``pairs`` from the classes' values; 0-d for two tasks."""
+        ordered = values[0] if len(values) == 1 else torch.cat(values)[self._order]
+        return ordered[0] if len(self.dims) == 2 else ordered
+
+    def _corrected(self, taus: Tensor) -> Tensor:
+        if not self.correct_chance:
+            return taus
+        first, second = (side.view(taus.shape) for side in self._sides.T)
+        return corrected_similarity(taus, self.effective_sample_size, first, second)
+
+    def _raise_if_faulty(self, faulty: Tensor | None) -> None:
+        if faulty is not None and bool(faulty.any()):
+            self._faulty = None
+            names = [self.name_of(task) for task, bad in enumerate(faulty.tolist()) if bad]
             raise ValueError(
                 f"{' and '.join(names)}: the features hold values that are not finite (or whose "
                 "squares are not); the batch was left out of the running moments"
             )
 
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
-        moments = state_dict.get(f"{prefix}s12")
-        if self.s12 is None and moments is not None and moments.ndim == 2:
-            self._start(*moments.shape, device=moments.device)
+        widths = state_dict.get(f"{prefix}widths")
+        if self.dims is None and widths is not None:
+            self._start(widths.tolist(), widths.device)
+        # where a device has no use for it, what wide pairs start warm from is left out
+        for key in [k for k in state_dict if k.startswith(f"{prefix}warm.")]:
+            if key.removeprefix(f"{prefix}warm.").split(".")[0] not in self.warm:
+                del state_dict[key]
         super()._load_from_state_dict(state_dict, prefix, *args)
-
-
-_STATE = ("s11", "s12", "s22", "weight", "squared_weight")
-
-
-class _UpdateAndMeasure(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, f1: Tensor, f2: Tensor, mask: Tensor, layer: TaskRelationLayer):
-        with torch.autocast(f1.device.type, enabled=False):
-            (x1, x2), count = centre([f1, f2], mask)
-            w, nonfinite = layer._update(x1, x2, count)
-            tau, a, b = canonical_pair(layer.s11, layer.s12, layer.s22, layer.shrinkage)
-        counts = w > 0
-        x1, x2 = (torch.where(counts, x, 0.0) for x in (x1, x2))
-        ctx.save_for_backward(x1, x2, a, b, tau, w * world_size())
-        ctx.shrinkage = layer.shrinkage
-        ctx.dtypes = f1.dtype, f2.dtype
-        ctx.mark_non_differentiable(nonfinite)
-        return tau, nonfinite
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, grad: Tensor, _):
-        x1, x2, a, b, tau, w = ctx.saved_tensors
-        p, q = x1 @ a, x2 @ b
-        ridge1 = tau * ctx.shrinkage / len(a) * a.dot(a)
-        ridge2 = tau * ctx.shrinkage / len(b) * b.dot(b)
-        scale = grad.to(w.dtype) * w
-        g1 = scale * (torch.outer(q - tau * p, a) - ridge1 * x1)
-        g2 = scale * (torch.outer(p - tau * q, b) - ridge2 * x2)
-        return g1.to(ctx.dtypes[0]), g2.to(ctx.dtypes[1]), None, None

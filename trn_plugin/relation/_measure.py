@@ -1,0 +1,73 @@
+"""Update of the running moments, tau of every pair, and its closed-form gradient."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from trn_plugin.relation._moments import centre
+from trn_plugin.relation._ranks import working_dtype, world_size
+
+__all__ = ["UpdateAndMeasure"]
+
+
+class UpdateAndMeasure(torch.autograd.Function):
+    """A step of Algorithm 1.
+
+    The arguments are a ``TaskRelationLayer``, the masks (N, T), and the features of each task;
+    the values are tau (P_c,) of each of the layer's classes of pairs, and (T,) bool, whose
+    features are not finite.
+    """
+
+    @staticmethod
+    def forward(ctx, layer, masks: Tensor, *features: Tensor):
+        device = masks.device
+        dtype = features[0].dtype
+        for f in features[1:]:
+            dtype = torch.promote_types(dtype, f.dtype)
+        taus, saved = [], []
+        faulty = torch.zeros(len(features), dtype=torch.int64, device=device)
+        with torch.autocast(device.type, enabled=False):
+            joint = torch.cat([f.detach().to(working_dtype(device)) for f in features], 1)
+            for members in layer.members:
+                group = members.group
+                x, count = centre(members.take(joint), masks[:, members.tasks].all(2).T)
+                x = x.to(group.product_dtype(dtype))
+                w, bad = group.update(x, count, layer.momentum)
+                faulty.index_add_(0, members.tasks.flatten(), bad.flatten().to(faulty.dtype))
+                x = torch.where((w > 0)[:, None, None], x, 0.0)
+                solved = layer.solve(members, x, dtype)
+                taus.extend(tau for tau, _, _ in solved)
+                saved.extend([x, w * world_size(), *(t for triple in solved for t in triple)])
+        ctx.save_for_backward(*saved)
+        ctx.members = layer.members
+        ctx.shrinkage = layer.shrinkage
+        ctx.features = [(f.shape[1], f.dtype) for f in features]
+        faulty = faulty > 0
+        ctx.mark_non_differentiable(faulty)
+        return *taus, faulty
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, *grads: Tensor):
+        saved, grads = iter(ctx.saved_tensors), iter(grads)
+        total = None
+        for members in ctx.members:
+            x, w = next(saved), next(saved)
+            by_set = torch.zeros_like(x)
+            for pairs in members.pairs:
+                tau, a, b = (next(saved).to(x.dtype) for _ in range(3))
+                scale = (next(grads) * pairs.by_set(w)).to(x.dtype)[:, None, None]
+                x1, x2 = pairs.take(x)
+                p, q = x1 @ a[..., None], x2 @ b[..., None]
+                tau = tau[:, None, None]
+                ridge1, ridge2 = (
+                    tau * ctx.shrinkage * v.square().mean(1)[:, None, None] for v in (a, b)
+                )
+                g1 = (q - tau * p) * a[:, None] - ridge1 * x1
+                g2 = (p - tau * q) * b[:, None] - ridge2 * x2
+                pairs.add(by_set, scale * g1, scale * g2)
+            total = members.spread(by_set, total)
+        widths, dtypes = zip(*ctx.features, strict=True)
+        by_task = total.split(widths, 1)
+        return None, None, *(g.to(dtype) for g, dtype in zip(by_task, dtypes, strict=True))

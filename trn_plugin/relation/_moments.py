@@ -1,0 +1,129 @@
+"""Running second moments of several tasks' features."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from trn_plugin.relation._ranks import sum_over_ranks, working_dtype, world_size
+
+__all__ = ["RunningMoments", "centre"]
+
+# from this many features on products are taken in the features' own precision, blocks that
+# symmetry gives are left out, and the time goes into arithmetic instead of calls
+WIDE = 192
+
+
+def centre(x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Subtract the mean over the samples of ``mask`` on all ranks; other rows become 0.
+
+    Args:
+        x (Tensor): (B, N, D) features of B sets of tasks.
+        mask (Tensor): (B, N) bool, which samples count for each set.
+
+    Returns:
+        The centred features in the working dtype, and the numbers of samples (B,), same dtype.
+    """
+    dtype = working_dtype(x.device)
+    keep = mask[..., None]
+    x = torch.where(keep, x.to(dtype), 0.0)
+    sums = torch.cat([mask.sum(1, keepdim=True).to(dtype), x.sum(1)], 1)
+    sums = sum_over_ranks(sums)
+    count = sums[:, 0]
+    means = sums[:, 1:] / count.clamp(min=1)[:, None]
+    return torch.where(keep, x - means[:, None], 0.0), count
+
+
+class RunningMoments(nn.Module):
+    r"""Joint moments of B sets of tasks, each measured on its own samples (Algorithm 1).
+
+    .. math:: S \leftarrow m S + (1-m)\, \bar F^\top \bar F, \qquad S = I \text{ at the start}
+
+    where F holds the features of all tasks of a set side by side; task i's block of it is the
+    paper's :math:`S_{ii}` and the block of i and j its :math:`S_{ij}`.
+
+    Args:
+        sets (Sequence[tuple[int, ...]]): indices of the tasks of each set.
+        dims (tuple[int, ...]): widths of a set's tasks, the same for every set; D is their sum.
+        device (torch.device): where the moments are kept, in :func:`working_dtype`.
+    """
+
+    def __init__(
+        self, sets: Sequence[tuple[int, ...]], dims: tuple[int, ...], device: torch.device
+    ) -> None:
+        super().__init__()
+        self.sets = tuple(sets)
+        self.dims = tuple(dims)
+        options = {"dtype": working_dtype(device), "device": device}
+        identity = torch.eye(sum(dims), **options)
+        self.register_buffer("moments", identity.repeat(len(sets), 1, 1))
+        self.register_buffer("weight", torch.zeros(len(sets), **options))
+        self.register_buffer("squared_weight", torch.zeros(len(sets), **options))
+
+    @property
+    def effective_sample_size(self) -> Tensor:
+        """(B,): samples behind the moments, (sum of weights)^2 / sum of squared weights (Kish)."""
+        return self.weight**2 / self.squared_weight.clamp(min=1e-30)
+
+    def slot(self, index: int) -> slice:
+        """Columns of a set's task with this position."""
+        start = sum(self.dims[:index])
+        return slice(start, start + self.dims[index])
+
+    def product_dtype(self, features: torch.dtype) -> torch.dtype:
+        """What (N, D) features are multiplied in: wide float32 ones stay float32."""
+        dtype = self.moments.dtype
+        narrow = torch.promote_types(features, torch.float32)
+        return narrow if sum(self.dims) >= WIDE and narrow != torch.float64 else dtype
+
+    def update(self, x: Tensor, count: Tensor, momentum: float) -> tuple[Tensor, Tensor]:
+        """Take in a batch, unless it has fewer than two samples or is not finite.
+
+        Args:
+            x (Tensor): (B, N, D) centred features.
+            count (Tensor): (B,) samples on all ranks.
+            momentum (float): m.
+
+        Returns:
+            w (B,), 1 - m, or 0 where the batch was left out; and (B, tasks of a set) bool, whose
+            features (or their squares) are not finite.
+        """
+        blocks = self._products(x)
+        faulty = torch.stack([~torch.isfinite(v).all(-1) for v in self._variances(blocks)], 1)
+        counts = (count >= 2) & ~faulty.any(1)
+        w = counts.to(self.weight.dtype) * (1 - momentum)
+        self.weight.copy_(torch.where(counts, momentum * self.weight + w * count, self.weight))
+        squared = momentum**2 * self.squared_weight + w**2 * count
+        self.squared_weight.copy_(torch.where(counts, squared, self.squared_weight))
+        everywhere = counts.device.type == "cpu" and bool(counts.all())
+        start = 0
+        for block in blocks:
+            rows = slice(start, start + block.shape[1])
+            state = self.moments[:, rows, start:]
+            if everywhere:
+                state.mul_(momentum).add_(block, alpha=1 - momentum)
+            else:
+                updated = momentum * state + (1 - momentum) * block
+                state.copy_(torch.where(counts[:, None, None], updated, state))
+            start = rows.stop
+        return w, faulty
+
+    def _products(self, x: Tensor) -> list[Tensor]:
+        """Rows of x'x: all of them, or, of wide features, each task's from its own columns on."""
+        if sum(self.dims) < WIDE:
+            return [sum_over_ranks(x.mT @ x)]
+        blocks = [
+            x[..., self.slot(i)].mT @ x[..., self.slot(i).start :] for i in range(len(self.dims))
+        ]
+        if world_size() == 1:
+            return blocks
+        sizes = [block.numel() for block in blocks]
+        summed = sum_over_ranks(torch.cat([block.flatten() for block in blocks])).split(sizes)
+        return [s.view(block.shape) for s, block in zip(summed, blocks, strict=True)]
+
+    def _variances(self, blocks: list[Tensor]) -> tuple[Tensor, ...]:
+        """(B, d) sums of squares of each task; where they are finite, so are all products."""
+        diagonals = [block.diagonal(dim1=-2, dim2=-1) for block in blocks]
+        return diagonals if len(diagonals) == len(self.dims) else diagonals[0].split(self.dims, -1)
