@@ -1,8 +1,8 @@
-"""Turns what the neck measures into a loss: multi-task learning becomes a TRN."""
+"""Turns measured task similarities into a loss: multi-task learning becomes a TRN."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from mmengine.hooks import Hook
@@ -10,7 +10,8 @@ from mmengine.model import is_model_wrapper
 from torch import Tensor
 
 from trn_plugin.errors import ConfigError
-from trn_plugin.models.neck import Measurements
+from trn_plugin.hooks._attach import AttachedRelations
+from trn_plugin.models.neck import Measurements, TaskRelationNeck
 from trn_plugin.registry import HOOKS
 
 __all__ = ["TaskRelationLossHook"]
@@ -28,18 +29,42 @@ class TaskRelationLossHook(Hook):
     effective sample size of its running moments is ``min_samples_per_dim`` times d1 + d2: with
     fewer samples even independent features have a tau near 1.
 
-    Priority: NORMAL; it acts before and after the whole training only.
+    The model is one with a ``TaskRelationNeck``; or with ``features``, ``labels`` and
+    ``relations`` any other whose ``forward`` returns a dict of losses in mode 'loss'. Such a model
+    stays as it is: its modules are read by torch's hooks while it trains, a label may be missing
+    in a sample, and the running moments are written into its checkpoints as 'relation_state' and
+    go on from there when a run is resumed.
+
+    Priority: NORMAL; it acts before and after the whole training only, and on checkpoints.
 
     Args:
         weights (Mapping[str, float]): lambda by level, e.g. ``dict(output=0.01, hidden=0.001)``.
         min_samples_per_dim (float): see above; 0 switches the warm-up off.
         allow_undersampled (bool): train even if the effective sample size can never be reached
             (then the loss of that level stays 0) instead of refusing to start.
+        features (Mapping[str, Mapping], optional): by level (a name of your choice) and task the
+            dotted name of a module of the model, whose output is averaged over positions to
+            (N, d); or ``dict(path=..., dim=...)``, ``dim`` being the dimension that holds the
+            features (default: 1 of maps (N, d, H, W), the last of (N, d) and (N, L, d)).
+        labels (Mapping, optional): by task, where the label is in a data sample: attributes, dict
+            keys and positions joined by dots; or ``dict(path=..., num_classes=...)`` for a class
+            index, which becomes one-hot, with ``ignore_index`` where one means no label. Other
+            labels are flattened to (d,).
+        relations (Sequence[tuple] or str, optional): as of ``TaskRelationNeck``.
+        momentum (float, optional): as of ``TaskRelationNeck``.
+        shrinkage (float, optional): as of ``TaskRelationNeck``.
+        deletion (str, optional): as of ``TaskRelationNeck``.
+        correct_chance (bool, optional): as of ``TaskRelationNeck``.
+        data_samples (str, optional): the argument of the model's ``forward`` that holds a list of
+            data samples, or a dict of batches; default 'data_samples'.
 
     Raises:
-        ConfigError: weights that are no non-negative numbers; when training starts, a model
-            without neck, a level that the neck does not measure, or a batch size and momentum
-            that can never give enough samples.
+        ConfigError: weights that are no non-negative numbers, or names that do not fit together;
+            when training starts, a model without neck, a level that is not measured, a path that
+            names no module, or a batch size and momentum that can never give enough samples; in
+            a training step, features or labels that are not as described above.
+        TrainingError: features that are not finite; names the tasks and the level.
+        CheckpointError: running moments of other relations, levels or widths.
     """
 
     priority = "NORMAL"
@@ -49,6 +74,14 @@ class TaskRelationLossHook(Hook):
         weights: Mapping[str, float],
         min_samples_per_dim: float = 5.0,
         allow_undersampled: bool = False,
+        features: Mapping[str, Mapping] | None = None,
+        labels: Mapping | None = None,
+        relations: Sequence[tuple] | str | None = None,
+        momentum: float | None = None,
+        shrinkage: float | None = None,
+        deletion: str | None = None,
+        correct_chance: bool | None = None,
+        data_samples: str | None = None,
     ) -> None:
         for level, weight in weights.items():
             if not isinstance(weight, (int, float)) or not 0 <= weight < float("inf"):
@@ -66,24 +99,48 @@ class TaskRelationLossHook(Hook):
         self.weights = dict(weights)
         self.min_samples_per_dim = min_samples_per_dim
         self.allow_undersampled = allow_undersampled
+        self._saved: Mapping | None = None
+        self.attached = _attached(
+            features=features,
+            labels=labels,
+            relations=relations,
+            momentum=momentum,
+            shrinkage=shrinkage,
+            deletion=deletion,
+            correct_chance=correct_chance,
+            data_samples=data_samples,
+        )
+        if self.attached is not None:
+            self._check_levels(self.attached.levels, "TaskRelationLossHook.features")
 
     def before_train(self, runner) -> None:
         model = _unwrapped(runner.model)
         neck = getattr(model, "neck", None)
-        if neck is None:
-            raise ConfigError("TaskRelationLossHook needs a model with model.neck")
-        for level in self.weights:
-            if level not in neck.levels:
-                raise ConfigError(
-                    f"TaskRelationLossHook.weights: level {level!r} is not measured; "
-                    f"model.neck.levels are {neck.levels}"
-                )
+        if self.attached is not None:
+            self._attach(runner, model, neck)
+            return
+        if not isinstance(neck, TaskRelationNeck):
+            raise ConfigError(
+                "TaskRelationLossHook needs a model with model.neck of type TaskRelationNeck, or "
+                "its own features, labels and relations"
+            )
+        self._check_levels(neck.levels, "model.neck.levels")
         batch = runner.train_dataloader.batch_sampler.batch_size * runner.world_size
         self._check_reachable(neck, batch)
         model.relation_losses.append(self.losses)
 
     def after_train(self, runner) -> None:
-        _unwrapped(runner.model).relation_losses.remove(self.losses)
+        if self.attached is not None:
+            self.attached.detach()
+        else:
+            _unwrapped(runner.model).relation_losses.remove(self.losses)
+
+    def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
+        if self.attached is not None:
+            checkpoint["relation_state"] = self.attached.state()
+
+    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+        self._saved = checkpoint.get("relation_state")
 
     def losses(self, measured: Mapping[str, Measurements]) -> dict[str, Tensor]:
         """Eq. 14 by level, times lambda; and the share of lambda that is switched on."""
@@ -96,10 +153,41 @@ class TaskRelationLossHook(Hook):
             losses[f"relation/weight_{level}"] = weight * on.to(differences.dtype).mean()
         return losses
 
+    def _attach(self, runner, model, neck) -> None:
+        if isinstance(neck, TaskRelationNeck):
+            raise ConfigError(
+                "TaskRelationLossHook.features: not used with model.neck, which measures; leave "
+                "either out"
+            )
+        others = [h for h in runner.hooks if isinstance(h, TaskRelationLossHook) and h is not self]
+        if any(hook.attached is not None for hook in others):
+            raise ConfigError(
+                "custom_hooks: two TaskRelationLossHooks with features; one measures all levels"
+            )
+        if runner.iter == 0:  # if anything was loaded, then weights to start from
+            self.attached.load(None)
+        elif self._saved is not None:
+            self.attached.load(self._saved)
+        elif self.attached.dims is None:
+            runner.logger.warning(
+                "TaskRelationLossHook: the checkpoint has no relation_state, so that the running "
+                "moments start anew"
+            )
+        self._saved = None
+        self.attached.attach(model, self.losses, self._check_reachable, _accumulated(runner))
+
     def _needed(self, dims: Tensor | int) -> Tensor | float:
         return self.min_samples_per_dim * dims
 
-    def _check_reachable(self, neck, batch: int) -> None:
+    def _check_levels(self, levels: Sequence[str], where: str) -> None:
+        for level in self.weights:
+            if level not in levels:
+                raise ConfigError(
+                    f"TaskRelationLossHook.weights: level {level!r} is not measured; "
+                    f"{where} are {tuple(levels)}"
+                )
+
+    def _check_reachable(self, neck: TaskRelationNeck, batch: int) -> None:
         for level in self.weights:
             layer = neck.layers_of(level)
             limit = batch * (1 + layer.momentum) / (1 - layer.momentum)
@@ -112,6 +200,26 @@ class TaskRelationLossHook(Hook):
                         f"samples, but batch {batch} with momentum {layer.momentum:g} tends to "
                         f"{limit:.0f}: raise either, or set allow_undersampled=True"
                     )
+
+
+def _attached(**options) -> AttachedRelations | None:
+    given = {name: value for name, value in options.items() if value is not None}
+    if not given:
+        return None
+    missing = [name for name in ("features", "labels", "relations") if name not in given]
+    if missing:
+        raise ConfigError(
+            f"TaskRelationLossHook.{next(iter(given))}: also needs {' and '.join(missing)}; for a "
+            "model with model.neck, which measures by itself, give none of them"
+        )
+    return AttachedRelations(**given)
+
+
+def _accumulated(runner) -> int:
+    """Over how many steps the runner accumulates gradients."""
+    wrapper = runner.optim_wrapper
+    wrappers = getattr(wrapper, "optim_wrappers", {None: wrapper}).values()
+    return max(getattr(each, "_accumulative_counts", 1) for each in wrappers)
 
 
 def _unwrapped(model):

@@ -1,0 +1,354 @@
+"""Task relations of a model that knows nothing of them, by hooks on its modules."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import combinations
+from weakref import WeakKeyDictionary
+
+import torch
+from mmengine.dist import all_reduce, get_world_size
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from trn_plugin.errors import CheckpointError, ConfigError
+from trn_plugin.hooks._features import FeatureReader
+from trn_plugin.hooks._labels import LabelReader, number_of_samples
+from trn_plugin.models.neck import Measurements, TaskRelationNeck
+from trn_plugin.structures import relation_name, relation_sides
+
+__all__ = ["AttachedRelations"]
+
+_HOOK = "TaskRelationLossHook"
+_ATTACHED: WeakKeyDictionary[nn.Module, AttachedRelations] = WeakKeyDictionary()
+
+
+RelationLosses = Callable[[dict[str, Measurements]], dict[str, Tensor]]
+RelationCheck = Callable[[TaskRelationNeck, int], None]
+
+
+class AttachedRelations:
+    """Measures task relations between modules of any model, while it computes its losses.
+
+    The running moments are kept here: the model gets no parameter, buffer or attribute.
+
+    Args:
+        features (Mapping[str, Mapping[str, str | Mapping]]): by level and task, see
+            ``FeatureReader``.
+        labels (Mapping[str, str | Mapping]): by task, see ``LabelReader``.
+        relations (Sequence[tuple] or str): as of ``TaskRelationNeck``.
+        momentum (float): as of ``TaskRelationNeck``.
+        data_samples (str): the argument of the model's ``forward`` that holds the labels.
+        **options: others of ``TaskRelationNeck``.
+
+    Raises:
+        ConfigError: names that do not fit together, or an option out of range.
+    """
+
+    def __init__(
+        self,
+        features: Mapping[str, Mapping[str, str | Mapping]],
+        labels: Mapping[str, str | Mapping],
+        relations: Sequence[tuple] | str,
+        momentum: float = 0.99,
+        data_samples: str = "data_samples",
+        **options,
+    ) -> None:
+        if relations == "all":
+            relations = list(combinations(_mapping(f"{_HOOK}.labels", labels), 2))
+        if not relations:
+            raise ConfigError(f"{_HOOK}.relations: expected at least one pair of tasks")
+        sides = [relation_sides(relation, f"{_HOOK}.relations") for relation in relations]
+        tasks = tuple(dict.fromkeys(task for pair in sides for side in pair for task in side))
+        _check_names(f"{_HOOK}.relations", tasks)
+        _check_names(f"{_HOOK}.features", _mapping(f"{_HOOK}.features", features))
+        for level in features:
+            if not level.isidentifier() or level == "label" or hasattr(nn.ModuleDict, level):
+                raise ConfigError(
+                    f"{_HOOK}.features: {level!r} cannot be a level: expected letters, digits and "
+                    "'_', not 'label', and no name of a method of torch.nn.ModuleDict"
+                )
+        _check_tasks(f"{_HOOK}.labels", labels, tasks)
+        self.readers: dict[str, dict[str, FeatureReader]] = {}
+        for level, paths in features.items():
+            where = f"{_HOOK}.features.{level}"
+            _check_tasks(where, paths, tasks)
+            self.readers[level] = {t: FeatureReader(paths[t], f"{where}.{t}") for t in tasks}
+        self.labels = {task: LabelReader(labels[task], f"{_HOOK}.labels.{task}") for task in tasks}
+        self.sides = tuple(sides)
+        self.data_samples = data_samples
+        try:
+            self.neck = TaskRelationNeck(sides, tuple(features), momentum, **options)
+        except ConfigError as error:
+            raise ConfigError(str(error).replace("model.neck.", f"{_HOOK}.")) from None
+        self.dims: dict[str, dict[str, int]] | None = None  # of the layers, once they are known
+        self._saved: dict | None = None
+        self._handles: list[RemovableHandle] = []
+        self._measuring = False
+
+    @property
+    def levels(self) -> tuple[str, ...]:
+        return tuple(self.readers)
+
+    def attach(
+        self,
+        model: nn.Module,
+        losses: RelationLosses,
+        check: RelationCheck | None = None,
+        micro_batches: int = 1,
+    ) -> None:
+        """Let each training step of a model add to the losses that it returns.
+
+        Args:
+            model (nn.Module): as MMEngine's ``BaseModel``, not its wrapper, so that the relation
+                losses are part of what DistributedDataParallel sees.
+            losses (Callable): makes losses and log entries of the measurements.
+            check (Callable, optional): called with the neck when the widths of its features are
+                known, in the first step, and with the number of samples in a step.
+            micro_batches (int): over how many steps gradients are accumulated.
+
+        Raises:
+            ConfigError: a path that names no module, tasks related by one and the same module, or
+                a ``forward`` without the arguments 'mode' and ``data_samples``.
+        """
+        if model in _ATTACHED:  # left by a run that ended with an error
+            _ATTACHED[model].detach()
+        _ATTACHED[model] = self
+        self._signature = inspect.signature(model.forward)
+        self._check_signature(type(model).__name__)
+        self._check_modules(model)
+        self._losses, self._check = losses, check
+        self._micro_batches = micro_batches
+        # reading labels is no work for torch.compile: the model's graph ends before it
+        before, after, finish = map(
+            torch.compiler.disable, (self._before, self._after, self._finish)
+        )
+        self._handles = [
+            model.register_forward_pre_hook(before, with_kwargs=True),
+            *(reader.attach(model, self._is_measuring) for reader in self._all_readers()),
+            model.register_forward_hook(after, with_kwargs=True),
+            model.register_forward_hook(finish, with_kwargs=True, always_call=True),
+        ]
+
+    def detach(self) -> None:
+        """Remove everything from the model; the running moments stay here."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+        self._end()
+
+    def state(self) -> dict:
+        """The running moments as tensors, numbers and strings, for a checkpoint."""
+        if self.dims is None:
+            return self._saved or {}
+        return {
+            "relations": list(self.neck.names),
+            "dims": {level: dict(widths) for level, widths in self.dims.items()},
+            "moments": {
+                name: value.detach().cpu().clone() for name, value in self.neck.state_dict().items()
+            },
+        }
+
+    def load(self, state: Mapping | None) -> None:
+        """Go on with the running moments of a checkpoint, or with new ones, from the next step.
+
+        Raises:
+            CheckpointError: no state of these relations and levels.
+        """
+        self.dims = self._saved = None
+        if not state:  # none, or saved before the first step
+            return
+        dims = state.get("dims") if isinstance(state, Mapping) else None
+        if not isinstance(dims, Mapping) or not isinstance(state.get("moments"), Mapping):
+            raise CheckpointError(
+                "relation_state: expected relations, dims and moments, found "
+                f"{list(state) if isinstance(state, Mapping) else type(state).__name__}"
+            )
+        for what, saved, own in (
+            ("relations", state.get("relations"), list(self.neck.names)),
+            ("levels", list(dims), [*self.levels, "label"]),
+        ):
+            if saved != own:
+                raise CheckpointError(
+                    f"relation_state: the checkpoint is of the {what} {saved}, the config of {own}"
+                )
+        self._saved = dict(state)
+
+    def _before(self, model: nn.Module, args: tuple, kwargs: dict) -> None:
+        if model.training and torch.is_grad_enabled() and self._mode(args, kwargs) == "loss":
+            self._end()
+            self._measuring = True
+
+    def _after(self, model: nn.Module, args: tuple, kwargs: dict, output):
+        if not self._measuring or self._mode(args, kwargs) != "loss":
+            return None
+        try:
+            if not isinstance(output, dict):
+                raise ConfigError(
+                    f"{_HOOK}: {type(model).__name__}.forward returned a {type(output).__name__} "
+                    "in mode 'loss', expected a dict of losses"
+                )
+            measured = self._measure(self._arguments(args, kwargs).get(self.data_samples))
+            added = {**self.neck.logged(measured), **self._losses(measured)}
+            taken = sorted(set(added) & set(output))
+            if taken:
+                raise ConfigError(f"{_HOOK}: the model itself returns {', '.join(taken)}")
+            return {**output, **added}
+        except (ConfigError, CheckpointError):  # unlike a step that a runner may leave out
+            self.detach()
+            raise
+
+    def _finish(self, model: nn.Module, args: tuple, kwargs: dict, output) -> None:
+        """Keep nothing alive, even where the model's own code raised an error."""
+        if self._mode(args, kwargs) == "loss":
+            self._end()
+
+    def _measure(self, samples) -> dict[str, Measurements]:
+        count = number_of_samples(samples, f"{_HOOK}.data_samples")
+        features = {
+            level: {task: reader.take(count) for task, reader in readers.items()}
+            for level, readers in self.readers.items()
+        }
+        device = next(f.device for f in features[self.levels[0]].values())
+        targets, mask = {}, {}
+        for task, reader in self.labels.items():
+            targets[task], mask[task] = reader.read(samples, device)
+        if self.dims is None:
+            self._connect(features, self._label_dims(targets, samples, device), count)
+        for task, target in targets.items():
+            width = self.dims["label"][task]
+            if target is None:
+                targets[task] = torch.zeros(count, width, device=device)
+            elif target.shape[1] != width:
+                raise ConfigError(
+                    f"{_HOOK}.labels.{task}: {self.labels[task].path!r} gives {target.shape[1]} "
+                    f"numbers, expected {width} as before"
+                )
+        return self.neck({**features, "label": targets}, mask)
+
+    def _label_dims(self, targets, samples, device: torch.device) -> dict[str, int]:
+        """Widths of the labels; a process may have none of a task in its first batch."""
+        widths = [0 if target is None else target.shape[1] for target in targets.values()]
+        known = torch.tensor(widths, device=device)
+        all_reduce(known, op="max")
+        for reader, width in zip(self.labels.values(), known.tolist(), strict=True):
+            if width == 0:
+                raise ConfigError(
+                    f"{reader.where}: no sample of the first batch has a label at "
+                    f"{reader.path!r}: {reader.what_is_there(samples)}"
+                )
+        return dict(zip(targets, known.tolist(), strict=True))
+
+    def _connect(self, features, label_dims: dict[str, int], count: int) -> None:
+        """Make the layers, now that the widths are known."""
+        for level, tensors in features.items():
+            if not any(tensor.requires_grad for tensor in tensors.values()):
+                raise ConfigError(
+                    f"{_HOOK}.features.{level}: no gradient flows through any of its modules, "
+                    "which are frozen, detached or run under no_grad"
+                )
+        dims = {
+            level: {task: tensor.shape[1] for task, tensor in tensors.items()}
+            for level, tensors in features.items()
+        }
+        dims["label"] = label_dims
+        self.neck.connect(dims)
+        self.neck.accumulate(self._micro_batches)
+        self.neck.to(next(iter(features[self.levels[0]].values())).device)
+        if self._check is not None:
+            self._check(self.neck, count * get_world_size())
+        if self._saved is not None:
+            self._restore(self._saved, dims)
+        self.dims, self._saved = dims, None
+
+    def _restore(self, saved: Mapping, dims: dict) -> None:
+        for level, widths in dims.items():
+            if dict(saved["dims"][level]) != widths:
+                raise CheckpointError(
+                    f"relation_state: the checkpoint's features of {level!r} are "
+                    f"{saved['dims'][level]} wide, the model's {widths}"
+                )
+        try:
+            self.neck.load_state_dict(saved["moments"])
+        except RuntimeError as error:
+            raise CheckpointError(f"relation_state: {' '.join(str(error).split())}") from None
+
+    def _is_measuring(self) -> bool:
+        return self._measuring
+
+    def _end(self) -> None:
+        self._measuring = False
+        for reader in self._all_readers():
+            reader.clear()
+
+    def _all_readers(self) -> Iterable[FeatureReader]:
+        return (reader for readers in self.readers.values() for reader in readers.values())
+
+    def _mode(self, args: tuple, kwargs: dict):
+        return kwargs["mode"] if "mode" in kwargs else self._arguments(args, kwargs).get("mode")
+
+    def _arguments(self, args: tuple, kwargs: dict) -> dict:
+        """What the model's ``forward`` was called with, by name."""
+        try:
+            bound = self._signature.bind(*args, **kwargs)
+        except TypeError:  # the call itself will say so
+            return {}
+        bound.apply_defaults()
+        arguments = dict(bound.arguments)
+        for name, parameter in self._signature.parameters.items():
+            if parameter.kind is parameter.VAR_KEYWORD:
+                arguments.update(arguments.pop(name))
+        return arguments
+
+    def _check_signature(self, model: str) -> None:
+        parameters = self._signature.parameters.values()
+        names = [p.name for p in parameters]
+        if any(p.kind is p.VAR_KEYWORD for p in parameters):
+            return
+        for name in ("mode", self.data_samples):
+            if name not in names:
+                raise ConfigError(
+                    f"{_HOOK}.data_samples: {model}.forward has no argument {name!r}; its "
+                    f"arguments are {', '.join(names)}"
+                )
+
+    def _check_modules(self, model: nn.Module) -> None:
+        for level, readers in self.readers.items():
+            modules = {task: reader.module(model) for task, reader in readers.items()}
+            for first, second in self.sides:
+                for task in second:
+                    if any(modules[task] is modules[other] for other in first):
+                        raise ConfigError(
+                            f"{_HOOK}.features.{level}: {relation_name((first, second))} relates "
+                            f"the features of {readers[task].path!r} to themselves"
+                        )
+
+
+def _mapping(where: str, value) -> Mapping:
+    if not isinstance(value, Mapping) or not value:
+        raise ConfigError(f"{where}: expected a dict that is not empty, got {value!r}")
+    return value
+
+
+def _check_names(where: str, names: Iterable[str]) -> None:
+    for name in names:
+        if not isinstance(name, str) or "loss" in name:
+            raise ConfigError(
+                f"{where}: {name!r} cannot be a name here: MMEngine adds up every log entry whose "
+                "name contains 'loss'"
+            )
+
+
+def _check_tasks(where: str, given: Mapping, tasks: Sequence[str]) -> None:
+    missing = [task for task in tasks if task not in _mapping(where, given)]
+    unknown = [task for task in given if task not in tasks]
+    if missing or unknown:
+        raise ConfigError(
+            f"{where}: expected the tasks of relations, {', '.join(tasks)}; "
+            + "; ".join(
+                f"{what} {', '.join(map(str, names))}"
+                for what, names in (("it lacks", missing), ("none of them is", unknown))
+                if names
+            )
+        )

@@ -1,0 +1,128 @@
+"""Features of a task, taken from a module of a model while it runs."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from trn_plugin.errors import ConfigError
+
+__all__ = ["FeatureReader"]
+
+
+class FeatureReader:
+    """Keeps what a module puts out, averaged over positions to (N, d).
+
+    Args:
+        config (str | Mapping): dotted name of the module; or a dict of that ``path`` and of
+            ``dim``, the dimension of its output that holds the features (default: 1 of maps
+            (N, d, H, W) and (N, d, T, H, W), the last of (N, d) and (N, L, d)).
+        where (str): what the errors call it.
+
+    Raises:
+        ConfigError: another config than these.
+    """
+
+    def __init__(self, config: str | Mapping, where: str) -> None:
+        options = {"path": config} if isinstance(config, str) else config
+        if (
+            not isinstance(options, Mapping)
+            or not isinstance(options.get("path"), str)
+            or set(options) - {"path", "dim"}
+        ):
+            raise ConfigError(
+                f"{where}: expected the name of a module or dict(path=..., dim=...), got {config!r}"
+            )
+        self.path = options["path"]
+        self.dim = options.get("dim")
+        if self.dim is not None and (not isinstance(self.dim, int) or self.dim == 0):
+            raise ConfigError(f"{where}.dim: expected a dimension other than 0, got {self.dim!r}")
+        self.where = where
+        self._kept: list[Tensor | ConfigError] = []
+
+    def module(self, model: nn.Module) -> nn.Module:
+        """The module that is read.
+
+        Raises:
+            ConfigError: the model has none of this name; close ones are named.
+        """
+        modules = dict(model.named_modules(remove_duplicate=False))
+        if self.path and self.path in modules:
+            return modules[self.path]
+        close = difflib.get_close_matches(self.path, [name for name in modules if name], n=3)
+        close = close or [name for name, _ in model.named_children()]
+        raise ConfigError(
+            f"{self.where}: {type(model).__name__} has no module {self.path!r}; "
+            f"perhaps {', '.join(close)}"
+        )
+
+    def attach(self, model: nn.Module, wanted: Callable[[], bool]) -> RemovableHandle:
+        """Read the module whenever it runs while ``wanted``."""
+
+        def keep(module: nn.Module, args: tuple, output) -> None:
+            if wanted():
+                try:
+                    self._kept.append(self._pooled(output))
+                except ConfigError as error:  # for take() to raise, outside the model's code
+                    self._kept.append(error)
+
+        return self.module(model).register_forward_hook(keep)
+
+    def clear(self) -> None:
+        """Forget what was kept."""
+        self._kept.clear()
+
+    def take(self, batch: int) -> Tensor:
+        """(N, d), float32 at least; nothing is kept any more.
+
+        Args:
+            batch (int): the number of samples, N.
+
+        Raises:
+            ConfigError: not one call since :meth:`clear`, an output that is no features, or
+                another number of rows.
+        """
+        kept, self._kept = self._kept, []
+        if len(kept) != 1:
+            found = f"was called {len(kept)} times" if kept else "was not called"
+            raise ConfigError(
+                f"{self.where}: {self.path!r} {found} in a training step, expected one call"
+            )
+        if isinstance(kept[0], ConfigError):
+            raise kept[0]
+        if len(kept[0]) != batch:
+            raise ConfigError(
+                f"{self.where}: {self.path!r} gives {len(kept[0])} rows of features for {batch} "
+                "data samples, expected one for each"
+            )
+        return kept[0]
+
+    def _pooled(self, output) -> Tensor:
+        """A copy, for the model may change the output in place."""
+        while isinstance(output, (tuple, list)) and len(output) == 1:
+            output = output[0]
+        if not torch.is_tensor(output):
+            size = f" of {len(output)}" if isinstance(output, (tuple, list, Mapping)) else ""
+            raise self._misfit(f"a {type(output).__name__}{size}")
+        if not output.is_floating_point() or not 2 <= output.ndim <= 5:
+            raise self._misfit(f"{tuple(output.shape)} of {output.dtype}")
+        dim = self.dim if self.dim is not None else (-1 if output.ndim <= 3 else 1)
+        if not -output.ndim < dim < output.ndim:
+            raise self._misfit(f"{tuple(output.shape)} without a dimension {dim}")
+        dtype = torch.promote_types(output.dtype, torch.float32)
+        positions = [i for i in range(1, output.ndim) if i != dim % output.ndim]
+        if 0 in output.shape[1:]:
+            raise self._misfit(f"{tuple(output.shape)}")
+        if not positions:
+            return output.to(dtype, copy=True)
+        return output.mean(positions, dtype=dtype)
+
+    def _misfit(self, found: str) -> ConfigError:
+        return ConfigError(
+            f"{self.where}: {self.path!r} gives {found}, expected one tensor (N, d), (N, L, d) or "
+            "(N, d, H, W)"
+        )

@@ -1,0 +1,229 @@
+"""Labels of a batch, as matrices, from data samples of any shape."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from mmengine.structures import BaseDataElement
+from torch import Tensor
+
+from trn_plugin.errors import ConfigError
+
+__all__ = ["LabelReader"]
+
+_ABSENT = object()
+
+
+class LabelReader:
+    """Reads one task's label out of the data samples of a batch.
+
+    Class indices become one-hot rows, other numbers are flattened. A sample has no label where
+    the path leads to nothing, to None, to a float label that holds a NaN, or to ``ignore_index``.
+
+    Args:
+        config (str | Mapping): where the label is in a data sample, attributes, dict keys and
+            positions joined by dots (``'gt_label.label'``); or a dict of that ``path`` and of
+            ``num_classes``, which a class index needs, and ``ignore_index``.
+        where (str): what the errors call it.
+
+    Raises:
+        ConfigError: another config than these.
+    """
+
+    def __init__(self, config: str | Mapping, where: str) -> None:
+        options = {"path": config} if isinstance(config, str) else config
+        known = {"path", "num_classes", "ignore_index"}
+        if not isinstance(options, Mapping) or "path" not in options or set(options) - known:
+            raise ConfigError(
+                f"{where}: expected a path or dict(path=..., num_classes=..., ignore_index=...), "
+                f"got {config!r}"
+            )
+        if not isinstance(options["path"], str) or not all(options["path"].split(".")):
+            raise ConfigError(f"{where}: expected names joined by dots, got {options['path']!r}")
+        self.path = options["path"]
+        self.num_classes = options.get("num_classes")
+        self.ignore_index = options.get("ignore_index")
+        if self.num_classes is not None and not _is_count(self.num_classes):
+            raise ConfigError(
+                f"{where}.num_classes: expected a number of at least 2, got {self.num_classes!r}"
+            )
+        self.where = where
+        self._bad_index: tuple[Tensor, Tensor] | None = None
+
+    def read(self, samples, device: torch.device) -> tuple[Tensor | None, Tensor]:
+        """The labels of a batch.
+
+        Args:
+            samples (Sequence | Mapping): N data samples, or a mapping that holds batches of N.
+            device (torch.device): where the labels are needed.
+
+        Returns:
+            (N, d) labels, None where no sample has one, and (N,) bool, which samples have one.
+
+        Raises:
+            ConfigError: a label that is no number or no class index, or widths that differ.
+        """
+        self._raise_if_bad_index()
+        rows = self._rows(samples)
+        present = [row is not None for row in rows]
+        mask = torch.tensor(present, dtype=torch.bool).to(device, non_blocking=True)
+        found = [row for row in rows if row is not None]
+        if not found:
+            return None, mask
+        sizes = sorted({row.numel() for row in found})
+        if len(sizes) > 1:
+            raise ConfigError(
+                f"{self.where}: expected as many numbers in each sample, {self.path!r} gives "
+                f"{' and '.join(map(str, sizes))}"
+            )
+        if any(row.is_floating_point() for row in found):
+            rows = [row if row is None or row.is_floating_point() else row.float() for row in rows]
+        blank = torch.zeros_like(next(row for row in rows if row is not None))
+        values = torch.stack([blank if row is None else row for row in rows]).to(
+            device, non_blocking=True
+        )
+        if self.num_classes is not None:
+            return self._one_hot(values, mask)
+        if _is_index(values) and values.shape[1] == 1:
+            raise ConfigError(
+                f"{self.where}: {self.path!r} is a whole number; for a class index give "
+                f"dict(path={self.path!r}, num_classes=...), else let the data set give a float"
+            )
+        if not values.is_floating_point():
+            return values.float(), mask
+        return values, mask & ~values.isnan().any(1)
+
+    def what_is_there(self, samples) -> str:
+        """What the first data sample holds where the path ends."""
+        sample = samples if isinstance(samples, Mapping) else samples[0]
+        parts = self.path.split(".")
+        for depth, part in enumerate(parts):
+            following = _step(sample, part)
+            if following is _ABSENT or following is None:
+                place = "".join(f".{p}" for p in parts[:depth])
+                return f"data_sample{place} ({type(sample).__name__}) has {_contents(sample)}"
+            sample = following
+        return f"data_sample.{self.path} is there in the first"
+
+    def _rows(self, samples) -> list[Tensor | None]:
+        if not isinstance(samples, Mapping):
+            return [self._row(_follow(sample, self.path)) for sample in samples]
+        count = number_of_samples(samples, self.where)
+        batch = _follow(samples, self.path)
+        if batch is None:
+            return [None] * count
+        if not _is_batch(batch) or len(batch) != count:
+            raise ConfigError(
+                f"{self.where}: {self.path!r} leads to {_described(batch)}, expected a batch of "
+                f"{count}"
+            )
+        return [self._row(value) for value in batch]
+
+    def _row(self, value) -> Tensor | None:
+        """(d,), on the device where it is."""
+        if value is None:
+            return None
+        try:
+            row = value.detach() if torch.is_tensor(value) else torch.as_tensor(np.asarray(value))
+        except (TypeError, ValueError, RuntimeError):
+            row = None
+        if row is None or row.is_complex() or row.numel() == 0:
+            raise ConfigError(
+                f"{self.where}: {self.path!r} leads to {_described(value)}, expected numbers"
+            )
+        return row.reshape(-1)
+
+    def _one_hot(self, index: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        if not _is_index(index) or index.shape[1] != 1:
+            raise ConfigError(
+                f"{self.where}: expected one class index in each sample, as num_classes is given, "
+                f"got {index.shape[1]} numbers of {index.dtype}"
+            )
+        if self.ignore_index is not None:
+            mask = mask & (index[:, 0] != self.ignore_index)
+        bad = mask & ((index[:, 0] < 0) | (index[:, 0] >= self.num_classes))
+        self._bad_index = index[bad.int().argmax(), 0], bad.any()
+        if index.device.type == "cpu":
+            self._raise_if_bad_index()
+        classes = torch.arange(self.num_classes, device=index.device)
+        return (index == classes).float(), mask
+
+    def _raise_if_bad_index(self) -> None:
+        """On an accelerator one step late: reading a flag at once would stall it."""
+        if self._bad_index is not None and bool(self._bad_index[1]):
+            index, self._bad_index = int(self._bad_index[0]), None
+            raise ConfigError(
+                f"{self.where}: {self.path!r} gives the class index {index}, expected 0 to "
+                f"{self.num_classes - 1}"
+                + ("" if self.ignore_index is None else f" or {self.ignore_index} for no label")
+            )
+
+
+def number_of_samples(samples, where: str) -> int:
+    """N of a sequence of samples, or of a mapping of batches.
+
+    Raises:
+        ConfigError: neither.
+    """
+    if isinstance(samples, Mapping):
+        sizes = [len(value) for value in samples.values() if _is_batch(value)]
+        if sizes:
+            return sizes[0]
+    elif _is_batch(samples):
+        return len(samples)
+    raise ConfigError(
+        f"{where}: expected a list of data samples or a mapping of batches, "
+        f"got {_described(samples)}"
+    )
+
+
+def _is_batch(value) -> bool:
+    if isinstance(value, (Tensor, np.ndarray)):
+        return value.ndim > 0
+    return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
+
+
+def _follow(sample, path: str):
+    for part in path.split("."):
+        sample = _step(sample, part)
+        if sample is _ABSENT or sample is None:
+            return None
+    return sample
+
+
+def _step(value, name: str):
+    if isinstance(value, Mapping):
+        return value.get(name, _ABSENT)
+    if name.isdecimal() and _is_batch(value):
+        return value[int(name)] if int(name) < len(value) else _ABSENT
+    found = getattr(value, name, _ABSENT)
+    return _ABSENT if callable(found) else found  # a method is no data
+
+
+def _contents(value) -> str:
+    if isinstance(value, Mapping):
+        names = list(map(str, value))
+    elif isinstance(value, BaseDataElement):
+        names = list(value.all_keys())
+    elif _is_batch(value):
+        return f"{len(value)} positions"
+    else:
+        names = [name for name in getattr(value, "__dict__", ()) if not name.startswith("_")]
+    return ", ".join(sorted(names)[:20]) or "nothing"
+
+
+def _described(value) -> str:
+    if isinstance(value, (Mapping, BaseDataElement)):
+        return f"a {type(value).__name__} with {_contents(value)}"
+    text = " ".join(repr(value).split())
+    return f"{text if len(text) < 40 else text[:37] + '...'} ({type(value).__name__})"
+
+
+def _is_index(row: Tensor) -> bool:
+    return not row.is_floating_point() and row.dtype != torch.bool
+
+
+def _is_count(value) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 2
