@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 
@@ -45,7 +47,8 @@ def read_bytes(path: str) -> np.ndarray:
         PictureError: if it cannot be read.
     """
     try:
-        return np.fromfile(path, dtype=np.uint8)
+        with open(path, "rb", buffering=0) as file:
+            return np.frombuffer(file.read(), dtype=np.uint8)
     except OSError as error:
         raise PictureError(f"{path}: cannot read the picture: {error.strerror or error}") from None
 
@@ -83,7 +86,7 @@ def jpeg_size(data: np.ndarray) -> tuple[int, int] | None:
     return None
 
 
-def square_box(center: np.ndarray, side: float) -> tuple[int, int, int, int]:
+def square_box(center: Sequence[float], side: float) -> tuple[int, int, int, int]:
     """The square (x0, y0, x1, y1), in whole pixels, of at least 2 pixels a side."""
     side = max(2, round(float(side)))
     x0, y0 = (round(float(value) - side / 2) for value in center)

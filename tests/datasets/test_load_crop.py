@@ -75,7 +75,7 @@ def test_reduced_pictures_keep_every_pixel_in_its_place(tmp_path, size):
     shifts = {}
     transform = LoadCrop(size, reduced=True)
     for box in random_boxes(width, height):
-        picture = transform._read(path, box, (rows, columns))
+        picture = transform._read(results(path, box), (rows, columns))
         out = transform(results(path, box))
         r = picture.reduction
         x0, y0, x1, y1 = out["box"]
@@ -101,6 +101,79 @@ def test_reduced_pictures_keep_every_pixel_in_its_place(tmp_path, size):
     for r, pixels in shifts.items():
         # a crop that is off by one reduced pixel, or a label by half a one, is off by r / 2
         assert np.abs(np.mean(pixels, axis=0)).max() < 0.2 * r
+
+
+@pytest.mark.parametrize("reduced", [False, True])
+@pytest.mark.parametrize("size", [24, (60, 40), 300])
+def test_turned_boxes_carry_landmarks_along(tmp_path, size, reduced):
+    """Where a landmark lands, the crop shows the place of the picture that it was at."""
+    width, height = 301, 407
+    path = save(tmp_path / "a.jpg", slopes(width, height), quality=98, subsampling=0)
+    transform = LoadCrop(size, rotate=40, scale=(0.7, 1.4), shift=0.2, reduced=reduced)
+    grid = np.stack(np.meshgrid(np.arange(10, 295, 6), np.arange(10, 400, 6)), -1).reshape(-1, 2)
+    errors = []
+    for i, box in enumerate(random_boxes(width, height, 25)):
+        given = dict(results(path, box, grid + 0.5), rng=np.random.default_rng(i))
+        out = transform(given)
+        rows, columns = out["crop_shape"]
+        place = out["gt"]["points"] * (columns, rows) - 0.5
+        inside = ((place > 1) & (place < (columns - 2, rows - 2))).all(axis=1)
+        edge = 3 * 1.4 * (box[2] - box[0]) / min(rows, columns)  # what black could be mixed into
+        inside &= ((grid > edge) & (grid < np.subtract((width, height), edge))).all(axis=1)
+        x, y = place[inside].astype(np.float32).T
+        if not x.size:
+            continue
+        seen = cv2.remap(out["img"], x[None], y[None], cv2.INTER_LINEAR)[0].astype(float)
+        shown = seen[:, :2] * (width / 255, height / 255)
+        errors.append(np.abs(shown - grid[inside] - 0.5).mean(axis=0))
+    errors = np.array(errors)
+    assert len(errors) > 15
+    assert np.median(errors) < 1.0  # pixels of the picture; a grey level is 1.2 and 1.6 of them
+    assert errors.max() < 2
+
+
+def test_turned_boxes_stay_within_their_limits(tmp_path):
+    path = save(tmp_path / "a.png", slopes(200, 100))
+    box = (40, 10, 120, 70)
+    corners = np.array([[40, 10], [120, 10], [120, 70], [40, 70], [80, 40]])
+    transform = LoadCrop(20, rotate=30, scale=(0.8, 1.5), shift=0.1)
+    turns, factors, moves = [], [], []
+    for seed in range(200):
+        out = transform(dict(results(path, box, corners), rng=np.random.default_rng(seed)))
+        assert out["box"] == box
+        square = (out["gt"]["points"] - 0.5) * (80, 60)  # up to the factor, in pixels
+        across = square[1] - square[0]
+        turns.append(np.degrees(np.arctan2(across[1], across[0])))
+        factors.append(80 / np.hypot(*across))
+        moves.append(np.hypot(*square[4]) * factors[-1])
+        up = square[3] - square[0]
+        assert abs(across @ up) < 1e-6  # right angles stay
+        assert np.hypot(*up) * factors[-1] == pytest.approx(60)
+    assert 25 < max(turns) <= 30
+    assert -30 <= min(turns) < -25
+    assert 0.8 <= min(factors) < 0.85
+    assert 1.45 < max(factors) <= 1.5
+    assert max(moves) <= np.hypot(8, 6) + 1e-6
+    assert min(moves) < 1
+
+
+def test_what_lies_outside_the_upright_box_is_shown(tmp_path):
+    path = save(tmp_path / "a.png", np.full((200, 200, 3), 200, dtype=np.uint8))
+    transform = LoadCrop(32, rotate=45)
+    for seed in range(20):
+        given = dict(results(path, (70, 70, 130, 130)), rng=np.random.default_rng(seed))
+        assert transform(given)["img"].min() == 200
+    given = dict(results(path, (0, 0, 200, 200)), rng=np.random.default_rng(0))
+    assert transform(given)["img"].min() == 0
+
+
+def test_fine_pictures_are_averaged_before_they_are_sampled(tmp_path):
+    """Single pixels of a fine pattern must not be picked out: that would be noise."""
+    pattern = np.indices((512, 512)).sum(axis=0) % 2 * 255
+    path = save(tmp_path / "a.png", np.repeat(pattern[..., None], 3, -1).astype(np.uint8))
+    given = dict(results(path, (64, 64, 448, 448)), rng=np.random.default_rng(0))
+    image = LoadCrop(32, rotate=20)(given)["img"].astype(int)
+    assert np.abs(image - 127).max() < 20
 
 
 def test_reduction_leaves_enough_pixels_or_is_not_made():
@@ -147,14 +220,24 @@ def test_sizes_in_headers(tmp_path):
     assert jpeg_size(np.frombuffer(b"\x89PNG\r\n\x1a\n" + bytes(50), np.uint8)) is None
 
 
+@pytest.mark.parametrize(
+    "options",
+    [dict(rotate=-1), dict(rotate="10"), dict(shift=0.6), dict(scale=1.0), dict(scale=(1.1, 0.9))],
+)
+def test_turns_that_cannot_be_used(options):
+    with pytest.raises(ConfigError, match=rf"^LoadCrop\.{next(iter(options))}: expected"):
+        LoadCrop(8, **options)
+
+
 @pytest.fixture(scope="module")
 def sets(toy_root, tmp_path_factory):
     """Makes a data set whose boxes are drawn anew ('mtfl') or stay ('celeba')."""
     celeba = tmp_path_factory.mktemp("cached")
     make_celeba(celeba, count=24)
 
-    def make(kind, cache_gb, reduced=True, root=None):
+    def make(kind, cache_gb, reduced=True, root=None, **turns):
         load = dict(type="trn_plugin.LoadCrop", size=24, reduced=reduced, cache_gb=cache_gb)
+        load.update(turns)
         if kind == "mtfl":
             return MTFL(root or toy_root, pipeline=[JITTER, load, *REST], indices=24)
         return CelebA(root or str(celeba), pipeline=[WHOLE, load, *REST])
@@ -190,10 +273,10 @@ def assert_same(left, right):
 
 
 @pytest.mark.parametrize("kind", ["mtfl", "celeba"])
-@pytest.mark.parametrize("workers", [0, 2])
-def test_the_cache_changes_no_sample(sets, kind, workers):
-    plain = epochs(sets(kind, 0), [0, 1, 2])
-    cached = sets(kind, 0.05)
+@pytest.mark.parametrize(("workers", "rotate"), [(0, 0), (2, 0), (2, 20)])
+def test_the_cache_changes_no_sample(sets, kind, workers, rotate):
+    plain = epochs(sets(kind, 0, rotate=rotate), [0, 1, 2])
+    cached = sets(kind, 0.05, rotate=rotate)
     assert_same(epochs(cached, [0, 1, 2], workers), plain)
     assert len(cached.pipeline.transforms[1].cache) >= 24  # filled by the workers, seen here
 

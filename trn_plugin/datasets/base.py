@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -48,8 +49,9 @@ class MultiTaskDataset(BaseDataset):
     evaluation boxes, so that a subset keeps them.
 
     The pipeline finds in its ``results``, besides the record: ``tasks``, ``input_size``, ``rng``
-    (a ``np.random.Generator`` made from (seed, epoch, index) alone) and ``eval_rng`` (made from
-    (box_seed, row) alone: the same in every epoch and run).
+    (a ``np.random.Generator`` whose numbers depend on (seed, epoch, index) alone; the next sample
+    sets it anew) and ``eval_rng`` (made from (box_seed, row) alone: the same in every epoch and
+    run).
 
     A sample that fails is an error naming its record; no other sample takes its place. With
     ``skip_unreadable``, ``num_unreadable`` says how many different records had no readable picture.
@@ -85,6 +87,7 @@ class MultiTaskDataset(BaseDataset):
             raise ConfigError(f"box_seed: expected an integer of at least 0, found {box_seed!r}")
         self.box_seed = box_seed
         self.skip_unreadable = bool(skip_unreadable)
+        self._draws = _Draws()
         super().__init__(lazy_init=True, **kwargs)
         known = {**known, **self._metainfo["tasks"]}
         self._metainfo["tasks"] = {task: known[task] for task in self.tasks}
@@ -160,18 +163,15 @@ class MultiTaskDataset(BaseDataset):
         _one_thread_in_workers()
         record = self.get_data_info(int(index))
         row = record.get("row", record["sample_idx"])
-        results = dict(
+        results = _Results(
             record,
             tasks=self._metainfo["tasks"],
             input_size=self.input_size,
-            rng=_generator(
-                getattr(index, "seed", 0),
-                TRAIN_STREAM,
-                getattr(index, "epoch", 0),
-                record["sample_idx"],
+            rng=self._draws.at(
+                getattr(index, "seed", 0), getattr(index, "epoch", 0), record["sample_idx"]
             ),
-            eval_rng=_generator(self.box_seed, EVAL_STREAM, row),
         )
+        results.eval_key = self.box_seed, EVAL_STREAM, row
         try:
             sample = self._sample(results)
         except Exception as error:
@@ -201,7 +201,7 @@ class MultiTaskDataset(BaseDataset):
     def _sample(self, results: dict) -> Any:
         if not self.skip_unreadable:
             return self.pipeline(results)
-        given = dict(results)
+        given = copy.copy(results)
         try:
             return self.pipeline(results)
         except PictureError as error:
@@ -214,7 +214,39 @@ class MultiTaskDataset(BaseDataset):
                     "current",
                     logging.WARNING,
                 )
-            return self.pipeline({**given, "gt": {}, "unreadable": True})
+            given.update(gt={}, unreadable=True)
+            return self.pipeline(given)
+
+
+class _Draws:
+    """One generator that is set to the draws of a sample, which is cheaper than a new one.
+
+    Philox makes its numbers of a key, here the seed, and a counter, here (epoch, index): each
+    sample has a stretch of 2^64 blocks to itself.
+    """
+
+    def __init__(self) -> None:
+        self.generator = np.random.Generator(np.random.Philox(key=0))
+        self.state = self.generator.bit_generator.state
+
+    def at(self, seed: int, epoch: int, index: int) -> np.random.Generator:
+        key, counter = self.state["state"]["key"], self.state["state"]["counter"]
+        key[:] = seed % 2**64, TRAIN_STREAM
+        counter[:] = 0, 0, epoch, index
+        self.generator.bit_generator.state = self.state
+        return self.generator
+
+
+class _Results(dict):
+    """Makes ``eval_rng`` when it is asked for, which few pipelines do."""
+
+    eval_key: tuple[int, ...]
+
+    def __missing__(self, key: str) -> np.random.Generator:
+        if key != "eval_rng":
+            raise KeyError(key)
+        self[key] = _generator(*self.eval_key)
+        return self[key]
 
 
 def _generator(seed: int, *key: int) -> np.random.Generator:

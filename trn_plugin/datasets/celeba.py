@@ -158,15 +158,15 @@ class CelebA(MultiTaskDataset):
 
     def positive_shares(self, task: str) -> np.ndarray:
         """See `MultiTaskDataset`; at once, from the arrays."""
-        if task not in self._columns:
+        if task not in self._labels:
             return super().positive_shares(task)
-        return self._labels[self.data_list.rows][:, self._columns[task]].mean(axis=0)
+        return self._labels[task][self.data_list.rows].mean(axis=0)
 
     def _record(self, row: int) -> dict:
         gt = {}
         for task in self.tasks:
-            if task in self._columns:
-                gt[task] = self._labels[row, self._columns[task]].astype(np.float32)
+            if task in self._labels:
+                gt[task] = self._labels[task][row].astype(np.float32)
             else:
                 gt[task] = self._geometry[task][row].astype(np.float64)
         landmarks = self._geometry.get("landmarks")
@@ -182,15 +182,16 @@ class CelebA(MultiTaskDataset):
         path = self._file(ATTRIBUTE_FILE)
         table = read_attributes(path)
         known = self._metainfo["tasks"]
-        self._columns = {}
+        rows = self._rows_of(table, path)
+        self._labels = {}
         for task in self.tasks:
             if task in GEOMETRY:
                 continue
             for name in known[task]["names"]:
                 if name not in table.names:
                     raise DataError(f"{path}:2: expected the attribute {name}, it is missing")
-            self._columns[task] = np.array([table.names.index(n) for n in known[task]["names"]])
-        self._labels = table.values[self._rows_of(table, path)]
+            columns = [table.names.index(name) for name in known[task]["names"]]
+            self._labels[task] = table.values[np.ix_(rows, columns)]
 
     def _read_geometry(self) -> None:
         """Points (N, P, 2) in the pictures' pixels, of the files that are there or asked for."""

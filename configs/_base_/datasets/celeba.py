@@ -6,14 +6,11 @@ input_size = 128
 
 train_pipeline = [
     dict(type="FaceBox", mode="whole"),
-    dict(type="LoadCrop", reduced=False, cache_gb=0),
+    dict(type="LoadCrop", rotate=10, scale=(0.9, 1.1), shift=0.05, reduced=False, cache_gb=0),
     dict(
         type="Albumentations",
         transforms=[
             dict(type="RandomBrightnessContrast", brightness_limit=0.2, contrast_limit=0.2, p=0.5),
-            dict(
-                type="Affine", scale=(0.9, 1.1), translate_percent=(-0.05, 0.05), rotate=10, p=0.7
-            ),
         ],
     ),
     dict(type="RandomFlip", prob=0.5),

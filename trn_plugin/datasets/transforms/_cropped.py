@@ -19,10 +19,10 @@ def require_crop(results: dict, transform: str) -> tuple[int, int]:
     return results["crop_shape"]
 
 
-def labels_in_box(results: dict) -> dict:
-    """The labels with points as fractions of ``box``."""
+def labels_in_box(results: dict, turned=None) -> dict:
+    """The labels with points as fractions of ``box``, or of the ``turned`` one."""
     return {
-        task: image_to_box(label, results["box"])
+        task: (turned.fractions(label) if turned else image_to_box(label, results["box"]))
         if results["tasks"][task]["kind"] == "landmarks"
         else label
         for task, label in results["gt"].items()

@@ -48,6 +48,8 @@ class Albumentations:
     def __init__(self, transforms: Sequence[dict]) -> None:
         self.config = list(transforms)
         built = [_build(config, f"transforms[{i}]") for i, config in enumerate(self.config)]
+        self.python_rng = random.Random()
+        self.moves = any(map(_moves, built))
         points = albumentations.KeypointParams(format="xy", remove_invisible=False)
         with warnings.catch_warnings():
             # Transforms of pixels only are no reason to warn.
@@ -59,32 +61,40 @@ class Albumentations:
         image, gt = results["img"], results["gt"]
         if image.dtype != np.uint8:
             image = np.clip(np.rint(image), 0, 255).astype(np.uint8)
-        tasks = [task for task in gt if results["tasks"][task]["kind"] == "landmarks"]
+        tasks = []
+        if self.moves:
+            tasks = [task for task in gt if results["tasks"][task]["kind"] == "landmarks"]
         size = np.array([width, height])
         points = [np.asarray(gt[task], dtype=np.float64) * size - 0.5 for task in tasks]
         self._seed(results["rng"])
-        out = self.compose(
-            image=image, keypoints=np.concatenate(points) if points else np.zeros((0, 2))
-        )
+        out = {"image": image}
+        if points:
+            # x, y, z, angle, scale: what Compose hands to its transforms, at half its cost
+            out["keypoints"] = np.zeros((sum(map(len, points)), 5), dtype=np.float32)
+            out["keypoints"][:, :2] = np.concatenate(points)
+        for transform in self.compose.transforms:
+            out = transform(**out)
         if out["image"].shape != image.shape or out["image"].dtype != image.dtype:
             raise ConfigError(
                 f"Albumentations: the picture went in as {image.shape} {image.dtype} and came out "
                 f"as {out['image'].shape} {out['image'].dtype}; sizes are CropResize's business"
             )
         results["img"] = out["image"]
-        moved = np.asarray(out["keypoints"], dtype=np.float64).reshape(-1, 2)
-        counts = [len(group) for group in points]
-        if len(moved) != sum(counts):
-            raise ConfigError(
-                f"Albumentations: {sum(counts)} landmarks went in, {len(moved)} came out"
-            )
         if tasks:
+            moved = np.asarray(out["keypoints"], dtype=np.float64)[:, :2]
+            counts = [len(group) for group in points]
+            if len(moved) != sum(counts):
+                raise ConfigError(
+                    f"Albumentations: {sum(counts)} landmarks went in, {len(moved)} came out"
+                )
             groups = np.split((moved + 0.5) / size, np.cumsum(counts)[:-1])
             results["gt"] = {**gt, **dict(zip(tasks, groups, strict=True))}
         return results
 
     def _seed(self, rng: np.random.Generator) -> None:
-        self.compose.set_random_state(rng, random.Random(int(rng.integers(2**63))))
+        if self.compose.random_generator is not rng:
+            self.compose.set_random_state(rng, self.python_rng)
+        self.python_rng.seed(int(rng.integers(2**63)))
         cv2.setRNGSeed(int(rng.integers(2**31)))
 
     def __repr__(self) -> str:
@@ -120,6 +130,13 @@ def _build(config: dict, path: str) -> BasicTransform | BaseCompose:
     except (TypeError, ValueError) as error:
         text = " ".join(str(error).split())
         raise ConfigError(f"{where}: {name}: {text}") from None
+
+
+def _moves(transform: BasicTransform | BaseCompose) -> bool:
+    """Whether landmarks have to follow it; transforms of pixels alone leave them where they are."""
+    if isinstance(transform, BaseCompose):
+        return any(map(_moves, transform.transforms))
+    return not isinstance(transform, albumentations.ImageOnlyTransform)
 
 
 def _is_validated(transform: type) -> bool:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import numpy as np
-
 from trn_plugin.errors import ConfigError, DataError
 from trn_plugin.geometry import square_box
 from trn_plugin.registry import TRANSFORMS
@@ -83,15 +81,16 @@ class FaceBox:
         landmarks = results.get("landmarks")
         if landmarks is None:
             raise DataError(f"a '{self.mode}' box is made from landmarks; this sample has none")
-        low, high = landmarks.min(axis=0), landmarks.max(axis=0)
-        extent = float(np.max(high - low))
+        xs, ys = landmarks.T.tolist()  # floats: arrays of two numbers cost more than the sums
+        extent = max(max(xs) - min(xs), max(ys) - min(ys))
         if extent <= 0:
-            raise DataError(f"no box around landmarks that are all one point, {tuple(low)}")
+            raise DataError(f"no box around landmarks that are all one point, {(xs[0], ys[0])}")
         rng = results["eval_rng" if self.mode == "perturbed" else "rng"]
-        draw = rng.random(3)
-        side = extent * (self.scale[0] + (self.scale[1] - self.scale[0]) * draw[0])
-        center = (low + high) / 2 + side * self.shift * (2 * draw[1:] - 1)
-        results["box"] = square_box(center, side)
+        factor, right, down = rng.random(3).tolist()
+        side = extent * (self.scale[0] + (self.scale[1] - self.scale[0]) * factor)
+        x = (min(xs) + max(xs)) / 2 + side * self.shift * (2 * right - 1)
+        y = (min(ys) + max(ys)) / 2 + side * self.shift * (2 * down - 1)
+        results["box"] = square_box((x, y), side)
         return results
 
     @property

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
+import cv2
 import numpy as np
 import torch
-from torch.nn import functional
 
 from trn_plugin.datasets.base import input_shape
 from trn_plugin.datasets.transforms._cache import GIB, CachedPicture, PictureCache
@@ -22,6 +24,21 @@ REDUCTIONS = (8, 4, 2, 1)
 Box = tuple[int, int, int, int]
 
 
+class TurnedBox(NamedTuple):
+    """A box in the picture's pixels: its middle and its sides' vectors."""
+
+    x: float
+    y: float
+    across: tuple[float, float]
+    along: tuple[float, float]
+
+    def fractions(self, points: np.ndarray) -> np.ndarray:
+        """Points (..., 2) in the picture's pixels -> fractions of the box."""
+        across, along = np.array(self.across), np.array(self.along)  # at right angles
+        sides = np.stack([across / (across @ across), along / (along @ along)], axis=1)
+        return (points - np.array([self.x, self.y])) @ sides + 0.5
+
+
 @TRANSFORMS.register_module()
 class LoadCrop:
     """Read ``img_path``, cut ``box`` and resize it: ``img`` becomes (H, W, 3) uint8 RGB.
@@ -30,18 +47,26 @@ class LoadCrop:
     picture is the same within a grey level, as it is rounded to whole ones: evaluation and the
     exported model, which do not round, keep those two.
 
+    With ``rotate``, ``scale`` or ``shift`` the box is turned about its middle, made larger by a
+    factor and moved, by a new draw each time, and the picture is sampled once: where the turned box
+    leaves the upright one, the picture shows there, not black. Landmarks move along; ``box`` stays
+    the upright one. The samples are bilinear, of a picture that is less than twice as fine.
+
     Args:
         size: side, or (height, width), in pixels; None takes the data set's ``input_size``.
+        rotate: largest turn to either side, in degrees.
+        scale: (lowest, highest) factor of the box's sides.
+        shift: largest move of the box along each axis, as a fraction of its sides.
         reduced: decode a JPEG at 1/2, 1/4 or 1/8 of its size where the box then still has at
             least ``size`` pixels each way. The box is moved to whole pixels of the reduced
             picture, each edge by at most half a one, and the labels with it. Faster, and a
             little smoother or sharper than the pictures of evaluation.
         cache_gb: GiB of memory, for each process that trains, in which what was decoded is kept
-            for the next epochs: the crop, or where the box is drawn anew each time, the picture.
-            It changes no picture. 0 keeps nothing.
+            for the next epochs: the crop, or where it is drawn anew each time, the picture. It
+            changes no sample. 0 keeps nothing.
 
     Raises:
-        ConfigError: if there is no usable size, or no box.
+        ConfigError: if a value cannot be used, or there is no usable size or no box.
         PictureError: if the file is missing or is no readable picture.
         DataError: if the box lies outside the picture.
     """
@@ -49,13 +74,21 @@ class LoadCrop:
     def __init__(
         self,
         size: int | Sequence[int] | None = None,
+        rotate: float = 0.0,
+        scale: Sequence[float] = (1.0, 1.0),
+        shift: float = 0.0,
         reduced: bool = False,
         cache_gb: float = 0.0,
     ) -> None:
         self.size = None if size is None else input_shape(size, "LoadCrop.size")
-        if isinstance(cache_gb, bool) or not isinstance(cache_gb, (int, float)) or cache_gb < 0:
-            raise ConfigError(f"LoadCrop.cache_gb: expected a number of GiB, found {cache_gb!r}")
+        self.rotate = _number("rotate", rotate, 180)
+        self.shift = _number("shift", shift, 0.5)
+        if not isinstance(scale, (list, tuple)) or len(scale) != 2 or not 0 < scale[0] <= scale[1]:
+            raise ConfigError(f"LoadCrop.scale: expected (lowest, highest) factor, found {scale!r}")
+        self.scale = tuple(scale)
+        self.warps = bool(rotate or shift or self.scale != (1.0, 1.0))
         self.reduced = bool(reduced)
+        cache_gb = _number("cache_gb", cache_gb, float("inf"))
         self.cache = PictureCache(int(cache_gb * GIB)) if cache_gb else None
 
     def open(self, count: int) -> None:
@@ -69,40 +102,41 @@ class LoadCrop:
             raise ConfigError("LoadCrop: give its size, or input_size to the data set")
         if "box" not in results:
             raise ConfigError("LoadCrop: put it after FaceBox in the pipeline")
-        if "unreadable" in results:
-            image = blank(results)
-            picture = CachedPicture(image, 1, image.shape[:2])
-            crop_of = _crop(picture, results["box"], shape)
+        # a crop that is the same each time is kept itself
+        keeps_crop = not (self.warps or results["box_drawn"])
+        number = self._number(results, shape)
+        kept = None if number is None else self.cache.get(number)
+        picture = kept or self._read(results, shape)
+        box = results["box"] = _snapped(results["box"], picture)
+        check_box(box, picture.ori_shape)
+        results["ori_shape"], results["crop_shape"] = picture.ori_shape, shape
+        if self.warps:
+            turned = self._turned(box, results["rng"])
+            results["img"] = _warp(picture, turned, shape)
+            results["gt"] = labels_in_box(results, turned)
         else:
-            picture, crop_of = self._load(results, shape)
-        results["img"], results["box"] = crop_of
-        results["ori_shape"] = picture.ori_shape
-        results["crop_shape"] = shape
-        results["gt"] = labels_in_box(results)
+            results["img"] = kept.image.copy() if kept and keeps_crop else _cut(picture, box, shape)
+            results["gt"] = labels_in_box(results)
+        if number is not None and kept is None:
+            self.cache.put(
+                number, picture._replace(image=results["img"]) if keeps_crop else picture
+            )
         return results
 
-    def _load(self, results: dict, shape: tuple[int, int]) -> tuple[CachedPicture, tuple]:
-        path, box = results["img_path"], results["box"]
-        if self.cache is None:
-            picture = self._read(path, box, shape)
-            return picture, _crop(picture, box, shape)
+    def _number(self, results: dict, shape: tuple[int, int]) -> int | None:
+        """Of what is kept of a sample in the cache: something for each reduction."""
+        if self.cache is None or "unreadable" in results:
+            return None
         number = len(REDUCTIONS) * results["sample_idx"]
-        if not results["box_drawn"]:
-            kept = self.cache.get(number)
-            if kept is not None:
-                return kept, (kept.image.copy(), _snapped(box, kept))
-            picture = self._read(path, box, shape)
-            image, box = _crop(picture, box, shape)
-            self.cache.put(number, picture._replace(image=image))
-            return picture, (image, box)
-        number += REDUCTIONS.index(self._reduction(box, shape))
-        picture = self.cache.get(number)
-        if picture is None:
-            picture = self._read(path, box, shape)
-            self.cache.put(number, picture)
-        return picture, _crop(picture, box, shape)
+        if results["box_drawn"]:
+            number += REDUCTIONS.index(self._reduction(results["box"], shape))
+        return number
 
-    def _read(self, path: str, box: Box | None, shape: tuple[int, int]) -> CachedPicture:
+    def _read(self, results: dict, shape: tuple[int, int]) -> CachedPicture:
+        if "unreadable" in results:
+            image = blank(results)
+            return CachedPicture(image, 1, image.shape[:2])
+        path, box = results["img_path"], results["box"]
         data = read_bytes(path)
         size = jpeg_size(data) if self.reduced else None
         if size is not None:
@@ -117,23 +151,87 @@ class LoadCrop:
 
     def _reduction(self, box: Box, shape: tuple[int, int]) -> int:
         """The largest that leaves the box at least ``shape`` pixels."""
+        if not self.reduced:
+            return 1
         x0, y0, x1, y1 = box
         fits = (r for r in REDUCTIONS if (y1 - y0) >= r * shape[0] and (x1 - x0) >= r * shape[1])
-        return next(fits, 1) if self.reduced else 1
+        return next(fits, 1)
+
+    def _turned(self, box: Box, rng: np.random.Generator) -> TurnedBox:
+        """The box after a draw of the turn, the factor and the move."""
+        turn, factor, right, down = rng.random(4).tolist()
+        angle = math.radians(self.rotate * (2 * turn - 1))
+        factor = self.scale[0] + (self.scale[1] - self.scale[0]) * factor
+        x0, y0, x1, y1 = box
+        width, height = factor * (x1 - x0), factor * (y1 - y0)
+        return TurnedBox(
+            x=(x0 + x1) / 2 + self.shift * (2 * right - 1) * (x1 - x0),
+            y=(y0 + y1) / 2 + self.shift * (2 * down - 1) * (y1 - y0),
+            across=(width * math.cos(angle), width * math.sin(angle)),
+            along=(-height * math.sin(angle), height * math.cos(angle)),
+        )
 
     def __repr__(self) -> str:
         cache_gb = 0 if self.cache is None else self.cache.capacity / GIB
-        return f"LoadCrop(size={self.size}, reduced={self.reduced}, cache_gb={cache_gb:g})"
+        return (
+            f"LoadCrop(size={self.size}, rotate={self.rotate}, scale={self.scale}, "
+            f"shift={self.shift}, reduced={self.reduced}, cache_gb={cache_gb:g})"
+        )
 
 
-def _crop(
-    picture: CachedPicture, box: Box | None, shape: tuple[int, int]
-) -> tuple[np.ndarray, Box]:
-    """The box's pixels at ``shape``, and the box as it was taken."""
-    box = _snapped(box, picture)
-    check_box(box, picture.ori_shape)
-    inside = crop(picture.image, tuple(edge // picture.reduction for edge in box))
-    return _resize(inside, shape), box
+def _number(name: str, value: float, highest: float) -> float:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not 0 <= value <= highest:
+        raise ConfigError(f"LoadCrop.{name}: expected 0 to {highest:g}, found {value!r}")
+    return value
+
+
+def _cut(picture: CachedPicture, box: Box, shape: tuple[int, int]) -> np.ndarray:
+    """The box's pixels at ``shape``, as `resize` makes them but for rounding."""
+    image = crop(picture.image, tuple(edge // picture.reduction for edge in box))
+    if image.shape[:2] == shape:
+        return image.copy()
+    pixels = torch.from_numpy(image).permute(2, 0, 1)[None]
+    # what functional.interpolate comes to, without its checks; on whole grey levels it is faster
+    pixels = torch.ops.aten._upsample_bilinear2d_aa(pixels, shape, False, None, None)
+    return np.ascontiguousarray(pixels[0].permute(1, 2, 0).numpy())
+
+
+def _warp(picture: CachedPicture, box: TurnedBox, shape: tuple[int, int]) -> np.ndarray:
+    """The turned box's pixels at ``shape``, black outside the picture."""
+    height, width = shape
+    image, r, origin = picture.image, picture.reduction, (0, 0)
+    finer = int(min(math.hypot(*box.across) / width, math.hypot(*box.along) / height) / r)
+    if finer > 1:
+        image, origin = _shrunk(image, box, r, finer)
+        r *= finer
+    (ax, ay), (bx, by) = box.across, box.along
+    # from the middle of pixel (column, row) of the crop to indices of the picture's pixels
+    columns, rows = 0.5 / width - 0.5, 0.5 / height - 0.5
+    matrix = np.array(
+        [
+            [ax / width, bx / height, box.x + columns * ax + rows * bx - origin[0]],
+            [ay / width, by / height, box.y + columns * ay + rows * by - origin[1]],
+        ]
+    )
+    matrix /= r
+    matrix[:, 2] -= 0.5
+    return cv2.warpAffine(
+        image, matrix, (width, height), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    )
+
+
+def _shrunk(image: np.ndarray, box: TurnedBox, reduction: int, factor: int):
+    """The picture around the turned box at 1 / factor, and where it begins, in whole pixels."""
+    x = (abs(box.across[0]) + abs(box.along[0])) / 2
+    y = (abs(box.across[1]) + abs(box.along[1])) / 2
+    x0, y0 = (max(int((low / reduction) - factor), 0) for low in (box.x - x, box.y - y))
+    x1 = min(int((box.x + x) / reduction) + 2 * factor, image.shape[1])
+    y1 = min(int((box.y + y) / reduction) + 2 * factor, image.shape[0])
+    width, height = max((x1 - x0) // factor, 1), max((y1 - y0) // factor, 1)
+    inside = image[y0 : y0 + height * factor, x0 : x0 + width * factor]
+    small = cv2.resize(inside, (width, height), interpolation=cv2.INTER_AREA)
+    return small, (x0 * reduction, y0 * reduction)
 
 
 def _snapped(box: Box | None, picture: CachedPicture) -> Box:
@@ -141,15 +239,4 @@ def _snapped(box: Box | None, picture: CachedPicture) -> Box:
     if box is None:
         box = (0, 0, *picture.ori_shape[::-1])
     r = picture.reduction
-    return tuple((edge + r // 2) // r * r for edge in box)
-
-
-def _resize(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """As `resize`, rounded: PyTorch's antialiased bilinear on whole grey levels is faster."""
-    if image.shape[:2] == shape:
-        return image.copy()
-    pixels = torch.from_numpy(image).permute(2, 0, 1)[None]
-    pixels = functional.interpolate(
-        pixels, size=shape, mode="bilinear", antialias=True, align_corners=False
-    )
-    return np.ascontiguousarray(pixels[0].permute(1, 2, 0).numpy())
+    return box if r == 1 else tuple((edge + r // 2) // r * r for edge in box)

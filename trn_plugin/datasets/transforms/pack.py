@@ -39,15 +39,17 @@ class PackMultiTaskInputs:
 
     def __call__(self, results: dict) -> dict:
         require_crop(results, "PackMultiTaskInputs")
-        image = np.ascontiguousarray(results["img"].transpose(2, 0, 1))
-        sample = MultiTaskDataSample(
-            metainfo={key: results[key] for key in self.meta_keys if key in results}
-        )
+        # a view: collating copies it into the batch anyway
+        image = torch.from_numpy(np.ascontiguousarray(results["img"])).permute(2, 0, 1)
+        sample = MultiTaskDataSample()
+        for key in self.meta_keys:
+            if key in results:  # as set_metainfo does, without its deep copy
+                sample.set_field(results[key], key, field_type="metainfo")
         sample.gt = {
             task: torch.as_tensor(label, dtype=DTYPES[results["tasks"][task]["kind"]])
             for task, label in results["gt"].items()
         }
-        return dict(inputs=torch.from_numpy(image), data_samples=sample)
+        return dict(inputs=image, data_samples=sample)
 
     def __repr__(self) -> str:
         return f"PackMultiTaskInputs(meta_keys={self.meta_keys})"

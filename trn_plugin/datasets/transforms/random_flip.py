@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 
 from trn_plugin.datasets.transforms._cropped import require_crop
@@ -35,7 +36,7 @@ class RandomFlip:
         require_crop(results, "RandomFlip")
         results["flipped"] = bool(results["rng"].random() < self.prob)
         if results["flipped"]:
-            results["img"] = np.ascontiguousarray(results["img"][:, ::-1])
+            results["img"] = cv2.flip(results["img"], 1)
             results["gt"] = {
                 task: _flip(label, results["tasks"][task]) for task, label in results["gt"].items()
             }
