@@ -21,7 +21,7 @@ def config_errors(where: str) -> Iterator[None]:
         yield
     except TrnPluginError:
         raise
-    except (KeyError, TypeError, ValueError, AttributeError, ImportError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, ImportError, AssertionError) as error:
         text = first_line(error)
         if isinstance(error, KeyError) and error.args:
             text = str(error.args[0]).split(". Please check")[0]

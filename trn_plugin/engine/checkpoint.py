@@ -176,6 +176,7 @@ def save_checkpoint_file(checkpoint: dict, path: str | os.PathLike) -> None:
     """
     path = Path(path)
     temporary = None
+    sink = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         for left in path.parent.glob(f".{glob.escape(path.name)}.*{TEMPORARY}"):
@@ -184,19 +185,38 @@ def save_checkpoint_file(checkpoint: dict, path: str | os.PathLike) -> None:
             dir=path.parent, prefix=f".{path.name}.", suffix=TEMPORARY, delete=False
         ) as file:
             temporary = file.name
-            torch.save(plain(checkpoint), file)
+            sink = _Sink(file)
+            torch.save(plain(checkpoint), sink)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except (OSError, RuntimeError) as error:
-        raise CheckpointError(
-            f"{path}: the checkpoint could not be written: {first_line(error)}"
-        ) from error
+        cause = (sink and sink.error) or error
+        reason = getattr(cause, "strerror", None) or first_line(cause)
+        raise CheckpointError(f"{path}: the checkpoint could not be written: {reason}") from error
     finally:
         if temporary is not None and os.path.exists(temporary):
             os.unlink(temporary)
+
+
+class _Sink:
+    """Remembers why a write failed; torch's own error does not say."""
+
+    def __init__(self, file) -> None:
+        self.file = file
+        self.error: OSError | None = None
+
+    def write(self, data) -> int:
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        """Nothing: the file is flushed, with its errors, when all is written."""
 
 
 def plain(value):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -30,16 +32,38 @@ def run(main: Callable[[], None]) -> None:
 
     ``TRN_PLUGIN_TRACEBACK=1`` shows where it was raised.
     """
+    logging.raiseExceptions = False  # a full disk is told once, below, not for each log line
     try:
         main()
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print(": ".join(["interrupted", *filter(None, [str(interrupt)])]), file=sys.stderr)
         sys.exit(130)
-    except (TrnPluginError, OSError) as error:
-        if os.environ.get("TRN_PLUGIN_TRACEBACK") == "1":
+    except (TrnPluginError, OSError, RuntimeError, MemoryError) as error:
+        text = _told(error)
+        if text is None or os.environ.get("TRN_PLUGIN_TRACEBACK") == "1":
             raise
-        print(f"error: {one_line(error)}", file=sys.stderr)
+        print(f"error: {text}", file=sys.stderr)
         sys.exit(2)
+
+
+def _told(error: BaseException) -> str | None:
+    """One line for what a user can mend; None for a defect of the program."""
+    if isinstance(error, TrnPluginError):
+        return one_line(error)
+    if isinstance(error, OSError):
+        if error.errno == errno.ENOSPC and not error.filename:
+            return f"{error.strerror}: the disk of the work directory is full"
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror}" if error.strerror else one_line(error)
+    text = " ".join(str(error).split())
+    if isinstance(error, MemoryError) or "out of memory" in text or "allocate memory" in text:
+        return f"out of memory ({text[:120]}): a smaller batch_size or input_size needs less"
+    if "DataLoader worker" in text and "Caught" not in text:
+        return f"{text[:120]}: a smaller num_workers needs less memory"
+    distributed = "torch.distributed" in sys.modules and sys.modules["torch.distributed"]
+    if distributed and distributed.is_initialized() and ("gloo" in text or "NCCL" in text):
+        return "another process of this run has ended; its own message says why"
+    return None
 
 
 def one_line(error: BaseException) -> str:

@@ -115,6 +115,9 @@ class SafeRunner(Runner):
         """
         try:
             return super().train()
+        except KeyboardInterrupt:
+            where = self.last_checkpoint_text()
+            raise KeyboardInterrupt(f"{where}; --resume goes on from there") from None
         finally:
             if hasattr(self, "finite_steps"):
                 self.finite_steps.close()
@@ -281,7 +284,7 @@ class SafeRunner(Runner):
             self._random_state = None
 
     def last_checkpoint_text(self) -> str:
-        """Where to go on from, for an error message."""
+        """Where a run that ends now can be resumed from."""
         paths = checkpoint_files(self.work_dir)
         if not paths:
             return "no checkpoint has been written yet"
