@@ -156,7 +156,7 @@ def study(args, level, sides, batch_size, rows, courses):
                 "offline": offline,
                 "online": settled.mean(),
                 "spread": settled.std(),
-                "chance_online": chance_similarity(round(samples), d1, d2),
+                "chance_online": chance_similarity(min(round(samples), len(sides[0])), d1, d2),
                 "chance_offline": chance_similarity(len(sides[0]), d1, d2),
                 "iterations": length,
                 "arrived": arrival,
@@ -167,8 +167,8 @@ def study(args, level, sides, batch_size, rows, courses):
             (level, batch_size, momentum, number, tau, samples)
             for number, (tau, samples) in enumerate(zip(run.tau, run.samples, strict=True), 1)
         ]
-        drawn.append(Course(f"m {momentum:g}, {samples:.0f} samples", run.tau, cannot))
-    title = f"{LEVELS[level]} ({d1} and {d2}), batch {batch_size}: needs {needed} samples"
+        drawn.append(Course(f"m {momentum:g}: {samples:.0f}", run.tau, cannot))
+    title = f"{LEVELS[level]}, {d1} and {d2}, batch {batch_size}: needs {needed}"
     return Panel(title, offline, rows[-1]["chance_offline"], drawn)
 
 

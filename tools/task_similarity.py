@@ -154,7 +154,7 @@ def read_dataset(args):
     loader = config.get(f"{split}_dataloader")
     if not loader:
         raise ConfigError(f"{args.config}: has no {split}_dataloader")
-    settings = dict(loader.dataset, tasks=args.tasks)
+    settings = dict(loader.dataset, tasks=args.tasks, pipeline=[])  # labels need no pictures
     with config_errors(f"{split}_dataloader.dataset"):
         dataset = DATASETS.build(settings)
     records = [dataset.get_data_info(index) for index in range(len(dataset))]

@@ -69,7 +69,7 @@ def test_picture_tells_what_cannot_arrive(tmp_path, monkeypatch):
     assert len(figure.axes) == 4
     impossible, possible, offline, chance = figure.axes[3].lines
     assert impossible.get_linestyle() == ":"
-    assert impossible.get_label() == "m 0.9: too few"
+    assert impossible.get_label() == "m 0.9, too few"
     assert possible.get_xdata()[-1] == 300
     assert possible.get_ydata()[-1] == tau[299]
     assert set(offline.get_ydata()) == {0.7}

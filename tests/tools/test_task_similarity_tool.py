@@ -256,3 +256,17 @@ def test_bad_arguments_are_one_line(tool, tmp_path, arguments, message):
     assert status == 2
     (line,) = [line for line in error.splitlines() if line.startswith("error:")]
     assert re.search(message, line), line
+
+
+def test_labels_of_a_config_need_no_pictures(tool, tmp_path):
+    (tmp_path / "list_attr_celeba.txt").write_text(CELEBA)
+    (tmp_path / "list_eval_partition.txt").write_text("1.jpg 0\n2.jpg 0\n3.jpg 0\n4.jpg 1\n")
+    config = ROOT / "configs/celeba/mtl_resnet18_celeba.py"
+    out = tmp_path / "out"
+    arguments = [config, "--out-dir", out, "--tasks", "attributes", "--by-column", "--cfg-options"]
+    arguments.append(f"train_dataloader.dataset.data_root={tmp_path}")
+    arguments.append("train_dataloader.dataset.attributes=('Bald','Male','Smiling')")
+    status, _, error = tool(*arguments)
+    assert status == 0, error
+    row = measured(out)["attributes/Bald", "attributes/Smiling"]
+    assert (row["tau_gt"], row["N"]) == (None, 3)  # 3 - 1 <= 1 + 1

@@ -25,8 +25,8 @@ def load_model(config: Config, checkpoint_path: str) -> tuple[nn.Module, dict]:
         checkpoint_path: a checkpoint of that config's model.
 
     Returns:
-        The model in eval mode on the CPU, without its neck (which only measures, and whose
-        running moments may outweigh the network), and the checkpoint's metadata.
+        The model in eval mode on the CPU, without its neck (which only measures; with or without
+        one, the checkpoint fits), and the checkpoint's metadata.
 
     Raises:
         ConfigError: the config's model cannot be built.
@@ -38,10 +38,11 @@ def load_model(config: Config, checkpoint_path: str) -> tuple[nn.Module, dict]:
     settings = config.model.to_dict()
     settings["backbone"]["pretrained"] = False
     settings["backbone"].pop("checkpoint_path", None)
+    settings["neck"] = None
     with config_errors("model"):
         model = MODELS.build(settings)
-    load_model_state(model, checkpoint["state_dict"], checkpoint_path)
-    model.neck = None
+    state = {k: v for k, v in checkpoint["state_dict"].items() if not k.startswith("neck.")}
+    load_model_state(model, state, checkpoint_path)
     return model.eval(), checkpoint["meta"]
 
 

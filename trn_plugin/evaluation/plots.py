@@ -237,14 +237,14 @@ def save_convergence(path: str, panels: Sequence[Sequence[Panel]], title: str = 
         for index, course in enumerate(panel.courses):
             x = _log_spaced(len(course.tau))
             style = dict(linestyle=":", alpha=0.6) if course.cannot else {}
-            label = f"{course.label}: too few" if course.cannot else course.label
+            label = f"{course.label}, too few" if course.cannot else course.label
             axes.plot(x, course.tau[x - 1], color=f"C{index}", label=label, lw=1.4, **style)
         axes.axhline(panel.offline, color=PLAIN, linestyle="--", lw=1.2, label="offline")
         axes.axhline(panel.chance, color="#999999", linestyle="-.", lw=1, label="chance, offline")
         axes.set(xscale="log", ylim=(0, 1.02), xlabel="iterations", ylabel="task similarity τ")
-        axes.set_title(panel.title, fontsize=10)
+        axes.set_title(panel.title, fontsize=9)
         axes.grid(alpha=0.3)
-        axes.legend(loc="best", fontsize=7)
+        axes.legend(loc="best", fontsize=7, title="effective samples", title_fontsize=7)
     figure.suptitle(title, fontsize=11)
     figure.tight_layout()
     _save(figure, path)
