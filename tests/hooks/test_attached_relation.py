@@ -27,21 +27,21 @@ LABELS = dict(depth="gt_depth.value", seg=dict(path="gt_label.label", num_classe
 
 
 class DepthHead(nn.Module):
-    def __init__(self):
+    def __init__(self, width):
         super().__init__()
-        self.conv1 = nn.Conv2d(6, 5, 3)
+        self.conv1 = nn.Conv2d(6, width, 3)
         self.act = nn.ReLU(inplace=True)
-        self.conv2 = nn.Conv2d(5, 2, 1)
+        self.conv2 = nn.Conv2d(width, 2, 1)
 
     def forward(self, x):
         return self.conv2(self.act(self.conv1(x))).mean((2, 3))
 
 
 class SegHead(nn.Module):
-    def __init__(self):
+    def __init__(self, width):
         super().__init__()
-        self.fc = nn.Linear(6, 4)
-        self.out = nn.Linear(4, CLASSES)
+        self.fc = nn.Linear(6, width)
+        self.out = nn.Linear(width, CLASSES)
 
     def forward(self, x):
         return self.out(self.fc(x.mean((2, 3))).tanh())
@@ -51,24 +51,23 @@ class SegHead(nn.Module):
 class SomeoneElsesModel(BaseModel):
     """As the OpenMMLab projects write them."""
 
-    def __init__(self, scale=1.0, **kwargs):
-        super().__init__(**kwargs)
+    def __init__(self, widths=(5, 4)):
+        super().__init__()
         torch.manual_seed(0)
-        self.scale = scale
         self.stem = nn.Conv2d(1, 6, 3)
-        self.depth_head = DepthHead()
-        self.seg_head = SegHead()
+        self.depth_head = DepthHead(widths[0])
+        self.seg_head = SegHead(widths[1])
         self.unused = nn.Identity()
         self.double()
 
     def forward(self, inputs, data_samples=None, mode="tensor"):
-        x = self.stem(torch.stack(list(inputs)) * self.scale).relu()
+        x = self.stem(torch.stack(list(inputs))).relu()
         depth, seg = self.depth_head(x), self.seg_head(x)
         if mode == "tensor":
             return depth, seg
         if mode == "predict":
             return data_samples
-        losses = dict(loss_depth=[depth.new_zeros(()), depth.new_zeros(())], loss_seg=seg.sum() * 0)
+        losses = dict(loss_depth=[depth.sum() * 0, depth.sum() * 0], loss_seg=seg.sum() * 0)
         for row, sample in enumerate(data_samples):
             if "gt_depth" in sample:
                 difference = depth[row] - sample.gt_depth.value.flatten()
@@ -261,11 +260,19 @@ def test_only_training_steps_count(tmp_path):
     relations.detach()
 
 
-@pytest.mark.parametrize("kind", [SafeRunner, pytest.param(Runner, marks=pytest.mark.slow)])
-def test_a_resumed_run_equals_an_unbroken_one(tmp_path, kind, monkeypatch):
+@pytest.mark.parametrize(
+    ("kind", "widths"),
+    [
+        (SafeRunner, (5, 4)),
+        (SafeRunner, (96, 100)),  # wide pairs start a step from where they were
+        pytest.param(Runner, (5, 4), marks=pytest.mark.slow),
+    ],
+)
+def test_a_resumed_run_equals_an_unbroken_one(tmp_path, kind, widths, monkeypatch):
     if kind is Runner:  # MMEngine's own can be read no other way since torch 2.6
         monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
-    options = dict(kind=kind, missing=MISSING)
+    model = dict(type="SomeoneElsesModel", widths=widths)
+    options = dict(kind=kind, missing=MISSING, model=model)
     whole = runner(tmp_path, [hook()], name="whole", epochs=3, **options)
     whole.train()
     runner(tmp_path, [hook()], name="part", epochs=2, **options).train()
@@ -273,11 +280,32 @@ def test_a_resumed_run_equals_an_unbroken_one(tmp_path, kind, monkeypatch):
     rest.train()
     assert rest.iter == whole.iter
     assert_same_weights(whole, rest)
-    assert moments(whole)
+    assert any("warm" in key for key in moments(whole)) == (min(widths) > 90)
     for key, value in moments(whole).items():
         assert torch.equal(value, moments(rest)[key]), key
     for key in ("loss", "relation/hidden/depth-seg"):
         assert history(whole, key) == history(rest, key)
+
+
+def test_a_run_may_resume_at_a_batch_without_a_label(tmp_path):
+    missing = dict.fromkeys(range(16, 32), "depth")
+    runner(tmp_path, [hook()], name="part", missing=missing, shuffle=False).train()
+    missing = dict.fromkeys(range(32), "depth")
+    options = dict(missing=missing, shuffle=False, epochs=2)
+    rest = runner(tmp_path, [hook()], name="part", resume=True, **options)
+    rest.train()
+    assert len(set(history(rest, "relation/label/depth-seg")[1:])) == 1
+    with pytest.raises(ConfigError, match=r"labels\.depth: no sample of the first batch has"):
+        runner(tmp_path, [hook()], name="new", **options).train()
+
+
+@pytest.mark.parametrize("state", [3, dict(moments={}), dict(dims={}, moments={})])
+def test_a_state_that_is_none(tmp_path, state):
+    runner(tmp_path, [hook()], name="part").train()
+    path = str(tmp_path / "part" / "epoch_1.pth")
+    torch.save(load_checkpoint_file(path) | dict(relation_state=state), path)
+    with pytest.raises(CheckpointError, match="relation_state: expected relations, dims, double"):
+        runner(tmp_path, [hook()], name="part", epochs=2, resume=True).train()
 
 
 def test_without_the_moments_a_resumed_run_would_differ(tmp_path):
@@ -367,21 +395,28 @@ class BatchedModel(BaseModel):
         torch.manual_seed(1)
         self.first = nn.Linear(3, 4)
         self.second = nn.Linear(3, 5)
+        self.third = nn.Linear(3, 2)
         self.act = nn.ReLU(inplace=True)
 
     def forward(self, image, target=None, mode="tensor"):
-        loss = self.act(self.first(image)).sum() + self.second(image).sum()
+        loss = (
+            self.act(self.first(image)).sum() + self.second(image).sum() + self.third(image).sum()
+        )
         return dict(loss_all=loss)
 
 
-def relations_of(model, samples="target", **options):
-    options = dict(
-        features=dict(hidden=dict(a="first", b="second")),
-        labels=dict(a="a", b="b"),
-        relations=[("a", "b")],
-        data_samples=samples,
-    ) | {k: v for k, v in options.items() if v is not None}
-    made = TaskRelationLossHook(dict(hidden=1.0), min_samples_per_dim=0, **options)
+def relations_of(model, **options):
+    options = (
+        dict(
+            features=dict(hidden=dict(a="first", b="second")),
+            labels=dict(a="a", b="b"),
+            relations=[("a", "b")],
+            data_samples="target",
+        )
+        | options
+    )
+    weights = dict.fromkeys(options["features"], 1.0)
+    made = TaskRelationLossHook(weights, min_samples_per_dim=0, **options)
     made.attached.attach(model, made.losses)
     return made.attached
 
@@ -396,9 +431,9 @@ def test_batches_of_labels_and_samples_give_the_same():
     x, batched = batch_of()
     samples = [dict(a=a, nested=[dict(b=b)]) for a, b in zip(*batched.values(), strict=True)]
     found = []
-    for target, labels in ((batched, None), (samples, dict(a="a", b="nested.0.b"))):
+    for target, b in ((batched, "b"), (samples, "nested.0.b")):
         model = BatchedModel()
-        relations_of(model, labels=labels)
+        relations_of(model, labels=dict(a="a", b=b))
         found.append(model(x, target, "loss"))
     for key, value in found[0].items():
         assert torch.equal(value, found[1][key]), key
@@ -436,6 +471,42 @@ def test_samples_without_a_label_are_left_out():
     for one, other in zip(*found, strict=True):
         assert torch.allclose(one, other, rtol=1e-5, atol=1e-8)
     assert found[0][2].abs().max() > 0
+
+
+@pytest.mark.parametrize(
+    ("relations", "names"),
+    [
+        ("all", ["a-b", "a-c", "b-c"]),
+        ([(("a", "b"), ("c",)), ("a", "c")], ["a+b-c", "a-c"]),
+    ],
+)
+def test_more_tasks_than_two(relations, names):
+    """The loss is the mean over the relations."""
+    x, target = batch_of()
+    model = BatchedModel()
+    paths = dict(a="first", b="second", c="third")
+    relations_of(
+        model, features=dict(low=paths), labels=dict(a="a", b="b", c="a"), relations=relations
+    )
+    losses = model(x, target, "loss")
+    taus, labels = (
+        torch.stack([losses[f"relation/{level}/{name}"] for name in names])
+        for level in ("low", "label")
+    )
+    assert losses["loss_relation_low"].item() == pytest.approx((taus - labels).abs().mean().item())
+
+
+def test_autocast():
+    """Features in bfloat16 are measured in float32, and their gradient is finite."""
+    x, target = batch_of()
+    model = BatchedModel()
+    relations_of(model)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        losses = model(x, target, "loss")
+    losses["loss_relation_hidden"].backward()
+    assert losses["relation/hidden/a-b"].dtype == torch.float32
+    assert torch.isfinite(model.second.weight.grad).all()
+    assert model.second.weight.grad.abs().max() > 0
 
 
 @pytest.mark.parametrize(
@@ -625,6 +696,17 @@ def test_features_without_any_gradient(tmp_path):
         runner(tmp_path, [hook()], model=model).train()
 
 
+def test_a_model_that_trains_past_its_forward(tmp_path):
+    class Model(SomeoneElsesModel):
+        def train_step(self, data, optim_wrapper):
+            loss, logged = self.parse_losses(self.forward(**data, mode="loss"))
+            optim_wrapper.update_params(loss)
+            return logged
+
+    with pytest.raises(ConfigError, match="train_step did not call its forward with mode='loss'"):
+        runner(tmp_path, [hook()], model=Model()).train()
+
+
 def test_one_frozen_side_is_no_mistake(tmp_path):
     model = SomeoneElsesModel()
     for module in (model.stem, model.depth_head.conv1):
@@ -712,7 +794,7 @@ def train(rank, ranks, out):
         f"{ranks}",
         epochs=3,
         batch=16 // ranks,
-        missing=MISSING,
+        missing=MISSING | dict.fromkeys(range(1, 16, 2), "depth"),  # the second rank's first batch
         shuffle=False,
         **options,
     )

@@ -83,13 +83,27 @@ class AttachedRelations:
         except ConfigError as error:
             raise ConfigError(str(error).replace("model.neck.", f"{_HOOK}.")) from None
         self.dims: dict[str, dict[str, int]] | None = None  # of the layers, once they are known
+        self._double_labels: set[str] = set()  # the same in all processes
         self._saved: dict | None = None
         self._handles: list[RemovableHandle] = []
         self._measuring = False
+        self._was_called = False
 
     @property
     def levels(self) -> tuple[str, ...]:
         return tuple(self.readers)
+
+    def check_called(self) -> None:
+        """Refuse a model that trains in some other way, past what is attached.
+
+        Raises:
+            ConfigError: in no training step so far was ``forward`` called in mode 'loss'.
+        """
+        if self._handles and not self._was_called:
+            raise ConfigError(
+                f"{_HOOK}: the model's train_step did not call its forward with mode='loss', from "
+                "which features and labels are read"
+            )
 
     def attach(
         self,
@@ -119,6 +133,7 @@ class AttachedRelations:
         self._check_signature(type(model).__name__)
         self._check_modules(model)
         self._losses, self._check = losses, check
+        self._was_called = False
         self._micro_batches = micro_batches
         # reading labels is no work for torch.compile: the model's graph ends before it
         before, after, finish = map(
@@ -145,6 +160,7 @@ class AttachedRelations:
         return {
             "relations": list(self.neck.names),
             "dims": {level: dict(widths) for level, widths in self.dims.items()},
+            "double_labels": sorted(self._double_labels),
             "moments": {
                 name: value.detach().cpu().clone() for name, value in self.neck.state_dict().items()
             },
@@ -160,9 +176,9 @@ class AttachedRelations:
         if not state:  # none, or saved before the first step
             return
         dims = state.get("dims") if isinstance(state, Mapping) else None
-        if not isinstance(dims, Mapping) or not isinstance(state.get("moments"), Mapping):
+        if not isinstance(dims, Mapping) or not {"double_labels", "moments"} <= set(state):
             raise CheckpointError(
-                "relation_state: expected relations, dims and moments, found "
+                "relation_state: expected relations, dims, double_labels and moments, found "
                 f"{list(state) if isinstance(state, Mapping) else type(state).__name__}"
             )
         for what, saved, own in (
@@ -178,7 +194,7 @@ class AttachedRelations:
     def _before(self, model: nn.Module, args: tuple, kwargs: dict) -> None:
         if model.training and torch.is_grad_enabled() and self._mode(args, kwargs) == "loss":
             self._end()
-            self._measuring = True
+            self._measuring = self._was_called = True
 
     def _after(self, model: nn.Module, args: tuple, kwargs: dict, output):
         if not self._measuring or self._mode(args, kwargs) != "loss":
@@ -219,26 +235,34 @@ class AttachedRelations:
         for task, target in targets.items():
             width = self.dims["label"][task]
             if target is None:
-                targets[task] = torch.zeros(count, width, device=device)
-            elif target.shape[1] != width:
+                target = torch.zeros(count, width, device=device)
+            if target.shape[1] != width:
                 raise ConfigError(
                     f"{_HOOK}.labels.{task}: {self.labels[task].path!r} gives {target.shape[1]} "
                     f"numbers, expected {width} as before"
                 )
+            targets[task] = target.double() if task in self._double_labels else target.float()
         return self.neck({**features, "label": targets}, mask)
 
     def _label_dims(self, targets, samples, device: torch.device) -> dict[str, int]:
-        """Widths of the labels; a process may have none of a task in its first batch."""
-        widths = [0 if target is None else target.shape[1] for target in targets.values()]
-        known = torch.tensor(widths, device=device)
+        """Widths of the labels, and their types; a process may have none in its first batch."""
+        if self._saved is not None:
+            self._double_labels = set(self._saved["double_labels"])
+            return dict(self._saved["dims"]["label"])
+        known = torch.zeros(len(targets), 2, dtype=torch.int64, device=device)
+        for row, target in zip(known, targets.values(), strict=True):
+            if target is not None:
+                row[0], row[1] = target.shape[1], int(target.dtype == torch.float64)
         all_reduce(known, op="max")
-        for reader, width in zip(self.labels.values(), known.tolist(), strict=True):
+        widths, doubles = known.T.tolist()
+        for reader, width in zip(self.labels.values(), widths, strict=True):
             if width == 0:
                 raise ConfigError(
                     f"{reader.where}: no sample of the first batch has a label at "
                     f"{reader.path!r}: {reader.what_is_there(samples)}"
                 )
-        return dict(zip(targets, known.tolist(), strict=True))
+        self._double_labels = {t for t, double in zip(targets, doubles, strict=True) if double}
+        return dict(zip(targets, widths, strict=True))
 
     def _connect(self, features, label_dims: dict[str, int], count: int) -> None:
         """Make the layers, now that the widths are known."""

@@ -97,6 +97,8 @@ class LabelReader:
 
     def what_is_there(self, samples) -> str:
         """What the first data sample holds where the path ends."""
+        if not isinstance(samples, Mapping) and not len(samples):
+            return "it is empty"
         sample = samples if isinstance(samples, Mapping) else samples[0]
         parts = self.path.split(".")
         for depth, part in enumerate(parts):
@@ -144,7 +146,7 @@ class LabelReader:
         if self.ignore_index is not None:
             mask = mask & (index[:, 0] != self.ignore_index)
         bad = mask & ((index[:, 0] < 0) | (index[:, 0] >= self.num_classes))
-        self._bad_index = index[bad.int().argmax(), 0], bad.any()
+        self._bad_index = index[:, 0], bad
         if index.device.type == "cpu":
             self._raise_if_bad_index()
         classes = torch.arange(self.num_classes, device=index.device)
@@ -152,8 +154,9 @@ class LabelReader:
 
     def _raise_if_bad_index(self) -> None:
         """On an accelerator one step late: reading a flag at once would stall it."""
-        if self._bad_index is not None and bool(self._bad_index[1]):
-            index, self._bad_index = int(self._bad_index[0]), None
+        if self._bad_index is not None and bool(self._bad_index[1].any()):
+            values, bad = self._bad_index
+            self._bad_index, index = None, int(values[bad][0])
             raise ConfigError(
                 f"{self.where}: {self.path!r} gives the class index {index}, expected 0 to "
                 f"{self.num_classes - 1}"

@@ -126,8 +126,13 @@ class TaskRelationLossHook(Hook):
             )
         self._check_levels(neck.levels, "model.neck.levels")
         batch = runner.train_dataloader.batch_sampler.batch_size * runner.world_size
+        neck.accumulate(_accumulated(runner))
         self._check_reachable(neck, batch)
         model.relation_losses.append(self.losses)
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        if self.attached is not None:
+            self.attached.check_called()
 
     def after_train(self, runner) -> None:
         if self.attached is not None:
