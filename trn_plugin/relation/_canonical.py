@@ -19,12 +19,11 @@ def normalised(s: Tensor, shrinkage: float) -> tuple[Tensor, Tensor]:
         shrinkage (float): epsilon; what keeps the factor of a singular matrix finite.
 
     Returns:
-        The matrices, and the unit sqrt(v) of each, (...,), where :math:`v = \mathrm{tr}(S) / d`
-        (1 for a side without variance).
+        The matrices, and the unit sqrt(v) of each, (...,), where :math:`v = \mathrm{tr}(S) / d`.
     """
     size = s.diagonal(dim1=-2, dim2=-1).mean(-1)
-    unit = torch.where(size > 0, size.sqrt(), torch.ones_like(size))
-    scaled = s / unit[..., None, None] / unit[..., None, None]
+    unit = size.clamp(min=torch.finfo(size.dtype).tiny).sqrt()
+    scaled = s / unit[..., None, None].square()
     scaled.diagonal(dim1=-2, dim2=-1).add_(shrinkage)
     return scaled, unit
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor
 
@@ -11,31 +13,39 @@ from trn_plugin.relation._ranks import working_dtype, world_size
 __all__ = ["UpdateAndMeasure"]
 
 
+def _full_precision(device: torch.device):
+    """Autocast off, where the device knows of it."""
+    if not torch.amp.is_autocast_available(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
+
+
 class UpdateAndMeasure(torch.autograd.Function):
     """A step of Algorithm 1.
 
-    The arguments are a ``TaskRelationLayer``, the masks (N, T), and the features of each task;
-    the values are tau (P_c,) of each of the layer's classes of pairs, and (T,) bool, whose
-    features are not finite.
+    The arguments are a ``TaskRelationLayer``, the masks (N, T) or None, and the features of each
+    task; the values are tau (P_c,) of each of the layer's classes of pairs, and (T,) int, above 0
+    where features are not finite.
     """
 
     @staticmethod
-    def forward(ctx, layer, masks: Tensor, *features: Tensor):
-        device = masks.device
+    def forward(ctx, layer, masks: Tensor | None, *features: Tensor):
+        device = features[0].device
         dtype = features[0].dtype
         for f in features[1:]:
             dtype = torch.promote_types(dtype, f.dtype)
-        taus, saved = [], []
-        faulty = torch.zeros(len(features), dtype=torch.int64, device=device)
-        with torch.autocast(device.type, enabled=False):
+        taus, saved, faults = [], [], []
+        with _full_precision(device):
             joint = torch.cat([f.detach().to(working_dtype(device)) for f in features], 1)
             for members in layer.members:
                 group = members.group
-                x, count = centre(members.take(joint), masks[:, members.tasks].all(2).T)
+                mask = None if masks is None else masks[:, members.tasks].all(2).T
+                x, count = centre(members.take(joint), mask)
                 x = x.to(group.product_dtype(dtype))
                 w, bad = group.update(x, count, layer.momentum)
-                faulty.index_add_(0, members.tasks.flatten(), bad.flatten().to(faulty.dtype))
-                x = torch.where((w > 0)[:, None, None], x, 0.0)
+                if bad is not None:
+                    faults.append((members.tasks, bad))
+                    x = torch.where((w > 0)[:, None, None], x, 0.0)
                 solved = layer.solve(members, x, dtype)
                 taus.extend(tau for tau, _, _ in solved)
                 saved.extend([x, w * world_size(), *(t for triple in solved for t in triple)])
@@ -43,7 +53,9 @@ class UpdateAndMeasure(torch.autograd.Function):
         ctx.members = layer.members
         ctx.shrinkage = layer.shrinkage
         ctx.features = [(f.shape[1], f.dtype) for f in features]
-        faulty = faulty > 0
+        faulty = torch.zeros(len(features), dtype=torch.int64, device=device)
+        for tasks, bad in faults:
+            faulty.index_add_(0, tasks.flatten(), bad.flatten().to(faulty.dtype))
         ctx.mark_non_differentiable(faulty)
         return *taus, faulty
 

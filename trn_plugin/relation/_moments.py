@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -16,19 +16,25 @@ __all__ = ["RunningMoments", "centre"]
 WIDE = 192
 
 
-def centre(x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+def centre(x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     """Subtract the mean over the samples of ``mask`` on all ranks; other rows become 0.
 
     Args:
         x (Tensor): (B, N, D) features of B sets of tasks.
-        mask (Tensor): (B, N) bool, which samples count for each set.
+        mask (Tensor, optional): (B, N) bool, which samples count for each set; None for all.
 
     Returns:
         The centred features in the working dtype, and the numbers of samples (B,), same dtype.
     """
     dtype = working_dtype(x.device)
+    x = x.to(dtype)
+    if mask is None and world_size() == 1:
+        count = torch.full((len(x),), x.shape[1], dtype=dtype, device=x.device)
+        return (x - x.mean(1, keepdim=True) if x.shape[1] else x), count
+    if mask is None:
+        mask = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
     keep = mask[..., None]
-    x = torch.where(keep, x.to(dtype), 0.0)
+    x = torch.where(keep, x, 0.0)
     sums = torch.cat([mask.sum(1, keepdim=True).to(dtype), x.sum(1)], 1)
     sums = sum_over_ranks(sums)
     count = sums[:, 0]
@@ -78,7 +84,7 @@ class RunningMoments(nn.Module):
         narrow = torch.promote_types(features, torch.float32)
         return narrow if sum(self.dims) >= WIDE and narrow != torch.float64 else dtype
 
-    def update(self, x: Tensor, count: Tensor, momentum: float) -> tuple[Tensor, Tensor]:
+    def update(self, x: Tensor, count: Tensor, momentum: float) -> tuple[Tensor, Tensor | None]:
         """Take in a batch, unless it has fewer than two samples or is not finite.
 
         Args:
@@ -88,27 +94,39 @@ class RunningMoments(nn.Module):
 
         Returns:
             w (B,), 1 - m, or 0 where the batch was left out; and (B, tasks of a set) bool, whose
-            features (or their squares) are not finite.
+            features (or their squares) are not finite, None where a CPU saw that all are.
         """
         blocks = self._products(x)
-        faulty = torch.stack([~torch.isfinite(v).all(-1) for v in self._variances(blocks)], 1)
+        variances = self._variances(blocks)
+        gain = 1 - momentum
+        if x.device.type == "cpu" and self._all_count(count, variances):
+            self.weight.mul_(momentum).add_(count, alpha=gain)
+            self.squared_weight.mul_(momentum**2).add_(count, alpha=gain**2)
+            for state, block in self._rows(blocks):
+                state.mul_(momentum).add_(block, alpha=gain)
+            return torch.full_like(count, gain), None
+        faulty = torch.stack([~torch.isfinite(v).all(-1) for v in variances], 1)
         counts = (count >= 2) & ~faulty.any(1)
-        w = counts.to(self.weight.dtype) * (1 - momentum)
-        self.weight.copy_(torch.where(counts, momentum * self.weight + w * count, self.weight))
-        squared = momentum**2 * self.squared_weight + w**2 * count
+        weight = momentum * self.weight + gain * count
+        squared = momentum**2 * self.squared_weight + gain**2 * count
+        self.weight.copy_(torch.where(counts, weight, self.weight))
         self.squared_weight.copy_(torch.where(counts, squared, self.squared_weight))
-        everywhere = counts.device.type == "cpu" and bool(counts.all())
+        for state, block in self._rows(blocks):
+            updated = momentum * state + gain * block
+            state.copy_(torch.where(counts[:, None, None], updated, state))
+        return counts.to(count.dtype) * gain, faulty
+
+    @staticmethod
+    def _all_count(count: Tensor, variances: Sequence[Tensor]) -> bool:
+        total = sum(v.sum() for v in variances)
+        return bool(torch.isfinite(total)) and bool((count >= 2).all())
+
+    def _rows(self, blocks: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """The part of the moments that each block of products belongs to."""
         start = 0
         for block in blocks:
-            rows = slice(start, start + block.shape[1])
-            state = self.moments[:, rows, start:]
-            if everywhere:
-                state.mul_(momentum).add_(block, alpha=1 - momentum)
-            else:
-                updated = momentum * state + (1 - momentum) * block
-                state.copy_(torch.where(counts[:, None, None], updated, state))
-            start = rows.stop
-        return w, faulty
+            yield self.moments[:, start : start + block.shape[1], start:], block
+            start += block.shape[1]
 
     def _products(self, x: Tensor) -> list[Tensor]:
         """Rows of x'x: all of them, or, of wide features, each task's from its own columns on."""

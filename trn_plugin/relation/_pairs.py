@@ -30,7 +30,7 @@ class SetPairs:
         self.pairs = pairs
         self.sets = sets
         self.rows, self.columns = group.slot(first), group.slot(second)
-        self.is_wide = len(pairs) == 1 and WarmPair.suits(group.dims[first], group.dims[second])
+        self.is_wide = len(pairs) == 1 and _is_wide(group, first, second)
 
     def moments(self, group: RunningMoments) -> tuple[Tensor, Tensor, Tensor]:
         """S11 (P, d1, d1), S12 (P, d1, d2) and S22 (P, d2, d2)."""
@@ -128,11 +128,10 @@ def group_pairs(
         group (RunningMoments): moments of one set of tasks, or of sets of two tasks each.
         pairs (Sequence[tuple[int, int]]): all pairs of the layer.
     """
-    on_cpu = group.moments.device.type == "cpu"
     if len(group.sets) > 1 or len(group.dims) == 2:
         index = {frozenset(pair): i for i, pair in enumerate(pairs)}
         places = [index[frozenset(members)] for members in group.sets]
-        if on_cpu and WarmPair.suits(*group.dims):
+        if _is_wide(group, 0, 1):
             return [SetPairs(group, [p], slice(b, b + 1), 0, 1) for b, p in enumerate(places)]
         return [SetPairs(group, places, slice(None), 0, 1)]
     (members,) = group.sets
@@ -141,7 +140,7 @@ def group_pairs(
     for place, pair in enumerate(pairs):
         first, second = sorted(members.index(task) for task in pair)
         shape = group.dims[first], group.dims[second]
-        if on_cpu and WarmPair.suits(*shape):
+        if _is_wide(group, first, second):
             solved.append(SetPairs(group, [place], slice(0, 1), first, second))
         else:
             for found, new in zip(
@@ -149,3 +148,9 @@ def group_pairs(
             ):
                 found.append(new)
     return solved + [JointPairs(group, *found) for found in by_shape.values()]
+
+
+def _is_wide(group: RunningMoments, first: int, second: int) -> bool:
+    """Whether a pair is solved from a warm start."""
+    widths = group.dims[first], group.dims[second]
+    return group.moments.device.type == "cpu" and WarmPair.suits(*widths)

@@ -20,7 +20,6 @@ BLOCK = 8  # vectors carried from step to step: values that nearly touch are tol
 ROWS = 2  # residuals corrected in an iteration
 MIN_GAP = 0.02  # corrections along what is this close to the leading value are damped
 MIN_ANGLE = 1e-3  # sine below which two variates count as the same
-DEPENDENT = 1e-20  # share of a row's squared length outside the space, below which it adds nothing
 
 _BASIS = ("basis1", "basis2", "spectrum", "block1", "block2")
 
@@ -29,7 +28,7 @@ class WarmPair(nn.Module):
     """Largest canonical correlation of one pair of wide tasks, step after step.
 
     Each answer is checked: with r the residual of the leading pair in whitened coordinates,
-    :math:`|r| \\le 10\\, \\mathrm{accuracy} \\cdot (\\tau_1 - \\tau_8) \\sqrt{1 - \\tau_1^2}`
+    :math:`|r| \\le 5\\, \\mathrm{accuracy} \\cdot (\\tau_1 - \\tau_8) \\sqrt{1 - \\tau_1^2}`
     (the gradient is as wrong as the vectors are, relative to how far the two variates are apart).
     Where the iterations do not get there, the pair is solved exactly, and its canonical vectors
     become the basis of the next corrections.
@@ -39,6 +38,11 @@ class WarmPair(nn.Module):
         super().__init__()
         for name in _BASIS:
             self.register_buffer(name, None)
+
+    def forget(self) -> None:
+        """Take the exact route at the next step."""
+        for name in _BASIS:
+            setattr(self, name, None)
 
     @staticmethod
     def suits(d1: int, d2: int) -> bool:
@@ -68,8 +72,8 @@ class WarmPair(nn.Module):
         Returns:
             tau (0-d), a (d1,), b (d2,), and whether the exact route was taken.
         """
+        pencil = _Pencil(s11, s12, s22, shrinkage)
         if self.block1 is not None:
-            pencil = _Pencil(s11, s12, s22, shrinkage)
             found = self._iterate(pencil, probe, accuracy, iterations)
             if found is not None:
                 return *found, False
@@ -78,11 +82,9 @@ class WarmPair(nn.Module):
     def _solve_exactly(self, s11, s12, s22, shrinkage):
         l1, unit1 = factor(s11, shrinkage)
         l2, unit2 = factor(s22, shrinkage)
-        k = whiten(l1, unit1, s12, l2, unit2)
-        u, s, vh = torch.linalg.svd(k)
+        u, s, vh = torch.linalg.svd(whiten(l1, unit1, s12, l2, unit2))
         if not bool(s[0] > 64 * torch.finfo(s.dtype).eps):
-            for name in _BASIS:
-                setattr(self, name, None)
+            self.forget()
             return torch.zeros_like(s[0]), torch.zeros_like(s11[0]), torch.zeros_like(s22[0])
         first = torch.linalg.solve_triangular(l1.mT, u, upper=True).mT / unit1
         second = torch.linalg.solve_triangular(l2.mT, vh.mT, upper=True).mT / unit2
@@ -95,26 +97,28 @@ class WarmPair(nn.Module):
         self, pencil: _Pencil, probe: tuple[Tensor, Tensor], accuracy: float, iterations: int
     ):
         """tau, a, b; None where they are not accurate enough."""
-        space = pencil.apply(self.block1, self.block2)
+        space = _orthonormal(pencil.apply(self.block1, self.block2))
         for iteration in range(iterations + 1):
-            values, space = _rayleigh_ritz(space)
-            if values is None:
+            if space is None:
                 return None
             a, b, sa, sb, ta, tb = space
-            lead = values[:ROWS, None]
-            r1, r2 = (tb[:ROWS] - lead * sa[:ROWS]).float(), (ta[:ROWS] - lead * sb[:ROWS]).float()
-            r1, r2 = r1 @ self.basis1.T, r2 @ self.basis2.T
+            u, values, vh = torch.linalg.svd(ta @ b.mT)
+            lead, first, second = values[:ROWS, None], u.mT[:ROWS], vh[:ROWS]
+            r1 = second @ tb - lead * (first @ sa)
+            r2 = first @ ta - lead * (second @ sb)
+            r1, r2 = r1.float() @ self.basis1.T, r2.float() @ self.basis2.T
             if iteration > 0 and _accurate(r1[0], r2[0], values, accuracy):
-                self.block1, self.block2 = a[:BLOCK].clone(), b[:BLOCK].clone()
-                return values[0].clamp(max=1.0), a[0], b[0]
-            if iteration == iterations:
+                self.block1, self.block2 = u.mT[:BLOCK] @ a, vh[:BLOCK] @ b
+                return values[0].clamp(max=1.0), self.block1[0], self.block2[0]
+            if iteration == iterations or not bool(torch.isfinite(r1).all()):
                 return None
             w, v = self._corrections(r1, r2, lead.float())
-            if iteration == 0:
+            if iteration == 0 and all(bool(side.any()) for side in probe):
                 w = torch.cat([w, self._whitened(probe[0], self.basis1)])
                 v = torch.cat([v, self._whitened(probe[1], self.basis2)])
-            new = pencil.apply(w.to(a.dtype), v.to(b.dtype))
-            space = [torch.cat(p) for p in zip(space, _orthogonal_to(space, new), strict=True)]
+            new = _orthonormal(_less(pencil.apply(w.to(a.dtype), v.to(b.dtype)), space))
+            space = new and [torch.cat(rows) for rows in zip(space, new, strict=True)]
+        return None
 
     def _corrections(self, r1: Tensor, r2: Tensor, lead: Tensor) -> tuple[Tensor, Tensor]:
         """Solve the equations for the residuals (q, d) as if the basis' were today's vectors."""
@@ -140,7 +144,7 @@ class WarmPair(nn.Module):
 def _accurate(r1: Tensor, r2: Tensor, values: Tensor, accuracy: float) -> bool:
     residual = float(r1.dot(r1) + r2.dot(r2)) ** 0.5
     gap, angle = float(values[0] - values[BLOCK - 1]), 1 - float(values[0]) ** 2
-    return residual <= 10 * accuracy * max(gap, MIN_ANGLE) * max(angle, MIN_ANGLE**2) ** 0.5
+    return residual <= 5 * accuracy * max(gap, MIN_ANGLE) * max(angle, MIN_ANGLE**2) ** 0.5
 
 
 class _Pencil:
@@ -158,38 +162,21 @@ class _Pencil:
         return [a, b, sa, sb, a @ self.s12, b @ self.s12.mT]
 
 
-def _rayleigh_ritz(space: list[Tensor]):
-    """The best canonical pairs within the rows of a space, by falling value; (None, _) if singular.
-
-    Returns:
-        Values (r,), and the space rotated to them: rows orthonormal in the moments' metric.
-    """
-    a, b, sa, sb, _, tb = space
+def _orthonormal(space: list[Tensor]) -> list[Tensor] | None:
+    """Rows combined to be orthonormal in the moments' metric; None where they are dependent."""
+    a, b, sa, sb, ta, tb = space
     l1, fault1 = torch.linalg.cholesky_ex(sa @ a.mT)
     l2, fault2 = torch.linalg.cholesky_ex(sb @ b.mT)
     if bool(fault1 | fault2):
-        return None, space
-    k = torch.linalg.solve_triangular(l1, a @ tb.mT, upper=False)
-    k = torch.linalg.solve_triangular(l2, k.mT, upper=False).mT
-    if not bool(torch.isfinite(k).all()):
-        return None, space
-    u, values, vh = torch.linalg.svd(k)
-    c1 = torch.linalg.solve_triangular(l1.mT, u, upper=True).mT
-    c2 = torch.linalg.solve_triangular(l2.mT, vh.mT, upper=True).mT
-    return values, [c @ x for c, x in zip((c1, c2) * 3, space, strict=True)]
+        return None
+    a, sa, ta = (torch.linalg.solve_triangular(l1, x, upper=False) for x in (a, sa, ta))
+    b, sb, tb = (torch.linalg.solve_triangular(l2, x, upper=False) for x in (b, sb, tb))
+    return [a, b, sa, sb, ta, tb]
 
 
-def _orthogonal_to(space: list[Tensor], new: list[Tensor]) -> list[Tensor]:
-    """New rows less their part in the space, scaled to unit length in the moments' metric."""
+def _less(new: list[Tensor], space: list[Tensor]) -> list[Tensor]:
+    """New rows less their part in the space."""
     a, b, sa, sb, ta, tb = space
     w, v, sw, sv, tw, tv = new
     c1, c2 = w @ sa.mT, v @ sb.mT
-    w, sw, tw = w - c1 @ a, sw - c1 @ sa, tw - c1 @ ta
-    v, sv, tv = v - c2 @ b, sv - c2 @ sb, tv - c2 @ tb
-    # what the space holds already would only bring rounding errors in
-    n1, n2 = ((x * sx).sum(1, keepdim=True) for x, sx in ((w, sw), (v, sv)))
-    kept1 = (n1 > DEPENDENT * (n1 + c1.square().sum(1, keepdim=True)))[:, 0]
-    kept2 = (n2 > DEPENDENT * (n2 + c2.square().sum(1, keepdim=True)))[:, 0]
-    n1, n2 = n1[kept1].sqrt(), n2[kept2].sqrt()
-    sides = ((w, kept1, n1), (v, kept2, n2), (sw, kept1, n1), (sv, kept2, n2), (tw, kept1, n1))
-    return [x[kept] / n for x, kept, n in (*sides, (tv, kept2, n2))]
+    return [w - c1 @ a, v - c2 @ b, sw - c1 @ sa, sv - c2 @ sb, tw - c1 @ ta, tv - c2 @ tb]

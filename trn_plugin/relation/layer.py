@@ -8,6 +8,7 @@ from itertools import combinations
 import torch
 from torch import Tensor, nn
 
+from trn_plugin.relation._late import LateFlags
 from trn_plugin.relation._measure import UpdateAndMeasure
 from trn_plugin.relation._members import Members
 from trn_plugin.relation._moments import RunningMoments
@@ -63,8 +64,8 @@ class TaskRelationLayer(nn.Module):
 
     Raises:
         ValueError: an option out of range, shapes that do not fit, or features that are not
-            finite: at once on a CPU, one step later on other devices, where reading a flag at
-            once would stall the device. Such a batch never enters the running moments.
+            finite: at once on a CPU, a step or two later on other devices, where reading a flag
+            at once would stall the device. Such a batch never enters the running moments.
 
     Example:
         >>> import torch
@@ -105,7 +106,7 @@ class TaskRelationLayer(nn.Module):
         self.members: list[Members] = []
         self.register_buffer("widths", None)
         self.register_buffer("steps", None)
-        self._faulty: Tensor | None = None
+        self._flags = LateFlags()
         if dims is not None:
             self._start(dims, torch.device("cpu"))
 
@@ -195,11 +196,13 @@ class TaskRelationLayer(nn.Module):
         if not self.training:
             return self.similarity().to(dtype)
         masks = self._masks(mask, features)
-        self._raise_if_faulty(self._faulty)
+        for faulty in self._flags.take():
+            self._raise_if_faulty(faulty)
         *taus, faulty = UpdateAndMeasure.apply(self, masks, *features)
-        self._faulty = faulty
         if device.type == "cpu":
             self._raise_if_faulty(faulty)
+        else:
+            self._flags.put(faulty)
         return self._corrected(self._by_pair(taus)).to(dtype)
 
     def extra_repr(self) -> str:
@@ -263,11 +266,11 @@ class TaskRelationLayer(nn.Module):
                 f"{names}: expected {self.dims} features as in the running moments, got {dims}"
             )
 
-    def _masks(self, mask, features: Sequence[Tensor]) -> Tensor:
-        """(N, T) bool."""
+    def _masks(self, mask, features: Sequence[Tensor]) -> Tensor | None:
+        """(N, T) bool, or None where all samples count."""
         n, device = len(features[0]), features[0].device
         if mask is None:
-            return torch.ones(n, len(features), dtype=torch.bool, device=device)
+            return None
         masks = [mask] * len(features) if isinstance(mask, Tensor) else list(mask)
         if len(masks) != len(features):
             raise ValueError(f"mask: expected one for each task, got {len(masks)}")
@@ -289,9 +292,8 @@ class TaskRelationLayer(nn.Module):
         first, second = (side.view(taus.shape) for side in self._sides.T)
         return corrected_similarity(taus, self.effective_sample_size, first, second)
 
-    def _raise_if_faulty(self, faulty: Tensor | None) -> None:
-        if faulty is not None and bool(faulty.any()):
-            self._faulty = None
+    def _raise_if_faulty(self, faulty: Tensor) -> None:
+        if bool(faulty.any()):
             names = [self.name_of(task) for task, bad in enumerate(faulty.tolist()) if bad]
             raise ValueError(
                 f"{' and '.join(names)}: the features hold values that are not finite (or whose "

@@ -1,0 +1,124 @@
+"""Wide pairs on a CPU: solved from where they were a step ago, as exactly as from nothing."""
+
+import copy
+
+import pytest
+import torch
+from reference import shrunk
+from test_layer import gradients
+
+from trn_plugin.relation import TaskRelationLayer
+
+
+def drifting(steps, n, d1, d2, dtype, seed=0, close=None):
+    """Features of two tails of a network that changes from step to step.
+
+    ``close`` sets the two largest correlations, so that they nearly touch.
+    """
+    g = torch.Generator().manual_seed(seed)
+    w1, w2 = (torch.randn(24, d, generator=g, dtype=torch.float64) for d in (d1, d2))
+    for _ in range(steps):
+        w1 += 0.02 * torch.randn(24, d1, generator=g, dtype=torch.float64)
+        w2 += 0.02 * torch.randn(24, d2, generator=g, dtype=torch.float64)
+        common = torch.randn(n, 24, generator=g, dtype=torch.float64)
+        f1 = common @ w1 + torch.randn(n, d1, generator=g, dtype=torch.float64)
+        f2 = common @ w2 + 2 * torch.randn(n, d2, generator=g, dtype=torch.float64)
+        if close:
+            f1[:, :2], f2[:, :2] = 30 * common[:, :2], 30 * common[:, :2]
+            noise = torch.randn(n, 2, generator=g, dtype=torch.float64)
+            f2[:, :2] += 30 * noise * torch.tensor([1 / c**2 - 1 for c in close]).double().sqrt()
+        yield f1.to(dtype).requires_grad_(), f2.to(dtype).requires_grad_()
+
+
+def solved_exactly(moments, f1, f2, shrinkage, momentum):
+    """Values by falling size, and the gradients of the largest, in float64."""
+    s11, s12, s22 = moments
+    l1, l2 = (torch.linalg.cholesky(shrunk(s, shrinkage)) for s in (s11, s22))
+    k = torch.linalg.solve_triangular(l1, s12, upper=False)
+    u, s, vh = torch.linalg.svd(torch.linalg.solve_triangular(l2, k.T, upper=False).T)
+    a = torch.linalg.solve_triangular(l1.T, u[:, :1], upper=True)
+    b = torch.linalg.solve_triangular(l2.T, vh[:1].T, upper=True)
+    x1, x2 = (f.detach().double() - f.detach().double().mean(0) for f in (f1, f2))
+    p, q = x1 @ a, x2 @ b
+    g1 = (q - s[0] * p) @ a.T - s[0] * shrinkage * a.square().mean() * x1
+    g2 = (p - s[0] * q) @ b.T - s[0] * shrinkage * b.square().mean() * x2
+    return s, ((1 - momentum) * g1, (1 - momentum) * g2)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tau_error", "gradient_error"),
+    [(torch.float32, 1e-5, 2e-3), (torch.float64, 1e-8, 1e-8)],
+)
+@pytest.mark.parametrize(("d1", "d2", "close"), [(128, 128, None), (150, 100, (0.9557, 0.9575))])
+def test_every_step_is_as_exact_as_promised(dtype, tau_error, gradient_error, d1, d2, close):
+    layer = TaskRelationLayer(0.9)
+    moments = [torch.eye(d1).double(), torch.zeros(d1, d2).double(), torch.eye(d2).double()]
+    compared = 0
+    for f1, f2 in drifting(30, 256, d1, d2, dtype, close=close):
+        x1, x2 = (f.detach().double() - f.detach().double().mean(0) for f in (f1, f2))
+        for s, c in zip(moments, (x1.T @ x1, x1.T @ x2, x2.T @ x2), strict=True):
+            s.mul_(0.9).add_(c, alpha=0.1)
+        tau = layer(f1, f2)
+        values, expected = solved_exactly(moments, f1, f2, 1e-5, 0.9)
+        assert abs(tau.item() - values[0].item()) <= tau_error
+        if values[0] - values[1] >= 1e-3:
+            compared += 1
+            for ours, theirs in zip(gradients(tau, f1, f2), expected, strict=True):
+                assert (ours - theirs).norm() <= gradient_error * theirs.norm()
+    assert compared > 10
+    assert layer.exact_rate < (0.5 if dtype == torch.float32 else 1)
+
+
+def test_a_relation_that_appears_in_one_step_is_found():
+    """A few samples far away that both tasks share: a new largest value out of nothing."""
+    layer = TaskRelationLayer(0.9)
+    steps = list(drifting(20, 64, 128, 128, torch.float64))
+    for f1, f2 in steps[:-1]:
+        layer(f1, f2)
+    cold = copy.deepcopy(layer)
+    cold.warm["0"].forget()
+    f1, f2 = (f.detach().clone() for f in steps[-1])
+    g = torch.Generator().manual_seed(5)
+    for f in (f1, f2):
+        f[3] += 1e3 * torch.randn(128, generator=g).double()
+    assert layer(f1, f2).item() == pytest.approx(cold(f1, f2).item(), abs=1e-10)
+
+
+def test_a_step_without_samples_keeps_tau():
+    layer = TaskRelationLayer(0.9)
+    for f1, f2 in drifting(4, 64, 128, 128, torch.float64):
+        tau = layer(f1, f2)
+    again = layer(f1, f2, mask=torch.zeros(64, dtype=torch.bool))
+    assert again.item() == pytest.approx(tau.item(), abs=1e-12)
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1e12])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_dead_wide_features_of_any_scale_stay_finite(scale, dtype):
+    layer = TaskRelationLayer(0.9)
+    for f1, f2 in drifting(12, 32, 100, 120, dtype):
+        f1, f2 = (scale * f1.detach().relu()).requires_grad_(), f2.detach().requires_grad_()
+        with torch.no_grad():
+            f1[:, ::3] = 0
+        tau = layer(f1, f2)
+        assert 0 <= tau <= 1
+        assert all(torch.isfinite(g).all() for g in gradients(tau, f1, f2))
+
+
+def test_wide_tasks_without_any_relation_or_variance():
+    layer = TaskRelationLayer(0.9)
+    for f1, _ in drifting(4, 32, 100, 100, torch.float32):
+        tau = layer(f1, torch.zeros(32, 100))
+        assert tau == 0
+        assert not gradients(tau, f1)[0].any()
+
+
+def test_moments_that_met_another_device_type_load_here():
+    layer = TaskRelationLayer(0.9)
+    for f1, f2 in drifting(3, 32, 100, 100, torch.float32):
+        layer(f1, f2)
+    state = layer.state_dict()
+    elsewhere = {k: v for k, v in state.items() if not k.startswith("warm.")}
+    restored = TaskRelationLayer(0.9)
+    restored.load_state_dict(elsewhere)
+    assert restored(f1, f2).item() == pytest.approx(layer(f1, f2).item(), abs=1e-6)
