@@ -63,9 +63,14 @@ def test_train_and_test_with_balanced_weights_and_a_broken_picture(
     assert "left out (skip_unreadable), 1 of 12 so far" in said
     assert "att1: pos_weight [" in said
 
-    out = tmp_path / "metrics.json"
+    broken = faces / "img_align_celeba" / "000020.jpg"
+    broken.write_bytes(b"")
+    out, pictures = tmp_path / "metrics.json", tmp_path / "pictures"
     test = ("test", CONFIG, work / "epoch_1.pth", "--work-dir", tmp_path / "test", "--out", out)
-    assert tool(*test, *options(faces), monkeypatch=monkeypatch) == 0
+    skip = "test_dataloader.dataset.skip_unreadable=True"
+    more = ("--show-dir", pictures)
+    assert tool(*test, *more, *options(faces, skip), monkeypatch=monkeypatch) == 0
+    assert len(list((pictures / "sample").iterdir())) == 5  # of 6
     metrics = json.loads(out.read_text())
     keys = ("error_rate", "mAP", "majority_error_rate", "AP_Wearing_Hat", "error_rate_Bald")
     assert all(0 <= metrics[f"attributes/{key}"] <= 100 for key in keys)

@@ -123,7 +123,7 @@ class AttributeMetric(TaskMetric):
                 metrics[f"error_rate_{key_name(name)}"] = 100 * float(error[i])
                 metrics[f"AP_{key_name(name)}"] = 100 * float(precision[i])
             rows = [[name, *map(_percent, row)] for name, *row in zip(names, *columns, strict=True)]
-            header = ["attribute", "error rate", "of the majority", "AP", "prior"]
+            header = ["attribute", "error rate", "majority", "AP", "prior"]
             print_log(f"{self.prefix}, in percent\n{table(header, rows)}", logger="current")
         return metrics
 

@@ -79,8 +79,10 @@ class CasePicturesHook(Hook):
         data_batch: dict | tuple | list | None = None,
         outputs: Sequence[MultiTaskDataSample] | None = None,
     ) -> None:
-        """Keep the labels and predictions of each picture."""
+        """Keep the labels and predictions of each picture that could be read."""
         for sample in outputs or ():
+            if sample.get("unreadable"):
+                continue
             self._cases.append(
                 dict(
                     img_path=sample.img_path,

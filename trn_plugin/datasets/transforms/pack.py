@@ -33,7 +33,8 @@ class PackMultiTaskInputs:
     """
 
     def __init__(
-        self, meta_keys: Sequence[str] = ("img_path", "ori_shape", "box", "box_source")
+        self,
+        meta_keys: Sequence[str] = ("img_path", "ori_shape", "box", "box_source", "unreadable"),
     ) -> None:
         self.meta_keys = tuple(meta_keys)
 
