@@ -31,9 +31,9 @@ class TaskRelationLossHook(Hook):
 
     The model is one with a ``TaskRelationNeck``; or with ``features``, ``labels`` and
     ``relations`` any other whose ``forward`` returns a dict of losses in mode 'loss'. Such a model
-    stays as it is: its modules are read by torch's hooks while it trains, a label may be missing
-    in a sample, and the running moments are written into its checkpoints as 'relation_state' and
-    go on from there when a run is resumed.
+    stays as it is: its modules are read by torch's hooks while it trains, and the running moments
+    are written into its checkpoints as 'relation_state' and go on from there when a run is
+    resumed. A label may be missing in a sample, though not in all of a run's first step.
 
     Priority: NORMAL; it acts before and after the whole training only, and on checkpoints.
 
