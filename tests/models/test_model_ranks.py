@@ -1,7 +1,8 @@
-"""The whole model under DistributedDataParallel: 2 x 8 samples give what 1 x 16 give."""
+"""The whole model under DistributedDataParallel: 2 x 64 samples give what 1 x 128 give."""
 
 import socket
 
+import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
@@ -10,54 +11,58 @@ from torch.nn.parallel import DistributedDataParallel
 
 from trn_plugin.hooks import TaskRelationLossHook
 
-STEPS, N = 3, 16
+STEPS, N, SIZE = 3, 128, 32
 MISSING = {(0, "pose"), (1, "landmarks"), (2, "pose"), (9, "landmarks"), (9, "pose")}
 
 
-def train(rank, ranks):
+def train(rank, ranks, dtype):
     """Weights, losses and tau after some steps; a LayerNorm net, for batch norm is local."""
-    model = build("test_vit", levels=("hidden", "output"))
+    model = build("test_vit", levels=("hidden", "output"), size=SIZE)
     hook = TaskRelationLossHook(dict(hidden=0.5, output=0.5), min_samples_per_dim=0)
     model.relation_losses.append(hook.losses)
-    model.double()
+    model.to(dtype)
     wrapped = DistributedDataParallel(model) if ranks > 1 else model
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     mine = slice(rank * N // ranks, (rank + 1) * N // ranks)
     logs = []
     for step in range(STEPS):
-        x, samples = batch(N, seed=step, missing=MISSING)
-        losses = wrapped(x[mine].double(), samples[mine], mode="loss")
+        x, samples = batch(N, SIZE, seed=step, missing=MISSING)
+        losses = wrapped(x[mine].to(dtype), samples[mine], mode="loss")
         total, _ = model.parse_losses(losses)
         optimizer.zero_grad()
         total.backward()
+        grads = {f"grad {k}": p.grad.double() for k, p in model.named_parameters()}
         optimizer.step()
         logs.append({k: v.detach().double() for k, v in losses.items()})
-    return {k: v.clone() for k, v in model.state_dict().items()}, logs
+    return {**{k: v.clone() for k, v in model.state_dict().items()}, **grads}, logs
 
 
-def worker(rank, port, out):
+def worker(rank, port, out, dtype):
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     torch.set_num_threads(1)
-    torch.save(train(rank, 2), out / f"{rank}.pt")
+    torch.save(train(rank, 2, dtype), out / f"{rank}.pt")
     dist.destroy_process_group()
 
 
-def test_two_ranks_equal_one(tmp_path):
+@pytest.mark.parametrize(("dtype", "error"), [(torch.float64, 1e-6), (torch.float32, 1e-4)])
+def test_two_ranks_equal_one(tmp_path, dtype, error):
+    """In tau, losses, the last step's gradients, weights and running moments."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    mp.spawn(worker, args=(port, tmp_path), nprocs=2)
-    state, logs = train(0, 1)
-    start = build("test_vit", levels=("hidden", "output")).state_dict()
+    mp.spawn(worker, args=(port, tmp_path, dtype), nprocs=2)
+    state, logs = train(0, 1, dtype)
+    start = build("test_vit", levels=("hidden", "output"), size=SIZE).state_dict()
     parts = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
     for key, value in state.items():
         for part, _ in parts:
-            assert torch.allclose(part[key], value, rtol=1e-6, atol=1e-7), key
-    moved = [k for k, v in state.items() if not torch.allclose(v, start[k].to(v.dtype))]
+            difference = (part[key] - value).double().norm()
+            assert difference <= error * value.double().norm(), key
+    moved = [k for k, v in start.items() if not torch.allclose(v.to(dtype), state[k].to(dtype))]
     assert any(k.startswith("backbone.trunk.") for k in moved)
     for step in range(STEPS):
         for key, value in logs[step].items():
             both = torch.stack([part[step][key] for _, part in parts])
             # each rank's task loss is its share; relations are the same on all ranks
             found = both.mean() if key in ("loss_pose", "loss_landmarks") else both
-            assert torch.allclose(found, value.expand_as(found), rtol=1e-6, atol=1e-7), key
+            assert torch.allclose(found, value.expand_as(found), rtol=error, atol=0.0), key

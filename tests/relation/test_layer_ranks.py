@@ -7,13 +7,15 @@ import torch.multiprocessing as mp
 
 from trn_plugin.relation import TaskRelationLayer
 
-STEPS, N, D1, D2 = 4, 16, 5, 3
+STEPS, N = 4, 64
+WIDTHS = {"narrow": (5, 3), "wide": (128, 100)}
 
 
-def data():
+def data(widths):
+    d1, d2 = WIDTHS[widths]
     g = torch.Generator().manual_seed(0)
-    f1 = torch.randn(STEPS, N, D1, generator=g, dtype=torch.float64)
-    f2 = f1[..., :D2] + torch.randn(STEPS, N, D2, generator=g, dtype=torch.float64)
+    f1 = torch.randn(STEPS, N, d1, generator=g, dtype=torch.float64)
+    f2 = f1[..., :d2] + torch.randn(STEPS, N, d2, generator=g, dtype=torch.float64)
     mask = torch.rand(STEPS, N, generator=g) < 0.8
     return f1, f2, mask
 
@@ -30,10 +32,10 @@ def run(f1, f2, mask):
     return torch.stack(taus), torch.stack(grads)
 
 
-def worker(rank, port, out):
+def worker(rank, port, out, widths):
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     mine = slice(rank * N // 2, (rank + 1) * N // 2)
-    f1, f2, mask = data()
+    f1, f2, mask = data(widths)
     torch.save(run(f1[:, mine], f2[:, mine], mask[:, mine]), out / f"{rank}.pt")
     dist.destroy_process_group()
 
@@ -46,17 +48,14 @@ def free_port():
         return s.getsockname()[1]
 
 
-def test_two_ranks_equal_one(tmp_path):
-    mp.spawn(worker, args=(free_port(), tmp_path), nprocs=2)
-    taus, grads = run(*data())
+@pytest.mark.parametrize("widths", WIDTHS)
+def test_two_ranks_equal_one(tmp_path, widths):
+    mp.spawn(worker, args=(free_port(), tmp_path, widths), nprocs=2)
+    taus, grads = run(*data(widths))
     parts = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
     for part, _ in parts:
-        assert torch.allclose(part, taus, rtol=1e-12)
+        assert torch.allclose(part, taus, rtol=1e-10)
     # DistributedDataParallel divides by the world size, hence the factor
     both = torch.cat([g for _, g in parts], dim=1) / 2
-    assert torch.allclose(both, grads, rtol=1e-9, atol=1e-15)
+    assert (both - grads).norm() <= 1e-7 * grads.norm()
     assert grads.abs().max() > 0
-
-
-if __name__ == "__main__":
-    pytest.main([__file__])

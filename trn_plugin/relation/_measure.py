@@ -76,9 +76,9 @@ class UpdateAndMeasure(torch.autograd.Function):
                 ridge1, ridge2 = (
                     tau * ctx.shrinkage * v.square().mean(1)[:, None, None] for v in (a, b)
                 )
-                g1 = (q - tau * p) * a[:, None] - ridge1 * x1
-                g2 = (p - tau * q) * b[:, None] - ridge2 * x2
-                pairs.add(by_set, scale * g1, scale * g2)
+                g1 = torch.addcmul(-ridge1 * x1, q - tau * p, a[:, None])
+                g2 = torch.addcmul(-ridge2 * x2, p - tau * q, b[:, None])
+                pairs.add(by_set, g1.mul_(scale), g2.mul_(scale))
             total = members.spread(by_set, total)
         widths, dtypes = zip(*ctx.features, strict=True)
         by_task = total.split(widths, 1)

@@ -103,7 +103,7 @@ class RunningMoments(nn.Module):
             self.weight.mul_(momentum).add_(count, alpha=gain)
             self.squared_weight.mul_(momentum**2).add_(count, alpha=gain**2)
             for state, block in self._rows(blocks):
-                state.mul_(momentum).add_(block, alpha=gain)
+                torch.add(block.mul_(gain), state, alpha=momentum, out=state)
             return torch.full_like(count, gain), None
         faulty = torch.stack([~torch.isfinite(v).all(-1) for v in variances], 1)
         counts = (count >= 2) & ~faulty.any(1)

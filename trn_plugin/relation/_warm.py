@@ -20,8 +20,10 @@ BLOCK = 8  # vectors carried from step to step: values that nearly touch are tol
 ROWS = 2  # residuals corrected in an iteration
 MIN_GAP = 0.02  # corrections along what is this close to the leading value are damped
 MIN_ANGLE = 1e-3  # sine below which two variates count as the same
+USUAL = 2  # iterations with a fresh basis
+WORTH = 0.1  # iterations that an exact solution is worth, for each feature
 
-_BASIS = ("basis1", "basis2", "spectrum", "block1", "block2")
+_BASIS = ("basis1", "basis2", "spectrum", "block1", "block2", "spent")
 
 
 class WarmPair(nn.Module):
@@ -31,7 +33,8 @@ class WarmPair(nn.Module):
     :math:`|r| \\le 5\\, \\mathrm{accuracy} \\cdot (\\tau_1 - \\tau_8) \\sqrt{1 - \\tau_1^2}`
     (the gradient is as wrong as the vectors are, relative to how far the two variates are apart).
     Where the iterations do not get there, the pair is solved exactly, and its canonical vectors
-    become the basis of the next corrections.
+    become the basis of the next corrections; so too when the iterations that the old basis has
+    cost add up to the cost of a new one.
     """
 
     def __init__(self) -> None:
@@ -73,25 +76,34 @@ class WarmPair(nn.Module):
             tau (0-d), a (d1,), b (d2,), and whether the exact route was taken.
         """
         pencil = _Pencil(s11, s12, s22, shrinkage)
-        if self.block1 is not None:
+        if self.block1 is not None and int(self.spent) < WORTH * min(s12.shape):
             found = self._iterate(pencil, probe, accuracy, iterations)
             if found is not None:
                 return *found, False
-        return *self._solve_exactly(s11, s12, s22, shrinkage), True
+        return *self._solve_exactly(pencil, probe, shrinkage, accuracy), True
 
-    def _solve_exactly(self, s11, s12, s22, shrinkage):
+    def _solve_exactly(self, pencil: _Pencil, probe, shrinkage: float, accuracy: float):
+        s11, s12, s22 = pencil.s11, pencil.s12, pencil.s22
         l1, unit1 = factor(s11, shrinkage)
         l2, unit2 = factor(s22, shrinkage)
-        u, s, vh = torch.linalg.svd(whiten(l1, unit1, s12, l2, unit2))
-        if not bool(s[0] > 64 * torch.finfo(s.dtype).eps):
-            self.forget()
-            return torch.zeros_like(s[0]), torch.zeros_like(s11[0]), torch.zeros_like(s22[0])
-        first = torch.linalg.solve_triangular(l1.mT, u, upper=True).mT / unit1
-        second = torch.linalg.solve_triangular(l2.mT, vh.mT, upper=True).mT / unit2
-        self.block1, self.block2 = first[:BLOCK].contiguous(), second[:BLOCK].contiguous()
-        self.basis1, self.basis2 = first.float().contiguous(), second.float().contiguous()
-        self.spectrum = s.float()
-        return s[0].clamp(max=1.0), first[0], second[0]
+        k = whiten(l1, unit1, s12, l2, unit2)
+        for dtype in (torch.float32, torch.float64):
+            # float32 will do for a basis, and its iterations give what the promised accuracy asks
+            u, s, vh = torch.linalg.svd(k.to(dtype))
+            if not bool(s[0] > 64 * torch.finfo(s.dtype).eps):
+                self.forget()
+                continue
+            first = torch.linalg.solve_triangular(l1.mT.to(dtype), u, upper=True).mT / unit1
+            second = torch.linalg.solve_triangular(l2.mT.to(dtype), vh.mT, upper=True).mT / unit2
+            self.block1, self.block2 = first[:BLOCK].double(), second[:BLOCK].double()
+            self.basis1, self.basis2 = first.float().contiguous(), second.float().contiguous()
+            self.spectrum, self.spent = s.float(), torch.zeros((), dtype=torch.int64)
+            if dtype == torch.float64:
+                return s[0].clamp(max=1.0), first[0], second[0]
+            found = self._iterate(pencil, probe, accuracy, 2 * USUAL)
+            if found is not None:
+                return found
+        return k.new_zeros(()), torch.zeros_like(s11[0]), torch.zeros_like(s22[0])
 
     def _iterate(
         self, pencil: _Pencil, probe: tuple[Tensor, Tensor], accuracy: float, iterations: int
@@ -109,6 +121,7 @@ class WarmPair(nn.Module):
             r1, r2 = r1.float() @ self.basis1.T, r2.float() @ self.basis2.T
             if iteration > 0 and _accurate(r1[0], r2[0], values, accuracy):
                 self.block1, self.block2 = u.mT[:BLOCK] @ a, vh[:BLOCK] @ b
+                self.spent += max(iteration - USUAL, 0)
                 return values[0].clamp(max=1.0), self.block1[0], self.block2[0]
             if iteration == iterations or not bool(torch.isfinite(r1).all()):
                 return None
