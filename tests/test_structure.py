@@ -19,7 +19,7 @@ ALLOWED = {
     "relation": set(),
     "datasets": set(),
     "models": {"relation", "engine"},  # of engine: safe loading of weights
-    "hooks": {"models", "evaluation"},
+    "hooks": {"models", "evaluation", "relation"},
     "evaluation": {"relation"},
     "deploy": {"engine"},
     "engine": set(),

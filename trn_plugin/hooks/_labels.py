@@ -10,10 +10,12 @@ from mmengine.structures import BaseDataElement
 from torch import Tensor
 
 from trn_plugin.errors import ConfigError
+from trn_plugin.relation._late import LateFlags
 
 __all__ = ["LabelReader"]
 
 _ABSENT = object()
+_NO_INDEX = torch.iinfo(torch.int64).min
 
 
 class LabelReader:
@@ -50,7 +52,7 @@ class LabelReader:
                 f"{where}.num_classes: expected a number of at least 2, got {self.num_classes!r}"
             )
         self.where = where
-        self._bad_index: tuple[Tensor, Tensor] | None = None
+        self._bad_indices = LateFlags()
 
     def read(self, samples, device: torch.device) -> tuple[Tensor | None, Tensor]:
         """The labels of a batch.
@@ -63,9 +65,10 @@ class LabelReader:
             (N, d) labels, None where no sample has one, and (N,) bool, which samples have one.
 
         Raises:
-            ConfigError: a label that is no number or no class index, or widths that differ.
+            ConfigError: a label that is no number or no class index, or widths that differ. A
+                class that there is not is refused at once on a CPU, a step or two later on other
+                devices, which need not wait then.
         """
-        self._raise_if_bad_index()
         rows = self._rows(samples)
         present = [row is not None for row in rows]
         mask = torch.tensor(present, dtype=torch.bool).to(device, non_blocking=True)
@@ -146,22 +149,20 @@ class LabelReader:
         if self.ignore_index is not None:
             mask = mask & (index[:, 0] != self.ignore_index)
         bad = mask & ((index[:, 0] < 0) | (index[:, 0] >= self.num_classes))
-        self._bad_index = index[:, 0], bad
-        if index.device.type == "cpu":
-            self._raise_if_bad_index()
+        self._bad_indices.put(torch.where(bad, index[:, 0].long(), _NO_INDEX).amax())
+        for found in self._bad_indices.take():
+            self._check_index(int(found))
         classes = torch.arange(self.num_classes, device=index.device)
         return (index == classes).float(), mask
 
-    def _raise_if_bad_index(self) -> None:
-        """On an accelerator one step late: reading a flag at once would stall it."""
-        if self._bad_index is not None and bool(self._bad_index[1].any()):
-            values, bad = self._bad_index
-            self._bad_index, index = None, int(values[bad][0])
-            raise ConfigError(
-                f"{self.where}: {self.path!r} gives the class index {index}, expected 0 to "
-                f"{self.num_classes - 1}"
-                + ("" if self.ignore_index is None else f" or {self.ignore_index} for no label")
-            )
+    def _check_index(self, bad: int) -> None:
+        if bad == _NO_INDEX:
+            return
+        ignored = "" if self.ignore_index is None else f", or {self.ignore_index} for no label"
+        raise ConfigError(
+            f"{self.where}: {self.path!r} gives the class index {bad}, expected 0 to "
+            f"{self.num_classes - 1}{ignored}"
+        )
 
 
 def number_of_samples(samples, where: str) -> int:
