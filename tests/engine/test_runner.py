@@ -159,3 +159,15 @@ def test_weights_alone_cannot_be_resumed(tmp_path):
     torch.save(dict(state_dict=run.model.state_dict()), path)
     with pytest.raises(CheckpointError, match="no run to resume"):
         runner(tmp_path, name="b", resume=True, load_from=path).train()
+
+
+@pytest.mark.slow
+def test_a_compiled_run_equals_an_eager_one(tmp_path):
+    runs = [
+        runner(tmp_path, [hook()], name=name, epochs=2, cfg=dict(compile=compiled))
+        for name, compiled in (("eager", False), ("compiled", dict(backend="eager")))
+    ]
+    for run in runs:
+        run.train()
+    for key, value in runs[0].model.state_dict().items():
+        assert torch.allclose(value, runs[1].model.state_dict()[key], atol=1e-6), key
