@@ -76,7 +76,8 @@ def main():
         rows = {n: r for n, r in rows.items() if r["outcome"] == r["onnx_outcome"] == "ok"}
     todo = [name for name in chosen if name not in rows][: args.limit]
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["trn_plugin.models.backbone_check"])
+    # imported once, so that a model's own process starts at once
+    context.set_forkserver_preload(["trn_plugin.models.backbone_check", "torch._dynamo"])
     for index, name in enumerate(todo, 1):
         print(f"[{index}/{len(todo)}] {name} ...", end=" ", flush=True)
         rows[name] = check(context, name, args)
@@ -93,7 +94,7 @@ def choose(args) -> list[str]:
     if args.smallest == bool(args.names):
         raise ConfigError("expected either names of models or --smallest")
     if args.smallest:
-        return smallest(known, args.max_params)
+        return smallest(known, args.max_params, Path(args.out).with_suffix(".params.csv"))
     names = []
     for pattern in args.names:
         found = fnmatch.filter(known, pattern)
@@ -105,13 +106,25 @@ def choose(args) -> list[str]:
     return [name for name in names if 0 <= count_parameters(name) <= args.max_params]
 
 
-def smallest(known: list[str], max_params: float) -> list[str]:
-    """Of each of timm's model files the model with the fewest parameters."""
+def smallest(known: list[str], max_params: float, counted: Path) -> list[str]:
+    """Of each of timm's model files the model with the fewest parameters.
+
+    Counting takes minutes, so the counts are kept in the file ``counted``.
+    """
+    counts = {}
+    if counted.exists():
+        with open(counted, newline="", encoding="utf-8") as file:
+            counts = {name: int(count) for name, count in csv.reader(file)}
+    new = [name for name in known if name not in counts]
+    for index, name in enumerate(new, 1):
+        counts[name] = count_parameters(name)
+        if index % 100 == 0 or index == len(new):
+            print(f"counting parameters: {index}/{len(new)}", flush=True)
+            with open(counted, "w", newline="", encoding="utf-8") as file:
+                csv.writer(file).writerows(counts.items())
     by_file = collections.defaultdict(list)
-    for index, name in enumerate(known, 1):
-        if index % 100 == 0 or index == len(known):
-            print(f"counting parameters: {index}/{len(known)}", flush=True)
-        by_file[file_of(name)].append((count_parameters(name), name))
+    for name in known:
+        by_file[file_of(name)].append((counts[name], name))
     found = []
     for file, models in sorted(by_file.items()):
         models = [m for m in models if m[0] >= 0]

@@ -27,6 +27,7 @@ from trn_plugin.deploy.metadata import (
 )
 from trn_plugin.deploy.runtime import FaceTaskPredictor
 from trn_plugin.errors import CheckpointError, ConfigError
+from trn_plugin.onnx_translations import onnx_translations
 
 __all__ = ["DeployModel", "check_export", "describe_model", "export_onnx"]
 
@@ -315,6 +316,7 @@ def _export(deployed: DeployModel, opset: int | None):
                 output_names=list(deployed.tasks),
                 dynamic_shapes=(free,),
                 external_data=False,
+                custom_translation_table=onnx_translations(),
             )
     except Exception as error:  # the exporter's errors share no base class
         cause = error.__cause__ or error

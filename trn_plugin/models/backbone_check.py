@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from trn_plugin.errors import ConfigError, first_line
 from trn_plugin.models._timm import stage_names
 from trn_plugin.models.trunk import TimmTrunk, relative_difference
+from trn_plugin.onnx_translations import onnx_translations
 
 __all__ = ["BackboneReport", "check_backbone"]
 
@@ -27,7 +28,7 @@ GRADIENT_TOLERANCE = 1e-4
 """Of a parameter's gradient, relative to its largest entry."""
 ONNX_TOLERANCE = 1e-3
 _DROP = ("drop_rate", "drop_path_rate", "proj_drop_rate", "attn_drop_rate")
-_TAIL_BUDGET = 300e6  # parameters of all tails that are held at once
+_TAIL_BUDGET = 600e6  # parameters of all tails that are held at once
 
 
 @dataclass
@@ -98,7 +99,7 @@ def check_backbone(
         _compare(report, uncut, group, options)
     if onnx:
         try:
-            trunk = _trunk(uncut, -1 if len(stages) > 1 else 0, ("a", "b"), options)
+            trunk = _trunk(uncut, -1 if len(stages) > 1 else 0, ("a",), options)
             report.onnx = onnx_difference(trunk, uncut.x)
             if not report.onnx <= ONNX_TOLERANCE:
                 report.onnx_failure = f"differs by {report.onnx:.1e}"
@@ -203,6 +204,7 @@ def onnx_difference(trunk: TimmTrunk, x: Tensor) -> float:
             verbose=False,
             dynamic_shapes=({0: torch.export.Dim("N")},),
             input_names=["x"],
+            custom_translation_table=onnx_translations(),
         )
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         found = session.run(None, {"x": batch.numpy()})
