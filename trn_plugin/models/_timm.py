@@ -105,9 +105,12 @@ def _pair(size: int | Sequence[int] | None) -> tuple[int, int] | None:
 
 
 def stage_names(model: nn.Module) -> tuple[str, ...]:
-    """Modules that end timm's stages; some families' ``feature_info`` misnames their container."""
+    """Modules that end timm's stages; some families' ``feature_info`` misnames their container.
+
+    An entry that names no module (TResNet's first) is no stage.
+    """
     info = getattr(model, "feature_info", None)
-    names = [entry["module"] for entry in getattr(info, "info", info) or []]
+    names = [entry["module"] for entry in getattr(info, "info", info) or [] if entry["module"]]
     modules = dict(model.named_modules())
     for i, name in enumerate(names):
         if name in modules:

@@ -28,6 +28,7 @@ GRADIENT_TOLERANCE = 1e-4
 """Of a parameter's gradient, relative to its largest entry."""
 ONNX_TOLERANCE = 1e-3
 _DROP = ("drop_rate", "drop_path_rate", "proj_drop_rate", "attn_drop_rate")
+_DROPS = (_DROP, _DROP[:-1], ())  # TNT's backward pass fails with attention dropout
 _TAIL_BUDGET = 600e6  # parameters of all tails that are held at once
 
 
@@ -250,19 +251,22 @@ def _smallest(name: str, img_size: int | None) -> tuple[nn.Module, int, dict]:
     """The model for the smallest pictures at which its features and gradients are finite."""
     config = timm.get_pretrained_cfg(name)
     native = max(config.input_size[1:]) if config else 224
-    options = dict.fromkeys(_DROP, 0.1)
     reason = ""
     for size in (img_size,) if img_size else sorted({*(s for s in SIZES if s < native), native}):
-        try:
-            model, options = _create(name, size, options, config is not None)
-            with torch.no_grad():
+        for drops in _DROPS:
+            try:
+                options = dict.fromkeys(drops, 0.1)
+                model, options = _create(name, size, options, config is not None)
                 features = model.train()(_pictures(model, size))
-            if torch.isfinite(features).all():
-                model.load_state_dict(_shaken(model))
-                return model, size, options
-            reason = "features are not finite"
-        except Exception as error:  # a model's own shape errors are of any type
-            reason = first_line(error)
+                features.sum().backward()
+                if torch.isfinite(features).all():
+                    model.load_state_dict(_shaken(model))
+                    return model, size, options
+                reason = "features are not finite"
+            except Exception as error:  # a model's own shape errors are of any type
+                reason = first_line(error)
+                if "gradient" not in reason:
+                    break
     raise ConfigError(f"{name} runs with no size of pictures: {reason}")
 
 

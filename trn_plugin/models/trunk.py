@@ -122,11 +122,6 @@ class TimmTrunk(nn.Module):
         self.train()
         self.tap_features = self._probe_taps(probe) if self.taps else {}
 
-    @property
-    def shares_everything(self) -> bool:
-        """Whether all tasks have the same features."""
-        return len(self.fully_shared) == len(self.tasks)
-
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Hidden features of each task.
 
