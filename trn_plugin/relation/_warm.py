@@ -9,6 +9,8 @@ solution have low rank: few directions, and each is found once.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -109,27 +111,34 @@ class WarmPair(nn.Module):
         self, pencil: _Pencil, probe: tuple[Tensor, Tensor], accuracy: float, iterations: int
     ):
         """tau, a, b; None where they are not accurate enough."""
-        space = _orthonormal(pencil.apply(self.block1, self.block2))
+        space = pencil.orthonormal(pencil.apply(self.block1, self.block2))
         for iteration in range(iterations + 1):
             if space is None:
                 return None
-            a, b, sa, sb, ta, tb = space
+            (a, sa, ta), (b, sb, tb) = map(pencil.split, space, (0, 1))
             u, values, vh = torch.linalg.svd(ta @ b.mT)
             lead, first, second = values[:ROWS, None], u.mT[:ROWS], vh[:ROWS]
             r1 = second @ tb - lead * (first @ sa)
             r2 = first @ ta - lead * (second @ sb)
             r1, r2 = r1.float() @ self.basis1.T, r2.float() @ self.basis2.T
-            if iteration > 0 and _accurate(r1[0], r2[0], values, accuracy):
+            residual = float(r1[0].dot(r1[0]) + r2[0].dot(r2[0])) ** 0.5
+            if iteration > 0 and residual <= _allowed(values, accuracy):
                 self.block1, self.block2 = u.mT[:BLOCK] @ a, vh[:BLOCK] @ b
                 self.spent += max(iteration - USUAL, 0)
                 return values[0].clamp(max=1.0), self.block1[0], self.block2[0]
-            if iteration == iterations or not bool(torch.isfinite(r1).all()):
+            if iteration == iterations or not math.isfinite(residual):
                 return None
             w, v = self._corrections(r1, r2, lead.float())
             if iteration == 0 and all(bool(side.any()) for side in probe):
                 w = torch.cat([w, self._whitened(probe[0], self.basis1)])
                 v = torch.cat([v, self._whitened(probe[1], self.basis2)])
-            new = _orthonormal(_less(pencil.apply(w.to(a.dtype), v.to(b.dtype)), space))
+            new = pencil.apply(w.to(a.dtype), v.to(b.dtype))
+            # less their part in the space, whose rows are orthonormal
+            new = [
+                n - (n[:, : s.shape[1]] @ s.mT) @ x
+                for n, s, x in zip(new, (sa, sb), space, strict=True)
+            ]
+            new = pencil.orthonormal(new)
             space = new and [torch.cat(rows) for rows in zip(space, new, strict=True)]
         return None
 
@@ -154,10 +163,10 @@ class WarmPair(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
-def _accurate(r1: Tensor, r2: Tensor, values: Tensor, accuracy: float) -> bool:
-    residual = float(r1.dot(r1) + r2.dot(r2)) ** 0.5
+def _allowed(values: Tensor, accuracy: float) -> float:
+    """Largest residual that keeps the gradient's relative error."""
     gap, angle = float(values[0] - values[BLOCK - 1]), 1 - float(values[0]) ** 2
-    return residual <= 5 * accuracy * max(gap, MIN_ANGLE) * max(angle, MIN_ANGLE**2) ** 0.5
+    return 5 * accuracy * max(gap, MIN_ANGLE) * max(angle, MIN_ANGLE**2) ** 0.5
 
 
 class _Pencil:
@@ -169,27 +178,24 @@ class _Pencil:
         self.ridge2 = shrinkage * s22.diagonal().mean()
 
     def apply(self, a: Tensor, b: Tensor) -> list[Tensor]:
-        """Rows a, b, their products with S11 and S22, and a S12, b S21."""
+        """Rows a, a S11, a S12 side by side, and b, b S22, b S21."""
         sa = torch.addcmul(a @ self.s11, a, self.ridge1)
         sb = torch.addcmul(b @ self.s22, b, self.ridge2)
-        return [a, b, sa, sb, a @ self.s12, b @ self.s12.mT]
+        return [torch.cat([a, sa, a @ self.s12], 1), torch.cat([b, sb, b @ self.s12.mT], 1)]
 
+    def split(self, rows: Tensor, side: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The three parts of a side's rows."""
+        own, other = self.s12.shape if side == 0 else self.s12.shape[::-1]
+        return rows.split((own, own, other), 1)
 
-def _orthonormal(space: list[Tensor]) -> list[Tensor] | None:
-    """Rows combined to be orthonormal in the moments' metric; None where they are dependent."""
-    a, b, sa, sb, ta, tb = space
-    l1, fault1 = torch.linalg.cholesky_ex(sa @ a.mT)
-    l2, fault2 = torch.linalg.cholesky_ex(sb @ b.mT)
-    if bool(fault1 | fault2):
-        return None
-    a, sa, ta = (torch.linalg.solve_triangular(l1, x, upper=False) for x in (a, sa, ta))
-    b, sb, tb = (torch.linalg.solve_triangular(l2, x, upper=False) for x in (b, sb, tb))
-    return [a, b, sa, sb, ta, tb]
-
-
-def _less(new: list[Tensor], space: list[Tensor]) -> list[Tensor]:
-    """New rows less their part in the space."""
-    a, b, sa, sb, ta, tb = space
-    w, v, sw, sv, tw, tv = new
-    c1, c2 = w @ sa.mT, v @ sb.mT
-    return [w - c1 @ a, v - c2 @ b, sw - c1 @ sa, sv - c2 @ sb, tw - c1 @ ta, tv - c2 @ tb]
+    def orthonormal(self, space: list[Tensor]) -> list[Tensor] | None:
+        """Rows combined to be orthonormal in the moments' metric; None where they are dependent."""
+        combined = []
+        for side, rows in enumerate(space):
+            own, product, _ = self.split(rows, side)
+            lower, fault = torch.linalg.cholesky_ex(product @ own.mT)
+            if bool(fault):
+                return None
+            identity = torch.eye(len(lower), dtype=lower.dtype)
+            combined.append(torch.linalg.solve_triangular(lower, identity, upper=False) @ rows)
+        return combined
