@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Sequence
+
+# A picture's header can promise more than the memory holds; OpenCV reads these when it is imported.
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(2**28))
+os.environ.setdefault("OPENCV_LOG_LEVEL", "FATAL")  # what it cannot read is told by an error
 
 import cv2
 import numpy as np
@@ -27,6 +33,9 @@ REDUCED = {
     4: cv2.IMREAD_REDUCED_COLOR_4,
     8: cv2.IMREAD_REDUCED_COLOR_8,
 }
+LARGEST_BOX = 2**28
+"""Pixels; a box beyond this is a mistake that would fill the memory with black."""
+
 HEAD = 1 << 16  # bytes of a file in which its size is looked for
 FRAME_MARKERS = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # SOF0..15, less DHT, JPG and DAC
 
@@ -47,6 +56,8 @@ def read_bytes(path: str) -> np.ndarray:
         PictureError: if it cannot be read.
     """
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # reading a pipe would wait for ever
+            raise PictureError(f"{path}: cannot read the picture: it is no regular file")
         with open(path, "rb", buffering=0) as file:
             return np.frombuffer(file.read(), dtype=np.uint8)
     except OSError as error:
@@ -65,7 +76,10 @@ def decode_image(data: np.ndarray, path: str, reduction: int = 1) -> np.ndarray:
     Raises:
         PictureError: if it is no readable picture.
     """
-    image = cv2.imdecode(data, REDUCED[reduction]) if data.size else None
+    try:
+        image = cv2.imdecode(data, REDUCED[reduction]) if data.size else None
+    except cv2.error:  # such as a picture of too many pixels
+        image = None
     if image is None:
         raise PictureError(f"{path}: not a readable picture ({data.size} bytes)")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
@@ -97,7 +111,7 @@ def crop(image: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:
     """Cut ``box`` (x0, y0, x1, y1 in whole pixels) from (H, W, 3); black outside the picture.
 
     Raises:
-        DataError: if the box is empty or lies wholly outside the picture.
+        DataError: if the box is empty, immense, or lies wholly outside the picture.
     """
     check_box(box, image.shape[:2])
     height, width = image.shape[:2]
@@ -111,12 +125,14 @@ def check_box(box: tuple[int, int, int, int], shape: tuple[int, int]) -> None:
     """Refuse a box of which nothing lies in a picture of ``shape`` (height, width).
 
     Raises:
-        DataError: if it is empty or lies wholly outside.
+        DataError: if it is empty, immense, or lies wholly outside.
     """
     height, width = shape
     x0, y0, x1, y1 = box
     if x1 <= x0 or y1 <= y0:
         raise DataError(f"box {tuple(box)} is empty: expected x0 < x1 and y0 < y1")
+    if (x1 - x0) * (y1 - y0) > LARGEST_BOX:
+        raise DataError(f"box {tuple(box)} has more than {LARGEST_BOX} pixels")
     if x1 <= 0 or y1 <= 0 or x0 >= width or y0 >= height:
         raise DataError(f"box {tuple(box)} lies outside the picture of {width} x {height} pixels")
 

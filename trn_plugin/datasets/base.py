@@ -63,6 +63,7 @@ class MultiTaskDataset(BaseDataset):
         skip_unreadable: go on when a picture is missing or cannot be decoded. Its sample is then
             black and has no labels, so that no loss and no metric counts it; the log names it
             and how many there were so far.
+        follow_links: also take pictures to which a symbolic link leads out of the data's folder.
         **kwargs: of ``mmengine.dataset.BaseDataset``.
 
     Raises:
@@ -77,6 +78,7 @@ class MultiTaskDataset(BaseDataset):
         input_size: int | Sequence[int] | None = None,
         box_seed: int = 0,
         skip_unreadable: bool = False,
+        follow_links: bool = False,
         lazy_init: bool = False,
         **kwargs: Any,
     ) -> None:
@@ -87,6 +89,7 @@ class MultiTaskDataset(BaseDataset):
             raise ConfigError(f"box_seed: expected an integer of at least 0, found {box_seed!r}")
         self.box_seed = box_seed
         self.skip_unreadable = bool(skip_unreadable)
+        self.follow_links = bool(follow_links)
         self._draws = _Draws()
         super().__init__(lazy_init=True, **kwargs)
         known = {**known, **self._metainfo["tasks"]}

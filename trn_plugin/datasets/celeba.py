@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from mmengine.logging import print_log
 
+from trn_plugin.datasets._inside import Inside
 from trn_plugin.datasets._records import Records
 from trn_plugin.datasets.base import MultiTaskDataset
 from trn_plugin.datasets.celeba_format import (
@@ -231,7 +232,11 @@ class CelebA(MultiTaskDataset):
 
     def _there(self, rows: Table, chosen: np.ndarray) -> np.ndarray:
         """Those of the chosen rows whose picture exists."""
-        present = set(os.listdir(self._folder))
+        present, inside = set(), Inside(self._folder)
+        for entry in os.scandir(self._folder):
+            present.add(entry.name)
+            if entry.is_symlink() and not self.follow_links:
+                inside.check(entry.path, self.ann_file)
         names = rows.files[chosen].tolist()
         there = np.array([self._picture(name) in present for name in names], dtype=bool)
         if there.all():

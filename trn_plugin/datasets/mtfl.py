@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from trn_plugin.datasets._inside import Inside
 from trn_plugin.datasets.base import MultiTaskDataset
 from trn_plugin.datasets.mtfl_format import POSES, MTFLRow, read_rows
 from trn_plugin.errors import ConfigError, DataError
@@ -46,7 +47,7 @@ class MTFL(MultiTaskDataset):
     Raises:
         ConfigError: for an unknown task or split, or a ``val_size`` that leaves a split empty.
         DataError: if the root or a file is missing (saying where to get the data), or a row
-            cannot be used (naming file and line).
+            cannot be used or leads out of the root (naming file and line).
     """
 
     METAINFO = dict(
@@ -89,7 +90,12 @@ class MTFL(MultiTaskDataset):
         self._check_files()
         rows = self._split(read_rows(self.ann_file))
         name = os.path.basename(self.ann_file)
-        return [self._record(row, f"{name}:{row.line}") for row in rows]
+        records = [self._record(row, f"{name}:{row.line}") for row in rows]
+        if not self.follow_links:
+            inside = Inside(self.data_root)
+            for record in records:
+                inside.check(record["img_path"], record["where"])
+        return records
 
     def _check_files(self) -> None:
         if not os.path.isdir(self.data_root):

@@ -82,9 +82,13 @@ def _parse(columns: list[str], where: str, line: int) -> MTFLRow:
 
 def _coordinate(text: str, where: str) -> float:
     try:
+        if not text.isascii() or "_" in text:  # float() knows other digits and 1_000
+            raise ValueError
         value = float(text)
     except ValueError:
-        raise DataError(f"{where}: expected a coordinate in pixels, found {text!r}") from None
+        raise DataError(
+            f"{where}: expected a coordinate in pixels, found {_quoted(text)}"
+        ) from None
     if not math.isfinite(value):
         raise DataError(f"{where}: expected a finite coordinate, found {text!r}")
     return value
@@ -92,17 +96,21 @@ def _coordinate(text: str, where: str) -> float:
 
 def _label(text: str, name: str, where: str) -> int:
     count = LABELS[name]
-    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= count):
-        raise DataError(f"{where}: expected {name} to be 1..{count}, found {text!r}")
+    if not (text.isascii() and text.isdigit() and len(text) < 9 and 1 <= int(text) <= count):
+        raise DataError(f"{where}: expected {name} to be 1..{count}, found {_quoted(text)}")
     return int(text)
 
 
 def _path(text: str, where: str) -> str:
     path = text.replace("\\", "/")
     parts = path.split("/")
-    if path.startswith("/") or ".." in parts or ":" in parts[0]:
-        raise DataError(f"{where}: expected a path inside the data root, found {text!r}")
+    if path.startswith("/") or ".." in parts or ":" in parts[0] or not path.isprintable():
+        raise DataError(f"{where}: expected a path inside the data root, found {_quoted(text)}")
     return path
+
+
+def _quoted(text: str) -> str:
+    return repr(text if len(text) <= 60 else f"{text[:60]}...")
 
 
 def write_rows(path: str, rows: Iterable[MTFLRow], separator: str = "\\") -> None:

@@ -10,14 +10,11 @@ import onnxruntime
 
 from trn_plugin.deploy.metadata import INPUT_NAME, METADATA_KEY, parse_metadata, task_names
 from trn_plugin.errors import CheckpointError, ConfigError, DataError
-from trn_plugin.geometry import crop
+from trn_plugin.geometry import LARGEST_BOX, crop
 
 __all__ = ["FaceTaskPredictor", "open_session"]
 
 Box = tuple[int, int, int, int]
-
-LARGEST_CROP = 2**28
-"""Pixels; a box beyond this is a mistake that would fill the memory with black."""
 
 
 def open_session(path: str, providers: Sequence[str] | None = None) -> onnxruntime.InferenceSession:
@@ -161,8 +158,8 @@ def _cut(image: np.ndarray, box: Box | None, where: str) -> np.ndarray:
     if len(box) != 4 or any(int(value) != value for value in box):
         raise DataError(f"{where}: expected a box of four whole pixels, found {tuple(box)}")
     box = tuple(int(value) for value in box)
-    if (box[2] - box[0]) * (box[3] - box[1]) > LARGEST_CROP:
-        raise DataError(f"{where}: box {box} is larger than {LARGEST_CROP} pixels")
+    if (box[2] - box[0]) * (box[3] - box[1]) > LARGEST_BOX:
+        raise DataError(f"{where}: box {box} is larger than {LARGEST_BOX} pixels")
     try:
         return crop(image, box)
     except DataError as error:

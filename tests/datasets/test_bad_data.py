@@ -1,0 +1,350 @@
+"""Whatever an annotation file or a picture holds, it loads right or is one line that names it."""
+
+import os
+import random
+import shutil
+import struct
+import zlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from trn_plugin.datasets import MTFL
+from trn_plugin.datasets.celeba_format import read_attributes, read_partition, read_table
+from trn_plugin.datasets.toy_faces import make_toy_faces
+from trn_plugin.deploy.inputs import read_boxes
+from trn_plugin.errors import DataError, TrnPluginError
+from trn_plugin.geometry import read_image
+
+PIPELINES = {
+    "train": ["LoadImage", dict(type="FaceBox", mode="jitter"), "CropResize", "Pack"],
+    "test": ["LoadImage", dict(type="FaceBox", mode="whole"), "CropResize", "Pack"],
+}
+NUMBERS = """
+nan NaN inf -inf 1e308 -1e308 1e9 -40 -0 99999 0 1 2 6 abc 1,5 0x10 1_000 +3 . - -1 '' 1e 1e-400
+NULL None true 1.5.2
+"""
+PATHS = """
+../../etc/passwd /etc/passwd ..\\..\\x.jpg C:\\x.jpg \\\\server\\x.jpg a/../../b.jpg ./ toy_train
+toy_train/ loop.jpg pipe.jpg away.jpg outside/secret.jpg inside.jpg absent.jpg
+"""
+TOKENS = (
+    *NUMBERS.split(),
+    *PATHS.split(),
+    *("\u0663", "\uff11\uff12", "\x00", "\x07", "\u00e9", "\ufeff"),
+    *("x" * 5000, "toy_train/" + "y" * 300, "9" * 400),
+)
+
+
+def config_pipeline(names):
+    types = [dict(type=name) if isinstance(name, str) else name for name in names]
+    return [dict(t, type="PackMultiTaskInputs") if t["type"] == "Pack" else t for t in types]
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory):
+    """A few toy faces with links, a pipe and a folder among them, and a secret beside them."""
+    folder = tmp_path_factory.mktemp("bad")
+    root = folder / "faces"
+    make_toy_faces(str(root), train_size=8, test_size=4)
+    (folder / "outside").mkdir()
+    shutil.copy(root / "toy_test" / "00001.jpg", folder / "outside" / "secret.jpg")
+    os.symlink(folder / "outside", root / "outside")
+    os.symlink(folder / "outside" / "secret.jpg", root / "away.jpg")
+    os.symlink(root / "toy_train" / "00002.jpg", root / "inside.jpg")
+    os.symlink(root / "loop.jpg", root / "loop.jpg")
+    os.mkfifo(root / "pipe.jpg")
+    return root
+
+
+def mutated(data, rng):
+    """The bytes with one to three things changed: tokens, rows, bytes, encoding, line ends."""
+    for _ in range(rng.randint(1, 3)):
+        kind = rng.choice(("token", "token", "token", "column", "row", "byte", "whole"))
+        lines = data.split(b"\n")
+        row = rng.randrange(len(lines))
+        words = lines[row].split(b" ")
+        if kind == "token":
+            words[rng.randrange(len(words))] = rng.choice(TOKENS).encode()
+        elif kind == "column":
+            at = rng.randrange(len(words))
+            words[at : at + 1] = [] if rng.random() < 0.5 else [words[at]] * 2
+        lines[row] = b" ".join(words)
+        if kind == "row":
+            lines[row : row + 1] = [] if rng.random() < 0.5 else [lines[row]] * 2
+        data = b"\n".join(lines)
+        if kind == "byte" and data:
+            at = rng.randrange(len(data))
+            data = data[:at] + bytes([rng.randrange(256)]) + data[at + rng.randint(0, 2) :]
+        if kind == "whole":
+            change = rng.choice(
+                (
+                    lambda d: d[: rng.randrange(len(d) + 1)],
+                    lambda d: d.decode("utf-8", "replace").encode("utf-16"),
+                    lambda d: b"\xef\xbb\xbf" + d,
+                    lambda d: d.replace(b"\r\n", b"\r").replace(b"\n", b"\r"),
+                    lambda d: d.replace(b" ", b"\t"),
+                    lambda d: d.replace(b" ", b","),
+                    lambda d: d + b"\x1a",
+                    lambda d: b"",
+                    lambda d: bytes(64),
+                )
+            )
+            data = change(data)
+    return data
+
+
+def refusal(make, name):
+    """(what is made, None), or (None, the error), which must be one line that has ``name``."""
+    try:
+        return make(), None
+    except TrnPluginError as error:
+        text = str(error)
+    assert "\n" not in text
+    assert name in text
+    assert len(text) < 1000
+    return None, text
+
+
+def check_samples(dataset):
+    """Every sample is whole, or an error of one line that names file and line."""
+    outcomes = {"good": 0, "refused": 0}
+    for index in range(len(dataset)):
+        sample, error = refusal(lambda index=index: dataset[index], "training.txt:")
+        if error is not None:
+            outcomes["refused"] += 1
+            continue
+        assert sample["inputs"].shape == (3, 32, 32)
+        points = sample["data_samples"].gt["landmarks"]
+        assert np.isfinite(np.asarray(points)).all()
+        assert 0 <= int(sample["data_samples"].gt["pose"]) < 5
+        outcomes["good"] += 1
+    return outcomes
+
+
+def fuzz(root, seed):
+    rng = random.Random(seed)
+    path = root / "training.txt"
+    original = (root / "original.txt").read_bytes()
+    path.write_bytes(mutated(original, rng))
+    pipeline = config_pipeline(PIPELINES[rng.choice(("train", "test"))])
+    dataset, error = refusal(
+        lambda: MTFL(str(root), pipeline=pipeline, input_size=32), "training.txt"
+    )
+    if error is not None:
+        return {"file refused": 1}
+    for record in (dataset.get_data_info(i) for i in range(len(dataset))):
+        real = os.path.realpath(record["img_path"])
+        assert real.startswith(str(root)), record["img_path"]
+    return check_samples(dataset)
+
+
+def run_fuzz(root, seeds):
+    if not (root / "original.txt").exists():
+        shutil.copy(root / "training.txt", root / "original.txt")
+    total: dict = {}
+    for seed in seeds:
+        try:
+            for kind, count in fuzz(root, seed).items():
+                total[kind] = total.get(kind, 0) + count
+        except BaseException:
+            print(f"seed {seed}")  # which to look at
+            raise
+    return total
+
+
+def test_annotation_files(faces):
+    total = run_fuzz(faces, range(60))
+    assert min(total["good"], total["refused"], total["file refused"]) > 0
+
+
+@pytest.mark.slow
+def test_many_annotation_files(faces):
+    total = run_fuzz(faces, range(1000, 9000))
+    print(total)
+    assert min(total.values()) > 0
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("away.jpg", r"training\.txt:1: .*away\.jpg is a symbolic link out of the data root"),
+        ("outside/secret.jpg", r"training\.txt:1: .*is a symbolic link out of the data root"),
+        ("../outside/secret.jpg", r"training\.txt:1: expected a path inside the data root"),
+        ("loop.jpg", r"training\.txt:1: .*loop\.jpg: cannot read the picture"),
+        ("pipe.jpg", r"training\.txt:1: .*pipe\.jpg: cannot read .* no regular file"),
+        ("toy_train", r"training\.txt:1: .*cannot read the picture: it is no regular file"),
+        ("absent.jpg", r"training\.txt:1: .*absent\.jpg: cannot read the picture: No such file"),
+        ("inside.jpg", None),
+    ],
+)
+def test_paths(faces, path, message):
+    numbers = "20 40 30 22 38 20 20 30 40 40 1 1 1 3"
+    (faces / "training.txt").write_text(f"{path} {numbers}\n")
+
+    def first(**options):
+        pipeline = config_pipeline(PIPELINES["train"])
+        return MTFL(str(faces), pipeline=pipeline, input_size=32, **options)[0]
+
+    if message is None:
+        assert first()["inputs"].shape == (3, 32, 32)
+        return
+    with pytest.raises(DataError, match=message):
+        first()
+    if "symbolic" in message:
+        assert first(follow_links=True)["inputs"].shape == (3, 32, 32)
+
+
+def test_a_root_that_is_a_link(faces, tmp_path):
+    os.symlink(faces, tmp_path / "root")
+    numbers = "20 40 30 22 38 20 20 30 40 40 1 1 1 3"
+    (faces / "training.txt").write_text(f"toy_train\\00001.jpg {numbers}\n")
+    assert len(MTFL(str(tmp_path / "root"), input_size=32)) == 1
+
+
+CELEBA = {
+    "attributes": (b"3\nA B C\n000001.jpg -1  1 -1\n000002.jpg  1 1 1\n000003.jpg -1 -1 -1\n"),
+    "partition": b"000001.jpg 0\n000002.jpg 1\n000003.jpg 2\n",
+    "table": b"3\nx_1 y_1\n000001.jpg 4 5\n000002.jpg -1 7\n000003.jpg 100 9\n",
+    "boxes": b"image,x0,y0,x1,y1\na.jpg,1,2,30,40\na.jpg,5,5,9,9\n",
+}
+READERS = {
+    "attributes": read_attributes,
+    "partition": read_partition,
+    "table": lambda path: read_table(path, ("x_1", "y_1")),
+    "boxes": read_boxes,
+}
+
+
+def fuzz_reader(folder, kind, seed):
+    rng = random.Random(seed)
+    path = folder / "labels.txt"
+    path.write_bytes(mutated(CELEBA[kind], rng))
+    (folder / "a.jpg").touch()
+    return refusal(lambda: READERS[kind](str(path)), "labels.txt")[1] is None
+
+
+@pytest.mark.parametrize("kind", CELEBA)
+def test_other_label_files(tmp_path, kind):
+    good = sum(fuzz_reader(tmp_path, kind, seed) for seed in range(80))
+    assert 0 < good < 80
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", CELEBA)
+def test_many_other_label_files(tmp_path, kind):
+    good = sum(fuzz_reader(tmp_path, kind, seed) for seed in range(1000, 21000))
+    assert 0 < good < 20000
+
+
+def scene():
+    """A smooth (48, 64, 3) picture, RGB."""
+    noise = np.random.default_rng(0).integers(0, 255, (6, 8, 3), dtype=np.uint8)
+    return cv2.resize(noise, (64, 48), interpolation=cv2.INTER_CUBIC)
+
+
+def png(width, height):
+    """A PNG that promises so many pixels and holds almost none."""
+
+    def chunk(kind, data):
+        checksum = struct.pack(">I", zlib.crc32(kind + data))
+        return struct.pack(">I", len(data)) + kind + data + checksum
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    data = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(999))) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + data
+
+
+def with_exif_turn(path, image):
+    picture = Image.fromarray(image)
+    exif = picture.getexif()
+    exif[274] = 6  # the camera was held upright: turn by 90 degrees to the right
+    picture.save(path, exif=exif, quality=95)
+
+
+GOOD = {
+    "rgb.jpg": lambda p, x: Image.fromarray(x).save(p, quality=95),
+    "progressive.jpg": lambda p, x: Image.fromarray(x).save(p, quality=95, progressive=True),
+    "cmyk.jpg": lambda p, x: Image.fromarray(x).convert("CMYK").save(p, quality=95),
+    "16-bit.png": lambda p, x: cv2.imwrite(str(p), x[:, :, ::-1].astype(np.uint16) * 257),
+    "16-bit.tif": lambda p, x: cv2.imwrite(str(p), x[:, :, ::-1].astype(np.uint16) * 257),
+    "rgba.png": lambda p, x: Image.fromarray(x).convert("RGBA").save(p),
+    "animated.webp": lambda p, x: Image.fromarray(x).save(
+        p, save_all=True, append_images=[Image.fromarray(255 - x)], lossless=True
+    ),
+    "animated.png": lambda p, x: Image.fromarray(x).save(
+        p, save_all=True, append_images=[Image.fromarray(255 - x)]
+    ),
+    "name is wrong.png": lambda p, x: Image.fromarray(x).save(p, format="JPEG", quality=95),
+    "grey.png": lambda p, x: Image.fromarray(x).convert("L").save(p),
+    "turned.jpg": with_exif_turn,
+}
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_kinds_of_pictures(tmp_path, name):
+    image = scene()
+    GOOD[name](tmp_path / name, image)
+    if name == "grey.png":
+        image = np.asarray(Image.fromarray(image).convert("L").convert("RGB"))
+    if name == "turned.jpg":
+        image = np.rot90(image, -1)
+    found = read_image(str(tmp_path / name))
+    assert found.shape == image.shape
+    assert found.dtype == np.uint8
+    assert np.abs(found.astype(int) - image).mean() < 4
+
+
+@pytest.mark.parametrize("name", GOOD)
+@pytest.mark.parametrize("share", [0.02, 0.4, 0.97])
+def test_truncated_pictures(tmp_path, name, share):
+    if (name, share) == ("animated.png", 0.97):
+        pytest.skip("its first picture is whole")
+    path = tmp_path / name
+    GOOD[name](path, scene())
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * share)])
+    with pytest.raises(DataError, match=r"not a readable picture \(\d+ bytes\)"):
+        read_image(str(path))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"text", bytes(4000), b"<svg/>", png(60000, 60000), png(30000, 30000), png(0, 9)],
+)
+def test_files_that_are_no_pictures(tmp_path, data):
+    path = tmp_path / "picture.png"
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=r"picture\.png: not a readable picture"):
+        read_image(str(path))
+
+
+def fuzz_picture(path, rng):
+    data = bytearray(path.read_bytes())
+    for _ in range(rng.randint(1, 20)):
+        data[rng.randrange(min(len(data), rng.choice((30, 400, 10**9))))] = rng.randrange(256)
+    path.write_bytes(data[: rng.randint(1, 2 * len(data))])
+    image, error = refusal(lambda: read_image(str(path)), path.name)
+    return error is None and image.ndim == 3 and image.dtype == np.uint8
+
+
+def test_damaged_pictures(tmp_path):
+    assert 0 < run_picture_fuzz(tmp_path, 5) < 5 * len(GOOD)
+
+
+@pytest.mark.slow
+def test_many_damaged_pictures(tmp_path):
+    assert 0 < run_picture_fuzz(tmp_path, 1000) < 1000 * len(GOOD)
+
+
+def run_picture_fuzz(folder: Path, count):
+    good = 0
+    for name, write in GOOD.items():
+        rng = random.Random(name)
+        for _ in range(count):
+            write(folder / name, scene())
+            good += fuzz_picture(folder / name, rng)
+    return good
