@@ -160,7 +160,8 @@ def check_jsonl(path: Path, args: argparse.Namespace, pictures: list[Path]) -> N
         raise ConfigError(f"--jsonl: {path} is read by this run and would be overwritten")
 
 
-def predict(args: argparse.Namespace) -> None:
+def predict(args: argparse.Namespace) -> int:
+    """Run on all pictures; how many of them could not be used."""
     if args.batch_size < 1:
         raise ConfigError(f"--batch-size: expected at least 1, found {args.batch_size}")
     predictor = FaceTaskPredictor(args.model)
@@ -172,10 +173,15 @@ def predict(args: argparse.Namespace) -> None:
     jsonl.parent.mkdir(parents=True, exist_ok=True)
     outputs = dict(zip(faces, output_paths(list(faces), folder), strict=True))
     progress = Progress(len(faces))
-    done = 0
+    done = failed = 0
     with jsonl.open("w", encoding="utf-8") as lines:
         for chunk in batches(faces, args.batch_size):
-            for picture, image, boxes, predictions in run_batch(predictor, chunk, args.batch_size):
+            good, errors = run_batch(predictor, chunk, args.batch_size)
+            for error in errors:
+                print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+            failed += len(errors)
+            done += len(errors)
+            for picture, image, boxes, predictions in good:
                 drawn = outputs[picture]
                 write_picture(drawn, draw_faces(image, predictor.tasks, predictions, boxes))
                 for box, prediction in zip(boxes, predictions, strict=True):
@@ -190,37 +196,59 @@ def predict(args: argparse.Namespace) -> None:
                 print(f"{picture}: {' | '.join(found)} -> {drawn}", flush=True)
                 done += 1
             progress.update(done)
+    if failed and len(faces) > 1:
+        print(f"{failed} of {len(faces)} pictures could not be used", file=sys.stderr)
+    return failed
 
 
 def run_batch(
     predictor: FaceTaskPredictor, chunk: list[tuple[Path, list]], batch_size: int
-) -> Iterator[tuple]:
-    """Each picture with its image, boxes and predictions."""
-    images = {picture: read_image(str(picture)) for picture, _ in chunk}
-    pairs = [(picture, box) for picture, boxes in chunk for box in boxes]
-    found = predictor.predict(
-        [images[picture] for picture, _ in pairs],
-        [box for _, box in pairs],
-        batch_size,
-        names=[str(picture) for picture, _ in pairs],
-    )
-    start = 0
+) -> tuple[list[tuple], list[DataError]]:
+    """(picture, image, boxes, predictions) of those that can be used; why the others cannot."""
+    good, errors = [], []
     for picture, boxes in chunk:
-        yield picture, images[picture], boxes, found[start : start + len(boxes)]
-        start += len(boxes)
+        try:
+            good.append((picture, read_image(str(picture)), boxes))
+        except DataError as error:
+            errors.append(error)
+    try:
+        return predict_faces(predictor, good, batch_size), errors
+    except DataError as error:
+        if len(good) == 1:
+            return [], [*errors, error]
+    found = []
+    for one in good:  # to know which of them it is
+        try:
+            found += predict_faces(predictor, [one], batch_size)
+        except DataError as error:
+            errors.append(error)
+    return found, errors
+
+
+def predict_faces(
+    predictor: FaceTaskPredictor, pictures: list[tuple], batch_size: int
+) -> list[tuple]:
+    """Each (picture, image, boxes) with the predictions of its boxes."""
+    faces = [(image, box, str(picture)) for picture, image, boxes in pictures for box in boxes]
+    images, boxes, names = zip(*faces, strict=True) if faces else ((), (), ())
+    found = iter(predictor.predict(images, boxes, batch_size, names=names))
+    return [(*one, [next(found) for _ in one[2]]) for one in pictures]
 
 
 def main(arguments: list[str] | None = None) -> int:
     args = parse_args(arguments)
     try:
-        predict(args)
+        failed = predict(args)
     except TrnPluginError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except OSError as error:
         print(f"error: {error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
         return 2
-    return 0
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 2 if failed else 0
 
 
 if __name__ == "__main__":

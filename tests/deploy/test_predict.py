@@ -146,6 +146,25 @@ def test_bad_input_gets_one_line_and_exit_code_2(tmp_path, mean_colour_model, ar
     assert (tmp_path / "face.png").read_bytes() == before
 
 
+@pytest.mark.parametrize("batch_size", [1, 16])
+def test_a_bad_picture_or_box_does_not_stop_the_others(tmp_path, mean_colour_model, batch_size):
+    for name in ("a", "c", "e"):
+        write_picture(tmp_path / f"{name}.png")
+    (tmp_path / "b.png").write_bytes(b"no picture")
+    rows = ["a.png,0,0,9,9", "b.png,0,0,9,9", "c.png,0,0,9,9", "c.png,90,90,99,99", "e.png,1,1,5,5"]
+    (tmp_path / "boxes.csv").write_text("\n".join(["image,x0,y0,x1,y1", *rows]))
+    arguments = ("--boxes", "boxes.csv", "--batch-size", batch_size)
+    done = run(mean_colour_model, *arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 2
+    assert "b.png: not a readable picture" in errors[0]
+    assert "c.png: box (90, 90, 99, 99) lies outside" in errors[1]
+    assert done.stderr.splitlines()[-1] == "2 of 4 pictures could not be used"
+    records = read_lines(tmp_path / "predictions/predictions.jsonl")
+    assert [record["image"] for record in records] == ["a.png", "e.png"]
+
+
 def test_help_shows_an_example(tmp_path):
     done = run("--help", cwd=tmp_path)
     assert done.returncode == 0
