@@ -285,19 +285,17 @@ def test_options_that_cannot_be_parsed(option, monkeypatch, capfd):
 
 
 def test_a_missing_root_says_where_to_get_the_data(tmp_path, monkeypatch, capfd):
+    """At once: before pretrained weights are asked for, which takes minutes without a network."""
+    import timm
+
+    def asked(*args, **kwargs):
+        raise AssertionError("a model was built")
+
+    monkeypatch.setattr(timm, "create_model", asked)
     root = tmp_path / "nowhere"
     changed = [f"{p}_dataloader.dataset.data_root={root}" for p in ("train", "val", "test")]
-    small = ["model.backbone.model_name=test_resnet", "model.backbone.pretrained=False"]
-    status = tool(
-        "train",
-        MTFL_CONFIG,
-        "--work-dir",
-        tmp_path / "w",
-        "--cfg-options",
-        *changed,
-        *small,
-        monkeypatch=monkeypatch,
-    )
+    arguments = ("--work-dir", tmp_path / "w", "--cfg-options", *changed)
+    status = tool("train", MTFL_CONFIG, *arguments, monkeypatch=monkeypatch)
     assert_one_line(status, capfd, r"nowhere.*MTFL_ROOT.*http")
 
 

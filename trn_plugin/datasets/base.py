@@ -118,6 +118,13 @@ class MultiTaskDataset(BaseDataset):
             raise ConfigError(f"tasks: a task is named twice in {list(tasks)}")
         return tuple(tasks)
 
+    def check_root(self) -> None:
+        """Refuse a data root that is not there; called before anything expensive is begun.
+
+        Raises:
+            DataError: saying where to get the data.
+        """
+
     def full_init(self) -> None:
         """Load the records once; an empty data set is an error."""
         if self._fully_initialized:

@@ -128,13 +128,17 @@ class CelebA(MultiTaskDataset):
                 raise ConfigError(f"groups.{task}: this name is taken")
         return {**tasks, **GEOMETRY}
 
-    def load_data_list(self) -> Records:
-        """Read the label files; pictures are first opened when they are used."""
+    def check_root(self) -> None:
+        """See `MultiTaskDataset`."""
         if not os.path.isdir(self.data_root):
             raise DataError(
                 f"data root '{self.data_root}' is no folder: set CELEBA_ROOT (or data_root in the "
                 f"config) to the one that holds {ATTRIBUTE_FILE}; {SOURCE}"
             )
+
+    def load_data_list(self) -> Records:
+        """Read the label files; pictures are first opened when they are used."""
+        self.check_root()
         self.ann_file = self._file(self.partition)
         rows = read_partition(self.ann_file)
         chosen = np.arange(len(rows.files))

@@ -87,7 +87,7 @@ class MTFL(MultiTaskDataset):
 
     def load_data_list(self) -> list[dict]:
         """Read the annotation file; pictures are first touched when they are used."""
-        self._check_files()
+        self.check_root()
         rows = self._split(read_rows(self.ann_file))
         name = os.path.basename(self.ann_file)
         records = [self._record(row, f"{name}:{row.line}") for row in rows]
@@ -97,7 +97,8 @@ class MTFL(MultiTaskDataset):
                 inside.check(record["img_path"], record["where"])
         return records
 
-    def _check_files(self) -> None:
+    def check_root(self) -> None:
+        """See `MultiTaskDataset`."""
         if not os.path.isdir(self.data_root):
             raise DataError(
                 f"data root '{self.data_root}' is no folder: set MTFL_ROOT (or data_root in the "

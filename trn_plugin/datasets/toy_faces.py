@@ -66,6 +66,9 @@ class ToyFaces(MTFL):
         make_toy_faces(self.data_root, **self.making)
         return super().load_data_list()
 
+    def check_root(self) -> None:
+        """Nothing: what is not there will be made."""
+
 
 def make_toy_faces(
     data_root: str, seed: int = 0, train_size: int = 2400, test_size: int = 600

@@ -39,7 +39,7 @@ from trn_plugin.engine.finite import FiniteSteps
 from trn_plugin.engine.loops import EpochLoop, IterationLoop
 from trn_plugin.engine.random_state import random_state, set_random_state
 from trn_plugin.errors import CheckpointError, ConfigError, TrainingError, first_line
-from trn_plugin.registry import RUNNERS
+from trn_plugin.registry import DATASETS, RUNNERS
 
 __all__ = ["SafeRunner"]
 
@@ -69,6 +69,17 @@ class SafeRunner(Runner):
     _random_state: dict | None = None
     owes_validation = False
     finite_steps: FiniteSteps
+
+    def build_model(self, model):
+        """As MMEngine's; a data root that is not there is told before weights are looked for."""
+        for loader in (self._train_dataloader, self._val_dataloader, self._test_dataloader):
+            dataset = loader.get("dataset") if isinstance(loader, dict) else None
+            if isinstance(dataset, dict) and isinstance(dataset.get("type"), str):
+                kind = DATASETS.get(dataset["type"])
+                if "data_root" in dataset and hasattr(kind, "check_root"):
+                    with config_errors("dataloader"):
+                        DATASETS.build({**dataset, "lazy_init": True}).check_root()
+        return super().build_model(model)
 
     def wrap_model(self, model_wrapper_cfg, model):
         """As MMEngine's; without CUDA too, and with timm's conversion of batch norm.
