@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from trn_plugin.engine import load_checkpoint_file
+from trn_plugin.engine import runner as runner_module
 from trn_plugin.errors import CheckpointError, ConfigError, TrainingError
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "hooks"))
@@ -150,6 +151,15 @@ def test_an_epoch_without_a_batch_is_refused(tmp_path):
     run._train_dataloader["drop_last"] = True
     with pytest.raises(ConfigError, match="32 samples give no batch of 64"):
         run.train()
+
+
+def test_sync_bn_is_torchs_and_needs_cuda(monkeypatch):
+    check = runner_module._check_sync_bn
+    with pytest.raises(ConfigError, match="sync_bn: expected 'torch', found 'mmcv'"):
+        check("mmcv")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match=r"sync_bn: .* runs on CUDA only; on CPUs leave it out"):
+        check("torch")
 
 
 def test_weights_alone_cannot_be_resumed(tmp_path):

@@ -98,7 +98,7 @@ class FiniteSteps:
             problem = self._bad_losses() or self._bad_gradients() or first_line(error)
         if problem is None:
             self.in_a_row = 0
-            due = all(w.should_update() for w in self.wrappers if hasattr(w, "should_update"))
+            due = all(w.should_update() for w in self.wrappers)
             if due:
                 self.losses.clear()
             scaled = any(hasattr(w, "loss_scaler") for w in self.wrappers)

@@ -114,7 +114,8 @@ class SafeRunner(Runner):
         """As MMEngine's; ``CheckpointHook`` means the one that always leaves a checkpoint."""
         hooks = dict(hooks or {})
         given = hooks.get("checkpoint", dict(type="CheckpointHook", interval=1))
-        if isinstance(given, dict) and given.get("type") == "CheckpointHook":
+        ours = ("CheckpointHook", "mmengine.CheckpointHook")
+        if isinstance(given, dict) and given.get("type") in ours:
             hooks["checkpoint"] = {**given, "type": SafeCheckpointHook}
         super().register_default_hooks(hooks)
 
@@ -415,7 +416,7 @@ class SafeRunner(Runner):
     def _rank_state(self) -> dict:
         """What a process needs to go on as it would have, besides what all processes share."""
         wrapper = self.optim_wrapper
-        waiting = hasattr(wrapper, "should_update") and not wrapper.should_update()
+        waiting = hasattr(wrapper, "_inner_count") and not wrapper.should_update()
         gradients = {
             name: parameter.grad.cpu()
             for name, parameter in self.bare_model.named_parameters()
