@@ -20,6 +20,7 @@ POSES = ("left profile", "left", "frontal", "right", "right profile")
 NUM_POINTS = 5
 LABELS = {"gender": 2, "smile": 2, "glasses": 2, "pose": len(POSES)}
 NUM_COLUMNS = 1 + 2 * NUM_POINTS + len(LABELS)
+LARGEST_COORDINATE = 1e6
 COLUMNS = "path x1..x5 y1..y5 gender smile glasses pose"
 
 
@@ -91,6 +92,11 @@ def _coordinate(text: str, where: str) -> float:
         ) from None
     if not math.isfinite(value):
         raise DataError(f"{where}: expected a finite coordinate, found {text!r}")
+    if abs(value) > LARGEST_COORDINATE:
+        raise DataError(
+            f"{where}: expected a coordinate within {LARGEST_COORDINATE:g} pixels, "
+            f"found {_quoted(text)}"
+        )
     return value
 
 
