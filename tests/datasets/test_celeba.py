@@ -170,6 +170,8 @@ def test_geometry_files_are_needed_only_by_their_tasks(own):
         (dict(attributes=("Wearing_hat",)), r"^attributes: .*did you mean 'Wearing_Hat'\?"),
         (dict(attributes=("Bald", "Bald")), r"^attributes: .*named twice"),
         (dict(attributes="Bald"), r"^attributes: expected a list"),
+        (dict(attributes=[]), r"^attributes: expected a list"),
+        (dict(ann_file="list_eval_partition.txt"), r"^ann_file: .*set partition"),
         (dict(groups=dict(hair=("Bold",))), r"^groups\.hair: CelebA has no attribute 'Bold'"),
         (dict(groups=dict(landmarks=("Bald",))), r"^groups\.landmarks: this name is taken"),
         (dict(split="training"), r"^split: expected None or one of .*'training'"),

@@ -327,6 +327,17 @@ def test_transforms_cannot_change_what_is_cached(sets):
     assert torch.equal(dataset[0]["inputs"], before)
 
 
+def test_boxes_of_other_transforms(tmp_path):
+    given = results(save(tmp_path / "a.png", slopes(60, 40)), (0, 0, 40, 40))
+    del given["box_drawn"]
+    transform = LoadCrop(20, cache_gb=0.01)
+    transform.open(1)
+    first = transform(dict(given))["img"]
+    np.testing.assert_array_equal(transform(dict(given))["img"], first)
+    other = transform(dict(given, box=(20, 0, 60, 40)))["img"]  # not taken for the first
+    assert np.abs(other.astype(int) - first).max() > 20
+
+
 def test_mistakes(tmp_path):
     path = save(tmp_path / "a.jpg", slopes(60, 60))
     with pytest.raises(ConfigError, match="LoadCrop: put it after FaceBox"):

@@ -103,7 +103,11 @@ class CelebA(MultiTaskDataset):
         self.split = split
         self.partition = partition
         self.images = images
-        self.attributes = _attributes("attributes", attributes or ATTRIBUTES)
+        if "ann_file" in kwargs:
+            raise ConfigError("ann_file: CelebA has several label files; set partition")
+        self.attributes = _attributes(
+            "attributes", ATTRIBUTES if attributes is None else attributes
+        )
         self.groups = {
             name: _attributes(f"groups.{name}", members)
             for name, members in {**GROUPS, **(groups or {})}.items()

@@ -103,6 +103,7 @@ class LoadCrop:
         if "box" not in results:
             raise ConfigError("LoadCrop: put it after FaceBox in the pipeline")
         # a crop that is the same each time is kept itself
+        results.setdefault("box_drawn", True)  # a box that did not come from FaceBox
         keeps_crop = not (self.warps or results["box_drawn"])
         number = self._number(results, shape)
         kept = None if number is None else self.cache.get(number)
