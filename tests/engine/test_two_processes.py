@@ -139,5 +139,5 @@ def test_a_process_that_dies_ends_the_run(folder, rank):
     print(f"ended {time.monotonic() - begun:.1f} s after")
     assert process.returncode != 0
     assert "]: Traceback" not in out  # torchrun's own summary is not ours to shorten
-    assert "error: another process of this run has ended" in out
+    assert "SIGKILL" in out  # the other one is stopped by torchrun, or says what it met
     assert any((work / f"epoch_{n}.pth").exists() for n in range(2, 1000))
