@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Run the fast tests with the oldest supported version of everything that pyproject.toml names,
 # in an environment of its own (about 6 GB, deleted afterwards). The exporter of torch 2.6 needs the
-# onnxscript of its time, and that one an onnx-ir below 0.2.
+# onnxscript of its time, and that one an onnx-ir of its own.
 #
 #     bash tests/run_oldest.sh [arguments of pytest]
 set -euo pipefail
@@ -17,12 +17,12 @@ from pathlib import Path
 text = Path(sys.argv[1]).read_text(encoding="utf-8")
 listing = re.search(r"^dependencies = \[(.*?)^\]", text, re.DOTALL | re.MULTILINE).group(1)
 for name, version in re.findall(r'"([\w-]+)>=([\d.]+)', listing):
-    print(f"{name}=={version}.*" if version.count(".") == 1 else f"{name}=={version}")
+    print(f"{name}=={version}{'.*' if name.startswith('opencv') else ''}")
 PYTHON
 cat "$folder/oldest.txt"
 
 python3 -m venv "$folder/env"
 "$folder/env/bin/pip" install --quiet --no-cache-dir -r "$folder/oldest.txt" \
-    "pytest>=8" "pytest-timeout>=2.3" "onnx-ir<0.2"
+    "pytest>=8" "pytest-timeout>=2.3" "onnx-ir==0.1.10"
 cd "$root"
 PYTHONPATH=$root "$folder/env/bin/python" -m pytest -p no:cacheprovider "$@"

@@ -163,7 +163,7 @@ def test_annotation_files(faces):
 
 @pytest.mark.slow
 def test_many_annotation_files(faces):
-    total = run_fuzz(faces, range(1000, 9000))
+    total = run_fuzz(faces, range(1000, 3000))
     print(total)
     assert min(total.values()) > 0
 
@@ -236,8 +236,8 @@ def test_other_label_files(tmp_path, kind):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", CELEBA)
 def test_many_other_label_files(tmp_path, kind):
-    good = sum(fuzz_reader(tmp_path, kind, seed) for seed in range(1000, 21000))
-    assert 0 < good < 20000
+    good = sum(fuzz_reader(tmp_path, kind, seed) for seed in range(1000, 6000))
+    assert 0 < good < 5000
 
 
 def scene():
@@ -337,7 +337,7 @@ def test_damaged_pictures(tmp_path):
 
 @pytest.mark.slow
 def test_many_damaged_pictures(tmp_path):
-    assert 0 < run_picture_fuzz(tmp_path, 1000) < 1000 * len(GOOD)
+    assert 0 < run_picture_fuzz(tmp_path, 300) < 300 * len(GOOD)
 
 
 def run_picture_fuzz(folder: Path, count):

@@ -109,11 +109,7 @@ def test_testing_counts_every_sample_once(folder):
 def test_a_resumed_run_is_the_same_to_the_bit(folder):
     """With batch norm and dropped paths."""
     path = config(folder, "test_resnet", drop_path_rate=0.3)
-    options = [
-        "--cfg-options",
-        "train_dataloader.batch_size=8",
-        "optim_wrapper.accumulative_counts=3",
-    ]
+    options = ["--cfg-options", "train_dataloader.batch_size=8"]
     run(2, "train", path, "--work-dir", folder / "whole", *options)
     run(2, "train", path, "--work-dir", folder / "part", *options, "train_cfg.max_epochs=1")
     run(2, "train", path, "--work-dir", folder / "part", "--resume", *options)

@@ -80,7 +80,8 @@ def read_table(path: str, columns: Sequence[str]) -> Table:
         table = _parse(path, data)
         if table.names != tuple(columns):
             raise DataError(
-                f"{path}:2: expected the columns {' '.join(columns)}, found {' '.join(table.names)}"
+                f"{path}:2: expected the columns {' '.join(columns)}, "
+                f"found {_quoted(' '.join(table.names).encode())}"
             )
         return table
 
@@ -119,7 +120,7 @@ def _parse_attributes(path: str, data: bytes) -> Table:
     if bad.any():
         row, column = np.argwhere(bad)[0]
         raise DataError(
-            f"{path}:{table.lines[row]}: expected {table.names[column]} to be -1 or 1, "
+            f"{path}:{table.lines[row]}: expected {table.names[column][:60]} to be -1 or 1, "
             f"found {table.values[row, column]}"
         )
     return table._replace(values=(table.values > 0).astype(np.int8))
@@ -261,7 +262,7 @@ def _first_fault(path: str, body: bytes, line: int, names: tuple[str, ...]) -> D
             digits = text.removeprefix(b"-")
             if not digits.isdigit() or len(digits) > MAX_DIGITS:
                 return DataError(
-                    f"{where}: expected {name} to be a whole number, found {_quoted(text)}"
+                    f"{where}: expected {name[:60]} to be a whole number, found {_quoted(text)}"
                 )
     return DataError(f"{path}:{line}: cannot be read as rows of {_numbers(names)}")
 

@@ -59,7 +59,9 @@ def whole_pixels(values: Sequence[str | float], where: str) -> Box:
     try:
         box = tuple(round(float(value)) for value in values)
     except (ValueError, OverflowError, TypeError):
-        raise DataError(f"{where}: expected four numbers x0 y0 x1 y1, found {values}") from None
+        raise DataError(
+            f"{where}: expected four numbers x0 y0 x1 y1, found {str(values)[:200]}"
+        ) from None
     x0, y0, x1, y1 = box
     if x1 <= x0 or y1 <= y0:
         raise DataError(f"{where}: box {box} is empty: expected x0 < x1 and y0 < y1")
@@ -83,7 +85,7 @@ def read_boxes(path: str | Path) -> list[tuple[Path, Box]]:
             if missing:
                 raise DataError(
                     f"{path}:1: expected the columns {','.join(BOX_COLUMNS)}, "
-                    f"found {','.join(reader.fieldnames or ()) or 'none'}"
+                    f"found {','.join(reader.fieldnames or ())[:100] or 'none'}"
                 )
             for row in reader:
                 where = f"{path}:{reader.line_num}"
@@ -93,7 +95,7 @@ def read_boxes(path: str | Path) -> list[tuple[Path, Box]]:
                 beside = path.parent / values[0]
                 picture = beside if beside.exists() else Path(values[0])
                 if not picture.is_file():
-                    raise DataError(f"{where}: no such picture: {values[0]}")
+                    raise DataError(f"{where}: no such picture: {values[0][:200]}")
                 faces.append((picture, whole_pixels(values[1:], where)))
     except OSError as error:
         raise DataError(f"{path}: cannot read the boxes: {error.strerror or error}") from None
