@@ -1,11 +1,12 @@
 """Time and memory of a cut backbone, beside those of its parts and of timm's own model.
 
 Prints for each model
-  build  what cutting and the comparison with the uncut model add to timm.create_model;
+  build  CPU seconds that the cut and the comparison with the uncut model add to timm's own;
   step   a forward pass of two tasks over trunk and two tails, each timed alone;
   memory what that pass keeps for the backward pass, over trunk and two tails alone;
   bare   a forward pass of one task with everything shared over timm's own model.
-The sides of a ratio run in turn; medians, of CPU time on CPUs.
+The sides of a ratio run in turn; medians, of CPU time on CPUs, so that other programs matter less
+(with --threads 1 it is the time that passes on an idle machine).
 
 Example:
     python tools/benchmark_backbones.py resnet18 vit_base_patch16_224 --runs 20
@@ -27,7 +28,7 @@ def parse_args():
     parser.add_argument("--shared-stages", type=int, default=-1, help="default -1")
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--runs", type=int, default=20, help="default 20")
-    parser.add_argument("--threads", type=int, help="of CPUs, default torch's")
+    parser.add_argument("--threads", type=int, default=1, help="of CPUs (default 1)")
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     parser.add_argument("--train", action="store_true", help="forward and backward, in train mode")
     return parser.parse_args()
@@ -39,8 +40,7 @@ def main():
 
     if args.device.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError("--device: this machine has no CUDA")
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    torch.set_num_threads(args.threads)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {args.device}")
     print(f"{'model':30} {'build (s)':>10} {'step':>8} {'memory':>8} {'bare':>8}")
     for name in args.names:
@@ -62,7 +62,7 @@ def measure(name: str, args) -> str:
             uncut=lambda: timm.create_model(name, num_classes=0),
         ),
         3,
-        time.perf_counter,
+        time.process_time,
     )
     device = torch.device(args.device)
     model = shared(args.shared_stages, ("a", "b")).to(device)

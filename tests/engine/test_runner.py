@@ -181,3 +181,18 @@ def test_a_compiled_run_equals_an_eager_one(tmp_path):
         run.train()
     for key, value in runs[0].model.state_dict().items():
         assert torch.allclose(value, runs[1].model.state_dict()[key], atol=1e-6), key
+
+
+def test_compile_is_for_the_parts_of_the_network(tmp_path):
+    """MMEngine's option; the run is the one that is not compiled."""
+    torch._dynamo.reset()
+    plain = runner(tmp_path, name="plain", epochs=1)
+    options = dict(backend="eager", fullgraph=True)
+    compiled = runner(tmp_path, name="compiled", epochs=1, cfg=dict(compile=options))
+    for run in (plain, compiled):
+        run.train()
+    backbone = compiled.model.backbone
+    for part in (backbone.trunk, *backbone.tails.values()):
+        assert part._compiled_call_impl is not None
+    for key, value in plain.model.state_dict().items():
+        assert torch.allclose(value, compiled.model.state_dict()[key], atol=1e-5), key

@@ -110,6 +110,15 @@ class SafeRunner(Runner):
             **ids,
         )
 
+    def _maybe_compile(self, target: str) -> None:
+        """``compile`` is for the network; losses, checks and optimiser steps are no graphs."""
+        options = self.cfg.get("compile")
+        backbone = getattr(self.bare_model, "backbone", None)
+        if not hasattr(backbone, "compile_parts"):
+            super()._maybe_compile(target)
+        elif options:
+            backbone.compile_parts(**({} if options is True else options))
+
     def register_default_hooks(self, hooks=None):
         """As MMEngine's; ``CheckpointHook`` means the one that always leaves a checkpoint."""
         hooks = dict(hooks or {})

@@ -178,6 +178,16 @@ class TimmTrunk(nn.Module):
         values = self.trunk.results((x,), level + 1)[level]
         return values[0] if task in self.fully_shared else self.tails[task](*values)[0][0]
 
+    def compile_parts(self, **options) -> None:
+        """Compile the trunk and each tail, each as one graph for either mode.
+
+        Args:
+            **options: of ``torch.compile``.
+        """
+        for part in (self.trunk, *self.tails.values()):
+            if not isinstance(part, nn.Identity):
+                part.compile(**options)
+
     def to_timm(self, task: str) -> nn.Module:
         """The uncut timm model with the weights of the trunk and of one task's tail.
 
