@@ -171,6 +171,7 @@ def check(context, name: str, args) -> dict:
                 row = failed(f"not done after {args.time_limit:.0f} s")
             elif not process.is_alive() and answers.empty():
                 row = failed(f"the process ended with {process.exitcode}")
+    process.join(5)  # one that has answered is about to end
     process.kill()
     process.join()
     seconds = round(time.monotonic() - start, 1)

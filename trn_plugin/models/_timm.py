@@ -15,6 +15,7 @@ from trn_plugin.errors import ConfigError, first_line
 __all__ = ["create", "stage_names"]
 
 _WHERE = "model.backbone"
+_MISNAMED = {"stem": "act2", "stage1": "layer1"}  # in HRNet
 
 
 def create(
@@ -105,19 +106,18 @@ def _pair(size: int | Sequence[int] | None) -> tuple[int, int] | None:
 
 
 def stage_names(model: nn.Module) -> tuple[str, ...]:
-    """Modules that end timm's stages; some families' ``feature_info`` misnames their container.
+    """Modules that end timm's stages; some families' ``feature_info`` misnames them.
 
-    An entry that names no module (TResNet's first) is no stage.
+    An entry for which there is no module (TResNet's first) is no stage.
     """
     info = getattr(model, "feature_info", None)
-    names = [entry["module"] for entry in getattr(info, "info", info) or [] if entry["module"]]
+    names = [entry["module"] for entry in getattr(info, "info", info) or []]
     modules = dict(model.named_modules())
-    for i, name in enumerate(names):
-        if name in modules:
-            continue
-        others = [other for other in modules if other.endswith(f".{name}")]
+    found = []
+    for name in names:
+        others = [name, _MISNAMED.get(name), *(m for m in modules if m.endswith(f".{name}"))]
         for container in ("stages", "blocks", "layers"):
             if len(modules.get(container, ())) == len(names):
                 others.append(f"{container}.{name.rpartition('.')[2]}")
-        names[i] = next((other for other in others if other in modules), name)
-    return tuple(names)
+        found += [other for other in others if other and other in modules][:1]
+    return tuple(found)
