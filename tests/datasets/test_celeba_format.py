@@ -139,7 +139,7 @@ def test_a_missing_file_is_named(tmp_path):
 
 def test_other_columns_are_named(write):
     path = write(listing([("a.jpg", (1, 2, 3))]))
-    with pytest.raises(DataError, match=r"txt:2: expected the columns x y z, found Bald Hat Young"):
+    with pytest.raises(DataError, match=r"txt:2: expected the columns x y z, found 'Bald Hat Young'"):
         read_table(path, ("x", "y", "z"))
 
 

@@ -106,7 +106,7 @@ def test_similarity_of_the_labels(job, tmp_path, monkeypatch, capsys):
     pairs = json.loads((tmp_path / "similarity.json").read_text())
     assert len(pairs) == 10  # of all five tasks, not only the config's two
     assert {"landmarks", "pose"} == {pairs[0]["a"], pairs[0]["b"]}
-    assert "most related first" in capsys.readouterr().out
+    assert "most related labels first" in capsys.readouterr().out
     assert (tmp_path / "similarity.png").stat().st_size > 0
     assert len((tmp_path / "similarity.csv").read_text().splitlines()) == 11
 
