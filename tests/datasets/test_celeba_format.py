@@ -139,7 +139,8 @@ def test_a_missing_file_is_named(tmp_path):
 
 def test_other_columns_are_named(write):
     path = write(listing([("a.jpg", (1, 2, 3))]))
-    with pytest.raises(DataError, match=r"txt:2: expected the columns x y z, found 'Bald Hat Young'"):
+    message = "txt:2: expected the columns x y z, found 'Bald Hat Young'"
+    with pytest.raises(DataError, match=message):
         read_table(path, ("x", "y", "z"))
 
 
