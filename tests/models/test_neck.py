@@ -98,6 +98,7 @@ def test_evaluation_leaves_the_state_alone():
         (dict(relations=[("pose", "pose")]), "two different, non-empty sides"),
         (dict(relations=["pose"]), "expected pairs of tasks"),
         (dict(relations=[]), "at least one pair"),
+        (dict(relations=[("landmarks", "pose"), ("pose", "landmarks")]), "each pair once, got"),
         (dict(levels=("inner",)), "or a module of test_resnet, got 'inner'; its stages are"),
         (dict(levels=("inner",), shared=0), "got 'inner'"),
         (dict(levels=("layer1",)), "'layer1' lies before 'layer3', in the shared part"),

@@ -146,6 +146,7 @@ def test_every_task_that_is_not_finite_is_named_and_none_enters():
         (lambda x: TaskRelationLayer()(x), "two tasks or more, got 1"),
         (lambda x: TaskRelationLayer(deletion="none"), "'pairwise' or 'listwise', got 'none'"),
         (lambda x: TaskRelationLayer(pairs=[(0, 2)])(x, x), r"two of the 2 tasks, got \(0, 2\)"),
+        (lambda x: TaskRelationLayer(pairs=[(0, 1), (1, 0)])(x, x), "each pair once, got"),
         (lambda x: TaskRelationLayer(names=("a", "b"))(x, x, x), "features of a, b, got 3"),
         (lambda x: TaskRelationLayer()(x, x, mask=torch.ones(3)), "mask: expected bool"),
         (lambda x: TaskRelationLayer()(x, x, mask=[torch.ones(8) > 0]), "one for each task, got 1"),

@@ -113,6 +113,10 @@ class TaskRelationNeck(nn.Module):
             self.relations = tuple(
                 relation_sides(relation, "model.neck.relations") for relation in relations
             )
+        if len({frozenset(pair) for pair in self.relations}) < len(self.relations):
+            raise ConfigError(
+                f"model.neck.relations: expected each pair once, got {', '.join(self.names)}"
+            )
         self.momentum = momentum
         self._options = {
             "shrinkage": shrinkage,

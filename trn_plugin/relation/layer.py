@@ -218,6 +218,8 @@ class TaskRelationLayer(nn.Module):
         for pair in self.pairs:
             if len(set(pair)) < 2 or not all(0 <= task < len(dims) for task in pair):
                 raise ValueError(f"pairs: expected two of the {len(dims)} tasks, got {pair}")
+        if len(set(map(frozenset, self.pairs))) < len(self.pairs):
+            raise ValueError(f"pairs: expected each pair once, got {self.pairs}")
         listwise = self.deletion == "listwise" or len(dims) == 2
         sets = [tuple(range(len(dims)))] if listwise else list(self.pairs)
         by_dims: dict[tuple[int, ...], list[tuple[int, ...]]] = {}

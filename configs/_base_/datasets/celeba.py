@@ -58,23 +58,7 @@ val_dataloader = dict(
         pipeline=val_pipeline,
     ),
 )
-test_dataloader = dict(
-    batch_size=128,
-    num_workers=2,
-    persistent_workers=True,
-    pin_memory=True,
-    collate_fn=dict(type="default_collate"),
-    sampler=dict(type="DrawSampler", shuffle=False),
-    dataset=dict(
-        type=dataset_type,
-        data_root=data_root,
-        partition=partition,
-        split="test",
-        tasks=tasks,
-        input_size=input_size,
-        pipeline=val_pipeline,
-    ),
-)
+test_dataloader = dict(val_dataloader, dataset=dict(val_dataloader["dataset"], split="test"))
 
 val_evaluator = [
     dict(type="AttributeMetric", task=("group_a", "group_b")),
