@@ -4,10 +4,9 @@ Source: Li et al., "Task Relation Networks", WACV 2019, doi:10.1109/WACV.2019.00
 """
 
 from trn_plugin.relation._ranks import sum_over_ranks, world_size
-from trn_plugin.relation.correction import corrected_similarity
+from trn_plugin.relation.chance import chance_similarity, corrected_similarity
 from trn_plugin.relation.layer import TaskRelationLayer
 from trn_plugin.relation.similarity import (
-    chance_similarity,
     task_similarity,
     task_similarity_matrix,
 )

@@ -13,7 +13,7 @@ from trn_plugin.relation._measure import UpdateAndMeasure
 from trn_plugin.relation._members import Members
 from trn_plugin.relation._moments import RunningMoments
 from trn_plugin.relation._warm import WarmPair
-from trn_plugin.relation.correction import corrected_similarity
+from trn_plugin.relation.chance import corrected_similarity
 from trn_plugin.relation.similarity import check_features
 
 __all__ = ["TaskRelationLayer"]

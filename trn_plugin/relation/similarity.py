@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["chance_similarity", "check_features", "task_similarity", "task_similarity_matrix"]
+__all__ = ["check_features", "task_similarity", "task_similarity_matrix"]
 
 
 def check_features(f1: Tensor, f2: Tensor, names: tuple[str, str] = ("f1", "f2")) -> None:
@@ -52,7 +52,7 @@ def task_similarity(f1: Tensor, f2: Tensor) -> Tensor:
 
     Returns:
         Tensor: 0-d, in [0, 1], of f1's dtype (float32 at least). With N - 1 <= rank1 + rank2 it
-        says nothing: compare :func:`chance_similarity`.
+        says nothing: compare :func:`trn_plugin.relation.chance_similarity`.
 
     Raises:
         ValueError: shapes that do not fit, or a value that is not finite.
@@ -115,43 +115,6 @@ def task_similarity_matrix(features: Sequence[Tensor]) -> Tensor:
         largest = blocks.abs().flatten() if d1 == d2 == 1 else torch.linalg.svdvals(blocks)[:, 0]
         similarities[i, j] = similarities[j, i] = largest.clamp(max=1.0)
     return similarities
-
-
-def chance_similarity(n: int, d1: int, d2: int) -> float:
-    r"""What :func:`task_similarity` gives, on average, for independent features.
-
-    The largest squared canonical correlation of two independent Gaussian samples, theta, follows
-    approximately :math:`\mathrm{logit}\,\theta = \mu + \sigma Z`, Z the Tracy-Widom law of order
-    one (Johnstone, Annals of Statistics 36(6), 2008, Theorem 1), with n = N - 2 and
-
-    .. math:: \sin^2\tfrac{\gamma}{2} = \frac{\min(d_1, d_2) - 1/2}{n}, \quad
-              \sin^2\tfrac{\phi}{2} = \frac{\max(d_1, d_2) - 1/2}{n}, \quad
-              \mu = 2 \log\tan\frac{\phi + \gamma}{2}, \quad
-              \sigma^3 = \frac{16}{n^2 \sin^2(\phi + \gamma) \sin\phi \sin\gamma}
-
-    Args:
-        n (int): number of samples N.
-        d1 (int): features (rank) of one side.
-        d2 (int): features (rank) of the other.
-
-    Returns:
-        float: in [0, 1]; NaN for N - 1 <= d1 + d2, where even independent features are perfectly
-        correlated and tau is undefined.
-    """
-    if n - 1 <= d1 + d2:
-        return math.nan
-    if min(d1, d2) < 1:
-        return 0.0
-    n = n - 2
-    gamma, phi = (2 * math.asin(math.sqrt((d - 0.5) / n)) for d in sorted((d1, d2)))
-    if phi + gamma >= math.pi:
-        return 1.0
-    mu = 2 * math.log(math.tan((phi + gamma) / 2))
-    cube = 16 / (n**2 * math.sin(phi + gamma) ** 2 * math.sin(phi) * math.sin(gamma))
-    return 1 / math.sqrt(1 + math.exp(-(mu + cube ** (1 / 3) * _TRACY_WIDOM_MEAN)))
-
-
-_TRACY_WIDOM_MEAN = -1.2065335745820
 
 
 def _check_finite(f: Tensor, name: str) -> None:

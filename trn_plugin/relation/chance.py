@@ -1,14 +1,45 @@
-"""What is left of a canonical correlation when chance is taken off."""
+"""What chance alone gives, and what is left of a canonical correlation when it is taken off."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
 
-__all__ = ["corrected_similarity"]
+__all__ = ["chance_similarity", "corrected_similarity"]
 
-# quantile 0.95 of the Tracy-Widom law of order one
-_TRACY_WIDOM_95 = 0.9793
+# of the Tracy-Widom law of order one
+_MEAN, _QUANTILE_95 = -1.2065335745820, 0.9793
+
+
+def chance_similarity(n: int, d1: int, d2: int) -> float:
+    r"""What :func:`task_similarity` gives, on average, for independent features.
+
+    The largest squared canonical correlation of two independent Gaussian samples, theta, follows
+    approximately :math:`\mathrm{logit}\,\theta = \mu + \sigma Z`, Z the Tracy-Widom law of order
+    one (Johnstone, Annals of Statistics 36(6), 2008, Theorem 1), with n = N - 2 and
+
+    .. math:: \sin^2\tfrac{\gamma}{2} = \frac{\min(d_1, d_2) - 1/2}{n}, \quad
+              \sin^2\tfrac{\phi}{2} = \frac{\max(d_1, d_2) - 1/2}{n}, \quad
+              \mu = 2 \log\tan\frac{\phi + \gamma}{2}, \quad
+              \sigma^3 = \frac{16}{n^2 \sin^2(\phi + \gamma) \sin\phi \sin\gamma}
+
+    Args:
+        n (int): number of samples N.
+        d1 (int): features (rank) of one side.
+        d2 (int): features (rank) of the other.
+
+    Returns:
+        float: in [0, 1]; NaN for N - 1 <= d1 + d2, where even independent features are perfectly
+        correlated and tau is undefined.
+    """
+    if n - 1 <= d1 + d2:
+        return math.nan
+    if min(d1, d2) < 1:
+        return 0.0
+    n, d1, d2 = (torch.tensor(float(x), dtype=torch.float64) for x in (n, d1, d2))
+    return float(_square_of_chance(n, d1, d2, _MEAN).sqrt())
 
 
 def corrected_similarity(
@@ -49,17 +80,17 @@ def corrected_similarity(
     half = (square - (c1 + c2 - 2 * c1 * c2)) / 2
     root = (half.square() - leading * c1 * c2).clamp(min=1e-300).sqrt()
     estimate = ((half + root) / leading).clamp(min=1e-300, max=1.0).sqrt()
-    above = square > _chance_limit(n, d1, d2)
+    above = square > _square_of_chance(n, d1, d2, _QUANTILE_95)
     corrected = torch.where(above, estimate, 0.0)
     return torch.where(n - 1 > d1 + d2, corrected, torch.nan).to(tau.dtype)
 
 
-def _chance_limit(n: Tensor, d1: Tensor, d2: Tensor) -> Tensor:
-    """Square of what independent features exceed in one of twenty samples."""
+def _square_of_chance(n: Tensor, d1: Tensor, d2: Tensor, tracy_widom: float) -> Tensor:
+    """Squared largest correlation of independent features at a value of the Tracy-Widom law."""
     n = n - 2
-    low, high = torch.minimum(d1, d2), torch.maximum(d1, d2)
-    gamma, phi = (2 * ((d - 0.5) / n).clamp(0, 1).sqrt().asin() for d in (low, high))
+    gamma, phi = (2 * ((d - 0.5) / n).clamp(0, 1).sqrt().asin() for d in (d1, d2))
     total = gamma + phi
     mu = 2 * (total / 2).tan().log()
     cube = 16 / (n.square() * total.sin().square() * phi.sin() * gamma.sin())
-    return torch.sigmoid(mu + cube.pow(1 / 3) * _TRACY_WIDOM_95)
+    certain = total >= math.pi
+    return torch.where(certain, 1.0, torch.sigmoid(mu + cube.pow(1 / 3) * tracy_widom))
