@@ -17,24 +17,23 @@ def toy_root(tmp_path_factory):
     return str(root)
 
 
+def real_data(name, file, variable):
+    """The root of real data; skips where it is absent."""
+    shared = Path(__file__).resolve().parents[2].parent / "shared" / "data" / name
+    root = Path(os.environ.get(variable, shared))
+    if not (root / file).is_file():
+        pytest.skip(f"no {name} data: set {variable}")
+    return str(root)
+
+
 @pytest.fixture(scope="session")
 def mtfl_root():
-    """The real data's root; skips where it is absent."""
-    shared = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "MTFL"
-    root = Path(os.environ.get("MTFL_ROOT", shared))
-    if not (root / "training.txt").is_file():
-        pytest.skip("no MTFL data: set MTFL_ROOT")
-    return str(root)
+    return real_data("MTFL", "training.txt", "MTFL_ROOT")
 
 
 @pytest.fixture(scope="session")
 def celeba_root():
-    """The real data's root; skips where it is absent."""
-    shared = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "CelebA"
-    root = Path(os.environ.get("CELEBA_ROOT", shared))
-    if not (root / "list_attr_celeba.txt").is_file():
-        pytest.skip("no CelebA data: set CELEBA_ROOT")
-    return str(root)
+    return real_data("CelebA", "list_attr_celeba.txt", "CELEBA_ROOT")
 
 
 @pytest.fixture

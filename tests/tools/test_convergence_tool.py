@@ -1,8 +1,8 @@
 """tools/convergence_study.py on an untrained model of toy faces, and its bad arguments."""
 
 import csv
-import importlib.util
 import re
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,23 +16,8 @@ CONFIG = str(ROOT / "configs/toy/stl_test-resnet_toy.py")
 
 
 @pytest.fixture
-def tool(monkeypatch, capsys):
-    """Run it in this process as a shell would; its exit status, output and errors."""
-    spec = importlib.util.spec_from_file_location("tool", ROOT / "tools/convergence_study.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-
-    def run(*arguments):
-        monkeypatch.setattr("sys.argv", ["convergence_study.py", *map(str, arguments)])
-        try:
-            cli.run(module.main)
-            status = 0
-        except SystemExit as stop:
-            status = stop.code
-        printed = capsys.readouterr()
-        return status, printed.out, printed.err
-
-    return run
+def tool(run_tool):
+    return partial(run_tool, "convergence_study")
 
 
 @pytest.fixture(scope="module")

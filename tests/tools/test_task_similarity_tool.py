@@ -1,11 +1,11 @@
 """tools/task_similarity.py on label files and on a checkpoint, and its bad arguments."""
 
 import csv
-import importlib.util
 import itertools
 import json
 import os
 import re
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -38,23 +38,8 @@ PAPER = {
 
 
 @pytest.fixture
-def tool(monkeypatch, capsys):
-    """Run it in this process as a shell would; its exit status, output and errors."""
-    spec = importlib.util.spec_from_file_location("tool", ROOT / "tools/task_similarity.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-
-    def run(*arguments):
-        monkeypatch.setattr("sys.argv", ["task_similarity.py", *map(str, arguments)])
-        try:
-            cli.run(module.main)
-            status = 0
-        except SystemExit as stop:
-            status = stop.code
-        printed = capsys.readouterr()
-        return status, printed.out, printed.err
-
-    return run
+def tool(run_tool):
+    return partial(run_tool, "task_similarity")
 
 
 def measured(folder):
