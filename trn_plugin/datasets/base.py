@@ -44,9 +44,10 @@ class MultiTaskDataset(BaseDataset):
     mirror swaps) and implement ``load_data_list``. A record is
     ``dict(img_path, gt={task: label}, landmarks, where)``: ``gt`` holds the chosen tasks that are
     labelled (landmarks (P, 2) in the picture's pixels, a class as an int from 0, attributes as
-    (A,) floats of 0 and 1), ``landmarks`` the (P, 2) points or None, chosen or not, as face boxes
-    are made from them, and ``where`` is ``file:line``. An optional ``row`` (int) keys the
-    evaluation boxes, so that a subset keeps them.
+    (A,) floats of 0 and 1, values as (V,) floats), ``landmarks`` the (P, 2) points or None,
+    chosen or not, as face boxes are made from them, and ``where`` is ``file:line``. An optional
+    ``row`` (int) keys the evaluation boxes, so that a subset keeps them; an optional ``region``
+    (x0, y0, x1, y1 in pixels) is the part of the picture that `RegionBox` takes.
 
     The pipeline finds in its ``results``, besides the record: ``tasks``, ``input_size``, ``rng``
     (a ``np.random.Generator`` whose numbers depend on (seed, epoch, index) alone; the next sample

@@ -7,6 +7,7 @@ from trn_plugin.datasets.transforms.load_crop import LoadCrop
 from trn_plugin.datasets.transforms.load_image import LoadImage
 from trn_plugin.datasets.transforms.pack import PackMultiTaskInputs
 from trn_plugin.datasets.transforms.random_flip import RandomFlip
+from trn_plugin.datasets.transforms.region_box import RegionBox
 
 __all__ = [
     "Albumentations",
@@ -16,5 +17,6 @@ __all__ = [
     "LoadImage",
     "PackMultiTaskInputs",
     "RandomFlip",
+    "RegionBox",
     "resize",
 ]

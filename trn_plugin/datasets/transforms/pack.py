@@ -13,7 +13,12 @@ from trn_plugin.structures import MultiTaskDataSample
 
 __all__ = ["PackMultiTaskInputs"]
 
-DTYPES = {"landmarks": torch.float32, "class": torch.int64, "attributes": torch.float32}
+DTYPES = {
+    "landmarks": torch.float32,
+    "class": torch.int64,
+    "attributes": torch.float32,
+    "values": torch.float32,
+}
 
 
 @TRANSFORMS.register_module()
@@ -22,8 +27,8 @@ class PackMultiTaskInputs:
 
     ``inputs`` is a (3, H, W) tensor, 0..255, of the crop's type (uint8 after
     `Albumentations`, else float32); ``data_samples`` a `MultiTaskDataSample` whose ``gt``
-    holds landmarks as (P, 2) float32 fractions of the crop, classes as () int64 and attributes as
-    (A,) float32. A task without label is absent.
+    holds landmarks as (P, 2) float32 fractions of the crop, classes as () int64, attributes as
+    (A,) and values as (V,) float32. A task without label is absent.
 
     Args:
         meta_keys: what of the results becomes the sample's metainfo.
