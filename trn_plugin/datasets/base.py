@@ -209,6 +209,21 @@ class MultiTaskDataset(BaseDataset):
         labels = [np.ravel(label) for label in labels if label is not None]
         return np.mean(labels, axis=0) if labels else np.full(len(info["names"]), np.nan)
 
+    def value_moments(self, task: str) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation of the labels of a task of values, (V,) each; NaN without.
+
+        Raises:
+            ConfigError: if the data set has no such task, or it has no values.
+        """
+        info = self._metainfo["tasks"].get(task)
+        if info is None or info["kind"] != "values":
+            raise ConfigError(f"{type(self).__name__} has no values of a task {task!r}")
+        labels = [self.get_data_info(i)["gt"].get(task) for i in range(len(self))]
+        values = np.array([label for label in labels if label is not None], dtype=np.float64)
+        if not len(values):
+            return (np.full(len(info["names"]), np.nan),) * 2
+        return values.mean(axis=0), values.std(axis=0)
+
     def _sample(self, results: dict) -> Any:
         if not self.skip_unreadable:
             return self.pipeline(results)

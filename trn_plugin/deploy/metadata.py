@@ -21,7 +21,7 @@ __all__ = [
 METADATA_KEY = "trn_plugin"
 INPUT_NAME = "images"
 FORMAT_VERSION = 1
-NAMES_KEY = {"landmarks": "names", "class": "classes", "attributes": "names"}
+NAMES_KEY = {"landmarks": "names", "class": "classes", "attributes": "names", "values": "names"}
 
 
 def task_names(task: dict) -> list[str]:
