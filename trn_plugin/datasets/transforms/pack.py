@@ -14,10 +14,10 @@ from trn_plugin.structures import MultiTaskDataSample
 __all__ = ["PackMultiTaskInputs"]
 
 DTYPES = {
-    "landmarks": torch.float32,
-    "class": torch.int64,
-    "attributes": torch.float32,
-    "values": torch.float32,
+    "landmarks": np.float32,
+    "class": np.int64,
+    "attributes": np.float32,
+    "values": np.float32,
 }
 
 
@@ -46,13 +46,13 @@ class PackMultiTaskInputs:
     def __call__(self, results: dict) -> dict:
         require_crop(results, "PackMultiTaskInputs")
         # a view: collating copies it into the batch anyway
-        image = torch.from_numpy(np.ascontiguousarray(results["img"])).permute(2, 0, 1)
+        image = torch.from_numpy(np.ascontiguousarray(results["img"]).transpose(2, 0, 1))
         sample = MultiTaskDataSample()
         for key in self.meta_keys:
             if key in results:  # as set_metainfo does, without its deep copy
                 sample.set_field(results[key], key, field_type="metainfo")
         sample.gt = {
-            task: torch.as_tensor(label, dtype=DTYPES[results["tasks"][task]["kind"]])
+            task: torch.from_numpy(np.asarray(label, dtype=DTYPES[results["tasks"][task]["kind"]]))
             for task, label in results["gt"].items()
         }
         return dict(inputs=image, data_samples=sample)
