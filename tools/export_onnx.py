@@ -106,7 +106,11 @@ def main():
     )
     kinds = {name: task["kind"] for name, task in metadata["tasks"].items()}
     for output, difference in differences.items():
-        units = {"landmarks": "of the picture's side", None: "of the largest"}
+        units = {
+            "landmarks": "of the picture's side",
+            "values": "of the labels' standard deviation",
+            None: "of the largest",
+        }
         unit = units.get(kinds.get(output), "in probability")
         print(f"  {output}: differs from PyTorch by at most {difference:.1e} {unit}")
     if split != "none":

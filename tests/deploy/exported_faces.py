@@ -16,7 +16,7 @@ DATASET_TASKS = {
 }
 
 
-def build(shared_stages=-1, model_name="test_resnet", **options):
+def build(shared_stages=-1, model_name="test_resnet", heads=(), **options):
     """A model whose evaluation differs from its training mode, and whose outputs vary."""
     torch.manual_seed(0)
     config = dict(
@@ -33,6 +33,7 @@ def build(shared_stages=-1, model_name="test_resnet", **options):
             landmarks=dict(type="LandmarkHead", num_points=5),
             pose=dict(type="ClassificationHead", num_classes=5),
             smile=dict(type="AttributeHead", num_attributes=1),
+            **dict(heads),
         ),
         neck=None,
     )

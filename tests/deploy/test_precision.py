@@ -49,6 +49,21 @@ def test_smaller_numbers_stay_near_and_say_how_near(model, files, name, allowed)
         assert 0 < told[task] < allowed
 
 
+def test_values_are_in_the_labels_unit_at_any_precision(tmp_path):
+    size = dict(type="RegressionHead", num_values=2, mean=[4e5, 0.01], std=[1e5, 0.001])
+    model = build(heads=dict(size=size))
+    metadata = describe_model(model, SIZE, {"size": dict(kind="values", names=("gram", "metre"))})
+    path = tmp_path / "size.onnx"
+    told = export_onnx(model, path, SIZE, metadata, tasks=["size"], precision="fp16")
+    image = picture(60, 50)
+    with torch.no_grad():
+        (expected,) = DeployModel(model, SIZE, ["size"]).eval()(torch.from_numpy(image[None]))
+    found = FaceTaskPredictor(path).predict([image])[0]["size"]
+    difference = np.array([found["gram"], found["metre"]]) - expected[0].numpy()
+    assert 0 < np.abs(difference / [1e5, 0.001]).max() < 0.01
+    assert 0 < told["size"] < 0.01
+
+
 def test_smaller_numbers_make_smaller_files(files):
     size = {name: path.stat().st_size for name, (path, _) in files.items()}
     assert size["fp16"] < 0.6 * size["plain"]

@@ -18,7 +18,8 @@ from trn_plugin.errors import CheckpointError
 __all__ = ["TOLERANCE", "check_export"]
 
 TOLERANCE = 1e-4
-"""Of the picture's side for landmarks, absolute for probabilities, of the largest for features."""
+"""Of the picture's side for landmarks, absolute for probabilities, of the labels' standard
+deviation for values, of the largest for features."""
 CHECK_BATCHES = (1, 2, 7)
 
 
@@ -45,7 +46,8 @@ def check_export(
 
     Returns:
         dict[str, float]: for each output the largest difference; of landmarks as fractions of the
-        picture's sides, of probabilities as they are, of features as fractions of the largest.
+        picture's sides, of probabilities as they are, of values in standard deviations of the
+        labels, of features as fractions of the largest.
 
     Raises:
         CheckpointError: if a difference is over the tolerance or not a number.
@@ -71,6 +73,8 @@ def check_export(
                 scale = max(float(np.abs(reference).max()), 1.0)
             elif predictor.tasks[output]["kind"] == "landmarks":
                 scale = np.array([width, height])
+            elif predictor.tasks[output]["kind"] == "values":
+                scale = deployed.model.heads[output].std.cpu().numpy()
             largest = float((np.abs(found[output] - reference) / scale).max())
             if not largest <= allowed:  # NaN too
                 raise CheckpointError(

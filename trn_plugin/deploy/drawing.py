@@ -21,7 +21,7 @@ TITLE_COLOR = (255, 196, 0)
 
 
 def summary_lines(tasks: dict[str, dict], prediction: dict, limit: int | None = None) -> list[str]:
-    """Classes and attributes of one face as short lines; landmarks have none.
+    """Classes, values and attributes of one face as short lines; landmarks have none.
 
     Args:
         tasks: :attr:`FaceTaskPredictor.tasks`.
@@ -36,6 +36,8 @@ def summary_lines(tasks: dict[str, dict], prediction: dict, limit: int | None = 
             found = prediction[name]
             probability = found["probabilities"][found["index"]]
             lines.append(f"{name}: {found['label']} {probability:.2f}")
+        elif task["kind"] == "values":
+            lines += [f"{key}: {value:.4g}" for key, value in prediction[name].items()]
         elif task["kind"] == "attributes":
             attributes += prediction[name].items()
     room = len(attributes) if limit is None else max(limit - len(lines), 0)

@@ -83,12 +83,12 @@ class DeployModel(nn.Module):
 
         Returns:
             tuple[Tensor, ...]: (N, P, 2) landmarks in pixels of the given pictures, (N, C) class
-            or (N, A) attribute probabilities; with ``features``, then (N, d) of each task, first
+            or (N, A) attribute probabilities, (N, V) values in the labels' units; with ``features``, then (N, d) of each task, first
             what enters its last layer, then what leaves it.
         """
         height, width = images.shape[1], images.shape[2]
-        inputs = self.inputs(images).to(next(self.model.heads.parameters()).dtype)
-        hidden = self.model.backbone(inputs)
+        inputs = self.inputs(images).to(next(self.model.backbone.parameters()).dtype)
+        hidden = {task: value.float() for task, value in self.model.backbone(inputs).items()}
         raw = {task: self.model.heads[task](hidden[task]) for task in self.tasks}
         outputs = []
         for task in self.tasks:
@@ -98,7 +98,7 @@ class DeployModel(nn.Module):
                 output = torch.stack((output[..., 0] * width, output[..., 1] * height), dim=-1)
             outputs.append(output)
         values = dict(zip(FEATURES, (hidden, raw), strict=True))
-        outputs += [values[level][task].float() for level in self.features for task in self.tasks]
+        outputs += [values[level][task] for level in self.features for task in self.tasks]
         return tuple(outputs)
 
     def inputs(self, images: Tensor) -> Tensor:

@@ -17,13 +17,12 @@ LAYERS = ("Conv", "MatMul", "Gemm")
 
 
 def in_float16(model: nn.Module) -> nn.Module:
-    """A copy of a ``MultiTaskModel`` whose backbone and heads are in float16.
+    """A copy of a ``MultiTaskModel`` whose backbone is in float16.
 
-    Pictures are still resized and normalised, and probabilities and pixels computed, in float32.
+    Pictures are still resized and normalised, and the heads computed, in float32.
     """
     halved = copy.deepcopy(model)
     halved.backbone.half()
-    halved.heads.half()
     return halved
 
 

@@ -73,8 +73,8 @@ class FaceTaskPredictor:
         providers: onnxruntime execution providers; default CUDA where present, then the CPU.
 
     Attributes:
-        tasks (dict[str, dict]): task -> ``kind`` ("landmarks", "class" or "attributes") and the
-            ``names`` or ``classes`` in the order of its output.
+        tasks (dict[str, dict]): task -> ``kind`` ("landmarks", "class", "attributes", "values")
+            and the ``names`` or ``classes`` in the order of its output.
         input_size (tuple[int, int]): height and width, in pixels, of the network's input.
         features (tuple[str, ...]): of "hidden" and "output", what :meth:`run` gives besides.
         metadata (dict): all that the file says of itself.
@@ -136,7 +136,8 @@ class FaceTaskPredictor:
         Returns:
             list[dict]: for each picture, task -> landmarks: (P, 2) float array, x and y in pixels
             of the given picture; class: dict of ``label``, ``index`` and ``probabilities`` (list,
-            in the order of the classes); attributes: dict of name -> probability.
+            in the order of the classes); attributes: dict of name -> probability; values: dict of name ->
+            number in the labels' unit.
 
         Raises:
             DataError: if a picture or box cannot be used; the message names it.
@@ -181,7 +182,7 @@ class FaceTaskPredictor:
         """The bare outputs for (N, H, W, 3) uint8 RGB: task -> array.
 
         Landmarks are (N, P, 2) pixels of the given pictures, classes (N, C) and attributes (N, A)
-        probabilities. A file exported with features also gives ``hidden/<task>`` and
+        probabilities, values (N, V). A file exported with features also gives ``hidden/<task>`` and
         ``output/<task>``, (N, d).
         """
         images = np.ascontiguousarray(images, dtype=self.dtype)
