@@ -83,8 +83,9 @@ class DeployModel(nn.Module):
 
         Returns:
             tuple[Tensor, ...]: (N, P, 2) landmarks in pixels of the given pictures, (N, C) class
-            or (N, A) attribute probabilities, (N, V) values in the labels' units; with ``features``, then (N, d) of each task, first
-            what enters its last layer, then what leaves it.
+            or (N, A) attribute probabilities, (N, V) values in the labels' units; with
+            ``features``, then (N, d) of each task, first what enters its last layer, then what
+            leaves it.
         """
         height, width = images.shape[1], images.shape[2]
         inputs = self.inputs(images).to(next(self.model.backbone.parameters()).dtype)

@@ -136,8 +136,8 @@ class FaceTaskPredictor:
         Returns:
             list[dict]: for each picture, task -> landmarks: (P, 2) float array, x and y in pixels
             of the given picture; class: dict of ``label``, ``index`` and ``probabilities`` (list,
-            in the order of the classes); attributes: dict of name -> probability; values: dict of name ->
-            number in the labels' unit.
+            in the order of the classes); attributes: dict of name -> probability;
+            values: dict of name -> number in the labels' unit.
 
         Raises:
             DataError: if a picture or box cannot be used; the message names it.
