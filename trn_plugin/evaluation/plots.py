@@ -192,8 +192,10 @@ def save_precision_recall(
     figure = _figure(6.8, 4)
     axes = figure.add_subplot()
     if not few:
-        for _, _, recall, precision, _ in curves[highlighted:-highlighted]:
-            axes.step(recall, precision, where="post", color="#cccccc", linewidth=0.8)
+        others = curves[highlighted:-highlighted]
+        for index, (_, _, recall, precision, _) in enumerate(others):
+            label = None if index else f"the other {len(others)}"
+            axes.step(recall, precision, where="post", color="#cccccc", lw=0.8, label=label)
     for index, (score, name, recall, precision, prior) in enumerate(named):
         label = f"{name}: AP {100 * score:.1f} % (prior {100 * prior:.1f} %)"
         axes.step(recall, precision, where="post", color=f"C{index}", label=label)
