@@ -38,5 +38,7 @@ def test_every_config_is_in_the_table():
         place = config.relative_to(ROOT / "configs")
         if place.parts[0] == "_base_":
             continue
+        # a pair stands once for its three methods, a method also for its fast pipeline
         name = place.stem.rsplit("_", 1)[0] if "pairs" in place.parts else str(place)
+        name = name.replace("-fast_", "_")
         assert name in text, f"configs/README.md does not name {place}"
