@@ -162,6 +162,7 @@ def test_annotation_files(faces):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_many_annotation_files(faces):
     total = run_fuzz(faces, range(1000, 3000))
     print(total)
