@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 from trn_plugin.errors import DataError
 
-__all__ = ["coordinate", "number", "quoted", "relative_path"]
+__all__ = ["coordinate", "listing", "number", "quoted", "relative_path"]
 
 LARGEST_COORDINATE = 1e6
+LONGEST, LISTED = 60, 12  # letters of a name, names
 
 
 def number(text: str, name: str, where: str) -> float:
@@ -57,4 +59,11 @@ def relative_path(text: str, where: str) -> str:
 
 def quoted(text: str) -> str:
     """``text`` as a message shows it, cut short if it is long."""
-    return repr(text if len(text) <= 60 else f"{text[:60]}...")
+    return repr(text if len(text) <= LONGEST else f"{text[:LONGEST]}...")
+
+
+def listing(names: Iterable[str]) -> str:
+    """Names as a message lists them, the first of them if there are many."""
+    shown = [quoted(name)[1:-1] for name in names]
+    rest = [f"and {len(shown) - LISTED} more"] if len(shown) > LISTED else []
+    return ", ".join([*shown[:LISTED], *rest])

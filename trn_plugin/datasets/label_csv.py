@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from trn_plugin.datasets._cells import listing, quoted
 from trn_plugin.errors import DataError
 
 __all__ = ["csv_rows", "read_label_csv"]
@@ -37,7 +38,9 @@ def csv_rows(path: str) -> Iterator[tuple[int, list[str]]]:
 def _checked_rows(path: str, reader) -> Iterator[tuple[int, list[str]]]:
     header = [name.strip() for name in next(reader, [])]
     if not header or "" in header or len(set(header)) < len(header):
-        raise DataError(f"{path}:1: expected the columns' names, each once, found {header}")
+        raise DataError(
+            f"{path}:1: expected the columns' names, each once, found {listing(header) or 'none'}"
+        )
     if all(_is_number(name) for name in header):
         raise DataError(f"{path}:1: expected a header, the columns' names, found numbers")
     yield 1, header
@@ -73,7 +76,7 @@ def read_label_csv(
     chosen = list(dict.fromkeys([*(header if columns is None else columns), *classes]))
     for name in chosen:
         if name not in header:
-            raise DataError(f"{path}:1: has no column {name!r}; it has {', '.join(header)}")
+            raise DataError(f"{path}:1: has no column {name!r}; it has {listing(header)}")
     places = [(header.index(name), name, name in classes) for name in chosen]
     numbers, texts = array("d"), {name: [] for name in classes}
     count = 0
@@ -90,7 +93,7 @@ def read_label_csv(
                 value = math.inf
             if math.isinf(value):
                 raise DataError(
-                    f"{path}:{line}: expected {name} to be a number, found {cell!r}; "
+                    f"{path}:{line}: expected {name} to be a number, found {quoted(cell)}; "
                     "choose the columns to read, or read it as classes"
                 )
             numbers.append(value)

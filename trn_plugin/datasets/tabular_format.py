@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from trn_plugin.datasets._cells import coordinate, number, quoted
+from trn_plugin.datasets._cells import coordinate, listing, number, quoted
 from trn_plugin.errors import ConfigError, DataError
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "LabelColumns",
     "PointColumns",
     "ValueColumns",
+    "absent_column",
     "is_missing",
     "label_columns",
 ]
@@ -130,10 +131,9 @@ class ClassColumn(LabelColumns):
         # with empty cells in a column, spreadsheets and pandas make 3 a 3.0
         index = self.cells.get(cell, self.cells.get(cell.removesuffix(".0")))
         if index is None:
-            known = list(self.cells)
-            listing = ", ".join(known[:20]) + (", ..." if len(known) > 20 else "")
             raise DataError(
-                f"{where}: expected {self.columns[0]} to be one of {listing}, found {quoted(cell)}"
+                f"{where}: expected {self.columns[0]} to be one of {listing(self.cells)}, "
+                f"found {quoted(cell)}"
             )
         return index
 
@@ -221,8 +221,8 @@ def label_columns(labels: Mapping[str, Mapping]) -> dict[str, LabelColumns]:
 def absent_column(name: str, header: Sequence[str]) -> str:
     """What to say of a column that a file has not."""
     close = difflib.get_close_matches(name, header, n=1)
-    hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(header)}"
-    return f"has no column {name!r}; {hint}"
+    hint = f"did you mean {close[0]!r}?" if close else f"it has {listing(header)}"
+    return f"has no column {quoted(name)}; {hint}"
 
 
 def _names(key: str, names: Sequence[str] | None) -> tuple[str, ...]:
