@@ -13,7 +13,16 @@ import pytest
 import trn_plugin
 
 PACKAGE = Path(trn_plugin.__file__).parent
-ROOMS = ("relation", "models", "hooks", "datasets", "evaluation", "deploy", "engine")
+ROOMS = (
+    "relation",
+    "models",
+    "hooks",
+    "datasets",
+    "evaluation",
+    "deploy",
+    "engine",
+    "experiments",
+)
 # what a room may import of the others; everybody may use the plain files at the top
 ALLOWED = {
     "relation": set(),
@@ -23,6 +32,7 @@ ALLOWED = {
     "evaluation": {"relation"},
     "deploy": {"engine"},
     "engine": set(),
+    "experiments": {"datasets", "engine"},
 }
 
 

@@ -1,10 +1,9 @@
-"""Data sets of pictures with several labels, their sampler and their transforms."""
+"""Data sets of faces with several labels, their sampler and their transforms."""
 
 from trn_plugin.datasets.base import MultiTaskDataset
 from trn_plugin.datasets.celeba import CelebA
 from trn_plugin.datasets.mtfl import MTFL
 from trn_plugin.datasets.sampler import DrawSampler, SampleDraw
-from trn_plugin.datasets.tabular import TabularMultiTask
 from trn_plugin.datasets.toy_faces import ToyFaces
 from trn_plugin.datasets.transforms import (
     Albumentations,
@@ -14,7 +13,6 @@ from trn_plugin.datasets.transforms import (
     LoadImage,
     PackMultiTaskInputs,
     RandomFlip,
-    RegionBox,
 )
 
 __all__ = [
@@ -29,8 +27,6 @@ __all__ = [
     "MultiTaskDataset",
     "PackMultiTaskInputs",
     "RandomFlip",
-    "RegionBox",
     "SampleDraw",
-    "TabularMultiTask",
     "ToyFaces",
 ]

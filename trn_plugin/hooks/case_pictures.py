@@ -11,7 +11,7 @@ from mmengine.hooks import Hook
 from mmengine.logging import print_log
 
 from trn_plugin.errors import ConfigError
-from trn_plugin.evaluation import default_norm, normalized_errors, plots
+from trn_plugin.evaluation import normalized_errors, plots
 from trn_plugin.evaluation._task_metric import key_name, to_array
 from trn_plugin.geometry import box_to_image, crop, read_image
 from trn_plugin.registry import HOOKS
@@ -21,7 +21,6 @@ __all__ = ["CasePicturesHook"]
 
 MARGIN = 0.1  # of the box's larger side, so that points outside the crop are seen
 LISTED_ATTRIBUTES = 6
-NORM_NAMES = {"interocular": "interocular distance", "crop": "side of the crop"}
 
 
 @HOOKS.register_module()
@@ -29,17 +28,14 @@ class CasePicturesHook(Hook):
     """Write pictures of a test run below ``out_dir``.
 
     - ``worst.png``, ``worst/``: the cases with the largest landmark error (interocular), or where
-      no landmarks are labelled, with the least probable true classes and attributes (of values:
-      with the largest errors beside what is usual);
+      no landmarks are labelled, with the least probable true classes and attributes;
     - ``sample.png``, ``sample/``: cases drawn by ``seed``; both with truth in green and
       prediction in red, classes written beside;
     - ``cumulative_error_<task>.png`` for landmarks, with the mean shape's curve beside;
-    - ``confusion_<task>.png`` for classes, ``precision_recall_<task>.png`` for attributes,
-      ``values_<task>.png`` for values, predicted over true.
+    - ``confusion_<task>.png`` for classes, ``precision_recall_<task>.png`` for attributes.
 
-    All but the single cases go to the visualizer's backends too. Numbers alone are kept while
-    testing; the chosen pictures are read again at the end. The first process writes, of all
-    processes' cases. Priority: lowest, after the metrics are printed.
+    Numbers alone are kept while testing; the chosen pictures are read again at the end. The first
+    process writes, of all processes' cases. Priority: lowest, after the metrics are printed.
 
     Args:
         out_dir: Folder to write to; made if need be.
@@ -62,11 +58,10 @@ class CasePicturesHook(Hook):
         self.num_sample = num_sample
         self.seed = seed
         self._cases: list[dict] = []
-        self._sheets: list[str] = []
 
     def before_test(self, runner) -> None:
         """Refuse what could not be drawn in the end, before the work is done."""
-        self._cases, self._sheets = [], []
+        self._cases = []
         if not runner.test_loop.dataloader.dataset.metainfo.get("tasks"):
             raise ConfigError("CasePicturesHook: expected 'tasks' in the test set's metainfo")
         if is_main_process():
@@ -105,9 +100,6 @@ class CasePicturesHook(Hook):
         self._cases = []
         if is_main_process() and cases:
             self._write(cases, dataset.metainfo["tasks"])
-            for path in self._sheets:
-                name = os.path.splitext(os.path.basename(path))[0]
-                runner.visualizer.add_image(name, read_image(path))
 
     def _write(self, cases: list[dict], tasks: dict[str, dict]) -> None:
         predicted = {name: task for name, task in tasks.items() if name in cases[0]["pred"]}
@@ -115,19 +107,13 @@ class CasePicturesHook(Hook):
             "landmarks": self._cumulative_error,
             "class": self._confusion,
             "attributes": self._precision_recall,
-            "values": self._values,
         }
         for name, task in predicted.items():
             labelled = [case for case in cases if name in case["gt"]]
             if labelled:
                 writers[task["kind"]](name, task, labelled)
 
-        spread = {
-            name: np.std([case["gt"][name] for case in cases if name in case["gt"]], axis=0)
-            for name, task in predicted.items()
-            if task["kind"] == "values" and any(name in case["gt"] for case in cases)
-        }
-        badness = np.array([_badness(case, predicted, spread) for case in cases])
+        badness = np.array([_badness(case, predicted) for case in cases])
         known = np.flatnonzero(~np.isnan(badness))
         worst = known[np.argsort(-badness[known], kind="stable")][: self.num_worst]
         draw = np.random.default_rng(self.seed).permutation(len(cases))[: self.num_sample]
@@ -150,29 +136,27 @@ class CasePicturesHook(Hook):
             drawn.append(picture)
         boxes = ", ".join(sorted({case["box_source"] for case in chosen} - {""}))
         title = f"{group}: {len(chosen)} of {total} cases" + (f" (box: {boxes})" if boxes else "")
-        plots.save_cases(self._sheet(group), drawn, title)
+        plots.save_cases(os.path.join(self.out_dir, f"{group}.png"), drawn, title)
 
     def _path(self, what: str, task: str) -> str:
-        return self._sheet(f"{what}_{key_name(task)}")
-
-    def _sheet(self, name: str) -> str:
-        self._sheets.append(os.path.join(self.out_dir, f"{name}.png"))
-        return self._sheets[-1]
+        return os.path.join(self.out_dir, f"{what}_{key_name(task)}.png")
 
     def _cumulative_error(self, name: str, task: dict, cases: list[dict]) -> None:
         truth, pred = (np.stack([case[key][name] for case in cases]) for key in ("gt", "pred"))
         boxes = np.array([case["box"] for case in cases])
-        norm = dict(norm=default_norm(task), interocular=task.get("interocular"))
-        errors = 100 * normalized_errors(pred, truth, boxes, **norm)
+        eyes = task.get("interocular", (0, 1))
+        errors = 100 * normalized_errors(pred, truth, boxes, interocular=eyes)
         usable = ~np.isnan(errors)
         if not usable.any():
             return
         constant = np.broadcast_to(truth[usable].mean(axis=0), truth[usable].shape)
-        mean_shape = 100 * normalized_errors(constant, truth[usable], boxes[usable], **norm)
+        mean_shape = 100 * normalized_errors(
+            constant, truth[usable], boxes[usable], interocular=eyes
+        )
         plots.save_cumulative_error(
             self._path("cumulative_error", name),
             {"model": errors[usable], "mean shape": mean_shape},
-            xlabel=f"mean point error / {NORM_NAMES[norm['norm']]} (%)",
+            xlabel="mean point error / interocular distance (%)",
             title=f"{name}, {usable.sum()} pictures",
         )
 
@@ -193,22 +177,17 @@ class CasePicturesHook(Hook):
         path = self._path("precision_recall", name)
         plots.save_precision_recall(path, truth, pred, task["names"], title)
 
-    def _values(self, name: str, task: dict, cases: list[dict]) -> None:
-        truth, pred = (np.stack([case[key][name] for case in cases]) for key in ("gt", "pred"))
-        title = f"{name}, {len(cases)} pictures"
-        plots.save_values(self._path("values", name), truth, pred, task["names"], title)
-
 
 def _landmark_error(case: dict, name: str, task: dict) -> float:
-    """In percent of the interocular distance, or of the crop's side; NaN where undefined."""
-    norm = dict(norm=default_norm(task), interocular=task.get("interocular"))
+    """In percent of the interocular distance; NaN where undefined."""
+    eyes = task.get("interocular", (0, 1))
     one = (np.asarray(value)[None] for value in (case["pred"][name], case["gt"][name], case["box"]))
-    return 100 * float(normalized_errors(*one, **norm)[0])
+    return 100 * float(normalized_errors(*one, interocular=eyes)[0])
 
 
-def _badness(case: dict, tasks: dict[str, dict], spread: dict[str, np.ndarray]) -> float:
+def _badness(case: dict, tasks: dict[str, dict]) -> float:
     """What the worst cases are sorted by; NaN where nothing is labelled."""
-    by_kind = {kind: [] for kind in ("landmarks", "class", "attributes", "values")}
+    by_kind = {kind: [] for kind in ("landmarks", "class", "attributes")}
     for name, task in tasks.items():
         if name in case["gt"]:
             by_kind[task["kind"]].append(name)
@@ -220,9 +199,6 @@ def _badness(case: dict, tasks: dict[str, dict], spread: dict[str, np.ndarray]) 
     for name in by_kind["attributes"]:
         label, probability = case["gt"][name], case["pred"][name]
         likelihoods.extend(np.where(label > 0.5, probability, 1 - probability).tolist())
-    for name in by_kind["values"]:  # as if errors were Laplace-distributed
-        errors = np.abs(case["pred"][name] - case["gt"][name])
-        likelihoods.extend(np.exp(-errors / np.maximum(spread[name], 1e-12)).tolist())
     return -float(np.mean(np.log(np.maximum(likelihoods, 1e-12)))) if likelihoods else np.nan
 
 
@@ -286,17 +262,4 @@ def _attribute_lines(name: str, task: dict, case: dict) -> list[plots.Line]:
     return [plots.Line(f"{name}: {right} of {right + len(wrong)} right"), *wrong]
 
 
-def _value_lines(name: str, task: dict, case: dict) -> list[plots.Line]:
-    lines = []
-    for index, value in enumerate(task["names"]):
-        label = f"true: {case['gt'][name][index]:.4g}" if name in case["gt"] else "no label"
-        lines.append(plots.Line(f"{value}: {case['pred'][name][index]:.4g}, {label}"))
-    return lines
-
-
-_LINES = {
-    "landmarks": _landmark_lines,
-    "class": _class_lines,
-    "attributes": _attribute_lines,
-    "values": _value_lines,
-}
+_LINES = {"landmarks": _landmark_lines, "class": _class_lines, "attributes": _attribute_lines}

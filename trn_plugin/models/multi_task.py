@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from mmengine.logging import print_log
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
@@ -26,6 +27,8 @@ class MultiTaskModel(BaseModel):
         neck (dict, optional): config of ``TaskRelationNeck``.
         data_preprocessor (dict, optional): default ``MultiTaskDataPreprocessor`` with the mean
             and std of the backbone.
+        task_weighting (dict, optional): config of ``UncertaintyWeighting``; default none, the task
+            losses are added up with their heads' ``loss_weight``.
         init_cfg (None): refused; MMEngine would load weights without this package's safeguards.
 
     Raises:
@@ -38,6 +41,7 @@ class MultiTaskModel(BaseModel):
         heads: dict[str, dict],
         neck: dict | None = None,
         data_preprocessor: dict | None = None,
+        task_weighting: dict | None = None,
         init_cfg: dict | None = None,
     ) -> None:
         _check_task_names(heads)
@@ -56,6 +60,10 @@ class MultiTaskModel(BaseModel):
         self.heads = nn.ModuleDict(
             {task: _build(head, in_features=trunk.num_features) for task, head in heads.items()}
         )
+        self.task_weighting = None
+        if task_weighting is not None:
+            kinds = {task: head.kind for task, head in self.heads.items()}
+            self.task_weighting = _build(task_weighting, kinds=kinds)
         self.neck = relation_neck
         if relation_neck is not None:
             outputs = {task: head.out_features for task, head in self.heads.items()}
@@ -88,18 +96,27 @@ class MultiTaskModel(BaseModel):
                 )
             head.check_labels(name, tasks[name])
 
-    def fit_to_labels(self, dataset) -> None:
-        """Let the heads see the training labels, for what depends on them.
+    def balance(self, dataset) -> None:
+        """Weigh the heads that ask for it by the training labels.
 
         Args:
-            dataset: of the training; asked for ``positive_shares(task)`` and
-                ``value_moments(task)``.
+            dataset: of the training; its ``positive_shares(task)`` gives the share of ones.
 
         Raises:
-            ConfigError: a head needs to know something that the data set cannot tell.
+            ConfigError: a head asks for it, and the data set cannot tell.
         """
         for task, head in self.heads.items():
-            head.fit_to_labels(task, dataset)
+            if not getattr(head, "balanced", False):
+                continue
+            if not hasattr(dataset, "positive_shares"):
+                raise ConfigError(
+                    f"model.heads.{task}.pos_weight: 'balanced' asks the training data set for "
+                    f"positive_shares, which {type(dataset).__name__} has not; give a list"
+                )
+            head.balance(dataset.positive_shares(task))
+            print_log(
+                f"{task}: pos_weight {[round(w, 2) for w in head.pos_weight.tolist()]}", "current"
+            )
 
     def forward(
         self,
@@ -134,10 +151,14 @@ class MultiTaskModel(BaseModel):
         hidden, tapped = self.backbone.features(inputs)
         output = self._outputs(hidden)
         target, mask = self._encode(data_samples, inputs.device)
-        losses = {
-            f"loss_{task}": head.loss(output[task], target[task], mask[task])
+        of_tasks = {
+            task: head.loss(output[task], target[task], mask[task])
             for task, head in self.heads.items()
         }
+        weights = {}
+        if self.task_weighting is not None:
+            of_tasks, weights = self.task_weighting(of_tasks), self.task_weighting.logged()
+        losses = {f"loss_{task}": loss for task, loss in of_tasks.items()} | weights
         if self.neck is not None:
             with torch.set_grad_enabled(torch.is_grad_enabled() and bool(self.relation_losses)):
                 features = {"hidden": hidden, "output": output, "label": target, **tapped}

@@ -1,0 +1,3 @@
+_base_ = "mtl-fast_resnet18_mtfl.py"
+
+model = dict(backbone=dict(shared_stages=0))

@@ -1,0 +1,3 @@
+_base_ = "mtl-fast_resnet18_mtfl.py"
+
+custom_hooks = [dict(type="TaskRelationLossHook", weights=dict(output=0.01, hidden=0.001))]

@@ -1,0 +1,81 @@
+"""What is run, what is not run again, and what goes on, with stubs of the tools."""
+
+import dataclasses
+import json
+
+import pytest
+
+from trn_plugin.errors import ConfigError
+from trn_plugin.experiments.execution import Executor, result_of, seconds_of
+from trn_plugin.experiments.plan import runs_of
+
+
+def calls(root, kind):
+    path = root / "calls.txt"
+    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return [line for line in lines if line[0] == kind]
+
+
+def with_options(table, *options):
+    rows = [dataclasses.replace(row, options=options) for row in table.rows]
+    return dataclasses.replace(table, rows=rows)
+
+
+def run(root, runs, **options):
+    lines = []
+    return Executor(root, tell=lines.append, **options).run(runs), lines
+
+
+def test_what_is_done_is_not_done_again(root, table):
+    runs = runs_of(table, "small", [0, 3], root / "out")
+    assert run(root, runs)[0] == []
+    assert len(calls(root, "train")) == len(calls(root, "test")) == 4
+    assert [result_of(r)["a/error"] for r in runs] == [10, 10, 13, 13]
+    assert all(seconds_of(r) > 0 for r in runs)
+    runs[1].metrics.unlink()
+    failed, lines = run(root, runs)
+    assert failed == []
+    assert lines[0] == "4 runs, 3 of them done"
+    # its training was done, so that only the test is
+    assert (len(calls(root, "train")), len(calls(root, "test"))) == (4, 5)
+
+
+def test_a_stopped_training_goes_on_and_leaves_the_others_alone(root, table):
+    table = dataclasses.replace(
+        table, rows=[table.rows[0], dataclasses.replace(table.rows[1], options=("fails=True",))]
+    )
+    runs = runs_of(table, "small", [0], root / "out")
+    (failure,), _ = run(root, runs)
+    assert "More (much), seed 0" in failure
+    assert "error: the disk is full" in failure
+    assert result_of(runs[0]) is not None
+    assert result_of(runs[1]) is None
+    assert run(root, runs)[0] == []
+    resumed = ["--resume" in arguments for _, _, arguments, _ in calls(root, "train")]
+    assert resumed == [False, False, True]
+
+
+def test_results_of_other_settings_are_refused(root, table):
+    runs = runs_of(table, "small", [0], root / "out")
+    run(root, runs)
+    others = runs_of(with_options(table, "x=2"), "small", [0], root / "out")
+    with pytest.raises(ConfigError, match=r"other train_options, \['x=1'\] where \['x=2'\]"):
+        run(root, others[1:])
+
+
+def test_jobs_run_at_the_same_time_on_their_devices(root, table):
+    rows = [
+        dataclasses.replace(row, options=(f"here={root / me}", f"wait_for={root / other}"))
+        for row, me, other in zip(table.rows, "ab", "ba", strict=True)
+    ]
+    runs = runs_of(dataclasses.replace(table, rows=rows), "small", [0], root / "out")
+    assert run(root, runs, jobs=2, gpus=["4", "7"])[0] == []
+    assert {device for *_, device in calls(root, "train")} == {"4", "7"}
+
+
+def test_rows_are_chosen_by_name(root, table):
+    assert [r.row.name for r in runs_of(table, "small", [0], root, only=["much"])] == [
+        "More (much)"
+    ]
+    with pytest.raises(ConfigError, match=r"'less' is in no row's name; they are plain, more-much"):
+        runs_of(table, "small", [0], root, only=["less"])

@@ -1,0 +1,188 @@
+"""Train and measure everything behind a table of the paper, and write the table.
+
+A run that has its result is not done again, one that was stopped goes on. OUT_DIR then holds
+TABLE.md, TABLE.csv (every run with its settings and commands), TABLE.png and a folder of each run.
+figure3 needs labels only; figure4 trains one model.
+
+Example:
+    python tools/reproduce.py table1 --scale small --seeds 0 1 2
+    python tools/reproduce.py table1 --scale paper --jobs 4
+"""
+
+import argparse
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from trn_plugin.engine import cli
+from trn_plugin.errors import ConfigError, TrnPluginError
+from trn_plugin.experiments.execution import Executor, parsed_options, result_of, seconds_of
+from trn_plugin.experiments.plan import runs_of
+from trn_plugin.experiments.tables import FIGURE4, TABLES
+
+ROOT = Path(__file__).resolve().parents[1]
+FIGURES = ("figure3", "figure4")
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("table", choices=(*TABLES, *FIGURES))
+    parser.add_argument(
+        "--scale",
+        choices=("small", "paper"),
+        default="small",
+        help="for two CPU cores, or the paper's own (%(default)s)",
+    )
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--out-dir", help="default: work_dirs/reproduce/SCALE/TABLE")
+    parser.add_argument("--jobs", type=int, help="runs at a time; default: one a GPU, else 1")
+    parser.add_argument("--only", nargs="+", default=[], metavar="ROW", help="rows named so")
+    parser.add_argument(
+        "--report", action="store_true", help="run nothing, write the table of what is done"
+    )
+    parser.add_argument("--list", action="store_true", help="print the commands, run nothing")
+    parser.add_argument(
+        "--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="added to every run"
+    )
+    return parser.parse_args()
+
+
+def main():
+    args = parse_args()
+    check(args)
+    default = ROOT / "work_dirs" / "reproduce" / args.scale / args.table
+    folder = Path(args.out_dir or default).absolute()
+    folder = folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder
+    gpus = devices()
+    executor = Executor(ROOT, args.jobs or max(1, len(gpus)), gpus, tell=tell)
+    os.chdir(ROOT)
+    folder.mkdir(parents=True, exist_ok=True)
+    if args.table == "figure3":
+        figure3(args, folder, executor)
+        return
+    table = FIGURE4 if args.table == "figure4" else TABLES[args.table]
+    runs = runs_of(table, args.scale, args.seeds, folder, args.cfg_options, args.only)
+    if args.list:
+        for run in runs:
+            print(command_line(run.train_command()))
+            print(command_line(run.test_command(run.folder / "CHECKPOINT")))
+        return
+    failed = [] if args.report else executor.run(runs)
+    done = finished(runs)
+    if args.table == "figure4":
+        figure4(args, folder, executor, done)
+    else:
+        report(args, folder, table, done)
+    if failed:
+        raise TrnPluginError(f"{len(failed)} of {len(runs)} runs failed: {'; '.join(failed)}")
+
+
+def check(args):
+    if args.jobs is not None and args.jobs < 1:
+        raise ConfigError(f"--jobs: expected at least 1, found {args.jobs}")
+    if len(set(args.seeds)) < len(args.seeds) or min(args.seeds) < 0:
+        raise ConfigError(f"--seeds: expected different numbers >= 0, found {args.seeds}")
+    if args.table == "figure4":
+        args.seeds = args.seeds[:1]
+    with_values = [option for option in args.cfg_options if "=" in option]
+    if len(with_values) < len(args.cfg_options):
+        raise ConfigError(f"--cfg-options: expected KEY=VALUE, found {args.cfg_options}")
+
+
+def devices():
+    """What CUDA_VISIBLE_DEVICES may be for a run; empty without GPUs."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is not None:
+        return [name for name in given.split(",") if name]
+    if shutil.which("nvidia-smi") is None:
+        return []
+    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
+    return [str(i) for i, line in enumerate(listed.stdout.splitlines()) if line.startswith("GPU")]
+
+
+def finished(runs):
+    from trn_plugin.experiments.report import Finished, box_of
+
+    found = []
+    for run in runs:
+        metrics = result_of(run)
+        if metrics is not None:
+            config = cli.load_config(run.row.config, parsed_options(run.options))
+            box, leaks = box_of(config, run.scale.split)
+            found.append(Finished(run, metrics, box, leaks, seconds_of(run)))
+    return found
+
+
+def report(args, folder, table, done):
+    from trn_plugin.experiments.picture import save_comparison
+    from trn_plugin.experiments.report import markdown, write_csv
+
+    if not done:
+        raise ConfigError(f"{folder}: no run is done yet")
+    text = markdown(table, args.scale, done, command_line(["tools/reproduce.py", *sys.argv[1:]]))
+    try:
+        (folder / f"{table.name}.md").write_text(text + "\n", encoding="utf-8")
+        write_csv(folder / f"{table.name}.csv", table, args.scale, done)
+        save_comparison(str(folder / f"{table.name}.png"), table, done)
+    except OSError as error:
+        raise ConfigError(f"--out-dir {folder}: cannot be written: {error.strerror}") from error
+    print(f"{text}\n\nwritten to {folder}")
+
+
+def figure3(args, folder, executor):
+    """tau of the labels of CelebA's attributes, and that of the paper's pairs beside it."""
+    from trn_plugin.experiments.figures import pairs_beside_paper
+
+    root = os.environ.get("CELEBA_ROOT", "data/celeba")
+    command = ["tools/task_similarity.py", "--celeba", root, "--order", "clustered"]
+    command += ["--out-dir", str(folder)]
+    if args.list:
+        print(command_line(command))
+        return
+    if not args.report:
+        executor.command(command, folder / "figure3.log")
+    finish(folder, "figure3", pairs_beside_paper(folder / "similarity.csv"), command, "similarity")
+
+
+def figure4(args, folder, executor, done):
+    """Online estimates of a trained model's features, beside the offline ones."""
+    from trn_plugin.experiments.figures import arrivals
+
+    if not done:
+        raise ConfigError(f"{folder}: the model of figure4 is not trained yet")
+    (trained,) = done
+    run = trained.run
+    command = ["tools/convergence_study.py", run.row.config, trained.metrics["checkpoint"]]
+    command += ["--out-dir", str(folder), "--cfg-options", *run.options]
+    command += [o for o in run.train_options if o.startswith("train_dataloader")]
+    if not args.report:
+        executor.command(command, folder / "figure4.log")
+    finish(folder, "figure4", arrivals(folder / "convergence.csv"), command, "convergence")
+
+
+def finish(folder, name, lines, command, picture):
+    text = "\n".join([*lines, "", "```bash", command_line(command), "```", ""])
+    try:
+        (folder / f"{name}.md").write_text(text, encoding="utf-8")
+        shutil.copyfile(folder / f"{picture}.png", folder / f"{name}.png")
+        shutil.copyfile(folder / f"{picture}.csv", folder / f"{name}.csv")
+    except OSError as error:
+        raise ConfigError(f"--out-dir {folder}: cannot be written: {error.strerror}") from error
+    print(f"{text}\nwritten to {folder}")
+
+
+def command_line(arguments):
+    return shlex.join(["python", *map(str, arguments)])
+
+
+def tell(line):
+    print(line, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    cli.run(main)

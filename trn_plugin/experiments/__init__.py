@@ -1,0 +1,1 @@
+"""Tables of several trainings: which, how they are run, and what they say."""

@@ -1,0 +1,80 @@
+"""How strongly each loss pulls at the network."""
+
+from __future__ import annotations
+
+import torch
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from torch import Tensor, nn
+
+from trn_plugin.errors import ConfigError
+from trn_plugin.registry import HOOKS
+
+__all__ = ["GradientNormHook"]
+
+
+@HOOKS.register_module()
+class GradientNormHook(Hook):
+    """Logs the norm of each loss's own gradient, ``gradient/<task>`` beside
+    ``gradient/relation_<level>``.
+
+    It is the Euclidean norm over the parameters that are trained (of those in ``shared`` only,
+    where given), before clipping, without weight decay. Each measurement costs a backward pass
+    for each loss; the training is not changed by it. In several processes it is that of the first
+    process's part of the batch.
+
+    Priority: NORMAL; it acts before and after the whole training only.
+
+    Args:
+        interval (int): measured every so many iterations.
+        shared (str, optional): dotted prefix of the parameters' names, such as 'backbone.trunk'.
+
+    Raises:
+        ConfigError: an interval below 1; when training starts, no parameter of that name.
+    """
+
+    priority = "NORMAL"
+
+    def __init__(self, interval: int = 20, shared: str | None = None) -> None:
+        if not isinstance(interval, int) or interval < 1:
+            raise ConfigError(
+                f"GradientNormHook.interval: expected an integer of at least 1, got {interval!r}"
+            )
+        self.interval, self.shared = interval, shared
+        self._handle = None
+
+    def before_train(self, runner) -> None:
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        prefix = "" if self.shared is None else f"{self.shared}."
+        self._parameters = [
+            p for name, p in model.named_parameters() if p.requires_grad and name.startswith(prefix)
+        ]
+        if not self._parameters:
+            raise ConfigError(f"GradientNormHook.shared: no parameter below {self.shared!r}")
+        self._runner = runner
+        self._handle = model.register_forward_hook(self._measure)
+
+    def after_train(self, runner) -> None:
+        if self._handle is not None:
+            self._handle.remove()
+            self._handle = None
+
+    def _measure(self, model: nn.Module, args: tuple, output):
+        if not isinstance(output, dict) or self._runner.iter % self.interval:
+            return None
+        if not model.training or not torch.is_grad_enabled():
+            return None
+        losses = {
+            key.removeprefix("loss_"): value
+            for key, value in output.items()
+            if key.startswith("loss_") and torch.is_tensor(value) and value.requires_grad
+        }
+        norms = {f"gradient/{name}": self._norm(value) for name, value in losses.items()}
+        return {**output, **norms}
+
+    def _norm(self, loss: Tensor) -> Tensor:
+        grads = torch.autograd.grad(
+            loss.mean(), self._parameters, retain_graph=True, allow_unused=True
+        )
+        found = [g for g in grads if g is not None]
+        return torch.nn.utils.get_total_norm(found) if found else loss.new_zeros(())

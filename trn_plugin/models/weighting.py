@@ -1,0 +1,48 @@
+"""Weights of the task losses that are learnt with the network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from trn_plugin.registry import MODELS
+
+__all__ = ["UncertaintyWeighting"]
+
+
+@MODELS.register_module()
+class UncertaintyWeighting(nn.Module):
+    r"""Weighs tasks by what is learnt to be their noise (Kendall, Gal and Cipolla, CVPR 2018).
+
+    .. math:: \mathcal{L} = \sum_t c_t e^{-s_t} \mathcal{L}_t + \frac{s_t}{2}, \quad
+              s_t = \log \sigma_t^2
+
+    where c is 1/2 for tasks of coordinates (their Eq. 7) and 1 for classes and attributes (their
+    Eq. 10). The s start at 0, where tasks of classes have the weight that their heads give them.
+    The losses that a relation adds are not weighted.
+
+    Args:
+        kinds (Mapping[str, str]): what each task's labels are; ``MultiTaskModel`` passes it.
+    """
+
+    def __init__(self, kinds: Mapping[str, str]) -> None:
+        super().__init__()
+        self.shares = {task: 0.5 if kind == "landmarks" else 1.0 for task, kind in kinds.items()}
+        self.log_variance = nn.ParameterDict({task: torch.zeros(()) for task in kinds})
+
+    def forward(self, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """0-d losses by task, weighted."""
+        weighted = {}
+        for task, loss in losses.items():
+            s = self.log_variance[task]
+            weighted[task] = self.shares[task] * torch.exp(-s) * loss + s / 2
+        return weighted
+
+    def logged(self) -> dict[str, Tensor]:
+        """What each task's loss is multiplied by, as log entries."""
+        return {
+            f"task_weight/{task}": self.shares[task] * torch.exp(-s.detach())
+            for task, s in self.log_variance.items()
+        }
