@@ -1,19 +1,24 @@
 """Export a checkpoint as one ONNX file that takes pictures, and check it against PyTorch.
 
-The file's input `images` is uint8 (N, H, W, 3) RGB of any size; resizing and normalisation are in
-the graph. It has one output for each task: landmarks in pixels, probabilities of classes and
-attributes. tools/predict.py runs it.
+The file's input `images` is (N, H, W, 3) RGB, 0..255, of any size; resizing and normalisation are
+in the graph. It has one output for each task: landmarks in pixels, probabilities of classes and
+attributes. tools/predict.py runs it, tools/test.py measures it.
 
-Example:
+Examples:
     python tools/export_onnx.py configs/toy/trn-output_test-resnet_toy.py \\
         work_dirs/toy/epoch_15.pth model.onnx --images face.jpg
+    python tools/export_onnx.py configs/toy/trn-output_test-resnet_toy.py \\
+        work_dirs/toy/epoch_15.pth pose_int8.onnx --tasks pose --precision int8 --evaluate val
 """
 
 import argparse
+import math
 import os
 
 from trn_plugin.engine import cli
-from trn_plugin.errors import ConfigError
+from trn_plugin.errors import ConfigError, DataError
+
+SPLITS = ("test", "val")
 
 
 def parse_args():
@@ -24,35 +29,142 @@ def parse_args():
     parser.add_argument("checkpoint", help="checkpoint file")
     parser.add_argument("out", metavar="OUT.onnx", help="file to write")
     parser.add_argument("--tasks", nargs="+", metavar="TASK", help="export these only")
+    parser.add_argument(
+        "--precision",
+        choices=("fp32", "fp16", "int8"),
+        default="fp32",
+        help="of the network (%(default)s); int8 is quantised dynamically",
+    )
+    parser.add_argument(
+        "--evaluate",
+        choices=(*SPLITS, "none"),
+        help="measure the file and PyTorch on this set of the config and write the result into "
+        "the file (fp16 and int8: test, fp32: none)",
+    )
+    parser.add_argument(
+        "--input",
+        choices=("uint8", "float32"),
+        default="uint8",
+        help="type of the pictures' numbers, 0..255 (%(default)s)",
+    )
     parser.add_argument("--opset", type=int, metavar="N", help="ONNX operator set, from 18 on")
     parser.add_argument(
-        "--images", nargs="+", default=[], metavar="IMAGE", help="check on these pictures too"
+        "--features",
+        action="store_true",
+        help="give hidden/TASK and output/TASK too, from which tools/test.py measures tau",
+    )
+    parser.add_argument(
+        "--metrics",
+        metavar="JSON",
+        help="of tools/test.py --out, to be written into the file (default: the checkpoint's)",
+    )
+    parser.add_argument(
+        "--pictures",
+        type=int,
+        default=200,
+        metavar="N",
+        help="compare with PyTorch on so many pictures of the config's test or validation set "
+        "(%(default)s)",
+    )
+    parser.add_argument(
+        "--images", nargs="+", default=[], metavar="IMAGE", help="compare on these pictures too"
     )
     return parser.parse_args()
 
 
 def main():
     args = parse_args()
-    from trn_plugin.deploy import export_onnx
+    from trn_plugin.deploy import DeployModel, export_onnx
     from trn_plugin.deploy.checkpoint import load_for_export
     from trn_plugin.geometry import read_image
 
     if not args.out.endswith(".onnx"):
         raise ConfigError(f"{args.out}: expected a file name that ends in .onnx")
+    if args.pictures < 0:
+        raise ConfigError(f"--pictures: expected 0 or more, found {args.pictures}")
+    split = args.evaluate or ("none" if args.precision == "fp32" else "test")
     images = [read_image(path) for path in args.images]
     config = cli.load_config(args.config, args.cfg_options)
-    model, input_size, metadata = load_for_export(config, args.checkpoint)
+    model, input_size, metadata = load_for_export(config, args.checkpoint, args.metrics)
+    loader, crops = evaluation_data(config, split, args)
     print(f"exporting {metadata['backbone']} and comparing with PyTorch ...", flush=True)
+    options = dict(
+        opset=args.opset,
+        tasks=args.tasks,
+        check_images=[*images, *crops],
+        float_input=args.input == "float32",
+        features=args.features,
+    )
     differences = export_onnx(
-        model, args.out, input_size, metadata, args.opset, args.tasks, check_images=images
+        model, args.out, input_size, metadata, precision=args.precision, **options
     )
     height, width = input_size
     size = os.path.getsize(args.out) / 1e6
-    print(f"{args.out}: {size:.1f} MB, resizes its input to {width} x {height} pixels")
-    for task, difference in differences.items():
-        landmarks = metadata["tasks"][task]["kind"] == "landmarks"
-        unit = "of the picture's side" if landmarks else "in probability"
-        print(f"  {task}: differs from PyTorch by at most {difference:.1e} {unit}")
+    print(
+        f"{args.out}: {args.precision}, {size:.1f} MB, resizes its input to {width} x {height} "
+        f"pixels, compared on {len(images) + len(crops)} pictures and drawn ones"
+    )
+    kinds = {name: task["kind"] for name, task in metadata["tasks"].items()}
+    for output, difference in differences.items():
+        units = {
+            "landmarks": "of the picture's side",
+            "values": "of the labels' standard deviation",
+            None: "of the largest",
+        }
+        unit = units.get(kinds.get(output), "in probability")
+        print(f"  {output}: differs from PyTorch by at most {difference:.1e} {unit}")
+    if split != "none":
+        deployed = DeployModel(model, input_size, args.tasks).eval()
+        evaluate(config, split, loader, deployed, args.out)
+
+
+def evaluation_data(config, split, args):
+    """The loader of the set to measure on, if any, and pictures to compare on."""
+    from trn_plugin.deploy.evaluate import crop_loader, some_crops
+
+    if split != "none":
+        try:
+            loader = crop_loader(config, split)
+            return loader, some_crops(loader, args.pictures)
+        except (ConfigError, DataError) as error:
+            raise type(error)(
+                f"{cli.one_line(error)}; to measure the file needs these pictures: choose with "
+                "--evaluate test or val, or leave it unmeasured with --evaluate none"
+            ) from error
+    reasons = []
+    for split in SPLITS if args.pictures else ():
+        try:
+            return None, some_crops(crop_loader(config, split), args.pictures)
+        except (ConfigError, DataError) as error:
+            reasons.append(cli.one_line(error))
+    if reasons:
+        print(f"no real pictures to compare on, drawn ones only: {reasons[-1]}")
+    return None, []
+
+
+def evaluate(config, split, loader, deployed, path):
+    from trn_plugin.deploy.evaluate import measure
+    from trn_plugin.deploy.export import update_metadata
+
+    (before, after), boxes = measure(config, split, loader, deployed, [path])
+    named = "; ".join(f"{source} ({count})" for source, count in boxes.most_common())
+    print(f"measured on {boxes.total()} pictures of the {split} set, boxes: {named}")
+    width = max(map(len, before))
+    print(f"  {'':{width}}  {'PyTorch':>9}  {'this file':>9}  {'change':>9}")
+    for name, value in before.items():
+        change = after[name] - value
+        print(f"  {name:{width}}  {value:9.3f}  {after[name]:9.3f}  {change:+9.3f}")
+    update_metadata(
+        path,
+        metrics=finite(after),
+        metrics_of=f"this file, split {split}, {boxes.total()} pictures, boxes: {named}",
+        pytorch_metrics=finite(before),
+    )
+
+
+def finite(metrics):
+    """What JSON can hold."""
+    return {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
 
 
 if __name__ == "__main__":

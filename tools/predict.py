@@ -1,16 +1,19 @@
-"""Run an exported model on pictures: draw what it finds and write it as JSON lines.
+"""Run an exported model on pictures or videos: draw what it finds, write it as JSON lines or CSV.
 
 Needs onnxruntime, numpy and OpenCV; neither torch nor MMEngine.
 
     python tools/predict.py model.onnx face.jpg
     python tools/predict.py model.onnx group.jpg --box 40 60 200 220
     python tools/predict.py model.onnx photos/ --out-dir predictions
-    python tools/predict.py model.onnx --boxes faces.csv --jsonl faces.jsonl
+    python tools/predict.py model.onnx --boxes faces.csv --jsonl faces.jsonl --csv found.csv
+    python tools/predict.py model.onnx clip.mp4 --box 40 60 200 220 --provider cpu
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
+import itertools
 import json
 import os
 import sys
@@ -31,6 +34,9 @@ from trn_plugin.deploy.inputs import (
     read_boxes,
     whole_pixels,
 )
+from trn_plugin.deploy.records import as_json, as_row, columns
+from trn_plugin.deploy.runtime import providers_of
+from trn_plugin.deploy.video import VIDEO_SUFFIXES, VideoFile, VideoOutput
 from trn_plugin.errors import ConfigError, DataError, TrnPluginError
 from trn_plugin.geometry import read_image
 
@@ -45,13 +51,16 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("model", help="a file written by tools/export_onnx.py")
-    parser.add_argument("images", nargs="*", metavar="IMAGE", help="pictures, or folders of them")
+    parser.add_argument(
+        "images", nargs="*", metavar="IMAGE", help="pictures, folders of pictures, or videos"
+    )
     box = parser.add_mutually_exclusive_group()
     box.add_argument(
         "--box",
         nargs=4,
         metavar=("X0", "Y0", "X1", "Y1"),
-        help="the face in the one picture given, in pixels; default: the whole picture",
+        help="the face in the one picture given, or in all frames of the one video, in pixels; "
+        "default: the whole picture",
     )
     box.add_argument(
         "--boxes",
@@ -59,10 +68,16 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         help="faces as rows of image,x0,y0,x1,y1 under that header; without IMAGE, all of them",
     )
     parser.add_argument(
-        "--out-dir", default="predictions", metavar="D", help="for drawn pictures (%(default)s)"
+        "--out-dir", default="predictions", metavar="D", help="for what is drawn (%(default)s)"
     )
     parser.add_argument(
         "--jsonl", metavar="FILE", help="one line a face (default: D/predictions.jsonl)"
+    )
+    parser.add_argument("--csv", metavar="FILE", help="write a table too, one row a face")
+    parser.add_argument(
+        "--provider",
+        choices=("cpu", "cuda"),
+        help="what runs the model; default CUDA where onnxruntime has it, then the CPU",
     )
     parser.add_argument(
         "--batch-size", type=int, default=16, metavar="N", help="faces at once (%(default)s)"
@@ -70,11 +85,30 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def faces_by_picture(args: argparse.Namespace) -> dict[Path, list]:
-    """The boxes of each picture; None for the whole picture."""
+def split_inputs(args: argparse.Namespace) -> tuple[list[Path], list[Path]]:
+    """The pictures and the videos named."""
     if not args.images and not args.boxes:
-        raise DataError("expected a picture, a folder of pictures or --boxes CSV")
-    pictures = find_pictures(args.images, exclude=Path(args.out_dir))
+        raise DataError("expected a picture, a folder of pictures, a video or --boxes CSV")
+    videos = {
+        Path(name): None
+        for name in args.images
+        if Path(name).suffix.lower() in VIDEO_SUFFIXES and not Path(name).is_dir()
+    }
+    for video in videos:
+        if not video.is_file():
+            raise DataError(f"{video}: no such video")
+    others = [name for name in args.images if Path(name) not in videos]
+    pictures = find_pictures(others, exclude=Path(args.out_dir))
+    if args.boxes and videos:
+        raise DataError(f"--boxes: is for pictures; the face in {next(iter(videos))} is --box")
+    if args.box and len(pictures) + len(videos) != 1:
+        found = f"{len(pictures)} pictures and {len(videos)} videos" if videos else len(pictures)
+        raise DataError(f"--box: expected one picture, found {found}; see --boxes")
+    return pictures, list(videos)
+
+
+def faces_by_picture(args: argparse.Namespace, pictures: list[Path]) -> dict[Path, list]:
+    """The boxes of each picture; None for the whole picture."""
     if args.boxes:
         rows = read_boxes(args.boxes)
         boxes: dict[Path, list] = {}
@@ -86,11 +120,11 @@ def faces_by_picture(args: argparse.Namespace) -> dict[Path, list]:
             if picture.resolve() not in boxes:
                 raise DataError(f"{args.boxes}: has no row for {picture}")
         return {picture: boxes[picture.resolve()] for picture in pictures}
-    if args.box:
-        if len(pictures) != 1:
-            raise DataError(f"--box: expected one picture, found {len(pictures)}; see --boxes")
-        return {pictures[0]: [whole_pixels(args.box, "--box")]}
-    return {picture: [None] for picture in pictures}
+    return {picture: [box_of(args)] for picture in pictures}
+
+
+def box_of(args: argparse.Namespace):
+    return whole_pixels(args.box, "--box") if args.box else None
 
 
 def batches(faces: dict[Path, list], size: int) -> Iterator[list[tuple[Path, list]]]:
@@ -103,20 +137,6 @@ def batches(faces: dict[Path, list], size: int) -> Iterator[list[tuple[Path, lis
             chunk = []
     if chunk:
         yield chunk
-
-
-def as_json(tasks: dict[str, dict], prediction: dict) -> dict:
-    """A prediction of plain values: landmarks as name -> [x, y] in the picture's pixels."""
-    plain = dict(prediction)
-    for name, task in tasks.items():
-        if task["kind"] == "landmarks":
-            points = prediction[name].tolist()
-            plain[name] = dict(zip(task["names"], points, strict=True))
-        elif task["kind"] == "class":
-            found = prediction[name]
-            probabilities = dict(zip(task["classes"], found["probabilities"], strict=True))
-            plain[name] = {**found, "probabilities": probabilities}
-    return plain
 
 
 def summary(tasks: dict[str, dict], prediction: dict) -> str:
@@ -137,68 +157,161 @@ def write_picture(path: Path, image: np.ndarray) -> None:
 
 
 class Progress:
-    """How many pictures are done, on stderr, once there is something to wait for."""
+    """How many pictures or frames are done, on stderr, once there is something to wait for."""
 
-    def __init__(self, total: int):
+    def __init__(self, total: int, unit: str):
         self.total = total
+        self.unit = unit
         self.live = sys.stderr.isatty()
         self.started = self.shown = time.monotonic()
 
-    def update(self, done: int) -> None:
+    def update(self, done: int, last: bool = False) -> None:
         now = time.monotonic()
-        if self.total < 2 or (done < self.total and now - self.shown < (0.2 if self.live else 10)):
+        waited = now - self.shown >= (0.2 if self.live else 10)
+        if max(self.total, done) < 2 or not (last or waited):
             return
         self.shown = now
         rate = done / max(now - self.started, 1e-9)
-        end = "\r" if self.live and done < self.total else "\n"
-        print(f"{done}/{self.total} pictures, {rate:.1f} a second", end=end, file=sys.stderr)
+        of = f"/{self.total}" if self.total >= done else ""
+        end = "\r" if self.live and not last else "\n"
+        print(f"{done}{of} {self.unit}, {rate:.1f} a second", end=end, file=sys.stderr)
 
 
-def check_jsonl(path: Path, args: argparse.Namespace, pictures: list[Path]) -> None:
-    read = [args.model, *([args.boxes] if args.boxes else []), *pictures]
-    if os.path.realpath(path) in {os.path.realpath(file) for file in read}:
-        raise ConfigError(f"--jsonl: {path} is read by this run and would be overwritten")
+class Results:
+    """Where predictions are written: JSON lines, and a table if one is asked for."""
+
+    def __init__(self, predictor: FaceTaskPredictor, jsonl: Path, table: Path | None):
+        self.tasks = predictor.tasks
+        self.files = []
+        for path in (jsonl, table):
+            if path is not None:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self.files.append(path.open("w", encoding="utf-8", newline=""))
+        self.table = csv.writer(self.files[1]) if table is not None else None
+        if self.table:
+            self.table.writerow(columns(self.tasks))
+
+    def write(self, place: dict, box, prediction: dict, drawn: Path) -> None:
+        record = {
+            **place,
+            "box": list(box) if box is not None else None,
+            "tasks": as_json(self.tasks, prediction),
+            "drawn": str(drawn),
+        }
+        self.files[0].write(json.dumps(record) + "\n")
+        if self.table:
+            self.table.writerow(as_row(self.tasks, record))
+
+    def close(self) -> None:
+        for file in self.files:
+            file.close()
+
+
+def check_outputs(paths: list[tuple[str, Path]], args: argparse.Namespace, inputs: list) -> None:
+    read = [args.model, *([args.boxes] if args.boxes else []), *inputs]
+    taken = {os.path.realpath(file) for file in read}
+    for option, path in paths:
+        if os.path.realpath(path) in taken:
+            raise ConfigError(
+                f"{option}: {path} is read or written by this run and would be overwritten"
+            )
+        taken.add(os.path.realpath(path))
 
 
 def predict(args: argparse.Namespace) -> int:
-    """Run on all pictures; how many of them could not be used."""
+    """Run on all pictures and videos; how many of them could not be used."""
     if args.batch_size < 1:
         raise ConfigError(f"--batch-size: expected at least 1, found {args.batch_size}")
-    predictor = FaceTaskPredictor(args.model)
-    faces = faces_by_picture(args)
+    predictor = FaceTaskPredictor(args.model, providers_of(args.provider))
+    pictures, videos = split_inputs(args)
+    faces = faces_by_picture(args, pictures)
     folder = Path(args.out_dir)
     jsonl = Path(args.jsonl) if args.jsonl else folder / "predictions.jsonl"
-    check_jsonl(jsonl, args, list(faces))
+    table = Path(args.csv) if args.csv else None
+    inputs = [*faces, *videos]
+    named = [("--jsonl", jsonl), *([("--csv", table)] if table else [])]
+    check_outputs(named, args, inputs)
     folder.mkdir(parents=True, exist_ok=True)
-    jsonl.parent.mkdir(parents=True, exist_ok=True)
-    outputs = dict(zip(faces, output_paths(list(faces), folder), strict=True))
-    progress = Progress(len(faces))
+    suffixes = [".jpg"] * len(faces) + [".mp4"] * len(videos)
+    outputs = dict(zip(inputs, output_paths(inputs, folder, suffixes), strict=True))
+    results = Results(predictor, jsonl, table)
+    try:
+        failed = predict_pictures(predictor, faces, outputs, results, args.batch_size)
+        for video in videos:
+            try:
+                predict_video(predictor, video, outputs[video], results, args)
+            except DataError as error:
+                tell(error)
+                failed += 1
+    finally:
+        results.close()
+    if failed and len(inputs) > 1:
+        kind = "pictures" if not videos else "pictures and videos"
+        print(f"{failed} of {len(inputs)} {kind} could not be used", file=sys.stderr)
+    return failed
+
+
+def tell(error: Exception) -> None:
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+
+
+def predict_pictures(
+    predictor: FaceTaskPredictor,
+    faces: dict[Path, list],
+    outputs: dict[Path, Path],
+    results: Results,
+    batch_size: int,
+) -> int:
+    """How many of the pictures could not be used."""
+    progress = Progress(len(faces), "pictures")
     done = failed = 0
-    with jsonl.open("w", encoding="utf-8") as lines:
-        for chunk in batches(faces, args.batch_size):
-            good, errors = run_batch(predictor, chunk, args.batch_size)
-            for error in errors:
-                print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
-            failed += len(errors)
-            done += len(errors)
-            for picture, image, boxes, predictions in good:
-                drawn = outputs[picture]
-                write_picture(drawn, draw_faces(image, predictor.tasks, predictions, boxes))
-                for box, prediction in zip(boxes, predictions, strict=True):
-                    record = {
-                        "image": str(picture),
-                        "box": list(box) if box is not None else None,
-                        "tasks": as_json(predictor.tasks, prediction),
-                        "drawn": str(drawn),
-                    }
-                    lines.write(json.dumps(record) + "\n")
-                found = [summary(predictor.tasks, prediction) for prediction in predictions]
-                print(f"{picture}: {' | '.join(found)} -> {drawn}", flush=True)
+    for chunk in batches(faces, batch_size):
+        good, errors = run_batch(predictor, chunk, batch_size)
+        for error in errors:
+            tell(error)
+        failed += len(errors)
+        for picture, image, boxes, predictions in good:
+            drawn = outputs[picture]
+            write_picture(drawn, draw_faces(image, predictor.tasks, predictions, boxes))
+            for box, prediction in zip(boxes, predictions, strict=True):
+                results.write({"image": str(picture)}, box, prediction, drawn)
+            found = [summary(predictor.tasks, prediction) for prediction in predictions]
+            print(f"{picture}: {' | '.join(found)} -> {drawn}", flush=True)
+        done += len(good) + len(errors)
+        progress.update(done, done == len(faces))
+    return failed
+
+
+def predict_video(
+    predictor: FaceTaskPredictor,
+    path: Path,
+    drawn: Path,
+    results: Results,
+    args: argparse.Namespace,
+) -> None:
+    """Every frame of a video, a batch at a time; the whole frame or the one box."""
+    video, box = VideoFile(path), box_of(args)
+    output = VideoOutput(drawn, video.rate)
+    progress = Progress(video.expected, "frames")
+    frames = video.frames()
+    done = 0
+    try:
+        while chunk := list(itertools.islice(frames, args.batch_size)):
+            names = [f"{path} frame {done + index}" for index in range(len(chunk))]
+            boxes = [box] * len(chunk)
+            found = predictor.predict(chunk, boxes, args.batch_size, names)
+            for image, prediction in zip(chunk, found, strict=True):
+                output.write(draw_faces(image, predictor.tasks, [prediction], [box], steady=True))
+                place = {"image": str(path), "frame": done, "seconds": done / video.rate}
+                results.write(place, box, prediction, drawn)
                 done += 1
             progress.update(done)
-    if failed and len(faces) > 1:
-        print(f"{failed} of {len(faces)} pictures could not be used", file=sys.stderr)
-    return failed
+    finally:
+        output.close()
+    progress.update(done, last=True)
+    if done < video.expected:
+        print(f"{path}: ended after {done} of {video.expected} frames", file=sys.stderr)
+    print(f"{path}: {done} frames -> {drawn}", flush=True)
 
 
 def run_batch(

@@ -1,8 +1,11 @@
-"""Measure a checkpoint on the config's test set.
+"""Measure a checkpoint, or a file of tools/export_onnx.py, on the config's test set.
 
-Example:
+An exported file gets the crops in their own size and resizes them itself.
+
+Examples:
     python tools/test.py configs/toy/trn-output_test-resnet_toy.py work_dirs/toy/epoch_15.pth \\
         --out metrics.json --show-dir work_dirs/toy/pictures
+    python tools/test.py configs/toy/trn-output_test-resnet_toy.py work_dirs/toy/model.onnx
 """
 
 import argparse
@@ -21,12 +24,15 @@ def parse_args():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     cli.add_config_arguments(parser)
-    parser.add_argument("checkpoint", help="checkpoint file")
+    parser.add_argument("checkpoint", help="checkpoint, or exported .onnx file")
     parser.add_argument("--work-dir", help="where logs go")
     parser.add_argument("--out", help="write the metrics to this JSON file")
     parser.add_argument("--show-dir", help="write pictures of cases and curves to this folder")
     parser.add_argument(
         "--split", choices=("test", "val"), default="test", help="which of the config's sets"
+    )
+    parser.add_argument(
+        "--provider", choices=("cpu", "cuda"), help="of an exported file: what runs it"
     )
     cli.add_launcher_argument(parser)
     return parser.parse_args()
@@ -45,11 +51,20 @@ def main():
             dict(type="CasePicturesHook", out_dir=args.show_dir)
         )
     without_training(config)
+    left_out = []
+    if args.checkpoint.endswith(".onnx"):
+        from trn_plugin.deploy.evaluate import use_exported
+
+        if args.launcher != "none":
+            raise ConfigError("--launcher: an exported file is measured by one process")
+        left_out = use_exported(config, args.checkpoint, args.provider)
     cli.start_process_group(args.launcher)
     runner = cli.build_runner(config)
     metrics = runner.test()
     if is_main_process():
-        write(args.out, args, metrics)
+        for line in left_out:
+            print(f"not measured: {line}")
+        write(args.out, args, metrics, left_out)
 
 
 def without_training(config):
@@ -63,10 +78,12 @@ def without_training(config):
     config.model.backbone.pop("checkpoint_path", None)
 
 
-def write(path, args, metrics):
+def write(path, args, metrics, left_out):
     if path is None:
         return
     record = {"config": args.config, "checkpoint": args.checkpoint, "split": args.split}
+    if left_out:
+        record["not_measured"] = left_out
     for name, value in metrics.items():
         undefined = isinstance(value, float) and not math.isfinite(value)
         record[name] = None if undefined else value

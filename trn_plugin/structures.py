@@ -19,9 +19,10 @@ class MultiTaskDataSample(BaseDataElement):
     Attributes:
         gt (dict[str, Tensor]): labels; a task that has none is absent. Landmarks: (P, 2) float,
             x and y as fractions of the crop's width and height. Classes: () int64. Binary
-            attributes: (A,) float, 0 or 1.
+            attributes: (A,) float, 0 or 1. Values: (V,) float.
         pred (dict[str, Tensor]): predictions in the same form as the head's ``predict`` gives
-            them: (P, 2) fractions of the crop, (C,) class or (A,) attribute probabilities.
+            them: (P, 2) fractions of the crop, (C,) class or (A,) attribute probabilities, (V,)
+            values.
         hidden (dict[str, Tensor]): (d,) what enters each task's last layer.
         output (dict[str, Tensor]): (d,) each head's raw output.
         target (dict[str, Tensor]): (d,) each head's loss target; a task without label is absent.

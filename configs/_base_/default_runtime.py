@@ -7,6 +7,7 @@ default_hooks = dict(
     param_scheduler=dict(type="ParamSchedulerHook"),
     checkpoint=dict(type="CheckpointHook", interval=1, max_keep_ckpts=2),
     sampler_seed=dict(type="DistSamplerSeedHook"),
+    similarity_plot=dict(type="SimilarityPlotHook"),
 )
 custom_hooks = []
 
@@ -17,7 +18,8 @@ env_cfg = dict(
 )
 log_processor = dict(window_size=20)
 log_level = "INFO"
-visualizer = dict(type="Visualizer", vis_backends=[dict(type="LocalVisBackend")])
+vis_backends = [dict(type="LocalVisBackend")]
+visualizer = dict(type="Visualizer", vis_backends=vis_backends)
 
 randomness = dict(seed=0)
 load_from = None

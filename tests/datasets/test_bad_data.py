@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trn_plugin.datasets import MTFL
+from trn_plugin.datasets import MTFL, TabularMultiTask
 from trn_plugin.datasets.celeba_format import read_attributes, read_partition, read_table
 from trn_plugin.datasets.toy_faces import make_toy_faces
 from trn_plugin.deploy.inputs import read_boxes
@@ -161,7 +161,51 @@ def test_annotation_files(faces):
     assert min(total["good"], total["refused"], total["file refused"]) > 0
 
 
+TABLE = b"""image,ear_x,ear_y,x0,y0,x1,y1,coat,white,age,split
+toy_train/00001.jpg,10,20.5,1,2,30,40,long,1,3.5,train
+toy_train\\00002.jpg,11,22,,,,,short,,,val
+"a ""b"".jpg",,,5,5,60,60,,0,-2,train
+"""
+COLUMNS = dict(
+    ears=dict(kind="landmarks", points=["ear"], flip_pairs=[]),
+    coat=dict(kind="class", classes=["short", "long"]),
+    white=dict(kind="attributes"),
+    age=dict(kind="values"),
+)
+
+
+def fuzz_table(folder, seed):
+    """Whatever is in the file, records are whole, or there is one line that names it."""
+    rng = random.Random(seed)
+    changed = mutated(TABLE.replace(b",", b" "), rng).replace(b" ", b",")
+    (folder / "labels.csv").write_bytes(changed)
+    options = dict(box_columns=["x0", "y0", "x1", "y1"], split_column="split", split="train")
+    options["serialize_data"] = False  # MMEngine collects garbage after it, which takes long
+    make = lambda: TabularMultiTask(str(folder), "labels.csv", COLUMNS, **options)  # noqa: E731
+    dataset, error = refusal(make, "labels.csv")
+    if error is not None:
+        return 0
+    for record in (dataset.get_data_info(i) for i in range(len(dataset))):
+        path = os.path.relpath(record["img_path"], folder)
+        assert not path.startswith("..")
+        gt = record["gt"]
+        for task in ("ears", "white", "age"):
+            assert np.isfinite(gt.get(task, 0)).all()
+        assert gt.get("coat", 0) in (0, 1)
+        assert gt.get("white", 0) in (0, 1)
+        x0, y0, x1, y1 = record["region"] or (0, 0, 1, 1)
+        assert x0 < x1
+        assert y0 < y1
+    return len(dataset)
+
+
+def test_tables(tmp_path):
+    found = [fuzz_table(tmp_path, seed) for seed in range(300)]
+    assert 20 < sum(count > 0 for count in found) < 280
+
+
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_many_annotation_files(faces):
     total = run_fuzz(faces, range(1000, 3000))
     print(total)

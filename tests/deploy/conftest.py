@@ -3,7 +3,11 @@ import json
 import numpy as np
 import onnx
 import pytest
+from exported_faces import DATASET_TASKS, SIZE, build
 from onnx import TensorProto, helper
+
+from trn_plugin.deploy import export_onnx
+from trn_plugin.deploy.export import describe_model
 
 TASKS = {
     "landmarks": {"kind": "landmarks", "names": ["left", "right"]},
@@ -75,3 +79,17 @@ def mean_colour_model(tmp_path, metadata):
 @pytest.fixture(scope="session")
 def write_model():
     return write_mean_colour_model
+
+
+@pytest.fixture(scope="session")
+def model():
+    return build()
+
+
+@pytest.fixture(scope="session")
+def exported(model, tmp_path_factory):
+    path = tmp_path_factory.mktemp("exported") / "model.onnx"
+    model.train()
+    metadata = describe_model(model, SIZE, DATASET_TASKS, {"landmarks/NME": 7.5})
+    differences = export_onnx(model, path, SIZE, metadata)
+    return path, differences

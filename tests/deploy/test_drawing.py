@@ -94,3 +94,18 @@ def test_many_faces_are_numbered_and_the_panel_stays_bounded():
     boxes = [(i, i, i + 20, i + 20) for i in range(60)]
     drawn = draw_faces(np.zeros((100, 100, 3), np.uint8), FACE, [prediction()] * 60, boxes)
     assert drawn.shape[0] < 640
+
+
+def test_frames_of_a_video_are_of_one_size():
+    tasks = {
+        "pose": {"kind": "class", "classes": ["up", "a class with quite a long name"]},
+        "age": {"kind": "values", "names": ["years"]},
+    }
+    image = np.zeros((90, 120, 3), np.uint8)
+    shapes = set()
+    for index in (0, 1):
+        found = {"label": tasks["pose"]["classes"][index], "index": index}
+        found["probabilities"] = [0.5, 0.5]
+        prediction = {"pose": found, "age": {"years": [0.5, -123456.0][index]}}
+        shapes.add(draw_faces(image, tasks, [prediction], steady=True).shape)
+    assert len(shapes) == 1

@@ -1,12 +1,11 @@
 import copy
 import json
 
-import cv2
 import numpy as np
 import onnx
 import pytest
 import torch
-from mmengine.registry import DefaultScope
+from exported_faces import DATASET_TASKS, POINTS, POSES, SIZE, build, picture
 
 from trn_plugin.datasets.transforms import CropResize, PackMultiTaskInputs
 from trn_plugin.deploy import DeployModel, FaceTaskPredictor, check_export, export_onnx
@@ -14,68 +13,6 @@ from trn_plugin.deploy import export as export_module
 from trn_plugin.deploy.export import describe_model
 from trn_plugin.errors import CheckpointError, ConfigError
 from trn_plugin.geometry import box_to_image
-from trn_plugin.registry import MODELS
-
-SIZE = (48, 64)
-POSES = ("left profile", "left", "frontal", "right", "right profile")
-POINTS = ("left_eye", "right_eye", "nose", "left_mouth", "right_mouth")
-DATASET_TASKS = {
-    "landmarks": dict(kind="landmarks", names=POINTS, flip=(1, 0, 2, 4, 3), interocular=(0, 1)),
-    "pose": dict(kind="class", classes=POSES, flip=(4, 3, 2, 1, 0)),
-}
-
-
-def build(shared_stages=-1, model_name="test_resnet", **options):
-    """A model whose evaluation differs from its training mode, and whose outputs vary."""
-    torch.manual_seed(0)
-    config = dict(
-        type="MultiTaskModel",
-        backbone=dict(
-            type="TimmTrunk",
-            model_name=model_name,
-            pretrained=False,
-            shared_stages=shared_stages,
-            img_size=SIZE,
-            **options,
-        ),
-        heads=dict(
-            landmarks=dict(type="LandmarkHead", num_points=5),
-            pose=dict(type="ClassificationHead", num_classes=5),
-            smile=dict(type="AttributeHead", num_attributes=1),
-        ),
-        neck=None,
-    )
-    with DefaultScope.overwrite_default_scope("trn_plugin"):
-        model = MODELS.build(config)
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.running_mean.normal_(std=0.1)
-            module.running_var.uniform_(0.7, 1.3)
-    for head in model.heads.values():
-        torch.nn.init.normal_(head.fc.weight, std=0.2)
-    return model
-
-
-def picture(height, width, seed=0):
-    """Colours that survive resizing, with noise that does not."""
-    rng = np.random.default_rng(seed)
-    colours = cv2.resize(rng.uniform(0, 255, (4, 4, 3)), (width, height))
-    noisy = colours + rng.normal(0, 20, colours.shape)
-    return noisy.clip(0, 255).astype(np.uint8)
-
-
-@pytest.fixture(scope="module")
-def model():
-    return build()
-
-
-@pytest.fixture(scope="module")
-def exported(model, tmp_path_factory):
-    path = tmp_path_factory.mktemp("exported") / "model.onnx"
-    model.train()
-    metadata = describe_model(model, SIZE, DATASET_TASKS, {"landmarks/NME": 7.5})
-    differences = export_onnx(model, path, SIZE, metadata)
-    return path, differences
 
 
 @pytest.fixture(scope="module")
@@ -158,6 +95,7 @@ def test_the_graph_is_one_file_with_free_batch_and_size(exported):
     assert [dim.dim_param for dim in dims[:3]] == ["N", "H", "W"]
     assert dims[3].dim_value == 3
     assert [output.name for output in proto.graph.output] == ["landmarks", "pose", "smile"]
+    assert "BatchNormalization" not in {node.op_type for node in proto.graph.node}
     assert {entry.key for entry in proto.metadata_props} == {"trn_plugin"}
 
 
@@ -177,7 +115,7 @@ def test_metadata_says_what_was_exported(model, predictor):
     assert predictor.input_size == SIZE
     assert metadata["backbone"] == "test_resnet"
     assert metadata["metrics"] == {"landmarks/NME": 7.5}
-    assert set(metadata["versions"]) == {"trn_plugin", "torch", "timm"}
+    assert set(metadata["versions"]) == {"trn_plugin", "torch", "timm", "onnx", "onnxruntime"}
     preprocessor = model.data_preprocessor
     assert metadata["mean"] == pytest.approx(preprocessor.mean.flatten().tolist(), abs=1e-3)
     assert metadata["std"] == pytest.approx(preprocessor.std.flatten().tolist(), abs=1e-3)
@@ -205,19 +143,19 @@ def test_check_uses_the_pictures_given(model, exported):
     seen = []
     deployed = DeployModel(model, SIZE).eval()
     deployed.register_forward_pre_hook(lambda module, given: seen.append(tuple(given[0].shape)))
-    check_export(exported[0], deployed, [picture(31, 77)])
+    pictures = [picture(31, 70 + index, index) for index in range(11)]
+    check_export(exported[0], deployed, pictures)
     assert {shape[0] for shape in seen} == {1, 2, 7}
-    assert len({shape[1:] for shape in seen}) == 4
-    assert (7, 31, 77, 3) in seen
+    assert seen[-4:] == [(1, 31, 70, 3), (2, 31, 71, 3), (7, 31, 73, 3), (1, 31, 80, 3)]
 
 
 def test_a_file_that_disagrees_is_removed(model, exported, tmp_path, monkeypatch):
     broken = copy.deepcopy(model)
     with torch.no_grad():
         broken.heads["pose"].fc.bias[0] = float("nan")
-    content = exported[0].read_bytes()
+    proto = onnx.load(exported[0])
     monkeypatch.setattr(export_module, "_export", lambda *args: None)
-    monkeypatch.setattr(export_module, "_write", lambda _, path, *args: path.write_bytes(content))
+    monkeypatch.setattr(export_module, "_cleaned", lambda *args: proto)
     with pytest.raises(CheckpointError, match=r"model\.onnx: output pose differs .* by nan"):
         export_onnx(broken, tmp_path / "model.onnx", SIZE, describe_model(broken, SIZE))
     assert list(tmp_path.iterdir()) == []
@@ -278,6 +216,7 @@ def test_other_backbones_agree_too(tmp_path, name):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (dict(precision="int4"), "precision: expected fp32, fp16, int8, found 'int4'"),
         (dict(tasks=["glasses"]), "expected some of landmarks, pose, smile, found 'glasses'"),
         (dict(tasks=[]), "found none"),
         (dict(opset=17), "opset: expected at least 18, found 17"),

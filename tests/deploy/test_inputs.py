@@ -89,8 +89,8 @@ def test_outputs_differ_from_each_other_and_from_the_inputs(tmp_path):
         tmp_path / "out/face_predicted.jpg",
         tmp_path / "out/face.jpg",
     ]
-    outputs = output_paths(pictures, tmp_path / "out")
+    outputs = output_paths(pictures, tmp_path / "out", [".jpg"] * len(pictures))
     names = {os.path.realpath(path).casefold() for path in [*outputs, *pictures]}
     assert len(names) == 2 * len(pictures)
     assert all(path.parent == tmp_path / "out" for path in outputs)
-    assert outputs == output_paths(pictures, tmp_path / "out")
+    assert outputs == output_paths(pictures, tmp_path / "out", [".jpg"] * len(pictures))

@@ -1,3 +1,4 @@
+import csv
 import json
 import subprocess
 import sys
@@ -127,6 +128,13 @@ def test_boxes_of_a_file_give_several_faces_a_picture(tmp_path, mean_colour_mode
         ("M face.png other.png --box 1 2 3 4", "--box: expected one picture, found 2"),
         ("M face.png --boxes boxes.csv", "boxes.csv: has no row for face.png"),
         ("M face.png --boxes gone.csv", "gone.csv: cannot read the boxes"),
+        ("M clip.mp4", "clip.mp4: no such video"),
+        ("M broken.avi", "broken.avi: not a readable video"),
+        ("M broken.avi --boxes boxes.csv", "--boxes: is for pictures; the face in broken.avi"),
+        ("M face.png broken.avi --box 1 2 3 4", "found 1 pictures and 1 videos"),
+        ("M face.png --provider cuda", "no provider 'CUDAExecutionProvider'"),
+        ("M face.png --csv face.png", "would be overwritten"),
+        ("M face.png --csv a.txt --jsonl a.txt", "would be overwritten"),
         ("M face.png --batch-size 0", "--batch-size: expected at least 1"),
         ("M face.png --jsonl face.png", "would be overwritten"),
         ("M face.png --out-dir face.png", "face.png"),
@@ -136,6 +144,7 @@ def test_bad_input_gets_one_line_and_exit_code_2(tmp_path, mean_colour_model, ar
     before = write_picture(tmp_path / "face.png").read_bytes()
     write_picture(tmp_path / "other.png")
     (tmp_path / "empty").mkdir()
+    (tmp_path / "broken.avi").write_bytes(b"no video")
     (tmp_path / "boxes.csv").write_text("image,x0,y0,x1,y1\nother.png,0,0,9,9\n")
     model = mean_colour_model.name
     done = run(*(model if word == "M" else word for word in arguments.split()), cwd=tmp_path)
@@ -163,6 +172,68 @@ def test_a_bad_picture_or_box_does_not_stop_the_others(tmp_path, mean_colour_mod
     assert done.stderr.splitlines()[-1] == "2 of 4 pictures could not be used"
     records = read_lines(tmp_path / "predictions/predictions.jsonl")
     assert [record["image"] for record in records] == ["a.png", "e.png"]
+
+
+def write_video(path, count=7, rate=5.0):
+    """Frames of 60 x 40 that grow brighter: their red is 0, 30, 60, ..."""
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), rate, (60, 40))
+    for index in range(count):
+        writer.write(np.full((40, 60, 3), (100, 50, 30 * index), np.uint8))
+    writer.release()
+    return path
+
+
+@pytest.mark.parametrize(
+    ("box", "corner", "side"), [(None, (0, 0), 60), ((10, 5, 50, 25), (10, 5), 40)]
+)
+def test_every_frame_of_a_video(tmp_path, mean_colour_model, box, corner, side):
+    write_video(tmp_path / "clip.avi")
+    given = ("--box", *box) if box else ()
+    arguments = ("--batch-size", 3, "--csv", "table.csv", *given)
+    done = run(mean_colour_model, "clip.avi", *arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "clip.avi: 7 frames -> predictions/clip_predicted.mp4" in done.stdout
+    assert "7/7 frames" in done.stderr
+    records = read_lines(tmp_path / "predictions/predictions.jsonl")
+    assert [record["frame"] for record in records] == list(range(7))
+    assert [record["seconds"] for record in records] == pytest.approx([i / 5 for i in range(7)])
+    for index, record in enumerate(records):
+        assert record["image"] == "clip.avi"
+        assert record["box"] == (list(box) if box else None)
+        red = 30 * index / 255
+        assert record["tasks"]["pose"]["probabilities"]["bright"] == pytest.approx(red, abs=0.02)
+        x = record["tasks"]["landmarks"]["left"][0]
+        assert x == pytest.approx(corner[0] + red * side, abs=0.03 * side)
+
+    drawn = cv2.VideoCapture(str(tmp_path / "predictions/clip_predicted.mp4"))
+    assert drawn.get(cv2.CAP_PROP_FPS) == pytest.approx(5)
+    frames = 0
+    while (read := drawn.read())[0]:
+        frames += 1
+        assert read[1].shape[0] >= 320
+        assert read[1].shape[1] > 320 * 60 / 40  # the text beside the picture
+    assert frames == 7
+    with (tmp_path / "table.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["frame"]) for row in rows] == list(range(7))
+
+
+def test_the_table_holds_what_the_json_lines_hold(tmp_path, mean_colour_model):
+    write_picture(tmp_path / "a.png")
+    arguments = ("a.png", "--box", 10, 0, 50, 20, "--csv", "out/table.csv")
+    done = run(mean_colour_model, *arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (record,) = read_lines(tmp_path / "predictions/predictions.jsonl")
+    with (tmp_path / "out/table.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert [row[name] for name in ("image", "frame", "seconds")] == ["a.png", "", ""]
+    assert [int(row[name]) for name in ("x0", "y0", "x1", "y1")] == [10, 0, 50, 20]
+    tasks = record["tasks"]
+    assert float(row["landmarks.right.y"]) == tasks["landmarks"]["right"][1]
+    assert row["pose"] == tasks["pose"]["label"]
+    assert float(row["pose.dark"]) == tasks["pose"]["probabilities"]["dark"]
+    assert float(row["smile.laughing"]) == tasks["smile"]["laughing"]
+    assert len(row) == 7 + 4 + 3 + 2
 
 
 def test_help_shows_an_example(tmp_path):

@@ -47,8 +47,9 @@ def test_is_registered():
 def test_value_by_hand():
     truth = np.array([[10.0, 20], [50, 50], [0, 0]])  # eyes 50 apart, box 50 x 50
     pred = np.add(truth, [[3, 4], [0, 0], [0, 10]])  # distances 5, 0, 10: mean 5
-    for norm, expected in [("interocular", 10.0), ("box", 10.0), ("diagonal", 10 / math.sqrt(2))]:
-        result = measure([sample(truth, pred, (0, 0, 100, 100))], norm=norm)
+    norms = dict(interocular=10.0, box=10.0, diagonal=10 / math.sqrt(2), crop=100 * 5 / 80)
+    for norm, expected in norms.items():
+        result = measure([sample(truth, pred, (-10, 0, 90, 64))], norm=norm)
         assert result["landmarks/NME"] == pytest.approx(expected)
 
 
@@ -185,12 +186,16 @@ def test_says_which_boxes(logged):
 
 
 def test_config_errors():
-    with pytest.raises(ConfigError, match=r"interocular, box, diagonal, found 'iod'"):
+    with pytest.raises(ConfigError, match=r"interocular, box, diagonal, crop, found 'iod'"):
         NormalizedMeanError(norm="iod")
     with pytest.raises(ConfigError, match=r"tasks \(landmarks, pose\), found 'points'"):
         measure([], task="points")
     with pytest.raises(ConfigError, match="kind 'landmarks', found 'pose' of kind 'class'"):
         measure([], task="pose")
+    blind = dict(tasks=dict(landmarks=dict(kind="landmarks")))
+    with pytest.raises(ConfigError, match=r"which points of 'landmarks' are the eyes.*set norm"):
+        measure([], meta=blind)
+    measure([], meta=blind, norm="crop")
     with pytest.raises(ConfigError, match="found 'yaw'"):
         measure([], by="yaw")
     with pytest.raises(ConfigError, match=r"model's tasks \(landmarks\), found 'points'"):

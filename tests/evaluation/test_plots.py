@@ -50,6 +50,7 @@ def test_precision_recall_names_the_best_and_the_worst(tmp_path, curves):
     path = str(tmp_path / "curves.png")
     plots.save_precision_recall(path, truth, probabilities, names, highlighted=2)
     legend = [text.get_text().split(":")[0] for text in curves[path].get_legend().get_texts()]
+    assert legend.pop(0) == "the other 7"
     assert {*legend[:2]} <= {"a8", "a9", "a10", "a11"}
     assert {*legend[2:]} == {"a0", "a1"}
     assert len(curves[path].lines) == 11

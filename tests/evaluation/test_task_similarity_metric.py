@@ -66,6 +66,14 @@ def test_is_the_similarity_of_the_features(features):
         assert result[f"relation/N/{a}-{b}"] == 300
 
 
+def test_all_pairs(features):
+    samples = to_samples(features)
+    pairs = list(itertools.combinations(DIMS, 2))
+    metric = TaskSimilarity("all")
+    metric.process(None, samples)
+    assert metric.evaluate(len(samples)) == measure(samples, *pairs)
+
+
 def test_agrees_with_scikit_learn(features):
     result = measure(to_samples(features), ("landmarks", "pose"))
     f1, f2 = features["gt", "landmarks"].numpy(), features["gt", "pose"].numpy()

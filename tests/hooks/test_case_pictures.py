@@ -1,3 +1,4 @@
+import os
 from types import SimpleNamespace
 
 import cv2
@@ -55,12 +56,37 @@ def make_samples(folder, count=6, tasks=("landmarks", "pose", "smile")):
     return samples
 
 
+@pytest.fixture
+def sheets(monkeypatch):
+    """Cases and title of each sheet, by path, instead of pictures."""
+    kept = {}
+
+    def keep(path, cases, title=""):
+        kept[path] = cases, title
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        cv2.imwrite(path, np.zeros((2, 2, 3), np.uint8))
+
+    monkeypatch.setattr(plots, "save_cases", keep)
+    return kept
+
+
 def runner_for(samples, tasks=TASKS):
     class Dataset(list):
         metainfo = dict(tasks=tasks)
 
     dataset = Dataset(samples)
-    return SimpleNamespace(test_loop=SimpleNamespace(dataloader=SimpleNamespace(dataset=dataset)))
+    loop = SimpleNamespace(dataloader=SimpleNamespace(dataset=dataset))
+    return SimpleNamespace(test_loop=loop, visualizer=Recorder())
+
+
+class Recorder:
+    """Stands for a visualizer: keeps the shapes of the pictures that it is given, by name."""
+
+    def __init__(self):
+        self.images = {}
+
+    def add_image(self, name, image, step=0):
+        self.images[name] = image.shape
 
 
 def run(hook, samples, tasks=TASKS, size=None):
@@ -69,6 +95,7 @@ def run(hook, samples, tasks=TASKS, size=None):
     for index in range(0, len(samples), 4):
         hook.after_test_iter(runner, index // 4, None, samples[index : index + 4])
     hook.after_test(runner)
+    return runner.visualizer.images
 
 
 def files(folder):
@@ -79,8 +106,9 @@ def test_writes_every_picture(tmp_path):
     hook = HOOKS.build(
         dict(type=CasePicturesHook, out_dir=str(tmp_path / "out"), num_worst=2, num_sample=3)
     )
-    run(hook, make_samples(tmp_path / "in"))
+    shown = run(hook, make_samples(tmp_path / "in"))
     written = files(tmp_path / "out")
+    assert {f"{name}.png" for name in shown} == {name for name in written if "/" not in name}
     assert written >= {
         "worst.png",
         "sample.png",
@@ -145,11 +173,7 @@ def test_worst_without_landmarks_is_the_least_probable_truth(tmp_path):
     assert not any(name.startswith("cumulative") for name in written)
 
 
-def test_says_what_is_right_and_wrong(tmp_path, monkeypatch):
-    sheets = {}
-    monkeypatch.setattr(
-        plots, "save_cases", lambda path, cases, title="": sheets.update({path: (cases, title)})
-    )
+def test_says_what_is_right_and_wrong(tmp_path, sheets):
     samples = make_samples(tmp_path / "in", count=3)
     del samples[1].gt["smile"]
     hook = CasePicturesHook(str(tmp_path / "out"), num_worst=0, num_sample=3)
@@ -174,19 +198,50 @@ def test_says_what_is_right_and_wrong(tmp_path, monkeypatch):
     )
 
 
-def test_many_attributes_list_the_wrong_ones(tmp_path, monkeypatch):
-    sheets = {}
-    monkeypatch.setattr(plots, "save_cases", lambda path, cases, title="": sheets.update(c=cases))
+def test_many_attributes_list_the_wrong_ones(tmp_path, sheets):
     names = tuple(f"attribute {i}" for i in range(10))
     tasks = dict(attributes=dict(kind="attributes", names=names))
     (sample,) = make_samples(tmp_path / "in", count=1, tasks=())
     sample.gt = dict(attributes=torch.tensor([1.0] * 5 + [0.0] * 5))
     sample.pred = dict(attributes=torch.tensor([0.9] * 4 + [0.2] * 6))
     run(CasePicturesHook(str(tmp_path / "out"), num_worst=1), [sample], tasks)
-    assert sheets["c"][0].lines[1:] == [
+    assert sheets[str(tmp_path / "out" / "worst.png")][0][0].lines[1:] == [
         ("attributes: 9 of 10 right", None),
         ("attribute 4: no (80 %), true: yes", False),
     ]
+
+
+def test_values_are_drawn_and_told(tmp_path, sheets):
+    tasks = dict(size=dict(kind="values", names=("weight", "length")))
+    samples = make_samples(tmp_path / "in", count=6, tasks=())
+    for i, sample in enumerate(samples):
+        sample.pred = dict(size=torch.tensor([40.0 + i, 1.5]))
+        sample.gt = dict(size=torch.tensor([40.0, 1.5 + 0.01 * i]))
+    samples[3].gt = {}
+    out = tmp_path / "out"
+    shown = run(CasePicturesHook(str(out), num_worst=1, num_sample=0), samples, tasks)
+    assert "values_size" in shown
+    assert np.ptp(read_image(str(out / "values_size.png"))) > 100
+    # both errors are the largest in the last one
+    assert sheets[str(tmp_path / "out" / "worst.png")][0][0].lines[1:] == [
+        ("weight: 45, true: 40", None),
+        ("length: 1.5, true: 1.55", None),
+    ]
+
+
+def test_points_without_eyes_are_measured_by_the_crop(tmp_path, monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(
+        plots, "save_cumulative_error", lambda path, errors, **text: drawn.update(errors, **text)
+    )
+    monkeypatch.setattr(plots, "save_cases", lambda *args: None)
+    monkeypatch.setattr("trn_plugin.hooks.case_pictures.read_image", lambda p: np.zeros((9, 9, 3)))
+    tasks = dict(landmarks=dict(kind="landmarks"))
+    samples = make_samples(tmp_path / "in", count=2, tasks=("landmarks",))
+    hook = CasePicturesHook(str(tmp_path), num_worst=0, num_sample=0)
+    run(hook, samples, tasks)
+    assert drawn["model"] == pytest.approx([0, 100 / np.sqrt(80 * 100)], abs=1e-4)
+    assert "side of the crop" in drawn["xlabel"]
 
 
 def test_unusable_settings_are_told_before_the_test(tmp_path):
@@ -207,11 +262,11 @@ def test_keeps_numbers_only(tmp_path):
     assert set(case) == {"img_path", "box", "box_source", "gt", "pred"}
 
 
-def test_unlabelled_attributes_are_said(tmp_path, monkeypatch):
-    sheets = {}
-    monkeypatch.setattr(plots, "save_cases", lambda path, cases, title="": sheets.update(c=cases))
+def test_unlabelled_attributes_are_said(tmp_path, sheets):
     tasks = dict(attributes=dict(kind="attributes", names=tuple(map(str, range(10)))))
     (sample,) = make_samples(tmp_path / "in", count=1, tasks=())
     sample.pred = dict(attributes=torch.rand(10))
     run(CasePicturesHook(str(tmp_path / "out"), num_sample=1), [sample], tasks)
-    assert sheets["c"][0].lines[1:] == [("attributes: no label", None)]
+    assert sheets[str(tmp_path / "out" / "sample.png")][0][0].lines[1:] == [
+        ("attributes: no label", None)
+    ]

@@ -6,12 +6,13 @@ import torch.nn.functional as F
 from builders import build
 
 from trn_plugin.errors import ConfigError, DataError
-from trn_plugin.models import AttributeHead, ClassificationHead, LandmarkHead
+from trn_plugin.models import AttributeHead, ClassificationHead, LandmarkHead, RegressionHead
 
 HEADS = [
     (LandmarkHead(5, 8), torch.rand(5, 2)),
     (ClassificationHead(5, 8), torch.tensor(3)),
     (AttributeHead(3, 8), torch.tensor([0.0, 1, 1])),
+    (RegressionHead(2, 8, mean=[30, -2], std=[0.5, 0.2]), torch.tensor([31.0, -2.1])),
 ]
 
 
@@ -68,6 +69,8 @@ def test_training_on_one_label_predicts_it(head, label):
         (HEADS[1][0], torch.tensor(-1), "got -1"),
         (HEADS[2][0], torch.tensor([0.0, 1]), "3 values 0 or 1"),
         (HEADS[2][0], torch.tensor([0.0, 1, -1]), "3 values 0 or 1"),
+        (HEADS[3][0], torch.tensor([0.0, 1, 2]), "2 finite numbers"),
+        (HEADS[3][0], torch.tensor([0.0, float("inf")]), "2 finite numbers"),
     ],
 )
 def test_labels_that_do_not_fit_are_refused(head, label, message):
@@ -141,7 +144,51 @@ def test_pos_weights_that_cannot_be_used(value):
 def test_the_model_asks_the_training_data():
     heads = dict(smile=dict(type="AttributeHead", num_attributes=2, pos_weight="balanced"))
     model = build(heads=heads, neck=False)
-    model.balance(SimpleNamespace(positive_shares=lambda task: {"smile": [0.2, 0.5]}[task]))
+    model.fit_to_labels(SimpleNamespace(positive_shares=lambda t: {"smile": [0.2, 0.5]}[t]))
     torch.testing.assert_close(model.heads["smile"].pos_weight, torch.tensor([4.0, 1.0]))
     with pytest.raises(ConfigError, match=r"heads\.smile\.pos_weight.*SimpleNamespace has not"):
-        model.balance(SimpleNamespace())
+        model.fit_to_labels(SimpleNamespace())
+
+
+def test_standardised_targets_and_predictions_in_the_labels_units():
+    labels = [torch.tensor([20.0, 1e-3]), None, torch.tensor([50.0, 3e-3])]
+    head = RegressionHead(2, 4, mean=[30, 2e-3], std=[10, 1e-3])
+    targets, mask = head.encode(labels, torch.device("cpu"))
+    assert mask.tolist() == [True, False, True]
+    torch.testing.assert_close(targets, torch.tensor([[-1.0, -1], [0, 0], [2, 1]]))
+    torch.testing.assert_close(head.predict(targets)[2], labels[2])
+    other = RegressionHead(2, 4)
+    other.load_state_dict(head.state_dict())  # a checkpoint knows the units
+    torch.testing.assert_close(other.predict(targets), head.predict(targets))
+
+
+def test_values_are_standardised_by_the_training_labels():
+    model = build(heads=dict(age=dict(type="RegressionHead", num_values=2)), neck=False)
+    head = model.heads["age"]
+    with pytest.raises(ConfigError, match="taken from the training labels"):
+        head.sample_loss(torch.zeros(1, 2), torch.zeros(1, 2))
+    with pytest.raises(ConfigError, match=r"heads\.age\.mean: .*which SimpleNamespace has not"):
+        model.fit_to_labels(SimpleNamespace())
+    nan = torch.tensor([float("nan")] * 2)
+    with pytest.raises(ConfigError, match="has no labels"):
+        model.fit_to_labels(SimpleNamespace(value_moments=lambda task: (nan, nan)))
+    model.fit_to_labels(SimpleNamespace(value_moments=lambda task: ([30.0, 5.0], [9.0, 0.0])))
+    assert head.mean.tolist() == [30, 5]
+    assert head.std.tolist() == [9, 1]  # labels that are all alike
+    given = RegressionHead(1, 4, mean=[1.0], std=[2.0])
+    given.fit_to_labels("age", None)
+    assert given.mean.tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(loss="wings"), r"RegressionHead\.loss: expected one of .* got 'wings'"),
+        (dict(mean=[1.0, 2]), "expected mean and std, or neither"),
+        (dict(mean=[1.0], std=[1.0]), "expected 2 finite numbers each"),
+        (dict(mean=[1.0, 2], std=[1.0, -1]), "std not negative"),
+    ],
+)
+def test_options_of_regression_are_checked(options, message):
+    with pytest.raises(ConfigError, match=message):
+        RegressionHead(2, 4, **options)

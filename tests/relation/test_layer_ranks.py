@@ -29,7 +29,7 @@ def run(f1, f2, mask):
         (g,) = torch.autograd.grad(tau, a)
         taus.append(tau.detach())
         grads.append(g)
-    return torch.stack(taus), torch.stack(grads)
+    return torch.stack(taus), torch.stack(grads), layer.state_dict()
 
 
 def worker(rank, port, out, widths):
@@ -51,11 +51,15 @@ def free_port():
 @pytest.mark.parametrize("widths", WIDTHS)
 def test_two_ranks_equal_one(tmp_path, widths):
     mp.spawn(worker, args=(free_port(), tmp_path, widths), nprocs=2)
-    taus, grads = run(*data(widths))
+    taus, grads, _ = run(*data(widths))
     parts = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
-    for part, _ in parts:
+    for part, _, _ in parts:
         assert torch.allclose(part, taus, rtol=1e-10)
     # DistributedDataParallel divides by the world size, hence the factor
-    both = torch.cat([g for _, g in parts], dim=1) / 2
+    both = torch.cat([g for _, g, _ in parts], dim=1) / 2
     assert (both - grads).norm() <= 1e-7 * grads.norm()
     assert grads.abs().max() > 0
+    # a checkpoint holds the first rank's: it is to be everyone's, to the bit
+    first, second = (state for _, _, state in parts)
+    for name, value in first.items():
+        assert torch.equal(second[name], value), name

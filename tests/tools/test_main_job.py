@@ -83,6 +83,88 @@ def test_metrics_of_a_checkpoint(job, monkeypatch):
     assert (pictures / "worst.png").exists()
 
 
+def score(job, model, folder, monkeypatch, *arguments):
+    arguments = ("--out", folder / "m.json", "--work-dir", folder / "work", *arguments)
+    status = tool(
+        "test", CONFIG, model, *arguments, *options(job["faces"]), monkeypatch=monkeypatch
+    )
+    assert status == 0
+    record = json.loads((folder / "m.json").read_text())
+    return {k: v for k, v in record.items() if "/" in k}, record.get("not_measured")
+
+
+def test_an_exported_file_scores_what_its_checkpoint_does(job, tmp_path, monkeypatch, capsys):
+    checkpoint, _ = score(job, job["checkpoint"], tmp_path, monkeypatch)
+    arguments = ("--show-dir", tmp_path / "pictures")
+    exported, left_out = score(job, job["exported"], tmp_path, monkeypatch, *arguments)
+    assert "not measured: TaskSimilarity: tau_hidden, tau_output" in capsys.readouterr().out
+    assert "export --features" in left_out[0]
+    assert (tmp_path / "pictures" / "worst.png").exists()
+    assert {key for key in checkpoint if key not in exported} == {
+        f"relation/{name}_{level}/landmarks-pose"
+        for name in ("tau", "chance", "d1", "d2")
+        for level in ("hidden", "output")
+    }
+    for key, value in exported.items():
+        assert value == pytest.approx(checkpoint[key], abs=0.05), key
+
+
+@pytest.mark.slow
+def test_a_file_with_features_scores_all_that_its_checkpoint_does(job, tmp_path, monkeypatch):
+    path = tmp_path / "rich.onnx"
+    arguments = (job["checkpoint"], path, "--features", *options(job["faces"]))
+    assert tool("export_onnx", CONFIG, *arguments, monkeypatch=monkeypatch) == 0
+    checkpoint, _ = score(job, job["checkpoint"], tmp_path, monkeypatch)
+    exported, left_out = score(job, path, tmp_path, monkeypatch)
+    assert left_out is None
+    assert exported == pytest.approx(checkpoint, abs=0.05, nan_ok=True)
+
+
+def test_a_quantised_file_says_what_it_scores(job, tmp_path, monkeypatch, capsys):
+    from trn_plugin.deploy import FaceTaskPredictor
+
+    path = tmp_path / "pose.onnx"
+    arguments = ("--tasks", "pose", "--precision", "int8", "--evaluate", "val")
+    status = tool(
+        "export_onnx",
+        CONFIG,
+        job["checkpoint"],
+        path,
+        *arguments,
+        *options(job["faces"]),
+        monkeypatch=monkeypatch,
+    )
+    assert status == 0
+    metadata = FaceTaskPredictor(path).metadata
+    assert list(metadata["tasks"]) == ["pose"]
+    assert set(metadata["metrics"]) == {"pose/accuracy", "pose/balanced_accuracy"}
+    assert "split val, 16 pictures, boxes: perturbed" in metadata["metrics_of"]
+    printed = capsys.readouterr().out
+    value = metadata["metrics"]["pose/accuracy"]
+    change = value - metadata["pytorch_metrics"]["pose/accuracy"]
+    assert f"{value:9.3f}  {change:+9.3f}" in printed
+
+
+def test_an_exported_file_without_pictures_is_not_quantised_unmeasured(
+    job, tmp_path, monkeypatch, capsys
+):
+    arguments = (tmp_path / "m.onnx", "--precision", "int8")
+    changes = ("model.backbone.model_name=test_resnet", "input_size=32")
+    changes += (f"test_dataloader.dataset.data_root={tmp_path / 'nowhere'}",)
+    status = tool(
+        "export_onnx",
+        MTFL_CONFIG,
+        job["checkpoint"],
+        *arguments,
+        "--cfg-options",
+        *changes,
+        monkeypatch=monkeypatch,
+    )
+    assert status == 2
+    assert "--evaluate none" in capsys.readouterr().err
+    assert not (tmp_path / "m.onnx").exists()
+
+
 def test_training_logs_finite_losses_and_relations(job):
     (log,) = (job["folder"] / "work").glob("*/vis_data/scalars.json")
     rows = [json.loads(line) for line in log.read_text().splitlines()]

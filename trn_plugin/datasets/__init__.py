@@ -1,9 +1,10 @@
-"""Data sets of faces with several labels, their sampler and their transforms."""
+"""Data sets of pictures with several labels, their sampler and their transforms."""
 
 from trn_plugin.datasets.base import MultiTaskDataset
 from trn_plugin.datasets.celeba import CelebA
 from trn_plugin.datasets.mtfl import MTFL
 from trn_plugin.datasets.sampler import DrawSampler, SampleDraw
+from trn_plugin.datasets.tabular import TabularMultiTask
 from trn_plugin.datasets.toy_faces import ToyFaces
 from trn_plugin.datasets.transforms import (
     Albumentations,
@@ -13,6 +14,7 @@ from trn_plugin.datasets.transforms import (
     LoadImage,
     PackMultiTaskInputs,
     RandomFlip,
+    RegionBox,
 )
 
 __all__ = [
@@ -27,6 +29,8 @@ __all__ = [
     "MultiTaskDataset",
     "PackMultiTaskInputs",
     "RandomFlip",
+    "RegionBox",
     "SampleDraw",
+    "TabularMultiTask",
     "ToyFaces",
 ]

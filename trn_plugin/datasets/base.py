@@ -44,9 +44,10 @@ class MultiTaskDataset(BaseDataset):
     mirror swaps) and implement ``load_data_list``. A record is
     ``dict(img_path, gt={task: label}, landmarks, where)``: ``gt`` holds the chosen tasks that are
     labelled (landmarks (P, 2) in the picture's pixels, a class as an int from 0, attributes as
-    (A,) floats of 0 and 1), ``landmarks`` the (P, 2) points or None, chosen or not, as face boxes
-    are made from them, and ``where`` is ``file:line``. An optional ``row`` (int) keys the
-    evaluation boxes, so that a subset keeps them.
+    (A,) floats of 0 and 1, values as (V,) floats), ``landmarks`` the (P, 2) points or None,
+    chosen or not, as face boxes are made from them, and ``where`` is ``file:line``. An optional
+    ``row`` (int) keys the evaluation boxes, so that a subset keeps them; an optional ``region``
+    (x0, y0, x1, y1 in pixels) is the part of the picture that `RegionBox` takes.
 
     The pipeline finds in its ``results``, besides the record: ``tasks``, ``input_size``, ``rng``
     (a ``np.random.Generator`` whose numbers depend on (seed, epoch, index) alone; the next sample
@@ -207,6 +208,21 @@ class MultiTaskDataset(BaseDataset):
         labels = [self.get_data_info(i)["gt"].get(task) for i in range(len(self))]
         labels = [np.ravel(label) for label in labels if label is not None]
         return np.mean(labels, axis=0) if labels else np.full(len(info["names"]), np.nan)
+
+    def value_moments(self, task: str) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation of the labels of a task of values, (V,) each; NaN without.
+
+        Raises:
+            ConfigError: if the data set has no such task, or it has no values.
+        """
+        info = self._metainfo["tasks"].get(task)
+        if info is None or info["kind"] != "values":
+            raise ConfigError(f"{type(self).__name__} has no values of a task {task!r}")
+        labels = [self.get_data_info(i)["gt"].get(task) for i in range(len(self))]
+        values = np.array([label for label in labels if label is not None], dtype=np.float64)
+        if not len(values):
+            return (np.full(len(info["names"]), np.nan),) * 2
+        return values.mean(axis=0), values.std(axis=0)
 
     def _sample(self, results: dict) -> Any:
         if not self.skip_unreadable:

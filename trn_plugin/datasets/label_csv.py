@@ -5,15 +5,53 @@ from __future__ import annotations
 import csv
 import math
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from trn_plugin.datasets._cells import listing, quoted
 from trn_plugin.errors import DataError
 
-__all__ = ["read_label_csv"]
+__all__ = ["csv_rows", "read_label_csv"]
 
 MAX_CLASSES = 1000
+
+
+def csv_rows(path: str) -> Iterator[tuple[int, list[str]]]:
+    """Lines and cells of a CSV file: its header first, then the rows that are not empty.
+
+    Blanks around a cell do not count. Comma-separated, UTF-8.
+
+    Raises:
+        DataError: naming file and line, if the file cannot be read, it has no header, or a row has
+            another number of cells than it.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            yield from _checked_rows(path, csv.reader(file))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: expected a CSV file in UTF-8: {error}") from None
+
+
+def _checked_rows(path: str, reader) -> Iterator[tuple[int, list[str]]]:
+    header = [name.strip() for name in next(reader, [])]
+    if not header or "" in header or len(set(header)) < len(header):
+        raise DataError(
+            f"{path}:1: expected the columns' names, each once, found {listing(header) or 'none'}"
+        )
+    if all(_is_number(name) for name in header):
+        raise DataError(f"{path}:1: expected a header, the columns' names, found numbers")
+    yield 1, header
+    for row in reader:
+        if not row:
+            continue
+        if len(row) != len(header):
+            raise DataError(
+                f"{path}:{reader.line_num}: expected {len(header)} columns, found {len(row)}"
+            )
+        yield reader.line_num, [cell.strip() for cell in row]
 
 
 def read_label_csv(
@@ -33,38 +71,19 @@ def read_label_csv(
     Raises:
         DataError: naming file and line, for what cannot be read so, or a column that is not there.
     """
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            return _read(path, csv.reader(file), columns, classes)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: expected a CSV file in UTF-8: {error}") from None
-
-
-def _read(path, reader, columns, classes) -> dict[str, np.ndarray]:
-    header = [name.strip() for name in next(reader, [])]
-    if not header or "" in header or len(set(header)) < len(header):
-        raise DataError(f"{path}:1: expected the columns' names, each once, found {header}")
-    if all(_is_number(name) for name in header):
-        raise DataError(f"{path}:1: expected a header, the columns' names, found numbers")
+    rows = csv_rows(path)
+    _, header = next(rows)
     chosen = list(dict.fromkeys([*(header if columns is None else columns), *classes]))
     for name in chosen:
         if name not in header:
-            raise DataError(f"{path}:1: has no column {name!r}; it has {', '.join(header)}")
+            raise DataError(f"{path}:1: has no column {name!r}; it has {listing(header)}")
     places = [(header.index(name), name, name in classes) for name in chosen]
     numbers, texts = array("d"), {name: [] for name in classes}
     count = 0
-    for row in reader:
-        if not row:
-            continue
-        if len(row) != len(header):
-            raise DataError(
-                f"{path}:{reader.line_num}: expected {len(header)} columns, found {len(row)}"
-            )
+    for line, row in rows:
         count += 1
         for place, name, is_class in places:
-            cell = row[place].strip()
+            cell = row[place]
             if is_class:
                 texts[name].append(cell)
                 continue
@@ -74,7 +93,7 @@ def _read(path, reader, columns, classes) -> dict[str, np.ndarray]:
                 value = math.inf
             if math.isinf(value):
                 raise DataError(
-                    f"{path}:{reader.line_num}: expected {name} to be a number, found {cell!r}; "
+                    f"{path}:{line}: expected {name} to be a number, found {quoted(cell)}; "
                     "choose the columns to read, or read it as classes"
                 )
             numbers.append(value)

@@ -7,11 +7,11 @@ backslashes in its paths; ``testing.txt`` has forward slashes.
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from trn_plugin.datasets._cells import coordinate, quoted, relative_path
 from trn_plugin.errors import DataError
 
 __all__ = ["POSES", "MTFLRow", "read_rows", "write_rows"]
@@ -20,7 +20,6 @@ POSES = ("left profile", "left", "frontal", "right", "right profile")
 NUM_POINTS = 5
 LABELS = {"gender": 2, "smile": 2, "glasses": 2, "pose": len(POSES)}
 NUM_COLUMNS = 1 + 2 * NUM_POINTS + len(LABELS)
-LARGEST_COORDINATE = 1e6
 COLUMNS = "path x1..x5 y1..y5 gender smile glasses pose"
 
 
@@ -67,13 +66,16 @@ def _parse(columns: list[str], where: str, line: int) -> MTFLRow:
         raise DataError(
             f"{where}: expected {NUM_COLUMNS} columns ({COLUMNS}), found {len(columns)}"
         )
-    coordinates = [_coordinate(text, where) for text in columns[1 : 1 + 2 * NUM_POINTS]]
+    coordinates = [
+        coordinate(text, "a coordinate in pixels", where)
+        for text in columns[1 : 1 + 2 * NUM_POINTS]
+    ]
     labels = [
         _label(text, name, where)
         for text, name in zip(columns[1 + 2 * NUM_POINTS :], LABELS, strict=True)
     ]
     return MTFLRow(
-        _path(columns[0], where),
+        relative_path(columns[0], where),
         tuple(coordinates[:NUM_POINTS]),
         tuple(coordinates[NUM_POINTS:]),
         *labels,
@@ -81,42 +83,11 @@ def _parse(columns: list[str], where: str, line: int) -> MTFLRow:
     )
 
 
-def _coordinate(text: str, where: str) -> float:
-    try:
-        if not text.isascii() or "_" in text:  # float() knows other digits and 1_000
-            raise ValueError
-        value = float(text)
-    except ValueError:
-        raise DataError(
-            f"{where}: expected a coordinate in pixels, found {_quoted(text)}"
-        ) from None
-    if not math.isfinite(value):
-        raise DataError(f"{where}: expected a finite coordinate, found {text!r}")
-    if abs(value) > LARGEST_COORDINATE:
-        raise DataError(
-            f"{where}: expected a coordinate within {LARGEST_COORDINATE:g} pixels, "
-            f"found {_quoted(text)}"
-        )
-    return value
-
-
 def _label(text: str, name: str, where: str) -> int:
     count = LABELS[name]
     if not (text.isascii() and text.isdigit() and len(text) < 9 and 1 <= int(text) <= count):
-        raise DataError(f"{where}: expected {name} to be 1..{count}, found {_quoted(text)}")
+        raise DataError(f"{where}: expected {name} to be 1..{count}, found {quoted(text)}")
     return int(text)
-
-
-def _path(text: str, where: str) -> str:
-    path = text.replace("\\", "/")
-    parts = path.split("/")
-    if path.startswith("/") or ".." in parts or ":" in parts[0] or not path.isprintable():
-        raise DataError(f"{where}: expected a path inside the data root, found {_quoted(text)}")
-    return path
-
-
-def _quoted(text: str) -> str:
-    return repr(text if len(text) <= 60 else f"{text[:60]}...")
 
 
 def write_rows(path: str, rows: Iterable[MTFLRow], separator: str = "\\") -> None:

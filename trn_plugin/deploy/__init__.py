@@ -11,7 +11,7 @@ __all__ = ["DeployModel", "FaceTaskPredictor", "check_export", "draw_faces", "ex
 _HOMES = {
     "DeployModel": "export",
     "FaceTaskPredictor": "runtime",
-    "check_export": "export",
+    "check_export": "check",
     "draw_faces": "drawing",
     "export_onnx": "export",
 }

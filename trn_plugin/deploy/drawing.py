@@ -21,7 +21,7 @@ TITLE_COLOR = (255, 196, 0)
 
 
 def summary_lines(tasks: dict[str, dict], prediction: dict, limit: int | None = None) -> list[str]:
-    """Classes and attributes of one face as short lines; landmarks have none.
+    """Classes, values and attributes of one face as short lines; landmarks have none.
 
     Args:
         tasks: :attr:`FaceTaskPredictor.tasks`.
@@ -36,6 +36,8 @@ def summary_lines(tasks: dict[str, dict], prediction: dict, limit: int | None = 
             found = prediction[name]
             probability = found["probabilities"][found["index"]]
             lines.append(f"{name}: {found['label']} {probability:.2f}")
+        elif task["kind"] == "values":
+            lines += [f"{key}: {value:.4g}" for key, value in prediction[name].items()]
         elif task["kind"] == "attributes":
             attributes += prediction[name].items()
     room = len(attributes) if limit is None else max(limit - len(lines), 0)
@@ -55,6 +57,7 @@ def draw_faces(
     tasks: dict[str, dict],
     predictions: Sequence[dict],
     boxes: Sequence[tuple[int, int, int, int] | None] | None = None,
+    steady: bool = False,
 ) -> np.ndarray:
     """A copy of the picture with what was predicted for its faces.
 
@@ -65,6 +68,8 @@ def draw_faces(
         tasks: :attr:`FaceTaskPredictor.tasks`.
         predictions: one for each face, from :meth:`FaceTaskPredictor.predict`.
         boxes: the box of each face in pixels; None is the whole picture and is not drawn.
+        steady: leave room for the longest text that the tasks can have, so that the frames of a
+            video stay of one size.
 
     Returns:
         np.ndarray: (H', W', 3) uint8 RGB, H' >= H and W' >= W.
@@ -88,7 +93,20 @@ def draw_faces(
         for name, task in tasks.items():
             if task["kind"] == "landmarks":
                 _draw_points(canvas, np.asarray(prediction[name]) * factor, side)
-    return _with_panel(canvas, _sections(canvas, tasks, predictions))
+    room = _longest_lines(tasks) if steady else []
+    return _with_panel(canvas, _sections(canvas, tasks, predictions), room)
+
+
+def _longest_lines(tasks: dict[str, dict]) -> list[str]:
+    lines = []
+    for name, task in tasks.items():
+        if task["kind"] == "class":
+            lines += [f"{name}: {label} 0.00" for label in task["classes"]]
+        elif task["kind"] == "attributes":
+            lines += [f"{attribute} 0.00" for attribute in task["names"]]
+        elif task["kind"] == "values":
+            lines += [f"{value}: -0.0000e+00" for value in task["names"]]
+    return lines
 
 
 def _draw_box(canvas: np.ndarray, box: list[float], label: str) -> None:
@@ -149,14 +167,17 @@ def _sections(
     return panel
 
 
-def _with_panel(canvas: np.ndarray, lines: list[tuple[bool, str]]) -> np.ndarray:
+def _with_panel(
+    canvas: np.ndarray, lines: list[tuple[bool, str]], room: Sequence[str] = ()
+) -> np.ndarray:
     if not lines:
         return canvas
     scale = _text_scale(canvas)
     thickness = max(1, round(1.6 * scale))
     step = _line_height(canvas)
     margin = step // 2
-    widest = max(cv2.getTextSize(text, FONT, scale, thickness)[0][0] for _, text in lines)
+    texts = [*room, *(text for _, text in lines)]
+    widest = max(cv2.getTextSize(text, FONT, scale, thickness)[0][0] for text in texts)
     height = max(canvas.shape[0], step * len(lines) + 2 * margin)
     drawn = np.full((height, canvas.shape[1] + widest + 2 * margin, 3), DARK, np.uint8)
     drawn[: canvas.shape[0], : canvas.shape[1]] = canvas

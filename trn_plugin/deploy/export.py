@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
 import os
@@ -11,33 +12,35 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnxruntime
 import timm
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from trn_plugin import __version__
+from trn_plugin.deploy.check import TOLERANCE, check_export
 from trn_plugin.deploy.metadata import (
+    FEATURES,
     FORMAT_VERSION,
     INPUT_NAME,
     METADATA_KEY,
     NAMES_KEY,
+    feature_names,
     names_or_numbers,
     task_names,
 )
-from trn_plugin.deploy.runtime import FaceTaskPredictor
-from trn_plugin.errors import CheckpointError, ConfigError
+from trn_plugin.deploy.precision import PRECISIONS, in_float16, to_int8
+from trn_plugin.errors import CheckpointError, ConfigError, first_line
 from trn_plugin.onnx_translations import onnx_translations
 
-__all__ = ["DeployModel", "check_export", "describe_model", "export_onnx"]
+__all__ = ["DeployModel", "describe_model", "export_onnx", "update_metadata"]
 
 OLDEST_OPSET = 18
 """The first that has an antialiased Resize."""
 LARGEST_FILE = 2**31 - 2**24
 """Bytes of weights: protobuf ends at 2 GiB, less what the graph itself takes."""
-TOLERANCE = 1e-4
-"""Of the picture's side for landmarks, absolute for probabilities."""
-CHECK_BATCHES = (1, 2, 7)
 
 
 class DeployModel(nn.Module):
@@ -47,13 +50,21 @@ class DeployModel(nn.Module):
         model: a built ``MultiTaskModel``; used in eval mode, on the device it is on.
         input_size: height and width, in pixels, of the network's input.
         tasks: the tasks to give, in this order; default all, in the order of the heads.
+        features: give hidden features and raw outputs too.
+
+    Attributes:
+        outputs (list[str]): names of what it gives, in order.
 
     Raises:
         ConfigError: if the model has no such task.
     """
 
     def __init__(
-        self, model: nn.Module, input_size: tuple[int, int], tasks: Sequence[str] | None = None
+        self,
+        model: nn.Module,
+        input_size: tuple[int, int],
+        tasks: Sequence[str] | None = None,
+        features: bool = False,
     ):
         super().__init__()
         known = list(model.heads.keys())
@@ -64,22 +75,22 @@ class DeployModel(nn.Module):
             raise ConfigError(f"tasks: expected some of {', '.join(known)}, found {found}")
         self.model = model
         self.input_size = tuple(int(side) for side in input_size)
+        self.features = FEATURES if features else ()
+        self.outputs = [*self.tasks, *feature_names(self.features, self.tasks)]
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Pictures (N, H, W, 3) uint8 RGB of any size -> one tensor a task.
+        """Pictures (N, H, W, 3) RGB of any size, 0..255, uint8 or float -> one tensor an output.
 
         Returns:
             tuple[Tensor, ...]: (N, P, 2) landmarks in pixels of the given pictures, (N, C) class
-            or (N, A) attribute probabilities.
+            or (N, A) attribute probabilities, (N, V) values in the labels' units; with
+            ``features``, then (N, d) of each task, first what enters its last layer, then what
+            leaves it.
         """
         height, width = images.shape[1], images.shape[2]
-        # Not rounded to whole grey levels: a last-bit difference between two resizes would turn
-        # into a whole level wherever a pixel lies halfway, as every 64th does at half size.
-        inputs = images.permute(0, 3, 1, 2).float()
-        inputs = F.interpolate(
-            inputs, self.input_size, mode="bilinear", align_corners=False, antialias=True
-        )
-        raw = self.model(self.model.data_preprocessor.normalize(inputs), mode="tensor")
+        inputs = self.inputs(images).to(next(self.model.backbone.parameters()).dtype)
+        hidden = {task: value.float() for task, value in self.model.backbone(inputs).items()}
+        raw = {task: self.model.heads[task](hidden[task]) for task in self.tasks}
         outputs = []
         for task in self.tasks:
             head = self.model.heads[task]
@@ -87,7 +98,22 @@ class DeployModel(nn.Module):
             if head.kind == "landmarks":
                 output = torch.stack((output[..., 0] * width, output[..., 1] * height), dim=-1)
             outputs.append(output)
+        values = dict(zip(FEATURES, (hidden, raw), strict=True))
+        outputs += [values[level][task] for level in self.features for task in self.tasks]
         return tuple(outputs)
+
+    def inputs(self, images: Tensor) -> Tensor:
+        """Pictures (N, H, W, 3) -> what the network takes, (N, 3, height, width) float32."""
+        # Not rounded to whole grey levels: a last-bit difference between two resizes would turn
+        # into a whole level wherever a pixel lies halfway, as every 64th does at half size.
+        inputs = F.interpolate(
+            images.permute(0, 3, 1, 2).float(),
+            self.input_size,
+            mode="bilinear",
+            align_corners=False,
+            antialias=True,
+        )
+        return self.model.data_preprocessor.normalize(inputs)
 
 
 def describe_model(
@@ -95,6 +121,7 @@ def describe_model(
     input_size: tuple[int, int],
     dataset_tasks: dict[str, dict] | None = None,
     metrics: dict[str, float] | None = None,
+    metrics_of: str | None = None,
 ) -> dict:
     """The metadata of an exported file.
 
@@ -104,6 +131,7 @@ def describe_model(
         dataset_tasks: the ``tasks`` of the data set trained on; names come from here, else from
             the head, else they are numbers.
         metrics: what the checkpoint scored, where known.
+        metrics_of: what they were measured on, in a few words.
 
     Raises:
         CheckpointError: if the data set and the head disagree on a task's kind.
@@ -128,10 +156,13 @@ def describe_model(
         "std": [round(value, 4) for value in preprocessor.std.flatten().tolist()],
         "backbone": getattr(model.backbone, "model_name", None),
         "metrics": metrics or {},
+        "metrics_of": metrics_of,
         "versions": {
             "trn_plugin": __version__,
             "torch": torch.__version__,
             "timm": timm.__version__,
+            "onnx": onnx.__version__,
+            "onnxruntime": onnxruntime.__version__,
         },
     }
 
@@ -144,12 +175,16 @@ def export_onnx(
     opset: int | None = None,
     tasks: Sequence[str] | None = None,
     check_images: Sequence[np.ndarray] | None = None,
+    precision: str = "fp32",
+    float_input: bool = False,
+    features: bool = False,
 ) -> dict[str, float]:
     """Write ``model`` to ``out_path`` as one ONNX file and check it against PyTorch.
 
     The file has one input, ``images``: uint8 (N, H, W, 3) RGB with N, H and W free; resizing and
     normalisation are in the graph. It has one output for each task, named as the task; see
-    :meth:`DeployModel.forward`. It appears at ``out_path`` only when it agrees with PyTorch.
+    :meth:`DeployModel.forward`. It appears at ``out_path`` only when it agrees with PyTorch; what
+    a smaller precision differs by is told, and refused only if it is not a number.
 
     Args:
         model: a built ``MultiTaskModel`` on the CPU; left in the mode it was in.
@@ -158,19 +193,27 @@ def export_onnx(
         metadata: from :func:`describe_model`; written as JSON under the key ``trn_plugin``.
         opset: ONNX operator set, 18 or later; default torch's choice.
         tasks: the tasks to export; default all.
-        check_images: (H, W, 3) uint8 RGB pictures to check on, besides random ones.
+        check_images: (H, W, 3) uint8 RGB pictures to check on, besides drawn ones.
+        precision: 'fp32', 'fp16' or 'int8', see :mod:`trn_plugin.deploy.precision`.
+        float_input: the input is float32, 0..255, in the place of uint8.
+        features: also write the outputs ``hidden/<task>`` and ``output/<task>``, what enters and
+            what leaves each task's last layer, for measuring task similarity.
 
     Returns:
-        dict[str, float]: for each task the largest difference, see :func:`check_export`.
+        dict[str, float]: for each output the largest difference, see
+        :func:`trn_plugin.deploy.check.check_export`.
 
     Raises:
-        ConfigError: on an unknown task, an opset that cannot be had, or too large a model.
+        ConfigError: on an unknown task or precision, an opset that cannot be had, or too large a
+            model.
         CheckpointError: if the model cannot be exported, or the file disagrees with PyTorch.
     """
     out_path = Path(out_path)
     if opset is not None and opset < OLDEST_OPSET:
         raise ConfigError(f"opset: expected at least {OLDEST_OPSET}, found {opset}")
-    deployed = DeployModel(model, input_size, tasks)
+    if precision not in PRECISIONS:
+        raise ConfigError(f"precision: expected {', '.join(PRECISIONS)}, found {precision!r}")
+    deployed = DeployModel(model, input_size, tasks, features)
     if model.data_preprocessor.mean.numel() != 3:
         raise ConfigError(
             f"model.data_preprocessor.mean: expected 3 values, for RGB pictures, found "
@@ -197,9 +240,22 @@ def export_onnx(
     deployed.eval()
     try:
         partial.touch()
-        metadata = _complete(metadata, deployed)
-        _write(_export(deployed, opset), partial, metadata, opset)
-        differences = check_export(partial, deployed, check_images, name=str(out_path))
+        exported = deployed
+        if precision == "fp16":
+            exported = DeployModel(in_float16(model), input_size, tasks, features).eval()
+        proto = _cleaned(_export(exported, opset, float_input), opset)
+        metadata = {
+            **_complete(metadata, deployed),
+            "precision": precision,
+            "input": {"type": "float32" if float_input else "uint8", "range": [0, 255]},
+            "opset": _opset(proto),
+        }
+        check = functools.partial(check_export, partial, deployed, check_images, name=str(out_path))
+        _write(proto, partial, metadata)
+        differences = check(tolerance=None if precision == "fp16" else TOLERANCE)
+        if precision == "int8":
+            _write(_quantised(proto), partial, metadata)
+            differences = check(tolerance=None)
         os.replace(partial, out_path)
     except OSError as error:
         raise ConfigError(f"{out_path}: cannot be written: {error.strerror or error}") from error
@@ -210,74 +266,6 @@ def export_onnx(
     return differences
 
 
-@torch.no_grad()
-def check_export(
-    path: str | os.PathLike,
-    deployed: DeployModel,
-    images: Sequence[np.ndarray] | None = None,
-    tolerance: float = TOLERANCE,
-    name: str | None = None,
-) -> dict[str, float]:
-    """Compare the file at ``path``, run by onnxruntime on the CPU, with ``deployed``.
-
-    Random pictures of the input's size, of a larger and of a smaller size, and ``images``, each in
-    batches of 1, 2 and 7.
-
-    Args:
-        path: the exported file.
-        deployed: the model it was exported from, in eval mode.
-        images: further (H, W, 3) uint8 RGB pictures.
-        tolerance: the largest difference allowed.
-        name: how to call the file in messages; default its path.
-
-    Returns:
-        dict[str, float]: for each task the largest difference; of landmarks as fractions of the
-        picture's sides, of probabilities as they are.
-
-    Raises:
-        CheckpointError: if a difference is over the tolerance or not a number.
-    """
-    name = name or str(path)
-    predictor = FaceTaskPredictor(str(path), providers=["CPUExecutionProvider"])
-    device = next(deployed.parameters()).device
-    worst = dict.fromkeys(deployed.tasks, 0.0)
-    height, width = deployed.input_size
-    pictures = [
-        _random_picture(*shape, seed)
-        for seed, shape in enumerate(
-            [
-                (height, width),
-                (height * 7 // 4 + 1, width * 5 // 4 + 2),
-                (height * 2 // 3 + 1, width * 3 // 4 + 1),
-            ]
-        )
-    ]
-    for picture in [*pictures, *(images or [])]:
-        for size in CHECK_BATCHES:
-            batch = np.stack([np.roll(picture, 3 * shift, axis=1) for shift in range(size)])
-            expected = deployed(torch.from_numpy(batch).to(device))
-            found = predictor.run(batch)
-            for task, reference in zip(deployed.tasks, expected, strict=True):
-                reference = reference.cpu().numpy()
-                if found[task].shape != reference.shape:
-                    raise CheckpointError(
-                        f"{name}: output {task} has shape {found[task].shape} at batch {size}, "
-                        f"PyTorch gives {reference.shape}"
-                    )
-                difference = np.abs(found[task] - reference)
-                if predictor.tasks[task]["kind"] == "landmarks":
-                    difference = difference / np.array(picture.shape[1::-1])
-                largest = float(difference.max())
-                if not largest <= tolerance:
-                    raise CheckpointError(
-                        f"{name}: output {task} differs from PyTorch by {largest:.2g} at batch "
-                        f"{size} of {picture.shape[1]} x {picture.shape[0]} pixels; "
-                        f"allowed is {tolerance:.0e}"
-                    )
-                worst[task] = max(worst[task], largest)
-    return worst
-
-
 def _complete(metadata: dict, deployed: DeployModel) -> dict:
     """The metadata of the chosen tasks alone, every output named, checked against the outputs."""
     height, width = deployed.input_size
@@ -285,7 +273,7 @@ def _complete(metadata: dict, deployed: DeployModel) -> dict:
     with torch.no_grad():
         outputs = deployed(torch.zeros(1, height, width, 3, dtype=torch.uint8, device=device))
     tasks = {}
-    for task, output in zip(deployed.tasks, outputs, strict=True):
+    for task, output in zip(deployed.tasks, outputs, strict=False):
         described = dict(metadata["tasks"][task])
         key = NAMES_KEY[described["kind"]]
         described[key] = names_or_numbers(task, described.get(key), output.shape[1])
@@ -295,13 +283,14 @@ def _complete(metadata: dict, deployed: DeployModel) -> dict:
                 f"{key}, the head has {output.shape[1]} outputs"
             )
         tasks[task] = described
-    return {**metadata, "tasks": tasks}
+    return {**metadata, "tasks": tasks, "features": list(deployed.features)}
 
 
-def _export(deployed: DeployModel, opset: int | None):
+def _export(deployed: DeployModel, opset: int | None, float_input: bool):
     height, width = deployed.input_size
     # A batch of 2 and odd, unequal sides: torch.export takes 0, 1 and equal sizes for constants.
-    example = torch.zeros(2, height + 13, width + 30, 3, dtype=torch.uint8)
+    dtype = torch.float32 if float_input else torch.uint8
+    example = torch.zeros(2, height + 13, width + 30, 3, dtype=dtype)
     example = example.to(next(deployed.parameters()).device)
     free = {axis: torch.export.Dim(letter) for axis, letter in enumerate("NHW")}
     try:
@@ -313,7 +302,7 @@ def _export(deployed: DeployModel, opset: int | None):
                 verbose=False,
                 opset_version=opset,
                 input_names=[INPUT_NAME],
-                output_names=list(deployed.tasks),
+                output_names=list(deployed.outputs),
                 dynamic_shapes=(free,),
                 external_data=False,
                 custom_translation_table=onnx_translations(),
@@ -328,11 +317,14 @@ def _export(deployed: DeployModel, opset: int | None):
         ) from error
 
 
-def _write(program, path: Path, metadata: dict, opset: int | None) -> None:
+def _opset(proto: onnx.ModelProto) -> int:
+    return {entry.domain: entry.version for entry in proto.opset_import}[""]
+
+
+def _cleaned(program, opset: int | None) -> onnx.ModelProto:
     proto = program.model_proto
-    opsets = {entry.domain: entry.version for entry in proto.opset_import}
-    if opset is not None and opsets.get("") != opset:
-        raise ConfigError(f"opset: torch.onnx cannot write {opset}; it wrote {opsets.get('')}")
+    if opset is not None and _opset(proto) != opset:
+        raise ConfigError(f"opset: torch.onnx cannot write {opset}; it wrote {_opset(proto)}")
     # The exporter notes the source line of every node: the exporting machine's paths.
     for graph in [proto.graph, *proto.functions]:
         for part in [graph, *graph.node]:
@@ -342,18 +334,41 @@ def _write(program, path: Path, metadata: dict, opset: int | None) -> None:
         del value.metadata_props[:]
     for tensor in proto.graph.initializer:
         del tensor.metadata_props[:]
+    return proto
+
+
+def _quantised(proto: onnx.ModelProto) -> onnx.ModelProto:
+    try:
+        return to_int8(proto)
+    except Exception as error:  # onnxruntime's errors share no base class
+        raise CheckpointError(
+            f"onnxruntime cannot quantise this model: {type(error).__name__}: {first_line(error)}"
+        ) from error
+
+
+def _write(proto: onnx.ModelProto, path: Path, metadata: dict) -> None:
     del proto.metadata_props[:]
     proto.metadata_props.add(key=METADATA_KEY, value=json.dumps(metadata))
     path.write_bytes(proto.SerializeToString())
 
 
-def _random_picture(height: int, width: int, seed: int) -> np.ndarray:
-    """Smooth random colours with some noise, (height, width, 3) uint8."""
-    rng = np.random.default_rng(seed)
-    coarse = torch.from_numpy(rng.uniform(0, 255, (1, 3, 5, 5)))
-    smooth = F.interpolate(coarse, (height, width), mode="bicubic", align_corners=True)[0]
-    noisy = smooth.permute(1, 2, 0).numpy() + rng.normal(0, 8, (height, width, 3))
-    return noisy.round().clip(0, 255).astype(np.uint8)
+def update_metadata(path: str | os.PathLike, **entries) -> None:
+    """Replace entries of what the exported file at ``path`` says of itself.
+
+    Raises:
+        ConfigError: if the file cannot be written.
+    """
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    proto = onnx.load(path)
+    known = {entry.key: entry.value for entry in proto.metadata_props}
+    try:
+        _write(proto, partial, {**json.loads(known[METADATA_KEY]), **entries})
+        os.replace(partial, path)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written: {error.strerror or error}") from error
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

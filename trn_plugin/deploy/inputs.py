@@ -106,17 +106,23 @@ def read_boxes(path: str | Path) -> list[tuple[Path, Box]]:
     return faces
 
 
-def output_paths(pictures: Sequence[Path], folder: Path) -> list[Path]:
-    """Where each drawn picture goes: names in ``folder``, all different, none of them an input."""
-    taken = {_key(picture) for picture in pictures}
+def output_paths(inputs: Sequence[Path], folder: Path, suffixes: Sequence[str]) -> list[Path]:
+    """Where each drawn picture or video goes: names in ``folder``, all different, none an input.
+
+    Args:
+        inputs: pictures and videos.
+        folder: for all of them.
+        suffixes: of each output, such as ".jpg".
+    """
+    taken = {_key(path) for path in inputs}
     paths = []
-    for picture in pictures:
+    for picture, suffix in zip(inputs, suffixes, strict=True):
         parent = picture.resolve().parent.name
         stems = [picture.stem, f"{parent}_{picture.stem}"] if parent else [picture.stem]
         number = 1
         while True:
             stem = stems[number - 1] if number <= len(stems) else f"{stems[-1]}-{number}"
-            path = folder / f"{stem}_predicted.jpg"
+            path = folder / f"{stem}_predicted{suffix}"
             if _key(path) not in taken:
                 break
             number += 1

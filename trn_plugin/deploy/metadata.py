@@ -6,6 +6,7 @@ Stdlib only: the exporter writes it, the runtime reads it.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 
 from trn_plugin.errors import CheckpointError
 
@@ -13,6 +14,7 @@ __all__ = [
     "FORMAT_VERSION",
     "INPUT_NAME",
     "METADATA_KEY",
+    "feature_names",
     "names_or_numbers",
     "parse_metadata",
     "task_names",
@@ -21,7 +23,9 @@ __all__ = [
 METADATA_KEY = "trn_plugin"
 INPUT_NAME = "images"
 FORMAT_VERSION = 1
-NAMES_KEY = {"landmarks": "names", "class": "classes", "attributes": "names"}
+NAMES_KEY = {"landmarks": "names", "class": "classes", "attributes": "names", "values": "names"}
+FEATURES = ("hidden", "output")
+"""What a file may give besides predictions: what enters the tasks' last layers, and leaves them."""
 
 
 def task_names(task: dict) -> list[str]:
@@ -36,12 +40,19 @@ def names_or_numbers(task: str, names: list[str] | None, count: int) -> list[str
     return [task] if count == 1 else [str(index) for index in range(count)]
 
 
+def feature_names(levels: Iterable[str], tasks: Iterable[str]) -> list[str]:
+    """The outputs ``<level>/<task>``, in the file's order."""
+    tasks = list(tasks)
+    return [f"{level}/{task}" for level in levels for task in tasks]
+
+
 def parse_metadata(text: str | None, path: str) -> dict:
     """Read and check the metadata of the file at ``path``.
 
     Returns:
         dict: ``format_version``, ``tasks`` (task -> ``kind`` and ``names`` or ``classes``),
-        ``input_size`` (height, width of the network's input in pixels), and what else was written.
+        ``input_size`` (height, width of the network's input in pixels), ``features`` (any of
+        :data:`FEATURES`), and what else was written.
 
     Raises:
         CheckpointError: if there is none, it is broken, or it is of a newer format.
@@ -62,6 +73,7 @@ def parse_metadata(text: str | None, path: str) -> dict:
         )
     try:
         metadata["input_size"] = tuple(int(side) for side in metadata["input_size"])
+        metadata["features"] = tuple(str(level) for level in metadata.get("features", ()))
         counts = {name: len(task_names(task)) for name, task in metadata["tasks"].items()}
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise CheckpointError(

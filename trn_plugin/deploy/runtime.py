@@ -8,13 +8,34 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from trn_plugin.deploy.metadata import INPUT_NAME, METADATA_KEY, parse_metadata, task_names
+from trn_plugin.deploy.metadata import (
+    INPUT_NAME,
+    METADATA_KEY,
+    feature_names,
+    parse_metadata,
+    task_names,
+)
 from trn_plugin.errors import CheckpointError, ConfigError, DataError
 from trn_plugin.geometry import LARGEST_BOX, crop
 
-__all__ = ["FaceTaskPredictor", "open_session"]
+__all__ = ["FaceTaskPredictor", "open_session", "providers_of"]
 
 Box = tuple[int, int, int, int]
+
+DTYPES = {"tensor(uint8)": np.uint8, "tensor(float)": np.float32}
+
+
+def providers_of(name: str | None) -> list[str] | None:
+    """onnxruntime's names for 'cpu' or 'cuda' (what CUDA cannot run, the CPU does); None as it is.
+
+    Raises:
+        ConfigError: another name.
+    """
+    cpu = "CPUExecutionProvider"
+    known = {None: None, "cpu": [cpu], "cuda": ["CUDAExecutionProvider", cpu]}
+    if name not in known:
+        raise ConfigError(f"provider: expected cpu or cuda, found {name!r}")
+    return known[name]
 
 
 def open_session(path: str, providers: Sequence[str] | None = None) -> onnxruntime.InferenceSession:
@@ -52,9 +73,10 @@ class FaceTaskPredictor:
         providers: onnxruntime execution providers; default CUDA where present, then the CPU.
 
     Attributes:
-        tasks (dict[str, dict]): task -> ``kind`` ("landmarks", "class" or "attributes") and the
-            ``names`` or ``classes`` in the order of its output.
+        tasks (dict[str, dict]): task -> ``kind`` ("landmarks", "class", "attributes", "values")
+            and the ``names`` or ``classes`` in the order of its output.
         input_size (tuple[int, int]): height and width, in pixels, of the network's input.
+        features (tuple[str, ...]): of "hidden" and "output", what :meth:`run` gives besides.
         metadata (dict): all that the file says of itself.
 
     Raises:
@@ -75,13 +97,21 @@ class FaceTaskPredictor:
         self.metadata = parse_metadata(text, self.path)
         self.tasks: dict[str, dict] = self.metadata["tasks"]
         self.input_size: tuple[int, int] = self.metadata["input_size"]
-        inputs = [value.name for value in self.session.get_inputs()]
+        self.features: tuple[str, ...] = self.metadata["features"]
+        self.outputs = [*self.tasks, *feature_names(self.features, self.tasks)]
+        inputs = {value.name: value.type for value in self.session.get_inputs()}
         outputs = [value.name for value in self.session.get_outputs()]
-        if inputs != [INPUT_NAME] or outputs != list(self.tasks):
+        if list(inputs) != [INPUT_NAME] or outputs != self.outputs:
             raise CheckpointError(
-                f"{self.path}: expected input {INPUT_NAME} and outputs {', '.join(self.tasks)}, "
+                f"{self.path}: expected input {INPUT_NAME} and outputs {', '.join(self.outputs)}, "
                 f"found {', '.join(inputs)} and {', '.join(outputs)}; export again"
             )
+        if inputs[INPUT_NAME] not in DTYPES:
+            raise CheckpointError(
+                f"{self.path}: expected an input of {' or '.join(DTYPES)}, "
+                f"found {inputs[INPUT_NAME]}; export again"
+            )
+        self.dtype = DTYPES[inputs[INPUT_NAME]]
 
     def __repr__(self) -> str:
         height, width = self.input_size
@@ -106,7 +136,8 @@ class FaceTaskPredictor:
         Returns:
             list[dict]: for each picture, task -> landmarks: (P, 2) float array, x and y in pixels
             of the given picture; class: dict of ``label``, ``index`` and ``probabilities`` (list,
-            in the order of the classes); attributes: dict of name -> probability.
+            in the order of the classes); attributes: dict of name -> probability;
+            values: dict of name -> number in the labels' unit.
 
         Raises:
             DataError: if a picture or box cannot be used; the message names it.
@@ -120,31 +151,43 @@ class FaceTaskPredictor:
         if names is None:
             names = [f"picture {index}" for index in range(len(images))]
         crops = [_cut(*given) for given in zip(images, boxes, names, strict=True)]
-        by_size: dict[tuple[int, ...], list[int]] = {}
-        for index, picture in enumerate(crops):
-            by_size.setdefault(picture.shape, []).append(index)
+        corners = [(0, 0) if box is None else box[:2] for box in boxes]
+        return [
+            {name: _readable(task, found[name], corner) for name, task in self.tasks.items()}
+            for found, corner in zip(self.run_each(crops, batch_size), corners, strict=True)
+        ]
 
-        results: list[dict] = [{} for _ in crops]
+    def run_each(
+        self, images: Sequence[np.ndarray], batch_size: int = 32
+    ) -> list[dict[str, np.ndarray]]:
+        """The bare outputs of each picture, as of :meth:`run` without the first axis.
+
+        Args:
+            images: each (H, W, 3) uint8 RGB; only those of one size share a batch.
+            batch_size: pictures run at once.
+        """
+        by_size: dict[tuple[int, ...], list[int]] = {}
+        for index, image in enumerate(images):
+            by_size.setdefault(image.shape, []).append(index)
+        results: list[dict] = [{} for _ in images]
         for indices in by_size.values():
             for start in range(0, len(indices), batch_size):
                 chunk = indices[start : start + batch_size]
-                outputs = self.run(np.stack([crops[index] for index in chunk]))
+                outputs = self.run(np.stack([images[index] for index in chunk]))
                 for row, index in enumerate(chunk):
-                    corner = boxes[index][:2] if boxes[index] is not None else (0, 0)
-                    results[index] = {
-                        name: _readable(task, outputs[name][row], corner)
-                        for name, task in self.tasks.items()
-                    }
+                    results[index] = {name: values[row] for name, values in outputs.items()}
         return results
 
     def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """The bare outputs for (N, H, W, 3) uint8 RGB: task -> array.
 
         Landmarks are (N, P, 2) pixels of the given pictures, classes (N, C) and attributes (N, A)
-        probabilities.
+        probabilities, values (N, V). A file exported with features also gives ``hidden/<task>`` and
+        ``output/<task>``, (N, d).
         """
-        outputs = self.session.run(None, {INPUT_NAME: np.ascontiguousarray(images)})
-        return dict(zip(self.tasks, outputs, strict=True))
+        images = np.ascontiguousarray(images, dtype=self.dtype)
+        outputs = self.session.run(None, {INPUT_NAME: images})
+        return dict(zip(self.outputs, outputs, strict=True))
 
 
 def _cut(image: np.ndarray, box: Box | None, where: str) -> np.ndarray:

@@ -210,8 +210,8 @@ class SafeRunner(Runner):
             )
         if hasattr(self.bare_model, "check_dataset"):
             self.bare_model.check_dataset(getattr(loader.dataset, "metainfo", {}))
-        if hasattr(self.bare_model, "balance"):
-            self.bare_model.balance(loader.dataset)
+        if hasattr(self.bare_model, "fit_to_labels"):
+            self.bare_model.fit_to_labels(loader.dataset)
         return built
 
     def load_checkpoint(self, filename, map_location="cpu", strict=False, revise_keys=()):

@@ -17,9 +17,9 @@ def label_features(
     Args:
         records: of a data set, each with 'gt' by task.
         tasks: metainfo of the tasks, by name. Classes become one-hot (N, C), attributes stay
-            (N, A), landmarks are placed in their own square box, (N, 2P): scale and position of
-            a face in its picture say nothing of the face.
-        by_column: take tasks of several attributes apart, (N, 1) for each ``task/attribute``.
+            (N, A) and values (N, V), landmarks are placed in their own square box, (N, 2P): scale
+            and position of a face in its picture say nothing of the face.
+        by_column: take tasks of several attributes or values apart, (N, 1) for each ``task/name``.
     """
     features = {}
     for task, info in tasks.items():
@@ -37,7 +37,7 @@ def label_features(
                 values[row] = ((label - (low + high) / 2) / max(*(high - low), 1e-9)).ravel()
             else:
                 values[row] = np.asarray(label, dtype=float).ravel()
-        if by_column and info["kind"] == "attributes" and len(names) > 1:
+        if by_column and info["kind"] in ("attributes", "values") and len(names) > 1:
             columns = np.ascontiguousarray(values.T)
             features |= {
                 f"{task}/{name}": column[:, None]

@@ -13,9 +13,9 @@ from trn_plugin.evaluation._task_metric import TaskMetric, key_name, listed, to_
 from trn_plugin.geometry import box_to_image
 from trn_plugin.registry import METRICS
 
-__all__ = ["NORMS", "NormalizedMeanError", "normalized_errors"]
+__all__ = ["NORMS", "NormalizedMeanError", "default_norm", "normalized_errors"]
 
-NORMS = ("interocular", "box", "diagonal")
+NORMS = ("interocular", "box", "diagonal", "crop")
 
 
 def normalized_errors(
@@ -32,7 +32,8 @@ def normalized_errors(
         truth: (N, P, 2) true points, fractions of the crop.
         boxes: (N, 4) x0, y0, x1, y1 of the crops in the pictures' pixels.
         norm: ``interocular``, the distance between the two true eye points; ``box``,
-            sqrt(width * height) of the true points' bounding box; ``diagonal``, its diagonal.
+            sqrt(width * height) of the true points' bounding box; ``diagonal``, its diagonal;
+            ``crop``, sqrt(width * height) of the crop.
         interocular: Indices of the two eye points.
 
     Returns:
@@ -47,12 +48,20 @@ def normalized_errors(
         left, right = interocular
         normalizer = np.linalg.norm(truth[:, left] - truth[:, right], axis=-1)
     else:
+        boxes = np.asarray(boxes, np.float64)
         sides = truth.max(axis=1) - truth.min(axis=1)
-        normalizer = np.sqrt(sides.prod(-1)) if norm == "box" else np.linalg.norm(sides, axis=-1)
+        sides = boxes[:, 2:] - boxes[:, :2] if norm == "crop" else sides
+        diagonal = norm == "diagonal"
+        normalizer = np.linalg.norm(sides, axis=-1) if diagonal else np.sqrt(sides.prod(-1))
     distances = np.linalg.norm(pred - truth, axis=-1).mean(axis=-1)
     usable = np.isfinite(normalizer) & (normalizer > 0) & np.isfinite(truth).all(axis=(1, 2))
     distances = np.where(np.isfinite(distances), distances, np.inf)
     return np.where(usable, distances / np.where(usable, normalizer, 1.0), np.nan)
+
+
+def default_norm(task: dict) -> str:
+    """The normaliser that a landmark task's description allows: that of the paper, or 'crop'."""
+    return "interocular" if "interocular" in task else "crop"
 
 
 @METRICS.register_module()
@@ -73,7 +82,7 @@ class NormalizedMeanError(TaskMetric):
         norm: ``'interocular'``, the distance between the two true eye points (the paper's; which
             points these are is the data set's ``metainfo['tasks'][task]['interocular']``);
             ``'box'``, sqrt(width * height) of the true points' bounding box; ``'diagonal'``, the
-            diagonal of that bounding box.
+            diagonal of that bounding box; ``'crop'``, sqrt(width * height) of the crop.
         by: Name of a class task to break the error down by; its classes are named by the data
             set's metainfo.
         failure_threshold: In percent of the normaliser.
@@ -81,7 +90,8 @@ class NormalizedMeanError(TaskMetric):
             of the evaluated labels in fractions of the crop.
 
     Raises:
-        ConfigError: if ``norm`` is unknown, or a task is unknown or of another kind.
+        ConfigError: if ``norm`` is unknown or needs eye points that the data set does not name, or
+            a task is unknown or of another kind.
     """
 
     kind = "landmarks"
@@ -109,6 +119,12 @@ class NormalizedMeanError(TaskMetric):
     def dataset_meta(self, dataset_meta: dict | None) -> None:
         """See :class:`TaskMetric`; ``by`` must name a class task."""
         TaskMetric.dataset_meta.fset(self, dataset_meta)
+        task = self._description(self.task, self.kind)
+        if self.norm == "interocular" and task and "interocular" not in task:
+            raise ConfigError(
+                f"NormalizedMeanError.norm: the data set does not say which points of "
+                f"{self.task!r} are the eyes (interocular); set norm to box, diagonal or crop"
+            )
         if self.by is not None:
             self._description(self.by, "class")
 

@@ -19,15 +19,18 @@ __all__ = [
     "save_cases",
     "save_confusion",
     "save_convergence",
+    "save_courses",
     "save_cumulative_error",
     "save_precision_recall",
     "save_similarity",
+    "save_values",
 ]
 
 TRUTH, PREDICTION = "#00c853", "#ff1744"
 RIGHT, WRONG, PLAIN = "#1b7837", "#c51b1b", "#222222"
 NO_BREAK = "\u00a0"
 DPI = 120
+DRAWN_POINTS = 1000  # of a curve, at most
 
 
 class Line(NamedTuple):
@@ -189,8 +192,10 @@ def save_precision_recall(
     figure = _figure(6.8, 4)
     axes = figure.add_subplot()
     if not few:
-        for _, _, recall, precision, _ in curves[highlighted:-highlighted]:
-            axes.step(recall, precision, where="post", color="#cccccc", linewidth=0.8)
+        others = curves[highlighted:-highlighted]
+        for index, (_, _, recall, precision, _) in enumerate(others):
+            label = None if index else f"the other {len(others)}"
+            axes.step(recall, precision, where="post", color="#cccccc", lw=0.8, label=label)
     for index, (score, name, recall, precision, prior) in enumerate(named):
         label = f"{name}: AP {100 * score:.1f} % (prior {100 * prior:.1f} %)"
         axes.step(recall, precision, where="post", color=f"C{index}", label=label)
@@ -202,6 +207,36 @@ def save_precision_recall(
         axes.text(0.5, 0.5, "undefined: all labels alike", ha="center", color=PLAIN)
     axes.set_title(title, fontsize=11)
     _save(figure, path, tight=True)
+
+
+def save_values(
+    path: str,
+    truth: np.ndarray,
+    predicted: np.ndarray,
+    names: Sequence[str],
+    title: str = "",
+) -> None:
+    """Predicted over true values, (N, V) each, a panel a name; on the line they are equal."""
+    columns = min(len(names), 4)
+    rows = math.ceil(len(names) / columns)
+    figure = _figure(3.9 * columns, 3.7 * rows + 0.3)
+    grid = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axes, name, x, y in zip(grid, names, truth.T, predicted.T, strict=False):
+        known = np.isfinite(x) & np.isfinite(y)
+        x, y = x[known], y[known]
+        axes.scatter(x, y, s=12, alpha=0.5, color="#1f77b4", linewidths=0)
+        if x.size:
+            ends = [min(x.min(), y.min()), max(x.max(), y.max())]
+            axes.plot(ends, ends, color=PLAIN, linewidth=0.8, linestyle=":")
+        error = f"{np.abs(x - y).mean():.3g}" if x.size else "undefined"
+        axes.set(xlabel="true", ylabel="predicted")
+        axes.set_title(f"{name}: mean absolute error {error}", fontsize=9)
+        axes.grid(alpha=0.3)
+    for axes in grid[len(names) :]:
+        axes.set_axis_off()
+    figure.suptitle(title, fontsize=11)
+    figure.tight_layout()
+    _save(figure, path)
 
 
 def save_similarity(path: str, matrix: np.ndarray, names: Sequence[str], title: str = "") -> None:
@@ -246,6 +281,44 @@ def save_convergence(path: str, panels: Sequence[Sequence[Panel]], title: str = 
         axes.grid(alpha=0.3)
         axes.legend(loc="best", fontsize=7, title="effective samples", title_fontsize=7)
     figure.suptitle(title, fontsize=11)
+    figure.tight_layout()
+    _save(figure, path)
+
+
+def save_courses(
+    path: str,
+    panels: Mapping[str, Mapping[str, np.ndarray]],
+    dashed: str,
+    last: int,
+    columns: int = 4,
+) -> None:
+    """Task similarity over the iterations of training: a panel a relation, a curve a level.
+
+    Args:
+        path: of the PNG file.
+        panels: (N,) of the last N iterations, by relation and level.
+        dashed: the level that the others are compared with.
+        last: the last iteration.
+        columns: panels in a row.
+    """
+    columns = min(columns, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    figure = _figure(4.6 * columns, 3.5 * rows)
+    grid = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axes, (name, levels) in zip(grid, panels.items(), strict=False):
+        for index, (level, tau) in enumerate(levels.items()):
+            style = (
+                dict(color=PLAIN, linestyle="--") if level == dashed else dict(color=f"C{index}")
+            )
+            step = math.ceil(len(tau) / DRAWN_POINTS)
+            x = np.arange(last - len(tau), last) + 1
+            axes.plot(x[::-step], tau[::-step], lw=1.3, label=level, **style)
+        axes.set(ylim=(0, 1.02), xlabel="iterations", ylabel="task similarity τ, running")
+        axes.set_title(name, fontsize=10)
+        axes.grid(alpha=0.3)
+        axes.legend(loc="best", fontsize=8)
+    for axes in grid[len(panels) :]:
+        axes.set_axis_off()
     figure.tight_layout()
     _save(figure, path)
 

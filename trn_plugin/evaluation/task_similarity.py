@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
+from itertools import combinations
 
 import numpy as np
 import torch
@@ -39,7 +40,8 @@ class TaskSimilarity(BaseMetric):
 
     Args:
         relations: Pairs of tasks or of groups of tasks, ``[('landmarks', 'pose')]`` or
-            ``[(('a', 'b'), ('c',))]``; the features of a group are concatenated.
+            ``[(('a', 'b'), ('c',))]``; the features of a group are concatenated. 'all' for every
+            pair of the model's tasks.
         levels: Any of ``'hidden'`` (what enters the tasks' last layers) and ``'output'`` (the
             heads' raw outputs).
         collect_device, prefix, collect_dir: See :class:`mmengine.evaluator.BaseMetric`.
@@ -53,7 +55,7 @@ class TaskSimilarity(BaseMetric):
 
     def __init__(
         self,
-        relations: Sequence,
+        relations: Sequence | str,
         levels: Sequence[str] = LEVELS,
         collect_device: str = "cpu",
         prefix: str | None = None,
@@ -68,14 +70,15 @@ class TaskSimilarity(BaseMetric):
                 )
         self.levels = levels
         self.relations: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {}
-        for index, relation in enumerate(relations):
+        self._of_all = isinstance(relations, str) and relations == "all"
+        for index, relation in enumerate([] if self._of_all else relations):
             key = f"TaskSimilarity.relations[{index}]"
             sides = relation_sides(relation, key)
             name = relation_name(sides)
             if name in self.relations:
                 raise ConfigError(f"{key}: {name} is listed twice")
             self.relations[name] = sides
-        if not self.relations:
+        if not self.relations and not self._of_all:
             raise ConfigError("TaskSimilarity.relations: expected at least one pair, found none")
         self.tasks = {task for sides in self.relations.values() for side in sides for task in side}
 
@@ -98,6 +101,8 @@ class TaskSimilarity(BaseMetric):
     def process(self, data_batch: object, data_samples: Sequence[dict]) -> None:
         """Keep {level: {task: (d,) array}} of each picture, for the tasks in the relations."""
         for sample in data_samples:
+            if self._of_all and not self.relations:
+                self._relate_all(sample["output"])
             for level in self.levels:
                 self._check_tasks(sample[FIELDS[level]], "model")
             self.results.append(
@@ -107,8 +112,15 @@ class TaskSimilarity(BaseMetric):
                 }
             )
 
+    def _relate_all(self, tasks: Collection[str]) -> None:
+        self.tasks = dict.fromkeys(tasks)
+        pairs = [((a,), (b,)) for a, b in combinations(tasks, 2)]
+        self.relations = {relation_name(sides): sides for sides in pairs}
+
     def compute_metrics(self, results: list[dict]) -> dict[str, float]:
         """Similarities by key, NaN where undefined; logs them as one table."""
+        if self._of_all and not self.relations and results:  # this process had no sample
+            self._relate_all(results[0][(*self.levels, LABELS)[0]])
         sides = {"+".join(side): side for pair in self.relations.values() for side in pair}
         pairs = [tuple("+".join(side) for side in pair) for pair in self.relations.values()]
         labels = grouped(_features(results, LABELS, self.tasks), sides)

@@ -11,7 +11,7 @@ from mmengine.hooks import Hook
 from mmengine.logging import print_log
 
 from trn_plugin.errors import ConfigError
-from trn_plugin.evaluation import normalized_errors, plots
+from trn_plugin.evaluation import default_norm, normalized_errors, plots
 from trn_plugin.evaluation._task_metric import key_name, to_array
 from trn_plugin.geometry import box_to_image, crop, read_image
 from trn_plugin.registry import HOOKS
@@ -21,6 +21,7 @@ __all__ = ["CasePicturesHook"]
 
 MARGIN = 0.1  # of the box's larger side, so that points outside the crop are seen
 LISTED_ATTRIBUTES = 6
+NORM_NAMES = {"interocular": "interocular distance", "crop": "side of the crop"}
 
 
 @HOOKS.register_module()
@@ -28,14 +29,17 @@ class CasePicturesHook(Hook):
     """Write pictures of a test run below ``out_dir``.
 
     - ``worst.png``, ``worst/``: the cases with the largest landmark error (interocular), or where
-      no landmarks are labelled, with the least probable true classes and attributes;
+      no landmarks are labelled, with the least probable true classes and attributes (of values:
+      with the largest errors beside what is usual);
     - ``sample.png``, ``sample/``: cases drawn by ``seed``; both with truth in green and
       prediction in red, classes written beside;
     - ``cumulative_error_<task>.png`` for landmarks, with the mean shape's curve beside;
-    - ``confusion_<task>.png`` for classes, ``precision_recall_<task>.png`` for attributes.
+    - ``confusion_<task>.png`` for classes, ``precision_recall_<task>.png`` for attributes,
+      ``values_<task>.png`` for values, predicted over true.
 
-    Numbers alone are kept while testing; the chosen pictures are read again at the end. The first
-    process writes, of all processes' cases. Priority: lowest, after the metrics are printed.
+    All but the single cases go to the visualizer's backends too. Numbers alone are kept while
+    testing; the chosen pictures are read again at the end. The first process writes, of all
+    processes' cases. Priority: lowest, after the metrics are printed.
 
     Args:
         out_dir: Folder to write to; made if need be.
@@ -58,10 +62,11 @@ class CasePicturesHook(Hook):
         self.num_sample = num_sample
         self.seed = seed
         self._cases: list[dict] = []
+        self._sheets: list[str] = []
 
     def before_test(self, runner) -> None:
         """Refuse what could not be drawn in the end, before the work is done."""
-        self._cases = []
+        self._cases, self._sheets = [], []
         if not runner.test_loop.dataloader.dataset.metainfo.get("tasks"):
             raise ConfigError("CasePicturesHook: expected 'tasks' in the test set's metainfo")
         if is_main_process():
@@ -100,6 +105,9 @@ class CasePicturesHook(Hook):
         self._cases = []
         if is_main_process() and cases:
             self._write(cases, dataset.metainfo["tasks"])
+            for path in self._sheets:
+                name = os.path.splitext(os.path.basename(path))[0]
+                runner.visualizer.add_image(name, read_image(path))
 
     def _write(self, cases: list[dict], tasks: dict[str, dict]) -> None:
         predicted = {name: task for name, task in tasks.items() if name in cases[0]["pred"]}
@@ -107,13 +115,19 @@ class CasePicturesHook(Hook):
             "landmarks": self._cumulative_error,
             "class": self._confusion,
             "attributes": self._precision_recall,
+            "values": self._values,
         }
         for name, task in predicted.items():
             labelled = [case for case in cases if name in case["gt"]]
             if labelled:
                 writers[task["kind"]](name, task, labelled)
 
-        badness = np.array([_badness(case, predicted) for case in cases])
+        spread = {
+            name: np.std([case["gt"][name] for case in cases if name in case["gt"]], axis=0)
+            for name, task in predicted.items()
+            if task["kind"] == "values" and any(name in case["gt"] for case in cases)
+        }
+        badness = np.array([_badness(case, predicted, spread) for case in cases])
         known = np.flatnonzero(~np.isnan(badness))
         worst = known[np.argsort(-badness[known], kind="stable")][: self.num_worst]
         draw = np.random.default_rng(self.seed).permutation(len(cases))[: self.num_sample]
@@ -136,27 +150,29 @@ class CasePicturesHook(Hook):
             drawn.append(picture)
         boxes = ", ".join(sorted({case["box_source"] for case in chosen} - {""}))
         title = f"{group}: {len(chosen)} of {total} cases" + (f" (box: {boxes})" if boxes else "")
-        plots.save_cases(os.path.join(self.out_dir, f"{group}.png"), drawn, title)
+        plots.save_cases(self._sheet(group), drawn, title)
 
     def _path(self, what: str, task: str) -> str:
-        return os.path.join(self.out_dir, f"{what}_{key_name(task)}.png")
+        return self._sheet(f"{what}_{key_name(task)}")
+
+    def _sheet(self, name: str) -> str:
+        self._sheets.append(os.path.join(self.out_dir, f"{name}.png"))
+        return self._sheets[-1]
 
     def _cumulative_error(self, name: str, task: dict, cases: list[dict]) -> None:
         truth, pred = (np.stack([case[key][name] for case in cases]) for key in ("gt", "pred"))
         boxes = np.array([case["box"] for case in cases])
-        eyes = task.get("interocular", (0, 1))
-        errors = 100 * normalized_errors(pred, truth, boxes, interocular=eyes)
+        norm = dict(norm=default_norm(task), interocular=task.get("interocular"))
+        errors = 100 * normalized_errors(pred, truth, boxes, **norm)
         usable = ~np.isnan(errors)
         if not usable.any():
             return
         constant = np.broadcast_to(truth[usable].mean(axis=0), truth[usable].shape)
-        mean_shape = 100 * normalized_errors(
-            constant, truth[usable], boxes[usable], interocular=eyes
-        )
+        mean_shape = 100 * normalized_errors(constant, truth[usable], boxes[usable], **norm)
         plots.save_cumulative_error(
             self._path("cumulative_error", name),
             {"model": errors[usable], "mean shape": mean_shape},
-            xlabel="mean point error / interocular distance (%)",
+            xlabel=f"mean point error / {NORM_NAMES[norm['norm']]} (%)",
             title=f"{name}, {usable.sum()} pictures",
         )
 
@@ -177,17 +193,22 @@ class CasePicturesHook(Hook):
         path = self._path("precision_recall", name)
         plots.save_precision_recall(path, truth, pred, task["names"], title)
 
+    def _values(self, name: str, task: dict, cases: list[dict]) -> None:
+        truth, pred = (np.stack([case[key][name] for case in cases]) for key in ("gt", "pred"))
+        title = f"{name}, {len(cases)} pictures"
+        plots.save_values(self._path("values", name), truth, pred, task["names"], title)
+
 
 def _landmark_error(case: dict, name: str, task: dict) -> float:
-    """In percent of the interocular distance; NaN where undefined."""
-    eyes = task.get("interocular", (0, 1))
+    """In percent of the interocular distance, or of the crop's side; NaN where undefined."""
+    norm = dict(norm=default_norm(task), interocular=task.get("interocular"))
     one = (np.asarray(value)[None] for value in (case["pred"][name], case["gt"][name], case["box"]))
-    return 100 * float(normalized_errors(*one, interocular=eyes)[0])
+    return 100 * float(normalized_errors(*one, **norm)[0])
 
 
-def _badness(case: dict, tasks: dict[str, dict]) -> float:
+def _badness(case: dict, tasks: dict[str, dict], spread: dict[str, np.ndarray]) -> float:
     """What the worst cases are sorted by; NaN where nothing is labelled."""
-    by_kind = {kind: [] for kind in ("landmarks", "class", "attributes")}
+    by_kind = {kind: [] for kind in ("landmarks", "class", "attributes", "values")}
     for name, task in tasks.items():
         if name in case["gt"]:
             by_kind[task["kind"]].append(name)
@@ -199,6 +220,9 @@ def _badness(case: dict, tasks: dict[str, dict]) -> float:
     for name in by_kind["attributes"]:
         label, probability = case["gt"][name], case["pred"][name]
         likelihoods.extend(np.where(label > 0.5, probability, 1 - probability).tolist())
+    for name in by_kind["values"]:  # as if errors were Laplace-distributed
+        errors = np.abs(case["pred"][name] - case["gt"][name])
+        likelihoods.extend(np.exp(-errors / np.maximum(spread[name], 1e-12)).tolist())
     return -float(np.mean(np.log(np.maximum(likelihoods, 1e-12)))) if likelihoods else np.nan
 
 
@@ -262,4 +286,17 @@ def _attribute_lines(name: str, task: dict, case: dict) -> list[plots.Line]:
     return [plots.Line(f"{name}: {right} of {right + len(wrong)} right"), *wrong]
 
 
-_LINES = {"landmarks": _landmark_lines, "class": _class_lines, "attributes": _attribute_lines}
+def _value_lines(name: str, task: dict, case: dict) -> list[plots.Line]:
+    lines = []
+    for index, value in enumerate(task["names"]):
+        label = f"true: {case['gt'][name][index]:.4g}" if name in case["gt"] else "no label"
+        lines.append(plots.Line(f"{value}: {case['pred'][name][index]:.4g}, {label}"))
+    return lines
+
+
+_LINES = {
+    "landmarks": _landmark_lines,
+    "class": _class_lines,
+    "attributes": _attribute_lines,
+    "values": _value_lines,
+}

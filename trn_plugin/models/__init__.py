@@ -1,7 +1,12 @@
 """Trunk, heads, task relation neck and the multi-task model that joins them."""
 
 from trn_plugin.models.data_preprocessor import MultiTaskDataPreprocessor
-from trn_plugin.models.heads import AttributeHead, ClassificationHead, LandmarkHead
+from trn_plugin.models.heads import (
+    AttributeHead,
+    ClassificationHead,
+    LandmarkHead,
+    RegressionHead,
+)
 from trn_plugin.models.multi_task import MultiTaskModel
 from trn_plugin.models.neck import TaskRelationNeck
 from trn_plugin.models.trunk import TimmTrunk
@@ -13,6 +18,7 @@ __all__ = [
     "LandmarkHead",
     "MultiTaskDataPreprocessor",
     "MultiTaskModel",
+    "RegressionHead",
     "TaskRelationNeck",
     "TimmTrunk",
     "UncertaintyWeighting",

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from mmengine.logging import print_log
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
@@ -96,27 +95,18 @@ class MultiTaskModel(BaseModel):
                 )
             head.check_labels(name, tasks[name])
 
-    def balance(self, dataset) -> None:
-        """Weigh the heads that ask for it by the training labels.
+    def fit_to_labels(self, dataset) -> None:
+        """Let the heads see the training labels, for what depends on them.
 
         Args:
-            dataset: of the training; its ``positive_shares(task)`` gives the share of ones.
+            dataset: of the training; asked for ``positive_shares(task)`` and
+                ``value_moments(task)``.
 
         Raises:
-            ConfigError: a head asks for it, and the data set cannot tell.
+            ConfigError: a head needs to know something that the data set cannot tell.
         """
         for task, head in self.heads.items():
-            if not getattr(head, "balanced", False):
-                continue
-            if not hasattr(dataset, "positive_shares"):
-                raise ConfigError(
-                    f"model.heads.{task}.pos_weight: 'balanced' asks the training data set for "
-                    f"positive_shares, which {type(dataset).__name__} has not; give a list"
-                )
-            head.balance(dataset.positive_shares(task))
-            print_log(
-                f"{task}: pos_weight {[round(w, 2) for w in head.pos_weight.tolist()]}", "current"
-            )
+            head.fit_to_labels(task, dataset)
 
     def forward(
         self,

@@ -12,6 +12,7 @@ from trn_plugin.relation._late import LateFlags
 from trn_plugin.relation._measure import UpdateAndMeasure
 from trn_plugin.relation._members import Members
 from trn_plugin.relation._moments import RunningMoments
+from trn_plugin.relation._ranks import sum_over_ranks
 from trn_plugin.relation._warm import WarmPair
 from trn_plugin.relation.chance import corrected_similarity
 from trn_plugin.relation.similarity import check_features
@@ -161,7 +162,10 @@ class TaskRelationLayer(nn.Module):
                 continue
             signs = x.new_ones(x.shape[1])
             signs[1::2] = -1
-            probe = tuple(signs @ side[0] for side in pairs.take(x))
+            # of all ranks' samples, or their warm starts would drift apart
+            sides = pairs.take(x)
+            probe = sum_over_ranks(torch.cat([signs @ side[0] for side in sides]))
+            probe = probe.split([side.shape[-1] for side in sides])
             moments = (s[0] for s in pairs.moments(members.group))
             *triple, exact = self.warm[str(pairs.pairs[0])].solve(
                 *moments, self.shrinkage, probe, accuracy, iterations

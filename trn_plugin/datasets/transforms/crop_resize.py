@@ -14,7 +14,7 @@ from trn_plugin.errors import ConfigError
 from trn_plugin.geometry import crop
 from trn_plugin.registry import TRANSFORMS
 
-__all__ = ["CropResize", "resize"]
+__all__ = ["Crop", "CropResize", "resize"]
 
 
 def resize(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
@@ -59,3 +59,24 @@ class CropResize:
 
     def __repr__(self) -> str:
         return f"CropResize(size={self.size})"
+
+
+@TRANSFORMS.register_module()
+class Crop:
+    """Cut ``box`` out of ``img``, black outside the picture: (h, w, 3) uint8 of the box's size.
+
+    For what resizes by itself, as exported models do. The labels of landmark tasks become
+    fractions of the box.
+
+    Raises:
+        DataError: if the box lies outside the picture.
+    """
+
+    def __call__(self, results: dict) -> dict:
+        results["img"] = crop(results["img"], results["box"])
+        results["crop_shape"] = results["img"].shape[:2]
+        results["gt"] = labels_in_box(results)
+        return results
+
+    def __repr__(self) -> str:
+        return "Crop()"

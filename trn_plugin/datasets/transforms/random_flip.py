@@ -17,14 +17,15 @@ class RandomFlip:
     """Mirror the crop left to right, and every label with it, as the tasks' ``flip`` says.
 
     Landmarks: x -> 1 - x and points change places (point i becomes what point ``flip[i]`` was);
-    classes: c -> ``flip[c]``. Labels of tasks without ``flip`` stay as they are. Belongs after
-    `CropResize`.
+    classes: c -> ``flip[c]``. Labels of other tasks without ``flip`` stay as they are. Belongs
+    after `CropResize`.
 
     Args:
         prob: probability of a flip.
 
     Raises:
-        ConfigError: if ``prob`` is no probability, or the transform stands before `CropResize`.
+        ConfigError: if ``prob`` is no probability, the transform stands before `CropResize`, or
+            the data set does not say which landmarks a mirror swaps.
     """
 
     def __init__(self, prob: float = 0.5) -> None:
@@ -38,7 +39,8 @@ class RandomFlip:
         if results["flipped"]:
             results["img"] = cv2.flip(results["img"], 1)
             results["gt"] = {
-                task: _flip(label, results["tasks"][task]) for task, label in results["gt"].items()
+                task: _flip(task, label, results["tasks"][task])
+                for task, label in results["gt"].items()
             }
         return results
 
@@ -46,8 +48,13 @@ class RandomFlip:
         return f"RandomFlip(prob={self.prob})"
 
 
-def _flip(label: np.ndarray | int, task: dict) -> np.ndarray | int:
+def _flip(name: str, label: np.ndarray | int, task: dict) -> np.ndarray | int:
     if task["kind"] == "landmarks":
+        if "flip" not in task:
+            raise ConfigError(
+                f"RandomFlip: the data set does not say which points of {name!r} change places in "
+                "a mirror; add flip_pairs to its labels ([] if none do) or take RandomFlip out"
+            )
         points = label[list(task["flip"])].copy()
         points[:, 0] = 1 - points[:, 0]
         return points

@@ -3,5 +3,6 @@
 from trn_plugin.models.heads.attribute import AttributeHead
 from trn_plugin.models.heads.classification import ClassificationHead
 from trn_plugin.models.heads.landmark import LandmarkHead
+from trn_plugin.models.heads.regression import RegressionHead
 
-__all__ = ["AttributeHead", "ClassificationHead", "LandmarkHead"]
+__all__ = ["AttributeHead", "ClassificationHead", "LandmarkHead", "RegressionHead"]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+from mmengine.logging import print_log
 from torch import Tensor
 
 from trn_plugin.errors import ConfigError
@@ -65,6 +66,20 @@ class AttributeHead(TaskHead):
         weights = torch.where((share > 0) & (share < 1), (1 - share) / share, 1.0)
         self.pos_weight.copy_(weights)
         self._waits_for_labels = False
+
+    def fit_to_labels(self, task: str, dataset) -> None:
+        """See ``TaskHead``."""
+        if not self.balanced:
+            return
+        if not hasattr(dataset, "positive_shares"):
+            raise ConfigError(
+                f"model.heads.{task}.pos_weight: 'balanced' asks the training data set for "
+                f"positive_shares, which {type(dataset).__name__} has not; give a list"
+            )
+        self.balance(dataset.positive_shares(task))
+        print_log(
+            f"{task}: pos_weight {[round(w, 2) for w in self.pos_weight.tolist()]}", "current"
+        )
 
     def _checked(self, weights: object) -> Tensor:
         listed = list(weights) if isinstance(weights, (list, tuple)) else []

@@ -21,7 +21,7 @@ class TaskHead(nn.Module):
         in_features (int): width of the hidden features; ``MultiTaskModel`` passes it.
         loss_weight (float): factor of this task's loss.
         names (Sequence[str], optional): what the predictions are called, one name each.
-        num_names (int): number of points, classes or attributes.
+        num_names (int): number of points, classes, attributes or values.
 
     Subclasses say how a label becomes a loss target (``encode_one``), the loss of each sample
     (``sample_loss``) and what the raw output means (``predict``).
@@ -85,6 +85,17 @@ class TaskHead(nn.Module):
         with torch.autocast(output.device.type, enabled=False):
             losses = self.sample_loss(output.float(), targets)
         return self.loss_weight * mean_over_labelled(losses, mask)
+
+    def fit_to_labels(self, task: str, dataset) -> None:
+        """Take from the training labels what the head needs to know of them; most need nothing.
+
+        Args:
+            task: the head's name.
+            dataset: of the training.
+
+        Raises:
+            ConfigError: the data set cannot tell.
+        """
 
     def check_labels(self, task: str, info: Mapping) -> None:
         """Refuse labels of another kind or number, as a data set's metainfo describes them.

@@ -1,0 +1,292 @@
+"""A CSV file of anybody's as a data set."""
+
+import csv
+import os
+
+import cv2
+import numpy as np
+import pytest
+
+from trn_plugin.datasets import TabularMultiTask
+from trn_plugin.errors import ConfigError, DataError, PictureError
+from trn_plugin.evaluation.label_similarity import label_features
+from trn_plugin.registry import DATASETS
+
+LABELS = dict(
+    ears=dict(kind="landmarks", points=["left", "right"], flip_pairs=[("left", "right")]),
+    coat=dict(kind="class", classes=["short", "long"]),
+    marks=dict(kind="attributes", columns=["striped", "white"]),
+    size=dict(kind="values", columns=["weight"]),
+)
+HEADER = ["image", "left_x", "left_y", "right_x", "right_y", "coat", "striped", "white", "weight"]
+ROW = ["a.png", "10", "20", "30.5", "20", "long", "1", "0", "4.25"]
+PIPELINE = [
+    dict(type="LoadImage"),
+    dict(type="RegionBox", training=False),
+    dict(type="CropResize", size=16),
+    dict(type="PackMultiTaskInputs"),
+]
+
+
+def write(folder, *rows, header=HEADER, pictures=True):
+    """labels.csv of these rows, and their pictures."""
+    folder.mkdir(exist_ok=True)
+    with open(folder / "labels.csv", "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([header, *rows])
+    for row in rows if pictures else ():
+        image = np.full((40, 50, 3), 90, np.uint8)
+        cv2.imwrite(str(folder / row[0]), image)
+    return str(folder)
+
+
+def make(*args, **kwargs):
+    """The data set, without MMEngine's pickling of it, which collects garbage each time."""
+    return TabularMultiTask(*args, serialize_data=False, **kwargs)
+
+
+def changed(row=ROW, **cells):
+    return [cells.get(name, cell) for name, cell in zip(HEADER, row, strict=True)]
+
+
+def records(dataset):
+    return [dataset.get_data_info(i) for i in range(len(dataset))]
+
+
+def test_a_row_of_every_kind(tmp_path):
+    dataset = make(write(tmp_path, ROW), "labels.csv", LABELS, pipeline=PIPELINE)
+    record = dataset.get_data_info(0)
+    assert np.array_equal(record["gt"]["ears"], [[10, 20], [30.5, 20]])
+    assert record["gt"]["coat"] == 1
+    assert record["gt"]["marks"].tolist() == [1, 0]
+    assert record["gt"]["size"].tolist() == [4.25]
+    assert np.array_equal(record["landmarks"], record["gt"]["ears"])
+    assert record["where"] == "labels.csv:2"
+    tasks = dataset.metainfo["tasks"]
+    assert tasks["ears"] == dict(kind="landmarks", names=("left", "right"), flip=(1, 0))
+    assert tasks["coat"]["classes"] == ("short", "long")
+    sample = dataset[0]["data_samples"]
+    assert {task: tuple(value.shape) for task, value in sample.gt.items()} == dict(
+        ears=(2, 2), coat=(), marks=(2,), size=(1,)
+    )
+    assert sample.box_source.startswith("perturbed landmarks' box")
+
+
+def test_columns_by_other_names(tmp_path):
+    header = ["file", "x1", "y1", "x2", "y2", "kind of coat", "3", "weight"]
+    root = write(tmp_path, ["a.png", *"1234", "2", "True", "7"], header=header)
+    labels = dict(
+        ears=dict(kind="landmarks", points=dict(left=("x1", "y1"), right=("x2", "y2"))),
+        coat=dict(kind="class", column="kind of coat", classes={1: "short", 2: "long"}),
+        marks=dict(kind="attributes", columns=["3"]),
+        weight=dict(kind="values"),
+    )
+    dataset = make(root, "labels.csv", labels, image_column="file", tasks=["coat"])
+    assert dataset.metainfo["tasks"] == dict(coat=dict(kind="class", classes=("short", "long")))
+    record = dataset.get_data_info(0)
+    assert record["gt"] == dict(coat=1)
+    assert np.array_equal(record["landmarks"], [[1, 2], [3, 4]])  # for the box, chosen or not
+
+
+def test_a_config_of_mmengine_builds_it(tmp_path):
+    from mmengine.config import Config
+
+    (tmp_path / "config.py").write_text(f"data = dict(type='TabularMultiTask', labels={LABELS!r})")
+    config = Config.fromfile(tmp_path / "config.py")
+    root = write(tmp_path / "data", ROW)
+    dataset = DATASETS.build(dict(config.data, data_root=root, ann_file="labels.csv"))
+    assert dataset.get_data_info(0)["gt"]["coat"] == 1
+
+
+def test_empty_cells_are_missing_labels(tmp_path, logged):
+    rows = [
+        ROW,
+        changed(coat="", weight="nan"),
+        changed(left_x="", left_y="", right_x="", right_y=""),
+        changed(striped=""),
+    ]
+    dataset = make(write(tmp_path, *rows), "labels.csv", LABELS)
+    found = records(dataset)
+    assert [set(LABELS) - set(record["gt"]) for record in found] == [
+        set(),
+        {"coat", "size"},
+        {"ears"},
+        {"marks"},
+    ]
+    assert found[2]["landmarks"] is None
+    assert "1 rows have some of marks's columns but not all" in logged()
+    features = label_features(found, dataset.metainfo["tasks"])
+    assert [np.isnan(v).all(1).tolist().index(True) for v in features.values()] == [2, 1, 3, 1]
+
+
+def test_numbers_as_spreadsheets_write_them(tmp_path):
+    rows = [changed(striped="1.0", white="FALSE", coat="2.0"), changed(coat="1")]
+    labels = {**LABELS, "coat": dict(kind="class", classes=[1, 2])}
+    found = records(make(write(tmp_path, *rows), "labels.csv", labels))
+    assert [record["gt"]["coat"] for record in found] == [1, 0]
+    assert found[0]["gt"]["marks"].tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("cells", "message"),
+    [
+        (dict(left_x="wide"), r"^labels\.csv:3: expected left_x in pixels, found 'wide'$"),
+        (dict(left_x="1e9"), r"^labels\.csv:3: expected left_x in pixels within 1e\+06 pixels"),
+        (dict(coat="curly"), r"^labels\.csv:3: expected coat to be one of short, long, found 'cur"),
+        (dict(white="2"), r"^labels\.csv:3: expected white to be 0 or 1, found '2'$"),
+        (dict(weight="heavy"), r"^labels\.csv:3: expected weight to be a number, found 'heavy'$"),
+        (dict(weight="inf"), r"^labels\.csv:3: expected weight to be a number, finite"),
+        (dict(weight="1e39"), r"^labels\.csv:3: expected weight within 1e\+30"),
+        (dict(image=""), r"^labels\.csv:3: expected image to be a path, found ''$"),
+        (dict(image="../b.png"), r"^labels\.csv:3: expected a path inside the data root"),
+        (dict(image="/etc/b.png"), r"^labels\.csv:3: expected a path inside the data root"),
+        (dict(coat="c" * 500), r"found 'c{60}\.\.\.'$"),
+    ],
+)
+def test_a_bad_cell_is_one_line(tmp_path, cells, message):
+    root = write(tmp_path, ROW, changed(**cells), pictures=False)
+    with pytest.raises(DataError, match=message):
+        make(root, "labels.csv", LABELS)
+
+
+def test_a_missing_column_names_the_closest(tmp_path):
+    header = ["coats" if name == "coat" else name for name in HEADER]
+    root = write(tmp_path, ROW, header=header)
+    with pytest.raises(DataError, match=r"labels\.csv:1: has no column 'coat'; did you .*'coats'"):
+        make(root, "labels.csv", LABELS)
+    with pytest.raises(DataError, match=r"has no column 'split'; it has image.*split_column=None"):
+        make(root, "labels.csv", dict(s=LABELS["size"]), split="val", split_column="split")
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ({}, r"^labels: expected for each task"),
+        (dict(a=dict(columns=["b"])), r"^labels\.a\.kind: expected one of landmarks.*found None"),
+        (dict(a=dict(kind="class")), r"^labels\.a\.classes: expected what the cells of 'a' hold"),
+        (dict(a=dict(kind="class", classes=["b", "b"])), r"^labels\.a\.classes: .*each once"),
+        (dict(a=dict(kind="values", column="b")), r"^labels\.a: .*takes columns; found 'column'"),
+        (dict(a=dict(kind="landmarks")), r"^labels\.a\.points: expected a list of names"),
+        (
+            dict(a=dict(kind="landmarks", points=dict(b="bx"))),
+            r"^labels\.a\.points\.b: expected the",
+        ),
+        (
+            dict(a=dict(kind="landmarks", points=["b", "c"], flip_pairs=[("b", "d")])),
+            r"^labels\.a\.flip_pairs: expected names out of \['b', 'c'\], found 'd'",
+        ),
+        (
+            dict(a=dict(kind="landmarks", points=["b", "c"], flip_pairs=[("b", "c"), ("b", "c")])),
+            r"^labels\.a\.flip_pairs: a name is in two pairs",
+        ),
+        (
+            dict(a=dict(kind="landmarks", points=["b", "c"], interocular=("b", "b"))),
+            r"^labels\.a\.interocular: expected two of the points",
+        ),
+    ],
+)
+def test_unusable_labels_name_their_key(tmp_path, labels, message):
+    with pytest.raises(ConfigError, match=message):
+        make(str(tmp_path), "labels.csv", labels)
+
+
+def test_a_column_of_splits(tmp_path):
+    rows = [[*ROW, split] for split in ("train", "val", "train", "test")]
+    root = write(tmp_path, *rows, header=[*HEADER, "split"])
+    for split, lines in ((None, [2, 3, 4, 5]), ("train", [2, 4]), ("val", [3]), ("test", [5])):
+        dataset = make(root, "labels.csv", LABELS, split=split, split_column="split")
+        assert [record["row"] for record in records(dataset)] == lines
+    write(tmp_path, *rows[:2], [*ROW, "valid"], header=[*HEADER, "split"])
+    with pytest.raises(DataError, match=r"csv:4: expected split to be one of train.*'valid'"):
+        make(root, "labels.csv", LABELS, split="val", split_column="split")
+
+
+def test_drawn_splits_are_of_pictures_and_of_nothing_else(tmp_path):
+    names = [f"{i // 2}.png" for i in range(400)]  # every picture has two rows
+    root = write(tmp_path, *[changed(image=name) for name in names], pictures=False)
+
+    def split(name, **options):
+        dataset = make(root, "labels.csv", LABELS, split=name, **options)
+        return [os.path.basename(record["img_path"]) for record in records(dataset)]
+
+    parts = {name: split(name) for name in ("train", "val", "test")}
+    assert sorted(name for part in parts.values() for name in part) == sorted(names)
+    assert not set(parts["train"]) & set(parts["val"])
+    for name, share in (("val", 0.1), ("test", 0.1), ("train", 0.8)):
+        assert len(parts[name]) / len(names) == pytest.approx(share, abs=0.06)
+    assert split("val", split_seed=1) != parts["val"]
+    write(tmp_path, *[changed(image=name) for name in names[:200]], pictures=False)
+    assert split("val") == [name for name in parts["val"] if int(name.split(".")[0]) < 100]
+
+
+def test_boxes_from_what_is_known(tmp_path):
+    header = [*HEADER, "x0", "y0", "x1", "y1"]
+    no_ears = dict(left_x="", left_y="", right_x="", right_y="")
+    given, none = ["4", "6.4", "30", "33"], [""] * 4
+    rows = [[*ROW, *given], [*ROW, *none], [*changed(**no_ears), *none]]
+    options = dict(box_columns=["x0", "y0", "x1", "y1"], pipeline=PIPELINE)
+    dataset = make(write(tmp_path, *rows, header=header), "labels.csv", LABELS, **options)
+    samples = [dataset[i]["data_samples"] for i in range(3)]
+    assert samples[0].box == (4, 6, 30, 33)
+    assert samples[2].box == (0, 0, 50, 40)
+    sources = [sample.box_source.split()[0] for sample in samples]
+    assert sources == ["given", "perturbed", "whole"]
+    for bad in (["4", "6", "30", ""], ["4", "6", "2", "9"]):
+        root = write(tmp_path, [*ROW, *bad], header=header)
+        with pytest.raises(
+            DataError, match=r"labels\.csv:2: expected (y1 in pix|x0 < x1 and y0 <)"
+        ):
+            make(root, "labels.csv", LABELS, **options)
+
+
+def test_training_draws_around_a_given_box(make_results):
+    from trn_plugin.datasets import RegionBox
+
+    boxes = []
+    for seed in range(200):
+        results = make_results(np.zeros((200, 200, 3), np.uint8), np.zeros((5, 2)), seed=seed)
+        boxes.append(RegionBox(training=True)(dict(results, region=(50, 60, 150, 140)))["box"])
+    boxes = np.array(boxes)
+    width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
+    assert np.allclose(width / height, 100 / 80, atol=0.05)
+    assert width.min() >= 84
+    assert 115 < width.max() <= 121
+    middle = (boxes[:, :2] + boxes[:, 2:]) / 2 - [100, 100]
+    assert (np.abs(middle) <= [8, 6.6]).all()
+    assert (np.abs(middle).max(0) >= [5, 4]).all()
+
+
+def test_a_missing_picture_is_told_before_the_run(tmp_path, logged):
+    root = write(tmp_path, ROW, changed(image="b.png"))
+    os.remove(tmp_path / "b.png")
+    with pytest.raises(PictureError, match=r"labels\.csv:3: no picture .*b\.png; 1 of 2 pict"):
+        make(root, "labels.csv", LABELS, pipeline=PIPELINE)
+    options = dict(pipeline=PIPELINE, skip_unreadable=True)
+    assert len(make(root, "labels.csv", LABELS, **options)) == 1
+    assert "left out" in logged()
+
+
+def test_links_may_not_lead_out(tmp_path):
+    write(tmp_path / "other", ROW)
+    root = write(tmp_path / "data", changed(image="link.png"), pictures=False)
+    os.symlink(tmp_path / "other" / "a.png", tmp_path / "data" / "link.png")
+    with pytest.raises(DataError, match=r"labels\.csv:2: .*link\.png is a symbolic link out of"):
+        make(root, "labels.csv", LABELS, pipeline=PIPELINE)
+    options = dict(pipeline=PIPELINE, follow_links=True)
+    assert len(make(root, "labels.csv", LABELS, **options)) == 1
+    with pytest.raises(DataError, match="image_folder: expected a path inside the data root"):
+        make(root, "labels.csv", LABELS, image_folder="..")
+
+
+def test_what_is_not_there_is_told(tmp_path):
+    with pytest.raises(DataError, match=r"data root '.*absent' is no folder"):
+        make(str(tmp_path / "absent"), "labels.csv", LABELS)
+    with pytest.raises(DataError, match=r"ann_file '.*labels\.csv' is missing"):
+        make(str(tmp_path), "labels.csv", LABELS)
+
+
+def test_a_mirror_needs_to_know_the_pairs(tmp_path):
+    labels = dict(ears=dict(kind="landmarks", points=["left", "right"]))
+    pipeline = [*PIPELINE[:-1], dict(type="RandomFlip", prob=1.0), PIPELINE[-1]]
+    dataset = make(write(tmp_path, ROW), "labels.csv", labels, pipeline=pipeline)
+    with pytest.raises(ConfigError, match=r"which points of 'ears' change places.*flip_pairs"):
+        dataset[0]

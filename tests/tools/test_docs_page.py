@@ -1,0 +1,80 @@
+"""docs/your_own_data.md, followed to the letter on toy faces."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "your_own_data.md").read_text(encoding="utf-8")
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
+
+
+@pytest.fixture
+def clone(tmp_path, monkeypatch):
+    """A folder that looks like the root of a clone, with the page's config in it."""
+    for name in ("configs", "docs", "tools"):
+        os.symlink(ROOT / name, tmp_path / name)
+    (config,) = blocks("python")
+    (tmp_path / "my_faces.py").write_text(config)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PYTHONSTARTUP", raising=False)
+    return tmp_path
+
+
+def check(work, epochs):
+    metrics = json.loads((work / "metrics.json").read_text())
+    for key in ("landmarks/NME", "pose/balanced_accuracy", "smile/mAP"):
+        assert key in metrics
+    for key in ("landmarks-pose", "landmarks-smile", "pose-smile"):
+        assert f"relation/tau_output/{key}" in metrics
+    lines = (work / "predictions" / "predictions.jsonl").read_text().splitlines()
+    (found,) = (json.loads(line)["tasks"] for line in lines)
+    assert set(found["landmarks"]) == {
+        *("left_eye", "right_eye", "nose", "left_mouth", "right_mouth")
+    }
+    assert set(found["pose"]["probabilities"]) == {
+        *("left profile", "left", "frontal", "right", "right profile")
+    }
+    assert list(found["smile"]) == ["smiling"]
+    assert (work / f"epoch_{epochs}.pth").exists()
+    for name in ("similarity.png", "similarity/similarity.png", "pictures/worst.png"):
+        assert (work / name).stat().st_size > 0
+    return metrics
+
+
+def test_every_command_runs(clone, run_tool):
+    """In this process, with few pictures and one epoch."""
+    small = ["--cfg-options", "train_cfg.max_epochs=1", "input_size=32"]
+    for part in ("train", "val", "test"):
+        small += [f"{part}_dataloader.{option}" for option in ("num_workers=0", "batch_size=8")]
+        small += [f"{part}_dataloader.persistent_workers=False"]
+    for command in "".join(blocks("bash")).replace("epoch_30", "epoch_1").splitlines():
+        python, script, *arguments = shlex.split(command)
+        assert python == "python"
+        if script == "docs/practice_set.py":
+            subprocess.run([sys.executable, script, *arguments, "60"], check=True)
+            continue
+        more = [] if script == "tools/predict.py" else small
+        status, _, errors = run_tool(Path(script).stem, *arguments, *more)
+        assert status == 0, f"{command}: {errors}"
+    check(clone / "work_dirs" / "my_faces", 1)
+
+
+@pytest.mark.slow
+def test_word_for_word(clone):
+    for block in blocks("bash"):
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)}
+        subprocess.run(["bash", "-euo", "pipefail", "-c", block], check=True, env=environment)
+    metrics = check(clone / "work_dirs" / "my_faces", 30)
+    assert metrics["landmarks/NME"] < metrics["landmarks/NME_mean_shape"]
+    assert metrics["pose/accuracy"] > 50

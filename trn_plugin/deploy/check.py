@@ -1,0 +1,119 @@
+"""Compare an exported file with the model it was made from."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from itertools import cycle
+
+import cv2
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from trn_plugin.deploy.runtime import FaceTaskPredictor
+from trn_plugin.errors import CheckpointError
+
+__all__ = ["TOLERANCE", "check_export"]
+
+TOLERANCE = 1e-4
+"""Of the picture's side for landmarks, absolute for probabilities, of the labels' standard
+deviation for values, of the largest for features."""
+CHECK_BATCHES = (1, 2, 7)
+
+
+@torch.no_grad()
+def check_export(
+    path: str | os.PathLike,
+    deployed: nn.Module,
+    images: Sequence[np.ndarray] | None = None,
+    tolerance: float | None = TOLERANCE,
+    name: str | None = None,
+) -> dict[str, float]:
+    """Compare the file at ``path``, run by onnxruntime on the CPU, with ``deployed``.
+
+    Drawn pictures of the input's size, of a larger and of a smaller size are run in batches of 1,
+    2 and 7 each; then ``images``, each once, in batches of 1, 2 and 7 in turn, of which the first
+    gives the size.
+
+    Args:
+        path: the exported file.
+        deployed: the ``DeployModel`` it was exported from, in eval mode.
+        images: further (H, W, 3) uint8 RGB pictures.
+        tolerance: the largest difference allowed; None allows any but one that is not a number.
+        name: how to call the file in messages; default its path.
+
+    Returns:
+        dict[str, float]: for each output the largest difference; of landmarks as fractions of the
+        picture's sides, of probabilities as they are, of values in standard deviations of the
+        labels, of features as fractions of the largest.
+
+    Raises:
+        CheckpointError: if a difference is over the tolerance or not a number.
+    """
+    name = name or str(path)
+    predictor = FaceTaskPredictor(str(path), providers=["CPUExecutionProvider"])
+    device = next(deployed.parameters()).device
+    worst = dict.fromkeys(deployed.outputs, 0.0)
+    allowed = np.finfo(float).max if tolerance is None else tolerance
+    for batch in [*_drawn(*deployed.input_size), *_batches(images or [])]:
+        expected = deployed(torch.from_numpy(batch).to(device))
+        found = predictor.run(batch)
+        for output, reference in zip(deployed.outputs, expected, strict=True):
+            reference = reference.cpu().numpy()
+            size, height, width = batch.shape[:3]
+            if found[output].shape != reference.shape:
+                raise CheckpointError(
+                    f"{name}: output {output} has shape {found[output].shape} at batch {size}, "
+                    f"PyTorch gives {reference.shape}"
+                )
+            scale = 1.0
+            if output not in predictor.tasks:
+                scale = max(float(np.abs(reference).max()), 1.0)
+            elif predictor.tasks[output]["kind"] == "landmarks":
+                scale = np.array([width, height])
+            elif predictor.tasks[output]["kind"] == "values":
+                scale = deployed.model.heads[output].std.cpu().numpy()
+            largest = float((np.abs(found[output] - reference) / scale).max())
+            if not largest <= allowed:  # NaN too
+                raise CheckpointError(
+                    f"{name}: output {output} differs from PyTorch by {largest:.2g} at batch "
+                    f"{size} of {width} x {height} pixels; allowed is {allowed:.0e}"
+                )
+            worst[output] = max(worst[output], largest)
+    return worst
+
+
+def _drawn(height: int, width: int) -> Iterator[np.ndarray]:
+    shapes = [
+        (height, width),
+        (height * 7 // 4 + 1, width * 5 // 4 + 2),
+        (height * 2 // 3 + 1, width * 3 // 4 + 1),
+    ]
+    for seed, shape in enumerate(shapes):
+        picture = _random_picture(*shape, seed)
+        for size in CHECK_BATCHES:
+            yield np.stack([np.roll(picture, 3 * shift, axis=1) for shift in range(size)])
+
+
+def _batches(images: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+    start = 0
+    for size in cycle(CHECK_BATCHES):
+        chunk = images[start : start + size]
+        if not chunk:
+            return
+        shape = chunk[0].shape
+        yield np.stack(
+            [image if image.shape == shape else cv2.resize(image, shape[1::-1]) for image in chunk]
+        )
+        start += size
+
+
+def _random_picture(height: int, width: int, seed: int) -> np.ndarray:
+    """Smooth random colours with some noise, (height, width, 3) uint8."""
+    rng = np.random.default_rng(seed)
+    coarse = torch.from_numpy(rng.uniform(0, 255, (1, 3, 5, 5)))
+    smooth = F.interpolate(coarse, (height, width), mode="bicubic", align_corners=True)[0]
+    noisy = smooth.permute(1, 2, 0).numpy() + rng.normal(0, 8, (height, width, 3))
+    return noisy.round().clip(0, 255).astype(np.uint8)

@@ -1,0 +1,318 @@
+"""Measure an exported file with the data and the evaluators of a config."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import inspect
+import logging
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.evaluator import Evaluator
+from mmengine.logging import MMLogger
+from mmengine.model import BaseModel
+from torch import nn
+from torch.utils.data import DataLoader
+
+from trn_plugin.deploy.export import DeployModel
+from trn_plugin.deploy.metadata import FEATURES
+from trn_plugin.deploy.runtime import FaceTaskPredictor, providers_of
+from trn_plugin.engine.building import config_errors
+from trn_plugin.engine.inference import build_loader
+from trn_plugin.errors import ConfigError
+from trn_plugin.registry import METRICS, MODELS
+from trn_plugin.structures import MultiTaskDataSample, relation_sides
+
+__all__ = [
+    "ExportedModel",
+    "crop_loader",
+    "crops_for_exported",
+    "measure",
+    "some_crops",
+    "use_exported",
+]
+
+
+@MODELS.register_module()
+class ExportedModel(BaseModel):
+    """A file written by ``export_onnx`` in the place of a ``MultiTaskModel``, for testing.
+
+    It takes the crops in their own size, see :func:`use_exported`.
+
+    Args:
+        path: the file.
+        providers: onnxruntime execution providers; default CUDA where present, then the CPU.
+
+    Raises:
+        CheckpointError, ConfigError: see :class:`trn_plugin.deploy.FaceTaskPredictor`.
+    """
+
+    def __init__(self, path: str, providers: Sequence[str] | None = None) -> None:
+        super().__init__()
+        self.predictor = FaceTaskPredictor(path, providers)
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        return tuple(self.predictor.tasks)
+
+    def forward(self, inputs, data_samples=None, mode: str = "predict"):
+        """As of MMEngine's ``BaseModel``, in mode 'predict' only.
+
+        Args:
+            inputs: (3, h, w) uint8 RGB crops, sizes may differ.
+            data_samples (list, optional): get the predictions.
+            mode (str): 'predict'.
+        """
+        if mode != "predict":
+            raise ConfigError(f"an exported model only predicts; mode {mode!r} needs a checkpoint")
+        crops = [image.permute(1, 2, 0).cpu().numpy() for image in inputs]
+        if data_samples is None:
+            data_samples = [MultiTaskDataSample(gt={}) for _ in crops]
+        for sample, crop, found in zip(
+            data_samples, crops, self.predictor.run_each(crops), strict=True
+        ):
+            sample.pred = {
+                name: torch.from_numpy(self._prediction(task, found[name], crop))
+                for name, task in self.predictor.tasks.items()
+            }
+            for level in FEATURES:
+                given = level in self.predictor.features
+                values = {
+                    task: torch.from_numpy(found[f"{level}/{task}"])
+                    for task in (self.tasks if given else ())
+                }
+                sample.set_field(values, level)
+            sample.target = {
+                task: _target(self.predictor.tasks[task]["kind"], label, sample.pred[task])
+                for task, label in sample.gt.items()
+                if task in self.predictor.tasks
+            }
+        return data_samples
+
+    def test_step(self, data: dict) -> list[MultiTaskDataSample]:
+        """Predictions of a batch as pseudo_collate leaves it."""
+        return self(data["inputs"], data["data_samples"])
+
+    val_step = test_step
+
+    @staticmethod
+    def _prediction(task: dict, output: np.ndarray, crop: np.ndarray) -> np.ndarray:
+        """As the heads' ``predict``: landmarks as fractions of the crop."""
+        if task["kind"] != "landmarks":
+            return output
+        return (output / np.array(crop.shape[1::-1])).astype(np.float32)
+
+
+def _target(kind: str, label: torch.Tensor, prediction: torch.Tensor) -> torch.Tensor:
+    """(d,) float, as the heads' ``encode_one``."""
+    if kind == "class":
+        return nn.functional.one_hot(label.reshape(()).long(), len(prediction)).float()
+    return label.float().flatten()
+
+
+def crops_for_exported(loader: Mapping, key: str) -> dict:
+    """The config of a loader whose pictures are cut but not resized; exported files do that.
+
+    Args:
+        loader: config of a data loader of evaluation.
+        key: its name in the config, for messages.
+
+    Raises:
+        ConfigError: no pipeline with ``CropResize``.
+    """
+    loader = copy.deepcopy(dict(loader))
+    pipeline = (loader.get("dataset") or {}).get("pipeline") or ()
+    steps = [str(step.get("type")).removeprefix("trn_plugin.") for step in pipeline]
+    if steps.count("CropResize") != 1:
+        raise ConfigError(
+            f"{key}.dataset.pipeline: an exported file resizes by itself, in the place of one "
+            f"CropResize; found {', '.join(steps) or 'no pipeline'}"
+        )
+    loader["dataset"]["pipeline"] = [
+        dict(type="trn_plugin.Crop") if name == "CropResize" else step
+        for name, step in zip(steps, pipeline, strict=True)
+    ]
+    loader["collate_fn"] = dict(type="pseudo_collate")  # crops differ in size
+    return loader
+
+
+def evaluators_for(
+    evaluators: Mapping | Sequence[Mapping], predictor: FaceTaskPredictor
+) -> tuple[list[dict], list[str]]:
+    """The configs of those metrics that a file's outputs serve, and what is left out and why."""
+    evaluators = [evaluators] if isinstance(evaluators, Mapping) else list(evaluators)
+    kept, left_out = [], []
+    for metric in map(dict, evaluators):
+        name = str(metric.get("type")).removeprefix("trn_plugin.")
+        if name == "TaskSimilarity":
+            metric, missing = _similarity_for(metric, predictor)
+            left_out += missing
+        else:
+            tasks = _tasks_of(metric)
+            missing = [task for task in tasks if task not in predictor.tasks]
+            if missing:
+                left_out.append(f"{name}: the file has no output {', '.join(missing)}")
+                metric = None
+        if metric is not None:
+            kept.append(metric)
+    return kept, left_out
+
+
+def _tasks_of(metric: dict) -> list[str]:
+    """The tasks whose predictions a metric reads; of metrics without an argument 'task', none."""
+    kind = METRICS.get(metric["type"]) if isinstance(metric.get("type"), str) else metric["type"]
+    task = metric.get("task")
+    if task is None and inspect.isclass(kind):
+        parameter = inspect.signature(kind.__init__).parameters.get("task")
+        default = inspect.Parameter.empty if parameter is None else parameter.default
+        task = () if default is inspect.Parameter.empty else default
+    return [task] if isinstance(task, str) else list(task or ())
+
+
+def _similarity_for(metric: dict, predictor: FaceTaskPredictor) -> tuple[dict | None, list[str]]:
+    """Similarities of the labels always, of features where the file gives them."""
+    left_out = []
+    relations = [
+        relation
+        for relation in metric.get("relations", ())
+        if all(
+            task in predictor.tasks
+            for side in relation_sides(relation, "TaskSimilarity.relations")
+            for task in side
+        )
+    ]
+    if len(relations) < len(metric.get("relations", ())):
+        left_out.append("TaskSimilarity: relations with tasks that the file does not have")
+    levels = metric.get("levels", FEATURES)
+    levels = (levels,) if isinstance(levels, str) else tuple(levels)
+    missing = [level for level in levels if level not in predictor.features]
+    if missing:
+        keys = ", ".join(f"tau_{level}" for level in missing)
+        left_out.append(f"TaskSimilarity: {keys}; the file gives no features (export --features)")
+    if not relations:
+        return None, left_out
+    levels = tuple(level for level in levels if level not in missing)
+    return {**metric, "relations": relations, "levels": levels}, left_out
+
+
+def use_exported(config: Config, path: str, provider: str | None = None) -> list[str]:
+    """Make ``config``'s test that of the exported file at ``path``; ``config`` is changed.
+
+    The file gets what ``predict`` would give it: the crops of the test pipeline as uint8 in their
+    own size. The evaluators are the config's, less what the file cannot tell.
+
+    Args:
+        config: as from ``engine.cli.load_config``.
+        path: a file written by ``export_onnx``.
+        provider: 'cpu' or 'cuda'; default CUDA where present, then the CPU.
+
+    Returns:
+        list[str]: what is not measured, and why.
+
+    Raises:
+        ConfigError: a test pipeline that cannot be used, or no evaluator that the file serves.
+        CheckpointError: a file that cannot be run.
+    """
+    providers = providers_of(provider)
+    predictor = FaceTaskPredictor(path, providers)
+    if not config.get("test_dataloader") or not config.get("test_evaluator"):
+        raise ConfigError("config: has no test_dataloader or no test_evaluator")
+    config.test_dataloader = crops_for_exported(config.test_dataloader, "test_dataloader")
+    metrics, left_out = evaluators_for(config.test_evaluator, predictor)
+    if not metrics:
+        raise ConfigError(f"test_evaluator: none of its metrics is of {', '.join(predictor.tasks)}")
+    config.test_evaluator = metrics
+    config.model = dict(type="trn_plugin.ExportedModel", path=path, providers=providers)
+    config.load_from = None
+    config.pop("compile", None)
+    return left_out
+
+
+def crop_loader(config: Config, split: str) -> DataLoader:
+    """The loader of 'val' or 'test' with uint8 crops in their own size.
+
+    Raises:
+        ConfigError, DataError: the config has no such data, or they cannot be read.
+    """
+    key = f"{split}_dataloader"
+    if not config.get(key):
+        raise ConfigError(f"config: has no {key}")
+    changed = Config({**config.to_dict(), key: crops_for_exported(config[key].to_dict(), key)})
+    return build_loader(changed, split)
+
+
+def some_crops(loader: DataLoader, count: int) -> list[np.ndarray]:
+    """``count`` pictures, or all there are, evenly spread over the data: (h, w, 3) uint8 RGB."""
+    total = len(loader.dataset)
+    chosen = np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(int))
+    return [
+        loader.dataset[int(index)]["inputs"].permute(1, 2, 0).contiguous().numpy()
+        for index in (chosen if count else ())
+    ]
+
+
+@torch.no_grad()
+def measure(
+    config: Config, split: str, loader: DataLoader, deployed: DeployModel, paths: Sequence[str]
+) -> tuple[list[dict[str, float]], Counter]:
+    """The metrics of a PyTorch model and of files exported from it, on the same pictures.
+
+    Task similarity is not among them.
+
+    Args:
+        config: its evaluators of ``split`` are used.
+        split: 'val' or 'test'.
+        loader: of :func:`crop_loader`.
+        deployed: in eval mode; its pictures are resized one by one, as by ``CropResize``.
+        paths: exported files.
+
+    Returns:
+        The metrics of ``deployed`` and of each file, and how many pictures have which box.
+
+    Raises:
+        ConfigError: no evaluators of the split, or none that the files serve.
+    """
+    evaluators = config.get(f"{split}_evaluator")
+    if not evaluators:
+        raise ConfigError(f"config: has no {split}_evaluator")
+    predictors = [ExportedModel(path, providers_of("cpu")) for path in paths]
+    kept, _ = evaluators_for(evaluators, predictors[0].predictor)
+    kept = [metric for metric in kept if "TaskSimilarity" not in str(metric.get("type"))]
+    if not kept:
+        raise ConfigError(
+            f"{split}_evaluator: none of its metrics is of {', '.join(deployed.tasks)}"
+        )
+    models = [lambda batch: _predicted(deployed, batch)]
+    models += [predictor.test_step for predictor in predictors]
+    with config_errors(f"{split}_evaluator"):
+        scores = [Evaluator(copy.deepcopy(kept)) for _ in models]
+    boxes: Counter = Counter()
+    for score in scores:
+        score.dataset_meta = loader.dataset.metainfo
+    for batch in loader:
+        boxes.update(sample.get("box_source", "unnamed") for sample in batch["data_samples"])
+        for model, score in zip(models, scores, strict=True):
+            score.process(data_samples=model(batch), data_batch=batch)
+    with _less_logging():
+        return [score.evaluate(len(loader.dataset)) for score in scores], boxes
+
+
+def _predicted(deployed: DeployModel, batch: dict) -> list[MultiTaskDataSample]:
+    inputs = [deployed.inputs(image.permute(1, 2, 0)[None]) for image in batch["inputs"]]
+    return deployed.model.predict(torch.cat(inputs), batch["data_samples"])
+
+
+@contextlib.contextmanager
+def _less_logging() -> Iterator[None]:
+    """Each metric tells what it counted; of several models on the same pictures, too often."""
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    try:
+        logger.setLevel(logging.WARNING)
+        yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,61 @@
+"""Mean absolute error of quantities."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from trn_plugin.evaluation._task_metric import TaskMetric, key_name, warn
+from trn_plugin.registry import METRICS
+
+__all__ = ["MeanAbsoluteError"]
+
+
+@METRICS.register_module()
+class MeanAbsoluteError(TaskMetric):
+    """Mean absolute error of a task of kind 'values', in the labels' units.
+
+    Pictures without a label are left out; with none left every value is NaN (with a warning), as
+    where a prediction is not finite.
+
+    Keys: ``MAE`` and ``median_MAE``, what always answering the median of the evaluated labels
+    would score; for a task of several quantities ``MAE_<name>`` and ``median_MAE_<name>`` of each.
+
+    Args:
+        task: Name of the task, and the keys' prefix.
+
+    Raises:
+        ConfigError: if the task is unknown or of another kind.
+    """
+
+    kind = "values"
+
+    def process(self, data_batch: object, data_samples: Sequence[dict]) -> None:
+        """Keep (prediction, label or None) of each picture."""
+        for sample in data_samples:
+            self.results.append((self._prediction(sample), self._label(sample)))
+
+    def compute_metrics(self, results: list[tuple]) -> dict[str, float]:
+        """Errors by key; NaN where no picture is labelled."""
+        names = self._description(self.task, self.kind).get("names")
+        names = names or [str(i) for i in range(results[0][0].size if results else 1)]
+        labelled = [(pred, label) for pred, label in results if label is not None]
+        error = median = np.full(len(names), np.nan)
+        if labelled:
+            pred = np.array([pred for pred, _ in labelled], dtype=np.float64)
+            truth = np.array([label for _, label in labelled], dtype=np.float64)
+            truth = truth.reshape(pred.shape)
+            error = np.abs(pred - truth).mean(axis=0)
+            error[~np.isfinite(error)] = np.nan
+            median = np.abs(np.median(truth, axis=0) - truth).mean(axis=0)
+            if broken := int((~np.isfinite(pred)).any(axis=1).sum()):
+                warn(f"{self.prefix}/MAE is undefined: {broken} predictions are not finite")
+        else:
+            warn(f"{self.prefix}/MAE is undefined: none of {len(results)} pictures has a label")
+        metrics = {}
+        for name, own, constant in zip(names, error, median, strict=True):
+            suffix = "" if len(names) == 1 else f"_{key_name(name)}"
+            metrics[f"MAE{suffix}"] = float(own)
+            metrics[f"median_MAE{suffix}"] = float(constant)
+        return metrics

@@ -1,0 +1,130 @@
+"""Quantities such as an age or a weight."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from trn_plugin.errors import ConfigError
+from trn_plugin.models.heads.base import TaskHead
+from trn_plugin.registry import MODELS
+
+__all__ = ["RegressionHead"]
+
+LOSSES = {"l1": F.l1_loss, "l2": F.mse_loss, "smooth_l1": F.smooth_l1_loss}
+
+
+@MODELS.register_module()
+class RegressionHead(TaskHead):
+    """Regression of quantities, each in its own unit.
+
+    The raw output is standardised: 0 is a quantity's mean over the training labels, 1 a standard
+    deviation above it. Both are in the checkpoint, and predictions are in the labels' units.
+
+    Args:
+        num_values (int): V.
+        in_features (int): width of the hidden features.
+        loss (str): 'l1', 'l2' or 'smooth_l1' (quadratic below ``beta``) of the standardised
+            quantities, mean over them.
+        beta (float): of 'smooth_l1', in standard deviations.
+        mean (Sequence[float], optional): with ``std``, to be used instead of the training labels'.
+        std (Sequence[float], optional): see ``mean``.
+        loss_weight (float): factor of the loss.
+        names (Sequence[str], optional): the quantities' names.
+
+    Raises:
+        ConfigError: an unknown loss, or another number of names, means or deviations than values.
+    """
+
+    kind = "values"
+
+    def __init__(
+        self,
+        num_values: int,
+        in_features: int,
+        loss: str = "smooth_l1",
+        beta: float = 0.5,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        loss_weight: float = 1.0,
+        names: Sequence[str] | None = None,
+    ) -> None:
+        super().__init__(num_values, in_features, loss_weight, names, num_values)
+        if loss not in LOSSES:
+            raise ConfigError(f"RegressionHead.loss: expected one of {list(LOSSES)}, got {loss!r}")
+        if (mean is None) != (std is None):
+            raise ConfigError("RegressionHead: expected mean and std, or neither")
+        self.num_values = num_values
+        self.loss_name = loss
+        self.loss_options = {"beta": beta} if loss == "smooth_l1" else {}
+        self.register_buffer("mean", torch.zeros(num_values))
+        self.register_buffer("std", torch.ones(num_values))
+        self._waits_for_labels = mean is None
+        if mean is not None:
+            self.standardise(mean, std)
+
+    def standardise(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Take these (V,) means and standard deviations; one of 0 counts as 1.
+
+        Raises:
+            ConfigError: they are not V finite numbers each, or a deviation is negative.
+        """
+        mean, std = (torch.as_tensor(value, dtype=torch.float32) for value in (mean, std))
+        shape = (self.num_values,)
+        usable = mean.shape == shape and std.shape == shape and bool((std >= 0).all())
+        if not usable or not torch.isfinite(mean).all() or not torch.isfinite(std).all():
+            raise ConfigError(
+                f"RegressionHead.mean, std: expected {self.num_values} finite numbers each, std "
+                f"not negative, got {mean.tolist()} and {std.tolist()}"
+            )
+        self.mean.copy_(mean)
+        self.std.copy_(torch.where(std > 0, std, 1.0))
+        self._waits_for_labels = False
+
+    def fit_to_labels(self, task: str, dataset) -> None:
+        """See ``TaskHead``."""
+        if not self._waits_for_labels:
+            return
+        if not hasattr(dataset, "value_moments"):
+            raise ConfigError(
+                f"model.heads.{task}.mean: not given, and asked of the training data set's "
+                f"value_moments, which {type(dataset).__name__} has not"
+            )
+        mean, std = dataset.value_moments(task)
+        if not bool(torch.isfinite(torch.as_tensor(mean)).all()):
+            raise ConfigError(
+                f"model.heads.{task}.mean: not given, and the training data has no labels"
+            )
+        self.standardise(mean, std)
+
+    def encode_one(self, label: Tensor) -> Tensor:
+        """(V,) in the labels' units -> the same as float; a scalar will do for one quantity."""
+        if label.numel() != self.num_values or not torch.isfinite(label).all():
+            raise self._misfit(label, f"{self.num_values} finite numbers")
+        return label.reshape(-1).float()
+
+    def encode(
+        self, labels: Sequence[Tensor | None], device: torch.device
+    ) -> tuple[Tensor, Tensor]:
+        """See ``TaskHead``; the targets are standardised."""
+        values, mask = super().encode(labels, device)
+        targets = (values - self.mean.to(device)) / self.std.to(device)
+        return torch.where(mask[:, None], targets, 0.0), mask
+
+    def sample_loss(self, output: Tensor, targets: Tensor) -> Tensor:
+        """(N, V), (N, V), both standardised -> (N,)."""
+        if self._waits_for_labels:
+            raise ConfigError(
+                "RegressionHead.mean, std: taken from the training labels, which SafeRunner "
+                "passes; set runner_type='SafeRunner' or give both"
+            )
+        return LOSSES[self.loss_name](output, targets, reduction="none", **self.loss_options).mean(
+            1
+        )
+
+    def predict(self, output: Tensor) -> Tensor:
+        """(N, V) standardised -> (N, V) in the labels' units."""
+        return output.float() * self.std + self.mean
