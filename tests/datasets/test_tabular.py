@@ -61,6 +61,7 @@ def test_a_row_of_every_kind(tmp_path):
     assert record["gt"]["size"].tolist() == [4.25]
     assert np.array_equal(record["landmarks"], record["gt"]["ears"])
     assert record["where"] == "labels.csv:2"
+    assert dataset.metainfo["dataset"] == "labels.csv"
     tasks = dataset.metainfo["tasks"]
     assert tasks["ears"] == dict(kind="landmarks", names=("left", "right"), flip=(1, 0))
     assert tasks["coat"]["classes"] == ("short", "long")
@@ -69,6 +70,14 @@ def test_a_row_of_every_kind(tmp_path):
         ears=(2, 2), coat=(), marks=(2,), size=(1,)
     )
     assert sample.box_source.startswith("perturbed landmarks' box")
+
+
+def test_no_rows_at_all(tmp_path):
+    with pytest.raises(DataError, match=r"labels\.csv: has no rows below its header$"):
+        make(write(tmp_path), "labels.csv", LABELS)
+    root = write(tmp_path, [*ROW, "train"], header=[*HEADER, "split"])
+    with pytest.raises(DataError, match=r"labels\.csv: has no row of 'test'$"):
+        make(root, "labels.csv", LABELS, split="test", split_column="split")
 
 
 def test_columns_by_other_names(tmp_path):

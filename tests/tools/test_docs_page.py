@@ -48,6 +48,9 @@ def check(work, epochs):
     assert (work / f"epoch_{epochs}.pth").exists()
     for name in ("similarity.png", "similarity/similarity.png", "pictures/worst.png"):
         assert (work / name).stat().st_size > 0
+    # what the visualizer's backends were given
+    shown = {path.name.rsplit("_", 1)[0] for path in work.glob("*/vis_data/vis_image/*.png")}
+    assert shown == {"similarity", *(path.stem for path in (work / "pictures").glob("*.png"))}
     return metrics
 
 

@@ -112,6 +112,7 @@ class TabularMultiTask(MultiTaskDataset):
         self.shares = {"val": val_share, "test": test_share}
         self.split_seed = split_seed
         super().__init__(data_root=os.path.expanduser(data_root), ann_file=ann_file, **kwargs)
+        self._metainfo["dataset"] = os.path.basename(ann_file)
 
     def _known_tasks(self) -> dict[str, dict]:
         return {task: columns.info for task, columns in self.labels.items()}
@@ -142,6 +143,9 @@ class TabularMultiTask(MultiTaskDataset):
             record = self._record({c: cells[place] for c, place in places.items()}, where)
             if record is not None:
                 records.append(dict(record, where=where, row=line))
+        if not records:
+            which = "rows below its header" if self.split is None else f"row of {self.split!r}"
+            raise DataError(f"{self.ann_file}: has no {which}")
         self._report(records)
         return self._there(records)
 
@@ -231,7 +235,7 @@ class TabularMultiTask(MultiTaskDataset):
                     "all: they count as rows without it; give columns that are filled "
                     "independently tasks of their own"
                 )
-            if records and not any(task in record["gt"] for record in records):
+            if not any(task in record["gt"] for record in records):
                 split = "" if self.split is None else f" of the split {self.split!r}"
                 self._warn(f"{name}: no row{split} has a label of {task}")
 
