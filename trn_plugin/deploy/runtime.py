@@ -38,8 +38,15 @@ def providers_of(name: str | None) -> list[str] | None:
     return known[name]
 
 
-def open_session(path: str, providers: Sequence[str] | None = None) -> onnxruntime.InferenceSession:
-    """Load an ONNX file; ``providers`` default to CUDA where onnxruntime has it, then the CPU.
+def open_session(
+    path: str, providers: Sequence[str] | None = None, threads: int | None = None
+) -> onnxruntime.InferenceSession:
+    """Load an ONNX file.
+
+    Args:
+        path: the file.
+        providers: default CUDA where onnxruntime has it, then the CPU.
+        threads: of the CPU; default onnxruntime's choice, one for each core.
 
     Raises:
         CheckpointError: if the file is missing or is no ONNX model that onnxruntime can run.
@@ -58,6 +65,7 @@ def open_session(path: str, providers: Sequence[str] | None = None) -> onnxrunti
         raise CheckpointError(f"{path}: no such file; expected an .onnx file")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    options.intra_op_num_threads = threads or 0
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=list(providers))
     except Exception as error:  # onnxruntime's errors share no base class
@@ -71,6 +79,7 @@ class FaceTaskPredictor:
     Args:
         path: a file written by ``tools/export_onnx.py``.
         providers: onnxruntime execution providers; default CUDA where present, then the CPU.
+        threads: of the CPU; default onnxruntime's choice, one for each core.
 
     Attributes:
         tasks (dict[str, dict]): task -> ``kind`` ("landmarks", "class", "attributes", "values")
@@ -90,9 +99,11 @@ class FaceTaskPredictor:
         face["landmarks"], face["pose"]["label"]
     """
 
-    def __init__(self, path: str, providers: Sequence[str] | None = None):
+    def __init__(
+        self, path: str, providers: Sequence[str] | None = None, threads: int | None = None
+    ):
         self.path = str(path)
-        self.session = open_session(self.path, providers)
+        self.session = open_session(self.path, providers, threads)
         text = self.session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
         self.metadata = parse_metadata(text, self.path)
         self.tasks: dict[str, dict] = self.metadata["tasks"]

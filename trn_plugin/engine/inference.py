@@ -12,9 +12,25 @@ from trn_plugin.engine.checkpoint import load_checkpoint_file, load_model_state
 from trn_plugin.errors import ConfigError
 from trn_plugin.registry import MODELS, RUNNERS
 
-__all__ = ["SPLITS", "build_loader", "load_model"]
+__all__ = ["SPLITS", "build_loader", "build_model", "load_model"]
 
 SPLITS = ("train", "val", "test")
+
+
+def build_model(config: Config) -> nn.Module:
+    """The config's model with random weights, in eval mode, without its neck.
+
+    Raises:
+        ConfigError: it cannot be built.
+    """
+    if "backbone" not in (config.get("model") or {}):
+        raise ConfigError("config: has no model.backbone")
+    settings = config.model.to_dict()
+    settings["backbone"]["pretrained"] = False
+    settings["backbone"].pop("checkpoint_path", None)
+    settings["neck"] = None
+    with config_errors("model"):
+        return MODELS.build(settings).eval()
 
 
 def load_model(config: Config, checkpoint_path: str) -> tuple[nn.Module, dict]:
@@ -35,15 +51,10 @@ def load_model(config: Config, checkpoint_path: str) -> tuple[nn.Module, dict]:
     if "backbone" not in (config.get("model") or {}):
         raise ConfigError("config: has no model.backbone")
     checkpoint = load_checkpoint_file(checkpoint_path)
-    settings = config.model.to_dict()
-    settings["backbone"]["pretrained"] = False
-    settings["backbone"].pop("checkpoint_path", None)
-    settings["neck"] = None
-    with config_errors("model"):
-        model = MODELS.build(settings)
+    model = build_model(config)
     state = {k: v for k, v in checkpoint["state_dict"].items() if not k.startswith("neck.")}
     load_model_state(model, state, checkpoint_path)
-    return model.eval(), checkpoint["meta"]
+    return model, checkpoint["meta"]
 
 
 def build_loader(config: Config, split: str):

@@ -1,0 +1,50 @@
+"""The benchmark of PyTorch and exported files, on the smallest model."""
+
+import json
+import math
+from pathlib import Path
+
+from trn_plugin.deploy import export
+from trn_plugin.errors import CheckpointError
+
+CONFIG = Path(__file__).parents[2] / "configs/toy/trn-output_test-resnet_toy.py"
+OPTIONS = ("--cfg-options", "input_size=32")
+
+
+def test_each_backend_is_measured_or_says_why_not(run_tool, tmp_path, monkeypatch):
+    def refuse(model):
+        raise CheckpointError("no float16 here")
+
+    monkeypatch.setattr(export, "in_float16", refuse)
+    few = ("--batch-sizes", 1, 3, "--rounds", 1, "--calls", 1, "--threads", 1)
+    backends = ("--backends", "eager", "fp32", "fp16")
+    out = tmp_path / "speed.json"
+    status, printed, _ = run_tool(
+        "benchmark_deploy", CONFIG, *few, *backends, "--out", out, *OPTIONS
+    )
+    assert status == 0
+    assert "test_resnet at 32 x 32 from uint8 pictures of 32 x 32, cpu, 1 threads" in printed
+    rows = json.loads(out.read_text())
+    assert [(row["batch_size"], row["backend"]) for row in rows] == [
+        (size, name) for size in (1, 3) for name in ("eager", "fp32", "fp16")
+    ]
+    for row in rows:
+        if row["backend"] == "fp16":
+            assert row["skipped"] == "no float16 here"
+            continue
+        assert row["milliseconds"] > 0
+        speed = 1000 * row["batch_size"] / row["milliseconds"]
+        assert math.isclose(row["pictures_per_second"], speed)
+        assert row["differs"] < 1e-4
+    assert printed.count("skipped: no float16 here") == 2
+
+
+def test_bad_arguments_are_one_line(run_tool):
+    for arguments, message in (
+        (("--rounds", 0), "--rounds: expected at least 1, found 0"),
+        (("--batch-sizes", 4, 0), "--batch-sizes: expected at least 1"),
+        (("--picture-size", -3), "--picture-size: expected at least 1"),
+    ):
+        status, _, errors = run_tool("benchmark_deploy", CONFIG, *arguments)
+        assert status == 2
+        assert message in errors.splitlines()[-1]
