@@ -194,7 +194,7 @@ def chosen_relations(args, config, tasks):
     if args.groups:
         groups = parse_groups(args.groups, tasks).values()
         return list(itertools.combinations(groups, 2))
-    if neck.get("relations") and not args.tasks and not args.all_pairs:
+    if neck.get("relations", "all") != "all" and not args.tasks and not args.all_pairs:
         return [relation_sides(r, "model.neck.relations") for r in neck["relations"]]
     for task in args.tasks or ():
         if task not in tasks:

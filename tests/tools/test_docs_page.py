@@ -36,6 +36,9 @@ def check(work, epochs):
         assert key in metrics
     for key in ("landmarks-pose", "landmarks-smile", "pose-smile"):
         assert f"relation/tau_output/{key}" in metrics
+    exported = json.loads((work / "metrics_onnx.json").read_text())
+    for key in ("landmarks/NME", "pose/accuracy", "smile/mAP", "relation/tau_gt/pose-smile"):
+        assert exported[key] == pytest.approx(metrics[key], abs=0.05)
     lines = (work / "predictions" / "predictions.jsonl").read_text().splitlines()
     (found,) = (json.loads(line)["tasks"] for line in lines)
     assert set(found["landmarks"]) == {

@@ -204,6 +204,11 @@ def test_relations_and_groups_of_a_checkpoint(tool, tmp_path, checkpoint):
     (row,) = measured(tmp_path / "a").values()
     assert (row["a"], row["b"]) == ("smile", "landmarks+pose")
     assert (row["N"], row["d1_output"], row["d2_output"]) == (30, 1, 15)
+    every = [option for option in more if not option.startswith("model.neck")]
+    every.append("model.neck.relations=all")
+    status, _, error = tool(*arguments, "--out-dir", tmp_path / "c", *every)
+    assert status == 0, error
+    assert len(measured(tmp_path / "c")) == 3
     status, _, _ = tool(*arguments, "--tasks", "pose", "smile", "--out-dir", tmp_path / "b", *more)
     assert status == 0
     assert set(measured(tmp_path / "b")) == {("pose", "smile")}

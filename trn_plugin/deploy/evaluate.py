@@ -8,6 +8,7 @@ import inspect
 import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
 
 import numpy as np
 import torch
@@ -176,16 +177,19 @@ def _tasks_of(metric: dict) -> list[str]:
 def _similarity_for(metric: dict, predictor: FaceTaskPredictor) -> tuple[dict | None, list[str]]:
     """Similarities of the labels always, of features where the file gives them."""
     left_out = []
+    wanted = metric.get("relations", ())
+    if wanted == "all":
+        wanted = list(combinations(predictor.tasks, 2))
     relations = [
         relation
-        for relation in metric.get("relations", ())
+        for relation in wanted
         if all(
             task in predictor.tasks
             for side in relation_sides(relation, "TaskSimilarity.relations")
             for task in side
         )
     ]
-    if len(relations) < len(metric.get("relations", ())):
+    if len(relations) < len(wanted):
         left_out.append("TaskSimilarity: relations with tasks that the file does not have")
     levels = metric.get("levels", FEATURES)
     levels = (levels,) if isinstance(levels, str) else tuple(levels)
