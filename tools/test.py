@@ -58,6 +58,8 @@ def main():
         if args.launcher != "none":
             raise ConfigError("--launcher: an exported file is measured by one process")
         left_out = use_exported(config, args.checkpoint, args.provider)
+    elif args.provider:
+        raise ConfigError("--provider: is for exported .onnx files; a checkpoint runs in PyTorch")
     cli.start_process_group(args.launcher)
     runner = cli.build_runner(config)
     metrics = runner.test()
