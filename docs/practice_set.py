@@ -4,8 +4,8 @@ Example:
     python docs/practice_set.py data/my_faces
 """
 
+import argparse
 import csv
-import sys
 from pathlib import Path
 
 import cv2
@@ -17,8 +17,17 @@ from trn_plugin.datasets.toy_scene import random_picture
 POINTS = ("left_eye", "right_eye", "nose", "left_mouth", "right_mouth")
 
 
-def main(folder: str, count: int = 800) -> None:
+def main() -> None:
     """Write ``labels.csv`` and ``faces``; of ten rows one is for validation and one for testing."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", help="where to write")
+    parser.add_argument("count", nargs="?", type=int, default=800, help="of faces (%(default)s)")
+    write(**vars(parser.parse_args()))
+
+
+def write(folder: str, count: int) -> None:
     root = Path(folder)
     (root / "faces").mkdir(parents=True, exist_ok=True)
     columns = [f"{point}_{axis}" for point in POINTS for axis in "xy"]
@@ -35,4 +44,4 @@ def main(folder: str, count: int = 800) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:2], *map(int, sys.argv[2:3]))
+    main()
