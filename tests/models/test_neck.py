@@ -130,6 +130,22 @@ def attribute_batch(n=32, missing=()):
     return x, samples
 
 
+def test_all_pairs_do_not_depend_on_the_order_of_the_heads():
+    """A config that MMEngine has written has its keys sorted; its checkpoints fit."""
+    heads = dict(
+        pose=dict(type="ClassificationHead", num_classes=3),
+        landmarks=dict(type="LandmarkHead", num_points=2),
+        age=dict(type="RegressionHead", num_values=1),
+    )
+    models = [
+        build(heads=dict(order), relations="all")
+        for order in (heads.items(), sorted(heads.items()))
+    ]
+    assert models[0].neck.names == models[1].neck.names
+    assert models[0].neck.names == ("age-landmarks", "age-pose", "landmarks-pose")
+    models[1].load_state_dict(models[0].state_dict())
+
+
 @pytest.mark.parametrize("deletion", ["pairwise", "listwise"])
 def test_all_pairs_of_tasks(deletion):
     options = dict(heads=ATTRIBUTES, relations="all", levels=("output",), shared="all")

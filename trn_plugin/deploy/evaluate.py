@@ -179,7 +179,7 @@ def _similarity_for(metric: dict, predictor: FaceTaskPredictor) -> tuple[dict | 
     left_out = []
     wanted = metric.get("relations", ())
     if wanted == "all":
-        wanted = list(combinations(predictor.tasks, 2))
+        wanted = list(combinations(sorted(predictor.tasks), 2))
     relations = [
         relation
         for relation in wanted

@@ -41,7 +41,7 @@ class TaskSimilarity(BaseMetric):
     Args:
         relations: Pairs of tasks or of groups of tasks, ``[('landmarks', 'pose')]`` or
             ``[(('a', 'b'), ('c',))]``; the features of a group are concatenated. 'all' for every
-            pair of the model's tasks.
+            pair of the model's tasks, by name.
         levels: Any of ``'hidden'`` (what enters the tasks' last layers) and ``'output'`` (the
             heads' raw outputs).
         collect_device, prefix, collect_dir: See :class:`mmengine.evaluator.BaseMetric`.
@@ -114,7 +114,7 @@ class TaskSimilarity(BaseMetric):
 
     def _relate_all(self, tasks: Collection[str]) -> None:
         self.tasks = dict.fromkeys(tasks)
-        pairs = [((a,), (b,)) for a, b in combinations(tasks, 2)]
+        pairs = [((a,), (b,)) for a, b in combinations(sorted(tasks), 2)]
         self.relations = {relation_name(sides): sides for sides in pairs}
 
     def compute_metrics(self, results: list[dict]) -> dict[str, float]:

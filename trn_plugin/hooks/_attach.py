@@ -56,7 +56,7 @@ class AttachedRelations:
         **options,
     ) -> None:
         if relations == "all":
-            relations = list(combinations(_mapping(f"{_HOOK}.labels", labels), 2))
+            relations = list(combinations(sorted(_mapping(f"{_HOOK}.labels", labels)), 2))
         if not relations:
             raise ConfigError(f"{_HOOK}.relations: expected at least one pair of tasks")
         sides = [relation_sides(relation, f"{_HOOK}.relations") for relation in relations]

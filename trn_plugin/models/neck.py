@@ -73,7 +73,7 @@ class TaskRelationNeck(nn.Module):
     Args:
         relations (Sequence[tuple] or str): pairs of tasks, ``('landmarks', 'pose')``, or of groups
             of tasks, ``(('a', 'b'), ('c',))``, whose features are put side by side; 'all' for
-            every pair of tasks.
+            every pair of tasks, by name.
         levels (Sequence[str]): 'hidden' (what enters a task's last layer), 'output' (the head's
             raw output), or the dotted name of a timm module inside the tails ('layer4.0'), whose
             output is averaged over positions.
@@ -158,7 +158,8 @@ class TaskRelationNeck(nn.Module):
         if self._all_pairs:
             if len(tasks) < 2:
                 raise ConfigError("model.neck.relations: 'all' needs two tasks or more")
-            self.relations = tuple(((a,), (b,)) for a, b in combinations(tasks, 2))
+            # in an order of their own: a config that MMEngine writes has its keys sorted
+            self.relations = tuple(((a,), (b,)) for a, b in combinations(sorted(tasks), 2))
         for name, pair in zip(self.names, self.relations, strict=True):
             for task in (*pair[0], *pair[1]):
                 if task not in tasks:

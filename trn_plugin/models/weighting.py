@@ -19,9 +19,9 @@ class UncertaintyWeighting(nn.Module):
     .. math:: \mathcal{L} = \sum_t c_t e^{-s_t} \mathcal{L}_t + \frac{s_t}{2}, \quad
               s_t = \log \sigma_t^2
 
-    where c is 1/2 for tasks of coordinates (their Eq. 7) and 1 for classes and attributes (their
-    Eq. 10). The s start at 0, where tasks of classes have the weight that their heads give them.
-    The losses that a relation adds are not weighted.
+    where c is 1/2 for tasks of coordinates and values (their Eq. 7) and 1 for classes and
+    attributes (their Eq. 10). The s start at 0, where tasks of classes have the weight that their
+    heads give them. The losses that a relation adds are not weighted.
 
     Args:
         kinds (Mapping[str, str]): what each task's labels are; ``MultiTaskModel`` passes it.
@@ -29,7 +29,8 @@ class UncertaintyWeighting(nn.Module):
 
     def __init__(self, kinds: Mapping[str, str]) -> None:
         super().__init__()
-        self.shares = {task: 0.5 if kind == "landmarks" else 1.0 for task, kind in kinds.items()}
+        numbers = ("landmarks", "values")
+        self.shares = {task: 0.5 if kind in numbers else 1.0 for task, kind in kinds.items()}
         self.log_variance = nn.ParameterDict({task: torch.zeros(()) for task in kinds})
 
     def forward(self, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
