@@ -55,7 +55,14 @@ custom_hooks = [
 param_scheduler = [dict(type="LinearLR", start_factor=0.1, by_epoch=False, end=10)]
 train_cfg = {train_cfg}
 default_hooks = dict(
-    logger=dict(interval=1), checkpoint=dict(interval=1, by_epoch={by_epoch}, max_keep_ckpts=1)
+    logger=dict(interval=1),
+    checkpoint=dict(
+        interval=1,
+        by_epoch={by_epoch},
+        max_keep_ckpts=1,
+        save_best="landmarks/NME",
+        rule="less",
+    ),
 )
 """
 
@@ -148,9 +155,10 @@ def kill_at_some_moment(pid, work, longest, rng):
 
 def outcome(work):
     """What a finished run left, as name -> tensor or number."""
-    (path,) = work.glob("*.pth")
+    path, best = sorted(work.glob("*.pth"), key=lambda path: path.name.startswith("best_"))
     checkpoint = load_checkpoint_file(path)
-    values = {"file": path.name, "iterations": checkpoint["meta"]["iter"]}
+    values = {"file": path.name, "best": best.name, "iterations": checkpoint["meta"]["iter"]}
+    flatten(load_checkpoint_file(best)["state_dict"], "best", values)
     for part in ("state_dict", "optimizer", "param_schedulers", "ranks"):
         flatten(checkpoint[part], part, values)
     for name, buffer in checkpoint["message_hub"]["log_scalars"].items():

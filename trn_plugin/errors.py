@@ -8,6 +8,7 @@ __all__ = [
     "TrainingError",
     "TrnPluginError",
     "first_line",
+    "printable",
 ]
 
 
@@ -33,6 +34,13 @@ class CheckpointError(TrnPluginError, RuntimeError):
 
 class TrainingError(TrnPluginError, RuntimeError):
     """A training that cannot go on; the message says when and what it met."""
+
+
+def printable(text: object, longest: int = 200) -> str:
+    """What a file says, fit for a message: no line ends or control characters, not too long."""
+    text = str(text)
+    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[:longest])
+    return shown if len(text) <= longest else f"{shown}..."
 
 
 def first_line(error: BaseException) -> str:

@@ -6,10 +6,6 @@ import os
 import stat
 from collections.abc import Sequence
 
-# A picture's header can promise more than the memory holds; OpenCV reads these when it is imported.
-os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(2**28))
-os.environ.setdefault("OPENCV_LOG_LEVEL", "FATAL")  # what it cannot read is told by an error
-
 import cv2
 import numpy as np
 

@@ -4,6 +4,8 @@ import os
 import random
 import shutil
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -290,15 +292,15 @@ def scene():
     return cv2.resize(noise, (64, 48), interpolation=cv2.INTER_CUBIC)
 
 
-def png(width, height):
-    """A PNG that promises so many pixels and holds almost none."""
+def png(width, height, depth=8, kind=2, pixels=bytes(999)):
+    """A PNG that promises so many pixels of RGB and, by itself, holds almost none."""
 
     def chunk(kind, data):
         checksum = struct.pack(">I", zlib.crc32(kind + data))
         return struct.pack(">I", len(data)) + kind + data + checksum
 
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    data = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(999))) + chunk(b"IEND", b"")
+    header = struct.pack(">IIBBBBB", width, height, depth, kind, 0, 0, 0)
+    data = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(pixels, 1)) + chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + data
 
 
@@ -392,3 +394,18 @@ def run_picture_fuzz(folder: Path, count):
             write(folder / name, scene())
             good += fuzz_picture(folder / name, rng)
     return good
+
+
+def test_the_limit_of_pixels_holds_in_the_tools(tmp_path):
+    """A whole picture of more than 2^28 pixels, read after all that the tools import."""
+    side = 16_400
+    path = tmp_path / "huge.png"
+    path.write_bytes(png(side, side, depth=1, kind=0, pixels=bytes((side // 8 + 1) * side)))
+    code = (
+        "import trn_plugin.engine.cli, sys\n"
+        "from trn_plugin.geometry import read_image\n"
+        "print(read_image(sys.argv[1]).shape)"
+    )
+    run = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True)
+    assert run.returncode == 1
+    assert "not a readable picture" in run.stderr

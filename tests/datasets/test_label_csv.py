@@ -57,7 +57,7 @@ def test_what_cannot_be_read_is_named(tmp_path, text, columns, classes, message)
 def test_files_that_are_no_text(tmp_path):
     with pytest.raises(DataError, match=r"absent\.csv: cannot be read: No such file"):
         read_label_csv(str(tmp_path / "absent.csv"))
-    with pytest.raises(DataError, match="expected a CSV file in UTF-8"):
+    with pytest.raises(DataError, match=r":2: expected a CSV file in UTF-8"):
         read_label_csv(write(tmp_path, "a,b\nä,1\n", "latin-1"))
     many = "a\n" + "\n".join(f"x{i}" for i in range(1001))
     with pytest.raises(DataError, match="found 1001"):

@@ -98,6 +98,15 @@ def write_hostile(kind, path, mark):
         torch.save(checkpoint_with(calls[kind]), path)
     elif kind == "old pickle":
         path.write_bytes(pickle.dumps(checkpoint_with(calls["system"]), protocol=2))
+    elif kind == "bytearray":
+        torch.save(checkpoint_with(Call(bytearray, 6 * 10**9)), path)
+    elif kind == "old bytearray":
+        torch.save(
+            checkpoint_with(Call(bytearray, 6 * 10**9)), path, _use_new_zipfile_serialization=False
+        )
+    elif kind == "long bytearray":
+        torch.save(checkpoint_with(0), path)
+        rewritten(path, lambda _: b"\x80\x05\x96" + (4 * 10**9).to_bytes(8, "little") + b".")
     elif kind == "getattr of os":
         path.write_bytes(
             b"\x80\x02c__builtin__\ngetattr\ncos\nenviron\nX\x05\x00\x00\x00clear\x86R)R."
@@ -125,6 +134,9 @@ def write_hostile(kind, path, mark):
 
 
 HOSTILE = (
+    "bytearray",
+    "old bytearray",
+    "long bytearray",
     "system",
     "subprocess",
     "eval",
@@ -164,6 +176,68 @@ def test_what_others_allow_is_not_allowed_here(tmp_path):
             load_checkpoint_file(path)
         assert set(torch.serialization.get_safe_globals()) == set(before)
     assert not mark.exists()
+
+
+def test_a_refusal_names_what_would_be_called(tmp_path):
+    write_hostile("system", tmp_path / "hostile.pth", tmp_path / "mark")
+    with pytest.raises(CheckpointError, match=r"plain data: it would call posix\.system$"):
+        load_checkpoint_file(tmp_path / "hostile.pth")
+
+
+def test_lists_that_hold_themselves_are_read_once(tmp_path):
+    endless = []
+    endless.append(endless)
+    many = []
+    for _ in range(60):
+        many = [many, many]
+    path = tmp_path / "cycle.pth"
+    torch.save(dict(state_dict=dict(w=torch.ones(2)), meta=dict(a=endless, b=many)), path)
+    assert torch.equal(load_checkpoint_file(path)["state_dict"]["w"], torch.ones(2))
+
+
+def test_the_format_before_torch_1_6_is_read(tmp_path):
+    path = tmp_path / "old.pth"
+    meta = dict(trn_plugin_version="0.1.0", trn_plugin_format=FORMAT)
+    checkpoint = dict(state_dict=dict(w=torch.arange(9.0)), meta=meta)
+    torch.save(checkpoint, path, _use_new_zipfile_serialization=False)
+    assert torch.equal(load_checkpoint_file(path)["state_dict"]["w"], torch.arange(9.0))
+
+
+def test_an_environment_that_contradicts_itself_is_told(tmp_path, monkeypatch):
+    save_checkpoint_file(dict(state_dict={}, meta={}), tmp_path / "a.pth")
+    for name in ("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_WEIGHTS_ONLY_LOAD"):
+        monkeypatch.setenv(name, "1")
+    with pytest.raises(CheckpointError, match=r"the environment sets both .*: unset one"):
+        load_checkpoint_file(tmp_path / "a.pth")
+
+
+def test_the_mode_of_a_file_is_the_users(tmp_path):
+    before = os.umask(0o077)
+    try:
+        save_checkpoint_file(dict(state_dict={}, meta={}), tmp_path / "a.pth")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a.pth").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("key", ["0.weight", "1.running_var"])
+def test_weights_that_are_not_finite_are_refused(key):
+    model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3))
+    state = {k: v.clone() for k, v in model.state_dict().items()}
+    state[key].view(-1)[0] = float("nan")
+    with pytest.raises(CheckpointError, match=rf"a\.pth: the values of {key} are not finite"):
+        load_model_state(model, state, "a.pth")
+
+
+def test_text_of_a_file_reaches_no_terminal_as_it_is(tmp_path):
+    path = tmp_path / "a.pth"
+    version = "9\x1b[2J\n" + 5000 * "A"
+    meta = dict(trn_plugin_version=version, trn_plugin_format=FORMAT + 1)
+    save_checkpoint_file(dict(state_dict={}, meta=meta), path)
+    with pytest.raises(CheckpointError) as error:
+        load_checkpoint_file(path)
+    assert str(error.value).isprintable()
+    assert len(str(error.value)) < 600
 
 
 def test_getattr_has_no_behaviour(tmp_path):

@@ -1,6 +1,7 @@
 """A run that was stopped and resumed ends as one that was not, bit for bit."""
 
 import re
+import shutil
 
 import pytest
 import tiny
@@ -9,7 +10,7 @@ from mmengine.runner import Runner
 from tiny import BATCH, SAMPLES, StopAt, assert_same, result_of, tiny_runner
 
 from trn_plugin.engine import load_checkpoint_file
-from trn_plugin.errors import CheckpointError
+from trn_plugin.errors import CheckpointError, ConfigError
 
 EPOCHS = dict(type="EpochBasedTrainLoop", max_epochs=3, val_interval=2)
 ITERATIONS = dict(type="IterBasedTrainLoop", max_iters=16, val_interval=4)
@@ -176,6 +177,162 @@ def test_the_best_score_survives(tmp_path):
     found = load_checkpoint_file(tmp_path / "part" / best)
     for key, value in expected["state_dict"].items():
         assert torch.equal(found["state_dict"][key], value), key
+
+
+BEST = dict(EVERY_EPOCH, save_best="tiny/error", rule="less")
+
+
+def test_weights_alone_are_not_what_a_run_goes_on_from(tmp_path):
+    """Killed between the best checkpoint and the next write of the epoch's."""
+    options = dict(checkpoint=BEST, train_cfg=dict(EPOCHS, val_interval=1))
+    part = tiny_runner(tmp_path, "part", **options)
+    write = part.save_checkpoint
+
+    def killed_after_the_best(out_dir, filename, *args, **kwargs):
+        write(out_dir, filename, *args, **kwargs)
+        if filename.startswith("best_"):
+            raise KeyboardInterrupt
+
+    part.save_checkpoint = killed_after_the_best
+    with pytest.raises(KeyboardInterrupt):
+        part.train()
+    assert sorted(p.name[:5] for p in (tmp_path / "part").glob("*.pth")) == ["best_", "epoch"]
+    rest = tiny_runner(tmp_path, "part", resume=True, **options)
+    rest.train()
+    assert_same(result_of(rest), result_of(whole(tmp_path, **options)))
+
+
+def test_the_best_checkpoint_outlives_a_failed_write_of_a_better_one(tmp_path):
+    options = dict(
+        checkpoint=dict(BEST, interval=-1), train_cfg=dict(EPOCHS, max_epochs=8, val_interval=1)
+    )
+    run = tiny_runner(tmp_path, "part", **options)
+    write = run.save_checkpoint
+    written = []
+
+    def fails_the_second_time(out_dir, filename, *args, **kwargs):
+        if written:
+            raise CheckpointError("no space left")
+        written.append(filename)
+        write(out_dir, filename, *args, **kwargs)
+
+    run.save_checkpoint = fails_the_second_time
+    with pytest.raises(CheckpointError, match="no space left"):
+        run.train()
+    assert [p.name for p in (tmp_path / "part").glob("*.pth")] == written
+
+
+def test_a_measure_that_is_not_there_is_named(tmp_path):
+    run = tiny_runner(tmp_path, checkpoint=dict(BEST, save_best="tiny/erorr"))
+    with pytest.raises(ConfigError, match=r"expected one of tiny/error, .* got 'tiny/erorr'"):
+        run.train()
+
+
+def test_published_checkpoints_hold_what_was_asked_for(tmp_path):
+    whole(tmp_path, checkpoint=dict(BEST, published_keys=["meta", "state_dict"]))
+    (path,) = (tmp_path / "whole").glob("epoch_3-????????.pth")
+    assert set(torch.load(path, weights_only=True)) == {"meta", "state_dict"}
+
+
+def changed(path, change):
+    checkpoint = torch.load(path, weights_only=True)
+    change(checkpoint)
+    torch.save(checkpoint, path)
+
+
+def test_a_checkpoint_cannot_have_other_files_removed(tmp_path):
+    options = dict(checkpoint=BEST, train_cfg=dict(EPOCHS, val_interval=1))
+    with pytest.raises(KeyboardInterrupt):
+        tiny_runner(tmp_path, "part", custom_hooks=[StopAt(8)], **options).train()
+    shutil.move(tmp_path / "part" / "epoch_1.pth", tmp_path)
+    victims = tmp_path / "victims" / "best_folder.pth"
+    victims.mkdir(parents=True)
+    (victims / "file").write_text("mine")
+    file = tmp_path / "best_other.pth"
+    file.write_text("mine")
+
+    for victim in (victims, file):
+        path = tmp_path / "hostile.pth"
+        shutil.copy(tmp_path / "epoch_1.pth", path)
+        changed(
+            path,
+            lambda c, victim=victim: c["message_hub"]["runtime_info"].update(
+                best_ckpt=str(victim), best_score=1e9
+            ),
+        )
+        run = tiny_runner(tmp_path, "part", resume=True, load_from=str(path), **options)
+        run.train()
+    assert (victims / "file").read_text() == file.read_text() == "mine"
+
+
+def test_early_stopping_goes_on_counting(tmp_path):
+    stopping = dict(
+        type="EarlyStoppingHook", monitor="tiny/error", rule="less", patience=3, min_delta=9.0
+    )
+    train_cfg = dict(EPOCHS, max_epochs=12, val_interval=1)
+
+    def runner(name, *hooks, **options):
+        hooks = [dict(stopping), *hooks]
+        return tiny_runner(tmp_path, name, custom_hooks=hooks, train_cfg=train_cfg, **options)
+
+    expected = runner("whole")
+    expected.train()
+    for stop in (9, 15):
+        with pytest.raises(KeyboardInterrupt):
+            runner("part", StopAt(stop), resume=True).train()
+    rest = runner("part", resume=True)
+    rest.train()
+    assert rest.epoch == expected.epoch < 12
+    assert_same(result_of(rest), result_of(expected))
+
+
+ODD = {
+    "epoch": lambda c: c["meta"].update(epoch=-3),
+    "iter": lambda c: c["meta"].update(iter=10**400),
+    "seed": lambda c: c["meta"].update(seed=2**70),
+    "negative seed": lambda c: c["meta"].update(seed=-1),
+    "log name": lambda c: c["message_hub"]["log_scalars"].update(
+        {1: dict(history=torch.ones(2), counts=torch.ones(2))}
+    ),
+    "log lengths": lambda c: c["message_hub"]["log_scalars"].update(
+        a=dict(history=torch.ones(2), counts=torch.ones(3))
+    ),
+    "kept": lambda c: c["message_hub"]["runtime_info"].update(keep_ckpt_ids=5),
+    "random": lambda c: c["ranks"][0].update(random=3),
+    "moments": lambda c: c["optimizer"]["state"][0].update(exp_avg=torch.ones(7)),
+    "rate": lambda c: c["optimizer"]["param_groups"][0].update(lr="abc"),
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_odd_content_is_told_in_one_line(tmp_path, kind):
+    whole(tmp_path)
+    path = tmp_path / "whole" / "epoch_3.pth"
+    changed(path, ODD[kind])
+    with pytest.raises(CheckpointError, match=r"epoch_3\.pth: ") as error:
+        tiny_runner(tmp_path, "whole", resume=True, load_from=str(path)).train()
+    assert str(error.value).isprintable()
+
+
+def test_a_pointer_to_nowhere_is_none(tmp_path):
+    (tmp_path / "part").mkdir()
+    (tmp_path / "part" / "last_checkpoint").write_bytes(b"\xff\xfe\x00")
+    rest = tiny_runner(tmp_path, "part", resume=True)
+    rest.train()
+    assert rest.epoch == 3
+
+
+def test_weights_that_start_anew_are_named(tmp_path):
+    whole(tmp_path)
+    path = tmp_path / "whole" / "epoch_3.pth"
+    changed(path, lambda c: c["state_dict"].update({"body.0.weight": torch.ones(3, 3)}))
+    changed(path, lambda c: c["state_dict"].pop("heads.a.bias"))
+    run = tiny_runner(tmp_path, "other", load_from=str(path))
+    messages = []
+    run.logger.warning = messages.append
+    run.load_or_resume()
+    assert any("lacks heads.a.bias: these start anew" in text for text in messages)
+    assert any("body.0.weight (3, 3) instead of (8, 6)" in text for text in messages)
 
 
 def test_other_data_in_the_middle_of_an_epoch_is_refused(tmp_path):

@@ -11,6 +11,7 @@ import numpy as np
 
 from trn_plugin.datasets._cells import listing, quoted
 from trn_plugin.errors import DataError
+from trn_plugin.text_files import line_not_in_utf8
 
 __all__ = ["csv_rows", "read_label_csv"]
 
@@ -31,7 +32,10 @@ def csv_rows(path: str) -> Iterator[tuple[int, list[str]]]:
             yield from _checked_rows(path, csv.reader(file))
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
-    except (UnicodeDecodeError, csv.Error) as error:
+    except UnicodeDecodeError as error:
+        line = line_not_in_utf8(path)
+        raise DataError(f"{path}:{line}: expected a CSV file in UTF-8: {error}") from None
+    except csv.Error as error:
         raise DataError(f"{path}: expected a CSV file in UTF-8: {error}") from None
 
 

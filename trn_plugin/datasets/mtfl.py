@@ -118,8 +118,11 @@ class MTFL(MultiTaskDataset):
                 f"val_size: expected 1..{len(rows) - 1} of the {len(rows)} rows in "
                 f"{self.ann_file}, found {self.val_size!r}"
             )
-        ranked = sorted(range(len(rows)), key=lambda i: _rank(self.split_seed, rows[i]))
-        validation = set(ranked[: self.val_size])
+        first: dict[str, int] = {}  # a picture listed twice must not be in both parts
+        lines = [first.setdefault(row.path, row.line) for row in rows]
+        ranks = [_rank(self.split_seed, row.path, n) for row, n in zip(rows, lines, strict=True)]
+        ranked = sorted(range(len(rows)), key=ranks.__getitem__)
+        validation = _with_copies(ranked, ranks, self.val_size)
         return [row for i, row in enumerate(rows) if (i in validation) == (self.split == "val")]
 
     def _record(self, row: MTFLRow, where: str) -> dict:
@@ -136,5 +139,12 @@ class MTFL(MultiTaskDataset):
         return dict(img_path=path, gt=gt, landmarks=landmarks, where=where, row=row.line)
 
 
-def _rank(seed: int, row: MTFLRow) -> bytes:
-    return hashlib.sha256(f"{seed}:{row.path}:{row.line}".encode()).digest()
+def _rank(seed: int, path: str, line: int) -> bytes:
+    return hashlib.sha256(f"{seed}:{path}:{line}".encode()).digest()
+
+
+def _with_copies(ranked: list[int], ranks: list[bytes], count: int) -> set[int]:
+    """The first ``count`` rows, and those of the same picture as the last of them."""
+    while 0 < count < len(ranked) and ranks[ranked[count]] == ranks[ranked[count - 1]]:
+        count += 1
+    return set(ranked[:count])

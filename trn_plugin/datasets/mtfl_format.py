@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from trn_plugin.datasets._cells import coordinate, quoted, relative_path
 from trn_plugin.errors import DataError
+from trn_plugin.text_files import line_not_in_utf8
 
 __all__ = ["POSES", "MTFLRow", "read_rows", "write_rows"]
 
@@ -50,7 +51,8 @@ def read_rows(path: str) -> list[MTFLRow]:
     except OSError as error:
         raise DataError(f"{path}: cannot read the annotations: {error.strerror}") from None
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: expected a text file in UTF-8: {error}") from None
+        line = line_not_in_utf8(path)
+        raise DataError(f"{path}:{line}: expected a text file in UTF-8: {error}") from None
     rows = [
         _parse(line.split(), f"{name}:{number}", number)
         for number, line in enumerate(lines, 1)

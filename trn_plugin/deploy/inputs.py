@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trn_plugin.errors import DataError
+from trn_plugin.text_files import line_not_in_utf8
 
 __all__ = ["find_pictures", "output_paths", "read_boxes", "whole_pixels"]
 
@@ -99,7 +100,10 @@ def read_boxes(path: str | Path) -> list[tuple[Path, Box]]:
                 faces.append((picture, whole_pixels(values[1:], where)))
     except OSError as error:
         raise DataError(f"{path}: cannot read the boxes: {error.strerror or error}") from None
-    except (UnicodeDecodeError, csv.Error) as error:
+    except UnicodeDecodeError as error:
+        line = line_not_in_utf8(path)
+        raise DataError(f"{path}:{line}: not a CSV file in UTF-8: {error}") from None
+    except csv.Error as error:
         raise DataError(f"{path}: not a CSV file: {error}") from None
     if not faces:
         raise DataError(f"{path}: holds no boxes")

@@ -9,10 +9,10 @@ looked at before torch reads it: its records' names, and that they hold what the
 from __future__ import annotations
 
 import glob
-import io
 import os
 import pickle
-import tempfile
+import re
+import secrets
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +23,8 @@ import torch
 from torch import nn
 
 import trn_plugin
-from trn_plugin.errors import CheckpointError, first_line
+from trn_plugin.engine._archive import Inert, check_archive, check_sizes, is_archive
+from trn_plugin.errors import CheckpointError, first_line, printable
 
 __all__ = [
     "FORMAT",
@@ -41,22 +42,9 @@ FORMAT = 1
 
 TEMPORARY = ".part"
 
-LARGEST_EXPANDED = 2**28
-"""Bytes; a tensor that repeats its few stored values beyond this is there to fill the memory."""
+_SWITCHES = ("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_WEIGHTS_ONLY_LOAD")
 
-
-class _Inert:
-    """Takes the place of any object in a checkpoint; has no behaviour."""
-
-    def __new__(cls, *args, **kwargs):
-        return object.__new__(cls)
-
-    def __init__(self, *args, **kwargs) -> None:
-        pass
-
-    def __setstate__(self, state) -> None:
-        pass
-
+_STATISTICS = ("running_mean", "running_var")
 
 _STAND_INS = [
     "mmengine.logging.history_buffer.HistoryBuffer",
@@ -104,15 +92,15 @@ def load_checkpoint_file(path: str | os.PathLike, map_location="cpu") -> dict:
     return checkpoint
 
 
-def read_meta(path: str | os.PathLike) -> dict:
-    """The 'meta' of a checkpoint, without reading its tensors; empty if there is none.
+def read_meta(path: str | os.PathLike) -> tuple[dict, bool]:
+    """The 'meta' of a checkpoint and whether it has an optimizer's state, without its tensors.
 
     Raises:
         CheckpointError: as :func:`load_checkpoint_file`, as far as that can be seen.
     """
-    checkpoint = _load(path, "cpu", mmap=_is_archive(path))
+    checkpoint = _load(path, "cpu", mmap=is_archive(path))
     meta = checkpoint.get("meta") if isinstance(checkpoint, dict) else None
-    return meta if isinstance(meta, dict) else {}
+    return (meta, "optimizer" in checkpoint) if isinstance(meta, dict) else ({}, False)
 
 
 def load_weights_file(path: str | os.PathLike) -> dict[str, torch.Tensor]:
@@ -145,7 +133,8 @@ def load_model_state(
     """Load ``state`` into ``model``, every name and shape fitting.
 
     Raises:
-        CheckpointError: names the first keys that differ.
+        CheckpointError: names the first keys that differ, or a weight or running moment that is
+            not finite.
     """
     own = model.state_dict()
     state = {key.removeprefix("module."): value for key, value in state.items()}
@@ -156,16 +145,25 @@ def load_model_state(
         for key in own
         if key in state and state[key].shape != own[key].shape
     ]
-    problems = [
-        f"{name} {', '.join(keys[:3])}{f' and {len(keys) - 3} more' if len(keys) > 3 else ''}"
-        for name, keys in (("lacks", missing), ("also holds", unexpected), ("has", shapes))
-        if keys
-    ]
+    listings = (("lacks", missing), ("also holds", unexpected), ("has", shapes))
+    problems = [f"{name} {listed(keys)}" for name, keys in listings if keys]
     if problems:
         raise CheckpointError(
             f"{path} is of another model than the config's: it {'; it '.join(problems)}"
         )
+    trained = dict(model.named_parameters())
+    for key, value in state.items():
+        # other buffers, such as masks of attention, may hold -inf
+        counts = key in trained or key.startswith("neck.") or key.endswith(_STATISTICS)
+        if counts and not torch.isfinite(value).all():
+            raise CheckpointError(f"{path}: the values of {printable(key)} are not finite")
     model.load_state_dict(state, strict=False)
+
+
+def listed(keys: list[str]) -> str:
+    """The first three of some names, and how many there are more."""
+    more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
+    return ", ".join(printable(key) for key in keys[:3]) + more
 
 
 def save_checkpoint_file(checkpoint: dict, path: str | os.PathLike) -> None:
@@ -181,15 +179,12 @@ def save_checkpoint_file(checkpoint: dict, path: str | os.PathLike) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         for left in path.parent.glob(f".{glob.escape(path.name)}.*{TEMPORARY}"):
             left.unlink()  # of a run that was killed while it wrote
-        with tempfile.NamedTemporaryFile(
-            dir=path.parent, prefix=f".{path.name}.", suffix=TEMPORARY, delete=False
-        ) as file:
-            temporary = file.name
+        temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}{TEMPORARY}"
+        with open(temporary, "xb") as file:
             sink = _Sink(file)
             torch.save(plain(checkpoint), sink)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except (OSError, RuntimeError) as error:
@@ -272,10 +267,13 @@ def _existing(path: str | os.PathLike) -> str:
 
 def _load(path: str | os.PathLike, map_location, mmap: bool = False):
     path = _existing(path)
+    switches = [n for n in _SWITCHES if os.environ.get(n) in ("1", "y", "yes", "true")]
+    if len(switches) == 2:  # torch then reads nothing, and one of them would change nothing here
+        raise CheckpointError(f"the environment sets both {' and '.join(switches)}: unset one")
     try:
         if os.path.getsize(path) == 0:
             raise CheckpointError(f"{path}: the file is empty (0 bytes)")
-        _check_archive(path)
+        check_archive(path)
         with _stand_ins_only():
             loaded = torch.load(path, map_location, weights_only=True, mmap=mmap)
     except CheckpointError:
@@ -286,7 +284,7 @@ def _load(path: str | os.PathLike, map_location, mmap: bool = False):
         ) from None
     except Exception as error:  # a damaged file can make the unpickler raise anything
         raise CheckpointError(f"{path}: cannot be read as a checkpoint: {_reason(error)}") from None
-    _check_sizes(loaded, path)
+    check_sizes(loaded, path)
     return loaded
 
 
@@ -303,139 +301,17 @@ def _stand_ins_only() -> Iterator[None]:
         torch.serialization.add_safe_globals(others)
 
 
-def _is_archive(path: str | os.PathLike) -> bool:
-    try:
-        with open(path, "rb") as file:
-            return file.read(4) == b"PK\x03\x04"
-    except OSError:
-        return False
-
-
-def _check_archive(path: str) -> None:
-    """Refuse an archive with odd records, or with less data than its tensors declare.
-
-    torch 2.6 reads beyond a record that is shorter than declared. Files in the format before
-    torch 1.6 are no archives; torch reads their data in order and stops where they end.
-    """
-    if not _is_archive(path):
-        return
-    try:
-        with zipfile.ZipFile(path) as archive:
-            records = archive.infolist()
-            pickled = [r for r in records if r.filename.endswith("/data.pkl")]
-            data = archive.read(pickled[0]) if len(pickled) == 1 else b""
-    except (zipfile.BadZipFile, EOFError) as error:
-        raise CheckpointError(
-            f"{path}: truncated or damaged, it begins as a checkpoint but: {first_line(error)}"
-        ) from None
-    seen = set()
-    for record in records:
-        parts = record.filename.split("/")
-        if (
-            len(parts) < 2
-            or parts[0] != records[0].filename.split("/")[0]
-            or not all(part.isprintable() and part not in ("", ".", "..") for part in parts)
-            or "\\" in record.filename
-            or record.filename in seen
-        ):
-            raise CheckpointError(f"{path}: refused, it holds a record named {record.filename!r}")
-        if record.compress_type != zipfile.ZIP_STORED or record.flag_bits & 1:
-            raise CheckpointError(
-                f"{path}: refused, its record {record.filename!r} is compressed or encrypted"
-            )
-        seen.add(record.filename)
-    sizes = {tuple(r.filename.split("/")[1:]): r.file_size for r in records}
-    for key, declared in _declared_storages(data):
-        held = sizes.get(("data", key), 0)
-        if declared > held:
-            raise CheckpointError(
-                f"{path}: refused, a tensor of it declares {declared} bytes where the file holds "
-                f"{held}"
-            )
-
-
-class _StorageReader(pickle._Unpickler):
-    """Reads nothing but which storages a pickle declares; every name in it is a stand-in.
-
-    The unpickler written in Python: the one in C sizes its memo by an index in the file.
-    """
-
-    def __init__(self, data: bytes) -> None:
-        super().__init__(io.BytesIO(data))
-        self.declared: list[tuple[str, int]] = []
-
-    def find_class(self, module: str, name: str) -> type:
-        return type(name, (_InertContainer,), {})
-
-    def persistent_load(self, pid):
-        if isinstance(pid, tuple) and len(pid) == 5 and pid[0] == "storage":
-            _, kind, key, _, count = pid
-            size = _ITEM_SIZES.get(getattr(kind, "__name__", ""), 1)
-            if isinstance(count, int) and isinstance(key, str):
-                self.declared.append((key, count * size))
-        return _InertContainer()
-
-
-class _InertContainer(_Inert):
-    def __setitem__(self, key, value) -> None:
-        pass
-
-    def append(self, value) -> None:
-        pass
-
-    def extend(self, values) -> None:
-        pass
-
-
-_ITEM_SIZES = {
-    "DoubleStorage": 8,
-    "FloatStorage": 4,
-    "HalfStorage": 2,
-    "BFloat16Storage": 2,
-    "LongStorage": 8,
-    "IntStorage": 4,
-    "ShortStorage": 2,
-    "ComplexFloatStorage": 8,
-    "ComplexDoubleStorage": 16,
-}
-
-
-def _declared_storages(data: bytes) -> list[tuple[str, int]]:
-    """(key, bytes) of the storages that a pickle declares, as far as it can be read."""
-    reader = _StorageReader(data)
-    try:
-        reader.load()
-    except Exception:  # torch's own reader will say what is wrong with it
-        return reader.declared
-    return reader.declared
-
-
-def _check_sizes(value, path: str) -> None:
-    waiting = [value]
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, dict):
-            waiting.extend(value.values())
-        elif isinstance(value, (list, tuple)):
-            waiting.extend(value)
-        elif torch.is_tensor(value) and value.layout == torch.strided and not value.is_meta:
-            size = value.numel() * value.element_size()
-            if size > max(LARGEST_EXPANDED, value.untyped_storage().nbytes()):
-                raise CheckpointError(
-                    f"{path}: refused, a tensor of it declares {size} bytes where the file holds "
-                    f"{value.untyped_storage().nbytes()}"
-                )
-
-
 def _check_written_here(meta: dict, path: str | os.PathLike) -> None:
     """Format and checksums of a checkpoint of this package."""
     version = meta.get("trn_plugin_format", 0)
     if not isinstance(version, int) or version > FORMAT:
         raise CheckpointError(
             f"{path}: written by a newer version of trn_plugin "
-            f"({meta['trn_plugin_version']}, format {version}); this one, "
+            f"({printable(meta['trn_plugin_version'])}, format {printable(version)}); this one, "
             f"{trn_plugin.__version__}, reads up to format {FORMAT}"
         )
+    if not is_archive(path):  # the format before torch 1.6 has no checksums
+        return
     with zipfile.ZipFile(path) as archive:
         damaged = archive.testzip()
     if damaged is not None:
@@ -455,6 +331,9 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _reason(error: Exception) -> str:
+    called = re.search(r"GLOBAL (\S+)", str(error))
+    if called:
+        return f"it would call {printable(called[1].rstrip('.'))}"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     for line in lines:
         found = line.partition("WeightsUnpickler error:")[2].strip()
@@ -465,4 +344,4 @@ def _reason(error: Exception) -> str:
 
 
 def _stand_in(name: str) -> type:
-    return type(name.rsplit(".", 1)[1], (_Inert,), {})
+    return type(name.rsplit(".", 1)[1], (Inert,), {})

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 
 from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook
 
-from trn_plugin.errors import CheckpointError
+from trn_plugin.engine.checkpoint import load_checkpoint_file, save_checkpoint_file
+from trn_plugin.errors import CheckpointError, ConfigError
 
 __all__ = ["SafeCheckpointHook"]
 
@@ -16,8 +18,60 @@ class SafeCheckpointHook(CheckpointHook):
     """MMEngine's ``CheckpointHook``, which deletes old checkpoints before it writes the new one.
 
     Here the new one is written first, so that a run killed in between has lost nothing even with
-    ``max_keep_ckpts=1``. ``SafeRunner`` uses it where a config says ``CheckpointHook``.
+    ``max_keep_ckpts=1``; so too the best one of ``save_best``. ``SafeRunner`` uses it where a
+    config says ``CheckpointHook``.
+
+    Raises:
+        ConfigError: after a validation that does not measure what ``save_best`` names.
     """
+
+    def before_train(self, runner) -> None:
+        """As MMEngine's; a best checkpoint that a file names elsewhere is not this run's."""
+        super().before_train(runner)
+        if not self._is_best(getattr(self, "best_ckpt_path", None)):
+            self.best_ckpt_path = None
+        known = getattr(self, "best_ckpt_path_dict", None) or {}
+        for indicator, path in known.items():
+            if not self._is_best(path):
+                known[indicator] = None
+
+    def _is_best(self, path) -> bool:
+        """Whether a file is one that this hook may have written as the best."""
+        if not isinstance(path, str):
+            return False
+        folder, name = os.path.split(path)
+        inside = os.path.realpath(folder) == os.path.realpath(self.out_dir)
+        return inside and name.startswith("best_") and name.endswith(".pth")
+
+    def _save_best_checkpoint(self, runner, metrics) -> None:
+        for indicator in self.key_indicators if self.save_best else ():
+            if indicator not in (*metrics, "auto"):
+                raise ConfigError(
+                    f"default_hooks.checkpoint.save_best: expected one of {', '.join(metrics)}, "
+                    f"got {indicator!r}"
+                )
+        backend = self.file_backend
+        self.file_backend = later = _RemovesLater(backend)
+        try:
+            super()._save_best_checkpoint(runner, metrics)
+        finally:
+            self.file_backend = backend
+        best = getattr(self, "best_ckpt_path_dict", None) or {}
+        kept = (getattr(self, "best_ckpt_path", None), *best.values())
+        for path in later.removed:
+            if path not in kept:
+                backend.remove(path)
+
+    def _publish_model(self, runner, ckpt_path: str) -> None:
+        if is_main_process():
+            checkpoint = load_checkpoint_file(ckpt_path)
+            published = {k: v for k, v in checkpoint.items() if k in self.published_keys}
+            name = os.path.splitext(ckpt_path)[0]
+            save_checkpoint_file(published, f"{name}-published.pth")
+            with open(f"{name}-published.pth", "rb") as file:
+                path = f"{name}-{hashlib.sha256(file.read()).hexdigest()[:8]}.pth"
+            os.replace(f"{name}-published.pth", path)
+            runner.logger.info(f"{ckpt_path} is published as {path}")
 
     def _save_checkpoint_with_step(self, runner, step, meta):
         kept = list(getattr(self, "keep_ckpt_ids", ()))
@@ -48,6 +102,23 @@ class SafeCheckpointHook(CheckpointHook):
                 path = self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(known))
                 if self.file_backend.isfile(path):
                     self.file_backend.remove(path)
+
+
+class _RemovesLater:
+    """A file backend that notes what is to be removed; folders are no checkpoints of ours."""
+
+    def __init__(self, backend) -> None:
+        self._backend = backend
+        self.removed: list[str] = []
+
+    def __getattr__(self, name: str):
+        return getattr(self._backend, name)
+
+    def isdir(self, path) -> bool:
+        return False
+
+    def remove(self, path) -> None:
+        self.removed.append(path)
 
 
 def _write_name(path: str, name: str) -> None:

@@ -14,7 +14,7 @@ from mmengine.config import Config, DictAction
 from mmengine.registry import init_default_scope
 
 from trn_plugin.engine.building import config_errors
-from trn_plugin.errors import ConfigError, TrnPluginError, first_line
+from trn_plugin.errors import ConfigError, TrnPluginError, first_line, printable
 
 __all__ = [
     "add_config_arguments",
@@ -42,7 +42,7 @@ def run(main: Callable[[], None]) -> None:
         text = _told(error)
         if text is None or os.environ.get("TRN_PLUGIN_TRACEBACK") == "1":
             raise
-        print(f"error: {text}", file=sys.stderr)
+        print(f"error: {printable(text, 2000)}", file=sys.stderr)
         sys.exit(2)
 
 
@@ -117,6 +117,8 @@ def load_config(path: str, options: dict | None) -> Config:
             config.merge_from_dict(options)
     except Exception as error:  # a config is code: it may raise anything
         raise ConfigError(f"{path}: not a usable config: {one_line(error)}") from error
+    if not isinstance(config.get("model"), dict):
+        raise ConfigError(f"{path}: expected a config with a 'model', found none")
     _spread_input_size(config)
     init_default_scope(config.get("default_scope", "trn_plugin"))
     return config

@@ -7,7 +7,7 @@ import random
 import numpy as np
 import torch
 
-__all__ = ["random_state", "set_random_state"]
+__all__ = ["check_random_state", "random_state", "set_random_state"]
 
 
 def random_state() -> dict:
@@ -22,6 +22,19 @@ def random_state() -> dict:
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state()
     return state
+
+
+def check_random_state(state: dict) -> None:
+    """Set the generators to a state, and back.
+
+    Raises:
+        TypeError, ValueError, KeyError, RuntimeError: no such state.
+    """
+    current = random_state()
+    try:
+        set_random_state(state)
+    finally:
+        set_random_state(current)
 
 
 def set_random_state(state: dict) -> None:

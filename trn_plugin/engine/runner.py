@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import time
-from pathlib import Path
 
 import mmengine
 import torch
@@ -18,7 +16,6 @@ from mmengine.dist import (
     get_world_size,
     is_main_process,
 )
-from mmengine.logging import HistoryBuffer
 from mmengine.model import MMDistributedDataParallel, is_model_wrapper
 from mmengine.registry import OPTIMIZERS
 from mmengine.runner import Runner
@@ -29,16 +26,25 @@ import trn_plugin
 from trn_plugin.engine.building import config_errors
 from trn_plugin.engine.checkpoint import (
     FORMAT,
+    listed,
     load_checkpoint_file,
     load_model_state,
-    read_meta,
     save_checkpoint_file,
 )
 from trn_plugin.engine.checkpoint_hook import SafeCheckpointHook
 from trn_plugin.engine.finite import FiniteSteps
 from trn_plugin.engine.loops import EpochLoop, IterationLoop
-from trn_plugin.engine.random_state import random_state, set_random_state
-from trn_plugin.errors import CheckpointError, ConfigError, TrainingError, first_line
+from trn_plugin.engine.message_hub import message_hub_state, restore_message_hub
+from trn_plugin.engine.newest import checkpoint_files, newest_checkpoint
+from trn_plugin.engine.random_state import check_random_state, random_state, set_random_state
+from trn_plugin.engine.run_state import check_optimizer, hooks_state, restore_hooks
+from trn_plugin.errors import (
+    CheckpointError,
+    ConfigError,
+    TrainingError,
+    first_line,
+    printable,
+)
 from trn_plugin.registry import DATASETS, RUNNERS
 
 __all__ = ["SafeRunner"]
@@ -273,7 +279,8 @@ class SafeRunner(Runner):
         device = get_device() if map_location == "default" else map_location
         checkpoint = self.load_checkpoint(filename, map_location=device, strict=True)
         meta = checkpoint["meta"]
-        if not isinstance(meta.get("epoch"), int) or not isinstance(meta.get("iter"), int):
+        counts = [meta.get(name) for name in ("epoch", "iter")]
+        if not all(type(count) is int and 0 <= count < 2**53 for count in counts):
             raise CheckpointError(
                 f"{filename}: holds weights but no run to resume (no epoch, iter)"
             )
@@ -282,6 +289,10 @@ class SafeRunner(Runner):
         self.owes_validation = not meta.get("metrics")
 
         seed = meta.get("seed")
+        if isinstance(seed, int) and not 0 <= seed < 2**32:
+            raise CheckpointError(
+                f"{filename}: expected a seed below 2^32, found {printable(seed)}"
+            )
         if isinstance(seed, int) and seed != self._randomness_cfg.get("seed"):
             self.logger.warning(f"resuming with the seed of the checkpoint, {seed}")
             self._randomness_cfg.update(seed=seed)
@@ -290,10 +301,10 @@ class SafeRunner(Runner):
 
         try:
             self._restore(checkpoint, resume_optimizer, resume_param_scheduler)
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+        except Exception as error:  # torch and MMEngine take what is in the file unchecked
             raise CheckpointError(
                 f"{filename}: its run does not fit the config's optimizer, schedules or number of "
-                f"processes: {type(error).__name__}: {first_line(error)}"
+                f"processes: {type(error).__name__}: {printable(first_line(error))}"
             ) from error
         self._has_loaded = True
         self.logger.info(f"resumed epoch: {self.epoch}, iter: {self.iter}")
@@ -356,8 +367,9 @@ class SafeRunner(Runner):
         checkpoint = {
             "meta": meta,
             "state_dict": self.bare_model.state_dict(),
-            "message_hub": _message_hub_state(self.message_hub),
+            "message_hub": message_hub_state(self.message_hub),
             "ranks": ranks,
+            "hooks": hooks_state(self.hooks),
         }
         if save_optimizer:
             checkpoint["optimizer"] = self.optim_wrapper.state_dict()
@@ -376,10 +388,11 @@ class SafeRunner(Runner):
         return self.model.module if is_model_wrapper(self.model) else self.model
 
     def _restore(self, checkpoint: dict, optimizer: bool, param_scheduler: bool) -> None:
-        _restore_message_hub(self.message_hub, checkpoint.get("message_hub", {}))
+        restore_message_hub(self.message_hub, checkpoint.get("message_hub", {}))
         if optimizer and "optimizer" in checkpoint:
             self.optim_wrapper = self.build_optim_wrapper(self.optim_wrapper)
             self.optim_wrapper.load_state_dict(checkpoint["optimizer"])
+            check_optimizer(self.optim_wrapper)
         elif optimizer:
             self.logger.warning(
                 "the checkpoint holds no optimizer state: the run goes on with a new optimizer"
@@ -388,9 +401,11 @@ class SafeRunner(Runner):
             self.param_schedulers = self.build_param_scheduler(self.param_schedulers)
             for mine, saved in _schedulers(self.param_schedulers, checkpoint["param_schedulers"]):
                 mine.load_state_dict(saved)
+        restore_hooks(self.hooks, checkpoint.get("hooks", {}))
         ranks = checkpoint.get("ranks") or []
         if len(ranks) == get_world_size():
             mine = ranks[get_rank()]
+            check_random_state(mine["random"])
             self._random_state = mine["random"]
             parameters = dict(self.bare_model.named_parameters())
             for name, gradient in mine["gradients"].items():
@@ -466,57 +481,15 @@ class SafeRunner(Runner):
             )
         self.bare_model.load_state_dict(fits, strict=False)
         self.logger.info(f"{len(fits)} of {len(own)} weights taken from {filename}")
-
-
-def checkpoint_files(folder: str | os.PathLike) -> list[Path]:
-    """The checkpoints in a work directory; where there are none, those that it points to.
-
-    MMEngine names the newest one, which ``out_dir`` may have put elsewhere, in a file.
-    """
-    folder = Path(folder)
-    paths = sorted(folder.glob("*.pth"))
-    pointer = folder / "last_checkpoint"
-    if not paths and pointer.is_file():
-        paths = sorted(Path(pointer.read_text(encoding="utf-8").strip()).parent.glob("*.pth"))
-    return [path for path in paths if path.is_file() and not path.name.startswith(".")]
-
-
-def newest_checkpoint(folder: str | os.PathLike, logger) -> str | None:
-    """The readable checkpoint of the highest iteration in a work directory.
-
-    Args:
-        folder: work directory of a run.
-        logger (logging.Logger): is told of the files that cannot be read.
-
-    Returns:
-        str | None: None if there is no checkpoint at all.
-
-    Raises:
-        CheckpointError: there are some, but none can be read.
-    """
-    problems, runs = [], []
-    for path in checkpoint_files(folder):
-        try:
-            meta = read_meta(path)
-        except CheckpointError as error:
-            problems.append(str(error))
-            continue
-        if isinstance(meta.get("epoch"), int) and isinstance(meta.get("iter"), int):
-            # of those of one iteration: that of whole epochs, and the one validated already
-            runs.append(((meta["iter"], meta["epoch"], "metrics" in meta), path))
-    newest = None
-    for _, path in sorted(runs, reverse=True):
-        try:
-            load_checkpoint_file(path)
-            newest = str(path)
-            break
-        except CheckpointError as error:
-            problems.append(str(error))
-    for problem in problems:
-        logger.warning(f"not resumed from: {problem}")
-    if problems and newest is None:
-        raise CheckpointError(f"no checkpoint in {folder} can be resumed from: {problems[-1]}")
-    return newest
+        missing = [key for key in own if key not in state]
+        shapes = [
+            f"{key} {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
+            for key in own
+            if key in state and key not in fits
+        ]
+        for problem, keys in (("lacks", missing), ("has", shapes)):
+            if keys:
+                self.logger.warning(f"{filename} {problem} {listed(keys)}: these start anew")
 
 
 def _check_sync_bn(value) -> None:
@@ -541,42 +514,6 @@ def _own_loop(loop):
     if isinstance(kind, str):
         loop["type"] = own.get(kind.removeprefix("mmengine."), kind)
     return loop
-
-
-def _message_hub_state(hub) -> dict:
-    resumed = {k: v for k, v in hub._resumed_keys.items() if v}
-    return {
-        "log_scalars": {
-            name: dict(zip(("history", "counts"), buffer.data, strict=True))
-            for name, buffer in hub.log_scalars.items()
-            if resumed.get(name, True)
-        },
-        "runtime_info": {
-            k: copy.copy(v)
-            for k, v in hub.runtime_info.items()
-            if resumed.get(k) and _is_plain_info(v)
-        },
-    }
-
-
-def _restore_message_hub(hub, state: dict) -> None:
-    hub.log_scalars.clear()
-    for name, saved in state.get("log_scalars", {}).items():
-        if isinstance(saved, dict) and "history" in saved:  # the plain Runner's are stand-ins
-            hub.log_scalars[name] = HistoryBuffer(
-                saved["history"].cpu().numpy(), saved["counts"].cpu().numpy()
-            )
-            hub._resumed_keys[name] = True
-    for name, value in state.get("runtime_info", {}).items():
-        if _is_plain_info(value):
-            hub._runtime_info[name] = value
-            hub._resumed_keys[name] = True
-
-
-def _is_plain_info(value) -> bool:
-    if isinstance(value, list):  # such as the numbers of the checkpoints to keep
-        return all(isinstance(entry, (bool, int, float, str)) for entry in value)
-    return isinstance(value, (bool, int, float, str))
 
 
 def _schedulers(mine, saved):

@@ -1,0 +1,16 @@
+"""Where a text file is none."""
+
+from __future__ import annotations
+
+__all__ = ["line_not_in_utf8"]
+
+
+def line_not_in_utf8(path: str) -> int:
+    """Number, from 1, of a file's first line that is not UTF-8; 0 if all are."""
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                line.decode("utf-8-sig")
+            except UnicodeDecodeError:
+                return number
+    return 0
