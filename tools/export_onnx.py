@@ -86,7 +86,7 @@ def main():
     images = [read_image(path) for path in args.images]
     config = cli.load_config(args.config, args.cfg_options)
     model, input_size, metadata = load_for_export(config, args.checkpoint, args.metrics)
-    loader, crops = evaluation_data(config, split, args)
+    loader, crops, source = evaluation_data(config, split, args)
     print(f"exporting {metadata['backbone']} and comparing with PyTorch ...", flush=True)
     options = dict(
         opset=args.opset,
@@ -100,10 +100,11 @@ def main():
     )
     height, width = input_size
     size = os.path.getsize(args.out) / 1e6
-    print(
-        f"{args.out}: {args.precision}, {size:.1f} MB, resizes its input to {width} x {height} "
-        f"pixels, compared on {len(images) + len(crops)} pictures and drawn ones"
-    )
+    kind = f"{args.precision}, {size:.1f} MB"
+    print(f"{args.out}: {kind}, resizes its input to {width} x {height} pixels")
+    compared = [f"{len(crops)} pictures of the {source} set"] if crops else []
+    compared += [f"{len(images)} of --images"] if images else []
+    print(f"compared on {', '.join([*compared, 'drawn pictures'])}, in batches of 1, 2 and 7")
     kinds = {name: task["kind"] for name, task in metadata["tasks"].items()}
     for output, difference in differences.items():
         units = {
@@ -119,13 +120,13 @@ def main():
 
 
 def evaluation_data(config, split, args):
-    """The loader of the set to measure on, if any, and pictures to compare on."""
+    """The loader of the set to measure on, if any; pictures to compare on, and of which set."""
     from trn_plugin.deploy.evaluate import crop_loader, some_crops
 
     if split != "none":
         try:
             loader = crop_loader(config, split)
-            return loader, some_crops(loader, args.pictures)
+            return loader, some_crops(loader, args.pictures), split
         except (ConfigError, DataError) as error:
             raise type(error)(
                 f"{cli.one_line(error)}; to measure the file needs these pictures: choose with "
@@ -134,12 +135,12 @@ def evaluation_data(config, split, args):
     reasons = []
     for split in SPLITS if args.pictures else ():
         try:
-            return None, some_crops(crop_loader(config, split), args.pictures)
+            return None, some_crops(crop_loader(config, split), args.pictures), split
         except (ConfigError, DataError) as error:
             reasons.append(cli.one_line(error))
     if reasons:
         print(f"no real pictures to compare on, drawn ones only: {reasons[-1]}")
-    return None, []
+    return None, [], None
 
 
 def evaluate(config, split, loader, deployed, path):

@@ -1,3 +1,4 @@
+import json
 import runpy
 import sys
 from pathlib import Path
@@ -67,6 +68,8 @@ def test_the_tool_exports_a_checkpoint(trained, tmp_path, monkeypatch, capsys):
     run(monkeypatch, trained / "config.py", trained / "last.pth", out, "--images", image)
     printed = capsys.readouterr()
     assert "32 x 40 pixels" in printed.out
+    assert "no real pictures to compare on, drawn ones only: config: has no val" in printed.out
+    assert "compared on 1 of --images, drawn pictures, in batches of 1, 2 and 7" in printed.out
     assert "landmarks: differs from PyTorch by at most" in printed.out
     assert "pose: differs from PyTorch by at most" in printed.out
     assert "torch.onnx" not in printed.out + printed.err
@@ -84,6 +87,11 @@ def test_the_tool_exports_a_checkpoint(trained, tmp_path, monkeypatch, capsys):
         ("CONFIG CONFIG OUT", "config.py: "),
         ("CONFIG CKPT OUT --tasks gender", "expected some of landmarks, pose, found 'gender'"),
         ("CONFIG CKPT OUT --opset 11", "opset: expected at least 18, found 11"),
+        ("CONFIG CKPT OUT --precision int8", "config: has no test_dataloader; to measure the file"),
+        ("CONFIG CKPT OUT --evaluate val", "config: has no val_dataloader; to measure the file"),
+        ("CONFIG CKPT OUT --metrics gone.json", "gone.json: cannot be read"),
+        ("CONFIG CKPT OUT --metrics CONFIG", "config.py: expected JSON of tools/test.py --out"),
+        ("CONFIG CKPT OUT --pictures -1", "--pictures: expected 0 or more, found -1"),
         ("CONFIG CKPT OUT --images gone.png", "gone.png: cannot read the picture"),
         ("CONFIG CKPT OUT --cfg-options model.heads.pose.num_classes=4", "of another model"),
         ("CONFIG CKPT OUT --cfg-options model.backbone.model_name=resnet1", "resnet1"),
@@ -118,3 +126,14 @@ def test_a_config_without_a_backbone_is_refused(trained):
     config.model = dict(type="MultiTaskModel")
     with pytest.raises(ConfigError, match=r"no model\.backbone"):
         load_for_export(config, str(trained / "last.pth"))
+
+
+def test_metrics_of_a_test_run_are_taken_over(trained, tmp_path):
+    record = {"config": "c.py", "checkpoint": "runs/epoch_3.pth", "split": "val"}
+    record |= {"landmarks/NME": 5.25, "relation/tau_hidden/a-b": None}
+    (tmp_path / "metrics.json").write_text(json.dumps(record))
+    config = cli.load_config(str(trained / "config.py"), None)
+    arguments = (config, str(trained / "last.pth"), str(tmp_path / "metrics.json"))
+    _, _, metadata = load_for_export(*arguments)
+    assert metadata["metrics"] == {"landmarks/NME": 5.25}
+    assert metadata["metrics_of"] == "split val, checkpoint epoch_3.pth"
