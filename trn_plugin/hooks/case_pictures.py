@@ -14,6 +14,7 @@ from trn_plugin.errors import ConfigError
 from trn_plugin.evaluation import default_norm, normalized_errors, plots
 from trn_plugin.evaluation._task_metric import key_name, to_array
 from trn_plugin.geometry import box_to_image, crop, read_image
+from trn_plugin.hooks.similarity_plot import save_similarity_courses
 from trn_plugin.registry import HOOKS
 from trn_plugin.structures import MultiTaskDataSample
 
@@ -35,7 +36,8 @@ class CasePicturesHook(Hook):
       prediction in red, classes written beside;
     - ``cumulative_error_<task>.png`` for landmarks, with the mean shape's curve beside;
     - ``confusion_<task>.png`` for classes, ``precision_recall_<task>.png`` for attributes,
-      ``values_<task>.png`` for values, predicted over true.
+      ``values_<task>.png`` for values, predicted over true;
+    - ``similarity.png``, tau over the training of the checkpoint, if it was logged.
 
     All but the single cases go to the visualizer's backends too. Numbers alone are kept while
     testing; the chosen pictures are read again at the end. The first process writes, of all
@@ -63,6 +65,16 @@ class CasePicturesHook(Hook):
         self.seed = seed
         self._cases: list[dict] = []
         self._sheets: list[str] = []
+        self._logged: dict = {}
+        self._iterations = 0
+
+    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+        """Keep what the checkpoint's training logged, for ``similarity.png``."""
+        logged = (checkpoint.get("message_hub") or {}).get("log_scalars") or {}
+        self._logged = {
+            name: saved["history"] for name, saved in logged.items() if isinstance(saved, dict)
+        }
+        self._iterations = (checkpoint.get("meta") or {}).get("iter", 0)
 
     def before_test(self, runner) -> None:
         """Refuse what could not be drawn in the end, before the work is done."""
@@ -105,7 +117,8 @@ class CasePicturesHook(Hook):
         self._cases = []
         if is_main_process() and cases:
             self._write(cases, dataset.metainfo["tasks"])
-            for path in self._sheets:
+            course = save_similarity_courses(self.out_dir, self._logged, self._iterations)
+            for path in [*self._sheets, *([course] if course else [])]:
                 name = os.path.splitext(os.path.basename(path))[0]
                 runner.visualizer.add_image(name, read_image(path))
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 
 import numpy as np
 from mmengine.dist import master_only
 from mmengine.hooks import Hook
 
 from trn_plugin.evaluation import plots
+from trn_plugin.evaluation._task_metric import to_array
 from trn_plugin.geometry import read_image
 from trn_plugin.registry import HOOKS
 
-__all__ = ["SimilarityPlotHook"]
+__all__ = ["SimilarityPlotHook", "save_similarity_courses"]
 
 PREFIX = "train/relation/"
 LABEL = "label"
@@ -43,25 +45,34 @@ class SimilarityPlotHook(Hook):
 
     @master_only
     def _draw(self, runner) -> str | None:
-        courses = _courses(runner.message_hub.log_scalars)
-        if not courses:
-            return None
-        path = os.path.join(runner.work_dir, "similarity.png")
-        partial = os.path.join(runner.work_dir, ".similarity.png")
-        plots.save_courses(partial, courses, LABEL, last=runner.iter)
-        os.replace(partial, path)
-        return path
+        scalars = {name: buffer.data[0] for name, buffer in runner.message_hub.log_scalars.items()}
+        return save_similarity_courses(runner.work_dir, scalars, last=runner.iter)
 
 
-def _courses(scalars: dict) -> dict[str, dict[str, np.ndarray]]:
-    """tau of each step, by relation and level; the labels come first."""
+def save_similarity_courses(folder: str, scalars: Mapping, last: int) -> str | None:
+    """Draw ``similarity.png`` into a folder.
+
+    Args:
+        folder: which is there.
+        scalars: what was logged in training, (N,) of the last N iterations by name.
+        last: the last iteration.
+
+    Returns:
+        Its path; None if no task similarity was logged.
+    """
     courses: dict[str, dict[str, np.ndarray]] = {}
-    for key, buffer in scalars.items():
+    for key, history in scalars.items():
         level, _, relation = key.removeprefix(PREFIX).rpartition("/")
         if key.startswith(PREFIX) and level:
-            courses.setdefault(relation, {})[level] = np.array(buffer.data[0], dtype=float)
-    return {
+            courses.setdefault(relation, {})[level] = to_array(history).astype(float)
+    panels = {
         relation: dict(sorted(levels.items(), key=lambda item: item[0] != LABEL))
         for relation, levels in courses.items()
         if LABEL in levels
     }
+    if not panels:
+        return None
+    path, partial = (os.path.join(folder, name) for name in ("similarity.png", ".similarity.png"))
+    plots.save_courses(partial, panels, LABEL, last)
+    os.replace(partial, path)
+    return path
