@@ -75,5 +75,5 @@ def test_a_file_without_rows_or_text_is_an_error(tmp_path):
         read_rows(write(tmp_path, " "))
     path = tmp_path / "binary.txt"
     path.write_bytes(b"\xff\xd8\xff\xe0")
-    with pytest.raises(DataError, match=r"binary\.txt: expected a text file"):
+    with pytest.raises(DataError, match=r"binary\.txt:1: expected a text file"):
         read_rows(str(path))

@@ -70,7 +70,7 @@ def test_a_missing_or_binary_file_of_boxes_is_named(tmp_path):
     with pytest.raises(DataError, match=r"gone\.csv: cannot read the boxes"):
         read_boxes(tmp_path / "gone.csv")
     (tmp_path / "binary.csv").write_bytes(bytes(range(256)))
-    with pytest.raises(DataError, match=r"binary\.csv: not a CSV file"):
+    with pytest.raises(DataError, match=r"binary\.csv:\d+: not a CSV file in UTF-8"):
         read_boxes(tmp_path / "binary.csv")
 
 

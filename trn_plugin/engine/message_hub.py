@@ -10,6 +10,7 @@ __all__ = ["message_hub_state", "restore_message_hub"]
 
 
 def message_hub_state(hub) -> dict:
+    """Logged values, and what hooks have noted that is to be there after a resume."""
     resumed = {k: v for k, v in hub._resumed_keys.items() if v}
     return {
         "log_scalars": {
