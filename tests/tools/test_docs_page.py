@@ -16,6 +16,7 @@ import pytest
 from trn_plugin.datasets.mtfl_format import POSES, read_rows
 
 POINTS = ("left_eye", "right_eye", "nose", "left_mouth", "right_mouth")
+WORKERS = ("num_workers=0", "persistent_workers=False")
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "your_own_data.md").read_text(encoding="utf-8")
 
@@ -59,22 +60,40 @@ def check(work, epochs):
     return metrics
 
 
+def practise(count):
+    command = [sys.executable, "docs/practice_set.py", "data/my_faces", str(count)]
+    subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+
+
 def test_every_command_runs(clone, run_tool):
     """In this process, with few pictures and one epoch."""
     small = ["--cfg-options", "train_cfg.max_epochs=1", "input_size=32"]
     for part in ("train", "val", "test"):
-        small += [f"{part}_dataloader.{option}" for option in ("num_workers=0", "batch_size=8")]
-        small += [f"{part}_dataloader.persistent_workers=False"]
+        small += [f"{part}_dataloader.{option}" for option in ("batch_size=8", *WORKERS)]
     for command in "".join(blocks("bash")).replace("epoch_30", "epoch_1").splitlines():
         python, script, *arguments = shlex.split(command)
         assert python == "python"
         if script == "docs/practice_set.py":
-            subprocess.run([sys.executable, script, *arguments, "60"], check=True)
+            practise(60)
             continue
         more = [] if script == "tools/predict.py" else small
         status, _, errors = run_tool(Path(script).stem, *arguments, *more)
         assert status == 0, f"{command}: {errors}"
     check(clone / "work_dirs" / "my_faces", 1)
+
+
+def test_a_task_that_is_not_learned_is_told_before_training(clone, run_tool):
+    config = clone / "my_faces.py"
+    head = '        pose=dict(type="ClassificationHead", num_classes=5),\n'
+    assert head in config.read_text()
+    config.write_text(config.read_text().replace(head, ""))
+    practise(12)
+    workers = [f"{part}_dataloader.{option}" for part in ("train", "val") for option in WORKERS]
+    small = ["train_dataloader.batch_size=4", *workers]
+    status, _, errors = run_tool("train", "my_faces.py", "--cfg-options", *small)
+    assert status == 2
+    assert "Accuracy: expected one of the model's tasks (landmarks, smile), found 'pose'" in errors
+    assert not list(clone.rglob("*.pth"))
 
 
 def cut_mtfl(root, folder, count=600):

@@ -196,9 +196,22 @@ class SafeRunner(Runner):
             return super().build_param_scheduler(scheduler)
 
     def build_evaluator(self, evaluator):
-        """As MMEngine's; a mistake in the config is a ConfigError."""
+        """As MMEngine's; a mistake in the config is a ConfigError.
+
+        So is a metric of a task that the model has not, which would be met only when it is
+        evaluated.
+        """
         with config_errors("evaluator"):
-            return super().build_evaluator(evaluator)
+            built = super().build_evaluator(evaluator)
+        tasks = getattr(self.bare_model, "tasks", None)
+        for metric in built.metrics if tasks is not None else ():
+            for task in getattr(metric, "predicted_tasks", ()):
+                if task not in tasks:
+                    raise ConfigError(
+                        f"{type(metric).__name__}: expected one of the model's tasks "
+                        f"({', '.join(tasks)}), found {task!r}"
+                    )
+        return built
 
     def build_train_loop(self, loop):
         """As MMEngine's.

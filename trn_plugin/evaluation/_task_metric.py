@@ -71,6 +71,11 @@ class TaskMetric(BaseMetric):
         super().__init__(collect_device, prefix or task, collect_dir)
         self.task = task
 
+    @property
+    def predicted_tasks(self) -> tuple[str, ...]:
+        """The tasks whose predictions it reads."""
+        return (self.task,)
+
     @BaseMetric.dataset_meta.setter
     def dataset_meta(self, dataset_meta: dict | None) -> None:
         """Take the data set's metainfo; refuse one in which the task is absent or of another kind.

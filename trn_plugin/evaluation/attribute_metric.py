@@ -52,6 +52,11 @@ class AttributeMetric(TaskMetric):
             raise ConfigError("AttributeMetric.task: expected the names of one or more tasks")
         self.per_attribute = per_attribute
 
+    @property
+    def predicted_tasks(self) -> tuple[str, ...]:
+        """See :class:`TaskMetric`."""
+        return self.parts
+
     def _check_tasks(self) -> None:
         for part in self.parts:
             self._description(part, self.kind)

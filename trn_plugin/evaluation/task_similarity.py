@@ -82,6 +82,11 @@ class TaskSimilarity(BaseMetric):
             raise ConfigError("TaskSimilarity.relations: expected at least one pair, found none")
         self.tasks = {task for sides in self.relations.values() for side in sides for task in side}
 
+    @property
+    def predicted_tasks(self) -> tuple[str, ...]:
+        """The tasks whose features it reads."""
+        return tuple(self.tasks)
+
     @BaseMetric.dataset_meta.setter
     def dataset_meta(self, dataset_meta: dict | None) -> None:
         """Take the data set's metainfo; refuse one in which a task of the relations is absent."""
