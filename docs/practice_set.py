@@ -24,7 +24,10 @@ def main() -> None:
     )
     parser.add_argument("folder", help="where to write")
     parser.add_argument("count", nargs="?", type=int, default=800, help="of faces (%(default)s)")
-    write(**vars(parser.parse_args()))
+    args = parser.parse_args()
+    if (Path(args.folder) / "labels.csv").exists():
+        parser.error(f"{args.folder} has a labels.csv already; it is not written over")
+    write(args.folder, args.count)
 
 
 def write(folder: str, count: int) -> None:
