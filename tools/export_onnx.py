@@ -114,6 +114,8 @@ def main():
         }
         unit = units.get(kinds.get(output), "in probability")
         print(f"  {output}: differs from PyTorch by at most {difference:.1e} {unit}")
+    if split == "none" and not metadata["metrics"]:
+        print("the file holds no metrics: --evaluate measures them, --metrics takes them over")
     if split != "none":
         deployed = DeployModel(model, input_size, args.tasks).eval()
         evaluate(config, split, loader, deployed, args.out)

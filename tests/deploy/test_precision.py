@@ -11,62 +11,57 @@ from exported_faces import DATASET_TASKS, SIZE, build, picture
 
 from trn_plugin.deploy import DeployModel, FaceTaskPredictor, export_onnx
 from trn_plugin.deploy.export import describe_model, update_metadata
+from trn_plugin.deploy.precision import to_int8
 
-OPTIONS = {
-    "fp16": dict(precision="fp16"),
-    "int8": dict(precision="int8"),
-    "rich": dict(float_input=True, features=True, tasks=["pose", "landmarks"]),
-}
+KINDS = ("plain", "fp16", "int8", "rich")
+SIZE_HEAD = dict(type="RegressionHead", num_values=2, mean=[4e5, 0.01], std=[1e5, 0.001])
 
 
 @pytest.fixture(scope="module")
-def files(model, exported, tmp_path_factory):
-    """By name of the options: the file and the differences told."""
+def sized():
+    """The model with values in units of their own, far from 1."""
+    return build(heads=dict(size=SIZE_HEAD))
+
+
+@pytest.fixture(scope="module")
+def files(model, sized, exported, tmp_path_factory):
+    """An exported file for each way of exporting."""
     folder = tmp_path_factory.mktemp("precision")
-    metadata = describe_model(model, SIZE, DATASET_TASKS)
-    return {"plain": exported} | {
-        name: (
-            folder / f"{name}.onnx",
-            export_onnx(model, folder / f"{name}.onnx", SIZE, metadata, **options),
-        )
-        for name, options in OPTIONS.items()
-    }
+    names = {**DATASET_TASKS, "size": dict(kind="values", names=("gram", "metre"))}
+    made = {"plain": exported[0]} | {name: folder / f"{name}.onnx" for name in KINDS[1:]}
+    made["int8"].write_bytes(to_int8(onnx.load(made["plain"])).SerializeToString())
+    metadata = describe_model(sized, SIZE, names)
+    made["told"] = export_onnx(sized, made["fp16"], SIZE, metadata, precision="fp16")
+    options = dict(float_input=True, features=True, tasks=["pose", "landmarks"])
+    export_onnx(model, made["rich"], SIZE, describe_model(model, SIZE, names), **options)
+    return made
+
+
+def scale_of(task):
+    return {"landmarks": np.array([50, 60]), "size": np.array([1e5, 0.001])}.get(task, 1)
 
 
 @pytest.mark.parametrize(("name", "allowed"), [("fp16", 0.01), ("int8", 0.1)])
-def test_smaller_numbers_stay_near_and_say_how_near(model, files, name, allowed):
-    path, told = files[name]
-    predictor, deployed = FaceTaskPredictor(path), DeployModel(model, SIZE).eval()
-    assert predictor.metadata["precision"] == name
+def test_smaller_numbers_stay_near(model, sized, files, name, allowed):
+    predictor = FaceTaskPredictor(files[name])
+    deployed = DeployModel(sized if name == "fp16" else model, SIZE).eval()
     pictures = np.stack([picture(60, 50, seed) for seed in range(4)])
     with torch.no_grad():
         expected = dict(zip(deployed.tasks, deployed(torch.from_numpy(pictures)), strict=True))
     for task, found in predictor.run(pictures).items():
         assert found.dtype == np.float32
-        scale = np.array([50, 60]) if task == "landmarks" else 1
-        difference = np.abs(found - expected[task].numpy()) / scale
+        difference = np.abs(found - expected[task].numpy()) / scale_of(task)
         assert 0 < difference.max() < allowed
-        assert 0 < told[task] < allowed
+        if name == "fp16":
+            assert predictor.metadata["precision"] == "fp16"
+            assert 0 < files["told"][task] < allowed
+    assert ("size" in predictor.tasks) == (name == "fp16")
 
 
-def test_values_are_in_the_labels_unit_at_any_precision(tmp_path):
-    size = dict(type="RegressionHead", num_values=2, mean=[4e5, 0.01], std=[1e5, 0.001])
-    model = build(heads=dict(size=size))
-    metadata = describe_model(model, SIZE, {"size": dict(kind="values", names=("gram", "metre"))})
-    path = tmp_path / "size.onnx"
-    told = export_onnx(model, path, SIZE, metadata, tasks=["size"], precision="fp16")
-    image = picture(60, 50)
-    with torch.no_grad():
-        (expected,) = DeployModel(model, SIZE, ["size"]).eval()(torch.from_numpy(image[None]))
-    found = FaceTaskPredictor(path).predict([image])[0]["size"]
-    difference = np.array([found["gram"], found["metre"]]) - expected[0].numpy()
-    assert 0 < np.abs(difference / [1e5, 0.001]).max() < 0.01
-    assert 0 < told["size"] < 0.01
-
-
-def test_smaller_numbers_make_smaller_files(files):
-    size = {name: path.stat().st_size for name, (path, _) in files.items()}
-    assert size["fp16"] < 0.6 * size["plain"]
+def test_smaller_numbers_make_smaller_files(sized, files):
+    in_float32 = 4 * sum(parameter.numel() for parameter in sized.parameters())
+    size = {name: files[name].stat().st_size for name in KINDS}
+    assert size["fp16"] < 0.6 * in_float32
     assert size["int8"] < 0.4 * size["plain"]
 
 
@@ -74,10 +69,10 @@ def test_every_layer_is_in_the_precision_asked_for(files):
     weights = {
         name: {
             tensor.data_type
-            for tensor in onnx.load(path).graph.initializer
+            for tensor in onnx.load(files[name]).graph.initializer
             if len(tensor.dims) == 4 and tensor.dims[0] > 1
         }
-        for name, (path, _) in files.items()
+        for name in KINDS
     }
     types = onnx.TensorProto
     assert weights["plain"] == {types.FLOAT}
@@ -85,25 +80,27 @@ def test_every_layer_is_in_the_precision_asked_for(files):
     assert weights["int8"] == {types.UINT8}
 
 
-def test_a_model_is_not_changed_by_a_smaller_export(model, files):
-    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
-    for name, value in build().state_dict().items():
-        assert torch.equal(model.state_dict()[name], value), name
+def test_a_model_is_not_changed_by_a_smaller_export(sized, files):
+    fresh = build(heads=dict(size=SIZE_HEAD)).state_dict()
+    assert sized.state_dict().keys() == fresh.keys()
+    for name, value in sized.state_dict().items():
+        assert value.dtype == fresh[name].dtype
+        assert torch.equal(value, fresh[name]), name
 
 
 def test_float_pictures_give_what_bytes_give(files):
-    path, _ = files["rich"]
+    path = files["rich"]
     (given,) = onnx.load(path).graph.input
     assert given.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
     images = [picture(60, 50), picture(33, 70)]
-    plain = FaceTaskPredictor(files["plain"][0]).predict(images)
+    plain = FaceTaskPredictor(files["plain"]).predict(images)
     for found, expected in zip(FaceTaskPredictor(path).predict(images), plain, strict=True):
         np.testing.assert_allclose(found["landmarks"], expected["landmarks"], atol=1e-3)
         assert found["pose"]["label"] == expected["pose"]["label"]
 
 
 def test_features_are_what_testing_measures(model, files):
-    predictor = FaceTaskPredictor(files["rich"][0])
+    predictor = FaceTaskPredictor(files["rich"])
     assert list(predictor.tasks) == ["pose", "landmarks"]
     image = picture(60, 50)
     found = predictor.run(image[None])
@@ -119,7 +116,7 @@ def test_features_are_what_testing_measures(model, files):
 
 
 def test_what_a_file_says_can_be_completed(files, tmp_path):
-    path = Path(shutil.copy(files["plain"][0], tmp_path))
+    path = Path(shutil.copy(files["plain"], tmp_path))
     image = picture(60, 50)
     before = FaceTaskPredictor(path)
     update_metadata(path, metrics={"pose/accuracy": 12.5}, metrics_of="this file")
