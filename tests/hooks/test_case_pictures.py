@@ -85,6 +85,9 @@ class Recorder:
     def __init__(self):
         self.images = {}
 
+    def add_scalars(self, values):
+        self.values = values
+
     def add_image(self, name, image, step=0):
         self.images[name] = image.shape
 
@@ -240,6 +243,13 @@ def test_the_training_of_the_checkpoint_is_drawn(tmp_path):
     assert np.ptp(read_image(str(tmp_path / "out" / "similarity.png"))) > 100
     hook.after_load_checkpoint(None, dict(state_dict={}))  # weights alone
     assert "similarity" not in run(hook, samples)
+
+
+def test_metrics_that_are_defined_go_to_the_visualizer(tmp_path):
+    runner = runner_for([])
+    hook = CasePicturesHook(str(tmp_path))
+    hook.after_test_epoch(runner, {"pose/accuracy": 90.0, "relation/tau_hidden/a-b": float("nan")})
+    assert runner.visualizer.values == {"test/pose/accuracy": 90.0}
 
 
 def test_points_without_eyes_are_measured_by_the_crop(tmp_path, monkeypatch):

@@ -39,9 +39,9 @@ class CasePicturesHook(Hook):
       ``values_<task>.png`` for values, predicted over true;
     - ``similarity.png``, tau over the training of the checkpoint, if it was logged.
 
-    All but the single cases go to the visualizer's backends too. Numbers alone are kept while
-    testing; the chosen pictures are read again at the end. The first process writes, of all
-    processes' cases. Priority: lowest, after the metrics are printed.
+    All but the single cases go to the visualizer's backends too, and the metrics as ``test/<key>``.
+    Numbers alone are kept while testing; the chosen pictures are read again at the end. The first
+    process writes, of all processes' cases. Priority: lowest, after the metrics are printed.
 
     Args:
         out_dir: Folder to write to; made if need be.
@@ -109,6 +109,11 @@ class CasePicturesHook(Hook):
                     pred={task: to_array(value) for task, value in sample.pred.items()},
                 )
             )
+
+    def after_test_epoch(self, runner, metrics: dict[str, float] | None = None) -> None:
+        """Hand the metrics to the visualizer's backends, which MMEngine gives those of training."""
+        known = {f"test/{key}": value for key, value in (metrics or {}).items()}
+        runner.visualizer.add_scalars({k: v for k, v in known.items() if np.isfinite(v)})
 
     def after_test(self, runner) -> None:
         """Collect the cases of all processes and write the pictures."""
