@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
 # Run the fast tests with the oldest supported version of everything that pyproject.toml names,
-# in an environment of its own (about 6 GB, deleted afterwards). The exporter of torch 2.6 needs the
-# onnxscript of its time, and that one an onnx-ir of its own.
+# in an environment of its own (about 6 GB, deleted afterwards).
 #
 #     bash tests/run_oldest.sh [arguments of pytest]
 set -euo pipefail
@@ -23,6 +22,6 @@ cat "$folder/oldest.txt"
 
 python3 -m venv "$folder/env"
 "$folder/env/bin/pip" install --quiet --no-cache-dir -r "$folder/oldest.txt" \
-    "pytest>=8" "pytest-timeout>=2.3" "onnx-ir==0.1.10"
+    "pytest>=8" "pytest-timeout>=2.3"
 cd "$root"
 PYTHONPATH=$root "$folder/env/bin/python" -m pytest -p no:cacheprovider "$@"
