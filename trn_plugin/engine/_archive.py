@@ -47,8 +47,8 @@ def is_archive(path: str | os.PathLike) -> bool:
 def check_archive(path: str) -> None:
     """Refuse an archive with odd records, or a file with less data than it declares.
 
-    torch 2.6 reads beyond a record that is shorter than declared. Files in the format before
-    torch 1.6 are no archives; torch reads their data in order and stops where they end.
+    Some versions of torch read beyond a record that is shorter than declared. Files in the format
+    before torch 1.6 are no archives; torch reads their data in order and stops where they end.
 
     Raises:
         CheckpointError: naming the record or the sizes.
