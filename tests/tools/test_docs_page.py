@@ -114,6 +114,7 @@ def cut_mtfl(root, folder, count=600):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("data", ["toy", pytest.param("mtfl", marks=pytest.mark.real_data)])
 def test_word_for_word(clone, data):
     practice, *rest = blocks("bash")
