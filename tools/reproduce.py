@@ -1,8 +1,9 @@
-"""Train and measure everything behind a table of the paper, and write the table.
+"""Train and measure everything behind a table of the paper, or of the study, and write the table.
 
 A run that has its result is not done again, one that was stopped goes on. OUT_DIR then holds
 TABLE.md, TABLE.csv (every run with its settings and commands), TABLE.png and a folder of each run.
-figure3 needs labels only; figure4 trains one model.
+figure3 needs labels only; figure4 trains one model. study compares what may make the relation loss
+work with plain MTL, on few pictures.
 
 Example:
     python tools/reproduce.py table1 --scale small --seeds 0 1 2
@@ -19,9 +20,10 @@ from pathlib import Path
 
 from trn_plugin.engine import cli
 from trn_plugin.errors import ConfigError, TrnPluginError
+from trn_plugin.experiments.catalogue import TABLES
 from trn_plugin.experiments.execution import Executor, parsed_options, result_of, seconds_of
 from trn_plugin.experiments.plan import runs_of
-from trn_plugin.experiments.tables import FIGURE4, TABLES
+from trn_plugin.experiments.tables import FIGURE4
 
 ROOT = Path(__file__).resolve().parents[1]
 FIGURES = ("figure3", "figure4")
@@ -124,7 +126,8 @@ def report(args, folder, table, done):
 
     if not done:
         raise ConfigError(f"{folder}: no run is done yet")
-    text = markdown(table, args.scale, done, command_line(["tools/reproduce.py", *sys.argv[1:]]))
+    command = ["tools/reproduce.py", *(a for a in sys.argv[1:] if a != "--report")]
+    text = markdown(table, args.scale, done, command_line(command))
     try:
         (folder / f"{table.name}.md").write_text(text + "\n", encoding="utf-8")
         write_csv(folder / f"{table.name}.csv", table, args.scale, done)
@@ -146,7 +149,9 @@ def figure3(args, folder, executor):
         return
     if not args.report:
         executor.command(command, folder / "figure3.log")
-    finish(folder, "figure3", pairs_beside_paper(folder / "similarity.csv"), command, "similarity")
+    lines = pairs_beside_paper(folder / "similarity.csv")
+    told = ["$CELEBA_ROOT" if part == root else part for part in command]
+    finish(folder, "figure3", lines, told, "similarity")
 
 
 def figure4(args, folder, executor, done):
@@ -166,7 +171,8 @@ def figure4(args, folder, executor, done):
 
 
 def finish(folder, name, lines, command, picture):
-    text = "\n".join([*lines, "", "```bash", command_line(command), "```", ""])
+    told = command_line(command).replace("'$CELEBA_ROOT'", "$CELEBA_ROOT")
+    text = "\n".join([*lines, "", "```bash", told, "```", ""])
     try:
         (folder / f"{name}.md").write_text(text, encoding="utf-8")
         shutil.copyfile(folder / f"{picture}.png", folder / f"{name}.png")

@@ -3,6 +3,7 @@ import torch
 from builders import batch, build
 
 from trn_plugin.errors import ConfigError
+from trn_plugin.models import TaskRelationNeck
 from trn_plugin.relation import TaskRelationLayer
 
 
@@ -194,3 +195,21 @@ def test_chance_can_be_taken_off():
 def test_options_of_the_layers_are_checked(options, message):
     with pytest.raises(ConfigError, match=message):
         build(**options)
+
+
+def test_neck_measures_the_statistic_that_is_asked_for():
+    neck = TaskRelationNeck([("a", "b")], levels=("output",), momentum=0.9, statistic="pillai")
+    widths = dict(a=4, b=3)
+    neck.connect(dict(output=widths, label=widths))
+    generator = torch.Generator().manual_seed(0)
+    output, label = (
+        {task: torch.randn(32, d, generator=generator) for task, d in widths.items()}
+        for _ in range(2)
+    )
+    mask = {task: torch.ones(32, dtype=torch.bool) for task in widths}
+    (measured,) = neck(dict(output=output, label=label), mask)["output"]
+    for value, features in ((measured.tau, output), (measured.label, label)):
+        layer = TaskRelationLayer(0.9, statistic="pillai")
+        assert value.item() == pytest.approx(layer(*features.values()).item(), rel=1e-6)
+    with pytest.raises(ConfigError, match=r"model\.neck\.statistic: expected one of"):
+        TaskRelationNeck([("a", "b")], statistic="roy")

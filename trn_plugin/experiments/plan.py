@@ -185,8 +185,12 @@ def runs_of(
         only (Sequence[str]): slugs of rows, or parts of slugs; all where it is empty.
 
     Raises:
-        ConfigError: an ``only`` that is no part of any row's slug.
+        ConfigError: a scale that the table has not, an ``only`` that is no part of any row's slug.
     """
+    if scale not in table.scales:
+        raise ConfigError(
+            f"--scale: {table.name} has no scale {scale!r}, but {', '.join(table.scales)}"
+        )
     for text in only:
         if not any(text in row.slug for row in table.rows):
             slugs = ", ".join(row.slug for row in table.rows)

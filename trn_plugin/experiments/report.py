@@ -11,7 +11,7 @@ from pathlib import Path
 
 from trn_plugin.experiments.plan import Column, Row, Run, Table, shell
 
-__all__ = ["Finished", "Summary", "box_of", "markdown", "summaries", "write_csv"]
+__all__ = ["Finished", "Summary", "baseline_of", "box_of", "markdown", "summaries", "write_csv"]
 
 SIGNIFICANT = 0.05
 
@@ -84,7 +84,7 @@ def summaries(
             value = finished.metrics.get(finished.run.row.keys.get(column.key, column.key))
             if isinstance(value, (int, float)):
                 by_key.setdefault(column.key, {})[finished.run.seed] = float(value)
-    baselines = {row.slug: _baseline(row, rows) for row in rows}
+    baselines = {row.slug: baseline_of(row, rows) for row in rows}
     found: dict[str, dict[str, Summary]] = {}
     for row in rows:
         other = baselines[row.slug]
@@ -104,12 +104,15 @@ def markdown(table: Table, scale: str, done: Sequence[Finished], command: str = 
     leaks = {f.run.row.slug for f in done if f.leaks}
     lines = [f"**{table.title}** {table.scales[scale].about}", ""]
     if done:
-        lines += [f"Box: {'; '.join(sorted({f.box for f in done}))}. {_seeds(done)}", ""]
+        told = [f"Box: {'; '.join(sorted({f.box for f in done}))}.", _seeds(done)]
+        if paper and scale != "paper":
+            told.append("The paper's numbers are of ResNet-18 and the test half.")
+        lines += [" ".join(told), ""]
     header = ["", "seeds"]
     for column in table.columns:
         header.append(column.title)
         if column.better and any(row.baseline for row in rows):
-            header.append("beside its baseline")
+            header.append("difference")
         if paper and any(column.key in row.paper for row in rows):
             header.append("paper")
     lines += [_line(header), _line(["---"] * len(header))]
@@ -166,7 +169,8 @@ def box_of(config, split: str) -> tuple[str, bool]:
     return f"as the data set cuts them ({split})", False
 
 
-def _baseline(row: Row, rows: Sequence[Row]) -> Row | None:
+def baseline_of(row: Row, rows: Sequence[Row]) -> Row | None:
+    """The row that a row is compared with, of its own part if there is one; None without."""
     named = [r for r in rows if r.name == row.baseline and r.part == row.part]
     named += [r for r in rows if r.name == row.baseline and r.part != row.part]
     return named[0] if row.baseline and named else None
@@ -191,7 +195,7 @@ def _words(table: Table, rows: Sequence[Row], found) -> list[str]:
     """In a sentence for each compared row, whether its baseline is beaten beyond the seeds."""
     lines = []
     for row in rows:
-        if not row.baseline or _baseline(row, rows) is None:
+        if not row.baseline or baseline_of(row, rows) is None:
             continue
         by_verdict: dict[str, list[str]] = {}
         for column in table.columns:
@@ -209,8 +213,11 @@ def _words(table: Table, rows: Sequence[Row], found) -> list[str]:
             part = f"{row.part}, " if row.part else ""
             lines.append(f"- {part}{row.name}: {'; '.join(told)}.")
     if lines:
-        compared = "Beside its baseline: difference of the means, and p of Welch's t-test over"
-        lines.insert(0, f"{compared} seeds; below {SIGNIFICANT:g} counts as beyond their spread.\n")
+        names = " or ".join(dict.fromkeys(row.baseline for row in rows if row.baseline))
+        compared = (
+            f"Difference: of the means, from {names}, with p of Welch's t-test over the seeds;"
+        )
+        lines.insert(0, f"{compared} below {SIGNIFICANT:g} counts as beyond their spread.\n")
     return lines
 
 
@@ -258,7 +265,8 @@ def _comparison(summary: Summary, column: Column) -> str:
     if math.isnan(summary.p):
         return text
     bold = "**" if summary.verdict(column.better) in ("better", "worse") else ""
-    return f"{bold}{text}{bold} (p {summary.p:.2f})"
+    p = f"p {summary.p:.2f}" if summary.p >= 0.01 else "p < 0.01"
+    return f"{bold}{text}{bold} ({p})"
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -46,7 +46,12 @@ def _small(size: int, learning_rate: str, epochs: int) -> Scale:
 def small_mtfl(size: int = 48, epochs: int = 10, pictures: int | None = None) -> Scale:
     """MTFL on a CPU: some or all of the 9,000 training pictures, the 1,000 for validation."""
     scale = _small(size, "6e-3", epochs)
-    some = () if pictures is None else (f"train_dataloader.dataset.indices={pictures}",)
+    some = ()
+    if pictures is not None:
+        some = (
+            f"train_dataloader.dataset.indices={pictures}",
+            f"default_hooks.checkpoint.interval={epochs}",
+        )
     count = "9,000" if pictures is None else f"{pictures:,}"
     return Scale(
         options=scale.options,

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+from trn_plugin.experiments.options import PILLAI, weights_times
 from trn_plugin.experiments.plan import Row, Table
-from trn_plugin.experiments.scales import PAPER, small_mtfl
+from trn_plugin.experiments.scales import small_mtfl
 from trn_plugin.experiments.tables import MTFL_COLUMNS
 
 __all__ = ["STUDY"]
 
-EPOCHS = 40
+EPOCHS = 24
 MTL, STL, TRN = (
     f"configs/mtfl/{method}-fast_resnet18_mtfl.py" for method in ("mtl", "stl", "trn-hidden-output")
 )
 
 
-def _weights(factor: float) -> tuple[str, ...]:
-    """The paper's weights times a factor."""
-    levels = {"output": 0.01, "hidden": 0.001}
-    return tuple(f"custom_hooks.0.weights.{k}={factor * w:g}" for k, w in levels.items())
+THREEFOLD = "model.heads.landmarks.loss_weight=30"
+VARIANTS = {
+    "λ of the paper": (),
+    "100 times λ": weights_times(100),
+    "1,000 times λ": weights_times(1000),
+    "Pillai's trace, 100 times λ": (*weights_times(100), PILLAI),
+    "Pillai's trace, 1,000 times λ": (*weights_times(1000), PILLAI),
+}
+
+
+def _trn(name: str, *options: str) -> Row:
+    return Row(name, TRN, options, {}, "MTL", "relation loss")
 
 
 STUDY = Table(
@@ -28,7 +37,15 @@ STUDY = Table(
         Row(
             "MTL, three times the landmarks' loss",
             MTL,
-            ("model.heads.landmarks.loss_weight=30",),
+            (THREEFOLD,),
+            {},
+            "MTL",
+            "baselines",
+        ),
+        Row(
+            "MTL, ten times the landmarks' loss",
+            MTL,
+            ("model.heads.landmarks.loss_weight=100",),
             {},
             "MTL",
             "baselines",
@@ -61,18 +78,20 @@ STUDY = Table(
             "MTL",
             "baselines",
         ),
-        Row("TRN, λ of the paper", TRN, (), {}, "MTL", "relation loss"),
-        Row("TRN, 100 times λ", TRN, _weights(100), {}, "MTL", "relation loss"),
-        Row("TRN, 1,000 times λ", TRN, _weights(1000), {}, "MTL", "relation loss"),
-        Row(
-            "TRN, 100 times λ, τ corrected for chance",
-            TRN,
-            (*_weights(100), "model.neck.correct_chance=True"),
-            {},
-            "MTL",
-            "relation loss",
+        *(_trn(f"TRN, {name}", *options) for name, options in VARIANTS.items()),
+        *(
+            Row(
+                name, TRN, (*options, THREEFOLD), {}, "MTL, three times the landmarks' loss", "both"
+            )
+            for name, options in {
+                "TRN, λ of the paper, three times the landmarks' loss": (),
+                "TRN, Pillai's trace, 1,000 times λ, three times the landmarks' loss": (
+                    *weights_times(1000),
+                    PILLAI,
+                ),
+            }.items()
         ),
     ),
     columns=MTFL_COLUMNS,
-    scales={"small": small_mtfl(32, EPOCHS, 1000), "paper": PAPER},
+    scales={"small": small_mtfl(32, EPOCHS, 1000)},
 )

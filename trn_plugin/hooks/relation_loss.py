@@ -55,6 +55,7 @@ class TaskRelationLossHook(Hook):
         shrinkage (float, optional): as of ``TaskRelationNeck``.
         deletion (str, optional): as of ``TaskRelationNeck``.
         correct_chance (bool, optional): as of ``TaskRelationNeck``.
+        statistic (str, optional): as of ``TaskRelationNeck``.
         data_samples (str, optional): the argument of the model's ``forward`` that holds a list of
             data samples, or a dict of batches; default 'data_samples'.
 
@@ -81,6 +82,7 @@ class TaskRelationLossHook(Hook):
         shrinkage: float | None = None,
         deletion: str | None = None,
         correct_chance: bool | None = None,
+        statistic: str | None = None,
         data_samples: str | None = None,
     ) -> None:
         for level, weight in weights.items():
@@ -108,6 +110,7 @@ class TaskRelationLossHook(Hook):
             shrinkage=shrinkage,
             deletion=deletion,
             correct_chance=correct_chance,
+            statistic=statistic,
             data_samples=data_samples,
         )
         if self.attached is not None:

@@ -83,6 +83,8 @@ class TaskRelationNeck(nn.Module):
             ``TaskRelationLayer``.
         correct_chance (bool): take off what unrelated features would have, see
             ``corrected_similarity``.
+        statistic (str): 'largest', the paper's tau, or 'pillai', the mean of all squared canonical
+            correlations, see ``TaskRelationLayer``; what is logged and what a hook makes a loss of.
 
     Raises:
         ConfigError: no level, a relation that is no pair, that relates a task to itself or names
@@ -97,6 +99,7 @@ class TaskRelationNeck(nn.Module):
         shrinkage: float = 1e-5,
         deletion: str = "pairwise",
         correct_chance: bool = False,
+        statistic: str = "largest",
     ) -> None:
         super().__init__()
         if isinstance(levels, str) or not levels or "label" in levels:
@@ -122,6 +125,7 @@ class TaskRelationNeck(nn.Module):
             "shrinkage": shrinkage,
             "deletion": deletion,
             "correct_chance": correct_chance,
+            "statistic": statistic,
         }
         try:
             TaskRelationLayer(momentum, **self._options)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from trn_plugin.relation._moments import centre
 from trn_plugin.relation._ranks import working_dtype, world_size
+from trn_plugin.relation._spectrum import mean_square_gradient
 
 __all__ = ["UpdateAndMeasure"]
 
@@ -47,10 +48,11 @@ class UpdateAndMeasure(torch.autograd.Function):
                     faults.append((members.tasks, bad))
                     x = torch.where((w > 0)[:, None, None], x, 0.0)
                 solved = layer.solve(members, x, dtype)
-                taus.extend(tau for tau, _, _ in solved)
-                saved.extend([x, w * world_size(), *(t for triple in solved for t in triple)])
+                taus.extend(tau for tau, *_ in solved)
+                saved.extend([x, w * world_size(), *(t for found in solved for t in found)])
         ctx.save_for_backward(*saved)
         ctx.members = layer.members
+        ctx.kept = len(solved[0])
         ctx.shrinkage = layer.shrinkage
         ctx.features = [(f.shape[1], f.dtype) for f in features]
         faulty = torch.zeros(len(features), dtype=torch.int64, device=device)
@@ -68,18 +70,25 @@ class UpdateAndMeasure(torch.autograd.Function):
             x, w = next(saved), next(saved)
             by_set = torch.zeros_like(x)
             for pairs in members.pairs:
-                tau, a, b = (next(saved).to(x.dtype) for _ in range(3))
+                tau, *derivatives = (next(saved).to(x.dtype) for _ in range(ctx.kept))
                 scale = (next(grads) * pairs.by_set(w)).to(x.dtype)[:, None, None]
                 x1, x2 = pairs.take(x)
-                p, q = x1 @ a[..., None], x2 @ b[..., None]
-                tau = tau[:, None, None]
-                ridge1, ridge2 = (
-                    tau * ctx.shrinkage * v.square().mean(1)[:, None, None] for v in (a, b)
-                )
-                g1 = torch.addcmul(-ridge1 * x1, q - tau * p, a[:, None])
-                g2 = torch.addcmul(-ridge2 * x2, p - tau * q, b[:, None])
+                if ctx.kept == 3:
+                    g1, g2 = _gradient(x1, x2, tau, *derivatives, ctx.shrinkage)
+                else:
+                    g1, g2 = mean_square_gradient(x1, x2, *derivatives, ctx.shrinkage)
                 pairs.add(by_set, g1.mul_(scale), g2.mul_(scale))
             total = members.spread(by_set, total)
         widths, dtypes = zip(*ctx.features, strict=True)
         by_task = total.split(widths, 1)
         return None, None, *(g.to(dtype) for g, dtype in zip(by_task, dtypes, strict=True))
+
+
+def _gradient(x1: Tensor, x2: Tensor, tau: Tensor, a: Tensor, b: Tensor, shrinkage: float):
+    """Of the largest canonical correlation, for moments x'x; the shrinkage moves with them."""
+    p, q = x1 @ a[..., None], x2 @ b[..., None]
+    tau = tau[:, None, None]
+    ridge1, ridge2 = (tau * shrinkage * v.square().mean(1)[:, None, None] for v in (a, b))
+    g1 = torch.addcmul(-ridge1 * x1, q - tau * p, a[:, None])
+    g2 = torch.addcmul(-ridge2 * x2, p - tau * q, b[:, None])
+    return g1, g2

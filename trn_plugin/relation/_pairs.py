@@ -39,12 +39,12 @@ class SetPairs:
         return s[:, rows, rows], s[:, rows, columns], s[:, columns, columns]
 
     def solve(
-        self, group: RunningMoments, shrinkage: float, factors: dict
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """tau (P,), a (P, d1) and b (P, d2) of the moments."""
+        self, group: RunningMoments, shrinkage: float, factors: dict, method=canonical_vectors
+    ) -> tuple[Tensor, ...]:
+        """tau (P,), a (P, d1) and b (P, d2) of the moments, or what else ``method`` makes."""
         s11, s12, s22 = self.moments(group)
         on_host = s12.device.type == "cpu"
-        return canonical_vectors(*factor(s11, shrinkage), s12, *factor(s22, shrinkage), on_host)
+        return method(*factor(s11, shrinkage), s12, *factor(s22, shrinkage), on_host)
 
     def take(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Features (P, N, d1) and (P, N, d2) of the pairs from those of the sets, (B, N, D)."""
@@ -90,9 +90,9 @@ class JointPairs:
         self.rows, self.columns = rows[first], columns[second]
 
     def solve(
-        self, group: RunningMoments, shrinkage: float, factors: dict
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """tau (P,), a (P, d1) and b (P, d2); ``factors`` holds each task's, by width."""
+        self, group: RunningMoments, shrinkage: float, factors: dict, method=canonical_vectors
+    ) -> tuple[Tensor, ...]:
+        """As of :class:`SetPairs`; ``factors`` holds each task's, by width."""
         s = group.moments[0]
         for width, tasks in self.tasks.items():
             if width not in factors:
@@ -103,7 +103,7 @@ class JointPairs:
             for width, places in zip(self.widths, self.places, strict=True)
         )
         on_host = s.device.type == "cpu"
-        return canonical_vectors(l1, unit1, s12, l2, unit2, on_host)
+        return method(l1, unit1, s12, l2, unit2, on_host)
 
     def take(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """As of :class:`SetPairs`."""

@@ -8,16 +8,21 @@ from itertools import combinations
 import torch
 from torch import Tensor, nn
 
+from trn_plugin.relation._canonical import canonical_vectors
 from trn_plugin.relation._late import LateFlags
 from trn_plugin.relation._measure import UpdateAndMeasure
 from trn_plugin.relation._members import Members
 from trn_plugin.relation._moments import RunningMoments
 from trn_plugin.relation._ranks import sum_over_ranks
+from trn_plugin.relation._spectrum import mean_square
 from trn_plugin.relation._warm import WarmPair
 from trn_plugin.relation.chance import corrected_similarity
 from trn_plugin.relation.similarity import check_features
 
 __all__ = ["TaskRelationLayer"]
+
+LARGEST = "largest"
+METHODS = {LARGEST: canonical_vectors, "pillai": mean_square}
 
 
 class TaskRelationLayer(nn.Module):
@@ -62,6 +67,8 @@ class TaskRelationLayer(nn.Module):
             is cheaper; the same where no label is missing.
         correct_chance (bool): return :func:`corrected_similarity` at the effective sample size,
             what is left of tau when the part that unrelated features would have is taken off.
+        statistic (str): of the canonical correlations: 'largest' is tau, the paper's; 'pillai' is
+            Pillai's trace over min(d1, d2), the mean of all their squares.
 
     Raises:
         ValueError: an option out of range, shapes that do not fit, or features that are not
@@ -86,6 +93,7 @@ class TaskRelationLayer(nn.Module):
         pairs: Sequence[tuple[int, int]] | None = None,
         deletion: str = "pairwise",
         correct_chance: bool = False,
+        statistic: str = LARGEST,
     ) -> None:
         super().__init__()
         if not 0 <= momentum < 1:
@@ -94,6 +102,14 @@ class TaskRelationLayer(nn.Module):
             raise ValueError(f"shrinkage: expected a number in [1e-9, 1], got {shrinkage}")
         if deletion not in ("pairwise", "listwise"):
             raise ValueError(f"deletion: expected 'pairwise' or 'listwise', got {deletion!r}")
+        if statistic not in METHODS:
+            raise ValueError(f"statistic: expected one of {list(METHODS)}, got {statistic!r}")
+        if correct_chance and statistic != LARGEST:
+            raise ValueError(
+                "correct_chance: the law of chance is that of the largest canonical correlation, "
+                f"not of statistic {statistic!r}"
+            )
+        self.statistic = statistic
         self.momentum = momentum
         self.shrinkage = shrinkage
         self.deletion = deletion
@@ -110,6 +126,10 @@ class TaskRelationLayer(nn.Module):
         self._flags = LateFlags()
         if dims is not None:
             self._start(dims, torch.device("cpu"))
+
+    @property
+    def _method(self):
+        return METHODS[self.statistic]
 
     @property
     def effective_sample_size(self) -> Tensor:
@@ -149,7 +169,8 @@ class TaskRelationLayer(nn.Module):
         taus = []
         for members in self.members:
             factors: dict = {}
-            taus += [p.solve(members.group, self.shrinkage, factors)[0] for p in members.pairs]
+            options = members.group, self.shrinkage, factors, self._method
+            taus += [pairs.solve(*options)[0] for pairs in members.pairs]
         return self._corrected(self._by_pair(taus))
 
     def solve(self, members: Members, x: Tensor, dtype: torch.dtype) -> list[tuple[Tensor, ...]]:
@@ -157,8 +178,8 @@ class TaskRelationLayer(nn.Module):
         solved, factors = [], {}
         accuracy, iterations = (1e-9, 12) if dtype == torch.float64 else (1e-3, 8)
         for pairs in members.pairs:
-            if not pairs.is_wide:
-                solved.append(pairs.solve(members.group, self.shrinkage, factors))
+            if not pairs.is_wide or self.statistic != LARGEST:
+                solved.append(pairs.solve(members.group, self.shrinkage, factors, self._method))
                 continue
             signs = x.new_ones(x.shape[1])
             signs[1::2] = -1
@@ -233,7 +254,11 @@ class TaskRelationLayer(nn.Module):
         self.members = [Members(group, dims, self.pairs) for group in self.groups]
         classes = [pairs for members in self.members for pairs in members.pairs]
         self.warm = nn.ModuleDict(
-            {str(pairs.pairs[0]): WarmPair() for pairs in classes if pairs.is_wide}
+            {
+                str(pairs.pairs[0]): WarmPair()
+                for pairs in classes
+                if pairs.is_wide and self.statistic == LARGEST
+            }
         )
         order = torch.tensor([place for pairs in classes for place in pairs.pairs])
         self._order = order.argsort().to(device)
