@@ -6,6 +6,7 @@ from functools import partial
 import numpy as np
 import pytest
 
+from trn_plugin.experiments.catalogue import TABLES
 from trn_plugin.experiments.tables import TAU_OF_PAIRS
 
 
@@ -19,7 +20,7 @@ def test_list_prints_commands_that_a_shell_can_read(tool, tmp_path):
     status, printed, error = tool("table1", "--seeds", 4, 5, "--list", "--out-dir", tmp_path)
     assert status == 0, error
     trained = [c for line in printed.splitlines() if "train.py" in (c := shlex.split(line))[1]]
-    assert len(trained) == 2 * 4
+    assert len(trained) == 2 * len(TABLES["table1"].rows)
     assert {c[-1] for c in trained} == {"randomness.seed=4", "randomness.seed=5"}
 
 
