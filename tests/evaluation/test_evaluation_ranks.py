@@ -51,7 +51,9 @@ def evaluate(samples, out):
         metainfo = dict(tasks=TASKS)
 
     dataset = Dataset(range(COUNT))
-    runner = SimpleNamespace(test_loop=SimpleNamespace(dataloader=SimpleNamespace(dataset=dataset)))
+    loop = SimpleNamespace(dataloader=SimpleNamespace(dataset=dataset))
+    visualizer = SimpleNamespace(add_image=lambda name, image: None)
+    runner = SimpleNamespace(test_loop=loop, visualizer=visualizer)
     evaluator = Evaluator(
         [
             NormalizedMeanError(by="pose", mean_shape=True),
