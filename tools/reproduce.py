@@ -14,6 +14,7 @@ import argparse
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -74,6 +75,7 @@ def main():
             print(command_line(run.train_command()))
             print(command_line(run.test_command(run.folder / "CHECKPOINT")))
         return
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the runs' processes too
     failed = [] if args.report else executor.run(runs)
     done = finished(runs)
     if args.table == "figure4":

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import threading
+import time
 
 import pytest
 
@@ -79,3 +81,25 @@ def test_rows_are_chosen_by_name(root, table):
     ]
     with pytest.raises(ConfigError, match=r"'less' is in no row's name; they are plain, more-much"):
         runs_of(table, "small", [0], root, only=["less"])
+
+
+def test_stopping_ends_what_runs_and_begins_no_other(root, table):
+    runs = runs_of(
+        with_options(table, f"here={root / 'here'}", f"wait_for={root / 'never'}"),
+        "small",
+        [0],
+        root / "out",
+    )
+    executor = Executor(root, tell=lambda line: None)
+    failed = []
+    thread = threading.Thread(target=lambda: failed.extend(executor.run(runs)))
+    thread.start()
+    until = time.monotonic() + 20
+    while not (root / "here").exists() and time.monotonic() < until:
+        time.sleep(0.02)
+    executor.stop()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert len(calls(root, "train")) == 1
+    assert "Plain, seed 0" in failed[0]
+    assert result_of(runs[0]) is None
