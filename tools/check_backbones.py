@@ -25,6 +25,7 @@ from pathlib import Path
 from trn_plugin.engine import cli
 from trn_plugin.errors import ConfigError
 
+UNTRIED = "not tried"
 COLUMNS = (
     "file",
     "model",
@@ -72,9 +73,7 @@ def main():
     args = parse_args()
     chosen = choose(args)
     rows = read(args.out)
-    if args.retry:
-        rows = {n: r for n, r in rows.items() if r["outcome"] == r["onnx_outcome"] == "ok"}
-    todo = [name for name in chosen if name not in rows][: args.limit]
+    todo = [name for name in chosen if not is_answered(rows.get(name), args)][: args.limit]
     context = multiprocessing.get_context("forkserver")
     # imported once, so that a model's own process starts at once
     context.set_forkserver_preload(["trn_plugin.models.backbone_check", "torch._dynamo"])
@@ -84,6 +83,15 @@ def main():
         write(args.out, rows)
         print(f"{one_line(rows[name])} ({rows[name]['seconds']} s)", flush=True)
     print_table([rows[name] for name in chosen if name in rows])
+
+
+def is_answered(row: dict | None, args) -> bool:
+    """Whether a row of the CSV is of the check that is asked for."""
+    if row is None or (args.img_size and int(row["img_size"] or 0) != args.img_size):
+        return False
+    if args.retry and (row["outcome"] != "ok" or row["onnx_outcome"] not in ("ok", UNTRIED)):
+        return False
+    return args.no_onnx or row["onnx_outcome"] != UNTRIED
 
 
 def choose(args) -> list[str]:
@@ -205,7 +213,7 @@ def work(answers, name: str, options: dict, memory: int) -> None:
             gradient=f"{report.gradient:.1e}",
             outcome=reasons[0] + more if reasons else "ok",
             onnx=f"{report.onnx:.1e}",
-            onnx_outcome=report.onnx_failure or "ok" if options["onnx"] else "not tried",
+            onnx_outcome=report.onnx_failure or "ok" if options["onnx"] else UNTRIED,
         )
     except MemoryError:
         row = failed("not enough memory")

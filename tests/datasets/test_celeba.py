@@ -314,3 +314,27 @@ def test_real_labels_and_pictures(celeba_root):
         celeba_root, "list_eval_partition_8k.txt", split="val", pipeline=PIPELINE, indices=20
     )
     assert dataset[19]["data_samples"].ori_shape == (109, 89)
+
+
+def test_a_partition_by_path(own, monkeypatch):
+    root, _ = own
+    (root / "elsewhere").mkdir()
+    (root / "elsewhere" / "mine.txt").write_text("000002.jpg 0\n")
+    monkeypatch.chdir(root / "elsewhere")
+    for path in ("mine.txt", "./mine.txt", str(root / "elsewhere" / "mine.txt")):
+        assert len(CelebA(str(root), partition=path, split="train")) == 1
+
+
+def test_a_landmark_file_that_nobody_asked_for_is_not_read(own):
+    root, _ = own
+    (root / "list_landmarks_align_celeba.txt").write_text("no\nlandmarks\n")
+    assert len(CelebA(str(root), pipeline=PIPELINE)) > 0
+    boxed = [PIPELINE[0], dict(type="trn_plugin.FaceBox", mode="jitter"), *PIPELINE[2:]]
+    with pytest.raises(DataError, match="list_landmarks_align_celeba"):
+        CelebA(str(root), pipeline=boxed)
+
+
+@pytest.mark.parametrize("name", ["Male", "attributes", "landmarks"])
+def test_a_group_may_not_take_a_tasks_name(faces, name):
+    with pytest.raises(ConfigError, match=f"groups.{name}: this name is taken"):
+        CelebA(faces[0], groups={name: ["Bald"]})

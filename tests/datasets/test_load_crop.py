@@ -355,3 +355,11 @@ def test_mistakes(tmp_path):
         file.truncate(400)
     with pytest.raises(PictureError, match="not a readable picture"):
         LoadCrop(8, reduced=True)(results(path, None))
+
+
+def test_a_subset_has_none_of_the_pictures_of_other_samples(sets):
+    plain, cached = sets("celeba", 0), sets("celeba", 0.05)
+    epochs(cached, [0])
+    for dataset in (plain, cached):
+        dataset.get_subset_([3, 4])
+    assert_same([[cached[0], cached[1]]], [[plain[0], plain[1]]])

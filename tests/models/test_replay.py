@@ -113,5 +113,26 @@ def test_what_no_trace_can_follow_is_cut(monkeypatch):
     assert not names & {"trunk.shift", "tails.a.scale"}
     sum(features.sum() for features in model(x).values()).backward()
     assert all(p.grad is not None for p in model.parameters())
-    with pytest.raises(ConfigError, match=r"grad_checkpointing, torch\.fx"):
+    with pytest.raises(ConfigError, match=r"grad_checkpointing: choosing cannot be traced"):
         TimmTrunk("choosing", tasks=("a", "b"), grad_checkpointing=True)
+
+
+@pytest.mark.parametrize("shared", [0, "all"])
+def test_timms_own_checkpointing_of_what_no_trace_can_follow(shared):
+    def gradients(**options):
+        torch.manual_seed(0)
+        model = TimmTrunk(
+            "test_vit",
+            tasks=("a",),
+            img_size=64,
+            shared_stages=shared,
+            patch_drop_rate=0.25,
+            **options,
+        )
+        torch.manual_seed(1)
+        model(torch.ones(2, 3, 64, 64))["a"].square().mean().backward()
+        return {name: p.grad for name, p in model.named_parameters()}
+
+    expected = gradients()
+    for name, gradient in gradients(grad_checkpointing=True).items():
+        assert torch.allclose(gradient, expected[name], atol=1e-6), name

@@ -211,3 +211,63 @@ def test_in_chans_and_global_pool():
 def test_whole_parts_for_checkpointing_are_graphs():
     assert isinstance(build(shared_stages="all", grad_checkpointing=True).trunk, GraphPart)
     assert not isinstance(build(shared_stages="all").trunk, GraphPart)
+
+
+@pytest.mark.parametrize("part", ["bn1.weight", "bn1.bias", "bn1.running_var", "layer2.0.conv1"])
+def test_a_file_that_lacks_something_is_refused(tmp_path, part):
+    state = {k: v for k, v in uncut("test_resnet").state_dict().items() if part not in k}
+    torch.save(state, tmp_path / "lacks.pth")
+    with pytest.raises(ConfigError, match=rf"lacks\.pth holds no weights .* lacks .*{part}"):
+        build(checkpoint_path=str(tmp_path / "lacks.pth"))
+
+
+def test_a_file_of_a_wrapped_model_is_read(tmp_path):
+    source = uncut("test_resnet")
+    state = {f"module.{k}": v for k, v in source.state_dict().items()}
+    torch.save(state, tmp_path / "wrapped.pth")
+    model = build(checkpoint_path=str(tmp_path / "wrapped.pth")).eval()
+    assert torch.allclose(model(X)["a"], source.eval()(X), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "tap", "width"),
+    [
+        ("test_convnext", "stages.3.blocks.0.mlp", 64),  # maps of (N, H, W, d) inside
+        ("test_convnext", "stages.3.blocks.0", 64),
+        ("test_resnet", "layer4.0.conv1", 96),
+        ("test_vit", "blocks.5.mlp", 64),
+    ],
+)
+def test_taps_average_over_positions(name, tap, width):
+    model = build(name, taps=(tap,))
+    assert model.tap_features[tap] == width
+    assert model.features(X)[1][tap]["a"].shape == (4, width)
+
+
+def test_taps_of_windows_are_refused():
+    with pytest.raises(ConfigError, match=r"'layers.3.blocks.0.attn' gives \d+ rows for 1 picture"):
+        TimmTrunk(
+            "swin_tiny_patch4_window7_224",
+            tasks=("a",),
+            img_size=448,
+            taps=("layers.3.blocks.0.attn",),
+        )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(name="test_vit.nope"), r"no weights 'test_vit\.nope'; expected one of test_vit\."),
+        (dict(num_classes=5), "num_classes: not used"),
+        (dict(tasks=("a", "a")), "a task is named twice"),
+    ],
+)
+def test_more_mistakes(options, message):
+    with pytest.raises(ConfigError, match=message):
+        build(**options)
+
+
+@pytest.mark.parametrize("size", ["64", 64.0, -3, (64,), (64, 0)])
+def test_sizes_that_are_none(size):
+    with pytest.raises(ConfigError, match="img_size: expected"):
+        TimmTrunk("test_resnet", tasks=("a",), img_size=size)

@@ -137,6 +137,15 @@ class MultiTaskDataset(BaseDataset):
         if self.serialize_data:
             self.data_bytes, self.data_address = self._serialize_data()
         self._fully_initialized = True
+        self._open()
+
+    def get_subset_(self, indices: int | Sequence[int]) -> None:
+        """As MMEngine's; samples are numbered anew, so that what was kept of them is not theirs."""
+        super().get_subset_(indices)
+        self._open()
+
+    def _open(self) -> None:
+        """Make memory for what is kept of the samples."""
         for transform in self.pipeline.transforms:
             if hasattr(transform, "open"):
                 transform.open(len(self))

@@ -22,6 +22,7 @@ from trn_plugin.datasets.celeba_format import (
     read_partition,
     read_table,
 )
+from trn_plugin.datasets.transforms.face_box import FaceBox
 from trn_plugin.errors import ConfigError, DataError, PictureError
 from trn_plugin.geometry import read_image
 from trn_plugin.registry import DATASETS
@@ -127,8 +128,9 @@ class CelebA(MultiTaskDataset):
             **self.groups,
         }
         tasks = {task: dict(kind="attributes", names=names) for task, names in members.items()}
-        for task in GEOMETRY:
-            if task in tasks:
+        singles = {"attributes", *map(_task_name, ATTRIBUTES)}
+        for task in self.groups:
+            if task in GEOMETRY or task in singles:
                 raise ConfigError(f"groups.{task}: this name is taken")
         return {**tasks, **GEOMETRY}
 
@@ -143,7 +145,9 @@ class CelebA(MultiTaskDataset):
     def load_data_list(self) -> Records:
         """Read the label files; pictures are first opened when they are used."""
         self.check_root()
-        self.ann_file = self._file(self.partition)
+        given = os.path.abspath(os.path.expanduser(self.partition))
+        inside = self._found(self.partition)
+        self.ann_file = inside or (given if os.path.isfile(given) else self._file(self.partition))
         rows = read_partition(self.ann_file)
         chosen = np.arange(len(rows.files))
         if self.split is not None:
@@ -216,7 +220,9 @@ class CelebA(MultiTaskDataset):
             corners = [(x, y), (x + width, y), (x + width, y + height), (x, y + height)]
             self._geometry["bbox"] = np.array(corners).transpose(2, 0, 1)
         name = "list_landmarks_celeba.txt" if wild else "list_landmarks_align_celeba.txt"
-        if "landmarks" in self.tasks or self._found(name):
+        steps = getattr(self.pipeline, "transforms", ())
+        boxed = any(isinstance(step, FaceBox) and step.mode != "whole" for step in steps)
+        if "landmarks" in self.tasks or (boxed and self._found(name)):
             points = self._table(name, POINT_COLUMNS).reshape(-1, len(POINTS), 2)
             self._geometry["landmarks"] = points if wild else points * self._scale()
 

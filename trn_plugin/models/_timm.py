@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import timm
-import torch
 from torch import nn
 
 from trn_plugin.engine.checkpoint import load_weights_file
@@ -42,7 +42,16 @@ def create(
         raise ConfigError(
             f"{_WHERE}.model_name: timm knows no {model_name!r}; close matches: {hint}"
         )
-    config = timm.get_pretrained_cfg(model_name)
+    if "num_classes" in kwargs:
+        raise ConfigError(f"{_WHERE}.num_classes: not used; the heads are those of model.heads")
+    try:
+        config = timm.get_pretrained_cfg(model_name)
+    except RuntimeError as error:  # an unknown tag
+        tags = timm.list_pretrained(f"{model_name.split('.')[0]}.*")
+        raise ConfigError(
+            f"{_WHERE}.model_name: timm has no weights {model_name!r}; expected one of "
+            f"{', '.join(tags) or 'none'}"
+        ) from error
     size = _pair(img_size) or tuple((config.input_size if config else (3, 224, 224))[1:])
     options = dict(kwargs, in_chans=in_chans, num_classes=0)
     if img_size is not None and config is not None and config.fixed_input_size:
@@ -67,11 +76,10 @@ def create(
 def _with_weights(model_name: str, options: dict, path: str) -> nn.Module:
     """The model with weights from a file, converted by timm as its own are."""
     weights = load_weights_file(path)
+    if all(key.startswith("module.") for key in weights):
+        weights = {key.removeprefix("module."): value for key, value in weights.items()}
     overlay = {"state_dict": weights}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        fresh = timm.create_model(model_name, **options).state_dict()
-        torch.manual_seed(0)
+    with _missing_keys() as missing:
         try:
             model = timm.create_model(
                 model_name, pretrained=True, pretrained_cfg_overlay=overlay, **options
@@ -81,14 +89,7 @@ def _with_weights(model_name: str, options: dict, path: str) -> nn.Module:
                 f"{_WHERE}.checkpoint_path: {path} holds no weights of {model_name}: "
                 f"{first_line(error)}"
             ) from error
-    # timm only logs what it did not find
-    missing = [
-        k
-        for k, v in model.named_parameters()
-        if v.ndim > 1
-        and torch.equal(v, fresh[k])
-        and not (k in weights and torch.equal(v, weights[k].to(v)))
-    ]
+    missing = [key for key in missing if not key.endswith("num_batches_tracked")]
     if missing:
         raise ConfigError(
             f"{_WHERE}.checkpoint_path: {path} holds no weights of {model_name}: it lacks "
@@ -97,12 +98,33 @@ def _with_weights(model_name: str, options: dict, path: str) -> nn.Module:
     return model
 
 
+@contextmanager
+def _missing_keys() -> Iterator[list[str]]:
+    """The keys that models do not find in what they load; timm only logs them."""
+    missing: list[str] = []
+    load = nn.Module.load_state_dict
+
+    def noting(*args, **kwargs):
+        result = load(*args, **kwargs)
+        missing.extend(result.missing_keys)
+        return result
+
+    nn.Module.load_state_dict = noting
+    try:
+        yield missing
+    finally:
+        nn.Module.load_state_dict = load
+
+
 def _pair(size: int | Sequence[int] | None) -> tuple[int, int] | None:
-    if size is None or isinstance(size, int):
-        return None if size is None else (size, size)
-    if len(size) != 2:
-        raise ConfigError(f"{_WHERE}.img_size: expected (height, width), got {tuple(size)}")
-    return int(size[0]), int(size[1])
+    if size is None:
+        return None
+    pair = tuple(size) if isinstance(size, (list, tuple)) else (size, size)
+    if len(pair) != 2 or not all(type(side) is int and side > 0 for side in pair):
+        raise ConfigError(
+            f"{_WHERE}.img_size: expected (height, width) or a side in pixels, got {size!r}"
+        )
+    return pair
 
 
 def stage_names(model: nn.Module) -> tuple[str, ...]:

@@ -92,6 +92,8 @@ class TimmTrunk(nn.Module):
         super().__init__()
         if not tasks:
             raise ConfigError(f"{_WHERE}.tasks: expected at least one task name")
+        if len(set(tasks)) < len(tasks):
+            raise ConfigError(f"{_WHERE}.tasks: a task is named twice in {list(tasks)}")
         self.model_name = model_name
         self.tasks = tuple(tasks)
         self.taps = tuple(taps)
@@ -109,6 +111,7 @@ class TimmTrunk(nn.Module):
         )
         self._check_taps(model)
         self._nhwc = getattr(model, "output_fmt", "NCHW") == "NHWC"
+        self._positions: dict[str, tuple[int, int]] = {}
 
         probe = _probe(model, in_chans, self.img_size)
         self.num_features, expected = _hidden(model, probe, model_name)
@@ -249,12 +252,36 @@ class TimmTrunk(nn.Module):
                 return value
             if value.ndim == 3:
                 return value.mean(1)
-            return value.mean((1, 2) if self._nhwc else (2, 3))
+            return value.mean(self._positions[tap])
         shape = tuple(value.shape) if torch.is_tensor(value) else type(value).__name__
         raise ConfigError(
             f"model.neck.levels: {tap!r} gives {shape} in {self.model_name}, where (N, d), "
             "(N, L, d) or maps (N, d, H, W) are expected"
         )
+
+    def _check_tapped(self, tap: str, value, rows: int) -> None:
+        """Find the dimensions of positions: inside a model maps may be laid out either way."""
+        if not torch.is_tensor(value) or value.ndim not in (2, 3, 4):
+            return  # which pooling tells
+        if len(value) != rows:
+            raise ConfigError(
+                f"model.neck.levels: {tap!r} gives {len(value)} rows for {rows} pictures in "
+                f"{self.model_name} (windows of them?), where one for each is expected"
+            )
+        if value.ndim == 4:
+            layouts = ((1, 2), (2, 3)) if self._nhwc else ((2, 3), (1, 2))
+            height, width = self.img_size
+            fitting = [
+                (i, j)
+                for i, j in layouts
+                if abs(value.shape[i] * width - value.shape[j] * height) <= max(height, width)
+            ]
+            if not fitting:
+                raise ConfigError(
+                    f"model.neck.levels: {tap!r} gives {tuple(value.shape)} in "
+                    f"{self.model_name}, where maps (N, d, H, W) or (N, H, W, d) are expected"
+                )
+            self._positions[tap] = fitting[0]
 
     def _shared_by_task(self, shared: int | str | Mapping) -> dict[str, int]:
         if not isinstance(shared, Mapping):
@@ -326,14 +353,36 @@ class TimmTrunk(nn.Module):
             else:
                 self.trunk, tails = own if whole else nn.Identity(), []
         except CannotTrace as error:
+            if checkpointing and counts:
+                raise ConfigError(
+                    f"{_WHERE}.grad_checkpointing: {self.model_name} cannot be traced ({error}); "
+                    "leave it out, or share nothing (0) or everything ('all')"
+                ) from error
             if checkpointing:
-                raise self._uncuttable(boundaries, f"for grad_checkpointing, {error}") from error
+                return self._with_timms_checkpointing(model)
             try:
                 self.trunk, tails = cut_by_replay(model, boundaries, self.taps, probe, whole=whole)
             except Exception as other:  # runs the model's code
                 reason = f"{error}; by replay: {first_line(other)}"
                 raise self._uncuttable(boundaries, reason) from other
 
+        self._make_tails(own, tails)
+        return bool(counts) or checkpointing
+
+    def _with_timms_checkpointing(self, model: nn.Module) -> bool:
+        """A model in one piece, which is not traced."""
+        try:
+            model.set_grad_checkpointing(True)
+        except (AttributeError, AssertionError, NotImplementedError) as error:
+            raise ConfigError(
+                f"{_WHERE}.grad_checkpointing: {self.model_name} has none ({first_line(error)})"
+            ) from error
+        self.trunk = model if self.fully_shared else nn.Identity()
+        self._make_tails(model, [])
+        return False
+
+    def _make_tails(self, own: nn.Module, tails: Sequence[nn.Module]) -> None:
+        """Each task's copy of what it does not share."""
         used = _tensors(self.trunk)
         self.tails = nn.ModuleDict()
         for task, level in self._levels.items():
@@ -343,7 +392,6 @@ class TimmTrunk(nn.Module):
             tail = own if level is None else tails[level]
             self.tails[task] = copy.deepcopy(tail) if used & _tensors(tail) else tail
             used |= _tensors(self.tails[task])
-        return bool(counts) or checkpointing
 
     @torch.no_grad()
     def _compare(
@@ -410,6 +458,13 @@ class TimmTrunk(nn.Module):
     @torch.no_grad()
     def _probe_taps(self, probe: Tensor) -> dict[str, int]:
         self.eval()
+        for task in self.tasks[:1]:
+            level = self._levels[task]
+            x = probe.contiguous(memory_format=torch.channels_last) if self.channels_last else probe
+            inputs = (x,) if level is None else self._own(self._shared(x)[level], level)
+            values = _run_tail(self.tails[task], self.taps, inputs)[1:]
+            for tap, value in zip(self.taps, values, strict=True):
+                self._check_tapped(tap, value, len(probe))
         tapped = self.features(probe)[1]
         self.train()
         return {tap: next(iter(values.values())).shape[1] for tap, values in tapped.items()}
