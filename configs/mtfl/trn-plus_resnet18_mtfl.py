@@ -1,4 +1,3 @@
-_base_ = "mtl_resnet18_mtfl.py"
+_base_ = "trn-hidden-output_resnet18_mtfl.py"
 
-model = dict(neck=dict(statistic="pillai"))
-custom_hooks = [dict(type="TaskRelationLossHook", weights=dict(output=10.0, hidden=1.0))]
+model = dict(heads=dict(landmarks=dict(loss_weight=30.0)))
