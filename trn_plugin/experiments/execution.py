@@ -217,7 +217,7 @@ def _read(path: Path) -> dict:
 def _write(run: Run, record: dict, seconds: float) -> None:
     path = run.folder / "run.json"
     unfinished = path.with_suffix(".part")
-    unfinished.write_text(json.dumps({**record, "seconds": round(seconds, 1)}, indent=2) + "\n")
+    unfinished.write_text(json.dumps({**record, "seconds": round(seconds, 3)}, indent=2) + "\n")
     unfinished.replace(path)
 
 
