@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from trn_plugin.errors import ConfigError
 from trn_plugin.models._cut import CannotTrace
 from trn_plugin.models._graph_part import CutPart
 
@@ -140,6 +141,11 @@ class ReplayTrunk(_Shell):
             For each boundary the pictures, and what every module returned at each of its calls;
             at the end what the model returns.
         """
+        if torch.compiler.is_exporting():  # it follows the calls, and none may break off
+            raise ConfigError(
+                "a model that torch.fx cannot trace is not exported in parts; set "
+                "model.backbone.shared_stages to 0 or 'all'"
+            )
         plans = [plan[self.training] for plan in self._plans[:count]]
         notes: dict[str, list] = {}
         results: list[tuple] = []
