@@ -366,3 +366,19 @@ def test_a_checkpoint_of_plain_mmengine_is_resumed(tmp_path):
     assert rest.iter == 24
     steps = {int(v["step"]) for v in rest.optim_wrapper.state_dict()["state"].values()}
     assert steps == {24}
+
+
+def test_other_names_than_the_models_are_told(tmp_path):
+    run = tiny_runner(tmp_path)
+    run._trained_on = dict(tasks=dict(a=dict(kind="class", classes=("cat", "dog")), b=dict()))
+    told = []
+    run.logger.warning = told.append
+    for classes, count in ((["cat", "dog"], 0), (["dog", "cat"], 1)):
+        run._compare_names(Labelled(dict(tasks=dict(a=dict(kind="class", classes=classes)))))
+        assert len(told) == count
+    assert "a: the model was trained with classes ['cat', 'dog'], the test data has" in told[0]
+
+
+class Labelled:
+    def __init__(self, metainfo):
+        self.metainfo = metainfo

@@ -73,6 +73,7 @@ class SafeRunner(Runner):
 
     _validated: tuple[int, dict] = (-1, {})
     _random_state: dict | None = None
+    _trained_on: dict = {}
     owes_validation = False
     finite_steps: FiniteSteps
 
@@ -154,6 +155,8 @@ class SafeRunner(Runner):
             self.finite_steps = FiniteSteps(self, self.cfg.get("non_finite", "stop"))
         elif fn_name == "before_val":
             self._average_statistics()
+        elif fn_name == "before_test":
+            self._compare_names(self.test_dataloader.dataset)
         elif fn_name == "after_val_epoch":
             self._validated = self.iter, kwargs.get("metrics") or {}
         super().call_hook(fn_name, **kwargs)
@@ -246,6 +249,8 @@ class SafeRunner(Runner):
         else:
             self._load_what_fits(checkpoint["state_dict"], filename)
         self._has_loaded = True
+        trained_on = checkpoint["meta"].get("dataset_meta")
+        self._trained_on = trained_on if isinstance(trained_on, dict) else {}
         self.logger.info(f"Load checkpoint from {filename}")
         return checkpoint
 
@@ -449,6 +454,21 @@ class SafeRunner(Runner):
         if known != batches:
             self.logger.warning(f"an epoch had {known} batches, now it has {batches}")
         loop.done = done
+
+    def _compare_names(self, dataset) -> None:
+        """Say so when classes, points or attributes have other names than the model's."""
+        tasks, own = (
+            meta.get("tasks") if isinstance(meta.get("tasks"), dict) else {}
+            for meta in (self._trained_on, getattr(dataset, "metainfo", {}))
+        )
+        for task in tasks.keys() & own.keys():
+            for key in ("classes", "names"):
+                theirs, ours = (dict(kinds[task]).get(key) for kinds in (tasks, own))
+                if theirs is not None and ours is not None and list(theirs) != list(ours):
+                    self.logger.warning(
+                        f"{task}: the model was trained with {key} {printable(list(theirs))}, the "
+                        f"test data has {printable(list(ours))}: what it measures may be wrong"
+                    )
 
     def _rank_state(self) -> dict:
         """What a process needs to go on as it would have, besides what all processes share."""
