@@ -206,3 +206,11 @@ def test_real_files_as_distributed(celeba_root):
     assert share["Bald"] == pytest.approx(0.0224, abs=1e-4)
     parts = read_partition(os.path.join(celeba_root, "list_eval_partition.txt"))
     assert np.bincount(parts.values.ravel()).tolist() == [162_770, 19_867, 19_962]
+
+
+def test_a_header_without_an_attribute_is_told(tmp_path):
+    names = " ".join(name for name in ATTRIBUTES if name != "Bald")
+    path = tmp_path / "list_attr_celeba.txt"
+    path.write_text(f"1\n{names}\n000001.jpg {' '.join(['1'] * 40)}\n")
+    with pytest.raises(DataError, match=r"txt:3: expected 40 .* its header lacks Bald$"):
+        read_attributes(str(path))

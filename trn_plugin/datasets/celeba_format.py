@@ -254,7 +254,7 @@ def _first_fault(path: str, body: bytes, line: int, names: tuple[str, ...]) -> D
         if len(columns) != len(names) + 1:
             return DataError(
                 f"{where}: expected {len(names) + 1} columns, a file name and "
-                f"{_numbers(names)}, found {len(columns)}"
+                f"{_numbers(names)}, found {len(columns)}{_absent(names)}"
             )
         if not _is_name(columns[0]):
             return DataError(f"{where}: expected a plain file name, found {_quoted(columns[0])}")
@@ -265,6 +265,13 @@ def _first_fault(path: str, body: bytes, line: int, names: tuple[str, ...]) -> D
                     f"{where}: expected {name[:60]} to be a whole number, found {_quoted(text)}"
                 )
     return DataError(f"{path}:{line}: cannot be read as rows of {_numbers(names)}")
+
+
+def _absent(names: Sequence[str]) -> str:
+    """What a header of attributes lacks, where that is not much."""
+    absent = [name for name in ATTRIBUTES if name not in names]
+    few = 0 < len(absent) <= 3 and set(names) <= set(ATTRIBUTES)
+    return f"; its header lacks {', '.join(absent)}" if few else ""
 
 
 def _numbers(names: Sequence[str]) -> str:
