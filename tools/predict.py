@@ -52,7 +52,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("model", help="a file written by tools/export_onnx.py")
     parser.add_argument(
-        "images", nargs="*", metavar="IMAGE", help="pictures, folders of pictures, or videos"
+        "images", nargs="*", metavar="IMAGE", help="pictures, videos, or folders of them"
     )
     box = parser.add_mutually_exclusive_group()
     box.add_argument(
@@ -89,22 +89,39 @@ def split_inputs(args: argparse.Namespace) -> tuple[list[Path], list[Path]]:
     """The pictures and the videos named."""
     if not args.images and not args.boxes:
         raise DataError("expected a picture, a folder of pictures, a video or --boxes CSV")
-    videos = {
-        Path(name): None
-        for name in args.images
-        if Path(name).suffix.lower() in VIDEO_SUFFIXES and not Path(name).is_dir()
-    }
-    for video in videos:
-        if not video.is_file():
-            raise DataError(f"{video}: no such video")
-    others = [name for name in args.images if Path(name) not in videos]
-    pictures = find_pictures(others, exclude=Path(args.out_dir))
+    folder = Path(args.out_dir)
+    pictures: dict[Path, None] = {}
+    videos: dict[Path, None] = {}
+    for path in map(Path, args.images):
+        if path.suffix.lower() in VIDEO_SUFFIXES and not path.is_dir():
+            if not path.is_file():
+                raise DataError(f"{path}: no such video")
+            videos[path] = None
+            continue
+        inside = videos_in(path, folder)
+        videos.update(dict.fromkeys(inside))
+        try:
+            pictures.update(dict.fromkeys(find_pictures([str(path)], exclude=folder)))
+        except DataError:
+            if not inside:
+                raise
     if args.boxes and videos:
         raise DataError(f"--boxes: is for pictures; the face in {next(iter(videos))} is --box")
     if args.box and len(pictures) + len(videos) != 1:
         found = f"{len(pictures)} pictures and {len(videos)} videos" if videos else len(pictures)
         raise DataError(f"--box: expected one picture, found {found}; see --boxes")
-    return pictures, list(videos)
+    return list(pictures), list(videos)
+
+
+def videos_in(path: Path, exclude: Path) -> list[Path]:
+    """The videos in a folder and its subfolders, in order, less those of earlier results."""
+    return sorted(
+        file
+        for file in (path.rglob("*") if path.is_dir() else ())
+        if file.suffix.lower() in VIDEO_SUFFIXES
+        and not any(part.startswith(".") for part in file.relative_to(path).parts)
+        and exclude.resolve() not in file.resolve().parents
+    )
 
 
 def faces_by_picture(args: argparse.Namespace, pictures: list[Path]) -> dict[Path, list]:

@@ -218,6 +218,19 @@ def test_every_frame_of_a_video(tmp_path, mean_colour_model, box, corner, side):
     assert [int(row["frame"]) for row in rows] == list(range(7))
 
 
+def test_videos_in_folders_are_taken_too(tmp_path, mean_colour_model):
+    (tmp_path / "both" / "clips").mkdir(parents=True)
+    write_picture(tmp_path / "both" / "a.png")
+    write_video(tmp_path / "both" / "clips" / "clip.avi", count=2)
+    for _ in range(2):  # what the first run has drawn is not taken for an input
+        done = run(mean_colour_model, "both", "--out-dir", "both/found", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        records = read_lines(tmp_path / "both/found/predictions.jsonl")
+        assert [record.get("frame") for record in records] == [None, 0, 1]
+    done = run(mean_colour_model, "both/clips", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_table_holds_what_the_json_lines_hold(tmp_path, mean_colour_model):
     write_picture(tmp_path / "a.png")
     arguments = ("a.png", "--box", 10, 0, 50, 20, "--csv", "out/table.csv")

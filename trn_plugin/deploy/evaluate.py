@@ -60,6 +60,11 @@ class ExportedModel(BaseModel):
     def tasks(self) -> tuple[str, ...]:
         return tuple(self.predictor.tasks)
 
+    @property
+    def dataset_meta(self) -> dict:
+        """The tasks as the file describes them: their names in order."""
+        return dict(tasks=self.predictor.tasks)
+
     def forward(self, inputs, data_samples=None, mode: str = "predict"):
         """As of MMEngine's ``BaseModel``, in mode 'predict' only.
 

@@ -459,7 +459,10 @@ class SafeRunner(Runner):
         """Say so when classes, points or attributes have other names than the model's."""
         tasks, own = (
             meta.get("tasks") if isinstance(meta.get("tasks"), dict) else {}
-            for meta in (self._trained_on, getattr(dataset, "metainfo", {}))
+            for meta in (
+                self._trained_on or getattr(self.bare_model, "dataset_meta", {}),
+                getattr(dataset, "metainfo", {}),
+            )
         )
         for task in tasks.keys() & own.keys():
             for key in ("classes", "names"):
