@@ -211,12 +211,8 @@ class MultiTaskDataset(BaseDataset):
         Raises:
             ConfigError: if the data set has no such task, or it has no attributes.
         """
-        info = self._metainfo["tasks"].get(task)
-        if info is None or info["kind"] != "attributes":
-            raise ConfigError(f"{type(self).__name__} has no attributes of a task {task!r}")
-        labels = [self.get_data_info(i)["gt"].get(task) for i in range(len(self))]
-        labels = [np.ravel(label) for label in labels if label is not None]
-        return np.mean(labels, axis=0) if labels else np.full(len(info["names"]), np.nan)
+        labels = self._labels_of(task, "attributes")
+        return labels.mean(axis=0) if len(labels) else np.full(labels.shape[1], np.nan)
 
     def value_moments(self, task: str) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation of the labels of a task of values, (V,) each; NaN without.
@@ -224,14 +220,19 @@ class MultiTaskDataset(BaseDataset):
         Raises:
             ConfigError: if the data set has no such task, or it has no values.
         """
+        labels = self._labels_of(task, "values")
+        if not len(labels):
+            return (np.full(labels.shape[1], np.nan),) * 2
+        return labels.mean(axis=0), labels.std(axis=0)
+
+    def _labels_of(self, task: str, kind: str) -> np.ndarray:
+        """The labels that there are, one in each row, (n, width)."""
         info = self._metainfo["tasks"].get(task)
-        if info is None or info["kind"] != "values":
-            raise ConfigError(f"{type(self).__name__} has no values of a task {task!r}")
+        if info is None or info["kind"] != kind:
+            raise ConfigError(f"{type(self).__name__} has no {kind} of a task {task!r}")
         labels = [self.get_data_info(i)["gt"].get(task) for i in range(len(self))]
-        values = np.array([label for label in labels if label is not None], dtype=np.float64)
-        if not len(values):
-            return (np.full(len(info["names"]), np.nan),) * 2
-        return values.mean(axis=0), values.std(axis=0)
+        rows = [np.ravel(label) for label in labels if label is not None]
+        return np.array(rows, dtype=np.float64).reshape(len(rows), len(info["names"]))
 
     def _sample(self, results: dict) -> Any:
         if not self.skip_unreadable:

@@ -138,14 +138,21 @@ class ClassColumn(LabelColumns):
         return index
 
 
-class AttributeColumns(LabelColumns):
-    """Yes-or-no questions: columns of 0 and 1."""
+class _NumberColumns(LabelColumns):
+    """Columns of numbers by name; by default one with the task's own."""
 
     keys = ("columns",)
+    kind: str
 
     def __init__(self, task: str, columns: Sequence[str] | None = None) -> None:
         self.columns = _names(f"labels.{task}.columns", [task] if columns is None else columns)
-        self.info = dict(kind="attributes", names=self.columns)
+        self.info = dict(kind=self.kind, names=self.columns)
+
+
+class AttributeColumns(_NumberColumns):
+    """Yes-or-no questions: columns of 0 and 1."""
+
+    kind = "attributes"
 
     def read(self, cells: Sequence[str], where: str) -> np.ndarray:
         """(A,) of 0 and 1."""
@@ -156,14 +163,10 @@ class AttributeColumns(LabelColumns):
         return np.array(values, dtype=np.float32)
 
 
-class ValueColumns(LabelColumns):
+class ValueColumns(_NumberColumns):
     """Quantities: columns of numbers, each in its own unit."""
 
-    keys = ("columns",)
-
-    def __init__(self, task: str, columns: Sequence[str] | None = None) -> None:
-        self.columns = _names(f"labels.{task}.columns", [task] if columns is None else columns)
-        self.info = dict(kind="values", names=self.columns)
+    kind = "values"
 
     def read(self, cells: Sequence[str], where: str) -> np.ndarray:
         """(V,), as in the file."""
