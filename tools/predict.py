@@ -80,7 +80,11 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         help="what runs the model; default CUDA where onnxruntime has it, then the CPU",
     )
     parser.add_argument(
-        "--batch-size", type=int, default=16, metavar="N", help="faces at once (%(default)s)"
+        "--batch-size",
+        type=int,
+        default=16,
+        metavar="N",
+        help="faces of one size at once (%(default)s)",
     )
     return parser.parse_args(arguments)
 
