@@ -89,9 +89,9 @@ def _solve(lower: Tensor, x: Tensor, transposed: bool = False) -> Tensor:
 
 def _of_vector(k: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Singular triple of (P, d1, d2) matrices with one row or one column."""
-    tau = k.flatten(-2).norm(dim=-1)
-    unit = torch.where(tau > 0, tau, torch.ones_like(tau))[..., None]
-    one = torch.ones_like(unit)
+    length = k.flatten(-2).norm(dim=-1, keepdim=True)
+    unit = torch.where(length > 0, length, 1.0)
+    one, tau = torch.ones_like(unit), length[..., 0]
     if k.shape[-2] == 1:
         return one, tau, k[..., 0, :] / unit
     return k[..., 0] / unit, tau, one
