@@ -381,6 +381,24 @@ def test_a_missing_root_says_where_to_get_the_data(tmp_path, monkeypatch, capfd)
     assert_one_line(status, capfd, r"nowhere.*MTFL_ROOT.*http")
 
 
+def test_training_and_validation_need_no_test_set(tmp_path, monkeypatch, capfd):
+    root = tmp_path / "faces"
+    make_toy_faces(str(root), **SIZES)
+    (root / "testing.txt").unlink()
+    monkeypatch.setenv("MTFL_ROOT", str(root))
+    changes = ["model.backbone.model_name=test_resnet", "model.backbone.pretrained=False"]
+    changes += ["input_size=32", "train_cfg.max_epochs=1", "val_dataloader.dataset.val_size=16"]
+    changes += ["train_dataloader.dataset.val_size=16", "train_dataloader.batch_size=16"]
+    changes += [f"{p}_dataloader.num_workers=0" for p in ("train", "val", "test")]
+    changes += [f"{p}_dataloader.persistent_workers=False" for p in ("train", "val", "test")]
+    work = ("--work-dir", tmp_path / "w", "--cfg-options", *changes)
+    assert tool("train", MTFL_CONFIG, *work, monkeypatch=monkeypatch) == 0
+    arguments = (MTFL_CONFIG, tmp_path / "w/epoch_1.pth", "--split")
+    assert tool("test", *arguments, "val", *work, monkeypatch=monkeypatch) == 0
+    status = tool("test", *arguments, "test", *work, monkeypatch=monkeypatch)
+    assert_one_line(status, capfd, r"testing\.txt' is missing: expected it in .*MTFL_ROOT")
+
+
 def test_mixed_precision_lets_the_scaler_skip_a_step(monkeypatch):
     import torch
 

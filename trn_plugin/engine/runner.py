@@ -78,8 +78,14 @@ class SafeRunner(Runner):
     finite_steps: FiniteSteps
 
     def build_model(self, model):
-        """As MMEngine's; a data root that is not there is told before weights are looked for."""
-        for loader in (self._train_dataloader, self._val_dataloader, self._test_dataloader):
+        """As MMEngine's; a data root that is not there is told before weights are looked for.
+
+        A training does not need the test set, so that only a runner without one looks for it.
+        """
+        loaders = [self._train_dataloader, self._val_dataloader]
+        if self._train_dataloader is None:
+            loaders.append(self._test_dataloader)
+        for loader in loaders:
             dataset = loader.get("dataset") if isinstance(loader, dict) else None
             if isinstance(dataset, dict) and isinstance(dataset.get("type"), str):
                 kind = DATASETS.get(dataset["type"])
