@@ -9,6 +9,8 @@ method's; "floor" the same of the method's over that of the three covariance pro
 Errors are against the exact solution in float64: of tau, and of the gradient relative to its norm.
 """
 
+import trn_plugin.interrupts  # noqa: F401 - first, see there
+
 import argparse
 import copy
 import csv
@@ -19,6 +21,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from trn_plugin.engine import cli
 from trn_plugin.relation import TaskRelationLayer
 
 MOMENTUM, SHRINKAGE = 0.99, 1e-5
@@ -264,4 +267,4 @@ def report(rows: list[dict]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

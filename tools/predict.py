@@ -11,17 +11,20 @@ Needs onnxruntime, numpy and OpenCV; neither torch nor MMEngine.
 
 from __future__ import annotations
 
+import os
+import sys
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
+
+import trn_plugin.interrupts
+
 import argparse
 import csv
 import itertools
 import json
-import os
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import cv2
 import numpy as np
@@ -379,11 +382,9 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:
         print(f"error: {error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
     return 2 if failed else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with trn_plugin.interrupts.in_one_line():
+        sys.exit(main())

@@ -13,6 +13,7 @@ from pathlib import Path
 from mmengine.config import Config, DictAction
 from mmengine.registry import init_default_scope
 
+from trn_plugin import interrupts
 from trn_plugin.engine.building import config_errors
 from trn_plugin.errors import ConfigError, TrnPluginError, first_line, printable
 
@@ -30,14 +31,14 @@ __all__ = [
 def run(main: Callable[[], None]) -> None:
     """Run a tool; an error that its user can mend is one line on stderr and exit status 2.
 
+    An interrupt is one line too, and exit status 130.
+
     ``TRN_PLUGIN_TRACEBACK=1`` shows where it was raised.
     """
     logging.raiseExceptions = False  # a full disk is told once, below, not for each log line
     try:
-        main()
-    except KeyboardInterrupt as interrupt:
-        print(": ".join(["interrupted", *filter(None, [str(interrupt)])]), file=sys.stderr)
-        sys.exit(130)
+        with interrupts.in_one_line():
+            main()
     except (TrnPluginError, OSError, RuntimeError, MemoryError) as error:
         text = _told(error)
         if text is None or os.environ.get("TRN_PLUGIN_TRACEBACK") == "1":
