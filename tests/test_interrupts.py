@@ -26,6 +26,7 @@ class Interrupts:
             if self.left == 0:
                 os.kill(os.getpid(), signal.SIGINT)
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background
 tool = {tool!r}
 sys.argv = [tool, "--help"]
 sys.modules["__main__"].__file__ = tool
@@ -57,6 +58,13 @@ def test_while_a_tool_imports(left):
 def test_every_tool_looks_out_from_its_first_import(tool):
     code = AT_THE_IMPORT.format(left=1, tool=str(tool))
     assert run(code) == (130, "", "interrupted\n")
+
+
+@pytest.fixture(autouse=True)
+def not_ignored():
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def interrupted(main, capsys):
@@ -101,7 +109,6 @@ def test_errors_of_their_own_stay_errors(monkeypatch):
 
 
 def test_an_ignored_interrupt_stays_ignored():
-    """As that of a program in a shell's background."""
     code = """
 import signal
 signal.signal(signal.SIGINT, signal.SIG_IGN)
