@@ -353,6 +353,34 @@ def test_the_state_of_another_optimizer_is_named(tmp_path):
         tiny_runner(tmp_path, "whole", resume=True).train()
 
 
+def test_parameters_in_another_order_keep_their_moments(tmp_path):
+    """As a newer timm may have them; of equal shapes nothing else would tell."""
+
+    turned = tiny.TinyModel()
+    turned.heads = torch.nn.ModuleDict(reversed(list(turned.heads.items())))
+    whole(tmp_path)
+    saved = load_checkpoint_file(tmp_path / "whole" / "epoch_3.pth")
+    names = saved["optimized"][""][0]
+    assert set(names) == {name for name, _ in turned.named_parameters()}
+    assert names != [name for name, _ in turned.named_parameters()]
+    run = tiny_runner(tmp_path, "whole", resume=True, model=turned)
+    run.train()  # it is at its end
+    for name, parameter in turned.named_parameters():
+        expected = saved["optimizer"]["state"][names.index(name)]["exp_avg"]
+        assert torch.equal(run.optim_wrapper.optimizer.state[parameter]["exp_avg"], expected), name
+
+
+@pytest.mark.parametrize("names", [{"": [["x"]]}, {"a": [["x"]]}, {"": 3}, None, {"": [3]}])
+def test_the_moments_of_other_parameters_are_refused(tmp_path, names):
+    whole(tmp_path)
+    path = tmp_path / "whole" / "epoch_3.pth"
+    checkpoint = torch.load(path, weights_only=True)
+    checkpoint["optimized"] = names
+    torch.save(checkpoint, path)
+    with pytest.raises(CheckpointError, match=r"epoch_3\.pth: .* does not fit the config's opti"):
+        tiny_runner(tmp_path, "whole", resume=True).train()
+
+
 def test_a_checkpoint_of_plain_mmengine_is_resumed(tmp_path):
     part = tiny_runner(tmp_path, "part")
     part.save_checkpoint = lambda *args, **kwargs: Runner.save_checkpoint(part, *args, **kwargs)

@@ -6,12 +6,57 @@ from collections.abc import Iterable
 
 import torch
 from mmengine.hooks import EarlyStoppingHook, Hook
+from torch import nn
 
-__all__ = ["check_optimizer", "hooks_state", "restore_hooks"]
+__all__ = [
+    "check_optimizer",
+    "hooks_state",
+    "in_own_order",
+    "optimized_names",
+    "restore_hooks",
+]
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "square_avg")
 COUNTED = {EarlyStoppingHook: ("wait_count", "best_score")}
 """Attributes of MMEngine's hooks that decide how a run goes on; others say so themselves."""
+
+
+def optimized_names(wrapper, model: nn.Module) -> dict[str, list[list[str]]]:
+    """Names of the parameters of an optimizer's groups, by the name of the optimizer, in order.
+
+    An optimizer's state knows its parameters by their number only, and their order in a model may
+    change: with the version of timm, or when gradient checkpointing is switched on.
+    """
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return {
+        key: [[names.get(id(p), "") for p in group["params"]] for group in each.param_groups]
+        for key, each in getattr(wrapper, "optim_wrappers", {"": wrapper}).items()
+    }
+
+
+def in_own_order(state: dict, saved: dict, own: dict) -> dict:
+    """The state of an optimizer wrapper with its parameters numbered in another order.
+
+    Args:
+        state (dict): of the wrapper.
+        saved, own (dict): :func:`optimized_names` when it was saved, and now.
+
+    Raises:
+        ValueError: the optimizers, or the parameters of a group, are not the same.
+    """
+    if saved == own:
+        return state
+    if saved.keys() != own.keys():
+        raise ValueError(f"expected the state of optimizers {list(own)}, found {list(saved)}")
+    if "" not in own:
+        return {k: in_own_order(state[k], {"": saved[k]}, {"": own[k]}) for k in own}
+    if [set(names) for names in saved[""]] != [set(names) for names in own[""]]:
+        raise ValueError("it trained other parameters, or in other groups")
+    numbers = {n: number for number, n in enumerate(n for names in saved[""] for n in names)}
+    order = [numbers[n] for names in own[""] for n in names]
+    by_number = state["state"]
+    moved = {new: by_number[old] for new, old in enumerate(order) if old in by_number}
+    return {**state, "state": moved}
 
 
 def check_optimizer(wrapper) -> None:

@@ -37,7 +37,13 @@ from trn_plugin.engine.loops import EpochLoop, IterationLoop
 from trn_plugin.engine.message_hub import message_hub_state, restore_message_hub
 from trn_plugin.engine.newest import checkpoint_files, newest_checkpoint
 from trn_plugin.engine.random_state import check_random_state, random_state, set_random_state
-from trn_plugin.engine.run_state import check_optimizer, hooks_state, restore_hooks
+from trn_plugin.engine.run_state import (
+    check_optimizer,
+    hooks_state,
+    in_own_order,
+    optimized_names,
+    restore_hooks,
+)
 from trn_plugin.errors import (
     CheckpointError,
     ConfigError,
@@ -397,6 +403,7 @@ class SafeRunner(Runner):
         }
         if save_optimizer:
             checkpoint["optimizer"] = self.optim_wrapper.state_dict()
+            checkpoint["optimized"] = optimized_names(self.optim_wrapper, self.bare_model)
         if save_param_scheduler and self.param_schedulers:
             checkpoint["param_schedulers"] = (
                 {k: [s.state_dict() for s in v] for k, v in self.param_schedulers.items()}
@@ -415,7 +422,9 @@ class SafeRunner(Runner):
         restore_message_hub(self.message_hub, checkpoint.get("message_hub", {}))
         if optimizer and "optimizer" in checkpoint:
             self.optim_wrapper = self.build_optim_wrapper(self.optim_wrapper)
-            self.optim_wrapper.load_state_dict(checkpoint["optimizer"])
+            own = optimized_names(self.optim_wrapper, self.bare_model)
+            saved = checkpoint.get("optimized", own)
+            self.optim_wrapper.load_state_dict(in_own_order(checkpoint["optimizer"], saved, own))
             check_optimizer(self.optim_wrapper)
         elif optimizer:
             self.logger.warning(
