@@ -1,8 +1,10 @@
 import cv2
 import numpy as np
+import onnx
 import pytest
 
 from trn_plugin.deploy import FaceTaskPredictor
+from trn_plugin.deploy.runtime import open_session
 from trn_plugin.errors import CheckpointError, ConfigError, DataError
 
 
@@ -108,6 +110,34 @@ def test_a_file_that_is_no_model_is_refused(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match=r"model\.onnx"):
         FaceTaskPredictor(path)
+
+
+@pytest.mark.parametrize("length", [b"\x08", b"\x88\x00", b"\x88\x80\x80\x00"])
+def test_weights_from_another_file_are_refused(mean_colour_model, length):
+    """Some versions of onnxruntime read whatever file is named."""
+    model = onnx.load(mean_colour_model)
+    model.graph.initializer.append(
+        onnx.TensorProto(name="w", dims=[2], data_type=1, data_location=onnx.TensorProto.EXTERNAL)
+    )
+    entry = model.graph.initializer[-1].external_data.add(key="location", value="../secret.bin")
+    before = entry.SerializeToString()
+    onnx.save(model, mean_colour_model)
+    content = mean_colour_model.read_bytes()
+    assert before in content
+    if length == b"\x08":
+        with pytest.raises(CheckpointError, match="takes weights from another file"):
+            FaceTaskPredictor(mean_colour_model)
+    else:  # the same entry, its length written in more bytes
+        path = mean_colour_model.with_name("part.bin")
+        path.write_bytes(before.replace(b"\n\x08", b"\n" + length))
+        with pytest.raises(CheckpointError, match="takes weights from another file"):
+            open_session(path)
+
+
+def test_a_class_may_be_named_location(write_model, metadata, tmp_path):
+    metadata["tasks"]["pose"]["classes"][0] = "location"
+    predictor = FaceTaskPredictor(write_model(tmp_path / "model.onnx", metadata))
+    assert predictor.tasks["pose"]["classes"][0] == "location"
 
 
 def test_a_truncated_model_is_refused(mean_colour_model):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import mmap
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -49,7 +51,8 @@ def open_session(
         threads: of the CPU; default onnxruntime's choice, one for each core.
 
     Raises:
-        CheckpointError: if the file is missing or is no ONNX model that onnxruntime can run.
+        CheckpointError: if the file is missing, is no ONNX model that onnxruntime can run, or
+            takes weights from another file.
         ConfigError: if a provider is not available.
     """
     available = onnxruntime.get_available_providers()
@@ -63,6 +66,8 @@ def open_session(
         )
     if not Path(path).is_file():
         raise CheckpointError(f"{path}: no such file; expected an .onnx file")
+    if _names_another_file(path):
+        raise CheckpointError(f"{path}: refused, it takes weights from another file")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads or 0
@@ -71,6 +76,23 @@ def open_session(
     except Exception as error:  # onnxruntime's errors share no base class
         reason = str(error).split(f"{path} failed:")[-1].split("\n")[0].strip()
         raise CheckpointError(f"{path}: onnxruntime cannot load it: {reason}") from error
+
+
+def _names_another_file(path: str) -> bool:
+    """Whether a model has external data: old versions of onnxruntime read any file for it."""
+    with open(path, "rb") as file:
+        try:
+            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except ValueError:  # an empty file
+            return False
+        with content:
+            found = content.find(b"location")
+            while found >= 0:
+                # as the key of an entry, however its length is written
+                if re.search(rb"\n(\x08|\x88\x80*\x00)$", content[max(found - 11, 0) : found]):
+                    return True
+                found = content.find(b"location", found + 1)
+    return False
 
 
 class FaceTaskPredictor:
