@@ -7,7 +7,7 @@ cannot run says why. `differs` is the largest difference from eager PyTorch, of 
 for landmarks.
 
 Examples:
-    python tools/benchmark_deploy.py configs/mtfl/mtl_resnet18_mtfl.py --threads 1
+    python tools/benchmark_deploy.py configs/mtfl/mtl_resnet18_mtfl.py --threads 1 --out speed.csv
     python tools/benchmark_deploy.py configs/toy/trn-output_test-resnet_toy.py \\
         --checkpoint work_dirs/toy/epoch_15.pth --batch-sizes 1 64 --picture-size 250
 """
@@ -15,12 +15,10 @@ Examples:
 import trn_plugin.interrupts  # noqa: F401 - first, see there
 
 import argparse
-import json
 import os
 import statistics
 import tempfile
 import time
-from pathlib import Path
 
 from trn_plugin.engine import cli
 from trn_plugin.errors import CheckpointError, ConfigError, TrnPluginError, first_line
@@ -52,7 +50,7 @@ def parse_args():
     parser.add_argument("--calls", type=int, default=5, help="of each a round (%(default)s)")
     parser.add_argument("--threads", type=int, help="of the CPU (default: one for each core)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--out", metavar="JSON", help="write the numbers to this file too")
+    parser.add_argument("--out", metavar="CSV", help="write the numbers to this table too")
     return parser.parse_args()
 
 
@@ -60,6 +58,8 @@ def main():
     args = parse_args()
     import onnxruntime
     import torch
+
+    from trn_plugin.deploy.tables import write_table
 
     for name in ("rounds", "calls", "threads", "picture_size"):
         value = getattr(args, name)
@@ -78,9 +78,18 @@ def main():
     model, metadata = load(config, args.checkpoint)
     height, width = metadata["input_size"]
     shape = (args.picture_size or height, args.picture_size or width)
+    setting = {
+        "backbone": metadata["backbone"],
+        "input": f"{width} x {height}",
+        "picture": f"{shape[1]} x {shape[0]}",
+        "device": args.device,
+        "threads": args.threads,
+        "torch": torch.__version__,
+        "onnxruntime": onnxruntime.__version__,
+    }
     print(
-        f"{metadata['backbone']} at {width} x {height} from uint8 pictures of {shape[1]} x "
-        f"{shape[0]}, {args.device}, {args.threads} threads, torch {torch.__version__}, "
+        f"{setting['backbone']} at {setting['input']} from uint8 pictures of {setting['picture']}, "
+        f"{args.device}, {args.threads} threads, torch {torch.__version__}, "
         f"onnxruntime {onnxruntime.__version__}"
     )
     rows = []
@@ -91,10 +100,7 @@ def main():
             print(f"  {'':18} {'latency (ms)':>13} {'pictures/s':>11} {'over eager':>11}  differs")
             rows += measure(runs, skipped, batch_of(size, shape), metadata, args)
     if args.out:
-        try:
-            Path(args.out).write_text(json.dumps(rows, indent=2) + "\n")
-        except OSError as error:
-            raise ConfigError(f"--out {args.out}: cannot be written: {error.strerror}") from error
+        write_table(args.out, [{**setting, **row} for row in rows])
 
 
 def load(config, checkpoint):

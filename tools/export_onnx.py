@@ -21,6 +21,11 @@ from trn_plugin.engine import cli
 from trn_plugin.errors import ConfigError, DataError
 
 SPLITS = ("test", "val")
+UNITS = {
+    "landmarks": "of the picture's side",
+    "values": "of the labels' standard deviation",
+    None: "of the largest",
+}
 
 
 def parse_args():
@@ -58,7 +63,13 @@ def parse_args():
     parser.add_argument(
         "--metrics",
         metavar="JSON",
-        help="of tools/test.py --out, to be written into the file (default: the checkpoint's)",
+        help="what tools/test.py --out wrote of this checkpoint, to be written into the file "
+        "(default: what validation found during training, if the log of the run lies beside it)",
+    )
+    parser.add_argument(
+        "--report",
+        metavar="CSV",
+        help="add what was compared and measured to this table, a row a number",
     )
     parser.add_argument(
         "--pictures",
@@ -78,8 +89,10 @@ def main():
     args = parse_args()
     from trn_plugin.deploy import DeployModel, export_onnx
     from trn_plugin.deploy.checkpoint import load_for_export
+    from trn_plugin.deploy.export import check_opset
     from trn_plugin.geometry import read_image
 
+    check_opset(args.opset)
     if not args.out.endswith(".onnx"):
         raise ConfigError(f"{args.out}: expected a file name that ends in .onnx")
     if args.pictures < 0:
@@ -108,19 +121,24 @@ def main():
     compared += [f"{len(images)} of --images"] if images else []
     print(f"compared on {', '.join([*compared, 'drawn pictures'])}, in batches of 1, 2 and 7")
     kinds = {name: task["kind"] for name, task in metadata["tasks"].items()}
+    rows = []
     for output, difference in differences.items():
-        units = {
-            "landmarks": "of the picture's side",
-            "values": "of the labels' standard deviation",
-            None: "of the largest",
-        }
-        unit = units.get(kinds.get(output), "in probability")
+        unit = UNITS.get(kinds.get(output), "in probability")
         print(f"  {output}: differs from PyTorch by at most {difference:.1e} {unit}")
-    if split == "none" and not metadata["metrics"]:
-        print("the file holds no metrics: --evaluate measures them, --metrics takes them over")
+        found = {"difference": difference, "unit": f"largest, {unit}"}
+        rows.append({"quantity": output, "set": source, "pictures": len(crops), **found})
+    if split == "none" and metadata["metrics"]:
+        print(f"its metrics are from: {metadata['metrics_of']}")
+    elif split == "none":
+        print(
+            "the file holds no metrics, neither the checkpoint nor a log of its run beside it has "
+            "any: --evaluate measures them, --metrics takes them over"
+        )
     if split != "none":
         deployed = DeployModel(model, input_size, args.tasks).eval()
-        evaluate(config, split, loader, deployed, args.out)
+        rows += evaluate(config, split, loader, deployed, args.out)
+    if args.report:
+        report(args, size, metadata, rows)
 
 
 def evaluation_data(config, split, args):
@@ -156,15 +174,37 @@ def evaluate(config, split, loader, deployed, path):
     print(f"measured on {boxes.total()} pictures of the {split} set, boxes: {named}")
     width = max(map(len, before))
     print(f"  {'':{width}}  {'PyTorch':>9}  {'this file':>9}  {'change':>9}")
+    rows = []
     for name, value in before.items():
         change = after[name] - value
         print(f"  {name:{width}}  {value:9.3f}  {after[name]:9.3f}  {change:+9.3f}")
+        values = {"pytorch": value, "this_file": after[name], "difference": change}
+        rows.append({"quantity": name, "set": split, "pictures": boxes.total(), **values})
     update_metadata(
         path,
         metrics=finite(after),
         metrics_of=f"this file, split {split}, {boxes.total()} pictures, boxes: {named}",
         pytorch_metrics=finite(before),
     )
+    return rows
+
+
+def report(args, megabytes, metadata, rows):
+    from trn_plugin.deploy.tables import write_table
+
+    height, width = metadata["input_size"]
+    setting = {
+        "file": os.path.basename(args.out),
+        "backbone": metadata["backbone"],
+        "input": f"{width} x {height}",
+        "precision": args.precision,
+        "megabytes": round(megabytes, 3),
+    }
+    columns = dict.fromkeys(
+        ("quantity", "set", "pictures", "pytorch", "this_file", "difference", "unit")
+    )
+    whole = [{**setting, **columns, **row} for row in rows]
+    write_table(args.report, whole, append=True, option="--report")
 
 
 def finite(metrics):

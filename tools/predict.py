@@ -19,26 +19,20 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 import trn_plugin.interrupts
 
 import argparse
-import csv
 import itertools
-import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 
 from trn_plugin.deploy import FaceTaskPredictor, draw_faces
 from trn_plugin.deploy.drawing import summary_lines
-from trn_plugin.deploy.inputs import (
-    find_pictures,
-    output_paths,
-    read_boxes,
-    whole_pixels,
-)
-from trn_plugin.deploy.records import as_json, as_row, columns
-from trn_plugin.deploy.runtime import providers_of
+from trn_plugin.deploy.inputs import find_pictures, output_paths, read_boxes, whole_pixels
+from trn_plugin.deploy.records import Results, as_json
+from trn_plugin.deploy.runtime import cut_face, providers_of
 from trn_plugin.deploy.video import VIDEO_SUFFIXES, VideoFile, VideoOutput
 from trn_plugin.errors import ConfigError, DataError, TrnPluginError
 from trn_plugin.geometry import read_image
@@ -68,13 +62,17 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     box.add_argument(
         "--boxes",
         metavar="CSV",
-        help="faces as rows of image,x0,y0,x1,y1 under that header; without IMAGE, all of them",
+        help="faces as rows of image,x0,y0,x1,y1 under that header, whose order the results keep; "
+        "without IMAGE, all of them",
     )
     parser.add_argument(
         "--out-dir", default="predictions", metavar="D", help="for what is drawn (%(default)s)"
     )
     parser.add_argument(
-        "--jsonl", metavar="FILE", help="one line a face (default: D/predictions.jsonl)"
+        "--jsonl",
+        metavar="FILE",
+        help="one line a face (default: D/predictions.jsonl); an earlier one is replaced when the "
+        "run is at its end",
     )
     parser.add_argument("--csv", metavar="FILE", help="write a table too, one row a face")
     parser.add_argument(
@@ -131,20 +129,30 @@ def videos_in(path: Path, exclude: Path) -> list[Path]:
     )
 
 
-def faces_by_picture(args: argparse.Namespace, pictures: list[Path]) -> dict[Path, list]:
-    """The boxes of each picture; None for the whole picture."""
-    if args.boxes:
-        rows = read_boxes(args.boxes)
-        boxes: dict[Path, list] = {}
-        for picture, box in rows:
-            boxes.setdefault(picture.resolve(), []).append(box)
-        if not pictures:
-            pictures = list({picture.resolve(): picture for picture, _ in rows}.values())
-        for picture in pictures:
-            if picture.resolve() not in boxes:
-                raise DataError(f"{args.boxes}: has no row for {picture}")
-        return {picture: boxes[picture.resolve()] for picture in pictures}
-    return {picture: [box_of(args)] for picture in pictures}
+class Face(NamedTuple):
+    """A face to look at; ``order``: its place among the results, ``name``: what messages say."""
+
+    order: int
+    box: tuple[int, int, int, int] | None
+    name: str
+
+
+def faces_by_picture(args: argparse.Namespace, pictures: list[Path]) -> dict[Path, list[Face]]:
+    """The faces of each picture."""
+    if not args.boxes:
+        box = box_of(args)
+        return {path: [Face(order, box, str(path))] for order, path in enumerate(pictures)}
+    rows = read_boxes(args.boxes)
+    named = {picture.resolve(): picture for picture in pictures or [row.picture for row in rows]}
+    faces: dict[Path, list[Face]] = {picture: [] for picture in named.values()}
+    chosen = [row for row in rows if row.picture.resolve() in named]
+    for order, row in enumerate(chosen):
+        picture = named[row.picture.resolve()]
+        faces[picture].append(Face(order, row.box, f"{row.where}: {picture}"))
+    for picture, found in faces.items():
+        if not found:
+            raise DataError(f"{args.boxes}: has no row for {picture}")
+    return faces
 
 
 def box_of(args: argparse.Namespace):
@@ -152,11 +160,11 @@ def box_of(args: argparse.Namespace):
 
 
 def batches(faces: dict[Path, list], size: int) -> Iterator[list[tuple[Path, list]]]:
-    """Pictures with their boxes, so many at a time that their faces fill a batch."""
+    """Pictures with their faces, so many at a time that their faces fill a batch."""
     chunk: list[tuple[Path, list]] = []
     for item in faces.items():
         chunk.append(item)
-        if sum(len(boxes) for _, boxes in chunk) >= size:
+        if sum(len(found) for _, found in chunk) >= size:
             yield chunk
             chunk = []
     if chunk:
@@ -201,34 +209,13 @@ class Progress:
         print(f"{done}{of} {self.unit}, {rate:.1f} a second", end=end, file=sys.stderr)
 
 
-class Results:
-    """Where predictions are written: JSON lines, and a table if one is asked for."""
-
-    def __init__(self, predictor: FaceTaskPredictor, jsonl: Path, table: Path | None):
-        self.tasks = predictor.tasks
-        self.files = []
-        for path in (jsonl, table):
-            if path is not None:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                self.files.append(path.open("w", encoding="utf-8", newline=""))
-        self.table = csv.writer(self.files[1]) if table is not None else None
-        if self.table:
-            self.table.writerow(columns(self.tasks))
-
-    def write(self, place: dict, box, prediction: dict, drawn: Path) -> None:
-        record = {
-            **place,
-            "box": list(box) if box is not None else None,
-            "tasks": as_json(self.tasks, prediction),
-            "drawn": str(drawn),
-        }
-        self.files[0].write(json.dumps(record) + "\n")
-        if self.table:
-            self.table.writerow(as_row(self.tasks, record))
-
-    def close(self) -> None:
-        for file in self.files:
-            file.close()
+def record_of(tasks: dict, place: dict, box, prediction: dict, drawn: Path) -> dict:
+    return {
+        **place,
+        "box": list(box) if box is not None else None,
+        "tasks": as_json(tasks, prediction),
+        "drawn": str(drawn),
+    }
 
 
 def check_outputs(paths: list[tuple[str, Path]], args: argparse.Namespace, inputs: list) -> None:
@@ -258,7 +245,8 @@ def predict(args: argparse.Namespace) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     suffixes = [".jpg"] * len(faces) + [".mp4"] * len(videos)
     outputs = dict(zip(inputs, output_paths(inputs, folder, suffixes), strict=True))
-    results = Results(predictor, jsonl, table)
+    results = Results(predictor.tasks, jsonl, table)
+    whole = False
     try:
         failed = predict_pictures(predictor, faces, outputs, results, args.batch_size)
         for video in videos:
@@ -267,11 +255,14 @@ def predict(args: argparse.Namespace) -> int:
             except DataError as error:
                 tell(error)
                 failed += 1
+        whole = True
     finally:
-        results.close()
-    if failed and len(inputs) > 1:
-        kind = "pictures" if not videos else "pictures and videos"
-        print(f"{failed} of {len(inputs)} {kind} could not be used", file=sys.stderr)
+        for part in results.close(whole):
+            print(f"what was found until then is in {part}", file=sys.stderr)
+    total = sum(map(len, faces.values())) + len(videos)
+    if failed and total > 1:
+        kind = "faces" if args.boxes else "pictures and videos" if videos else "pictures"
+        print(f"{failed} of {total} {kind} could not be used", file=sys.stderr)
     return failed
 
 
@@ -286,22 +277,28 @@ def predict_pictures(
     results: Results,
     batch_size: int,
 ) -> int:
-    """How many of the pictures could not be used."""
+    """How many of the faces could not be used."""
     progress = Progress(len(faces), "pictures")
     done = failed = 0
     for chunk in batches(faces, batch_size):
-        good, errors = run_batch(predictor, chunk, batch_size)
-        for error in errors:
-            tell(error)
-        failed += len(errors)
-        for picture, image, boxes, predictions in good:
+        for picture, image, found, problems in run_batch(predictor, chunk, batch_size):
+            for error, lost in problems:
+                tell(error)
+                failed += len(lost)
+                for face in lost:
+                    results.write(None, face.order)
+            done += 1
+            if not found:
+                continue
             drawn = outputs[picture]
+            boxes, predictions = [face.box for face, _ in found], [value for _, value in found]
             write_picture(drawn, draw_faces(image, predictor.tasks, predictions, boxes))
-            for box, prediction in zip(boxes, predictions, strict=True):
-                results.write({"image": str(picture)}, box, prediction, drawn)
-            found = [summary(predictor.tasks, prediction) for prediction in predictions]
-            print(f"{picture}: {' | '.join(found)} -> {drawn}", flush=True)
-        done += len(good) + len(errors)
+            for face, prediction in found:
+                place = {"image": str(picture)}
+                record = record_of(predictor.tasks, place, face.box, prediction, drawn)
+                results.write(record, face.order)
+            told = [summary(predictor.tasks, prediction) for prediction in predictions]
+            print(f"{picture}: {' | '.join(told)} -> {drawn}", flush=True)
         progress.update(done, done == len(faces))
     return failed
 
@@ -327,7 +324,7 @@ def predict_video(
             for image, prediction in zip(chunk, found, strict=True):
                 output.write(draw_faces(image, predictor.tasks, [prediction], [box], steady=True))
                 place = {"image": str(path), "frame": done, "seconds": done / video.rate}
-                results.write(place, box, prediction, drawn)
+                results.write(record_of(predictor.tasks, place, box, prediction, drawn))
                 done += 1
             progress.update(done)
     finally:
@@ -339,37 +336,36 @@ def predict_video(
 
 
 def run_batch(
-    predictor: FaceTaskPredictor, chunk: list[tuple[Path, list]], batch_size: int
-) -> tuple[list[tuple], list[DataError]]:
-    """(picture, image, boxes, predictions) of those that can be used; why the others cannot."""
-    good, errors = [], []
-    for picture, boxes in chunk:
-        try:
-            good.append((picture, read_image(str(picture)), boxes))
-        except DataError as error:
-            errors.append(error)
-    try:
-        return predict_faces(predictor, good, batch_size), errors
-    except DataError as error:
-        if len(good) == 1:
-            return [], [*errors, error]
-    found = []
-    for one in good:  # to know which of them it is
-        try:
-            found += predict_faces(predictor, [one], batch_size)
-        except DataError as error:
-            errors.append(error)
-    return found, errors
-
-
-def predict_faces(
-    predictor: FaceTaskPredictor, pictures: list[tuple], batch_size: int
+    predictor: FaceTaskPredictor, chunk: list[tuple[Path, list[Face]]], batch_size: int
 ) -> list[tuple]:
-    """Each (picture, image, boxes) with the predictions of its boxes."""
-    faces = [(image, box, str(picture)) for picture, image, boxes in pictures for box in boxes]
-    images, boxes, names = zip(*faces, strict=True) if faces else ((), (), ())
-    found = iter(predictor.predict(images, boxes, batch_size, names=names))
-    return [(*one, [next(found) for _ in one[2]]) for one in pictures]
+    """Of each picture (picture, image, found, problems).
+
+    ``found``: its usable faces, each with its prediction; ``problems``: errors, each with the
+    faces that it costs.
+    """
+    pictures = []
+    for picture, faces in chunk:
+        image, usable, problems = None, [], []
+        try:
+            image = read_image(str(picture))
+        except DataError as error:
+            row = faces[0].name.removesuffix(str(picture))
+            problems.append((DataError(f"{row}{error}"), faces))
+        for face in faces if image is not None else ():
+            try:
+                cut_face(image, face.box, face.name)
+                usable.append(face)
+            except DataError as error:
+                problems.append((error, [face]))
+        pictures.append((picture, image, usable, problems))
+    given = [(image, face) for _, image, usable, _ in pictures for face in usable]
+    images, boxes = [image for image, _ in given], [face.box for _, face in given]
+    names = [face.name for _, face in given]
+    found = iter(predictor.predict(images, boxes, batch_size, names))
+    return [
+        (picture, image, [(face, next(found)) for face in usable], problems)
+        for picture, image, usable, problems in pictures
+    ]
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -68,6 +68,12 @@ def main():
     if is_main_process():
         for line in left_out:
             print(f"not measured: {line}")
+        if args.show_dir and args.checkpoint.endswith(".onnx"):
+            print(
+                "not drawn: similarity.png, the task similarity over training: an exported file "
+                "does not hold its log; testing the checkpoint draws it, and so did training, "
+                "into its work directory"
+            )
         write(args.out, args, metrics, left_out)
 
 
@@ -85,7 +91,10 @@ def without_training(config):
 def write(path, args, metrics, left_out):
     if path is None:
         return
+    from trn_plugin.deploy.scores import file_sha256
+
     record = {"config": args.config, "checkpoint": args.checkpoint, "split": args.split}
+    record["checkpoint_sha256"] = file_sha256(args.checkpoint)
     if left_out:
         record["not_measured"] = left_out
     for name, value in metrics.items():

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 
 import cv2
 import numpy as np
@@ -181,7 +182,7 @@ def test_a_missing_column_names_the_closest(tmp_path):
         ),
         (
             dict(a=dict(kind="landmarks", points=["b", "c"], flip_pairs=[("b", "d")])),
-            r"^labels\.a\.flip_pairs: expected names out of \['b', 'c'\], found 'd'",
+            r"^labels\.a\.flip_pairs\[0\]: expected two names out of \['b', 'c'\], found 'd'",
         ),
         (
             dict(a=dict(kind="landmarks", points=["b", "c"], flip_pairs=[("b", "c"), ("b", "c")])),
@@ -189,13 +190,69 @@ def test_a_missing_column_names_the_closest(tmp_path):
         ),
         (
             dict(a=dict(kind="landmarks", points=["b", "c"], interocular=("b", "b"))),
-            r"^labels\.a\.interocular: expected two of the points",
+            r"^labels\.a\.interocular: expected two names",
+        ),
+        (dict(a=dict(kind=["class"])), r"^labels\.a\.kind: expected one of .*found \['class'\]"),
+        (dict(a=5), r"^labels\.a: expected a dict .*found 5 under 'a'"),
+        ({5: dict(kind="values")}, r"^labels\.5: expected a dict"),
+        (dict(a=dict(kind="class", classes=5)), r"^labels\.a\.classes: .*found 5"),
+        (
+            dict(a=dict(kind="class", classes=["b", "c"], column=5)),
+            r"^labels\.a\.column: expected the name of a column, found 5",
+        ),
+        (dict(a=dict(kind="values", columns=5)), r"^labels\.a\.columns: .*found 5"),
+        (dict(a=dict(kind="values", columns=[["b"]])), r"^labels\.a\.columns: .*found \[\['b'\]\]"),
+        (dict(a=dict(kind="landmarks", points=5)), r"^labels\.a\.points: .*found 5"),
+        (
+            dict(a=dict(kind="landmarks", points={5: ("b", "c")})),
+            r"^labels\.a\.points: .*found \[5\]",
+        ),
+        (dict(a=dict(kind="landmarks", points=dict(b=5))), r"^labels\.a\.points\.b: .*found 5"),
+        *(
+            (
+                dict(a=dict(kind="landmarks", points=["b", "c"], **{key: value})),
+                rf"^labels\.a\.{key}{place}: expected .*, found {re.escape(repr(found))}$",
+            )
+            for key, value, place, found in (
+                ("interocular", 5, "", 5),
+                ("interocular", ["b", 5], "", ["b", 5]),
+                ("interocular", "bc", "", "bc"),
+                ("interocular", [["b"], "c"], "", [["b"], "c"]),
+                ("flip_pairs", 5, "", 5),
+                ("flip_pairs", [5], r"\[0\]", 5),
+                ("flip_pairs", [("b", "c"), "bc"], r"\[1\]", "bc"),
+                ("flip_pairs", [("b", ["c"])], r"\[0\]", ("b", ["c"])),
+            )
         ),
     ],
 )
 def test_unusable_labels_name_their_key(tmp_path, labels, message):
     with pytest.raises(ConfigError, match=message):
         make(str(tmp_path), "labels.csv", labels)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(data_root=5), "data_root: expected a text, found 5"),
+        (dict(ann_file=["a.csv"]), r"ann_file: expected a text, found \['a.csv'\]"),
+        (dict(image_column=5), "image_column: expected a text, found 5"),
+        (dict(image_folder=None), "image_folder: expected a text, found None"),
+        (dict(split_column=5), "split_column: expected a text, found 5"),
+        (dict(split=["train"]), r"split: expected None or one of .* found \['train'\]"),
+        (dict(box_columns=5), "box_columns: expected the four columns .* found 5"),
+        (dict(box_columns="abcd"), "box_columns: expected the four columns .* found 'abcd'"),
+        (dict(box_columns=[1, 2, 3, 4]), r"box_columns: expected .* found \[1, 2, 3, 4\]"),
+        (dict(box_columns=["a", "b", "c", "a"]), "box_columns: expected the four columns"),
+        (dict(val_share="a"), "val_share: expected a share from 0 to below 1, found 'a'"),
+        (dict(tasks=5), r"tasks: expected a list of names out of .* found 5"),
+        (dict(tasks=[["coat"]]), r"tasks: expected a list of names out of .* found \[\['coat'\]\]"),
+    ],
+)
+def test_an_option_of_a_wrong_type_names_its_key(tmp_path, options, message):
+    arguments = dict(data_root=str(tmp_path), ann_file="labels.csv", labels=LABELS) | options
+    with pytest.raises(ConfigError, match=f"^{message}"):
+        make(**arguments)
 
 
 def test_a_column_of_splits(tmp_path):

@@ -1,4 +1,5 @@
 import json
+import math
 import runpy
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 
 from trn_plugin.deploy import FaceTaskPredictor
 from trn_plugin.deploy.checkpoint import load_for_export
+from trn_plugin.deploy.scores import file_sha256, scores_of
 from trn_plugin.engine import cli, save_checkpoint_file
 from trn_plugin.errors import ConfigError
 from trn_plugin.registry import MODELS
@@ -77,6 +79,7 @@ def test_the_tool_exports_a_checkpoint(trained, tmp_path, monkeypatch, capsys):
     assert predictor.input_size == (40, 32)
     assert predictor.tasks["pose"]["classes"] == ["left", "frontal", "right"]
     assert predictor.metadata["metrics"] == {"pose/accuracy": 61.5}
+    assert "its metrics are from: validation during training" in printed.out
 
 
 @pytest.mark.parametrize(
@@ -86,7 +89,8 @@ def test_the_tool_exports_a_checkpoint(trained, tmp_path, monkeypatch, capsys):
         ("CONFIG gone.pth OUT", "gone.pth: no such checkpoint file"),
         ("CONFIG CONFIG OUT", "config.py: "),
         ("CONFIG CKPT OUT --tasks gender", "expected some of landmarks, pose, found 'gender'"),
-        ("CONFIG CKPT OUT --opset 11", "opset: expected at least 18, found 11"),
+        ("CONFIG gone.pth OUT --opset 11", "opset: expected 18 to 2"),
+        ("CONFIG gone.pth OUT --opset 99", ", found 99"),
         ("CONFIG CKPT OUT --precision int8", "config: has no test_dataloader; to measure the file"),
         ("CONFIG CKPT OUT --evaluate val", "config: has no val_dataloader; to measure the file"),
         ("CONFIG CKPT OUT --metrics gone.json", "gone.json: cannot be read"),
@@ -128,12 +132,52 @@ def test_a_config_without_a_backbone_is_refused(trained):
         load_for_export(config, str(trained / "last.pth"))
 
 
+RECORD = {"config": "c.py", "checkpoint": "runs/epoch_3.pth", "split": "val"}
+RECORD |= {"landmarks/NME": 5.25, "relation/tau_hidden/a-b": None}
+
+
 def test_metrics_of_a_test_run_are_taken_over(trained, tmp_path):
-    record = {"config": "c.py", "checkpoint": "runs/epoch_3.pth", "split": "val"}
-    record |= {"landmarks/NME": 5.25, "relation/tau_hidden/a-b": None}
-    (tmp_path / "metrics.json").write_text(json.dumps(record))
+    digest = file_sha256(trained / "last.pth")
+    (tmp_path / "metrics.json").write_text(json.dumps(RECORD | {"checkpoint_sha256": digest}))
     config = cli.load_config(str(trained / "config.py"), None)
     arguments = (config, str(trained / "last.pth"), str(tmp_path / "metrics.json"))
     _, _, metadata = load_for_export(*arguments)
     assert metadata["metrics"] == {"landmarks/NME": 5.25}
     assert metadata["metrics_of"] == "split val, checkpoint epoch_3.pth"
+
+
+@pytest.mark.parametrize("digest", [{}, {"checkpoint_sha256": 64 * "0"}])
+def test_metrics_of_another_checkpoint_are_refused(trained, tmp_path, digest):
+    (tmp_path / "metrics.json").write_text(json.dumps(RECORD | digest))
+    with pytest.raises(ConfigError, match=r"metrics of .*last\.pth, found those of epoch_3\.pth"):
+        scores_of(trained / "last.pth", {}, str(tmp_path / "metrics.json"))
+
+
+META = dict(epoch=2, iter=20, experiment_name="toy_20261122_135741")
+
+
+def write_log(folder, *lines):
+    log = folder / "20261122_135741/vis_data/scalars.json"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.write_text("".join(f"{json.dumps(line)}\n" for line in lines) + '{"lr": 0.1, "it')
+
+
+def test_metrics_are_those_that_the_run_logged_at_the_checkpoints_iteration(tmp_path):
+    lines = [
+        {"lr": 0.1, "loss": 2.0, "epoch": 2, "iter": 20, "step": 20},
+        {"pose/accuracy": 50.0, "at_iter": 10, "time": 0.1, "step": 1},
+        {"pose/accuracy": 60.0, "a/NME": math.nan, "at_iter": 20, "data_time": 0.1, "step": 2},
+        {"pose/accuracy": 70.0, "at_iter": 30, "step": 3},
+    ]
+    write_log(tmp_path, *lines)
+    found, origin = scores_of(tmp_path / "epoch_2.pth", META)
+    assert found == {"pose/accuracy": 60.0}
+    assert origin == (
+        "validation during training, epoch 2, iteration 20, 20261122_135741/vis_data/scalars.json"
+    )
+    assert scores_of(tmp_path / "epoch_2.pth", META | dict(metrics={"b": 1.5}))[0] == {"b": 1.5}
+    for other in (dict(iter=25), dict(experiment_name="toy_20261122_150000"), dict(iter=None)):
+        assert scores_of(tmp_path / "epoch_2.pth", META | other) == ({}, None)
+    write_log(tmp_path, *lines[:2])
+    assert scores_of(tmp_path / "epoch_2.pth", META) == ({}, None)
+    assert scores_of(tmp_path / "elsewhere" / "epoch_2.pth", META) == ({}, None)

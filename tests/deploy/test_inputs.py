@@ -41,8 +41,8 @@ def test_boxes_are_read_with_their_pictures(tmp_path, monkeypatch):
     )
     faces = read_boxes(path)
     assert faces == [
-        (tmp_path / "beside.jpg", (1, 3, 30, 40)),
-        (Path("current.jpg"), (-5, 0, 7, 8)),
+        (tmp_path / "beside.jpg", (1, 3, 30, 40), f"{path}:2"),
+        (Path("current.jpg"), (-5, 0, 7, 8), f"{path}:3"),
     ]
 
 

@@ -8,6 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
+from trn_plugin.deploy.records import Results
+
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "predict.py"
 TRAINING_ONLY = ("torch", "mmengine", "timm", "albumentations", "onnx", "sklearn", "matplotlib")
 
@@ -106,11 +108,16 @@ def test_boxes_of_a_file_give_several_faces_a_picture(tmp_path, mean_colour_mode
     records = read_lines(tmp_path / "predictions/predictions.jsonl")
     assert [record["box"] for record in records] == [
         [0, 0, 10, 10],
-        [10, 10, 30, 40],
         [0, 0, 20, 20],
+        [10, 10, 30, 40],
     ]
     assert len({record["drawn"] for record in records}) == 2
-    assert records[1]["tasks"]["landmarks"]["left"] == pytest.approx([26, 22])
+    assert records[2]["tasks"]["landmarks"]["left"] == pytest.approx([26, 22])
+
+    done = run(mean_colour_model, "group.png", "--boxes", "boxes.csv", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    records = read_lines(tmp_path / "predictions/predictions.jsonl")
+    assert [record["box"] for record in records] == [[0, 0, 10, 10], [10, 10, 30, 40]]
 
 
 @pytest.mark.parametrize(
@@ -122,7 +129,10 @@ def test_boxes_of_a_file_give_several_faces_a_picture(tmp_path, mean_colour_mode
         ("M gone.png", "gone.png: no such picture"),
         ("M boxes.csv", "boxes.csv: not a readable picture"),
         ("M empty", "empty: a folder without pictures"),
-        ("M face.png --box 100 100 120 120", "face.png: box (100, 100, 120, 120) lies outside"),
+        (
+            "M face.png --box 100 100 120 120",
+            "error: face.png: box (100, 100, 120, 120) lies outside",
+        ),
         ("M face.png --box 9 9 3 12", "--box: box (9, 9, 3, 12) is empty"),
         ("M face.png --box 1 2 3 left", "--box: expected four numbers"),
         ("M face.png other.png --box 1 2 3 4", "--box: expected one picture, found 2"),
@@ -160,18 +170,51 @@ def test_a_bad_picture_or_box_does_not_stop_the_others(tmp_path, mean_colour_mod
     for name in ("a", "c", "e"):
         write_picture(tmp_path / f"{name}.png")
     (tmp_path / "b.png").write_bytes(b"no picture")
-    rows = ["a.png,0,0,9,9", "b.png,0,0,9,9", "c.png,0,0,9,9", "c.png,90,90,99,99", "e.png,1,1,5,5"]
+    rows = ["a.png,0,0,9,9", "b.png,0,0,9,9", "b.png,1,1,5,5", "c.png,90,90,99,99"]
+    rows += ["c.png,0,0,9,9", "e.png,1,1,5,5", "c.png,0,9,50,59", "e.png,-70,0,-3,9"]
     (tmp_path / "boxes.csv").write_text("\n".join(["image,x0,y0,x1,y1", *rows]))
     arguments = ("--boxes", "boxes.csv", "--batch-size", batch_size)
     done = run(mean_colour_model, *arguments, cwd=tmp_path)
     assert done.returncode == 2
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 2
-    assert "b.png: not a readable picture" in errors[0]
-    assert "c.png: box (90, 90, 99, 99) lies outside" in errors[1]
-    assert done.stderr.splitlines()[-1] == "2 of 4 pictures could not be used"
+    assert len(errors) == 3
+    assert errors[0].startswith("error: boxes.csv:3: b.png: not a readable picture")
+    assert errors[1].startswith("error: boxes.csv:5: c.png: box (90, 90, 99, 99) lies outside")
+    assert errors[2].startswith("error: boxes.csv:9: e.png: box (-70, 0, -3, 9) lies outside")
+    assert done.stderr.splitlines()[-1] == "4 of 8 faces could not be used"
     records = read_lines(tmp_path / "predictions/predictions.jsonl")
-    assert [record["image"] for record in records] == ["a.png", "e.png"]
+    assert [(record["image"], record["box"]) for record in records] == [
+        ("a.png", [0, 0, 9, 9]),
+        ("c.png", [0, 0, 9, 9]),
+        ("e.png", [1, 1, 5, 5]),
+        ("c.png", [0, 9, 50, 59]),
+    ]
+
+
+def test_a_run_that_finds_nothing_leaves_what_was_found_before(tmp_path, mean_colour_model):
+    write_picture(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes(b"no picture")
+    assert run(mean_colour_model, "a.png", "--csv", "a.csv", cwd=tmp_path).returncode == 0
+    kept = [tmp_path / "predictions/predictions.jsonl", tmp_path / "a.csv"]
+    before = [path.read_text() for path in kept]
+    for wrong in (("b.png",), ("a.png", "--box", 90, 90, 99, 99), ("a.png", "--batch-size", 0)):
+        assert run(mean_colour_model, *wrong, "--csv", "a.csv", cwd=tmp_path).returncode == 2
+        assert [path.read_text() for path in kept] == before
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_what_an_interrupted_run_has_found_is_kept_aside(tmp_path):
+    found = dict(box=None, tasks={})
+    for images, whole in (("ab", True), ("c", False)):
+        results = Results({}, tmp_path / "found.jsonl", tmp_path / "found.csv")
+        for image in images:
+            results.write(dict(found, image=image))
+        left = results.close(whole)
+        assert left == (
+            [] if whole else [tmp_path / f"found.{end}.part" for end in ("jsonl", "csv")]
+        )
+    assert [line["image"] for line in read_lines(tmp_path / "found.jsonl")] == ["a", "b"]
+    assert [line["image"] for line in read_lines(tmp_path / "found.jsonl.part")] == ["c"]
 
 
 def write_video(path, count=7, rate=5.0):

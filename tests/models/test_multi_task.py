@@ -2,6 +2,7 @@ import pytest
 import torch
 from builders import batch, build, model_config
 
+from trn_plugin.deploy.metadata import INPUT_NAME
 from trn_plugin.errors import ConfigError
 from trn_plugin.registry import MODELS
 
@@ -67,7 +68,7 @@ def test_normalisation_defaults_to_the_backbones():
     assert data["inputs"][0, 0, 0, 0].item() == pytest.approx(expected.item())
 
 
-@pytest.mark.parametrize("name", ["loss_of_hair", "keys", "two words", "a.b"])
+@pytest.mark.parametrize("name", ["loss_of_hair", "keys", "two words", "a.b", INPUT_NAME])
 def test_task_names_that_cannot_be_used(name):
     config = model_config(heads={name: dict(type="ClassificationHead", num_classes=2)}, neck=False)
     with pytest.raises(ConfigError, match="cannot be a task name"):

@@ -1,6 +1,6 @@
 """The benchmark of PyTorch and exported files, on the smallest model."""
 
-import json
+import csv
 import math
 from pathlib import Path
 
@@ -18,24 +18,26 @@ def test_each_backend_is_measured_or_says_why_not(run_tool, tmp_path, monkeypatc
     monkeypatch.setattr(export, "in_float16", refuse)
     few = ("--batch-sizes", 1, 3, "--rounds", 1, "--calls", 1, "--threads", 1)
     backends = ("--backends", "eager", "fp32", "fp16")
-    out = tmp_path / "speed.json"
+    out = tmp_path / "speed.csv"
     status, printed, _ = run_tool(
         "benchmark_deploy", CONFIG, *few, *backends, "--out", out, *OPTIONS
     )
     assert status == 0
     assert "test_resnet at 32 x 32 from uint8 pictures of 32 x 32, cpu, 1 threads" in printed
-    rows = json.loads(out.read_text())
-    assert [(row["batch_size"], row["backend"]) for row in rows] == [
+    with out.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(int(row["batch_size"]), row["backend"]) for row in rows] == [
         (size, name) for size in (1, 3) for name in ("eager", "fp32", "fp16")
     ]
     for row in rows:
         if row["backend"] == "fp16":
             assert row["skipped"] == "no float16 here"
             continue
-        assert row["milliseconds"] > 0
-        speed = 1000 * row["batch_size"] / row["milliseconds"]
-        assert math.isclose(row["pictures_per_second"], speed)
-        assert row["differs"] < 1e-4
+        assert row["threads"] == "1"
+        milliseconds, size = float(row["milliseconds"]), int(row["batch_size"])
+        assert milliseconds > 0
+        assert math.isclose(float(row["pictures_per_second"]), 1000 * size / milliseconds)
+        assert float(row["differs"]) < 1e-4
     assert printed.count("skipped: no float16 here") == 2
 
 

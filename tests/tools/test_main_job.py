@@ -1,5 +1,6 @@
 """The main job on a few toy faces: train, resume, test, export, predict, and their bad input."""
 
+import csv
 import importlib.util
 import json
 import math
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from trn_plugin.datasets.toy_faces import make_toy_faces
+from trn_plugin.deploy import FaceTaskPredictor
 from trn_plugin.engine import cli
 
 ROOT = Path(__file__).parents[2]
@@ -93,11 +95,22 @@ def score(job, model, folder, monkeypatch, *arguments):
     return {k: v for k, v in record.items() if "/" in k}, record.get("not_measured")
 
 
+def test_an_exported_file_holds_what_validation_found(job, tmp_path, monkeypatch):
+    metadata = FaceTaskPredictor(job["exported"]).metadata
+    assert "epoch 2" in metadata["metrics_of"]
+    assert metadata["metrics_of"].endswith("vis_data/scalars.json")
+    again, _ = score(job, job["checkpoint"], tmp_path, monkeypatch, "--split", "val")
+    known = {key: value for key, value in again.items() if value is not None}
+    assert metadata["metrics"] == pytest.approx(known)
+
+
 def test_an_exported_file_scores_what_its_checkpoint_does(job, tmp_path, monkeypatch, capsys):
     checkpoint, _ = score(job, job["checkpoint"], tmp_path, monkeypatch)
     arguments = ("--show-dir", tmp_path / "pictures")
     exported, left_out = score(job, job["exported"], tmp_path, monkeypatch, *arguments)
-    assert "not measured: TaskSimilarity: tau_hidden, tau_output" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "not measured: TaskSimilarity: tau_hidden, tau_output" in printed
+    assert "not drawn: similarity.png" in printed
     assert "export --features" in left_out[0]
     assert (tmp_path / "pictures" / "worst.png").exists()
     assert {key for key in checkpoint if key not in exported} == {
@@ -121,10 +134,8 @@ def test_a_file_with_features_scores_all_that_its_checkpoint_does(job, tmp_path,
 
 
 def test_a_quantised_file_says_what_it_scores(job, tmp_path, monkeypatch, capsys):
-    from trn_plugin.deploy import FaceTaskPredictor
-
-    path = tmp_path / "pose.onnx"
-    arguments = ("--tasks", "pose", "--precision", "int8", "--evaluate", "val")
+    path, report = tmp_path / "pose.onnx", tmp_path / "report.csv"
+    arguments = ("--tasks", "pose", "--precision", "int8", "--evaluate", "val", "--report", report)
     status = tool(
         "export_onnx",
         CONFIG,
@@ -143,6 +154,13 @@ def test_a_quantised_file_says_what_it_scores(job, tmp_path, monkeypatch, capsys
     value = metadata["metrics"]["pose/accuracy"]
     change = value - metadata["pytorch_metrics"]["pose/accuracy"]
     assert f"{value:9.3f}  {change:+9.3f}" in printed
+    with report.open(newline="") as file:
+        rows = {row["quantity"]: row for row in csv.DictReader(file)}
+    assert set(rows) == {"pose", "pose/accuracy", "pose/balanced_accuracy"}
+    assert 0 < float(rows["pose"]["difference"]) < 1
+    assert float(rows["pose/accuracy"]["this_file"]) == value
+    assert float(rows["pose/accuracy"]["difference"]) == pytest.approx(change)
+    assert rows["pose/accuracy"]["pictures"] == "16"
 
 
 def test_an_exported_file_without_pictures_is_not_quantised_unmeasured(

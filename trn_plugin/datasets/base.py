@@ -106,7 +106,8 @@ class MultiTaskDataset(BaseDataset):
     def _chosen_tasks(cls, tasks: Sequence[str] | None, known: dict) -> tuple[str, ...]:
         if tasks is None:
             return tuple(known)
-        if isinstance(tasks, str) or not tasks:
+        listed = isinstance(tasks, (list, tuple)) and all(isinstance(task, str) for task in tasks)
+        if not listed or not tasks:
             raise ConfigError(
                 f"tasks: expected a list of names out of {list(known)}, found {tasks!r}"
             )

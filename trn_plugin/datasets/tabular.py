@@ -19,6 +19,7 @@ from trn_plugin.datasets.label_csv import csv_rows
 from trn_plugin.datasets.tabular_format import (
     LabelColumns,
     absent_column,
+    are_names,
     is_missing,
     label_columns,
 )
@@ -90,7 +91,13 @@ class TabularMultiTask(MultiTaskDataset):
         split_seed: int = 0,
         **kwargs: Any,
     ) -> None:
-        if split not in (None, *SPLITS):
+        given = dict(data_root=data_root, ann_file=ann_file, image_column=image_column)
+        given |= dict(image_folder=image_folder)
+        given |= {} if split_column is None else dict(split_column=split_column)
+        for name, value in given.items():
+            if not isinstance(value, str):
+                raise ConfigError(f"{name}: expected a text, found {value!r}")
+        if not isinstance(split, (str, type(None))) or split not in (None, *SPLITS):
             raise ConfigError(f"split: expected None or one of {list(SPLITS)}, found {split!r}")
         for name, share in (("val_share", val_share), ("test_share", test_share)):
             if not isinstance(share, (int, float)) or not 0 <= share < 1:
@@ -99,7 +106,7 @@ class TabularMultiTask(MultiTaskDataset):
             raise ConfigError(
                 f"val_share, test_share: nothing is left to train on, {val_share} + {test_share}"
             )
-        if box_columns is not None and (isinstance(box_columns, str) or len(box_columns) != 4):
+        if box_columns is not None and not are_names(box_columns, 4):
             raise ConfigError(
                 f"box_columns: expected the four columns of x0, y0, x1, y1, found {box_columns!r}"
             )

@@ -17,6 +17,7 @@ __all__ = [
     "PointColumns",
     "ValueColumns",
     "absent_column",
+    "are_names",
     "is_missing",
     "label_columns",
 ]
@@ -65,8 +66,9 @@ class PointColumns(LabelColumns):
     ) -> None:
         key = f"labels.{task}"
         if isinstance(points, Mapping):
+            _names(f"{key}.points", list(points))
             for name, pair in points.items():
-                if isinstance(pair, str) or len(_names(f"{key}.points.{name}", pair)) != 2:
+                if not are_names(pair, 2):
                     raise ConfigError(
                         f"{key}.points.{name}: expected the columns of x and y, found {pair!r}"
                     )
@@ -79,12 +81,7 @@ class PointColumns(LabelColumns):
         if flip_pairs is not None:
             self.info["flip"] = _flip(f"{key}.flip_pairs", flip_pairs, names)
         if interocular is not None:
-            eyes = _indices(f"{key}.interocular", interocular, names)
-            if len(eyes) != 2 or eyes[0] == eyes[1]:
-                raise ConfigError(
-                    f"{key}.interocular: expected two of the points, found {list(interocular)}"
-                )
-            self.info["interocular"] = eyes
+            self.info["interocular"] = _two_of(f"{key}.interocular", interocular, names)
 
     def read(self, cells: Sequence[str], where: str) -> np.ndarray:
         """(P, 2), in pixels."""
@@ -108,6 +105,8 @@ class ClassColumn(LabelColumns):
         flip_pairs: Sequence[Sequence[str]] | None = None,
     ) -> None:
         key = f"labels.{task}"
+        if not isinstance(column, (str, type(None))):
+            raise ConfigError(f"{key}.column: expected the name of a column, found {column!r}")
         self.columns = (column or task,)
         if isinstance(classes, Mapping):
             cells, names = [str(cell) for cell in classes], [str(name) for name in classes.values()]
@@ -205,9 +204,14 @@ def label_columns(labels: Mapping[str, Mapping]) -> dict[str, LabelColumns]:
         )
     found = {}
     for task, label in labels.items():
-        options = dict(label) if isinstance(label, Mapping) else {}
+        if not isinstance(task, str) or not isinstance(label, Mapping):
+            raise ConfigError(
+                f"labels.{task}: expected a dict such as dict(kind='values') under the task's "
+                f"name, found {label!r} under {task!r}"
+            )
+        options = dict(label)
         kind = options.pop("kind", None)
-        if kind not in KINDS:
+        if not isinstance(kind, str) or kind not in KINDS:
             raise ConfigError(
                 f"labels.{task}.kind: expected one of {', '.join(KINDS)}, found {kind!r}"
             )
@@ -228,27 +232,35 @@ def absent_column(name: str, header: Sequence[str]) -> str:
     return f"has no column {quoted(name)}; {hint}"
 
 
-def _names(key: str, names: Sequence[str] | None) -> tuple[str, ...]:
+def are_names(names: object, count: int | None = None) -> bool:
+    """Whether this is a list of texts, each once, and of so many."""
     listed = isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names)
-    if not listed or not names or len(set(names)) < len(names):
+    return listed and len(set(names)) == len(names) == (len(names) if count is None else count)
+
+
+def _names(key: str, names: Sequence[str] | None) -> tuple[str, ...]:
+    if not are_names(names) or not names:
         raise ConfigError(f"{key}: expected a list of names, each once, found {names!r}")
     return tuple(names)
 
 
-def _indices(key: str, members: Sequence[str], names: Sequence[str]) -> tuple[int, ...]:
-    for member in members:
-        if member not in names:
-            raise ConfigError(f"{key}: expected names out of {list(names)}, found {member!r}")
-    return tuple(list(names).index(member) for member in members)
+def _two_of(key: str, pair: Sequence[str], names: Sequence[str]) -> tuple[int, int]:
+    """The indices of two different names."""
+    if not are_names(pair, 2):
+        raise ConfigError(f"{key}: expected two names out of {list(names)}, found {pair!r}")
+    for name in pair:
+        if name not in names:
+            raise ConfigError(f"{key}: expected two names out of {list(names)}, found {name!r}")
+    return names.index(pair[0]), names.index(pair[1])
 
 
 def _flip(key: str, pairs: Sequence[Sequence[str]], names: Sequence[str]) -> tuple[int, ...]:
     """What each becomes in a mirror: itself, or the other of its pair."""
+    if not isinstance(pairs, (list, tuple)):
+        raise ConfigError(f"{key}: expected a list of pairs of names, found {pairs!r}")
     flip, paired = list(range(len(names))), []
-    for pair in pairs:
-        if isinstance(pair, str) or len(pair) != 2:
-            raise ConfigError(f"{key}: expected pairs of names, found {pair!r}")
-        a, b = _indices(key, pair, names)
+    for index, pair in enumerate(pairs):
+        a, b = _two_of(f"{key}[{index}]", pair, names)
         flip[a], flip[b] = b, a
         paired += [a, b]
     if len(set(paired)) < len(paired):

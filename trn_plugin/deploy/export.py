@@ -35,7 +35,7 @@ from trn_plugin.deploy.precision import PRECISIONS, in_float16, to_int8
 from trn_plugin.errors import CheckpointError, ConfigError, first_line
 from trn_plugin.onnx_translations import onnx_translations
 
-__all__ = ["DeployModel", "describe_model", "export_onnx", "update_metadata"]
+__all__ = ["DeployModel", "check_opset", "describe_model", "export_onnx", "update_metadata"]
 
 OLDEST_OPSET = 18
 """The first that has an antialiased Resize."""
@@ -191,7 +191,7 @@ def export_onnx(
         out_path: the file to write.
         input_size: height and width, in pixels, of the network's input.
         metadata: from :func:`describe_model`; written as JSON under the key ``trn_plugin``.
-        opset: ONNX operator set, 18 or later; default torch's choice.
+        opset: ONNX operator set, see :func:`check_opset`; default torch's choice.
         tasks: the tasks to export; default all.
         check_images: (H, W, 3) uint8 RGB pictures to check on, besides drawn ones.
         precision: 'fp32', 'fp16' or 'int8', see :mod:`trn_plugin.deploy.precision`.
@@ -209,8 +209,7 @@ def export_onnx(
         CheckpointError: if the model cannot be exported, or the file disagrees with PyTorch.
     """
     out_path = Path(out_path)
-    if opset is not None and opset < OLDEST_OPSET:
-        raise ConfigError(f"opset: expected at least {OLDEST_OPSET}, found {opset}")
+    check_opset(opset)
     if precision not in PRECISIONS:
         raise ConfigError(f"precision: expected {', '.join(PRECISIONS)}, found {precision!r}")
     deployed = DeployModel(model, input_size, tasks, features)
@@ -219,8 +218,6 @@ def export_onnx(
             f"model.data_preprocessor.mean: expected 3 values, for RGB pictures, found "
             f"{model.data_preprocessor.mean.numel()}"
         )
-    if INPUT_NAME in deployed.tasks:
-        raise ConfigError(f"task {INPUT_NAME!r} is named as the exported model's input; rename it")
     size = sum(
         tensor.numel() * tensor.element_size() for tensor in [*model.parameters(), *model.buffers()]
     )
@@ -315,6 +312,37 @@ def _export(deployed: DeployModel, opset: int | None, float_input: bool):
             f"{backbone}: torch.onnx cannot export it: {type(cause).__name__}: "
             f"{lines[0] if lines else 'no reason given'}"
         ) from error
+
+
+def check_opset(opset: int | None) -> None:
+    """Refuse an ONNX operator set that cannot be written or run here; None is torch's choice.
+
+    Raises:
+        ConfigError: saying which can.
+    """
+    if opset is None:
+        return
+    newest = max(filter(_runs, range(OLDEST_OPSET, onnx.defs.onnx_opset_version() + 1)))
+    if not OLDEST_OPSET <= opset <= newest:
+        raise ConfigError(
+            f"opset: expected {OLDEST_OPSET} to {newest}, the newest that onnxruntime "
+            f"{onnxruntime.__version__} runs, found {opset}"
+        )
+
+
+def _runs(opset: int) -> bool:
+    """Whether onnxruntime takes a graph of this operator set."""
+    value = onnx.TensorProto.FLOAT
+    ends = [onnx.helper.make_tensor_value_info(name, value, [1]) for name in ("x", "y")]
+    node = onnx.helper.make_node("Identity", ["x"], ["y"])
+    graph = onnx.helper.make_graph([node], "probe", ends[:1], ends[1:])
+    imports = [onnx.helper.make_opsetid("", opset)]
+    model = onnx.helper.make_model(graph, opset_imports=imports, ir_version=10)
+    try:
+        onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    except Exception:  # onnxruntime's errors share no base class
+        return False
+    return True
 
 
 def _opset(proto: onnx.ModelProto) -> int:

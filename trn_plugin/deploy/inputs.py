@@ -6,16 +6,26 @@ import csv
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from trn_plugin.errors import DataError
 from trn_plugin.text_files import line_not_in_utf8
 
-__all__ = ["find_pictures", "output_paths", "read_boxes", "whole_pixels"]
+__all__ = ["BoxRow", "find_pictures", "output_paths", "read_boxes", "whole_pixels"]
 
 Box = tuple[int, int, int, int]
 
 SUFFIXES = {".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 BOX_COLUMNS = ("image", "x0", "y0", "x1", "y1")
+
+
+class BoxRow(NamedTuple):
+    """A row of a file of boxes."""
+
+    picture: Path
+    box: Box
+    where: str
+    """``file:line``"""
 
 
 def find_pictures(arguments: Sequence[str], exclude: Path | None = None) -> list[Path]:
@@ -69,7 +79,7 @@ def whole_pixels(values: Sequence[str | float], where: str) -> Box:
     return box
 
 
-def read_boxes(path: str | Path) -> list[tuple[Path, Box]]:
+def read_boxes(path: str | Path) -> list[BoxRow]:
     """Read a CSV file with the header ``image,x0,y0,x1,y1``, one row a face, boxes in pixels.
 
     A relative path of a picture is looked for beside the CSV file, then in the current folder.
@@ -97,7 +107,7 @@ def read_boxes(path: str | Path) -> list[tuple[Path, Box]]:
                 picture = beside if beside.exists() else Path(values[0])
                 if not picture.is_file():
                     raise DataError(f"{where}: no such picture: {values[0][:200]}")
-                faces.append((picture, whole_pixels(values[1:], where)))
+                faces.append(BoxRow(picture, whole_pixels(values[1:], where), where))
     except OSError as error:
         raise DataError(f"{path}: cannot read the boxes: {error.strerror or error}") from None
     except UnicodeDecodeError as error:

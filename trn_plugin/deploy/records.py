@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import csv
+import json
+import os
 from collections.abc import Mapping
+from pathlib import Path
 
 from trn_plugin.deploy.metadata import task_names
 
-__all__ = ["as_json", "as_row", "columns"]
+__all__ = ["Results", "as_json", "as_row", "columns"]
 
 PLACE = ("image", "frame", "seconds", "x0", "y0", "x1", "y1")
 
@@ -52,3 +56,73 @@ def as_row(tasks: Mapping[str, dict], record: Mapping) -> list:
         else:
             row += found.values()
     return row
+
+
+class Results:
+    """Writes records as JSON lines, and as a table if one is asked for, in a given order.
+
+    While it is open they go to ``<name>.part``; :meth:`close` gives the files their names. So what
+    an earlier run has found stays until this one has come to its end.
+
+    Args:
+        tasks: as of ``FaceTaskPredictor``.
+        jsonl: file of JSON lines.
+        table: CSV file; None for none.
+    """
+
+    def __init__(self, tasks: Mapping[str, dict], jsonl: Path, table: Path | None = None):
+        self.tasks = tasks
+        self.written = 0
+        self._next = 0
+        self._waiting: dict[int, dict | None] = {}
+        self._files = []
+        for path in (jsonl, table):
+            if path is not None:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                plain = path.is_file() or not path.exists()  # not so: /dev/stdout
+                part = path.with_name(f"{path.name}.part") if plain else path
+                file = part.open("w", encoding="utf-8", newline="")
+                self._files.append((file, part, path))
+        self._table = csv.writer(self._files[1][0]) if table is not None else None
+        if self._table:
+            self._table.writerow(columns(tasks))
+
+    def write(self, record: dict | None, order: int | None = None) -> None:
+        """Write a record once all of smaller ``order``, from 0 on, are written.
+
+        Args:
+            record: ``image``, ``frame`` and ``seconds`` of a video, ``box`` or None, ``tasks`` as
+                of :func:`as_json`, and what else is to be in the JSON line; None where there is
+                nothing to be written.
+            order: each number once; default next.
+        """
+        self._waiting[self._next if order is None else order] = record
+        while self._next in self._waiting:
+            ready = self._waiting.pop(self._next)
+            self._next += 1
+            if ready is None:
+                continue
+            self.written += 1
+            self._files[0][0].write(json.dumps(ready) + "\n")
+            if self._table:
+                self._table.writerow(as_row(self.tasks, ready))
+
+    def close(self, whole: bool = True) -> list[Path]:
+        """Close the files and, if the run came to its end with a result, give them their names.
+
+        Returns:
+            The parts that are left, with what a run found that did not come to its end.
+        """
+        left = []
+        for file, part, path in self._files:
+            file.close()
+            if part == path:
+                continue
+            if self.written and whole:
+                os.replace(part, path)
+            elif self.written:
+                left.append(part)
+            else:
+                part.unlink()
+        self._files = []
+        return left

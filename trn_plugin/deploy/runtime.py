@@ -20,7 +20,7 @@ from trn_plugin.deploy.metadata import (
 from trn_plugin.errors import CheckpointError, ConfigError, DataError
 from trn_plugin.geometry import LARGEST_BOX, crop
 
-__all__ = ["FaceTaskPredictor", "open_session", "providers_of"]
+__all__ = ["FaceTaskPredictor", "cut_face", "open_session", "providers_of"]
 
 Box = tuple[int, int, int, int]
 
@@ -183,7 +183,7 @@ class FaceTaskPredictor:
             raise ConfigError(f"batch_size must be at least 1, found {batch_size}")
         if names is None:
             names = [f"picture {index}" for index in range(len(images))]
-        crops = [_cut(*given) for given in zip(images, boxes, names, strict=True)]
+        crops = [cut_face(*given) for given in zip(images, boxes, names, strict=True)]
         corners = [(0, 0) if box is None else box[:2] for box in boxes]
         return [
             {name: _readable(task, found[name], corner) for name, task in self.tasks.items()}
@@ -223,7 +223,17 @@ class FaceTaskPredictor:
         return dict(zip(self.outputs, outputs, strict=True))
 
 
-def _cut(image: np.ndarray, box: Box | None, where: str) -> np.ndarray:
+def cut_face(image: np.ndarray, box: Box | None, where: str) -> np.ndarray:
+    """A box of a picture, black where it reaches beyond; the whole picture for None.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        box: (x0, y0, x1, y1) in whole pixels, x1 and y1 excluded.
+        where: begins every message.
+
+    Raises:
+        DataError: not such a picture, or a box that cannot be used.
+    """
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3:
         found = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image)
         raise DataError(f"{where}: expected a uint8 array (H, W, 3), found {found}")

@@ -171,6 +171,8 @@ class SafeRunner(Runner):
             self._compare_names(self.test_dataloader.dataset)
         elif fn_name == "after_val_epoch":
             self._validated = self.iter, kwargs.get("metrics") or {}
+            # the log's own count is of epochs, a checkpoint's of iterations
+            self.message_hub.update_scalar("val/at_iter", self.iter)
         super().call_hook(fn_name, **kwargs)
 
     @staticmethod

@@ -15,6 +15,8 @@ from trn_plugin.structures import MultiTaskDataSample
 
 __all__ = ["MultiTaskModel"]
 
+EXPORTED_INPUT = "images"
+
 
 @MODELS.register_module()
 class MultiTaskModel(BaseModel):
@@ -200,6 +202,10 @@ def _check_task_names(heads: dict[str, dict]) -> None:
             raise ConfigError(
                 f"model.heads: {name!r} cannot be a task name: expected letters, digits and '_', "
                 "and no name of a method of torch.nn.ModuleDict"
+            )
+        if name == EXPORTED_INPUT:
+            raise ConfigError(
+                f"model.heads: {name!r} cannot be a task name: an exported model's input has it"
             )
         if "loss" in name:
             raise ConfigError(

@@ -1,0 +1,129 @@
+"""What a checkpoint has scored: noted in it, logged by its run, or written by tools/test.py."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import re
+from collections.abc import Mapping
+from numbers import Number
+from pathlib import Path
+
+from trn_plugin.errors import CheckpointError, ConfigError
+
+__all__ = ["file_sha256", "logged_metrics", "read_metrics", "scores_of"]
+
+RUN_STARTED = re.compile(r"\d{8}_\d{6}$")
+"""The end of a run's name and the name of its folder of logs."""
+NO_METRICS = ("data_time", "time", "memory", "at_iter", "step")
+
+
+def scores_of(
+    checkpoint_path: str | os.PathLike, meta: Mapping, metrics_path: str | None = None
+) -> tuple[dict[str, float], str | None]:
+    """The finite metrics of a checkpoint, and in a few words where they are from.
+
+    Args:
+        checkpoint_path: of the file.
+        meta: of the checkpoint.
+        metrics_path: what ``tools/test.py --out`` wrote of it; default what validation found
+            during training, noted in the checkpoint or else in the log of its run beside it.
+
+    Returns:
+        tuple: metrics by name, and their origin; no metrics and None where there are none.
+
+    Raises:
+        ConfigError: ``metrics_path`` cannot be read, or is of another checkpoint.
+    """
+    if metrics_path is not None:
+        return read_metrics(metrics_path, checkpoint_path)
+    during = f"validation during training, epoch {meta.get('epoch')}, iteration {meta.get('iter')}"
+    noted = _finite(meta.get("metrics"))
+    if noted:
+        return noted, f"{during}, in the checkpoint"
+    logged, log = logged_metrics(checkpoint_path, meta)
+    if logged:
+        return logged, f"{during}, {log}"
+    return {}, None
+
+
+def logged_metrics(
+    checkpoint_path: str | os.PathLike, meta: Mapping
+) -> tuple[dict[str, float], str | None]:
+    """What the run that wrote a checkpoint has logged of the validation at its iteration.
+
+    Checkpoints are written before they are validated. The log is that of MMEngine's
+    ``LocalVisBackend``, ``<start of the run>/vis_data/scalars.json`` beside the checkpoint.
+
+    Returns:
+        tuple: the finite metrics, and the log relative to the checkpoint's folder; no metrics and
+        None if there is no such log or it has no validation at that iteration.
+    """
+    started = RUN_STARTED.search(str(meta.get("experiment_name")))
+    if started is None or not isinstance(meta.get("iter"), int):
+        return {}, None
+    log = Path(started[0], "vis_data", "scalars.json")
+    try:
+        text = (Path(checkpoint_path).parent / log).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return {}, None
+    found: dict[str, float] = {}
+    for line in text.splitlines():
+        try:
+            values = json.loads(line)
+        except ValueError:  # of a run that was killed while it wrote
+            continue
+        if isinstance(values, dict) and values.get("at_iter") == meta["iter"]:
+            found = {k: v for k, v in _finite(values).items() if k not in NO_METRICS}
+    return (found, log.as_posix()) if found else ({}, None)
+
+
+def read_metrics(path: str, checkpoint_path: str | os.PathLike) -> tuple[dict[str, float], str]:
+    """The numbers that ``tools/test.py --out`` wrote of a checkpoint, and of what set they are.
+
+    Raises:
+        ConfigError: a file that cannot be read, is none of those, or is of another checkpoint.
+    """
+    try:
+        record = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise ConfigError(f"{path}: expected JSON of tools/test.py --out: {error}") from error
+    metrics = _finite(record)
+    if not metrics:
+        raise ConfigError(f"{path}: holds no metrics; expected what tools/test.py --out writes")
+    measured = Path(str(record.get("checkpoint", "unnamed"))).name
+    if record.get("checkpoint_sha256") != file_sha256(checkpoint_path):
+        raise ConfigError(
+            f"{path}: expected the metrics of {checkpoint_path}, found those of {measured} with "
+            "another checkpoint_sha256; measure this checkpoint with tools/test.py --out"
+        )
+    return metrics, f"split {record.get('split', 'unnamed')}, checkpoint {measured}"
+
+
+def file_sha256(path: str | os.PathLike) -> str:
+    """SHA-256 of a file, in hexadecimal.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            digest = hashlib.sha256()
+            while chunk := file.read(2**20):
+                digest.update(chunk)
+            return digest.hexdigest()
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def _finite(values: object) -> dict[str, float]:
+    known = values if isinstance(values, dict) else {}
+    return {
+        key: value
+        for key, value in known.items()
+        if isinstance(value, Number) and not isinstance(value, bool) and math.isfinite(value)
+    }
