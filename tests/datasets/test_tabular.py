@@ -266,6 +266,17 @@ def test_a_column_of_splits(tmp_path):
         make(root, "labels.csv", LABELS, split="val", split_column="split")
 
 
+def test_a_picture_in_two_splits_is_told(tmp_path, logged):
+    rows = [[*ROW, "train"], [*changed(image="b.png"), "train"], [*ROW, "train"]]
+    make(write(tmp_path, *rows, header=[*HEADER, "split"]), "labels.csv", LABELS, split="train")
+    options = dict(split="train", split_column="split")
+    make(str(tmp_path), "labels.csv", LABELS, **options)
+    assert "in another split" not in logged()
+    rows[1:] = [[*changed(image="b.png"), "val"], [*ROW, "val"]]
+    make(write(tmp_path, *rows, header=[*HEADER, "split"]), "labels.csv", LABELS, **options)
+    assert "labels.csv:4: 'a.png' is in another split before, and so are 0 other" in logged()
+
+
 def test_drawn_splits_are_of_pictures_and_of_nothing_else(tmp_path):
     names = [f"{i // 2}.png" for i in range(400)]  # every picture has two rows
     root = write(tmp_path, *[changed(image=name) for name in names], pictures=False)

@@ -144,6 +144,8 @@ class TabularMultiTask(MultiTaskDataset):
         _, header = next(rows)
         places = self._places(header)
         self._partial: Counter[str] = Counter()
+        self._split_of_picture: dict[str, str] = {}
+        self._in_two_splits: dict[str, str] = {}
         records = []
         for line, cells in rows:
             where = f"{os.path.basename(self.ann_file)}:{line}"
@@ -200,6 +202,8 @@ class TabularMultiTask(MultiTaskDataset):
                     f"{where}: expected {self.split_column} to be one of {', '.join(SPLITS)}, "
                     f"found {quoted(found)}"
                 )
+            if self._split_of_picture.setdefault(path, found) != found:
+                self._in_two_splits.setdefault(path, where)
             return found
         digest = hashlib.sha256(f"{self.split_seed}:{path}".encode()).digest()
         place = int.from_bytes(digest[:8], "big") / 2**64
@@ -235,6 +239,12 @@ class TabularMultiTask(MultiTaskDataset):
     def _report(self, records: list[dict]) -> None:
         """Say what a user would want to know of labels that are missing."""
         name = os.path.basename(self.ann_file)
+        for path, where in list(self._in_two_splits.items())[:1]:
+            self._warn(
+                f"{where}: {quoted(path)} is in another split before, and so are "
+                f"{len(self._in_two_splits) - 1} other pictures: what is measured on pictures "
+                "that were trained on says little of others"
+            )
         for task in self.tasks:
             if self._partial[task]:
                 self._warn(
