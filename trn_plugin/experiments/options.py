@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-__all__ = ["PILLAI", "weights_times"]
+__all__ = ["PILLAI", "THREEFOLD", "UNCERTAINTY", "weights_times"]
 
 PILLAI = "model.neck.statistic=pillai"
+THREEFOLD = "model.heads.landmarks.loss_weight=30"
+UNCERTAINTY = (
+    "model.task_weighting.type=UncertaintyWeighting",
+    "optim_wrapper.paramwise_cfg.custom_keys.task_weighting.decay_mult=0",
+)
 
 
 def weights_times(factor: float) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from trn_plugin.experiments.plan import Scale
 
-__all__ = ["CELEBA_SMALL", "MTFL_SMALL", "PAPER", "small_mtfl"]
+__all__ = ["CELEBA_SMALL", "CELEBA_SMALL_512", "MTFL_SMALL", "PAPER", "small_mtfl"]
 
 PAPER = Scale(
     options=(),
@@ -14,7 +14,7 @@ PAPER = Scale(
 )
 
 
-def _small(size: int, learning_rate: str, epochs: int) -> Scale:
+def _small(size: int, learning_rate: str, epochs: int, backbone: str = "test_resnet") -> Scale:
     loaders = [
         f"{part}_dataloader.{option}"
         for part in ("train", "val")
@@ -22,7 +22,7 @@ def _small(size: int, learning_rate: str, epochs: int) -> Scale:
     ]
     return Scale(
         options=(
-            "model.backbone.model_name=test_resnet",
+            f"model.backbone.model_name={backbone}",
             "model.backbone.channels_last=True",
             f"input_size={size}",
             *(option for option in loaders if option.startswith("val")),
@@ -68,8 +68,8 @@ def small_mtfl(size: int = 48, epochs: int = 10, pictures: int | None = None) ->
 MTFL_SMALL = small_mtfl()
 
 
-def _small_celeba() -> Scale:
-    scale = _small(32, "6e-3", 5)
+def _small_celeba(backbone: str = "test_resnet", learning_rate: str = "6e-3") -> Scale:
+    scale = _small(32, learning_rate, 5, backbone)
     partition = "list_eval_partition_8k.txt"
     return Scale(
         options=(*scale.options, f"val_dataloader.dataset.partition={partition}"),
@@ -80,10 +80,12 @@ def _small_celeba() -> Scale:
         ),
         split="val",
         about=(
-            "Small scale: timm's `test_resnet` (not pretrained), 32 pixels, the first 8,000 "
+            f"Small scale: timm's `{backbone}` (not pretrained), 32 pixels, the first 8,000 "
             "pictures (7,000 for training, 1,000 for validation), 5 epochs, batch 64."
         ),
     )
 
 
 CELEBA_SMALL = _small_celeba()
+CELEBA_SMALL_512 = _small_celeba("resnet10t", "1e-3")
+"""With the paper's 512 hidden features."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from trn_plugin.experiments.options import PILLAI, weights_times
+from trn_plugin.experiments.options import PILLAI, THREEFOLD, UNCERTAINTY, weights_times
 from trn_plugin.experiments.plan import Row, Table
 from trn_plugin.experiments.scales import small_mtfl
 from trn_plugin.experiments.tables import MTFL_COLUMNS
@@ -14,8 +14,6 @@ MTL, STL, TRN = (
     f"configs/mtfl/{method}-fast_resnet18_mtfl.py" for method in ("mtl", "stl", "trn-hidden-output")
 )
 
-
-THREEFOLD = "model.heads.landmarks.loss_weight=30"
 VARIANTS = {
     "λ of the paper": (),
     "100 times λ": weights_times(100),
@@ -58,17 +56,7 @@ STUDY = Table(
             "MTL",
             "baselines",
         ),
-        Row(
-            "MTL, uncertainty weighting",
-            MTL,
-            (
-                "model.task_weighting.type=UncertaintyWeighting",
-                "optim_wrapper.paramwise_cfg.custom_keys.task_weighting.decay_mult=0",
-            ),
-            {},
-            "MTL",
-            "baselines",
-        ),
+        Row("MTL, uncertainty weighting", MTL, UNCERTAINTY, {}, "MTL", "baselines"),
         Row("STL", STL, (), {}, "MTL", "baselines"),
         Row(
             "STL, MTL's compute (half the epochs)",
