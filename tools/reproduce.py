@@ -24,7 +24,13 @@ from pathlib import Path
 from trn_plugin.engine import cli
 from trn_plugin.errors import ConfigError, TrnPluginError
 from trn_plugin.experiments.catalogue import TABLES
-from trn_plugin.experiments.execution import Executor, parsed_options, result_of, seconds_of
+from trn_plugin.experiments.execution import (
+    Executor,
+    checkpoint_of,
+    parsed_options,
+    result_of,
+    seconds_of,
+)
 from trn_plugin.experiments.plan import runs_of
 from trn_plugin.experiments.tables import FIGURE4
 
@@ -75,7 +81,7 @@ def main():
     if args.list:
         for run in runs:
             print(command_line(run.train_command()))
-            print(command_line(run.test_command(run.folder / "CHECKPOINT")))
+            print(command_line(run.test_command(checkpoint_of(ROOT, run))))
         return
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the runs' processes too
     failed = [] if args.report else executor.run(runs)

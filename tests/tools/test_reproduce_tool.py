@@ -22,6 +22,10 @@ def test_list_prints_commands_that_a_shell_can_read(tool, tmp_path):
     trained = [c for line in printed.splitlines() if "train.py" in (c := shlex.split(line))[1]]
     assert len(trained) == 2 * len(TABLES["table1"].rows)
     assert {c[-1] for c in trained} == {"randomness.seed=4", "randomness.seed=5"}
+    tested = [c for line in printed.splitlines() if "test.py" in (c := shlex.split(line))[1]]
+    assert {tmp_path / c[3] for c in tested} == {
+        tmp_path / c[c.index("--work-dir") + 1] / "epoch_10.pth" for c in trained
+    }
 
 
 @pytest.mark.parametrize(

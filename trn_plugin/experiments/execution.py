@@ -18,7 +18,7 @@ from trn_plugin.engine.cli import load_config
 from trn_plugin.errors import ConfigError, TrnPluginError
 from trn_plugin.experiments.plan import Run
 
-__all__ = ["Executor", "RunError", "parsed_options", "result_of"]
+__all__ = ["Executor", "RunError", "checkpoint_of", "parsed_options", "result_of", "seconds_of"]
 
 
 class RunError(TrnPluginError):
@@ -111,10 +111,7 @@ class Executor:
         run.folder.mkdir(parents=True, exist_ok=True)
         record = {**run.settings, "config_sha256": config_digest(self.root, run)}
         seconds = _record(run).get("seconds", 0.0)
-        epochs = load_config(
-            str(self.root / run.row.config), parsed_options(run.train_options)
-        ).train_cfg.max_epochs
-        checkpoint = run.folder / f"epoch_{epochs}.pth"
+        checkpoint = checkpoint_of(self.root, run)
         begun = (run.folder / "last_checkpoint").is_file()
         self.tell(f"{'go on ' if begun else 'begin '}  {run}")
         started = time.perf_counter()
@@ -183,10 +180,14 @@ def seconds_of(run: Run) -> float | None:
     return _record(run).get("seconds")
 
 
+def checkpoint_of(root: Path, run: Run) -> Path:
+    """The file that a run's last epoch writes."""
+    return run.folder / f"epoch_{_config(root, run).train_cfg.max_epochs}.pth"
+
+
 def config_digest(root: Path, run: Run) -> str:
     """SHA-256 of a run's whole config, in which a change of a base config shows."""
-    config = load_config(str(root / run.row.config), parsed_options(run.train_options))
-    return hashlib.sha256(config.pretty_text.encode()).hexdigest()
+    return hashlib.sha256(_config(root, run).pretty_text.encode()).hexdigest()
 
 
 def parsed_options(options: Sequence[str]) -> dict:
@@ -200,6 +201,10 @@ def parsed_options(options: Sequence[str]) -> dict:
     if not options:
         return {}
     return parser.parse_args(["--cfg-options", *options]).cfg_options
+
+
+def _config(root: Path, run: Run):
+    return load_config(str(root / run.row.config), parsed_options(run.train_options))
 
 
 def _record(run: Run) -> dict:
