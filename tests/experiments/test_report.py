@@ -12,10 +12,10 @@ from trn_plugin.experiments.plan import runs_of
 from trn_plugin.experiments.report import Finished, markdown, summaries, write_csv
 
 
-def finished(table, values, leaks=False):
+def finished(table, values, leaks=False, extra=()):
     """Runs with these errors, by row, a seed each."""
     seeds = range(max(map(len, values)))
-    runs = runs_of(table, "small", seeds, table_folder)
+    runs = runs_of(table, "small", seeds, table_folder, extra)
     return [
         Finished(run, {"checkpoint": "c", "a/error": v[run.seed]}, "box (val)", leaks, 1.5)
         for row, v in zip(table.rows, values, strict=True)
@@ -65,6 +65,12 @@ def test_markdown_says_box_seeds_commands_and_when_nothing_is_gained(table):
     (command,) = [line for line in lines if "x=1" in line and "train.py" in line]
     assert "randomness.seed=$seed" in shlex.split(command)
     assert 'common="s=1 t=1"' in lines
+
+
+def test_markdown_says_what_the_user_changed(table):
+    assert "Changed" not in markdown(table, "small", finished(table, [[5.0], [5.1]]))
+    text = markdown(table, "small", finished(table, [[5.0], [5.1]], extra=("lr=1",)))
+    assert "Changed in every run: `lr=1`." in text
 
 
 def test_the_paper_stands_beside_no_leaking_box(table):

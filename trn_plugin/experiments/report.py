@@ -105,6 +105,8 @@ def markdown(table: Table, scale: str, done: Sequence[Finished], command: str = 
     lines = [f"**{table.title}** {table.scales[scale].about}", ""]
     if done:
         told = [f"Box: {'; '.join(sorted({f.box for f in done}))}.", _seeds(done)]
+        if extra := sorted({option for f in done for option in f.run.extra}):
+            told.append(f"Changed in every run: {', '.join(f'`{option}`' for option in extra)}.")
         if paper and scale != "paper":
             told.append("The paper's numbers are of ResNet-18 and the test half.")
         lines += [" ".join(told), ""]
