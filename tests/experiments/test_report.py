@@ -9,7 +9,14 @@ import pytest
 
 from trn_plugin.experiments.picture import save_comparison
 from trn_plugin.experiments.plan import runs_of
-from trn_plugin.experiments.report import Finished, markdown, summaries, write_csv
+from trn_plugin.experiments.report import (
+    Finished,
+    Summary,
+    _comparison,
+    markdown,
+    summaries,
+    write_csv,
+)
 
 
 def finished(table, values, leaks=False, extra=()):
@@ -65,6 +72,11 @@ def test_markdown_says_box_seeds_commands_and_when_nothing_is_gained(table):
     (command,) = [line for line in lines if "x=1" in line and "train.py" in line]
     assert "randomness.seed=$seed" in shlex.split(command)
     assert 'common="s=1 t=1"' in lines
+
+
+def test_a_p_shows_on_which_side_of_the_limit_it_is(table):
+    told = [_comparison(Summary({}, -1.0, p), table.columns[0]) for p in (0.049, 0.051, 0.26)]
+    assert told == ["**-1.00** (p 0.049)", "-1.00 (p 0.051)", "-1.00 (p 0.26)"]
 
 
 def test_markdown_says_what_the_user_changed(table):

@@ -267,7 +267,8 @@ def _comparison(summary: Summary, column: Column) -> str:
     if math.isnan(summary.p):
         return text
     bold = "**" if summary.verdict(column.better) in ("better", "worse") else ""
-    p = f"p {summary.p:.2f}" if summary.p >= 0.01 else "p < 0.01"
+    near = round(summary.p, 2) == SIGNIFICANT  # on which side of it must be seen
+    p = f"p {summary.p:.{3 if near else 2}f}" if summary.p >= 0.01 else "p < 0.01"
     return f"{bold}{text}{bold} ({p})"
 
 
