@@ -300,6 +300,14 @@ ODD = {
     "kept": lambda c: c["message_hub"]["runtime_info"].update(keep_ckpt_ids=5),
     "random": lambda c: c["ranks"][0].update(random=3),
     "moments": lambda c: c["optimizer"]["state"][0].update(exp_avg=torch.ones(7)),
+    "moments of another kind": lambda c: c["optimizer"]["state"][3].update(exp_avg="abc"),
+    "no moments": lambda c: c["optimizer"]["state"][2].pop("exp_avg_sq"),
+    "step": lambda c: c["optimizer"]["state"][1].update(step=torch.zeros(0)),
+    "betas": lambda c: c["optimizer"]["param_groups"][0].update(betas=[0.9]),
+    "schedule": lambda c: c["param_schedulers"][0].update(param_name="momentum"),
+    "schedule's length": lambda c: c["param_schedulers"][0].update(end="abc"),
+    "another schedule": lambda c: c["param_schedulers"][0].pop("T_max"),
+    "schedule's method": lambda c: c["param_schedulers"][0].update(step=3),
     "rate": lambda c: c["optimizer"]["param_groups"][0].update(lr="abc"),
 }
 
@@ -309,8 +317,9 @@ def test_odd_content_is_told_in_one_line(tmp_path, kind):
     whole(tmp_path)
     path = tmp_path / "whole" / "epoch_3.pth"
     changed(path, ODD[kind])
+    options = dict(load_from=str(path), train_cfg=dict(EPOCHS, max_epochs=4))
     with pytest.raises(CheckpointError, match=r"epoch_3\.pth: ") as error:
-        tiny_runner(tmp_path, "whole", resume=True, load_from=str(path)).train()
+        tiny_runner(tmp_path, "whole", resume=True, **options).train()
     assert str(error.value).isprintable()
 
 

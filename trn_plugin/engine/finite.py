@@ -9,7 +9,13 @@ import torch.distributed
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from trn_plugin.errors import ConfigError, TrainingError, first_line
+from trn_plugin.errors import (
+    CheckpointError,
+    ConfigError,
+    TrainingError,
+    first_line,
+    printable,
+)
 
 __all__ = ["ACTIONS", "FiniteSteps"]
 
@@ -82,6 +88,8 @@ class FiniteSteps:
 
         Raises:
             TrainingError: naming iteration, task and level, as far as they are known.
+            CheckpointError: in the first step of a resumed run, from an optimizer whose state in
+                the file is of no use.
         """
         runner = self.runner
         counts = [getattr(w, "_inner_count", 0) for w in self.wrappers]
@@ -92,10 +100,20 @@ class FiniteSteps:
             problem = None if self.stepped or self.skips else self._bad_losses()
         except TrainingError as error:
             problem = str(error)
-        except RuntimeError as error:
-            if "non-finite" not in str(error):  # of torch.nn.utils.clip_grad_norm_
+        except (MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # of an optimizer that meets odd things in its state, any
+            if self.stepped and runner.resumed_from:
+                raise CheckpointError(
+                    f"{runner.resumed_from}: the optimizer cannot go on from the state in it: "
+                    f"{type(error).__name__}: {printable(first_line(error))}"
+                ) from error
+            of_clipping = isinstance(error, RuntimeError) and "non-finite" in str(error)
+            if not of_clipping:
                 raise
             problem = self._bad_losses() or self._bad_gradients() or first_line(error)
+        if self.stepped:
+            runner.resumed_from = None
         if problem is None:
             self.in_a_row = 0
             due = all(w.should_update() for w in self.wrappers)

@@ -14,6 +14,7 @@ __all__ = [
     "in_own_order",
     "optimized_names",
     "restore_hooks",
+    "restore_schedule",
 ]
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "square_avg")
@@ -77,6 +78,35 @@ def check_optimizer(wrapper) -> None:
                     raise ValueError(
                         f"{name} is {tuple(value.shape)} for a weight of {tuple(parameter.shape)}"
                     )
+
+
+def restore_schedule(schedule, saved: dict) -> None:
+    """Set a parameter scheduler to a state that is of one like it.
+
+    Raises:
+        ValueError: naming what the state lacks, or what is of another kind than the config's.
+    """
+    own = schedule.state_dict()
+    for name, value in own.items():
+        if name not in saved:
+            raise ValueError(f"a schedule without {name} is no {type(schedule).__name__}")
+        if not _alike(value, saved[name]):
+            raise ValueError(f"{name} of a schedule is {saved[name]!r}, expected {value!r}")
+    methods = [name for name in saved if hasattr(type(schedule), name)]
+    if methods:
+        raise ValueError(f"a schedule has no value {methods[0]}")
+    schedule.load_state_dict(saved)
+
+
+def _alike(own, saved) -> bool:
+    if isinstance(own, (list, tuple)):
+        same = isinstance(saved, (list, tuple)) and len(saved) == len(own)
+        return same and all(_alike(*pair) for pair in zip(own, saved, strict=True))
+    if isinstance(own, (int, float)):
+        return isinstance(saved, (int, float)) and (abs(saved) < 2**53 or saved == own)
+    if isinstance(own, str):
+        return isinstance(saved, str) and saved == own
+    return not torch.is_tensor(own) or (torch.is_tensor(saved) and saved.shape == own.shape)
 
 
 def hooks_state(hooks: Iterable[Hook]) -> dict[str, dict]:

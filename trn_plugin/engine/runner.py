@@ -43,6 +43,7 @@ from trn_plugin.engine.run_state import (
     in_own_order,
     optimized_names,
     restore_hooks,
+    restore_schedule,
 )
 from trn_plugin.errors import (
     CheckpointError,
@@ -75,12 +76,14 @@ class SafeRunner(Runner):
         finite_steps (FiniteSteps): runs the training steps, while training.
         owes_validation (bool): whether the checkpoint resumed from was written before the
             validation that may be due at its iteration.
+        resumed_from (str | None): the checkpoint, until the first step after it is done.
     """
 
     _validated: tuple[int, dict] = (-1, {})
     _random_state: dict | None = None
     _trained_on: dict = {}
     owes_validation = False
+    resumed_from: str | None = None
     finite_steps: FiniteSteps
 
     def build_model(self, model):
@@ -339,6 +342,7 @@ class SafeRunner(Runner):
                 f"processes: {type(error).__name__}: {printable(first_line(error))}"
             ) from error
         self._has_loaded = True
+        self.resumed_from = str(filename)
         self.logger.info(f"resumed epoch: {self.epoch}, iter: {self.iter}")
 
     def restore_random_state(self):
@@ -435,7 +439,7 @@ class SafeRunner(Runner):
         if param_scheduler and "param_schedulers" in checkpoint and self.param_schedulers:
             self.param_schedulers = self.build_param_scheduler(self.param_schedulers)
             for mine, saved in _schedulers(self.param_schedulers, checkpoint["param_schedulers"]):
-                mine.load_state_dict(saved)
+                restore_schedule(mine, saved)
         restore_hooks(self.hooks, checkpoint.get("hooks", {}))
         ranks = checkpoint.get("ranks") or []
         if len(ranks) == get_world_size():
