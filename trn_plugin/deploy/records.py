@@ -76,16 +76,22 @@ class Results:
         self._next = 0
         self._waiting: dict[int, dict | None] = {}
         self._files = []
-        for path in (jsonl, table):
-            if path is not None:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                plain = path.is_file() or not path.exists()  # not so: /dev/stdout
-                part = path.with_name(f"{path.name}.part") if plain else path
-                file = part.open("w", encoding="utf-8", newline="")
-                self._files.append((file, part, path))
+        try:
+            for path in (jsonl, table):
+                if path is not None:
+                    self._open(path)
+        except OSError:
+            self.close()
+            raise
         self._table = csv.writer(self._files[1][0]) if table is not None else None
         if self._table:
             self._table.writerow(columns(tasks))
+
+    def _open(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        plain = path.is_file() or not path.exists()  # not so: /dev/stdout
+        part = path.with_name(f"{path.name}.part") if plain else path
+        self._files.append((part.open("w", encoding="utf-8", newline=""), part, path))
 
     def write(self, record: dict | None, order: int | None = None) -> None:
         """Write a record once all of smaller ``order``, from 0 on, are written.
