@@ -57,7 +57,7 @@ def test_bad_arguments_are_one_line(run_tool):
 
 @pytest.mark.slow
 def test_onnxruntime_is_faster_than_eager_pytorch_at_a_batch_of_one(run_tool, tmp_path):
-    """2.8 times as fast on an idle machine; here other work may go on."""
+    """2.4 times as fast on an idle core; here other work may go on."""
     out = tmp_path / "speed.csv"
     few = ("--batch-sizes", 1, "--backends", "eager", "fp32", "--threads", 1)
     config = ROOT / "configs/mtfl/mtl_resnet18_mtfl.py"
