@@ -27,7 +27,7 @@ def finished(table, values, leaks=False, extra=()):
         Finished(run, {"checkpoint": "c", "a/error": v[run.seed]}, "box (val)", leaks, 1.5)
         for row, v in zip(table.rows, values, strict=True)
         for run in runs
-        if run.row is row and run.seed < len(v)
+        if run.row.slug == row.slug and run.seed < len(v)
     ]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from trn_plugin.errors import ConfigError
@@ -41,6 +41,7 @@ class Row:
         baseline (str): name of the row that it is compared with; '' for none.
         part (str): the rows of a part stand together under this name.
         keys (Mapping[str, str]): by column key the metric's, where they differ.
+        at (Mapping[str, Sequence[str]]): more options, by scale.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Row:
     baseline: str = ""
     part: str = ""
     keys: Mapping[str, str] = field(default_factory=dict)
+    at: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
     def slug(self) -> str:
@@ -195,7 +197,11 @@ def runs_of(
         if not any(text in row.slug for row in table.rows):
             slugs = ", ".join(row.slug for row in table.rows)
             raise ConfigError(f"--only: {text!r} is in no row's name; they are {slugs}")
-    rows = [row for row in table.rows if not only or any(text in row.slug for text in only)]
+    rows = [
+        replace(row, options=(*row.options, *row.at.get(scale, ())))
+        for row in table.rows
+        if not only or any(text in row.slug for text in only)
+    ]
     return [
         Run(row, seed, table.scales[scale], out_dir / row.slug / f"seed{seed}", tuple(extra))
         for seed in seeds
