@@ -143,7 +143,7 @@ def study(args, level, sides, batch_size, rows, courses):
             run = online_similarity(
                 *sides, batch_size, momentum, length, args.seed, progress=bar.update
             )
-        settled = run.tau[-length // 4 :]
+        settled = run.settled
         cannot = samples < needed
         arrival = None if cannot else run.arrival(offline, args.tolerance)
         rows.append(
@@ -162,7 +162,7 @@ def study(args, level, sides, batch_size, rows, courses):
                 "chance_offline": chance_similarity(len(sides[0]), d1, d2),
                 "iterations": length,
                 "arrived": arrival,
-                "verdict": verdict(cannot, arrival, samples, needed),
+                "verdict": verdict(cannot, arrival, samples, needed, abs(settled - offline).max()),
             }
         )
         courses += [
@@ -174,10 +174,12 @@ def study(args, level, sides, batch_size, rows, courses):
     return Panel(title, offline, rows[-1]["chance_offline"], drawn)
 
 
-def verdict(cannot, arrival, samples, needed):
+def verdict(cannot, arrival, samples, needed, off):
     if cannot:
         return f"impossible: {samples:.0f} effective samples < {needed}"
-    return "did not arrive" if arrival is None else f"arrived at iteration {arrival}"
+    if arrival is None:
+        return f"did not arrive: up to {off:.3f} off in the last quarter"
+    return f"arrived at iteration {arrival}"
 
 
 def report(rows):

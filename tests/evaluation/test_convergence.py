@@ -52,7 +52,14 @@ def test_each_epoch_shows_each_sample_once_in_a_new_order(features, monkeypatch)
 
 
 @pytest.mark.parametrize(
-    ("tau", "arrived"), [([0.1, 0.5, 0.9, 0.52], 4), ([0.5, 0.5], 1), ([0.5, 0.9], None)]
+    ("tau", "arrived"),
+    [
+        ([0.1, 0.5, 0.9, 0.52], 4),
+        ([0.5, 0.5], 1),
+        ([0.5, 0.9], None),
+        ([0.5] * 6 + [0.9, 0.5], None),  # it was off in the last quarter
+        ([0.5] * 5 + [0.9, 0.5, 0.5], 7),
+    ],
 )
 def test_arrival_is_for_good(tau, arrived):
     assert OnlineRun(np.array(tau), np.array(tau)).arrival(0.5, 0.05) == arrived

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -28,10 +29,18 @@ class OnlineRun(NamedTuple):
     samples: np.ndarray
 
     def arrival(self, target: float, tolerance: float) -> int | None:
-        """The batch, from 1, after which tau stays within ``tolerance`` of ``target``."""
+        """The batch, from 1, after which tau stays within ``tolerance`` of ``target``.
+
+        None where it is further off in the last quarter: a few batches near are no arrival.
+        """
         away = np.flatnonzero(np.abs(self.tau - target) > tolerance)
         last = int(away[-1]) if away.size else -1
-        return None if last == len(self.tau) - 1 else last + 2
+        return None if last >= len(self.tau) - self.settled.size else last + 2
+
+    @property
+    def settled(self) -> np.ndarray:
+        """tau in the last quarter."""
+        return self.tau[-math.ceil(len(self.tau) / 4) :]
 
 
 def effective_sample_size(batch_size: int, momentum: float) -> float:

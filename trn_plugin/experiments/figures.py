@@ -39,7 +39,8 @@ def arrivals(path: Path) -> list[str]:
     ]
     for row in _rows(path):
         online = f"{float(row['online']):.3f} ± {float(row['spread']):.3f}"
-        cells = [row["level"], row["batch"], row["m"], f"{float(row['offline']):.3f}", online]
+        level = {"gt": "labels"}.get(row["level"], row["level"])
+        cells = [level, row["batch"], row["m"], f"{float(row['offline']):.3f}", online]
         cells += [row["samples"], row["needed"], row["verdict"]]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
