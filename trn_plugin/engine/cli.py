@@ -169,7 +169,8 @@ def start_process_group(launcher: str) -> None:
         return
     if launcher != "pytorch":
         raise ConfigError(f"--launcher {launcher} needs CUDA; on CPUs use --launcher pytorch")
-    missing = [name for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR") if name not in os.environ]
+    needed = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    missing = [name for name in needed if name not in os.environ]
     if missing:
         raise ConfigError(
             f"--launcher pytorch: {', '.join(missing)} not set; start with "
