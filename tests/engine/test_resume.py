@@ -323,6 +323,18 @@ def test_odd_content_is_told_in_one_line(tmp_path, kind):
     assert str(error.value).isprintable()
 
 
+@pytest.mark.parametrize(
+    ("stop", "message"),
+    [
+        (3, r"no checkpoint has been written yet$"),
+        (8, r"epoch_1\.pth; --resume goes on from there$"),
+    ],
+)
+def test_an_interrupt_says_where_to_go_on(tmp_path, stop, message):
+    with pytest.raises(KeyboardInterrupt, match=message):
+        tiny_runner(tmp_path, custom_hooks=[StopAt(stop)]).train()
+
+
 def test_a_pointer_to_nowhere_is_none(tmp_path):
     (tmp_path / "part").mkdir()
     (tmp_path / "part" / "last_checkpoint").write_bytes(b"\xff\xfe\x00")

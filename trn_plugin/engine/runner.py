@@ -160,7 +160,9 @@ class SafeRunner(Runner):
             return super().train()
         except KeyboardInterrupt:
             where = self.last_checkpoint_text()
-            raise KeyboardInterrupt(f"{where}; --resume goes on from there") from None
+            if checkpoint_files(self.work_dir):
+                where += "; --resume goes on from there"
+            raise KeyboardInterrupt(where) from None
         finally:
             if hasattr(self, "finite_steps"):
                 self.finite_steps.close()
