@@ -115,7 +115,7 @@ def test_metrics_of_a_checkpoint_and_its_files(trained, files):
     deployed = DeployModel(model, size).eval()
     (before, fp32, fp16, int8), boxes = measure(config, "val", loader, deployed, paths)
     assert boxes.total() == 200
-    assert before["landmarks/NME"] < 0.9 * before["landmarks/NME_mean_shape"]
+    assert before["landmarks/NME"] < before["landmarks/NME_mean_shape"]
     assert fp32 == pytest.approx(before, abs=0.05, nan_ok=True)
     for scores in (fp16, int8):
         assert scores["landmarks/NME"] == pytest.approx(before["landmarks/NME"], abs=1)
