@@ -327,7 +327,11 @@ def assert_one_line(status, capfd, message):
     [
         ("train", ["absent.py"], r"absent\.py: no such config file"),
         ("train", [CONFIG, "--amp"], r"--amp needs CUDA"),
-        ("train", [CONFIG, "--launcher", "pytorch"], r"RANK, WORLD_SIZE, MASTER_ADDR not set"),
+        (
+            "train",
+            [CONFIG, "--launcher", "pytorch"],
+            r"RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT not set",
+        ),
         ("train", [CONFIG, "--resume", "absent.pth"], r"absent\.pth: no such checkpoint"),
         ("test", [CONFIG, "absent.pth"], r"absent\.pth: no such checkpoint"),
         ("export_onnx", [CONFIG, "absent.pth", "x.onnx"], r"absent\.pth: no such checkpoint"),

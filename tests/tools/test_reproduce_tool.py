@@ -23,9 +23,11 @@ def test_list_prints_commands_that_a_shell_can_read(tool, tmp_path):
     assert len(trained) == 2 * len(TABLES["table1"].rows)
     assert {c[-1] for c in trained} == {"randomness.seed=4", "randomness.seed=5"}
     tested = [c for line in printed.splitlines() if "test.py" in (c := shlex.split(line))[1]]
-    assert {tmp_path / c[3] for c in tested} == {
-        tmp_path / c[c.index("--work-dir") + 1] / "epoch_10.pth" for c in trained
-    }
+    expected = set()
+    for c in trained:
+        epochs = [o for o in c if o.startswith("train_cfg.max_epochs=")][-1].partition("=")[2]
+        expected.add(tmp_path / c[c.index("--work-dir") + 1] / f"epoch_{epochs}.pth")
+    assert {tmp_path / c[3] for c in tested} == expected
 
 
 @pytest.mark.parametrize(
