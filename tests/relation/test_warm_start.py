@@ -10,10 +10,11 @@ from test_layer import gradients
 from trn_plugin.relation import TaskRelationLayer
 
 
-def drifting(steps, n, d1, d2, dtype, seed=0, close=None):
+def drifting(steps, n, d1, d2, dtype, seed=0, close=None, noise=1.0):
     """Features of two tails of a network that changes from step to step.
 
-    ``close`` sets the two largest correlations, so that they nearly touch.
+    ``close`` sets the two largest correlations, so that they nearly touch; with little ``noise``
+    all 24 are near 1, as of the tails of a trained trunk.
     """
     g = torch.Generator().manual_seed(seed)
     w1, w2 = (torch.randn(24, d, generator=g, dtype=torch.float64) for d in (d1, d2))
@@ -21,12 +22,12 @@ def drifting(steps, n, d1, d2, dtype, seed=0, close=None):
         w1 += 0.02 * torch.randn(24, d1, generator=g, dtype=torch.float64)
         w2 += 0.02 * torch.randn(24, d2, generator=g, dtype=torch.float64)
         common = torch.randn(n, 24, generator=g, dtype=torch.float64)
-        f1 = common @ w1 + torch.randn(n, d1, generator=g, dtype=torch.float64)
-        f2 = common @ w2 + 2 * torch.randn(n, d2, generator=g, dtype=torch.float64)
+        f1 = common @ w1 + noise * torch.randn(n, d1, generator=g, dtype=torch.float64)
+        f2 = common @ w2 + 2 * noise * torch.randn(n, d2, generator=g, dtype=torch.float64)
         if close:
             f1[:, :2], f2[:, :2] = 30 * common[:, :2], 30 * common[:, :2]
-            noise = torch.randn(n, 2, generator=g, dtype=torch.float64)
-            f2[:, :2] += 30 * noise * torch.tensor([1 / c**2 - 1 for c in close]).double().sqrt()
+            apart = torch.randn(n, 2, generator=g, dtype=torch.float64)
+            f2[:, :2] += 30 * apart * torch.tensor([1 / c**2 - 1 for c in close]).double().sqrt()
         yield f1.to(dtype).requires_grad_(), f2.to(dtype).requires_grad_()
 
 
@@ -67,6 +68,53 @@ def test_every_step_is_as_exact_as_promised(dtype, tau_error, gradient_error, d1
                 assert (ours - theirs).norm() <= gradient_error * theirs.norm()
     assert compared > 10
     assert layer.exact_rate < (0.5 if dtype == torch.float32 else 1)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "gradient_error"), [(torch.float32, 2e-3), (torch.float64, 1e-8)]
+)
+def test_many_values_near_one_are_told_apart_without_the_exact_route(dtype, gradient_error):
+    """Long after the start, when nothing of the identity is left in the moments."""
+    layer = TaskRelationLayer(0.97)
+    moments = [torch.eye(112).double(), torch.zeros(112, 112).double(), torch.eye(112).double()]
+    for step, (f1, f2) in enumerate(drifting(260, 128, 112, 112, dtype, noise=0.1)):
+        x1, x2 = (f.detach().double() - f.detach().double().mean(0) for f in (f1, f2))
+        for s, c in zip(moments, (x1.T @ x1, x1.T @ x2, x2.T @ x2), strict=True):
+            s.mul_(0.97).add_(c, alpha=0.03)
+        tau = layer(f1, f2)
+        if step == 229:
+            before = layer.steps.clone()
+        if step > 229:
+            values, expected = solved_exactly(moments, f1, f2, 1e-5, 0.97)
+            assert values[7] > 0.99
+            assert abs(tau.item() - values[0].item()) <= 1e-6
+            for ours, theirs in zip(gradients(tau, f1, f2), expected, strict=True):
+                assert (ours - theirs).norm() <= gradient_error * theirs.norm()
+    solved, exact = (layer.steps - before).tolist()
+    assert exact <= solved / 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_restored_layer_goes_on_to_the_bit(dtype):
+    layer, restored = TaskRelationLayer(0.9), TaskRelationLayer(0.9)
+    for step, (f1, f2) in enumerate(drifting(12, 64, 128, 100, dtype)):
+        tau = layer(f1, f2)
+        if step == 5:
+            restored.load_state_dict(layer.state_dict())
+        if step > 5:
+            again = restored(f1, f2)
+            assert torch.equal(again, tau)
+            for ours, theirs in zip(gradients(tau, f1, f2), gradients(again, f1, f2), strict=True):
+                assert torch.equal(ours, theirs)
+
+
+def test_features_of_another_precision_go_on_from_the_same_moments():
+    layer = TaskRelationLayer(0.9)
+    *steps, (f1, f2) = drifting(6, 64, 128, 100, torch.float64)
+    for pair in steps:
+        layer(*(f.float() for f in pair))
+    other = copy.deepcopy(layer)
+    assert layer(f1, f2).item() == pytest.approx(other(f1.float(), f2.float()).item(), abs=1e-6)
 
 
 def test_a_relation_that_appears_in_one_step_is_found():

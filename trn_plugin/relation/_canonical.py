@@ -21,11 +21,10 @@ def normalised(s: Tensor, shrinkage: float) -> tuple[Tensor, Tensor]:
     Returns:
         The matrices, and the unit sqrt(v) of each, (...,), where :math:`v = \mathrm{tr}(S) / d`.
     """
-    size = s.diagonal(dim1=-2, dim2=-1).mean(-1)
-    unit = size.clamp(min=torch.finfo(size.dtype).tiny).sqrt()
-    scaled = s / unit[..., None, None].square()
+    size = s.diagonal(dim1=-2, dim2=-1).mean(-1).clamp_(min=torch.finfo(s.dtype).tiny)
+    scaled = s / size[..., None, None]
     scaled.diagonal(dim1=-2, dim2=-1).add_(shrinkage)
-    return scaled, unit
+    return scaled, size.sqrt_()
 
 
 def factor(s: Tensor, shrinkage: float) -> tuple[Tensor, Tensor]:

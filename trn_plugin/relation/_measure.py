@@ -26,7 +26,7 @@ class UpdateAndMeasure(torch.autograd.Function):
 
     The arguments are a ``TaskRelationLayer``, the masks (N, T) or None, and the features of each
     task; the values are tau (P_c,) of each of the layer's classes of pairs, and (T,) int, above 0
-    where features are not finite.
+    where features are not finite, or None where a CPU saw that all are.
     """
 
     @staticmethod
@@ -37,17 +37,19 @@ class UpdateAndMeasure(torch.autograd.Function):
             dtype = torch.promote_types(dtype, f.dtype)
         taus, saved, faults = [], [], []
         with _full_precision(device):
-            joint = torch.cat([f.detach().to(working_dtype(device)) for f in features], 1)
-            for members in layer.members:
+            products = [members.group.follow(dtype) for members in layer.members]
+            narrow = device.type == "cpu" and all(d == torch.float32 for d in products)
+            joint_dtype = torch.float32 if narrow else working_dtype(device)
+            joint = torch.cat([f.detach().to(joint_dtype) for f in features], 1)
+            for members, product_dtype in zip(layer.members, products, strict=True):
                 group = members.group
                 mask = None if masks is None else masks[:, members.tasks].all(2).T
-                x, count = centre(members.take(joint), mask)
-                x = x.to(group.product_dtype(dtype))
+                x, count = centre(members.take(joint), mask, product_dtype)
                 w, bad = group.update(x, count, layer.momentum)
                 if bad is not None:
                     faults.append((members.tasks, bad))
                     x = torch.where((w > 0)[:, None, None], x, 0.0)
-                solved = layer.solve(members, x, dtype)
+                solved = layer.solve(members, x, w, dtype)
                 taus.extend(tau for tau, *_ in solved)
                 saved.extend([x, w * world_size(), *(t for found in solved for t in found)])
         ctx.save_for_backward(*saved)
@@ -55,6 +57,8 @@ class UpdateAndMeasure(torch.autograd.Function):
         ctx.kept = len(solved[0])
         ctx.shrinkage = layer.shrinkage
         ctx.features = [(f.shape[1], f.dtype) for f in features]
+        if not faults:
+            return *taus, None
         faulty = torch.zeros(len(features), dtype=torch.int64, device=device)
         for tasks, bad in faults:
             faulty.index_add_(0, tasks.flatten(), bad.flatten().to(faulty.dtype))
@@ -71,8 +75,13 @@ class UpdateAndMeasure(torch.autograd.Function):
             by_set = torch.zeros_like(x)
             for pairs in members.pairs:
                 tau, *derivatives = (next(saved).to(x.dtype) for _ in range(ctx.kept))
-                scale = (next(grads) * pairs.by_set(w)).to(x.dtype)[:, None, None]
+                scale = (next(grads) * pairs.by_set(w)).to(x.dtype)
                 x1, x2 = pairs.take(x)
+                if pairs.is_one and x.device.type == "cpu" and ctx.kept == 3:
+                    outs = pairs.take(by_set)
+                    _add_gradient(outs, x1, x2, tau, *derivatives, ctx.shrinkage, float(scale))
+                    continue
+                scale = scale[:, None, None]
                 if ctx.kept == 3:
                     g1, g2 = _gradient(x1, x2, tau, *derivatives, ctx.shrinkage)
                 else:
@@ -92,3 +101,13 @@ def _gradient(x1: Tensor, x2: Tensor, tau: Tensor, a: Tensor, b: Tensor, shrinka
     g1 = torch.addcmul(-ridge1 * x1, q - tau * p, a[:, None])
     g2 = torch.addcmul(-ridge2 * x2, p - tau * q, b[:, None])
     return g1, g2
+
+
+def _add_gradient(outs, x1: Tensor, x2: Tensor, tau: Tensor, a, b, shrinkage: float, scale: float):
+    """:func:`_gradient` of one pair on a CPU, times ``scale``, added in place."""
+    (g1, g2, x1, x2, a, b), tau = (t[0] for t in (*outs, x1, x2, a, b)), float(tau)
+    p, q = x1 @ a, x2 @ b
+    for g, x, own, other, vector in ((g1, x1, p, q, a), (g2, x2, q, p, b)):
+        ridge = tau * shrinkage * float(vector.dot(vector)) / len(vector)
+        g.addmm_((other - tau * own)[:, None], vector[None], alpha=scale)
+        g.add_(x, alpha=-scale * ridge)

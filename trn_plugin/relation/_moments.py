@@ -11,35 +11,40 @@ from trn_plugin.relation._ranks import sum_over_ranks, working_dtype, world_size
 
 __all__ = ["RunningMoments", "centre"]
 
-# from this many features on products are taken in the features' own precision, blocks that
-# symmetry gives are left out, and the time goes into arithmetic instead of calls
+# from this many features on products are taken in the features' own precision (on a CPU the
+# moments are kept in it too, for the time goes into memory), without blocks that symmetry gives
 WIDE = 192
 
 
-def centre(x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+def centre(x: Tensor, mask: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Subtract the mean over the samples of ``mask`` on all ranks; other rows become 0.
 
     Args:
         x (Tensor): (B, N, D) features of B sets of tasks.
         mask (Tensor, optional): (B, N) bool, which samples count for each set; None for all.
+        dtype (torch.dtype): of the centred features.
 
     Returns:
-        The centred features in the working dtype, and the numbers of samples (B,), same dtype.
+        The centred features, and the numbers of samples (B,) in the working dtype.
     """
-    dtype = working_dtype(x.device)
-    x = x.to(dtype)
+    working = working_dtype(x.device)
     if mask is None and world_size() == 1:
-        count = torch.full((len(x),), x.shape[1], dtype=dtype, device=x.device)
-        return (x - x.mean(1, keepdim=True) if x.shape[1] else x), count
+        count = torch.full((len(x),), x.shape[1], dtype=working, device=x.device)
+        if x.shape[1]:
+            x = x - x.mean(1, keepdim=True)
+            if x.dtype == torch.float32:
+                x -= x.mean(1, keepdim=True)  # what the first mean lost to rounding
+        return x.to(dtype), count
+    x = x.to(working)
     if mask is None:
         mask = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
     keep = mask[..., None]
     x = torch.where(keep, x, 0.0)
-    sums = torch.cat([mask.sum(1, keepdim=True).to(dtype), x.sum(1)], 1)
+    sums = torch.cat([mask.sum(1, keepdim=True).to(working), x.sum(1)], 1)
     sums = sum_over_ranks(sums)
     count = sums[:, 0]
     means = sums[:, 1:] / count.clamp(min=1)[:, None]
-    return torch.where(keep, x - means[:, None], 0.0), count
+    return torch.where(keep, x - means[:, None], 0.0).to(dtype), count
 
 
 class RunningMoments(nn.Module):
@@ -53,7 +58,8 @@ class RunningMoments(nn.Module):
     Args:
         sets (Sequence[tuple[int, ...]]): indices of the tasks of each set.
         dims (tuple[int, ...]): widths of a set's tasks, the same for every set; D is their sum.
-        device (torch.device): where the moments are kept, in :func:`working_dtype`.
+        device (torch.device): where the moments are kept, in :func:`working_dtype`, or, wide ones
+            of float32 features on a CPU, in float32.
     """
 
     def __init__(
@@ -69,6 +75,10 @@ class RunningMoments(nn.Module):
         self.register_buffer("squared_weight", torch.zeros(len(sets), **options))
 
     @property
+    def _is_wide(self) -> bool:
+        return sum(self.dims) >= WIDE
+
+    @property
     def effective_sample_size(self) -> Tensor:
         """(B,): samples behind the moments, (sum of weights)^2 / sum of squared weights (Kish)."""
         return self.weight**2 / self.squared_weight.clamp(min=1e-30)
@@ -78,11 +88,14 @@ class RunningMoments(nn.Module):
         start = sum(self.dims[:index])
         return slice(start, start + self.dims[index])
 
-    def product_dtype(self, features: torch.dtype) -> torch.dtype:
-        """What (N, D) features are multiplied in: wide float32 ones stay float32."""
-        dtype = self.moments.dtype
-        narrow = torch.promote_types(features, torch.float32)
-        return narrow if sum(self.dims) >= WIDE and narrow != torch.float64 else dtype
+    def follow(self, features: torch.dtype) -> torch.dtype:
+        """What features are multiplied in; moments of a CPU that are wide take it over."""
+        if not self._is_wide:
+            return self.moments.dtype
+        dtype = torch.promote_types(features, torch.float32)
+        if self.moments.device.type == "cpu" and self.moments.dtype != dtype:
+            self.moments = self.moments.to(dtype)
+        return dtype
 
     def update(self, x: Tensor, count: Tensor, momentum: float) -> tuple[Tensor, Tensor | None]:
         """Take in a batch, unless it has fewer than two samples or is not finite.
@@ -96,16 +109,21 @@ class RunningMoments(nn.Module):
             w (B,), 1 - m, or 0 where the batch was left out; and (B, tasks of a set) bool, whose
             features (or their squares) are not finite, None where a CPU saw that all are.
         """
-        blocks = self._products(x)
-        variances = self._variances(blocks)
         gain = 1 - momentum
-        if x.device.type == "cpu" and self._all_count(count, variances):
+        in_place = x.device.type == "cpu" and self.moments.dtype == x.dtype and world_size() == 1
+        blocks = None if in_place and self._is_wide else self._products(x)
+        squares = x.flatten().dot(x.flatten()) if blocks is None else self._total(blocks)
+        if x.device.type == "cpu" and bool(squares.isfinite()) and bool((count >= 2).all()):
             self.weight.mul_(momentum).add_(count, alpha=gain)
             self.squared_weight.mul_(momentum**2).add_(count, alpha=gain**2)
-            for state, block in self._rows(blocks):
-                torch.add(block.mul_(gain), state, alpha=momentum, out=state)
+            if blocks is None:
+                self._add_products(x, momentum)
+            else:
+                for state, block in self._rows(blocks):
+                    torch.add(block.mul_(gain), state, alpha=momentum, out=state)
             return torch.full_like(count, gain), None
-        faulty = torch.stack([~torch.isfinite(v).all(-1) for v in variances], 1)
+        blocks = self._products(x) if blocks is None else blocks
+        faulty = torch.stack([~v.isfinite().all(-1) for v in self._variances(blocks)], 1)
         counts = (count >= 2) & ~faulty.any(1)
         weight = momentum * self.weight + gain * count
         squared = momentum**2 * self.squared_weight + gain**2 * count
@@ -116,10 +134,17 @@ class RunningMoments(nn.Module):
             state.copy_(torch.where(counts[:, None, None], updated, state))
         return counts.to(count.dtype) * gain, faulty
 
-    @staticmethod
-    def _all_count(count: Tensor, variances: Sequence[Tensor]) -> bool:
-        total = sum(v.sum() for v in variances)
-        return bool(torch.isfinite(total)) and bool((count >= 2).all())
+    def _add_products(self, x: Tensor, momentum: float) -> None:
+        """The update of wide moments in one pass over them."""
+        for state, rows in zip(self.moments, x, strict=True):
+            for index in range(len(self.dims)):
+                own = self.slot(index)
+                state[own, own.start :].addmm_(
+                    rows[:, own].mT, rows[:, own.start :], beta=momentum, alpha=1 - momentum
+                )
+
+    def _total(self, blocks: list[Tensor]) -> Tensor:
+        return sum(block.diagonal(dim1=-2, dim2=-1).sum() for block in blocks)
 
     def _rows(self, blocks: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         """The part of the moments that each block of products belongs to."""
@@ -130,7 +155,7 @@ class RunningMoments(nn.Module):
 
     def _products(self, x: Tensor) -> list[Tensor]:
         """Rows of x'x: all of them, or, of wide features, each task's from its own columns on."""
-        if sum(self.dims) < WIDE:
+        if not self._is_wide:
             return [sum_over_ranks(x.mT @ x)]
         blocks = [
             x[..., self.slot(i)].mT @ x[..., self.slot(i).start :] for i in range(len(self.dims))

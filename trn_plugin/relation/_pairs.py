@@ -9,6 +9,7 @@ from torch import Tensor
 
 from trn_plugin.relation._canonical import canonical_vectors, factor
 from trn_plugin.relation._moments import RunningMoments
+from trn_plugin.relation._ranks import working_dtype
 from trn_plugin.relation._warm import WarmPair
 
 __all__ = ["JointPairs", "SetPairs", "group_pairs"]
@@ -30,7 +31,8 @@ class SetPairs:
         self.pairs = pairs
         self.sets = sets
         self.rows, self.columns = group.slot(first), group.slot(second)
-        self.is_wide = len(pairs) == 1 and _is_wide(group, first, second)
+        self.is_one = len(pairs) == 1
+        self.is_wide = self.is_one and _is_wide(group, first, second)
 
     def moments(self, group: RunningMoments) -> tuple[Tensor, Tensor, Tensor]:
         """S11 (P, d1, d1), S12 (P, d1, d2) and S22 (P, d2, d2)."""
@@ -42,7 +44,7 @@ class SetPairs:
         self, group: RunningMoments, shrinkage: float, factors: dict, method=canonical_vectors
     ) -> tuple[Tensor, ...]:
         """tau (P,), a (P, d1) and b (P, d2) of the moments, or what else ``method`` makes."""
-        s11, s12, s22 = self.moments(group)
+        s11, s12, s22 = (s.to(working_dtype(s.device)) for s in self.moments(group))
         on_host = s12.device.type == "cpu"
         return method(*factor(s11, shrinkage), s12, *factor(s22, shrinkage), on_host)
 
@@ -70,6 +72,7 @@ class JointPairs:
         positions (list[tuple[int, int]]): of their tasks in the set, in rising order.
     """
 
+    is_one = False  # as of SetPairs: a pair whose features are views
     is_wide = False
 
     def __init__(
@@ -93,7 +96,7 @@ class JointPairs:
         self, group: RunningMoments, shrinkage: float, factors: dict, method=canonical_vectors
     ) -> tuple[Tensor, ...]:
         """As of :class:`SetPairs`; ``factors`` holds each task's, by width."""
-        s = group.moments[0]
+        s = group.moments[0].to(working_dtype(group.moments.device))
         for width, tasks in self.tasks.items():
             if width not in factors:
                 factors[width] = factor(s[tasks[:, :, None], tasks[:, None]], shrinkage)

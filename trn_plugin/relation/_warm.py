@@ -3,40 +3,40 @@
 A block Davidson iteration for the pair of equations :math:`S_{12} b = \\tau S_{11} a`,
 :math:`S_{21} a = \\tau S_{22} b`. The correction of a residual takes the canonical vectors of an
 earlier, exact solution for those of now (Davidson, J. Comput. Phys. 17, 1975): in that basis the
-equations are nearly diagonal. All corrections of a step are kept, as the changes since that
-solution have low rank: few directions, and each is found once.
+equations are nearly diagonal. What the moments make of the vectors carried from step to step
+follows the moments' own update, so that a step reads the wide matrices only for what is new; in
+float32 its rounding is then that of small corrections. In NumPy, whose products of a matrix and a
+vector or two, and whose small decompositions, take a third of PyTorch's time.
 """
 
 from __future__ import annotations
 
-import math
-
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from trn_plugin.relation._canonical import factor, whiten
+from trn_plugin.relation._ranks import sum_over_ranks, world_size
 
 __all__ = ["WarmPair"]
 
 BLOCK = 8  # vectors carried from step to step: values that nearly touch are told apart by them
-ROWS = 2  # residuals corrected in an iteration
-MIN_GAP = 0.02  # corrections along what is this close to the leading value are damped
-MIN_ANGLE = 1e-3  # sine below which two variates count as the same
+MIN_GAP = 2e-3  # corrections along what is this close to the leading value are damped
+MIN_SINE = 1e-3  # between the two variates: where they are closer the gradient is next to nothing
 USUAL = 2  # iterations with a fresh basis
-WORTH = 0.1  # iterations that an exact solution is worth, for each feature
+WORTH = 0.2  # iterations that an exact solution is worth, for each feature
 
-_BASIS = ("basis1", "basis2", "spectrum", "block1", "block2", "spent")
+_BASIS = ("basis1", "basis2", "spectrum", "rows1", "rows2", "spent")
 
 
 class WarmPair(nn.Module):
     """Largest canonical correlation of one pair of wide tasks, step after step.
 
-    Each answer is checked: with r the residual of the leading pair in whitened coordinates,
-    :math:`|r| \\le 5\\, \\mathrm{accuracy} \\cdot (\\tau_1 - \\tau_8) \\sqrt{1 - \\tau_1^2}`
-    (the gradient is as wrong as the vectors are, relative to how far the two variates are apart).
-    Where the iterations do not get there, the pair is solved exactly, and its canonical vectors
-    become the basis of the next corrections; so too when the iterations that the old basis has
-    cost add up to the cost of a new one.
+    Each answer is checked: the next correction of the two canonical vectors is what they lack, to
+    first order, and what that would change in the gradient (see :func:`_missing`) has to be less
+    than ``accuracy`` of it. Where the iterations do not get there, the pair is solved exactly, and
+    its canonical vectors become the basis of the next corrections; so too when the iterations
+    that the old basis has cost add up to the cost of a new one.
     """
 
     def __init__(self) -> None:
@@ -60,32 +60,69 @@ class WarmPair(nn.Module):
         s12: Tensor,
         s22: Tensor,
         shrinkage: float,
-        probe: tuple[Tensor, Tensor],
+        batch: tuple[Tensor, Tensor],
+        momentum: float,
+        gain: float,
         accuracy: float,
         iterations: int,
     ) -> tuple[Tensor, Tensor, Tensor, bool]:
         """Canonical pair of moments on a CPU.
 
         Args:
-            s11, s12, s22 (Tensor): (d1, d1), (d1, d2), (d2, d2) moments, float64.
+            s11, s12, s22 (Tensor): (d1, d1), (d1, d2), (d2, d2) moments.
             shrinkage (float): epsilon, see :func:`factor`.
-            probe (tuple[Tensor, Tensor]): (d1,), (d2,), a combination of this batch's samples:
-                what they alone have in common is looked for too.
+            batch (tuple[Tensor, Tensor]): (N, d1), (N, d2) centred features of this process that
+                the moments have taken in since the last call.
+            momentum (float): m of that update.
+            gain (float): 1 - m, or 0 where the batch was left out.
             accuracy (float): relative error allowed in the gradient.
             iterations (int): corrections before the exact route is taken.
 
         Returns:
-            tau (0-d), a (d1,), b (d2,), and whether the exact route was taken.
+            tau (0-d), a (d1,), b (d2,), float64, and whether the exact route was taken.
         """
-        pencil = _Pencil(s11, s12, s22, shrinkage)
-        if self.block1 is not None and int(self.spent) < WORTH * min(s12.shape):
-            found = self._iterate(pencil, probe, accuracy, iterations)
-            if found is not None:
-                return *found, False
-        return *self._solve_exactly(pencil, probe, shrinkage, accuracy), True
+        moments = s11, s12, s22
+        if self.rows1 is not None:
+            probe = self._follow(batch, momentum, gain)
+            if int(self.spent) < WORTH * min(s12.shape):
+                found = self._iterate(moments, shrinkage, probe, accuracy, iterations)
+                if found is not None:
+                    return *found, False
+        return *self._solve_exactly(moments, shrinkage, accuracy), True
 
-    def _solve_exactly(self, pencil: _Pencil, probe, shrinkage: float, accuracy: float):
-        s11, s12, s22 = pencil.s11, pencil.s12, pencil.s22
+    def _follow(self, batch: tuple[Tensor, Tensor], momentum: float, gain: float):
+        """Update the carried products as the moments were.
+
+        Returns:
+            (1, d1), (1, d2) arrays, a combination of this batch's samples: what they alone have in
+            common is looked for too.
+        """
+        n = len(batch[0])
+        signs = np.where(np.arange(n) % 2, -1, 1)[None]
+        own, other = (f.numpy() for f in batch)
+        products = []
+        for rows, (x, y) in ((self.rows1, (own, other)), (self.rows2, (other, own))):
+            weights = np.empty((len(rows) + 1, n), x.dtype)
+            weights[:-1] = rows.numpy()[:, : x.shape[1]].astype(x.dtype) @ x.T
+            weights[:-1] *= gain
+            weights[-1] = signs
+            products += [weights @ x, weights @ y]
+        if world_size() > 1:
+            # of all ranks' samples, or their warm starts would drift apart
+            widths = [p.shape[1] for p in products]
+            total = sum_over_ranks(torch.from_numpy(np.concatenate(products, 1, dtype=np.float64)))
+            products = [p.numpy() for p in total.split(widths, 1)]
+        probes = [products[0][-1:], products[2][-1:]]
+        if gain:
+            for rows, (x, y) in ((self.rows1, products[:2]), (self.rows2, products[2:])):
+                carried, d = rows.numpy(), x.shape[1]
+                carried[:, d:] *= momentum
+                carried[:, d : 2 * d] += x[:-1]
+                carried[:, 2 * d :] += y[:-1]
+        return [p.astype(np.float32) for p in probes]
+
+    def _solve_exactly(self, moments: tuple[Tensor, ...], shrinkage: float, accuracy: float):
+        s11, s12, s22 = (s.double() for s in moments)
         l1, unit1 = factor(s11, shrinkage)
         l2, unit2 = factor(s22, shrinkage)
         k = whiten(l1, unit1, s12, l2, unit2)
@@ -97,64 +134,63 @@ class WarmPair(nn.Module):
                 continue
             first = torch.linalg.solve_triangular(l1.mT.to(dtype), u, upper=True).mT / unit1
             second = torch.linalg.solve_triangular(l2.mT.to(dtype), vh.mT, upper=True).mT / unit2
-            self.block1, self.block2 = first[:BLOCK].double(), second[:BLOCK].double()
             self.basis1, self.basis2 = first.float().contiguous(), second.float().contiguous()
             self.spectrum, self.spent = s.float(), torch.zeros((), dtype=torch.int64)
+            a, b = first[:BLOCK].double(), second[:BLOCK].double()
+            self.rows1 = torch.cat([a, a @ s11, a @ s12], 1)
+            self.rows2 = torch.cat([b, b @ s22, b @ s12.mT], 1)
             if dtype == torch.float64:
                 return s[0].clamp(max=1.0), first[0], second[0]
-            found = self._iterate(pencil, probe, accuracy, 2 * USUAL)
+            found = self._iterate(moments, shrinkage, None, accuracy, 2 * USUAL)
             if found is not None:
                 return found
         return k.new_zeros(()), torch.zeros_like(s11[0]), torch.zeros_like(s22[0])
 
-    def _iterate(
-        self, pencil: _Pencil, probe: tuple[Tensor, Tensor], accuracy: float, iterations: int
-    ):
+    def _iterate(self, moments, shrinkage: float, probe, accuracy: float, iterations: int):
         """tau, a, b; None where they are not accurate enough."""
-        space = pencil.orthonormal(pencil.apply(self.block1, self.block2))
+        s11, s12, s22 = (s.numpy() for s in moments)
+        most = len(self.rows1) + iterations + (probe is not None)
+        try:
+            with np.errstate(all="ignore"):
+                sides = (
+                    _Side(s11, s12, shrinkage, self.rows1, self.basis1, most),
+                    _Side(s22, s12.T, shrinkage, self.rows2, self.basis2, most),
+                )
+                found = self._improve(sides, probe, accuracy, iterations)
+        except np.linalg.LinAlgError:  # dependent rows, or values that are not finite
+            return None
+        if found is None:
+            return None
+        tau, iteration, (first, second) = found
+        self.rows1, self.rows2 = torch.from_numpy(first), torch.from_numpy(second)
+        self.spent += max(iteration - USUAL, 0)
+        vectors = self.rows1[0, : len(s11)], self.rows2[0, : len(s22)]
+        return torch.tensor(min(tau, 1.0), dtype=torch.float64), *vectors
+
+    def _improve(self, sides: tuple[_Side, _Side], probe, accuracy: float, iterations: int):
+        """tau, the iterations it took, and both sides' rows."""
+        first, second = sides
+        spectrum = self.spectrum.numpy()
         for iteration in range(iterations + 1):
-            if space is None:
+            u, values, vh = np.linalg.svd(first.across @ second.vectors.T)
+            u, tau = u.T, float(values[0])
+            r1 = (vh[:1] @ second.across - tau * (u[:1] @ first.along)).astype(np.float32)
+            r2 = (u[:1] @ first.across - tau * (vh[:1] @ second.along)).astype(np.float32)
+            looks = iteration == 0 and probe is not None
+            if looks:
+                r1, r2 = np.concatenate([r1, probe[0]]), np.concatenate([r2, probe[1]])
+            r1, r2 = r1 @ first.basis.T, r2 @ second.basis.T
+            r1[0], r2[0] = _corrections(r1[0], r2[0], spectrum, tau)
+            missing = _missing(r1[0], r2[0], spectrum, tau)
+            r1, r2 = r1 @ first.basis, r2 @ second.basis
+            missing += max(first.turn(u[0], r1[0]), second.turn(vh[0], r2[0]))
+            if iteration > 0 and missing <= accuracy:
+                return tau, iteration, (first.rows(u[:BLOCK]), second.rows(vh[:BLOCK]))
+            if iteration == iterations or not missing < np.inf:
                 return None
-            (a, sa, ta), (b, sb, tb) = map(pencil.split, space, (0, 1))
-            u, values, vh = torch.linalg.svd(ta @ b.mT)
-            lead, first, second = values[:ROWS, None], u.mT[:ROWS], vh[:ROWS]
-            r1 = second @ tb - lead * (first @ sa)
-            r2 = first @ ta - lead * (second @ sb)
-            r1, r2 = r1.float() @ self.basis1.T, r2.float() @ self.basis2.T
-            residual = float(r1[0].dot(r1[0]) + r2[0].dot(r2[0])) ** 0.5
-            if iteration > 0 and residual <= _allowed(values, accuracy):
-                self.block1, self.block2 = u.mT[:BLOCK] @ a, vh[:BLOCK] @ b
-                self.spent += max(iteration - USUAL, 0)
-                return values[0].clamp(max=1.0), self.block1[0], self.block2[0]
-            if iteration == iterations or not math.isfinite(residual):
-                return None
-            w, v = self._corrections(r1, r2, lead.float())
-            if iteration == 0 and all(bool(side.any()) for side in probe):
-                w = torch.cat([w, self._whitened(probe[0], self.basis1)])
-                v = torch.cat([v, self._whitened(probe[1], self.basis2)])
-            new = pencil.apply(w.to(a.dtype), v.to(b.dtype))
-            # less their part in the space, whose rows are orthonormal
-            new = [
-                n - (n[:, : s.shape[1]] @ s.mT) @ x
-                for n, s, x in zip(new, (sa, sb), space, strict=True)
-            ]
-            new = pencil.orthonormal(new)
-            space = new and [torch.cat(rows) for rows in zip(space, new, strict=True)]
+            first.add(r1)
+            second.add(r2)
         return None
-
-    def _corrections(self, r1: Tensor, r2: Tensor, lead: Tensor) -> tuple[Tensor, Tensor]:
-        """Solve the equations for the residuals (q, d) as if the basis' were today's vectors."""
-        n = len(self.spectrum)
-        distance = lead**2 - self.spectrum**2
-        distance = torch.where(distance < 0, -1.0, 1.0) * distance.abs().clamp(min=MIN_GAP)
-        x, y = r1 / lead, r2 / lead
-        x[:, :n] = (lead * r1[:, :n] + self.spectrum * r2[:, :n]) / distance
-        y[:, :n] = (self.spectrum * r1[:, :n] + lead * r2[:, :n]) / distance
-        return x @ self.basis1, y @ self.basis2
-
-    @staticmethod
-    def _whitened(probe: Tensor, basis: Tensor) -> Tensor:
-        return (probe.to(basis.dtype)[None] @ basis.T) @ basis
 
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
         for name in _BASIS:
@@ -163,39 +199,95 @@ class WarmPair(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
-def _allowed(values: Tensor, accuracy: float) -> float:
-    """Largest residual that keeps the gradient's relative error."""
-    gap, angle = float(values[0] - values[BLOCK - 1]), 1 - float(values[0]) ** 2
-    return 5 * accuracy * max(gap, MIN_ANGLE) * max(angle, MIN_ANGLE**2) ** 0.5
+def _corrections(r1: np.ndarray, r2: np.ndarray, spectrum: np.ndarray, tau: float):
+    """Solve the equations for the residuals (d1,), (d2,) as if the basis' were today's."""
+    n = len(spectrum)
+    distance = tau**2 - spectrum**2
+    distance = np.copysign(np.maximum(np.abs(distance), np.float32(MIN_GAP)), distance)
+    x, y = (r / max(tau, MIN_GAP) for r in (r1, r2))
+    x[:n] = (tau * r1[:n] + spectrum * r2[:n]) / distance
+    y[:n] = (spectrum * r1[:n] + tau * r2[:n]) / distance
+    return x, y
 
 
-class _Pencil:
-    """The two sides' shrunk moments and their cross moments."""
+def _missing(x: np.ndarray, y: np.ndarray, spectrum: np.ndarray, tau: float) -> float:
+    r"""Relative change of the variates' part of the gradient by corrections (d1,) and (d2,).
 
-    def __init__(self, s11: Tensor, s12: Tensor, s22: Tensor, shrinkage: float) -> None:
-        self.s11, self.s12, self.s22 = s11, s12, s22
-        self.ridge1 = shrinkage * s11.diagonal().mean()
-        self.ridge2 = shrinkage * s22.diagonal().mean()
+    With p = X1 a and q = X2 b it is :math:`\partial\tau/\partial X_1 \propto (q - \tau p) a^\top`,
+    and :math:`|q - \tau p| = \sqrt{1 - \tau^2}`: variates that are close make it sensitive. Those
+    of the corrections are taken to be as long and as related as the moments say.
+    """
+    n = len(spectrum)
+    ours, theirs = float(x @ x), float(y @ y)
+    shared = 2 * tau * float((spectrum * x[:n]) @ y[:n])
+    change = max(theirs + tau**2 * ours, ours + tau**2 * theirs) - shared
+    # NaN has to stay
+    return (change if change != change else max(change, 0)) ** 0.5 / max(
+        1 - tau**2, MIN_SINE**2
+    ) ** 0.5
 
-    def apply(self, a: Tensor, b: Tensor) -> list[Tensor]:
-        """Rows a, a S11, a S12 side by side, and b, b S22, b S21."""
-        sa = torch.addcmul(a @ self.s11, a, self.ridge1)
-        sb = torch.addcmul(b @ self.s22, b, self.ridge2)
-        return [torch.cat([a, sa, a @ self.s12], 1), torch.cat([b, sb, b @ self.s12.mT], 1)]
 
-    def split(self, rows: Tensor, side: int) -> tuple[Tensor, Tensor, Tensor]:
-        """The three parts of a side's rows."""
-        own, other = self.s12.shape if side == 0 else self.s12.shape[::-1]
-        return rows.split((own, own, other), 1)
+class _Side:
+    """Vectors of one side, orthonormal in its shrunk moments, and what the moments make of them.
 
-    def orthonormal(self, space: list[Tensor]) -> list[Tensor] | None:
-        """Rows combined to be orthonormal in the moments' metric; None where they are dependent."""
-        combined = []
-        for side, rows in enumerate(space):
-            own, product, _ = self.split(rows, side)
-            lower, fault = torch.linalg.cholesky_ex(product @ own.mT)
-            if bool(fault):
-                return None
-            identity = torch.eye(len(lower), dtype=lower.dtype)
-            combined.append(torch.linalg.solve_triangular(lower, identity, upper=False) @ rows)
-        return combined
+    Args:
+        s (ndarray): (d, d) moments of this side.
+        cross (ndarray): (d, other) moments with the other.
+        shrinkage (float): epsilon.
+        rows (Tensor): (k, 2d + other), vectors v with v S (not shrunk) and v C, float64.
+        basis (Tensor): (d, d) canonical vectors of an earlier solution, float32.
+        most (int): vectors there may come to be.
+    """
+
+    def __init__(self, s, cross, shrinkage: float, rows: Tensor, basis: Tensor, most: int) -> None:
+        self.s, self.cross, self.basis = s, cross, basis.numpy()
+        self.ridge = shrinkage * float(s.diagonal().mean(dtype=np.float64))
+        self.space = np.empty((most, rows.shape[1]))
+        self.count = 0
+        self._take(rows.numpy().copy())
+
+    @property
+    def vectors(self) -> np.ndarray:
+        return self.space[: self.count, : len(self.s)]
+
+    @property
+    def along(self) -> np.ndarray:
+        """The vectors times the shrunk moments."""
+        return self.space[: self.count, len(self.s) : 2 * len(self.s)]
+
+    @property
+    def across(self) -> np.ndarray:
+        """The vectors times the cross moments."""
+        return self.space[: self.count, 2 * len(self.s) :]
+
+    def turn(self, combination: np.ndarray, change: np.ndarray) -> float:
+        """Length of a change over that of the combination of the vectors which it is to change."""
+        vector = combination @ self.vectors
+        return float(np.sqrt(change @ change / (vector @ vector)))
+
+    def add(self, vectors: np.ndarray) -> None:
+        """Take in vectors, less their part in the space."""
+        vectors = vectors.astype(self.s.dtype, copy=False)
+        products = vectors, vectors @ self.s, vectors @ self.cross
+        self._take(np.concatenate(products, 1, dtype=np.float64))
+
+    def rows(self, combinations: np.ndarray) -> np.ndarray:
+        """Combinations of the vectors, as the argument ``rows``."""
+        rows = combinations @ self.space[: self.count]
+        d = len(self.s)
+        rows[:, d : 2 * d] -= self.ridge * rows[:, :d]
+        return rows
+
+    def _take(self, new: np.ndarray) -> None:
+        d, end = len(self.s), self.count + len(new)
+        own = new[:, :d] @ self.along.T
+        new[:, d : 2 * d] += self.ridge * new[:, :d]
+        new -= own @ self.space[: self.count]
+        metric = new[:, d : 2 * d] @ new[:, :d].T
+        if len(new) == 1:
+            new /= np.sqrt(metric)
+            self.space[self.count] = new[0]
+        else:
+            unit = np.linalg.inv(np.linalg.cholesky(metric))
+            np.matmul(unit, new, out=self.space[self.count : end])
+        self.count = end

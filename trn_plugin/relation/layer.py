@@ -13,7 +13,6 @@ from trn_plugin.relation._late import LateFlags
 from trn_plugin.relation._measure import UpdateAndMeasure
 from trn_plugin.relation._members import Members
 from trn_plugin.relation._moments import RunningMoments
-from trn_plugin.relation._ranks import sum_over_ranks
 from trn_plugin.relation._spectrum import mean_square
 from trn_plugin.relation._warm import WarmPair
 from trn_plugin.relation.chance import corrected_similarity
@@ -173,23 +172,21 @@ class TaskRelationLayer(nn.Module):
             taus += [pairs.solve(*options)[0] for pairs in members.pairs]
         return self._corrected(self._by_pair(taus))
 
-    def solve(self, members: Members, x: Tensor, dtype: torch.dtype) -> list[tuple[Tensor, ...]]:
+    def solve(
+        self, members: Members, x: Tensor, w: Tensor, dtype: torch.dtype
+    ) -> list[tuple[Tensor, ...]]:
         """tau, a and b of each class of pairs of a group, after an update with features x."""
         solved, factors = [], {}
-        accuracy, iterations = (1e-9, 12) if dtype == torch.float64 else (1e-3, 8)
+        accuracy, iterations = (1e-9, 24) if dtype == torch.float64 else (5e-4, 12)
         for pairs in members.pairs:
             if not pairs.is_wide or self.statistic != LARGEST:
                 solved.append(pairs.solve(members.group, self.shrinkage, factors, self._method))
                 continue
-            signs = x.new_ones(x.shape[1])
-            signs[1::2] = -1
-            # of all ranks' samples, or their warm starts would drift apart
-            sides = pairs.take(x)
-            probe = sum_over_ranks(torch.cat([signs @ side[0] for side in sides]))
-            probe = probe.split([side.shape[-1] for side in sides])
             moments = (s[0] for s in pairs.moments(members.group))
+            batch = tuple(side[0] for side in pairs.take(x))
+            gain = float(pairs.by_set(w)[0])
             *triple, exact = self.warm[str(pairs.pairs[0])].solve(
-                *moments, self.shrinkage, probe, accuracy, iterations
+                *moments, self.shrinkage, batch, self.momentum, gain, accuracy, iterations
             )
             solved.append(tuple(t[None] for t in triple))
             self.steps += torch.tensor([1, exact])
@@ -224,10 +221,10 @@ class TaskRelationLayer(nn.Module):
         for faulty in self._flags.take():
             self._raise_if_faulty(faulty)
         *taus, faulty = UpdateAndMeasure.apply(self, masks, *features)
-        if device.type == "cpu":
-            self._raise_if_faulty(faulty)
-        else:
+        if device.type != "cpu":
             self._flags.put(faulty)
+        elif faulty is not None:
+            self._raise_if_faulty(faulty)
         return self._corrected(self._by_pair(taus)).to(dtype)
 
     def extra_repr(self) -> str:
