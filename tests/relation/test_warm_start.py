@@ -161,12 +161,15 @@ def test_wide_tasks_without_any_relation_or_variance():
         assert not gradients(tau, f1)[0].any()
 
 
-def test_moments_that_met_another_device_type_load_here():
+def test_moments_of_another_device_type_or_version_load_here():
     layer = TaskRelationLayer(0.9)
     for f1, f2 in drifting(3, 32, 100, 100, torch.float32):
         layer(f1, f2)
-    state = layer.state_dict()
+    state = copy.deepcopy(layer.state_dict())
     elsewhere = {k: v for k, v in state.items() if not k.startswith("warm.")}
-    restored = TaskRelationLayer(0.9)
-    restored.load_state_dict(elsewhere)
-    assert restored(f1, f2).item() == pytest.approx(layer(f1, f2).item(), abs=1e-6)
+    earlier = {k.replace("rows", "block"): v for k, v in state.items()}
+    expected = layer(f1, f2).item()
+    for written in (elsewhere, earlier):
+        restored = TaskRelationLayer(0.9)
+        restored.load_state_dict(written)
+        assert restored(f1, f2).item() == pytest.approx(expected, abs=1e-6)

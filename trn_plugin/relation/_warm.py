@@ -26,8 +26,6 @@ MIN_SINE = 1e-3  # between the two variates: where they are closer the gradient 
 USUAL = 2  # iterations with a fresh basis
 WORTH = 0.2  # iterations that an exact solution is worth, for each feature
 
-_BASIS = ("basis1", "basis2", "spectrum", "rows1", "rows2", "spent")
-
 
 class WarmPair(nn.Module):
     """Largest canonical correlation of one pair of wide tasks, step after step.
@@ -39,14 +37,16 @@ class WarmPair(nn.Module):
     that the old basis has cost add up to the cost of a new one.
     """
 
+    STATE = ("basis1", "basis2", "spectrum", "rows1", "rows2", "spent")
+
     def __init__(self) -> None:
         super().__init__()
-        for name in _BASIS:
+        for name in self.STATE:
             self.register_buffer(name, None)
 
     def forget(self) -> None:
         """Take the exact route at the next step."""
-        for name in _BASIS:
+        for name in self.STATE:
             setattr(self, name, None)
 
     @staticmethod
@@ -193,7 +193,7 @@ class WarmPair(nn.Module):
         return None
 
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
-        for name in _BASIS:
+        for name in self.STATE:
             saved = state_dict.get(prefix + name)
             setattr(self, name, None if saved is None else torch.empty_like(saved))
         super()._load_from_state_dict(state_dict, prefix, *args)

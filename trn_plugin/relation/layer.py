@@ -332,8 +332,10 @@ class TaskRelationLayer(nn.Module):
         widths = state_dict.get(f"{prefix}widths")
         if self.dims is None and widths is not None:
             self._start(widths.tolist(), widths.device)
-        # where a device has no use for it, what wide pairs start warm from is left out
+        # what wide pairs start warm from is left out where a device has no use for it, and where
+        # another version wrote it
         for key in [k for k in state_dict if k.startswith(f"{prefix}warm.")]:
-            if key.removeprefix(f"{prefix}warm.").split(".")[0] not in self.warm:
+            pair, name = key.removeprefix(f"{prefix}warm.").split(".", 1)
+            if pair not in self.warm or name not in WarmPair.STATE:
                 del state_dict[key]
         super()._load_from_state_dict(state_dict, prefix, *args)
