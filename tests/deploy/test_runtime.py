@@ -169,6 +169,27 @@ def test_foreign_damaged_and_newer_metadata_is_refused(
     assert "changed.onnx" in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("task", "key", "names", "message"),
+    [
+        ("pose", "classes", ["a"], r"1 classes of pose, .* \(N, 1\), found \(N, 2\)"),
+        ("pose", "classes", ["a", "b", "c"], r"3 classes of pose"),
+        ("smile", "names", ["a", "b", "c"], r"3 names of smile"),
+        ("landmarks", "names", ["a"], r"1 points of landmarks, .* \(N, 1, 2\), found \(N, 2, 2\)"),
+    ],
+)
+def test_as_many_names_as_outputs(tmp_path, metadata, write_model, task, key, names, message):
+    metadata["tasks"] = {**metadata["tasks"], task: {**metadata["tasks"][task], key: names}}
+    with pytest.raises(CheckpointError, match=rf"changed\.onnx: .*{message}"):
+        FaceTaskPredictor(write_model(tmp_path / "changed.onnx", metadata))
+
+
+def test_an_output_whose_size_is_not_declared_is_checked_when_it_is_there(predictor):
+    predictor.tasks["pose"]["classes"].append("third")
+    with pytest.raises(CheckpointError, match=r"3 classes of pose, .* found \(N, 2\)"):
+        predictor.predict([picture(8, 8)])
+
+
 def test_an_unavailable_provider_is_named(mean_colour_model):
     with pytest.raises(ConfigError, match="no provider 'AbacusExecutionProvider'"):
         FaceTaskPredictor(mean_colour_model, providers=["AbacusExecutionProvider"])

@@ -24,6 +24,7 @@ __all__ = ["FaceTaskPredictor", "cut_face", "open_session", "providers_of"]
 
 Box = tuple[int, int, int, int]
 
+NOUNS = {"landmarks": "points", "class": "classes", "attributes": "names", "values": "names"}
 DTYPES = {"tensor(uint8)": np.uint8, "tensor(float)": np.float32}
 
 
@@ -111,7 +112,8 @@ class FaceTaskPredictor:
         metadata (dict): all that the file says of itself.
 
     Raises:
-        CheckpointError: if the file is missing, damaged, of another origin or of a newer format.
+        CheckpointError: if the file is missing, damaged, of another origin or of a newer format,
+            or names more or fewer points or classes than it gives.
         ConfigError: if a provider is not available.
 
     Example::
@@ -145,6 +147,27 @@ class FaceTaskPredictor:
                 f"found {inputs[INPUT_NAME]}; export again"
             )
         self.dtype = DTYPES[inputs[INPUT_NAME]]
+        for value in self.session.get_outputs():
+            self._check_shape(value.name, value.shape)
+
+    def _check_shape(self, output: str, shape: Sequence) -> None:
+        """Whether an output has an element for each name; a size that is no number is open."""
+        if output not in self.tasks:
+            return
+        task = self.tasks[output]
+        count = len(task_names(task))
+        expected = [count, 2] if task["kind"] == "landmarks" else [count]
+        found = list(shape)[1:]
+        same = len(found) == len(expected) and all(
+            size == wanted or not isinstance(size, int)
+            for size, wanted in zip(found, expected, strict=True)
+        )
+        if shape and not same:
+            raise CheckpointError(
+                f"{self.path}: its metadata names {count} {NOUNS[task['kind']]} of {output}, which "
+                f"need an output of {_times(['N', *expected])}, found {_times(['N', *found])}; "
+                "export again"
+            )
 
     def __repr__(self) -> str:
         height, width = self.input_size
@@ -220,7 +243,13 @@ class FaceTaskPredictor:
         """
         images = np.ascontiguousarray(images, dtype=self.dtype)
         outputs = self.session.run(None, {INPUT_NAME: images})
+        for name, values in zip(self.outputs, outputs, strict=True):
+            self._check_shape(name, values.shape)
         return dict(zip(self.outputs, outputs, strict=True))
+
+
+def _times(sizes: Sequence) -> str:
+    return f"({', '.join(map(str, sizes))})"
 
 
 def cut_face(image: np.ndarray, box: Box | None, where: str) -> np.ndarray:
