@@ -1,10 +1,11 @@
 import cv2
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 
 from trn_plugin.deploy import FaceTaskPredictor
-from trn_plugin.deploy.runtime import open_session
+from trn_plugin.deploy.runtime import open_session, providers_of
 from trn_plugin.errors import CheckpointError, ConfigError, DataError
 
 
@@ -193,6 +194,45 @@ def test_an_output_whose_size_is_not_declared_is_checked_when_it_is_there(predic
 def test_an_unavailable_provider_is_named(mean_colour_model):
     with pytest.raises(ConfigError, match="no provider 'AbacusExecutionProvider'"):
         FaceTaskPredictor(mean_colour_model, providers=["AbacusExecutionProvider"])
+
+
+CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
+
+
+@pytest.fixture(params=["falls back", "raises"])
+def broken_cuda(monkeypatch, request):
+    """An onnxruntime with CUDA where no GPU can be used: it says so, or takes the CPU."""
+    create = onnxruntime.InferenceSession
+
+    def session(path, options, providers, **others):
+        if CUDA in providers and request.param == "raises":
+            assert others == {"enable_fallback": 0}  # else onnxruntime prints and goes on
+            raise RuntimeError("CUDA failure 100: no CUDA-capable device is detected\nmore")
+        return create(path, options, providers=[CPU], **others)
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    return request.param
+
+
+def test_cuda_that_was_asked_for_does_not_become_the_cpu(mean_colour_model, broken_cuda):
+    with pytest.raises(ConfigError, match=f"cannot start the provider '{CUDA}'") as error:
+        FaceTaskPredictor(mean_colour_model, providers_of("cuda"))
+    assert "\n" not in str(error.value)
+    assert ("no CUDA-capable device" in str(error.value)) == (broken_cuda == "raises")
+
+
+def test_the_default_takes_the_cpu_where_cuda_cannot_start(mean_colour_model, broken_cuda, capfd):
+    predictor = FaceTaskPredictor(mean_colour_model)
+    assert predictor.session.get_providers() == [CPU]
+    assert len(predictor.predict([picture(8, 8)])) == 1
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_broken_file_is_told_as_such_with_cuda_too(tmp_path, broken_cuda):
+    (tmp_path / "model.onnx").write_bytes(b"not a model")
+    with pytest.raises(CheckpointError, match=r"model\.onnx: onnxruntime cannot load it"):
+        FaceTaskPredictor(tmp_path / "model.onnx", providers_of("cuda"))
 
 
 def test_a_grey_picture_is_read_as_three_channels(predictor, tmp_path):

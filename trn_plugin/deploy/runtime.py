@@ -17,7 +17,7 @@ from trn_plugin.deploy.metadata import (
     parse_metadata,
     task_names,
 )
-from trn_plugin.errors import CheckpointError, ConfigError, DataError
+from trn_plugin.errors import CheckpointError, ConfigError, DataError, first_line, printable
 from trn_plugin.geometry import LARGEST_BOX, crop
 
 __all__ = ["FaceTaskPredictor", "cut_face", "open_session", "providers_of"]
@@ -25,6 +25,8 @@ __all__ = ["FaceTaskPredictor", "cut_face", "open_session", "providers_of"]
 Box = tuple[int, int, int, int]
 
 NOUNS = {"landmarks": "points", "class": "classes", "attributes": "names", "values": "names"}
+WARNINGS, SILENT = 2, 4
+"""onnxruntime's severities of log: its default, and fatal errors only."""
 DTYPES = {"tensor(uint8)": np.uint8, "tensor(float)": np.float32}
 
 
@@ -54,9 +56,10 @@ def open_session(
     Raises:
         CheckpointError: if the file is missing, is no ONNX model that onnxruntime can run, or
             takes weights from another file.
-        ConfigError: if a provider is not available.
+        ConfigError: if a provider is not available, or one asked for cannot be started.
     """
     available = onnxruntime.get_available_providers()
+    asked = providers or ()
     if providers is None:
         wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
         providers = [name for name in wanted if name in available]
@@ -72,11 +75,39 @@ def open_session(
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads or 0
+    cpu, failure = ["CPUExecutionProvider"], ""
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=list(providers))
+        session = _create_session(path, options, providers)
     except Exception as error:  # onnxruntime's errors share no base class
-        reason = str(error).split(f"{path} failed:")[-1].split("\n")[0].strip()
-        raise CheckpointError(f"{path}: onnxruntime cannot load it: {reason}") from error
+        failure = first_line(error)
+        try:
+            if list(providers) == cpu:
+                raise
+            session = _create_session(path, options, cpu)
+        except Exception as error:
+            reason = str(error).split(f"{path} failed:")[-1].split("\n")[0].strip()
+            raise CheckpointError(f"{path}: onnxruntime cannot load it: {reason}") from error
+    missing = [name for name in asked if name not in session.get_providers()]
+    if missing:
+        raise ConfigError(
+            f"onnxruntime cannot start the provider {missing[0]!r} here"
+            + (f": {printable(failure)}" if failure else "; it would fall back to the CPU")
+        )
+    return session
+
+
+def _create_session(
+    path: str, options: onnxruntime.SessionOptions, providers: Sequence[str]
+) -> onnxruntime.InferenceSession:
+    """A session whose failures are exceptions only: nothing is logged, printed or tried again."""
+    # What fails in CUDA's libraries goes to the logger of the process.
+    onnxruntime.set_default_logger_severity(SILENT)
+    try:
+        return onnxruntime.InferenceSession(
+            str(path), options, providers=list(providers), enable_fallback=0
+        )
+    finally:
+        onnxruntime.set_default_logger_severity(WARNINGS)
 
 
 def _names_another_file(path: str) -> bool:
@@ -114,7 +145,7 @@ class FaceTaskPredictor:
     Raises:
         CheckpointError: if the file is missing, damaged, of another origin or of a newer format,
             or names more or fewer points or classes than it gives.
-        ConfigError: if a provider is not available.
+        ConfigError: if a provider is not available, or one asked for cannot be started.
 
     Example::
 
