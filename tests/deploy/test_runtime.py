@@ -4,7 +4,7 @@ import onnx
 import onnxruntime
 import pytest
 
-from trn_plugin.deploy import FaceTaskPredictor
+from trn_plugin.deploy import FaceTaskPredictor, runtime
 from trn_plugin.deploy.runtime import open_session, providers_of
 from trn_plugin.errors import CheckpointError, ConfigError, DataError
 
@@ -63,6 +63,42 @@ def test_only_equal_sizes_share_a_batch_and_no_batch_is_too_large(predictor, mon
     predictor.predict([picture(8, 8)] * 5 + [picture(6, 8)], batch_size=3)
     assert sorted(shape[0] for shape in shapes) == [1, 2, 3]
     assert {shape[1:3] for shape in shapes} == {(8, 8), (6, 8)}
+
+
+def test_large_pictures_share_a_batch_only_up_to_its_pixels(predictor, monkeypatch):
+    images = [picture(*size, seed) for seed, size in enumerate([(8, 8)] * 5 + [(40, 9)] * 2)]
+    together = predictor.predict(images)
+    run, shapes = predictor.run, []
+    monkeypatch.setattr(predictor, "run", lambda images: shapes.append(images.shape) or run(images))
+    monkeypatch.setattr(runtime, "LARGEST_BATCH", 2 * 8 * 8 + 63)
+    apart = predictor.predict(images)
+    assert [shape[:3] for shape in shapes] == [
+        (2, 8, 8),
+        (2, 8, 8),
+        (1, 8, 8),
+        (1, 40, 9),  # larger than the limit
+        (1, 40, 9),
+    ]
+    for one, other in zip(together, apart, strict=True):
+        np.testing.assert_allclose(one["landmarks"], other["landmarks"], rtol=1e-6)
+        assert one["smile"] == pytest.approx(other["smile"])
+
+
+def test_a_failure_of_onnxruntime_names_the_batch(predictor, monkeypatch):
+    class Failing:
+        def run(self, *arguments):
+            raise onnxruntime.capi.onnxruntime_pybind11_state.RuntimeException(
+                "Failed to allocate memory\nfor requested buffer"
+            )
+
+    monkeypatch.setattr(predictor, "session", Failing())
+    with pytest.raises(CheckpointError) as error:
+        predictor.predict([picture(8, 9)] * 3, names=["a.png", "b.png", "c.png"], batch_size=2)
+    message = str(error.value)
+    assert message.startswith(f"a.png to b.png: {predictor.path}: onnxruntime cannot run it")
+    assert "batch of (2, 8, 9, 3): Failed to allocate memory; " in message
+    assert "--batch-size" in message
+    assert "\n" not in message
 
 
 def test_no_pictures_give_no_results(predictor):

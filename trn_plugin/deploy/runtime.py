@@ -27,6 +27,8 @@ Box = tuple[int, int, int, int]
 NOUNS = {"landmarks": "points", "class": "classes", "attributes": "names", "values": "names"}
 WARNINGS, SILENT = 2, 4
 """onnxruntime's severities of log: its default, and fatal errors only."""
+LARGEST_BATCH = 32_000_000
+"""Pixels run at once, unless one picture has more: a float32 copy of them takes 384 MB."""
 DTYPES = {"tensor(uint8)": np.uint8, "tensor(float)": np.float32}
 
 
@@ -217,7 +219,8 @@ class FaceTaskPredictor:
             images: pictures or crops, each (H, W, 3) uint8 RGB; sizes may differ.
             boxes: one for each picture: (x0, y0, x1, y1) in whole pixels, x1 and y1 excluded, or
                 None for the whole picture. A box may reach beyond the picture (black there).
-            batch_size: faces run at once; only crops of one size share a batch.
+            batch_size: faces run at once; only crops of one size share a batch, and only as many
+                as have 32 million pixels together.
             names: how to call each picture in a message; default "picture 0" and so on.
 
         Returns:
@@ -228,6 +231,7 @@ class FaceTaskPredictor:
 
         Raises:
             DataError: if a picture or box cannot be used; the message names it.
+            CheckpointError: if onnxruntime fails, for want of memory for example.
         """
         if boxes is None:
             boxes = [None] * len(images)
@@ -241,26 +245,41 @@ class FaceTaskPredictor:
         corners = [(0, 0) if box is None else box[:2] for box in boxes]
         return [
             {name: _readable(task, found[name], corner) for name, task in self.tasks.items()}
-            for found, corner in zip(self.run_each(crops, batch_size), corners, strict=True)
+            for found, corner in zip(self.run_each(crops, batch_size, names), corners, strict=True)
         ]
 
     def run_each(
-        self, images: Sequence[np.ndarray], batch_size: int = 32
+        self,
+        images: Sequence[np.ndarray],
+        batch_size: int = 32,
+        names: Sequence[str] | None = None,
     ) -> list[dict[str, np.ndarray]]:
         """The bare outputs of each picture, as of :meth:`run` without the first axis.
 
         Args:
-            images: each (H, W, 3) uint8 RGB; only those of one size share a batch.
+            images: each (H, W, 3) uint8 RGB; only those of one size share a batch, and only as
+                many as have 32 million pixels together.
             batch_size: pictures run at once.
+            names: as of :meth:`predict`.
+
+        Raises:
+            CheckpointError: if onnxruntime fails, for want of memory for example.
         """
+        if names is None:
+            names = [f"picture {index}" for index in range(len(images))]
         by_size: dict[tuple[int, ...], list[int]] = {}
         for index, image in enumerate(images):
             by_size.setdefault(image.shape, []).append(index)
         results: list[dict] = [{} for _ in images]
-        for indices in by_size.values():
-            for start in range(0, len(indices), batch_size):
-                chunk = indices[start : start + batch_size]
-                outputs = self.run(np.stack([images[index] for index in chunk]))
+        for (height, width, *_), indices in by_size.items():
+            at_once = min(batch_size, max(LARGEST_BATCH // (height * width), 1))
+            for start in range(0, len(indices), at_once):
+                chunk = indices[start : start + at_once]
+                try:
+                    outputs = self.run(np.stack([images[index] for index in chunk]))
+                except CheckpointError as error:
+                    last = f" to {names[chunk[-1]]}" if len(chunk) > 1 else ""
+                    raise CheckpointError(f"{names[chunk[0]]}{last}: {error}") from error
                 for row, index in enumerate(chunk):
                     results[index] = {name: values[row] for name, values in outputs.items()}
         return results
@@ -271,9 +290,19 @@ class FaceTaskPredictor:
         Landmarks are (N, P, 2) pixels of the given pictures, classes (N, C) and attributes (N, A)
         probabilities, values (N, V). A file exported with features also gives ``hidden/<task>`` and
         ``output/<task>``, (N, d).
+
+        Raises:
+            CheckpointError: if onnxruntime fails, for want of memory for example.
         """
-        images = np.ascontiguousarray(images, dtype=self.dtype)
-        outputs = self.session.run(None, {INPUT_NAME: images})
+        size = _times(images.shape)
+        try:
+            images = np.ascontiguousarray(images, dtype=self.dtype)
+            outputs = self.session.run(None, {INPUT_NAME: images})
+        except Exception as error:  # onnxruntime's errors share no base class
+            raise CheckpointError(
+                f"{self.path}: onnxruntime cannot run it on a batch of {size}: "
+                f"{printable(first_line(error))}; a smaller --batch-size needs less memory"
+            ) from error
         for name, values in zip(self.outputs, outputs, strict=True):
             self._check_shape(name, values.shape)
         return dict(zip(self.outputs, outputs, strict=True))
