@@ -63,7 +63,9 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         "--boxes",
         metavar="CSV",
         help="faces as rows of image,x0,y0,x1,y1 under that header, whose order the results keep; "
-        "without IMAGE, all of them",
+        "without IMAGE, all of them; a row that cannot be read or whose picture is missing stops "
+        "the run before it begins, a box outside its picture or a picture that cannot be read "
+        "costs only its own faces",
     )
     parser.add_argument(
         "--out-dir", default="predictions", metavar="D", help="for what is drawn (%(default)s)"
@@ -85,7 +87,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         type=int,
         default=16,
         metavar="N",
-        help="faces of one size at once (%(default)s)",
+        help="faces of one size at once (%(default)s), fewer if they have over 32 million pixels",
     )
     return parser.parse_args(arguments)
 

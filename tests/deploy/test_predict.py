@@ -2,6 +2,7 @@ import csv
 import json
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import cv2
@@ -125,6 +126,8 @@ def test_boxes_of_a_file_give_several_faces_a_picture(tmp_path, mean_colour_mode
     [
         ("gone.onnx face.png", "gone.onnx: no such file"),
         ("boxes.csv face.png", "boxes.csv: onnxruntime cannot load it"),
+        ("epoch_1.pth face.png", "; expected a file written by tools/export_onnx.py"),
+        ("M --boxes gone_picture.csv", "gone_picture.csv:3: no such picture: gone.png"),
         ("M", "expected a picture"),
         ("M gone.png", "gone.png: no such picture"),
         ("M boxes.csv", "boxes.csv: not a readable picture"),
@@ -156,6 +159,11 @@ def test_bad_input_gets_one_line_and_exit_code_2(tmp_path, mean_colour_model, ar
     (tmp_path / "empty").mkdir()
     (tmp_path / "broken.avi").write_bytes(b"no video")
     (tmp_path / "boxes.csv").write_text("image,x0,y0,x1,y1\nother.png,0,0,9,9\n")
+    (tmp_path / "gone_picture.csv").write_text(
+        "image,x0,y0,x1,y1\nother.png,0,0,9,9\ngone.png,0,0,9,9\n"
+    )
+    with zipfile.ZipFile(tmp_path / "epoch_1.pth", "w") as checkpoint:  # as torch.save writes
+        checkpoint.writestr("epoch_1/data.pkl", b"\x80\x02}q\x00.")
     model = mean_colour_model.name
     done = run(*(model if word == "M" else word for word in arguments.split()), cwd=tmp_path)
     assert done.returncode == 2

@@ -25,6 +25,7 @@ __all__ = ["FaceTaskPredictor", "cut_face", "open_session", "providers_of"]
 Box = tuple[int, int, int, int]
 
 NOUNS = {"landmarks": "points", "class": "classes", "attributes": "names", "values": "names"}
+EXPORTED = "a file written by tools/export_onnx.py"
 WARNINGS, SILENT = 2, 4
 """onnxruntime's severities of log: its default, and fatal errors only."""
 LARGEST_BATCH = 32_000_000
@@ -71,7 +72,7 @@ def open_session(
             f"onnxruntime has no provider {unknown[0]!r} here; it has {', '.join(available)}"
         )
     if not Path(path).is_file():
-        raise CheckpointError(f"{path}: no such file; expected an .onnx file")
+        raise CheckpointError(f"{path}: no such file; expected {EXPORTED}")
     if _names_another_file(path):
         raise CheckpointError(f"{path}: refused, it takes weights from another file")
     options = onnxruntime.SessionOptions()
@@ -88,7 +89,9 @@ def open_session(
             session = _create_session(path, options, cpu)
         except Exception as error:
             reason = str(error).split(f"{path} failed:")[-1].split("\n")[0].strip()
-            raise CheckpointError(f"{path}: onnxruntime cannot load it: {reason}") from error
+            raise CheckpointError(
+                f"{path}: onnxruntime cannot load it: {reason}; expected {EXPORTED}"
+            ) from error
     missing = [name for name in asked if name not in session.get_providers()]
     if missing:
         raise ConfigError(
