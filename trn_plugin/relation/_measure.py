@@ -26,7 +26,7 @@ class UpdateAndMeasure(torch.autograd.Function):
 
     The arguments are a ``TaskRelationLayer``, the masks (N, T) or None, and the features of each
     task; the values are tau (P_c,) of each of the layer's classes of pairs, and (T,) int, above 0
-    where features are not finite, or None where a CPU saw that all are.
+    where features are not finite; None on a CPU, where such features are an error at once.
     """
 
     @staticmethod
@@ -35,9 +35,9 @@ class UpdateAndMeasure(torch.autograd.Function):
         dtype = features[0].dtype
         for f in features[1:]:
             dtype = torch.promote_types(dtype, f.dtype)
-        taus, saved, faults = [], [], []
+        taus, saved, updated, faults = [], [], [], []
         with _full_precision(device):
-            products = [members.group.follow(dtype) for members in layer.members]
+            products = [members.group.product_dtype(dtype) for members in layer.members]
             narrow = device.type == "cpu" and all(d == torch.float32 for d in products)
             joint_dtype = torch.float32 if narrow else working_dtype(device)
             joint = torch.cat([f.detach().to(joint_dtype) for f in features], 1)
@@ -45,10 +45,20 @@ class UpdateAndMeasure(torch.autograd.Function):
                 group = members.group
                 mask = None if masks is None else masks[:, members.tasks].all(2).T
                 x, count = centre(members.take(joint), mask, product_dtype)
+                if device.type == "cpu" and x.dtype == torch.float32 and group.is_dominated(x):
+                    working = working_dtype(device)
+                    x, count = centre(members.take(joint).to(working), mask, working)
+                group.keep_in(x.dtype)
                 w, bad = group.update(x, count, layer.momentum)
                 if bad is not None:
                     faults.append((members.tasks, bad))
                     x = torch.where((w > 0)[:, None, None], x, 0.0)
+                updated.append((x, w))
+            faulty = _faulty_tasks(faults, len(features), device) if faults else None
+            if device.type == "cpu" and faults:
+                layer.raise_if_faulty(faulty)
+                faulty = None
+            for members, (x, w) in zip(layer.members, updated, strict=True):
                 solved = layer.solve(members, x, w, dtype)
                 taus.extend(tau for tau, *_ in solved)
                 saved.extend([x, w * world_size(), *(t for found in solved for t in found)])
@@ -57,12 +67,8 @@ class UpdateAndMeasure(torch.autograd.Function):
         ctx.kept = len(solved[0])
         ctx.shrinkage = layer.shrinkage
         ctx.features = [(f.shape[1], f.dtype) for f in features]
-        if not faults:
-            return *taus, None
-        faulty = torch.zeros(len(features), dtype=torch.int64, device=device)
-        for tasks, bad in faults:
-            faulty.index_add_(0, tasks.flatten(), bad.flatten().to(faulty.dtype))
-        ctx.mark_non_differentiable(faulty)
+        if faulty is not None:
+            ctx.mark_non_differentiable(faulty)
         return *taus, faulty
 
     @staticmethod
@@ -91,6 +97,14 @@ class UpdateAndMeasure(torch.autograd.Function):
         widths, dtypes = zip(*ctx.features, strict=True)
         by_task = total.split(widths, 1)
         return None, None, *(g.to(dtype) for g, dtype in zip(by_task, dtypes, strict=True))
+
+
+def _faulty_tasks(faults: list, tasks: int, device: torch.device) -> Tensor:
+    """(T,) numbers of sets in which a task's features are not finite."""
+    faulty = torch.zeros(tasks, dtype=torch.int64, device=device)
+    for members, bad in faults:
+        faulty.index_add_(0, members.flatten(), bad.flatten().to(faulty.dtype))
+    return faulty
 
 
 def _gradient(x1: Tensor, x2: Tensor, tau: Tensor, a: Tensor, b: Tensor, shrinkage: float):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -11,9 +12,11 @@ from trn_plugin.relation._ranks import sum_over_ranks, working_dtype, world_size
 
 __all__ = ["RunningMoments", "centre"]
 
-# from this many features on products are taken in the features' own precision (on a CPU the
-# moments are kept in it too, for the time goes into memory), without blocks that symmetry gives
+# from this many features on products are taken in the features' own precision, blocks that
+# symmetry gives are left out, and the time goes into arithmetic instead of calls
 WIDE = 192
+# share of a task's variance in one direction above which float64 is used
+DOMINANT = 0.35
 
 
 def centre(x: Tensor, mask: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -58,8 +61,8 @@ class RunningMoments(nn.Module):
     Args:
         sets (Sequence[tuple[int, ...]]): indices of the tasks of each set.
         dims (tuple[int, ...]): widths of a set's tasks, the same for every set; D is their sum.
-        device (torch.device): where the moments are kept, in :func:`working_dtype`, or, wide ones
-            of float32 features on a CPU, in float32.
+        device (torch.device): where the moments are kept, in :func:`working_dtype`, or on a CPU as
+            :meth:`keep_in` says.
     """
 
     def __init__(
@@ -88,14 +91,33 @@ class RunningMoments(nn.Module):
         start = sum(self.dims[:index])
         return slice(start, start + self.dims[index])
 
-    def follow(self, features: torch.dtype) -> torch.dtype:
-        """What features are multiplied in; moments of a CPU that are wide take it over."""
-        if not self._is_wide:
-            return self.moments.dtype
-        dtype = torch.promote_types(features, torch.float32)
-        if self.moments.device.type == "cpu" and self.moments.dtype != dtype:
+    def product_dtype(self, features: torch.dtype) -> torch.dtype:
+        """What (N, D) features are multiplied in: wide float32 ones stay float32."""
+        dtype = working_dtype(self.moments.device)
+        narrow = torch.promote_types(features, torch.float32)
+        return narrow if self._is_wide and narrow != torch.float64 else dtype
+
+    def is_dominated(self, x: Tensor) -> bool:
+        """Whether much of the variance of a task's (B, N, D) features on a CPU is in one direction.
+
+        Then float32 would drown what else there is, in products as in moments.
+        """
+        with np.errstate(all="ignore"):
+            for rows in x.numpy():
+                for index in range(len(self.dims)):
+                    own = rows[:, self.slot(index)]
+                    direction = own[0]
+                    for _ in range(2):  # power steps: all it takes where one direction dominates
+                        variate = own @ (direction / np.sqrt(direction @ direction))
+                        direction = variate @ own
+                    if variate @ variate > DOMINANT * np.vdot(own, own):
+                        return True
+        return False
+
+    def keep_in(self, dtype: torch.dtype) -> None:
+        """On a CPU wide moments are kept in what is multiplied: time goes into their memory."""
+        if self._is_wide and self.moments.device.type == "cpu" and self.moments.dtype != dtype:
             self.moments = self.moments.to(dtype)
-        return dtype
 
     def update(self, x: Tensor, count: Tensor, momentum: float) -> tuple[Tensor, Tensor | None]:
         """Take in a batch, unless it has fewer than two samples or is not finite.
@@ -162,6 +184,7 @@ class RunningMoments(nn.Module):
         ]
         if world_size() == 1:
             return blocks
+        blocks = [block.to(self.moments.dtype) for block in blocks]
         sizes = [block.numel() for block in blocks]
         summed = sum_over_ranks(torch.cat([block.flatten() for block in blocks])).split(sizes)
         return [s.view(block.shape) for s, block in zip(summed, blocks, strict=True)]

@@ -4,9 +4,9 @@ A block Davidson iteration for the pair of equations :math:`S_{12} b = \\tau S_{
 :math:`S_{21} a = \\tau S_{22} b`. The correction of a residual takes the canonical vectors of an
 earlier, exact solution for those of now (Davidson, J. Comput. Phys. 17, 1975): in that basis the
 equations are nearly diagonal. What the moments make of the vectors carried from step to step
-follows the moments' own update, so that a step reads the wide matrices only for what is new; in
-float32 its rounding is then that of small corrections. In NumPy, whose products of a matrix and a
-vector or two, and whose small decompositions, take a third of PyTorch's time.
+follows the moments' own update, so that a step reads the wide matrices only for what is new. In
+NumPy, whose products of a matrix and a vector or two, and whose small decompositions, take a
+third of PyTorch's time.
 """
 
 from __future__ import annotations
@@ -176,7 +176,7 @@ class WarmPair(nn.Module):
             u, tau = u.T, float(values[0])
             r1 = (vh[:1] @ second.across - tau * (u[:1] @ first.along)).astype(np.float32)
             r2 = (u[:1] @ first.across - tau * (vh[:1] @ second.along)).astype(np.float32)
-            looks = iteration == 0 and probe is not None
+            looks = iteration == 0 and probe is not None and all(p.any() for p in probe)
             if looks:
                 r1, r2 = np.concatenate([r1, probe[0]]), np.concatenate([r2, probe[1]])
             r1, r2 = r1 @ first.basis.T, r2 @ second.basis.T

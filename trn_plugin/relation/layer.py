@@ -219,12 +219,10 @@ class TaskRelationLayer(nn.Module):
             return self.similarity().to(dtype)
         masks = self._masks(mask, features)
         for faulty in self._flags.take():
-            self._raise_if_faulty(faulty)
+            self.raise_if_faulty(faulty)
         *taus, faulty = UpdateAndMeasure.apply(self, masks, *features)
-        if device.type != "cpu":
+        if faulty is not None:
             self._flags.put(faulty)
-        elif faulty is not None:
-            self._raise_if_faulty(faulty)
         return self._corrected(self._by_pair(taus)).to(dtype)
 
     def extra_repr(self) -> str:
@@ -320,7 +318,8 @@ class TaskRelationLayer(nn.Module):
         first, second = (side.view(taus.shape) for side in self._sides.T)
         return corrected_similarity(taus, self.effective_sample_size, first, second)
 
-    def _raise_if_faulty(self, faulty: Tensor) -> None:
+    def raise_if_faulty(self, faulty: Tensor) -> None:
+        """ValueError where features were not finite; (T,) int, above 0 for such a task."""
         if bool(faulty.any()):
             names = [self.name_of(task) for task, bad in enumerate(faulty.tolist()) if bad]
             raise ValueError(
