@@ -244,7 +244,12 @@ def predict(args: argparse.Namespace) -> int:
     inputs = [*faces, *videos]
     named = [("--jsonl", jsonl), *([("--csv", table)] if table else [])]
     check_outputs(named, args, inputs)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"--out-dir {folder}: cannot be made: {error.strerror or error}"
+        ) from error
     suffixes = [".jpg"] * len(faces) + [".mp4"] * len(videos)
     outputs = dict(zip(inputs, output_paths(inputs, folder, suffixes), strict=True))
     results = Results(predictor.tasks, jsonl, table)

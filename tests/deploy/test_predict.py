@@ -150,7 +150,10 @@ def test_boxes_of_a_file_give_several_faces_a_picture(tmp_path, mean_colour_mode
         ("M face.png --csv a.txt --jsonl a.txt", "would be overwritten"),
         ("M face.png --batch-size 0", "--batch-size: expected at least 1"),
         ("M face.png --jsonl face.png", "would be overwritten"),
-        ("M face.png --out-dir face.png", "face.png"),
+        ("M face.png --out-dir face.png", "--out-dir face.png: cannot be made: File exists"),
+        ("M face.png --jsonl empty", "--jsonl empty: cannot be written: Is a directory"),
+        ("M face.png --csv empty", "--csv empty: cannot be written: Is a directory"),
+        ("M face.png --csv other.png/x/y.csv", "--csv other.png/x/y.csv: cannot be written"),
     ],
 )
 def test_bad_input_gets_one_line_and_exit_code_2(tmp_path, mean_colour_model, arguments, message):

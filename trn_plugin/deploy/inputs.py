@@ -100,6 +100,12 @@ def read_boxes(path: str | Path) -> list[BoxRow]:
                 )
             for row in reader:
                 where = f"{path}:{reader.line_num}"
+                if None in row:  # where the reader puts cells beyond the header's
+                    expected, found = (
+                        len(reader.fieldnames),
+                        len(reader.fieldnames) + len(row[None]),
+                    )
+                    raise DataError(f"{where}: expected {expected} values, found {found}")
                 values = [row[name] for name in BOX_COLUMNS]
                 if None in values or not values[0]:
                     raise DataError(f"{where}: expected {len(BOX_COLUMNS)} values")

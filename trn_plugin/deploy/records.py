@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from trn_plugin.deploy.metadata import task_names
+from trn_plugin.errors import ConfigError
 
 __all__ = ["Results", "as_json", "as_row", "columns"]
 
@@ -68,6 +69,9 @@ class Results:
         tasks: as of ``FaceTaskPredictor``.
         jsonl: file of JSON lines.
         table: CSV file; None for none.
+
+    Raises:
+        ConfigError: if a file cannot be written; the message names its option of the tool.
     """
 
     def __init__(self, tasks: Mapping[str, dict], jsonl: Path, table: Path | None = None):
@@ -76,13 +80,15 @@ class Results:
         self._next = 0
         self._waiting: dict[int, dict | None] = {}
         self._files = []
-        try:
-            for path in (jsonl, table):
+        for option, path in (("--jsonl", jsonl), ("--csv", table)):
+            try:
                 if path is not None:
                     self._open(path)
-        except OSError:
-            self.close()
-            raise
+            except OSError as error:
+                self.close()
+                raise ConfigError(
+                    f"{option} {path}: cannot be written: {error.strerror or error}"
+                ) from error
         self._table = csv.writer(self._files[1][0]) if table is not None else None
         if self._table:
             self._table.writerow(columns(tasks))
