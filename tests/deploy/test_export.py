@@ -195,10 +195,12 @@ def test_single_task_learning_exports_one_task_without_the_others_weights(tmp_pa
 def test_a_trunk_shared_by_all_exports_in_the_order_asked(tmp_path):
     model = build(shared_stages="all")
     path = tmp_path / "all.onnx"
-    metadata = describe_model(model, SIZE)
+    scores = {"landmarks/NME": 7.5, "pose/accuracy": 80.0, "relation/tau_gt": 0.8, "mAP": 5.0}
+    metadata = describe_model(model, SIZE, metrics=scores)
     export_onnx(model, path, SIZE, metadata, tasks=["smile", "landmarks"])
     predictor = FaceTaskPredictor(path)
     assert list(predictor.tasks) == ["smile", "landmarks"]
+    assert predictor.metadata["metrics"] == {"landmarks/NME": 7.5, "mAP": 5.0}
     assert predictor.tasks["landmarks"]["names"] == ["0", "1", "2", "3", "4"]
     json.dumps(predictor.metadata)
 

@@ -280,7 +280,14 @@ def _complete(metadata: dict, deployed: DeployModel) -> dict:
                 f"{key}, the head has {output.shape[1]} outputs"
             )
         tasks[task] = described
-    return {**metadata, "tasks": tasks, "features": list(deployed.features)}
+    left_out = {task for task in metadata["tasks"] if task not in tasks}
+    metrics = {
+        name: value
+        for name, value in metadata.get("metrics", {}).items()
+        if name.split("/")[0] not in ({*left_out, "relation"} if left_out else ())
+    }
+    features = list(deployed.features)
+    return {**metadata, "tasks": tasks, "metrics": metrics, "features": features}
 
 
 def _export(deployed: DeployModel, opset: int | None, float_input: bool):
