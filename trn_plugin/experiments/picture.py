@@ -32,6 +32,8 @@ def save_comparison(path: str, table: Table, done: Sequence[Finished]) -> None:
         better = {-1: ", less is better", 1: ", more is better", 0: ""}[column.better]
         panel.set_title(f"{column.title}{better}", fontsize=8)
         panel.tick_params(labelsize=7)
+        panel.ticklabel_format(axis="x", useOffset=False)
+        panel.locator_params(axis="x", nbins=5)
         panel.grid(axis="x", alpha=0.3)
         panel.set_yticks(range(len(rows)), names, fontsize=7)
     panels[0].invert_yaxis()
