@@ -5,18 +5,39 @@ program at once while it imports: as an exception it would come out of the middl
 some libraries lose it or turn it into an error of theirs.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-__all__ = ["in_one_line"]
 
 STATUS = 130
+
+
+def _leave(signum, frame) -> None:
+    os.write(2, b"interrupted\n")
+    os._exit(STATUS)
+
+
+def _handle(handler):
+    """Set the handler, and return the one before; None where the signal is not ours to handle."""
+    before = signal.getsignal(signal.SIGINT)
+    if before not in (signal.default_int_handler, _leave):
+        return None
+    try:
+        return signal.signal(signal.SIGINT, handler)
+    except ValueError:  # not in the main thread
+        return None
+
+
+_program = getattr(sys.modules.get("__main__"), "__file__", None)
+if _program and os.path.basename(os.path.dirname(os.path.abspath(_program))) == "tools":
+    _handle(_leave)
+
+# what else is imported may be interrupted already
+import time  # noqa: E402
+from collections.abc import Iterator  # noqa: E402
+from contextlib import contextmanager  # noqa: E402
+
+__all__ = ["in_one_line"]
 
 CAUSES_ERRORS = 30.0
 """Seconds; an error so soon after an interrupt is taken for its effect."""
@@ -49,24 +70,3 @@ def in_one_line() -> Iterator[None]:
             signal.signal(signal.SIGINT, lambda signum, frame: os._exit(STATUS))
         print(": ".join(["interrupted", *filter(None, [message])]), file=sys.stderr)
         sys.exit(STATUS)
-
-
-def _leave(signum, frame) -> None:
-    os.write(2, b"interrupted\n")
-    os._exit(STATUS)
-
-
-def _handle(handler):
-    """Set the handler, and return the one before; None where the signal is not ours to handle."""
-    before = signal.getsignal(signal.SIGINT)
-    if before not in (signal.default_int_handler, _leave):
-        return None
-    try:
-        return signal.signal(signal.SIGINT, handler)
-    except ValueError:  # not in the main thread
-        return None
-
-
-_program = getattr(sys.modules.get("__main__"), "__file__", None)
-if _program and os.path.basename(os.path.dirname(os.path.abspath(_program))) == "tools":
-    _handle(_leave)
