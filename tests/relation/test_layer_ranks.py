@@ -8,7 +8,7 @@ import torch.multiprocessing as mp
 from trn_plugin.relation import TaskRelationLayer
 
 STEPS, N = 4, 64
-WIDTHS = {"narrow": (5, 3), "wide": (128, 100)}
+WIDTHS = {"narrow": (5, 3), "wide": (128, 100), "uneven": (128, 100)}
 
 
 def data(widths):
@@ -17,6 +17,10 @@ def data(widths):
     f1 = torch.randn(STEPS, N, d1, generator=g, dtype=torch.float64)
     f2 = f1[..., :d2] + torch.randn(STEPS, N, d2, generator=g, dtype=torch.float64)
     mask = torch.rand(STEPS, N, generator=g) < 0.8
+    if widths == "uneven":
+        # float32, and on the first rank one direction holds most of the variance
+        f1[:, : N // 2] += 9 * torch.randn(STEPS, N // 2, 1, generator=g)
+        f1, f2 = f1.float(), f2.float()
     return f1, f2, mask
 
 
@@ -54,10 +58,10 @@ def test_two_ranks_equal_one(tmp_path, widths):
     taus, grads, _ = run(*data(widths))
     parts = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
     for part, _, _ in parts:
-        assert torch.allclose(part, taus, rtol=1e-10)
+        assert torch.allclose(part, taus, rtol=1e-5 if widths == "uneven" else 1e-10)
     # DistributedDataParallel divides by the world size, hence the factor
     both = torch.cat([g for _, g, _ in parts], dim=1) / 2
-    assert (both - grads).norm() <= 1e-7 * grads.norm()
+    assert (both - grads).norm() <= (2e-3 if widths == "uneven" else 1e-7) * grads.norm()
     assert grads.abs().max() > 0
     # a checkpoint holds the first rank's: it is to be everyone's, to the bit
     first, second = (state for _, _, state in parts)

@@ -92,10 +92,15 @@ class RunningMoments(nn.Module):
         return slice(start, start + self.dims[index])
 
     def product_dtype(self, features: torch.dtype) -> torch.dtype:
-        """What (N, D) features are multiplied in: wide float32 ones stay float32."""
-        dtype = working_dtype(self.moments.device)
+        """What (N, D) features are multiplied in: wide float32 ones stay float32.
+
+        Not on several CPU processes: whether float32 will do (:meth:`is_dominated`) is a question
+        of a batch, and theirs differ.
+        """
+        device = self.moments.device
         narrow = torch.promote_types(features, torch.float32)
-        return narrow if self._is_wide and narrow != torch.float64 else dtype
+        alone = device.type != "cpu" or world_size() == 1
+        return narrow if self._is_wide and alone else working_dtype(device)
 
     def is_dominated(self, x: Tensor) -> bool:
         """Whether much of the variance of a task's (B, N, D) features on a CPU is in one direction.
@@ -184,7 +189,6 @@ class RunningMoments(nn.Module):
         ]
         if world_size() == 1:
             return blocks
-        blocks = [block.to(self.moments.dtype) for block in blocks]
         sizes = [block.numel() for block in blocks]
         summed = sum_over_ranks(torch.cat([block.flatten() for block in blocks])).split(sizes)
         return [s.view(block.shape) for s, block in zip(summed, blocks, strict=True)]
