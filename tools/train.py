@@ -9,7 +9,6 @@ import trn_plugin.interrupts  # noqa: F401 - first, see there
 import argparse
 
 from trn_plugin.engine import cli
-from trn_plugin.errors import ConfigError
 
 
 def parse_args():
@@ -36,27 +35,12 @@ def main():
     config.work_dir = cli.work_dir(config, args.work_dir, args.config)
     config.launcher = args.launcher
     if args.amp:
-        use_mixed_precision(config)
+        cli.use_mixed_precision(config)
     if args.resume:
         config.resume = True
         config.load_from = None if args.resume == "auto" else args.resume
     cli.start_process_group(args.launcher)
     cli.build_runner(config).train()
-
-
-def use_mixed_precision(config):
-    import torch
-
-    if not torch.cuda.is_available():
-        raise ConfigError("--amp needs CUDA: MMEngine's AmpOptimWrapper does not run on CPUs")
-    kind = config.optim_wrapper.get("type", "OptimWrapper")
-    if kind not in ("OptimWrapper", "AmpOptimWrapper"):
-        raise ConfigError(f"--amp replaces OptimWrapper, but optim_wrapper.type is {kind!r}")
-    config.optim_wrapper.type = "AmpOptimWrapper"
-    config.optim_wrapper.setdefault("loss_scale", "dynamic")
-    if config.optim_wrapper.get("clip_grad"):
-        # a scale that overflowed is lowered by the scaler, which skips the step
-        config.optim_wrapper.clip_grad.error_if_nonfinite = False
 
 
 if __name__ == "__main__":

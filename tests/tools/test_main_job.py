@@ -424,12 +424,9 @@ def test_training_and_validation_need_no_test_set(tmp_path, monkeypatch, capfd):
 def test_mixed_precision_lets_the_scaler_skip_a_step(monkeypatch):
     import torch
 
-    spec = importlib.util.spec_from_file_location("tool_train", ROOT / "tools/train.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     config = cli.load_config(CONFIG, None)
-    module.use_mixed_precision(config)
+    cli.use_mixed_precision(config)
     assert config.optim_wrapper.type == "AmpOptimWrapper"
     assert config.optim_wrapper.clip_grad.error_if_nonfinite is False
 

@@ -24,6 +24,7 @@ __all__ = [
     "load_config",
     "run",
     "start_process_group",
+    "use_mixed_precision",
     "work_dir",
 ]
 
@@ -177,6 +178,26 @@ def start_process_group(launcher: str) -> None:
             "torchrun --nproc-per-node N tools/train.py CONFIG --launcher pytorch"
         )
     torch.distributed.init_process_group("gloo")
+
+
+def use_mixed_precision(config: Config) -> None:
+    """--amp: change ``OptimWrapper`` of a config into ``AmpOptimWrapper``.
+
+    Raises:
+        ConfigError: no CUDA, or another wrapper.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        raise ConfigError("--amp needs CUDA: MMEngine's AmpOptimWrapper does not run on CPUs")
+    kind = config.optim_wrapper.get("type", "OptimWrapper")
+    if kind not in ("OptimWrapper", "AmpOptimWrapper"):
+        raise ConfigError(f"--amp replaces OptimWrapper, but optim_wrapper.type is {kind!r}")
+    config.optim_wrapper.type = "AmpOptimWrapper"
+    config.optim_wrapper.setdefault("loss_scale", "dynamic")
+    if config.optim_wrapper.get("clip_grad"):
+        # a scale that overflowed is lowered by the scaler, which skips the step
+        config.optim_wrapper.clip_grad.error_if_nonfinite = False
 
 
 def add_launcher_argument(parser: argparse.ArgumentParser) -> None:
