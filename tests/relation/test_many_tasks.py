@@ -1,5 +1,6 @@
 """Several tasks at once are what layers of two tasks are, one by one."""
 
+import copy
 from itertools import combinations
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from test_layer import batches, gradients
 
 from trn_plugin.relation import TaskRelationLayer
+from trn_plugin.relation._moments import centre
 
 WIDTHS = [(1, 1, 1, 1), (3, 1, 4, 3), (5, 5, 2), (120, 100, 4), (60, 70, 80)]
 
@@ -164,3 +166,32 @@ def test_two_tasks_are_the_special_case():
     assert alone.ndim == 0
     assert among.shape == (1,)
     assert among.item() == pytest.approx(alone.item(), abs=1e-14)
+
+
+@pytest.mark.parametrize("dims", [(3, 4, 2), (100, 120, 3)])
+def test_a_task_that_is_not_finite_keeps_the_batch_out_of_pairs_without_it(dims):
+    layer = TaskRelationLayer(0.9, deletion="pairwise")
+    g = torch.Generator().manual_seed(0)
+    features = [torch.randn(32, d, generator=g) for d in dims]
+    layer(*features)
+    before = copy.deepcopy(layer.state_dict())
+    for task in range(3):
+        broken = [f.clone() for f in features]
+        broken[task][5, 1] = float("inf")
+        with pytest.raises(ValueError, match=f"^f{task + 1}: "):
+            layer(*broken)
+        for name, value in layer.state_dict().items():
+            assert torch.equal(value, before[name]), name
+
+
+def test_a_batch_flagged_on_an_accelerator_keeps_out_of_all_pairs():
+    layer = TaskRelationLayer(0.9, deletion="pairwise")
+    first, second = features((3, 4, 2), 12, steps=2)
+    layer(*first)
+    before = copy.deepcopy(layer.state_dict())
+    for members in layer.members:
+        x, count = centre(members.take(torch.cat(second, 1).detach()), None, torch.float64)
+        blocks, _ = members.group.products(x, None)
+        assert not members.group.update(x, blocks, count, 0.9, torch.tensor(False)).any()
+    for name, value in layer.state_dict().items():
+        assert torch.equal(value, before[name]), name

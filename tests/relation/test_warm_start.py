@@ -50,17 +50,26 @@ def solved_exactly(moments, f1, f2, shrinkage, momentum):
     ("dtype", "tau_error", "gradient_error"),
     [(torch.float32, 1e-5, 2e-3), (torch.float64, 1e-8, 1e-8)],
 )
-@pytest.mark.parametrize(("d1", "d2", "close"), [(128, 128, None), (150, 100, (0.9557, 0.9575))])
-def test_every_step_is_as_exact_as_promised(dtype, tau_error, gradient_error, d1, d2, close):
-    layer = TaskRelationLayer(0.9)
+@pytest.mark.parametrize(
+    ("d1", "d2", "close", "noise", "momentum"),
+    [
+        (128, 128, None, 1, 0.9),
+        (150, 100, (0.9557, 0.9575), 1, 0.9),
+        (96, 720, None, 3, 0.99),  # more numbers than NumPy multiplies in one thread
+    ],
+)
+def test_every_step_is_as_exact_as_promised(
+    dtype, tau_error, gradient_error, d1, d2, close, noise, momentum
+):
+    layer = TaskRelationLayer(momentum)
     moments = [torch.eye(d1).double(), torch.zeros(d1, d2).double(), torch.eye(d2).double()]
     compared = 0
-    for f1, f2 in drifting(30, 256, d1, d2, dtype, close=close):
+    for f1, f2 in drifting(30, 256, d1, d2, dtype, close=close, noise=noise):
         x1, x2 = (f.detach().double() - f.detach().double().mean(0) for f in (f1, f2))
         for s, c in zip(moments, (x1.T @ x1, x1.T @ x2, x2.T @ x2), strict=True):
-            s.mul_(0.9).add_(c, alpha=0.1)
+            s.mul_(momentum).add_(c, alpha=1 - momentum)
         tau = layer(f1, f2)
-        values, expected = solved_exactly(moments, f1, f2, 1e-5, 0.9)
+        values, expected = solved_exactly(moments, f1, f2, 1e-5, momentum)
         assert abs(tau.item() - values[0].item()) <= tau_error
         if values[0] - values[1] >= 1e-3:
             compared += 1
@@ -211,3 +220,66 @@ def test_moments_of_another_device_type_or_version_load_here():
         restored = TaskRelationLayer(0.9)
         restored.load_state_dict(written)
         assert restored(f1, f2).item() == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_corrections_follow_the_moments(dtype):
+    """What they were made from is forgotten many times over, and no step is solved exactly."""
+    layer = TaskRelationLayer(0.8)
+    (first, *steps) = drifting(60, 256, 112, 96, dtype)
+    layer(*first)
+    taken_from = layer.warm["0"].inverse1.clone()
+    for f1, f2 in steps:
+        layer(f1, f2)
+    warm = layer.warm["0"]
+    assert (warm.inverse1 - taken_from).norm() > 0.5 * taken_from.norm()
+    assert layer.exact_rate < 0.2
+
+
+def test_corrections_that_cannot_be_refreshed_make_way_for_the_exact_route():
+    layer = TaskRelationLayer(0.9)
+    *steps, (f1, f2) = drifting(8, 64, 112, 112, torch.float32)
+    for pair in steps:
+        layer(*pair)
+    cold = copy.deepcopy(layer)
+    cold.warm["0"].forget()
+    warm = layer.warm["0"]
+    warm.spent.fill_(10**6)
+    warm.leading1.zero_()
+    before = layer.steps.clone()
+    assert layer(f1, f2).item() == pytest.approx(cold(f1, f2).item(), abs=1e-6)
+    assert (layer.steps - before).tolist() == [1, 1]
+    assert int(warm.spent) < 10**6
+
+
+def test_part_of_a_warm_state_is_not_taken():
+    layer = TaskRelationLayer(0.9)
+    for f1, f2 in drifting(3, 32, 100, 100, torch.float32):
+        layer(f1, f2)
+    state = copy.deepcopy(layer.state_dict())
+    state = {k: v for k, v in state.items() if not k.endswith("inverse2")}
+    expected = layer(f1, f2).item()
+    restored = TaskRelationLayer(0.9)
+    restored.load_state_dict(state)
+    assert restored.warm["0"].rows1 is None
+    assert restored(f1, f2).item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_batches_of_two_whose_variates_nearly_touch():
+    """Their gradient may be next to nothing, and what the vectors lack as large as ever."""
+    layer = TaskRelationLayer(0.99)
+    moments = [torch.eye(128).double(), torch.zeros(128, 100).double(), torch.eye(100).double()]
+    lengths = []
+    for f1, f2 in drifting(60, 2, 128, 100, torch.float32):
+        x1, x2 = (f.detach().double() - f.detach().double().mean(0) for f in (f1, f2))
+        for s, c in zip(moments, (x1.T @ x1, x1.T @ x2, x2.T @ x2), strict=True):
+            s.mul_(0.99).add_(c, alpha=0.01)
+        values, expected = solved_exactly(moments, f1, f2, 1e-5, 0.99)
+        if values[0] - values[1] >= 1e-3:
+            found = torch.cat([g.double() for g in gradients(layer(f1, f2), f1, f2)], 1)
+            expected = torch.cat(expected, 1)
+            lengths.append(expected.norm())
+            assert (found - expected).norm() <= 2e-3 * expected.norm()
+        else:
+            layer(f1, f2)
+    assert min(lengths) < max(lengths) / 20

@@ -25,8 +25,9 @@ class UpdateAndMeasure(torch.autograd.Function):
     """A step of Algorithm 1.
 
     The arguments are a ``TaskRelationLayer``, the masks (N, T) or None, and the features of each
-    task; the values are tau (P_c,) of each of the layer's classes of pairs, and (T,) int, above 0
-    where features are not finite; None on a CPU, where such features are an error at once.
+    task; the values are tau of the layer's pairs, and (T,) int, above 0 where features are not
+    finite; None on a CPU, where such features are an error at once. Nothing is updated before the
+    features of all tasks are known to be finite.
     """
 
     @staticmethod
@@ -35,68 +36,84 @@ class UpdateAndMeasure(torch.autograd.Function):
         dtype = features[0].dtype
         for f in features[1:]:
             dtype = torch.promote_types(dtype, f.dtype)
-        taus, saved, updated, faults = [], [], [], []
+        taus, saved, batches, faults = [], [], [], []
         with _full_precision(device):
             products = [members.group.product_dtype(dtype) for members in layer.members]
             narrow = device.type == "cpu" and all(d == torch.float32 for d in products)
             joint_dtype = torch.float32 if narrow else working_dtype(device)
-            joint = torch.cat([f.detach().to(joint_dtype) for f in features], 1)
+            joint = _side_by_side(features, joint_dtype)
             for members, product_dtype in zip(layer.members, products, strict=True):
                 group = members.group
                 mask = None if masks is None else masks[:, members.tasks].all(2).T
                 x, count = centre(members.take(joint), mask, product_dtype)
-                if device.type == "cpu" and x.dtype == torch.float32 and group.is_dominated(x):
-                    working = working_dtype(device)
-                    x, count = centre(members.take(joint).to(working), mask, working)
-                group.keep_in(x.dtype)
-                w, bad = group.update(x, count, layer.momentum)
-                if bad is not None:
-                    faults.append((members.tasks, bad))
-                    x = torch.where((w > 0)[:, None, None], x, 0.0)
-                updated.append((x, w))
+                squares = group.squares(x)
+                if squares is not None and x.dtype == torch.float32:
+                    if group.is_dominated(x, squares):
+                        working = working_dtype(device)
+                        x, count = centre(
+                            members.take(_side_by_side(features, working)), mask, working
+                        )
+                        squares = group.squares(x)
+                    group.keep_in(x.dtype)
+                blocks, wrong = group.products(x, squares)
+                if wrong is not None:
+                    faults.append((members.tasks, wrong))
+                batches.append((members, x, count, blocks))
             faulty = _faulty_tasks(faults, len(features), device) if faults else None
-            if device.type == "cpu" and faults:
+            clean = None
+            if faults and device.type == "cpu":
                 layer.raise_if_faulty(faulty)
-                faulty = None
-            for members, (x, w) in zip(layer.members, updated, strict=True):
+            elif faults:
+                clean = (faulty == 0).all()
+            for members, x, count, blocks in batches:
+                w = members.group.update(x, blocks, count, layer.momentum, clean)
+                x = x if clean is None else torch.where(clean, x, 0.0)
                 solved = layer.solve(members, x, w, dtype)
                 taus.extend(tau for tau, *_ in solved)
                 saved.extend([x, w * world_size(), *(t for found in solved for t in found)])
         ctx.save_for_backward(*saved)
-        ctx.members = layer.members
+        ctx.layer = layer
         ctx.kept = len(solved[0])
-        ctx.shrinkage = layer.shrinkage
         ctx.features = [(f.shape[1], f.dtype) for f in features]
         if faulty is not None:
             ctx.mark_non_differentiable(faulty)
-        return *taus, faulty
+        return layer.by_pair(taus), faulty
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, *grads: Tensor):
-        saved, grads = iter(ctx.saved_tensors), iter(grads)
+    def backward(ctx, grad: Tensor, _):
+        layer, saved = ctx.layer, iter(ctx.saved_tensors)
+        grads = iter(layer.by_class(grad))
         total = None
-        for members in ctx.members:
+        for members in layer.members:
             x, w = next(saved), next(saved)
-            by_set = torch.zeros_like(x)
+            fresh = len(members.group.dims) == 2 and all(pairs.is_one for pairs in members.pairs)
+            fresh = fresh and x.device.type == "cpu" and ctx.kept == 3
+            by_set = torch.empty_like(x) if fresh else torch.zeros_like(x)
             for pairs in members.pairs:
                 tau, *derivatives = (next(saved).to(x.dtype) for _ in range(ctx.kept))
                 scale = (next(grads) * pairs.by_set(w)).to(x.dtype)
                 x1, x2 = pairs.take(x)
                 if pairs.is_one and x.device.type == "cpu" and ctx.kept == 3:
                     outs = pairs.take(by_set)
-                    _add_gradient(outs, x1, x2, tau, *derivatives, ctx.shrinkage, float(scale))
+                    found = tau, *derivatives, layer.shrinkage, float(scale)
+                    _write_gradient(outs, x1, x2, *found, add=not fresh)
                     continue
                 scale = scale[:, None, None]
                 if ctx.kept == 3:
-                    g1, g2 = _gradient(x1, x2, tau, *derivatives, ctx.shrinkage)
+                    g1, g2 = _gradient(x1, x2, tau, *derivatives, layer.shrinkage)
                 else:
-                    g1, g2 = mean_square_gradient(x1, x2, *derivatives, ctx.shrinkage)
+                    g1, g2 = mean_square_gradient(x1, x2, *derivatives, layer.shrinkage)
                 pairs.add(by_set, g1.mul_(scale), g2.mul_(scale))
             total = members.spread(by_set, total)
         widths, dtypes = zip(*ctx.features, strict=True)
         by_task = total.split(widths, 1)
         return None, None, *(g.to(dtype) for g, dtype in zip(by_task, dtypes, strict=True))
+
+
+def _side_by_side(features: tuple[Tensor, ...], dtype: torch.dtype) -> Tensor:
+    """(N, all) copy."""
+    return torch.cat([f.detach().to(dtype) for f in features], 1)
 
 
 def _faulty_tasks(faults: list, tasks: int, device: torch.device) -> Tensor:
@@ -117,11 +134,14 @@ def _gradient(x1: Tensor, x2: Tensor, tau: Tensor, a: Tensor, b: Tensor, shrinka
     return g1, g2
 
 
-def _add_gradient(outs, x1: Tensor, x2: Tensor, tau: Tensor, a, b, shrinkage: float, scale: float):
-    """:func:`_gradient` of one pair on a CPU, times ``scale``, added in place."""
+def _write_gradient(outs, x1, x2, tau: Tensor, a, b, shrinkage: float, scale: float, add: bool):
+    """:func:`_gradient` of one pair on a CPU, times ``scale``, written or added in place."""
     (g1, g2, x1, x2, a, b), tau = (t[0] for t in (*outs, x1, x2, a, b)), float(tau)
     p, q = x1 @ a, x2 @ b
     for g, x, own, other, vector in ((g1, x1, p, q, a), (g2, x2, q, p, b)):
-        ridge = tau * shrinkage * float(vector.dot(vector)) / len(vector)
-        g.addmm_((other - tau * own)[:, None], vector[None], alpha=scale)
-        g.add_(x, alpha=-scale * ridge)
+        ridge = -scale * tau * shrinkage * float(vector.dot(vector)) / len(vector)
+        other = torch.sub(other, own, alpha=tau)
+        if add:
+            g.add_(x, alpha=ridge).addr_(other, vector, alpha=scale)
+        else:
+            torch.addr(x, other, vector, beta=ridge, alpha=scale, out=g)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from trn_plugin.relation._host import times
 from trn_plugin.relation._ranks import sum_over_ranks, working_dtype, world_size
 
 __all__ = ["RunningMoments", "centre"]
@@ -23,7 +24,7 @@ def centre(x: Tensor, mask: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, 
     """Subtract the mean over the samples of ``mask`` on all ranks; other rows become 0.
 
     Args:
-        x (Tensor): (B, N, D) features of B sets of tasks.
+        x (Tensor): (B, N, D) features of B sets of tasks, which may be overwritten.
         mask (Tensor, optional): (B, N) bool, which samples count for each set; None for all.
         dtype (torch.dtype): of the centred features.
 
@@ -34,7 +35,7 @@ def centre(x: Tensor, mask: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, 
     if mask is None and world_size() == 1:
         count = torch.full((len(x),), x.shape[1], dtype=working, device=x.device)
         if x.shape[1]:
-            x = x - x.mean(1, keepdim=True)
+            x -= x.mean(1, keepdim=True)
             if x.dtype == torch.float32:
                 x -= x.mean(1, keepdim=True)  # what the first mean lost to rounding
         return x.to(dtype), count
@@ -102,20 +103,28 @@ class RunningMoments(nn.Module):
         alone = device.type != "cpu" or world_size() == 1
         return narrow if self._is_wide and alone else working_dtype(device)
 
-    def is_dominated(self, x: Tensor) -> bool:
+    def squares(self, x: Tensor) -> np.ndarray | None:
+        """(B, tasks of a set) sums of squares of wide (B, N, D) features on a CPU, else None."""
+        if x.device.type != "cpu" or not self._is_wide:
+            return None
+        with np.errstate(all="ignore"):
+            columns = np.einsum("bnd,bnd->bd", x.numpy(), x.numpy())
+            return np.stack([columns[:, self.slot(t)].sum(1) for t in range(len(self.dims))], 1)
+
+    def is_dominated(self, x: Tensor, squares: np.ndarray) -> bool:
         """Whether much of the variance of a task's (B, N, D) features on a CPU is in one direction.
 
         Then float32 would drown what else there is, in products as in moments.
         """
         with np.errstate(all="ignore"):
-            for rows in x.numpy():
-                for index in range(len(self.dims)):
+            for rows, totals in zip(x.numpy(), squares, strict=True):
+                for index, total in enumerate(totals):
                     own = rows[:, self.slot(index)]
-                    direction = own[0]
-                    for _ in range(2):  # power steps: all it takes where one direction dominates
-                        variate = own @ (direction / np.sqrt(direction @ direction))
-                        direction = variate @ own
-                    if variate @ variate > DOMINANT * np.vdot(own, own):
+                    # two power steps: all it takes where one direction dominates
+                    variate = times(_scaled(own[0]), own.T)
+                    direction = _scaled(times(variate, own))
+                    variate = times(direction, own.T)
+                    if variate @ variate > DOMINANT * total * (direction @ direction):
                         return True
         return False
 
@@ -124,23 +133,53 @@ class RunningMoments(nn.Module):
         if self._is_wide and self.moments.device.type == "cpu" and self.moments.dtype != dtype:
             self.moments = self.moments.to(dtype)
 
-    def update(self, x: Tensor, count: Tensor, momentum: float) -> tuple[Tensor, Tensor | None]:
+    def products(
+        self, x: Tensor, squares: np.ndarray | None
+    ) -> tuple[list[Tensor] | None, Tensor | None]:
+        """What a batch adds to the moments, and whether it may.
+
+        Args:
+            x (Tensor): (B, N, D) centred features.
+            squares (ndarray, optional): as of :meth:`squares`.
+
+        Returns:
+            The products, None where :meth:`update` takes them in place; and (B, tasks of a set)
+            bool, whose features (or their squares) are not finite, None where a CPU saw that all
+            are.
+        """
+        if squares is not None and self.moments.dtype == x.dtype and world_size() == 1:
+            wrong = ~np.isfinite(squares)
+            return None, torch.from_numpy(wrong) if wrong.any() else None
+        blocks = self._products(x)
+        if x.device.type == "cpu":
+            total = sum(block.diagonal(dim1=-2, dim2=-1).sum() for block in blocks)
+            if bool(total.isfinite()):
+                return blocks, None
+        return blocks, torch.stack([~v.isfinite().all(-1) for v in self._variances(blocks)], 1)
+
+    def update(
+        self,
+        x: Tensor,
+        blocks: list[Tensor] | None,
+        count: Tensor,
+        momentum: float,
+        clean: Tensor | None,
+    ) -> Tensor:
         """Take in a batch, unless it has fewer than two samples or is not finite.
 
         Args:
             x (Tensor): (B, N, D) centred features.
+            blocks (list[Tensor], optional): of :meth:`products`.
             count (Tensor): (B,) samples on all ranks.
             momentum (float): m.
+            clean (Tensor, optional): 0-d bool, whether the features are finite; None where they
+                are, on a CPU.
 
         Returns:
-            w (B,), 1 - m, or 0 where the batch was left out; and (B, tasks of a set) bool, whose
-            features (or their squares) are not finite, None where a CPU saw that all are.
+            w (B,), 1 - m, or 0 where the batch was left out.
         """
         gain = 1 - momentum
-        in_place = x.device.type == "cpu" and self.moments.dtype == x.dtype and world_size() == 1
-        blocks = None if in_place and self._is_wide else self._products(x)
-        squares = x.flatten().dot(x.flatten()) if blocks is None else self._total(blocks)
-        if x.device.type == "cpu" and bool(squares.isfinite()) and bool((count >= 2).all()):
+        if clean is None and count.numpy().min(initial=2) >= 2:
             self.weight.mul_(momentum).add_(count, alpha=gain)
             self.squared_weight.mul_(momentum**2).add_(count, alpha=gain**2)
             if blocks is None:
@@ -148,10 +187,9 @@ class RunningMoments(nn.Module):
             else:
                 for state, block in self._rows(blocks):
                     torch.add(block.mul_(gain), state, alpha=momentum, out=state)
-            return torch.full_like(count, gain), None
+            return torch.full_like(count, gain)
         blocks = self._products(x) if blocks is None else blocks
-        faulty = torch.stack([~v.isfinite().all(-1) for v in self._variances(blocks)], 1)
-        counts = (count >= 2) & ~faulty.any(1)
+        counts = count >= 2 if clean is None else (count >= 2) & clean
         weight = momentum * self.weight + gain * count
         squared = momentum**2 * self.squared_weight + gain**2 * count
         self.weight.copy_(torch.where(counts, weight, self.weight))
@@ -159,7 +197,7 @@ class RunningMoments(nn.Module):
         for state, block in self._rows(blocks):
             updated = momentum * state + gain * block
             state.copy_(torch.where(counts[:, None, None], updated, state))
-        return counts.to(count.dtype) * gain, faulty
+        return counts.to(count.dtype) * gain
 
     def _add_products(self, x: Tensor, momentum: float) -> None:
         """The update of wide moments in one pass over them."""
@@ -169,9 +207,6 @@ class RunningMoments(nn.Module):
                 state[own, own.start :].addmm_(
                     rows[:, own].mT, rows[:, own.start :], beta=momentum, alpha=1 - momentum
                 )
-
-    def _total(self, blocks: list[Tensor]) -> Tensor:
-        return sum(block.diagonal(dim1=-2, dim2=-1).sum() for block in blocks)
 
     def _rows(self, blocks: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         """The part of the moments that each block of products belongs to."""
@@ -197,3 +232,8 @@ class RunningMoments(nn.Module):
         """(B, d) sums of squares of each task; where they are finite, so are all products."""
         diagonals = [block.diagonal(dim1=-2, dim2=-1) for block in blocks]
         return diagonals if len(diagonals) == len(self.dims) else diagonals[0].split(self.dims, -1)
+
+
+def _scaled(direction: np.ndarray) -> np.ndarray:
+    """A direction (d,) of entries of at most 1."""
+    return direction / max(np.abs(direction).max(), np.finfo(direction.dtype).tiny)

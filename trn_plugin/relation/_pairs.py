@@ -53,6 +53,13 @@ class SetPairs:
         x = x[self.sets]
         return x[..., self.rows], x[..., self.columns]
 
+    def side_by_side(self, x: Tensor) -> Tensor:
+        """(N, d1 + d2) features of the one pair that there is."""
+        (x,) = x[self.sets]
+        if self.rows.stop == self.columns.start:
+            return x[:, self.rows.start : self.columns.stop]
+        return torch.cat([x[:, self.rows], x[:, self.columns]], 1)
+
     def add(self, total: Tensor, first: Tensor, second: Tensor) -> None:
         """Add to (B, N, D) where :meth:`take` takes from."""
         total[self.sets, :, self.rows] += first

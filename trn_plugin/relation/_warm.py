@@ -1,12 +1,10 @@
 """The leading canonical vectors of moments that change slowly, from where they were a step ago.
 
-A block Davidson iteration for the pair of equations :math:`S_{12} b = \\tau S_{11} a`,
-:math:`S_{21} a = \\tau S_{22} b`. The correction of a residual takes the canonical vectors of an
-earlier, exact solution for those of now (Davidson, J. Comput. Phys. 17, 1975): in that basis the
-equations are nearly diagonal. What the moments make of the vectors carried from step to step
-follows the moments' own update, so that a step reads the wide matrices only for what is new. In
-NumPy, whose products of a matrix and a vector or two, and whose small decompositions, take a
-third of PyTorch's time.
+A Davidson iteration for the pair of equations :math:`S_{12} b = \\tau S_{11} a`,
+:math:`S_{21} a = \\tau S_{22} b` (J. Comput. Phys. 17, 1975). The correction of a residual takes
+earlier moments for those of now: their inverses, and their leading canonical vectors, along which
+the two equations are coupled. What the moments make of the vectors carried from step to step
+follows the moments' own update, so that a step reads the wide matrices only for what is new.
 """
 
 from __future__ import annotations
@@ -16,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from trn_plugin.relation._canonical import factor, whiten
+from trn_plugin.relation._host import times
 from trn_plugin.relation._ranks import sum_over_ranks, world_size
 
 __all__ = ["WarmPair"]
@@ -23,21 +22,25 @@ __all__ = ["WarmPair"]
 BLOCK = 8  # vectors carried from step to step: values that nearly touch are told apart by them
 MIN_GAP = 2e-3  # corrections along what is this close to the leading value are damped
 MIN_SINE = 1e-3  # between the two variates: where they are closer the gradient is next to nothing
-USUAL = 2  # iterations with a fresh basis
-WORTH = 0.2  # iterations that an exact solution is worth, for each feature
+FEW = 32  # samples that may be unlike the moments
+USUAL = 1  # iterations after a refresh
+AT_FIRST = 4  # after an exact solution in float32
+WORTH = 0.1  # iterations that a refresh costs, for each feature
+LEADING = 128  # canonical vectors of the corrections, where a share of all is not more
+STILL = 0.1  # canonical values below which their vectors stay where they are in a refresh
 
 
 class WarmPair(nn.Module):
     """Largest canonical correlation of one pair of wide tasks, step after step.
 
     Each answer is checked: the next correction of the two canonical vectors is what they lack, to
-    first order, and what that would change in the gradient (see :func:`_missing`) has to be less
-    than ``accuracy`` of it. Where the iterations do not get there, the pair is solved exactly, and
-    its canonical vectors become the basis of the next corrections; so too when the iterations
-    that the old basis has cost add up to the cost of a new one.
+    first order, and what that would change in the gradient (see :class:`_Correction`) has to be
+    less than ``accuracy`` of it. Where the iterations do not get there, the pair is solved
+    exactly. When the iterations that the age of the corrections has cost add up to the cost of
+    new ones, these are refreshed.
     """
 
-    STATE = ("basis1", "basis2", "spectrum", "rows1", "rows2", "spent")
+    STATE = ("inverse1", "inverse2", "leading1", "leading2", "spectrum", "rows1", "rows2", "spent")
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,7 +63,7 @@ class WarmPair(nn.Module):
         s12: Tensor,
         s22: Tensor,
         shrinkage: float,
-        batch: tuple[Tensor, Tensor],
+        batch: Tensor,
         momentum: float,
         gain: float,
         accuracy: float,
@@ -71,160 +74,286 @@ class WarmPair(nn.Module):
         Args:
             s11, s12, s22 (Tensor): (d1, d1), (d1, d2), (d2, d2) moments.
             shrinkage (float): epsilon, see :func:`factor`.
-            batch (tuple[Tensor, Tensor]): (N, d1), (N, d2) centred features of this process that
-                the moments have taken in since the last call.
+            batch (Tensor): (N, d1 + d2) centred features of this process that the moments have
+                taken in since the last call.
             momentum (float): m of that update.
             gain (float): 1 - m, or 0 where the batch was left out.
             accuracy (float): relative error allowed in the gradient.
             iterations (int): corrections before the exact route is taken.
 
         Returns:
-            tau (0-d), a (d1,), b (d2,), float64, and whether the exact route was taken.
+            tau (1,), a (1, d1), b (1, d2), float64, and whether the exact route was taken.
         """
-        moments = s11, s12, s22
+        moments, variates = (s11, s12, s22), None
         if self.rows1 is not None:
-            probe = self._follow(batch, momentum, gain)
-            if int(self.spent) < WORTH * min(s12.shape):
-                found = self._iterate(moments, shrinkage, probe, accuracy, iterations)
+            if gain:
+                variates = self._follow(batch, momentum, gain)
+            stale = int(self.spent) >= WORTH * min(s12.shape)
+            if not stale or self._refresh(moments, shrinkage):
+                found = self._iterate(moments, shrinkage, variates, accuracy, iterations)
                 if found is not None:
                     return *found, False
-        return *self._solve_exactly(moments, shrinkage, accuracy), True
+        return *self._solve_exactly(moments, shrinkage, variates, accuracy, len(batch)), True
 
-    def _follow(self, batch: tuple[Tensor, Tensor], momentum: float, gain: float):
+    def _follow(self, batch: Tensor, momentum: float, gain: float) -> np.ndarray:
         """Update the carried products as the moments were.
 
         Returns:
-            (1, d1), (1, d2) arrays, a combination of this batch's samples: what they alone have in
-            common is looked for too.
+            (5,) of the batch, with p and q its variates by the pair carried first: p'p, q'q, p'q,
+            the mean square length of its variates by all that is carried, and the samples.
         """
-        n = len(batch[0])
-        signs = np.where(np.arange(n) % 2, -1, 1)[None]
-        own, other = (f.numpy() for f in batch)
-        products = []
-        for rows, (x, y) in ((self.rows1, (own, other)), (self.rows2, (other, own))):
-            weights = np.empty((len(rows) + 1, n), x.dtype)
-            weights[:-1] = rows.numpy()[:, : x.shape[1]].astype(x.dtype) @ x.T
-            weights[:-1] *= gain
-            weights[-1] = signs
-            products += [weights @ x, weights @ y]
+        k, d1 = len(self.rows1), self.leading1.shape[1]
+        x, y = batch[:, :d1], batch[:, d1:]
+        d2 = y.shape[1]
+        weights = batch.new_empty(2 * k, len(batch))
+        torch.mm(self.rows1[:, :d1].to(x.dtype), x.T, out=weights[:k])
+        torch.mm(self.rows2[:, :d2].to(y.dtype), y.T, out=weights[k:])
+        p, q = weights.numpy()[::k]
+        length = float(weights.flatten().dot(weights.flatten())) / len(weights)
+        variates = np.array([p @ p, q @ q, p @ q, length, np.count_nonzero(p)], np.float64)
+        products = weights.mul_(gain) @ batch
         if world_size() > 1:
             # of all ranks' samples, or their warm starts would drift apart
-            widths = [p.shape[1] for p in products]
-            total = sum_over_ranks(torch.from_numpy(np.concatenate(products, 1, dtype=np.float64)))
-            products = [p.numpy() for p in total.split(widths, 1)]
-        probes = [products[0][-1:], products[2][-1:]]
-        if gain:
-            for rows, (x, y) in ((self.rows1, products[:2]), (self.rows2, products[2:])):
-                carried, d = rows.numpy(), x.shape[1]
-                carried[:, d:] *= momentum
-                carried[:, d : 2 * d] += x[:-1]
-                carried[:, 2 * d :] += y[:-1]
-        return [p.astype(np.float32) for p in probes]
+            products = sum_over_ranks(products.double())
+            sum_over_ranks(torch.from_numpy(variates))
+        rows1, rows2, products = (t.numpy() for t in (self.rows1, self.rows2, products))
+        rows1[:, d1:] *= momentum
+        rows1[:, d1:] += products[:k]
+        rows2[:, d2:] *= momentum
+        rows2[:, d2 : 2 * d2] += products[k:, d1:]
+        rows2[:, 2 * d2 :] += products[k:, :d1]
+        return variates
 
-    def _solve_exactly(self, moments: tuple[Tensor, ...], shrinkage: float, accuracy: float):
+    def _solve_exactly(self, moments, shrinkage: float, variates, accuracy: float, samples: int):
         s11, s12, s22 = (s.double() for s in moments)
         l1, unit1 = factor(s11, shrinkage)
         l2, unit2 = factor(s22, shrinkage)
         k = whiten(l1, unit1, s12, l2, unit2)
-        for dtype in (torch.float32, torch.float64):
-            # float32 will do for a basis, and its iterations give what the promised accuracy asks
+        # float32 will do to begin with, and its iterations give what the promised accuracy asks
+        for dtype in (torch.float32, torch.float64)[samples < FEW :]:
             u, s, vh = torch.linalg.svd(k.to(dtype))
             if not bool(s[0] > 64 * torch.finfo(s.dtype).eps):
                 self.forget()
                 continue
-            first = torch.linalg.solve_triangular(l1.mT.to(dtype), u, upper=True).mT / unit1
-            second = torch.linalg.solve_triangular(l2.mT.to(dtype), vh.mT, upper=True).mT / unit2
-            self.basis1, self.basis2 = first.float().contiguous(), second.float().contiguous()
-            self.spectrum, self.spent = s.float(), torch.zeros((), dtype=torch.int64)
+            # higher accuracy takes more iterations, which more of the vectors save
+            p = min(s12.shape) // 4 if accuracy > 1e-6 else 3 * min(s12.shape) // 8
+            p = min(max(p, LEADING), *s12.shape)
+            first = torch.linalg.solve_triangular(l1.mT.to(dtype), u[:, :p], upper=True).mT / unit1
+            second = (
+                torch.linalg.solve_triangular(l2.mT.to(dtype), vh[:p].mT, upper=True).mT / unit2
+            )
+            self.leading1, self.leading2 = first.float().contiguous(), second.float().contiguous()
+            self.inverse1, self.inverse2 = _inverse(l1, unit1), _inverse(l2, unit2)
+            self.spectrum, self.spent = s[:p].float(), torch.zeros((), dtype=torch.int64)
             a, b = first[:BLOCK].double(), second[:BLOCK].double()
             self.rows1 = torch.cat([a, a @ s11, a @ s12], 1)
             self.rows2 = torch.cat([b, b @ s22, b @ s12.mT], 1)
             if dtype == torch.float64:
-                return s[0].clamp(max=1.0), first[0], second[0]
-            found = self._iterate(moments, shrinkage, None, accuracy, 2 * USUAL)
+                return s[:1].clamp(max=1.0), first[:1], second[:1]
+            found = self._iterate(moments, shrinkage, variates, accuracy, AT_FIRST)
             if found is not None:
                 return found
-        return k.new_zeros(()), torch.zeros_like(s11[0]), torch.zeros_like(s22[0])
+        return k.new_zeros(1), torch.zeros_like(s11[:1]), torch.zeros_like(s22[:1])
 
-    def _iterate(self, moments, shrinkage: float, probe, accuracy: float, iterations: int):
+    def _refresh(self, moments: tuple[Tensor, ...], shrinkage: float) -> bool:
+        """Take the corrections' inverses and leading vectors from today's moments, if they can."""
+        s11, s12, s22 = moments
+        self.inverse1, self.inverse2 = (_inverse(*factor(s, shrinkage)) for s in (s11, s22))
+        s11, s12, s22 = (s.float() for s in moments)
+        # a step of the power method, orthonormal vectors, and the canonical ones among them
+        still = (STILL - self.spectrum).clamp_(min=0)[:, None]
+        first = self.leading2 @ s12.mT @ self.inverse1 + still * self.leading1
+        second = self.leading1 @ s12 @ self.inverse2 + still * self.leading2
+        l1, wrong1 = torch.linalg.cholesky_ex(first @ s11 @ first.mT)
+        l2, wrong2 = torch.linalg.cholesky_ex(second @ s22 @ second.mT)
+        first, second = (
+            torch.linalg.solve_triangular(lower, vectors, upper=False)
+            for lower, vectors in ((l1, first), (l2, second))
+        )
+        k = first @ s12 @ second.mT
+        if wrong1 or wrong2 or not bool(k.isfinite().all()):
+            return False
+        u, self.spectrum, vh = torch.linalg.svd(k)
+        self.leading1, self.leading2 = u.mT @ first, vh @ second
+        self.spent.zero_()
+        return True
+
+    def _iterate(self, moments, shrinkage: float, variates, accuracy: float, iterations: int):
         """tau, a, b; None where they are not accurate enough."""
         s11, s12, s22 = (s.numpy() for s in moments)
-        most = len(self.rows1) + iterations + (probe is not None)
+        rows = self.rows1.numpy(), self.rows2.numpy()
+        most = len(rows[0]) + iterations
+        first = _Side(s11, s12, shrinkage, rows[0], most)
+        second = _Side(s22, s12.T, shrinkage, rows[1], most)
         try:
             with np.errstate(all="ignore"):
-                sides = (
-                    _Side(s11, s12, shrinkage, self.rows1, self.basis1, most),
-                    _Side(s22, s12.T, shrinkage, self.rows2, self.basis2, most),
-                )
-                found = self._improve(sides, probe, accuracy, iterations)
+                space = _Space(first, second)
+                found = self._improve(space, variates, accuracy, iterations)
         except np.linalg.LinAlgError:  # dependent rows, or values that are not finite
             return None
         if found is None:
             return None
-        tau, iteration, (first, second) = found
-        self.rows1, self.rows2 = torch.from_numpy(first), torch.from_numpy(second)
-        self.spent += max(iteration - USUAL, 0)
-        vectors = self.rows1[0, : len(s11)], self.rows2[0, : len(s22)]
-        return torch.tensor(min(tau, 1.0), dtype=torch.float64), *vectors
+        tau, iteration = found
+        space.keep(*rows)
+        if iteration > USUAL:
+            spent = self.spent.numpy()
+            spent += iteration - USUAL
+        first, second = (r[:1, : len(s)].copy() for r, s in zip(rows, (s11, s22), strict=True))
+        return tuple(map(torch.from_numpy, (np.array([min(tau, 1.0)]), first, second)))
 
-    def _improve(self, sides: tuple[_Side, _Side], probe, accuracy: float, iterations: int):
-        """tau, the iterations it took, and both sides' rows."""
-        first, second = sides
-        spectrum = self.spectrum.numpy()
+    def _improve(self, space: _Space, variates, accuracy: float, iterations: int):
+        """tau, and the iterations it took."""
+        first, second = space.sides
+        basis = [getattr(self, name).numpy() for name in self.STATE[:5]]
+        correct = None
         for iteration in range(iterations + 1):
-            u, values, vh = np.linalg.svd(first.across @ second.vectors.T)
-            u, tau = u.T, float(values[0])
-            r1 = (vh[:1] @ second.across - tau * (u[:1] @ first.along)).astype(np.float32)
-            r2 = (u[:1] @ first.across - tau * (vh[:1] @ second.along)).astype(np.float32)
-            looks = iteration == 0 and probe is not None and all(p.any() for p in probe)
-            if looks:
-                r1, r2 = np.concatenate([r1, probe[0]]), np.concatenate([r2, probe[1]])
-            r1, r2 = r1 @ first.basis.T, r2 @ second.basis.T
-            r1[0], r2[0] = _corrections(r1[0], r2[0], spectrum, tau)
-            missing = _missing(r1[0], r2[0], spectrum, tau)
-            r1, r2 = r1 @ first.basis, r2 @ second.basis
-            missing += max(first.turn(u[0], r1[0]), second.turn(vh[0], r2[0]))
-            if iteration > 0 and missing <= accuracy:
-                return tau, iteration, (first.rows(u[:BLOCK]), second.rows(vh[:BLOCK]))
-            if iteration == iterations or not missing < np.inf:
+            tau, u, v = space.leading()
+            if correct is None:
+                correct = _Correction(*basis, tau, variates)
+            x, y, missing = correct(*space.residuals(tau, u, v))
+            if not missing < np.inf:
                 return None
-            first.add(r1)
-            second.add(r2)
+            if iteration > 0 and missing <= accuracy:
+                missing += max(first.turn(u, x), second.turn(v, y))
+                if missing <= accuracy:
+                    return tau, iteration
+            if iteration == iterations:
+                return None
+            space.add(x, y)
         return None
 
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
-        for name in self.STATE:
-            saved = state_dict.get(prefix + name)
+        keys = [prefix + name for name in self.STATE]
+        if not all(key in state_dict for key in keys):  # another version's, or none
+            for key in keys:
+                state_dict.pop(key, None)
+        for name, key in zip(self.STATE, keys, strict=True):
+            saved = state_dict.get(key)
             setattr(self, name, None if saved is None else torch.empty_like(saved))
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
-def _corrections(r1: np.ndarray, r2: np.ndarray, spectrum: np.ndarray, tau: float):
-    """Solve the equations for the residuals (d1,), (d2,) as if the basis' were today's."""
-    n = len(spectrum)
-    distance = tau**2 - spectrum**2
-    distance = np.copysign(np.maximum(np.abs(distance), np.float32(MIN_GAP)), distance)
-    x, y = (r / max(tau, MIN_GAP) for r in (r1, r2))
-    x[:n] = (tau * r1[:n] + spectrum * r2[:n]) / distance
-    y[:n] = (spectrum * r1[:n] + tau * r2[:n]) / distance
-    return x, y
+def _inverse(lower: Tensor, unit: Tensor) -> Tensor:
+    """(d, d) float32 inverse of the shrunk moments, of their factor."""
+    return (torch.cholesky_inverse(lower) / unit**2).float()
 
 
-def _missing(x: np.ndarray, y: np.ndarray, spectrum: np.ndarray, tau: float) -> float:
-    r"""Relative change of the variates' part of the gradient by corrections (d1,) and (d2,).
+class _Correction:
+    """Solves the equations for a residual as if the moments were those of the inverses.
 
-    With p = X1 a and q = X2 b it is :math:`\partial\tau/\partial X_1 \propto (q - \tau p) a^\top`,
-    and :math:`|q - \tau p| = \sqrt{1 - \tau^2}`: variates that are close make it sensitive. Those
-    of the corrections are taken to be as long and as related as the moments say.
+    Args:
+        inverse1, inverse2 (ndarray): (d1, d1), (d2, d2) of earlier, shrunk moments.
+        leading1, leading2 (ndarray): (p, d1), (p, d2) canonical vectors of them.
+        spectrum (ndarray): (p,) canonical values of those.
+        tau (float): the largest one now.
+        variates (ndarray, optional): (5,) of the batch, see :meth:`WarmPair._follow`.
     """
-    n = len(spectrum)
-    ours, theirs = float(x @ x), float(y @ y)
-    shared = 2 * tau * float((spectrum * x[:n]) @ y[:n])
-    change = max(theirs + tau**2 * ours, ours + tau**2 * theirs) - shared
-    # NaN has to stay
-    return (change if change != change else max(change, 0)) ** 0.5 / max(
-        1 - tau**2, MIN_SINE**2
-    ) ** 0.5
+
+    def __init__(
+        self, inverse1, inverse2, leading1, leading2, spectrum, tau: float, variates
+    ) -> None:
+        self.tau, self.floor = tau, max(tau, MIN_GAP)
+        sine = 1 - tau**2
+        if variates is not None and 0 < variates[4] < FEW and variates[3] > 0:
+            # variates of a few samples may happen to be closer than the moments say
+            pp, qq, pq = variates[:3] / variates[3]
+            sine = min(sine, pp - 2 * tau * pq + tau**2 * qq, qq - 2 * tau * pq + tau**2 * pp)
+        self.sine = max(sine, MIN_SINE**2) ** 0.5
+        self.inverses, self.leading = (inverse1, inverse2), (leading1, leading2)
+        self.spectrum = spectrum
+        distance = tau**2 - spectrum**2
+        distance = np.copysign(np.maximum(np.abs(distance), np.float32(MIN_GAP)), distance)
+        self.direct, self.crossed = np.float32(tau) / distance, spectrum / distance
+
+    def __call__(self, r1: np.ndarray, r2: np.ndarray):
+        r"""Corrections for residuals (d1,), (d2,) float32, and what they change.
+
+        With p = X1 a and q = X2 b it is :math:`\partial\tau/\partial X_1 \propto (q - \tau p)
+        a^\top`, and :math:`|q - \tau p| = \sqrt{1 - \tau^2}`: variates that are close make it
+        sensitive. Those of the corrections are taken to be as long and as related as the earlier
+        moments say.
+
+        Returns:
+            (d1,), (d2,), and the relative change of the variates' part of the gradient.
+        """
+        tau, floor = self.tau, self.floor
+        x, y = times(r1, self.inverses[0]), times(r2, self.inverses[1])
+        z1, z2 = times(r1, self.leading[0].T), times(r2, self.leading[1].T)
+        near1 = self.direct * z1 + self.crossed * z2
+        near2 = self.crossed * z1 + self.direct * z2
+        rest1, rest2 = (
+            max(float(g @ r) - float(z @ z), 0) / floor**2 for g, r, z in ((x, r1, z1), (y, r2, z2))
+        )
+        ours, theirs = float(near1 @ near1) + rest1, float(near2 @ near2) + rest2
+        shared = 2 * tau * float((self.spectrum * near1) @ near2)
+        change = max(theirs + tau**2 * ours, ours + tau**2 * theirs) - shared
+        # NaN has to stay
+        missing = (change if change != change else max(change, 0)) ** 0.5
+        x /= np.float32(floor)
+        y /= np.float32(floor)
+        x += times(near1 - z1 / np.float32(floor), self.leading[0])
+        y += times(near2 - z2 / np.float32(floor), self.leading[1])
+        return x, y, missing / self.sine
+
+
+class _Space:
+    """Vectors of both sides, and the canonical correlations within them."""
+
+    def __init__(self, first: _Side, second: _Side) -> None:
+        self.sides = first, second
+        units = np.linalg.inv(np.linalg.cholesky(np.stack([first.metric(), second.metric()])))
+        for side, unit in zip(self.sides, units, strict=True):
+            side.combine(unit)
+        n = first.count
+        self.cross = np.empty((len(first.space), len(second.space)))
+        self.cross[:n, :n] = times(first.across, second.vectors.T)
+
+    @property
+    def whitened(self) -> np.ndarray:
+        """(k, k) cross moments of the vectors, which are orthonormal."""
+        n = self.sides[0].count
+        return self.cross[:n, :n]
+
+    def leading(self) -> tuple[float, np.ndarray, np.ndarray]:
+        """tau, and the combinations (k,) of each side's vectors that have it."""
+        k = self.whitened
+        self.solved = values, vectors = np.linalg.eigh(k.T @ k)
+        tau = max(float(values[-1]), 0.0) ** 0.5
+        v = vectors[:, -1]
+        return tau, (k @ v) / tau, v
+
+    def residuals(self, tau: float, u: np.ndarray, v: np.ndarray) -> list[np.ndarray]:
+        """What the two equations lack, (d1,) and (d2,) float32."""
+        first, second = self.sides
+        ours, theirs = u @ first.images, v @ second.images
+        d1, d2 = first.width, second.width
+        lacks = theirs[d2:] - tau * ours[:d1], ours[d1:] - tau * theirs[:d2]
+        return [r.astype(np.float32) for r in lacks]
+
+    def add(self, x: np.ndarray, y: np.ndarray) -> None:
+        """Take in a vector of each side, (d1,) and (d2,), less its part in the space."""
+        (first, second), n = self.sides, self.sides[0].count
+        x, y = x.astype(first.s.dtype, copy=False), y.astype(second.s.dtype, copy=False)
+        # the cross moments twice in a row, while they are in the processor's cache
+        images = [times(x, first.s), times(x, first.cross)]
+        others = [times(y, second.cross), times(y, second.s)]
+        first.add(x, *images)
+        second.add(y, *others[::-1])
+        self.cross[n, : n + 1] = second.vectors @ first.across[n]
+        self.cross[:n, n] = first.across[:n] @ second.vectors[n]
+
+    def keep(self, rows1: np.ndarray, rows2: np.ndarray) -> None:
+        """Write the leading canonical vectors, and what the moments make of them, to rows."""
+        n = len(rows1)
+        values, vectors = self.solved
+        if values[-n] > 1e-10 * values[-1]:
+            v = np.ascontiguousarray(vectors[:, : -n - 1 : -1])
+            u = self.whitened @ v / np.sqrt(values[: -n - 1 : -1])
+        else:  # squares of small values are lost to rounding
+            u, _, vh = np.linalg.svd(self.whitened)
+            u, v = u[:, :n], vh[:n].T
+        for side, combinations, rows in zip(self.sides, (u.T, v.T), (rows1, rows2), strict=True):
+            side.write(combinations, rows)
 
 
 class _Side:
@@ -234,60 +363,60 @@ class _Side:
         s (ndarray): (d, d) moments of this side.
         cross (ndarray): (d, other) moments with the other.
         shrinkage (float): epsilon.
-        rows (Tensor): (k, 2d + other), vectors v with v S (not shrunk) and v C, float64.
-        basis (Tensor): (d, d) canonical vectors of an earlier solution, float32.
+        rows (ndarray): (k, 2d + other), vectors v with v S (not shrunk) and v C, float64.
         most (int): vectors there may come to be.
     """
 
-    def __init__(self, s, cross, shrinkage: float, rows: Tensor, basis: Tensor, most: int) -> None:
-        self.s, self.cross, self.basis = s, cross, basis.numpy()
+    def __init__(self, s, cross, shrinkage: float, rows, most: int) -> None:
+        self.s, self.cross = s, cross
+        self.width = d = len(s)
         self.ridge = shrinkage * float(s.diagonal().mean(dtype=np.float64))
         self.space = np.empty((most, rows.shape[1]))
-        self.count = 0
-        self._take(rows.numpy().copy())
+        self.count = len(rows)
+        self.space[: self.count] = rows
+        self.along[:] += self.ridge * rows[:, :d]
 
     @property
     def vectors(self) -> np.ndarray:
-        return self.space[: self.count, : len(self.s)]
+        return self.space[: self.count, : self.width]
+
+    @property
+    def images(self) -> np.ndarray:
+        """The vectors times the shrunk moments, and times the cross moments."""
+        return self.space[: self.count, self.width :]
 
     @property
     def along(self) -> np.ndarray:
-        """The vectors times the shrunk moments."""
-        return self.space[: self.count, len(self.s) : 2 * len(self.s)]
+        return self.space[: self.count, self.width : 2 * self.width]
 
     @property
     def across(self) -> np.ndarray:
-        """The vectors times the cross moments."""
-        return self.space[: self.count, 2 * len(self.s) :]
+        return self.space[: self.count, 2 * self.width :]
+
+    def metric(self) -> np.ndarray:
+        """(k, k) inner products of the vectors in the shrunk moments."""
+        return times(self.along, self.vectors.T)
+
+    def combine(self, combinations: np.ndarray) -> None:
+        """Put combinations of the vectors in their place."""
+        self.space[: self.count] = times(combinations, self.space[: self.count])
 
     def turn(self, combination: np.ndarray, change: np.ndarray) -> float:
         """Length of a change over that of the combination of the vectors which it is to change."""
         vector = combination @ self.vectors
         return float(np.sqrt(change @ change / (vector @ vector)))
 
-    def add(self, vectors: np.ndarray) -> None:
-        """Take in vectors, less their part in the space."""
-        vectors = vectors.astype(self.s.dtype, copy=False)
-        products = vectors, vectors @ self.s, vectors @ self.cross
-        self._take(np.concatenate(products, 1, dtype=np.float64))
+    def add(self, *products: np.ndarray) -> None:
+        """Take in a vector (d,) and its products, less its part in the space."""
+        d, n, new = self.width, self.count, self.space[self.count]
+        np.concatenate(products, out=new)
+        new[d : 2 * d] += self.ridge * new[:d]
+        new -= (self.along @ new[:d]) @ self.space[:n]
+        new *= 1 / np.sqrt(new[:d] @ new[d : 2 * d])
+        self.count = n + 1
 
-    def rows(self, combinations: np.ndarray) -> np.ndarray:
-        """Combinations of the vectors, as the argument ``rows``."""
-        rows = combinations @ self.space[: self.count]
-        d = len(self.s)
+    def write(self, combinations: np.ndarray, rows: np.ndarray) -> None:
+        """Write combinations of the vectors, as the argument ``rows``."""
+        rows[:] = times(combinations, self.space[: self.count])
+        d = self.width
         rows[:, d : 2 * d] -= self.ridge * rows[:, :d]
-        return rows
-
-    def _take(self, new: np.ndarray) -> None:
-        d, end = len(self.s), self.count + len(new)
-        own = new[:, :d] @ self.along.T
-        new[:, d : 2 * d] += self.ridge * new[:, :d]
-        new -= own @ self.space[: self.count]
-        metric = new[:, d : 2 * d] @ new[:, :d].T
-        if len(new) == 1:
-            new /= np.sqrt(metric)
-            self.space[self.count] = new[0]
-        else:
-            unit = np.linalg.inv(np.linalg.cholesky(metric))
-            np.matmul(unit, new, out=self.space[self.count : end])
-        self.count = end

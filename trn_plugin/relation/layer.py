@@ -21,6 +21,7 @@ from trn_plugin.relation.similarity import check_features
 __all__ = ["TaskRelationLayer"]
 
 LARGEST = "largest"
+WARM_STEP, EXACT_STEP = torch.tensor([1, 0]), torch.tensor([1, 1])
 METHODS = {LARGEST: canonical_vectors, "pillai": mean_square}
 
 
@@ -139,7 +140,7 @@ class TaskRelationLayer(nn.Module):
         """
         if self.dims is None:
             return torch.zeros(())
-        return self._by_pair(
+        return self.by_pair(
             [
                 pairs.by_set(members.group.effective_sample_size)
                 for members in self.members
@@ -170,26 +171,26 @@ class TaskRelationLayer(nn.Module):
             factors: dict = {}
             options = members.group, self.shrinkage, factors, self._method
             taus += [pairs.solve(*options)[0] for pairs in members.pairs]
-        return self._corrected(self._by_pair(taus))
+        return self._corrected(self.by_pair(taus))
 
     def solve(
         self, members: Members, x: Tensor, w: Tensor, dtype: torch.dtype
     ) -> list[tuple[Tensor, ...]]:
         """tau, a and b of each class of pairs of a group, after an update with features x."""
         solved, factors = [], {}
-        accuracy, iterations = (1e-9, 24) if dtype == torch.float64 else (5e-4, 12)
+        accuracy, iterations = (1e-9, 24) if dtype == torch.float64 else (6e-4, 12)
         for pairs in members.pairs:
             if not pairs.is_wide or self.statistic != LARGEST:
                 solved.append(pairs.solve(members.group, self.shrinkage, factors, self._method))
                 continue
             moments = (s[0] for s in pairs.moments(members.group))
-            batch = tuple(side[0] for side in pairs.take(x))
-            gain = float(pairs.by_set(w)[0])
+            batch = pairs.side_by_side(x)
+            gain = float(pairs.by_set(w))
             *triple, exact = self.warm[str(pairs.pairs[0])].solve(
                 *moments, self.shrinkage, batch, self.momentum, gain, accuracy, iterations
             )
-            solved.append(tuple(t[None] for t in triple))
-            self.steps += torch.tensor([1, exact])
+            solved.append(triple)
+            self.steps.add_(EXACT_STEP if exact else WARM_STEP)
         return solved
 
     @torch.compiler.disable
@@ -210,7 +211,7 @@ class TaskRelationLayer(nn.Module):
         device = features[0].device
         if self.dims is None:
             self._start([f.shape[1] for f in features], device)
-        elif self.groups[0].moments.device != device:
+        elif self._sides.device != device:
             self._move(device)
         dtype = torch.float32
         for f in features:
@@ -220,10 +221,10 @@ class TaskRelationLayer(nn.Module):
         masks = self._masks(mask, features)
         for faulty in self._flags.take():
             self.raise_if_faulty(faulty)
-        *taus, faulty = UpdateAndMeasure.apply(self, masks, *features)
+        taus, faulty = UpdateAndMeasure.apply(self, masks, *features)
         if faulty is not None:
             self._flags.put(faulty)
-        return self._corrected(self._by_pair(taus)).to(dtype)
+        return self._corrected(taus).to(dtype)
 
     def extra_repr(self) -> str:
         return f"momentum={self.momentum}, shrinkage={self.shrinkage}, dims={self.dims}"
@@ -307,10 +308,17 @@ class TaskRelationLayer(nn.Module):
                 )
         return torch.stack(masks, 1).to(device)
 
-    def _by_pair(self, values: list[Tensor]) -> Tensor:
+    def by_pair(self, values: list[Tensor]) -> Tensor:
         """(P,) in the order of ``pairs`` from the classes' values; 0-d for two tasks."""
         ordered = values[0] if len(values) == 1 else torch.cat(values)[self._order]
         return ordered[0] if len(self.dims) == 2 else ordered
+
+    def by_class(self, values: Tensor) -> list[Tensor]:
+        """Undo :meth:`by_pair`."""
+        sizes = [len(pairs.pairs) for members in self.members for pairs in members.pairs]
+        if len(sizes) == 1:
+            return [values.reshape(-1)]
+        return list(torch.empty_like(values).index_copy_(0, self._order, values).split(sizes))
 
     def _corrected(self, taus: Tensor) -> Tensor:
         if not self.correct_chance:
