@@ -224,21 +224,22 @@ def test_moments_of_another_device_type_or_version_load_here():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_corrections_follow_the_moments(dtype):
-    """What they were made from is forgotten many times over, and no step is solved exactly."""
-    layer = TaskRelationLayer(0.8)
-    (first, *steps) = drifting(60, 256, 112, 96, dtype)
+    """What they were made from is nearly forgotten, and hardly a step is solved exactly."""
+    layer = TaskRelationLayer(0.97)
+    (first, *steps) = drifting(60, 256, 264, 270, dtype)
     layer(*first)
-    taken_from = layer.warm["0"].inverse1.clone()
     for f1, f2 in steps:
         layer(f1, f2)
-    warm = layer.warm["0"]
-    assert (warm.inverse1 - taken_from).norm() > 0.5 * taken_from.norm()
+    warm, moments = layer.warm["0"], layer.groups[0].moments[0, :264, :264].double()
+    assert len(warm.spectrum) < 264
+    left = warm.inverse1.double() @ moments - torch.eye(264)
+    assert left.norm() < 0.5 * 264**0.5
     assert layer.exact_rate < 0.2
 
 
 def test_corrections_that_cannot_be_refreshed_make_way_for_the_exact_route():
     layer = TaskRelationLayer(0.9)
-    *steps, (f1, f2) = drifting(8, 64, 112, 112, torch.float32)
+    *steps, (f1, f2) = drifting(8, 64, 264, 270, torch.float32)
     for pair in steps:
         layer(*pair)
     cold = copy.deepcopy(layer)

@@ -3,8 +3,9 @@
 A Davidson iteration for the pair of equations :math:`S_{12} b = \\tau S_{11} a`,
 :math:`S_{21} a = \\tau S_{22} b` (J. Comput. Phys. 17, 1975). The correction of a residual takes
 earlier moments for those of now: their inverses, and their leading canonical vectors, along which
-the two equations are coupled. What the moments make of the vectors carried from step to step
-follows the moments' own update, so that a step reads the wide matrices only for what is new.
+the two equations are coupled; all of them, where most values are large. What the moments make of
+the vectors carried from step to step follows the moments' own update, so that a step reads the
+wide matrices only for what is new.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ FEW = 32  # samples that may be unlike the moments
 USUAL = 1  # iterations after a refresh
 AT_FIRST = 4  # after an exact solution in float32
 WORTH = 0.1  # iterations that a refresh costs, for each feature
-LEADING = 128  # canonical vectors of the corrections, where a share of all is not more
+LEADING = 128  # canonical vectors of the corrections, at least
+NEAR = 0.3  # of the largest value: the vectors of such values are among them
 STILL = 0.1  # canonical values below which their vectors stay where they are in a refresh
 
 
@@ -88,8 +90,10 @@ class WarmPair(nn.Module):
         if self.rows1 is not None:
             if gain:
                 variates = self._follow(batch, momentum, gain)
-            stale = int(self.spent) >= WORTH * min(s12.shape)
-            if not stale or self._refresh(moments, shrinkage):
+            smaller = min(s12.shape)
+            is_whole = len(self.spectrum) == smaller
+            stale = int(self.spent) >= (1 + is_whole) * WORTH * smaller
+            if not stale or (not is_whole and self._refresh(moments, shrinkage)):
                 found = self._iterate(moments, shrinkage, variates, accuracy, iterations)
                 if found is not None:
                     return *found, False
@@ -135,9 +139,7 @@ class WarmPair(nn.Module):
             if not bool(s[0] > 64 * torch.finfo(s.dtype).eps):
                 self.forget()
                 continue
-            # higher accuracy takes more iterations, which more of the vectors save
-            p = min(s12.shape) // 4 if accuracy > 1e-6 else 3 * min(s12.shape) // 8
-            p = min(max(p, LEADING), *s12.shape)
+            p = _count(s, accuracy)
             first = torch.linalg.solve_triangular(l1.mT.to(dtype), u[:, :p], upper=True).mT / unit1
             second = (
                 torch.linalg.solve_triangular(l2.mT.to(dtype), vh[:p].mT, upper=True).mT / unit2
@@ -233,6 +235,14 @@ class WarmPair(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
+def _count(s: Tensor, accuracy: float) -> int:
+    """How many canonical vectors the corrections take, of the values by falling size."""
+    # higher accuracy takes more iterations, which more of the vectors save
+    share = len(s) // 4 if accuracy > 1e-6 else 3 * len(s) // 8
+    p = max(int((s > NEAR * s[0]).sum()), share, LEADING)
+    return p if 2 * p <= len(s) else len(s)
+
+
 def _inverse(lower: Tensor, unit: Tensor) -> Tensor:
     """(d, d) float32 inverse of the shrunk moments, of their factor."""
     return (torch.cholesky_inverse(lower) / unit**2).float()
@@ -276,24 +286,29 @@ class _Correction:
         Returns:
             (d1,), (d2,), and the relative change of the variates' part of the gradient.
         """
-        tau, floor = self.tau, self.floor
-        x, y = times(r1, self.inverses[0]), times(r2, self.inverses[1])
+        tau = self.tau
         z1, z2 = times(r1, self.leading[0].T), times(r2, self.leading[1].T)
         near1 = self.direct * z1 + self.crossed * z2
         near2 = self.crossed * z1 + self.direct * z2
-        rest1, rest2 = (
-            max(float(g @ r) - float(z @ z), 0) / floor**2 for g, r, z in ((x, r1, z1), (y, r2, z2))
-        )
+        x, rest1 = self._rest(0, r1, z1, near1)
+        y, rest2 = self._rest(1, r2, z2, near2)
         ours, theirs = float(near1 @ near1) + rest1, float(near2 @ near2) + rest2
         shared = 2 * tau * float((self.spectrum * near1) @ near2)
         change = max(theirs + tau**2 * ours, ours + tau**2 * theirs) - shared
         # NaN has to stay
         missing = (change if change != change else max(change, 0)) ** 0.5
-        x /= np.float32(floor)
-        y /= np.float32(floor)
-        x += times(near1 - z1 / np.float32(floor), self.leading[0])
-        y += times(near2 - z2 / np.float32(floor), self.leading[1])
         return x, y, missing / self.sine
+
+    def _rest(self, side: int, r: np.ndarray, z: np.ndarray, near: np.ndarray):
+        """Correction (d,) of a side, and the square length of its part off the leading vectors."""
+        leading, inverse, floor = self.leading[side], self.inverses[side], np.float32(self.floor)
+        if len(leading) == len(inverse):
+            return times(near, leading), 0.0
+        whole = times(r, inverse)
+        length = max(float(whole @ r) - float(z @ z), 0) / self.floor**2
+        whole /= floor
+        whole += times(near - z / floor, leading)
+        return whole, length
 
 
 class _Space:
