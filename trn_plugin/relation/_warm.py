@@ -28,7 +28,8 @@ USUAL = 1  # iterations after a refresh
 AT_FIRST = 4  # after an exact solution in float32
 WORTH = 0.1  # iterations that a refresh costs, for each feature
 LEADING = 128  # canonical vectors of the corrections, at least
-NEAR = 0.3  # of the largest value: the vectors of such values are among them
+NEAR = 0.2  # of the largest value: the vectors of such values are among them
+MISSED = 0.35  # of the largest: the least of the values, at a refresh, from which more are wanted
 STILL = 0.1  # canonical values below which their vectors stay where they are in a refresh
 
 
@@ -158,7 +159,11 @@ class WarmPair(nn.Module):
         return k.new_zeros(1), torch.zeros_like(s11[:1]), torch.zeros_like(s22[:1])
 
     def _refresh(self, moments: tuple[Tensor, ...], shrinkage: float) -> bool:
-        """Take the corrections' inverses and leading vectors from today's moments, if they can."""
+        """Take the corrections' inverses and leading vectors from today's moments.
+
+        Returns:
+            False where that fails, or the vectors are too few by now.
+        """
         s11, s12, s22 = moments
         self.inverse1, self.inverse2 = (_inverse(*factor(s, shrinkage)) for s in (s11, s22))
         s11, s12, s22 = (s.float() for s in moments)
@@ -175,7 +180,10 @@ class WarmPair(nn.Module):
         k = first @ s12 @ second.mT
         if wrong1 or wrong2 or not bool(k.isfinite().all()):
             return False
-        u, self.spectrum, vh = torch.linalg.svd(k)
+        u, s, vh = torch.linalg.svd(k)
+        if s[-1] > MISSED * s[0]:
+            return False
+        self.spectrum = s
         self.leading1, self.leading2 = u.mT @ first, vh @ second
         self.spent.zero_()
         return True
