@@ -135,7 +135,12 @@ def _spread_input_size(config: Config) -> None:
         dataset = (config.get(f"{part}_dataloader") or {}).get("dataset")
         if dataset is not None and "input_size" in dataset:
             dataset.input_size = size
-    backbone = config.model.backbone
+    backbone = (config.get("model") or {}).get("backbone")
+    if not isinstance(backbone, dict):
+        raise ConfigError(
+            f"model.backbone: expected a dict, as input_size is that of the backbone too, "
+            f"got {backbone!r}"
+        )
     if backbone.get("img_size", size) != size:
         raise ConfigError(
             f"model.backbone.img_size is {backbone.img_size}, but input_size is {size}: "
