@@ -165,8 +165,8 @@ def test_wide_features_that_are_not_finite_leave_all_state_as_it_was():
         assert torch.equal(value, before[name]), name
 
 
-@pytest.mark.parametrize("scale", [10, 30])
-def test_one_direction_may_hold_nearly_all_variance(scale):
+@pytest.mark.parametrize(("scale", "masked"), [(10, False), (30, False), (30, True)])
+def test_one_direction_may_hold_nearly_all_variance(scale, masked):
     """99 % or more of a side's trace: what is small beside it is related nevertheless."""
     layer = TaskRelationLayer(0.97)
     moments = [torch.eye(128).double(), torch.zeros(128, 128).double(), torch.eye(128).double()]
@@ -175,15 +175,18 @@ def test_one_direction_may_hold_nearly_all_variance(scale):
         for f in (f1, f2):
             with torch.no_grad():
                 f += scale * 11 * torch.randn(128, 1, generator=g)
-        x1, x2 = (f.detach().double() - f.detach().double().mean(0) for f in (f1, f2))
+        keep = torch.ones(128, dtype=torch.bool)
+        keep[0] = not masked
+        x1, x2 = (f[keep].detach().double() for f in (f1, f2))
+        x1, x2 = x1 - x1.mean(0), x2 - x2.mean(0)
         for s, c in zip(moments, (x1.T @ x1, x1.T @ x2, x2.T @ x2), strict=True):
             s.mul_(0.97).add_(c, alpha=0.03)
-        tau = layer(f1, f2)
-        values, expected = solved_exactly(moments, f1, f2, 1e-5, 0.97)
+        tau = layer(f1, f2, mask=keep)
+        values, expected = solved_exactly(moments, f1[keep], f2[keep], 1e-5, 0.97)
         assert abs(tau.item() - values[0].item()) <= 1e-5
         if step > 20 and values[0] - values[1] >= 1e-3:
             for ours, theirs in zip(gradients(tau, f1, f2), expected, strict=True):
-                assert (ours - theirs).norm() <= 2e-3 * theirs.norm()
+                assert (ours[keep] - theirs).norm() <= 2e-3 * theirs.norm()
     assert layer.exact_rate < 0.5
 
 
@@ -287,3 +290,39 @@ def test_batches_of_two_whose_variates_nearly_touch():
         else:
             layer(f1, f2)
     assert min(lengths) < max(lengths) / 20
+
+
+def dominated(seed):
+    g = torch.Generator().manual_seed(seed)
+    f1, f2 = (torch.randn(64, d, generator=g) for d in (128, 100))
+    return f1 + 300 * torch.randn(64, 1, generator=g), f2
+
+
+def test_a_batch_left_out_leaves_the_precision_of_the_moments_too():
+    layer = TaskRelationLayer(0.9)
+    for seed in range(3):
+        layer(*dominated(seed))
+    before = copy.deepcopy(layer.state_dict())
+    assert layer.groups[0].moments.dtype == torch.float64
+    f1, f2 = (torch.randn(64, d) for d in (128, 100))
+    layer(f1, f2, mask=torch.zeros(64, dtype=torch.bool))
+    layer(f1[:1], f2[:1])
+    layer(f1[:0], f2[:0])
+    f1[3, 4] = float("nan")
+    with pytest.raises(ValueError, match=r"^f1: "):
+        layer(f1, f2)
+    for name, value in layer.state_dict().items():
+        if "groups" in name:
+            assert value.dtype == before[name].dtype
+            assert torch.equal(value, before[name]), name
+
+
+def test_moments_take_the_precision_of_the_features():
+    layer = TaskRelationLayer(0.9)
+    for f1, f2 in drifting(3, 64, 128, 100, torch.float32):
+        layer(f1, f2)
+    assert layer.groups[0].moments.dtype == torch.float32
+    for f1, f2 in drifting(2, 64, 128, 100, torch.float64):
+        tau = layer(f1, f2)
+        tau.mul_(2)
+    assert layer.groups[0].moments.dtype == torch.float64

@@ -47,14 +47,11 @@ class UpdateAndMeasure(torch.autograd.Function):
                 mask = None if masks is None else masks[:, members.tasks].all(2).T
                 x, count = centre(members.take(joint), mask, product_dtype)
                 squares = group.squares(x)
-                if squares is not None and x.dtype == torch.float32:
-                    if group.is_dominated(x, squares):
-                        working = working_dtype(device)
-                        x, count = centre(
-                            members.take(_side_by_side(features, working)), mask, working
-                        )
-                        squares = group.squares(x)
-                    group.keep_in(x.dtype)
+                single = squares is not None and x.dtype == torch.float32
+                if single and group.is_dominated(x, squares):
+                    working = working_dtype(device)
+                    x, count = centre(members.take(_side_by_side(features, working)), mask, working)
+                    squares = group.squares(x)
                 blocks, wrong = group.products(x, squares)
                 if wrong is not None:
                     faults.append((members.tasks, wrong))
@@ -68,24 +65,23 @@ class UpdateAndMeasure(torch.autograd.Function):
             for members, x, count, blocks in batches:
                 w = members.group.update(x, blocks, count, layer.momentum, clean)
                 x = x if clean is None else torch.where(clean, x, 0.0)
-                solved = layer.solve(members, x, w, dtype)
+                solved = layer.solve(members, x, w, count, dtype)
                 taus.extend(tau for tau, *_ in solved)
                 saved.extend([x, w * world_size(), *(t for found in solved for t in found)])
         ctx.save_for_backward(*saved)
-        ctx.layer = layer
+        ctx.members, ctx.order, ctx.shrinkage = layer.members, layer.order, layer.shrinkage
         ctx.kept = len(solved[0])
         ctx.features = [(f.shape[1], f.dtype) for f in features]
         if faulty is not None:
             ctx.mark_non_differentiable(faulty)
-        return layer.by_pair(taus), faulty
+        return layer.by_pair(taus).clone(), faulty
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad: Tensor, _):
-        layer, saved = ctx.layer, iter(ctx.saved_tensors)
-        grads = iter(layer.by_class(grad))
+        saved, grads = iter(ctx.saved_tensors), iter(_by_class(grad, ctx.members, ctx.order))
         total = None
-        for members in layer.members:
+        for members in ctx.members:
             x, w = next(saved), next(saved)
             fresh = len(members.group.dims) == 2 and all(pairs.is_one for pairs in members.pairs)
             fresh = fresh and x.device.type == "cpu" and ctx.kept == 3
@@ -96,14 +92,14 @@ class UpdateAndMeasure(torch.autograd.Function):
                 x1, x2 = pairs.take(x)
                 if pairs.is_one and x.device.type == "cpu" and ctx.kept == 3:
                     outs = pairs.take(by_set)
-                    found = tau, *derivatives, layer.shrinkage, float(scale)
+                    found = tau, *derivatives, ctx.shrinkage, float(scale)
                     _write_gradient(outs, x1, x2, *found, add=not fresh)
                     continue
                 scale = scale[:, None, None]
                 if ctx.kept == 3:
-                    g1, g2 = _gradient(x1, x2, tau, *derivatives, layer.shrinkage)
+                    g1, g2 = _gradient(x1, x2, tau, *derivatives, ctx.shrinkage)
                 else:
-                    g1, g2 = mean_square_gradient(x1, x2, *derivatives, layer.shrinkage)
+                    g1, g2 = mean_square_gradient(x1, x2, *derivatives, ctx.shrinkage)
                 pairs.add(by_set, g1.mul_(scale), g2.mul_(scale))
             total = members.spread(by_set, total)
         widths, dtypes = zip(*ctx.features, strict=True)
@@ -114,6 +110,14 @@ class UpdateAndMeasure(torch.autograd.Function):
 def _side_by_side(features: tuple[Tensor, ...], dtype: torch.dtype) -> Tensor:
     """(N, all) copy."""
     return torch.cat([f.detach().to(dtype) for f in features], 1)
+
+
+def _by_class(values: Tensor, members: list, order: Tensor) -> list[Tensor]:
+    """(P_c,) of each class of pairs, of values in the order of the layer's pairs."""
+    sizes = [len(pairs.pairs) for m in members for pairs in m.pairs]
+    if len(sizes) == 1:
+        return [values.reshape(-1)]
+    return list(torch.empty_like(values).index_copy_(0, order, values).split(sizes))
 
 
 def _faulty_tasks(faults: list, tasks: int, device: torch.device) -> Tensor:

@@ -120,8 +120,10 @@ class RunningMoments(nn.Module):
             for rows, totals in zip(x.numpy(), squares, strict=True):
                 for index, total in enumerate(totals):
                     own = rows[:, self.slot(index)]
-                    # two power steps: all it takes where one direction dominates
-                    variate = times(_scaled(own[0]), own.T)
+                    # two power steps: all it takes where one direction dominates; from all rows,
+                    # for those that do not count are 0
+                    start = np.arange(1, len(own) + 1, dtype=own.dtype)
+                    variate = times(_scaled(times(start, own)), own.T)
                     direction = _scaled(times(variate, own))
                     variate = times(direction, own.T)
                     if variate @ variate > DOMINANT * total * (direction @ direction):
@@ -147,7 +149,7 @@ class RunningMoments(nn.Module):
             bool, whose features (or their squares) are not finite, None where a CPU saw that all
             are.
         """
-        if squares is not None and self.moments.dtype == x.dtype and world_size() == 1:
+        if squares is not None and world_size() == 1:
             wrong = ~np.isfinite(squares)
             return None, torch.from_numpy(wrong) if wrong.any() else None
         blocks = self._products(x)
@@ -179,6 +181,8 @@ class RunningMoments(nn.Module):
             w (B,), 1 - m, or 0 where the batch was left out.
         """
         gain = 1 - momentum
+        if clean is None and bool((count >= 2).any()):
+            self.keep_in(x.dtype)
         if clean is None and count.numpy().min(initial=2) >= 2:
             self.weight.mul_(momentum).add_(count, alpha=gain)
             self.squared_weight.mul_(momentum**2).add_(count, alpha=gain**2)

@@ -67,6 +67,7 @@ class WarmPair(nn.Module):
         s22: Tensor,
         shrinkage: float,
         batch: Tensor,
+        samples: int,
         momentum: float,
         gain: float,
         accuracy: float,
@@ -79,6 +80,7 @@ class WarmPair(nn.Module):
             shrinkage (float): epsilon, see :func:`factor`.
             batch (Tensor): (N, d1 + d2) centred features of this process that the moments have
                 taken in since the last call.
+            samples (int): of them that count, on all processes.
             momentum (float): m of that update.
             gain (float): 1 - m, or 0 where the batch was left out.
             accuracy (float): relative error allowed in the gradient.
@@ -91,6 +93,7 @@ class WarmPair(nn.Module):
         if self.rows1 is not None:
             if gain:
                 variates = self._follow(batch, momentum, gain)
+                variates = variates if samples < FEW else None
             smaller = min(s12.shape)
             is_whole = len(self.spectrum) == smaller
             stale = int(self.spent) >= (1 + is_whole) * WORTH * smaller
@@ -98,14 +101,14 @@ class WarmPair(nn.Module):
                 found = self._iterate(moments, shrinkage, variates, accuracy, iterations)
                 if found is not None:
                     return *found, False
-        return *self._solve_exactly(moments, shrinkage, variates, accuracy, len(batch)), True
+        return *self._solve_exactly(moments, shrinkage, variates, accuracy, samples), True
 
     def _follow(self, batch: Tensor, momentum: float, gain: float) -> np.ndarray:
         """Update the carried products as the moments were.
 
         Returns:
-            (5,) of the batch, with p and q its variates by the pair carried first: p'p, q'q, p'q,
-            the mean square length of its variates by all that is carried, and the samples.
+            (4,) of the batch, with p and q its variates by the pair carried first: p'p, q'q, p'q,
+            and the mean square length of its variates by all that is carried.
         """
         k, d1 = len(self.rows1), self.leading1.shape[1]
         x, y = batch[:, :d1], batch[:, d1:]
@@ -115,7 +118,7 @@ class WarmPair(nn.Module):
         torch.mm(self.rows2[:, :d2].to(y.dtype), y.T, out=weights[k:])
         p, q = weights.numpy()[::k]
         length = float(weights.flatten().dot(weights.flatten())) / len(weights)
-        variates = np.array([p @ p, q @ q, p @ q, length, np.count_nonzero(p)], np.float64)
+        variates = np.array([p @ p, q @ q, p @ q, length], np.float64)
         products = weights.mul_(gain) @ batch
         if world_size() > 1:
             # of all ranks' samples, or their warm starts would drift apart
@@ -136,7 +139,7 @@ class WarmPair(nn.Module):
         k = whiten(l1, unit1, s12, l2, unit2)
         # float32 will do to begin with, and its iterations give what the promised accuracy asks
         for dtype in (torch.float32, torch.float64)[samples < FEW :]:
-            u, s, vh = torch.linalg.svd(k.to(dtype))
+            u, s, vh = torch.linalg.svd(k.to(dtype), full_matrices=False)
             if not bool(s[0] > 64 * torch.finfo(s.dtype).eps):
                 self.forget()
                 continue
@@ -239,7 +242,7 @@ class WarmPair(nn.Module):
                 state_dict.pop(key, None)
         for name, key in zip(self.STATE, keys, strict=True):
             saved = state_dict.get(key)
-            setattr(self, name, None if saved is None else torch.empty_like(saved))
+            setattr(self, name, None if saved is None else torch.empty_like(saved, device="cpu"))
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
@@ -264,7 +267,7 @@ class _Correction:
         leading1, leading2 (ndarray): (p, d1), (p, d2) canonical vectors of them.
         spectrum (ndarray): (p,) canonical values of those.
         tau (float): the largest one now.
-        variates (ndarray, optional): (5,) of the batch, see :meth:`WarmPair._follow`.
+        variates (ndarray, optional): (4,) of a small batch, see :meth:`WarmPair._follow`.
     """
 
     def __init__(
@@ -272,7 +275,7 @@ class _Correction:
     ) -> None:
         self.tau, self.floor = tau, max(tau, MIN_GAP)
         sine = 1 - tau**2
-        if variates is not None and 0 < variates[4] < FEW and variates[3] > 0:
+        if variates is not None and variates[3] > 0:
             # variates of a few samples may happen to be closer than the moments say
             pp, qq, pq = variates[:3] / variates[3]
             sine = min(sine, pp - 2 * tau * pq + tau**2 * qq, qq - 2 * tau * pq + tau**2 * pp)

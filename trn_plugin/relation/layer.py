@@ -174,7 +174,7 @@ class TaskRelationLayer(nn.Module):
         return self._corrected(self.by_pair(taus))
 
     def solve(
-        self, members: Members, x: Tensor, w: Tensor, dtype: torch.dtype
+        self, members: Members, x: Tensor, w: Tensor, count: Tensor, dtype: torch.dtype
     ) -> list[tuple[Tensor, ...]]:
         """tau, a and b of each class of pairs of a group, after an update with features x."""
         solved, factors = [], {}
@@ -185,9 +185,9 @@ class TaskRelationLayer(nn.Module):
                 continue
             moments = (s[0] for s in pairs.moments(members.group))
             batch = pairs.side_by_side(x)
-            gain = float(pairs.by_set(w))
+            gain, samples = float(pairs.by_set(w)), int(pairs.by_set(count))
             *triple, exact = self.warm[str(pairs.pairs[0])].solve(
-                *moments, self.shrinkage, batch, self.momentum, gain, accuracy, iterations
+                *moments, self.shrinkage, batch, samples, self.momentum, gain, accuracy, iterations
             )
             solved.append(triple)
             self.steps.add_(EXACT_STEP if exact else WARM_STEP)
@@ -257,7 +257,7 @@ class TaskRelationLayer(nn.Module):
             }
         )
         order = torch.tensor([place for pairs in classes for place in pairs.pairs])
-        self._order = order.argsort().to(device)
+        self.order = order.argsort().to(device)
         self._sides = torch.tensor([[dims[t] for t in pair] for pair in self.pairs], device=device)
         self.widths = torch.tensor(dims, device=device)
         self.steps = torch.zeros(2, dtype=torch.int64, device=device)
@@ -310,15 +310,8 @@ class TaskRelationLayer(nn.Module):
 
     def by_pair(self, values: list[Tensor]) -> Tensor:
         """(P,) in the order of ``pairs`` from the classes' values; 0-d for two tasks."""
-        ordered = values[0] if len(values) == 1 else torch.cat(values)[self._order]
+        ordered = values[0] if len(values) == 1 else torch.cat(values)[self.order]
         return ordered[0] if len(self.dims) == 2 else ordered
-
-    def by_class(self, values: Tensor) -> list[Tensor]:
-        """Undo :meth:`by_pair`."""
-        sizes = [len(pairs.pairs) for members in self.members for pairs in members.pairs]
-        if len(sizes) == 1:
-            return [values.reshape(-1)]
-        return list(torch.empty_like(values).index_copy_(0, self._order, values).split(sizes))
 
     def _corrected(self, taus: Tensor) -> Tensor:
         if not self.correct_chance:
