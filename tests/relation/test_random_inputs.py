@@ -64,3 +64,20 @@ def test_random_and_degenerate_inputs():
 @pytest.mark.slow
 def test_one_hundred_thousand_random_and_degenerate_inputs():
     run(100_000, seed=1)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("first", KINDS)
+def test_wide_inputs_of_every_kind(first):
+    """From batch to batch of another kind, scale and size; the state stays finite too."""
+    g = torch.Generator().manual_seed(KINDS.index(first))
+    for dtype, momentum in ((torch.float32, 0.0), (torch.float32, 0.9), (torch.float64, 0.9)):
+        layer = TaskRelationLayer(momentum, shrinkage=1e-9)
+        for n, kind in zip((40, 1, 8, 2, 64, 40, 0), KINDS, strict=True):
+            f1 = features(max(n, 1), 110, first, g, dtype)[:n].requires_grad_()
+            f2 = features(max(n, 1), 96, kind, g, dtype)[:n].requires_grad_()
+            tau = layer(f1, f2)
+            assert 0 <= tau <= 1
+            assert all(x.isfinite().all() for x in torch.autograd.grad(tau, (f1, f2)))
+            state = layer.state_dict().values()
+            assert all(x.isfinite().all() for x in state if x.is_floating_point())

@@ -92,8 +92,7 @@ class WarmPair(nn.Module):
         moments, variates = (s11, s12, s22), None
         if self.rows1 is not None:
             if gain:
-                variates = self._follow(batch, momentum, gain)
-                variates = variates if samples < FEW else None
+                variates = self._follow(batch, samples, momentum, gain)
             smaller = min(s12.shape)
             is_whole = len(self.spectrum) == smaller
             stale = int(self.spent) >= (1 + is_whole) * WORTH * smaller
@@ -103,12 +102,14 @@ class WarmPair(nn.Module):
                     return *found, False
         return *self._solve_exactly(moments, shrinkage, variates, accuracy, samples), True
 
-    def _follow(self, batch: Tensor, momentum: float, gain: float) -> np.ndarray:
+    def _follow(
+        self, batch: Tensor, samples: int, momentum: float, gain: float
+    ) -> np.ndarray | None:
         """Update the carried products as the moments were.
 
         Returns:
-            (4,) of the batch, with p and q its variates by the pair carried first: p'p, q'q, p'q,
-            and the mean square length of its variates by all that is carried.
+            (4,) of a batch of few samples, with p and q its variates by the pair carried first:
+            p'p, q'q, p'q, and the mean square length of its variates by all that is carried.
         """
         k, d1 = len(self.rows1), self.leading1.shape[1]
         x, y = batch[:, :d1], batch[:, d1:]
@@ -116,21 +117,23 @@ class WarmPair(nn.Module):
         weights = batch.new_empty(2 * k, len(batch))
         torch.mm(self.rows1[:, :d1].to(x.dtype), x.T, out=weights[:k])
         torch.mm(self.rows2[:, :d2].to(y.dtype), y.T, out=weights[k:])
-        p, q = weights.numpy()[::k]
-        length = float(weights.flatten().dot(weights.flatten())) / len(weights)
-        variates = np.array([p @ p, q @ q, p @ q, length], np.float64)
+        variates = None
+        if samples < FEW:
+            w = weights.double()
+            p, q = w[0], w[k]
+            variates = torch.stack([p @ p, q @ q, p @ q, w.square().sum() / len(w)])
         products = weights.mul_(gain) @ batch
         if world_size() > 1:
             # of all ranks' samples, or their warm starts would drift apart
             products = sum_over_ranks(products.double())
-            sum_over_ranks(torch.from_numpy(variates))
+            variates = None if variates is None else sum_over_ranks(variates)
         rows1, rows2, products = (t.numpy() for t in (self.rows1, self.rows2, products))
         rows1[:, d1:] *= momentum
         rows1[:, d1:] += products[:k]
         rows2[:, d2:] *= momentum
         rows2[:, d2 : 2 * d2] += products[k:, d1:]
         rows2[:, 2 * d2 :] += products[k:, :d1]
-        return variates
+        return None if variates is None else variates.numpy()
 
     def _solve_exactly(self, moments, shrinkage: float, variates, accuracy: float, samples: int):
         s11, s12, s22 = (s.double() for s in moments)
@@ -148,15 +151,25 @@ class WarmPair(nn.Module):
             second = (
                 torch.linalg.solve_triangular(l2.mT.to(dtype), vh[:p].mT, upper=True).mT / unit2
             )
-            self.leading1, self.leading2 = first.float().contiguous(), second.float().contiguous()
-            self.inverse1, self.inverse2 = _inverse(l1, unit1), _inverse(l2, unit2)
-            self.spectrum, self.spent = s[:p].float(), torch.zeros((), dtype=torch.int64)
-            a, b = first[:BLOCK].double(), second[:BLOCK].double()
-            self.rows1 = torch.cat([a, a @ s11, a @ s12], 1)
-            self.rows2 = torch.cat([b, b @ s22, b @ s12.mT], 1)
+            corrections = (
+                _inverse(l1, unit1),
+                _inverse(l2, unit2),
+                first.float().contiguous(),
+                second.float().contiguous(),
+            )
+            found = None
+            if all(bool(t.isfinite().all()) for t in corrections):
+                self.inverse1, self.inverse2, self.leading1, self.leading2 = corrections
+                self.spectrum, self.spent = s[:p].float(), torch.zeros((), dtype=torch.int64)
+                a, b = first[:BLOCK].double(), second[:BLOCK].double()
+                self.rows1 = torch.cat([a, a @ s11, a @ s12], 1)
+                self.rows2 = torch.cat([b, b @ s22, b @ s12.mT], 1)
+                if dtype == torch.float32:
+                    found = self._iterate(moments, shrinkage, variates, accuracy, AT_FIRST)
+            else:  # beyond what float32 can hold
+                self.forget()
             if dtype == torch.float64:
                 return s[:1].clamp(max=1.0), first[:1], second[:1]
-            found = self._iterate(moments, shrinkage, variates, accuracy, AT_FIRST)
             if found is not None:
                 return found
         return k.new_zeros(1), torch.zeros_like(s11[:1]), torch.zeros_like(s22[:1])
