@@ -1,7 +1,8 @@
 """What the relation part costs in a training step: a config's TRN beside the same model without.
 
-Two models are trained on the same random pictures, in pairs of steps: the config's model with its
-neck and its relation losses, and the same without both (MTL). They have the same weights and
+Two models are trained on the same pictures, in pairs of steps: the config's model with its
+neck and its relation losses, and the same without both (MTL). The pictures are random ones, or
+with `--data` those of the config's training set, resized. The models have the same weights and
 optimizer state when the first pair begins. The order is swapped each time, and a difference is
 the mean of two neighbouring pairs, one of either order. A step is MMEngine's: normalise, forward,
 losses, backward, clip, optimizer. Pictures lie on the device; reading data, schedules of the
@@ -20,6 +21,7 @@ Percentages are of the MTL step of the same pair.
 
 Example:
     python tools/benchmark_step.py configs/mtfl/trn-hidden-output_resnet18_mtfl.py
+    python tools/benchmark_step.py --data --cfg-options data_root=data/MTFL
     python tools/benchmark_step.py --device cuda --amp --image-size 224 --steps 100 --out step.csv
 """
 
@@ -27,6 +29,7 @@ import trn_plugin.interrupts  # noqa: F401 - first, see there
 
 import argparse
 import copy
+import itertools
 import statistics
 import time
 from pathlib import Path
@@ -45,6 +48,7 @@ DIFFERENCE = "difference of the two"
 FORWARD, BACKWARD, BOTH = (
     f"relation part alone, {part}" for part in ("forward", "backward", "both")
 )
+PICTURES = ("random pictures", "pictures of the training set")
 COARSE = 4
 
 
@@ -56,6 +60,7 @@ def parse_args():
     parser.set_defaults(config=str(CONFIG))
     parser.add_argument("--batch", type=int, default=128, help="pictures a step (%(default)s)")
     parser.add_argument("--image-size", type=int, default=32, metavar="PX", help="%(default)s")
+    parser.add_argument("--data", action="store_true", help="pictures of the config's training set")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--amp", action="store_true", help="mixed precision (CUDA)")
     parser.add_argument("--threads", type=int, help="of the CPU (default: one for each core)")
@@ -80,7 +85,7 @@ def main():
     torch.backends.cudnn.benchmark = bool((config.get("env_cfg") or {}).get("cudnn_benchmark"))
     trn, mtl = build(config, args)
     print(describe(trn.model, args), flush=True)
-    batches = RandomBatches(trn.model, args)
+    batches = DataBatches(trn.model, config, args) if args.data else RandomBatches(trn.model, args)
     part = RelationPart(trn)
     times = measure(trn, mtl, part, batches, args)
     rows = [row_of(name, times) for name in (TRN, MTL, DIFFERENCE, FORWARD, BACKWARD, BOTH)]
@@ -222,6 +227,40 @@ class RandomBatches:
         return [0.0] * width, [1.0] * width
 
 
+class DataBatches:
+    """Batches of the config's training set, epoch after epoch, resized."""
+
+    def __init__(self, model, config, args):
+        from trn_plugin.engine.runner import SafeRunner
+
+        if not config.get("train_dataloader"):
+            raise ConfigError(f"{args.config}: expected a train_dataloader for --data, found none")
+        settings = copy.deepcopy(config.train_dataloader)
+        settings.update(batch_size=args.batch, num_workers=0, persistent_workers=False)
+        settings.drop_last = True
+        loader = SafeRunner.build_dataloader(settings, seed=args.seed)
+        if len(loader) == 0:
+            found = f"{len(loader.dataset)} pictures in the training set"
+            raise ConfigError(f"--batch {args.batch}: no batch of {found}")
+        model.fit_to_labels(loader.dataset)
+        self.batches = self.read(loader)
+        self.args = args
+
+    @staticmethod
+    def read(loader):
+        for epoch in itertools.count():
+            if hasattr(loader.sampler, "set_epoch"):
+                loader.sampler.set_epoch(epoch)
+            yield from loader
+
+    def draw(self) -> dict:
+        """A batch as a data loader gives it."""
+        batch, size = next(self.batches), self.args.image_size
+        images = torch.stack(list(batch["inputs"])).float()
+        images = nn.functional.interpolate(images, (size, size), mode="area")
+        return {**batch, "inputs": images.to(self.args.device, torch.uint8)}
+
+
 class RelationPart:
     """What a step of ``side`` did with its features, once more, by a neck in the same state."""
 
@@ -317,6 +356,7 @@ def setting(model, args) -> dict:
     return {
         "config": Path(args.config).stem,
         "backbone": model.backbone.model_name,
+        "pictures": PICTURES[args.data],
         "image_size": args.image_size,
         "batch": args.batch,
         "device": torch.cuda.get_device_name() if args.device == "cuda" else "cpu",
@@ -337,9 +377,9 @@ def describe(model, args) -> str:
         )
     ]
     return (
-        f"{s['config']}: {s['backbone']} at {args.image_size} x {args.image_size}, batch "
-        f"{args.batch}, {s['device']}{', amp' if args.amp else ''}, {s['threads']} threads, torch "
-        f"{s['torch']}; {args.steps} pairs of steps after {args.warmup}\n"
+        f"{s['config']}: {s['backbone']}, {PICTURES[args.data]} at {args.image_size} x "
+        f"{args.image_size}, batch {args.batch}, {s['device']}{', amp' if args.amp else ''}, "
+        f"{s['threads']} threads, torch {s['torch']}; {args.steps} pairs of steps after {args.warmup}\n"
         f"relations: {', '.join(relations)}"
     )
 

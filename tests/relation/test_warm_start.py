@@ -224,13 +224,13 @@ def test_moments_of_another_device_type_or_version_load_here():
         layer(f1, f2)
     state = copy.deepcopy(layer.state_dict())
     elsewhere = {k: v for k, v in state.items() if not k.startswith("warm.")}
-    earlier = {k.replace("rows", "block"): v for k, v in state.items()}
+    earlier = {k.replace("carried", "rows"): v for k, v in state.items()}
     partial = {k: v for k, v in state.items() if not k.endswith("inverse2")}
     expected = layer(f1, f2).item()
     for written in (elsewhere, earlier, partial):
         restored = TaskRelationLayer(0.9)
         restored.load_state_dict(written)
-        assert restored.warm["0"].rows1 is None
+        assert restored.warm["0"].carried1 is None
         assert restored(f1, f2).item() == pytest.approx(expected, abs=1e-6)
 
 
@@ -241,12 +241,18 @@ def test_the_corrections_follow_the_moments(dtype):
     made = []
     for f1, f2 in drifting(60, 256, 264, 270, dtype):
         layer(f1, f2)
-        inverse = layer.warm["0"].inverse1
-        if not made or not torch.equal(inverse, made[-1]):
-            made.append(inverse.clone())
+        vectors = layer.warm["0"].leading1
+        if not made or not torch.equal(vectors, made[-1]):
+            made.append(vectors.clone())
     moments = layer.groups[0].moments[0, :264, :264].double()
-    first, last = ((x.double() @ moments - torch.eye(264)).norm() for x in (made[0], made[-1]))
+    identity = torch.eye(264).double()
+    first, last = (
+        (x @ moments @ x.T - identity[: len(x), : len(x)]).norm() / len(x) ** 0.5
+        for x in (made[0].double(), made[-1].double())
+    )
     assert last < first / 4
+    inverse = layer.warm["0"].inverse1.double()
+    assert (inverse @ moments - identity).norm() < (moments - identity).norm() / 4
     assert len(layer.warm["0"].spectrum) < 264
     assert len(made) > int(layer.steps[1])
     assert layer.exact_rate < 0.2

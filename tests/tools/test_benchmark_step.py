@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from trn_plugin.engine import cli
+from trn_plugin.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "configs/toy/trn-hidden-output_test-resnet_toy.py"
@@ -115,6 +116,45 @@ def test_labels_for_every_kind_of_head(tmp_path, monkeypatch):
     module, args, trn, _ = module_and_sides(monkeypatch, config=config)
     trn.step(module.RandomBatches(trn.model, args).draw())
     assert all(torch.isfinite(value).all() for value in trn.logged.values())
+
+
+def of_toy_faces(root):
+    few = {"data_root": root, "train_size": 30, "test_size": 1, "val_size": 2}
+    return [f"train_dataloader.dataset.{key}={value}" for key, value in few.items()]
+
+
+def test_pictures_of_the_training_set(tmp_path, monkeypatch):
+    module, args, trn, _ = module_and_sides(monkeypatch, *of_toy_faces(tmp_path / "faces"))
+    args.batch = 16
+    config = cli.load_config(args.config, args.cfg_options)
+    batches = module.DataBatches(trn.model, config, args)
+    drawn = [batches.draw() for _ in range(3)]  # one of an epoch of 28
+    for batch in drawn:
+        assert batch["inputs"].shape == (16, 3, 32, 32)
+        assert batch["inputs"].dtype == torch.uint8
+        assert batch["inputs"].float().std() > 10
+        trn.step(batch)
+    first, second, _ = (batch["inputs"] for batch in drawn)
+    assert not torch.equal(first, second)
+    args.batch = 29
+    with pytest.raises(ConfigError, match="--batch 29: no batch of 28 pictures"):
+        module.DataBatches(trn.model, config, args)
+    config.train_dataloader = None
+    with pytest.raises(ConfigError, match="expected a train_dataloader for --data, found none"):
+        module.DataBatches(trn.model, config, args)
+
+
+def test_the_relation_part_on_the_training_set(run_tool, tmp_path):
+    few = ("--batch", 14, "--image-size", 32, "--steps", 4, "--warmup", 1, "--data")
+    options = ("custom_hooks.0.min_samples_per_dim=0", *of_toy_faces(tmp_path / "faces"))
+    out = tmp_path / "step.csv"
+    status, printed, errors = run_tool(
+        "benchmark_step", CONFIG, *few, "--out", out, "--cfg-options", *options
+    )
+    assert status == 0, errors
+    assert "pictures of the training set" in printed
+    with out.open(newline="") as file:
+        assert {row["pictures"] for row in csv.DictReader(file)} == {"pictures of the training set"}
 
 
 @pytest.mark.parametrize(

@@ -108,8 +108,8 @@ class RunningMoments(nn.Module):
         if x.device.type != "cpu" or not self._is_wide:
             return None
         with np.errstate(all="ignore"):
-            columns = np.einsum("bnd,bnd->bd", x.numpy(), x.numpy())
-            return np.stack([columns[:, self.slot(t)].sum(1) for t in range(len(self.dims))], 1)
+            own = (x[..., self.slot(task)].numpy() for task in range(len(self.dims)))
+            return np.stack([np.einsum("bnd,bnd->b", rows, rows) for rows in own], 1)
 
     def is_dominated(self, x: Tensor, squares: np.ndarray) -> bool:
         """Whether much of the variance of a task's (B, N, D) features on a CPU is in one direction.
@@ -119,14 +119,14 @@ class RunningMoments(nn.Module):
         with np.errstate(all="ignore"):
             for rows, totals in zip(x.numpy(), squares, strict=True):
                 for index, total in enumerate(totals):
-                    own = rows[:, self.slot(index)]
+                    own, unit = rows[:, self.slot(index)], 1 / np.sqrt(total)
                     # two power steps: all it takes where one direction dominates; from all rows,
                     # for those that do not count are 0
-                    start = np.arange(1, len(own) + 1, dtype=own.dtype)
-                    variate = times(_scaled(times(start, own)), own.T)
-                    direction = _scaled(times(variate, own))
-                    variate = times(direction, own.T)
-                    if variate @ variate > DOMINANT * total * (direction @ direction):
+                    variate = np.arange(1, len(own) + 1, dtype=own.dtype)
+                    for _ in range(2):
+                        direction = unit * times(variate, own)
+                        variate = unit * times(direction, own.T)
+                    if variate @ variate > DOMINANT * (direction @ direction):
                         return True
         return False
 
@@ -181,7 +181,7 @@ class RunningMoments(nn.Module):
             w (B,), 1 - m, or 0 where the batch was left out.
         """
         gain = 1 - momentum
-        if clean is None and bool((count >= 2).any()):
+        if clean is None and count.numpy().max(initial=0) >= 2:
             self.keep_in(x.dtype)
         if clean is None and count.numpy().min(initial=2) >= 2:
             self.weight.mul_(momentum).add_(count, alpha=gain)
@@ -236,8 +236,3 @@ class RunningMoments(nn.Module):
         """(B, d) sums of squares of each task; where they are finite, so are all products."""
         diagonals = [block.diagonal(dim1=-2, dim2=-1) for block in blocks]
         return diagonals if len(diagonals) == len(self.dims) else diagonals[0].split(self.dims, -1)
-
-
-def _scaled(direction: np.ndarray) -> np.ndarray:
-    """A direction (d,) of entries of at most 1."""
-    return direction / max(np.abs(direction).max(), np.finfo(direction.dtype).tiny)

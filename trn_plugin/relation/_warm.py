@@ -43,7 +43,8 @@ class WarmPair(nn.Module):
     new ones, these are refreshed.
     """
 
-    STATE = ("inverse1", "inverse2", "leading1", "leading2", "spectrum", "rows1", "rows2", "spent")
+    BASIS = ("inverse1", "inverse2", "leading1", "leading2", "spectrum")
+    STATE = (*BASIS, "carried1", "carried2", "spent")
 
     def __init__(self) -> None:
         super().__init__()
@@ -90,7 +91,7 @@ class WarmPair(nn.Module):
             tau (1,), a (1, d1), b (1, d2), float64, and whether the exact route was taken.
         """
         moments, variates = (s11, s12, s22), None
-        if self.rows1 is not None:
+        if self.carried1 is not None:
             if gain:
                 variates = self._follow(batch, samples, momentum, gain)
             smaller = min(s12.shape)
@@ -111,29 +112,25 @@ class WarmPair(nn.Module):
             (4,) of a batch of few samples, with p and q its variates by the pair carried first:
             p'p, q'q, p'q, and the mean square length of its variates by all that is carried.
         """
-        k, d1 = len(self.rows1), self.leading1.shape[1]
-        x, y = batch[:, :d1], batch[:, d1:]
-        d2 = y.shape[1]
-        weights = batch.new_empty(2 * k, len(batch))
-        torch.mm(self.rows1[:, :d1].to(x.dtype), x.T, out=weights[:k])
-        torch.mm(self.rows2[:, :d2].to(y.dtype), y.T, out=weights[k:])
+        carried, d1 = (self.carried1, self.carried2), self.leading1.shape[1]
+        k = len(carried[0])
+        weights = batch.new_empty(2, k, len(batch))
+        for rows, side, out in zip(carried, (batch[:, :d1], batch[:, d1:]), weights, strict=True):
+            torch.mm(rows[:, : side.shape[1]].to(side.dtype), side.T, out=out)
         variates = None
         if samples < FEW:
-            w = weights.double()
-            p, q = w[0], w[k]
-            variates = torch.stack([p @ p, q @ q, p @ q, w.square().sum() / len(w)])
-        products = weights.mul_(gain) @ batch
+            p, q = weights[:, 0].double()
+            length = weights.double().square().sum() / (2 * k)
+            variates = sum_over_ranks(torch.stack([p @ p, q @ q, p @ q, length])).numpy()
+        products = weights.flatten(0, 1).mul_(gain) @ batch
         if world_size() > 1:
             # of all ranks' samples, or their warm starts would drift apart
             products = sum_over_ranks(products.double())
-            variates = None if variates is None else sum_over_ranks(variates)
-        rows1, rows2, products = (t.numpy() for t in (self.rows1, self.rows2, products))
-        rows1[:, d1:] *= momentum
-        rows1[:, d1:] += products[:k]
-        rows2[:, d2:] *= momentum
-        rows2[:, d2 : 2 * d2] += products[k:, d1:]
-        rows2[:, 2 * d2 :] += products[k:, :d1]
-        return None if variates is None else variates.numpy()
+        for rows, new in zip(carried, products.numpy().reshape(2, k, -1), strict=True):
+            images = rows.numpy()[:, -new.shape[1] :]
+            images *= momentum
+            images += new
+        return variates
 
     def _solve_exactly(self, moments, shrinkage: float, variates, accuracy: float, samples: int):
         s11, s12, s22 = (s.double() for s in moments)
@@ -142,7 +139,7 @@ class WarmPair(nn.Module):
         k = whiten(l1, unit1, s12, l2, unit2)
         # float32 will do to begin with, and its iterations give what the promised accuracy asks
         for dtype in (torch.float32, torch.float64)[samples < FEW :]:
-            u, s, vh = torch.linalg.svd(k.to(dtype), full_matrices=False)
+            u, s, vh = _singular_vectors(k.to(dtype))
             if not bool(s[0] > 64 * torch.finfo(s.dtype).eps):
                 self.forget()
                 continue
@@ -152,8 +149,8 @@ class WarmPair(nn.Module):
                 torch.linalg.solve_triangular(l2.mT.to(dtype), vh[:p].mT, upper=True).mT / unit2
             )
             corrections = (
-                _inverse(l1, unit1),
-                _inverse(l2, unit2),
+                _inverse(l1, unit1, p),
+                _inverse(l2, unit2, p),
                 first.float().contiguous(),
                 second.float().contiguous(),
             )
@@ -162,8 +159,8 @@ class WarmPair(nn.Module):
                 self.inverse1, self.inverse2, self.leading1, self.leading2 = corrections
                 self.spectrum, self.spent = s[:p].float(), torch.zeros((), dtype=torch.int64)
                 a, b = first[:BLOCK].double(), second[:BLOCK].double()
-                self.rows1 = torch.cat([a, a @ s11, a @ s12], 1)
-                self.rows2 = torch.cat([b, b @ s22, b @ s12.mT], 1)
+                self.carried1 = torch.cat([a, a @ s11, a @ s12], 1)
+                self.carried2 = torch.cat([b, b @ s12.mT, b @ s22], 1)
                 if dtype == torch.float32:
                     found = self._iterate(moments, shrinkage, variates, accuracy, AT_FIRST)
             else:  # beyond what float32 can hold
@@ -181,7 +178,9 @@ class WarmPair(nn.Module):
             False where that fails, or the vectors are too few by now.
         """
         s11, s12, s22 = moments
-        self.inverse1, self.inverse2 = (_inverse(*factor(s, shrinkage)) for s in (s11, s22))
+        self.inverse1, self.inverse2 = (
+            _inverse(*factor(s, shrinkage), len(self.spectrum)) for s in (s11, s22)
+        )
         s11, s12, s22 = (s.float() for s in moments)
         # a step of the power method, orthonormal vectors, and the canonical ones among them
         still = (STILL - self.spectrum).clamp_(min=0)[:, None]
@@ -207,10 +206,10 @@ class WarmPair(nn.Module):
     def _iterate(self, moments, shrinkage: float, variates, accuracy: float, iterations: int):
         """tau, a, b; None where they are not accurate enough."""
         s11, s12, s22 = (s.numpy() for s in moments)
-        rows = self.rows1.numpy(), self.rows2.numpy()
+        rows = self.carried1.numpy(), self.carried2.numpy()
         most = len(rows[0]) + iterations
-        first = _Side(s11, s12, shrinkage, rows[0], most)
-        second = _Side(s22, s12.T, shrinkage, rows[1], most)
+        first = _Side(s11, s12, shrinkage, rows[0], most, 0)
+        second = _Side(s22, s12.T, shrinkage, rows[1], most, len(s11))
         try:
             with np.errstate(all="ignore"):
                 space = _Space(first, second)
@@ -224,13 +223,13 @@ class WarmPair(nn.Module):
         if iteration > USUAL:
             spent = self.spent.numpy()
             spent += iteration - USUAL
-        first, second = (r[:1, : len(s)].copy() for r, s in zip(rows, (s11, s22), strict=True))
+        first, second = (r[:1, :d].copy() for r, d in zip(rows, s12.shape, strict=True))
         return tuple(map(torch.from_numpy, (np.array([min(tau, 1.0)]), first, second)))
 
     def _improve(self, space: _Space, variates, accuracy: float, iterations: int):
         """tau, and the iterations it took."""
         first, second = space.sides
-        basis = [getattr(self, name).numpy() for name in self.STATE[:5]]
+        basis = [getattr(self, name).numpy() for name in self.BASIS]
         correct = None
         for iteration in range(iterations + 1):
             tau, u, v = space.leading()
@@ -267,8 +266,25 @@ def _count(s: Tensor, accuracy: float) -> int:
     return p if 2 * p <= len(s) else len(s)
 
 
-def _inverse(lower: Tensor, unit: Tensor) -> Tensor:
-    """(d, d) float32 inverse of the shrunk moments, of their factor."""
+def _singular_vectors(k: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """u (d1, r), s (r,), vh (r, d2), the values by falling size; faster than ``linalg.svd``."""
+    if len(k) < k.shape[1]:
+        v, s, uh = _singular_vectors(k.mT)
+        return uh.mT, s, v.mT
+    v = torch.linalg.eigh(k.mT @ k)[1].flip(1)
+    # orthonormal even where squares of small values are lost to rounding
+    u, r = torch.linalg.qr(k @ v)
+    s = r.diagonal()
+    return u * s.sign().add(0.5).sign(), s.abs(), v.mT
+
+
+def _inverse(lower: Tensor, unit: Tensor, p: int) -> Tensor:
+    """(d, d) float32 inverse of the shrunk moments, of their factor.
+
+    None of it, (0, d), where the corrections take as many canonical vectors as there are.
+    """
+    if p == len(lower):
+        return lower[:0].float()
     return (torch.cholesky_inverse(lower) / unit**2).float()
 
 
@@ -326,7 +342,7 @@ class _Correction:
     def _rest(self, side: int, r: np.ndarray, z: np.ndarray, near: np.ndarray):
         """Correction (d,) of a side, and the square length of its part off the leading vectors."""
         leading, inverse, floor = self.leading[side], self.inverses[side], np.float32(self.floor)
-        if len(leading) == len(inverse):
+        if not len(inverse):
             return times(near, leading), 0.0
         whole = times(r, inverse)
         length = max(float(whole @ r) - float(z @ z), 0) / self.floor**2
@@ -365,8 +381,8 @@ class _Space:
         """What the two equations lack, (d1,) and (d2,) float32."""
         first, second = self.sides
         ours, theirs = u @ first.images, v @ second.images
-        d1, d2 = first.width, second.width
-        lacks = theirs[d2:] - tau * ours[:d1], ours[d1:] - tau * theirs[:d2]
+        d1 = first.width
+        lacks = theirs[:d1] - tau * ours[:d1], ours[d1:] - tau * theirs[d1:]
         return [r.astype(np.float32) for r in lacks]
 
     def add(self, x: np.ndarray, y: np.ndarray) -> None:
@@ -374,10 +390,8 @@ class _Space:
         (first, second), n = self.sides, self.sides[0].count
         x, y = x.astype(first.s.dtype, copy=False), y.astype(second.s.dtype, copy=False)
         # the cross moments twice in a row, while they are in the processor's cache
-        images = [times(x, first.s), times(x, first.cross)]
-        others = [times(y, second.cross), times(y, second.s)]
-        first.add(x, *images)
-        second.add(y, *others[::-1])
+        first.add(x, times(x, first.s), times(x, first.cross))
+        second.add(y, times(y, second.cross), times(y, second.s))
         self.cross[n, : n + 1] = second.vectors @ first.across[n]
         self.cross[:n, n] = first.across[:n] @ second.vectors[n]
 
@@ -402,13 +416,17 @@ class _Side:
         s (ndarray): (d, d) moments of this side.
         cross (ndarray): (d, other) moments with the other.
         shrinkage (float): epsilon.
-        rows (ndarray): (k, 2d + other), vectors v with v S (not shrunk) and v C, float64.
+        rows (ndarray): (k, d + all), vectors v, and what the joint moments (not shrunk) make of
+            them: v S and v C, in the order of the tasks; float64.
         most (int): vectors there may come to be.
+        start (int): of this side among the columns of the joint moments.
     """
 
-    def __init__(self, s, cross, shrinkage: float, rows, most: int) -> None:
+    def __init__(self, s, cross, shrinkage: float, rows, most: int, start: int) -> None:
         self.s, self.cross = s, cross
         self.width = d = len(s)
+        self._along = slice(d + start, 2 * d + start)
+        self._across = slice(d, d + start) if start else slice(2 * d, None)
         self.ridge = shrinkage * float(s.diagonal().mean(dtype=np.float64))
         self.space = np.empty((most, rows.shape[1]))
         self.count = len(rows)
@@ -421,16 +439,16 @@ class _Side:
 
     @property
     def images(self) -> np.ndarray:
-        """The vectors times the shrunk moments, and times the cross moments."""
+        """The vectors times the shrunk moments, and the cross moments, in the tasks' order."""
         return self.space[: self.count, self.width :]
 
     @property
     def along(self) -> np.ndarray:
-        return self.space[: self.count, self.width : 2 * self.width]
+        return self.space[: self.count, self._along]
 
     @property
     def across(self) -> np.ndarray:
-        return self.space[: self.count, 2 * self.width :]
+        return self.space[: self.count, self._across]
 
     def metric(self) -> np.ndarray:
         """(k, k) inner products of the vectors in the shrunk moments."""
@@ -449,13 +467,14 @@ class _Side:
         """Take in a vector (d,) and its products, less its part in the space."""
         d, n, new = self.width, self.count, self.space[self.count]
         np.concatenate(products, out=new)
-        new[d : 2 * d] += self.ridge * new[:d]
+        along = new[self._along]
+        along += self.ridge * new[:d]
         new -= (self.along @ new[:d]) @ self.space[:n]
-        new *= 1 / np.sqrt(new[:d] @ new[d : 2 * d])
+        new *= 1 / np.sqrt(new[:d] @ along)
         self.count = n + 1
 
     def write(self, combinations: np.ndarray, rows: np.ndarray) -> None:
         """Write combinations of the vectors, as the argument ``rows``."""
-        rows[:] = times(combinations, self.space[: self.count])
-        d = self.width
-        rows[:, d : 2 * d] -= self.ridge * rows[:, :d]
+        new = times(combinations, self.space[: self.count])
+        new[:, self._along] -= self.ridge * new[:, : self.width]
+        rows[:] = new
