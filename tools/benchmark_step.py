@@ -379,7 +379,8 @@ def describe(model, args) -> str:
     return (
         f"{s['config']}: {s['backbone']}, {PICTURES[args.data]} at {args.image_size} x "
         f"{args.image_size}, batch {args.batch}, {s['device']}{', amp' if args.amp else ''}, "
-        f"{s['threads']} threads, torch {s['torch']}; {args.steps} pairs of steps after {args.warmup}\n"
+        f"{s['threads']} threads, torch {s['torch']}; "
+        f"{args.steps} pairs of steps after {args.warmup}\n"
         f"relations: {', '.join(relations)}"
     )
 
