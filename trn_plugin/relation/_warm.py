@@ -24,9 +24,8 @@ BLOCK = 8  # vectors carried from step to step: values that nearly touch are tol
 MIN_GAP = 2e-3  # corrections along what is this close to the leading value are damped
 MIN_SINE = 1e-3  # between the two variates: where they are closer the gradient is next to nothing
 FEW = 32  # samples that may be unlike the moments
-USUAL = 1  # iterations after a refresh
 AT_FIRST = 4  # after an exact solution in float32
-WORTH = 0.1  # iterations that a refresh costs, for each feature
+WORTH = 0.05  # iterations above the fewest that a refresh is worth, for each feature
 LEADING = 128  # canonical vectors of the corrections, at least
 NEAR = 0.2  # of the largest value: the vectors of such values are among them
 MISSED = 0.35  # of the largest: the least of the values, at a refresh, from which more are wanted
@@ -39,12 +38,12 @@ class WarmPair(nn.Module):
     Each answer is checked: the next correction of the two canonical vectors is what they lack, to
     first order, and what that would change in the gradient (see :class:`_Correction`) has to be
     less than ``accuracy`` of it. Where the iterations do not get there, the pair is solved
-    exactly. When the iterations that the age of the corrections has cost add up to the cost of
-    new ones, these are refreshed.
+    exactly. The age of the corrections costs iterations: those above the fewest of a step since
+    they were made. When they add up to the cost of new ones, these are refreshed.
     """
 
     BASIS = ("inverse1", "inverse2", "leading1", "leading2", "spectrum")
-    STATE = (*BASIS, "carried1", "carried2", "spent")
+    STATE = (*BASIS, "carried1", "carried2", "spent", "fewest")
 
     def __init__(self) -> None:
         super().__init__()
@@ -157,12 +156,14 @@ class WarmPair(nn.Module):
             found = None
             if all(bool(t.isfinite().all()) for t in corrections):
                 self.inverse1, self.inverse2, self.leading1, self.leading2 = corrections
-                self.spectrum, self.spent = s[:p].float(), torch.zeros((), dtype=torch.int64)
+                self.spectrum = s[:p].float()
                 a, b = first[:BLOCK].double(), second[:BLOCK].double()
                 self.carried1 = torch.cat([a, a @ s11, a @ s12], 1)
                 self.carried2 = torch.cat([b, b @ s12.mT, b @ s22], 1)
+                self._are_new()
                 if dtype == torch.float32:
                     found = self._iterate(moments, shrinkage, variates, accuracy, AT_FIRST)
+                    self._are_new()
             else:  # beyond what float32 can hold
                 self.forget()
             if dtype == torch.float64:
@@ -200,8 +201,13 @@ class WarmPair(nn.Module):
             return False
         self.spectrum = s
         self.leading1, self.leading2 = u.mT @ first, vh @ second
-        self.spent.zero_()
+        self._are_new()
         return True
+
+    def _are_new(self) -> None:
+        """Begin to count what the age of the corrections costs."""
+        self.spent = torch.zeros((), dtype=torch.int64)
+        self.fewest = torch.full((), torch.iinfo(torch.int64).max)
 
     def _iterate(self, moments, shrinkage: float, variates, accuracy: float, iterations: int):
         """tau, a, b; None where they are not accurate enough."""
@@ -220,9 +226,9 @@ class WarmPair(nn.Module):
             return None
         tau, iteration = found
         space.keep(*rows)
-        if iteration > USUAL:
-            spent = self.spent.numpy()
-            spent += iteration - USUAL
+        spent, fewest = self.spent.numpy(), self.fewest.numpy()
+        np.minimum(fewest, iteration, out=fewest)
+        spent += iteration - fewest
         first, second = (r[:1, :d].copy() for r, d in zip(rows, s12.shape, strict=True))
         return tuple(map(torch.from_numpy, (np.array([min(tau, 1.0)]), first, second)))
 
