@@ -15,13 +15,13 @@ import argparse
 import copy
 import csv
 import statistics
-import time
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from trn_plugin.engine import cli
+from trn_plugin.engine.timing import timed
 from trn_plugin.relation import TaskRelationLayer
 
 MOMENTUM, SHRINKAGE = 0.99, 1e-5
@@ -228,15 +228,6 @@ def exact_solution(moments: list[Tensor], pair: list[Tensor]) -> tuple[Tensor, .
     g1 = torch.outer(q - tau * p, a) - tau * SHRINKAGE * a.square().mean() * x1
     g2 = torch.outer(p - tau * q, b) - tau * SHRINKAGE * b.square().mean() * x2
     return tau, (1 - MOMENTUM) * g1, (1 - MOMENTUM) * g2
-
-
-def timed(run, device: torch.device) -> tuple[float, tuple[Tensor, ...]]:
-    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    wait()
-    begin = time.perf_counter()
-    result = run()
-    wait()
-    return time.perf_counter() - begin, result
 
 
 def difference(found: tuple[Tensor, ...], reference: tuple[Tensor, ...]) -> tuple[float, float]:

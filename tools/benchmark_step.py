@@ -31,7 +31,6 @@ import argparse
 import copy
 import itertools
 import statistics
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -40,6 +39,7 @@ from torch import nn
 
 from trn_plugin.engine import cli
 from trn_plugin.engine.building import config_errors
+from trn_plugin.engine.timing import timed
 from trn_plugin.errors import ConfigError
 
 CONFIG = Path(__file__).parents[1] / "configs/mtfl/trn-hidden-output_resnet18_mtfl.py"
@@ -319,15 +319,6 @@ def measure(trn, mtl, part, batches, args) -> dict[str, list[float]]:
                 times[name].append(seconds)
         times[DIFFERENCE].append(times[TRN][-1] - times[MTL][-1])
     return times
-
-
-def timed(run, device):
-    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
-    wait()
-    begin = time.perf_counter()
-    result = run()
-    wait()
-    return time.perf_counter() - begin, result
 
 
 def row_of(name, times) -> dict:

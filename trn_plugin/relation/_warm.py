@@ -95,7 +95,7 @@ class WarmPair(nn.Module):
                 variates = self._follow(batch, samples, momentum, gain)
             smaller = min(s12.shape)
             is_whole = len(self.spectrum) == smaller
-            stale = int(self.spent) >= (1 + is_whole) * WORTH * smaller
+            stale = int(self.spent) >= (1 + 3 * is_whole) * WORTH * smaller
             if not stale or (not is_whole and self._refresh(moments, shrinkage)):
                 found = self._iterate(moments, shrinkage, variates, accuracy, iterations)
                 if found is not None:
