@@ -113,6 +113,25 @@ def test_many_values_near_one_are_told_apart_without_the_exact_route(dtype, grad
     assert exact <= solved / 2
 
 
+def test_directions_without_variance_stay_out_of_the_gradient():
+    """Of features of lower rank, after steps that take many iterations."""
+    g = torch.Generator().manual_seed(1)
+    low1, low2 = (torch.randn(40, d, generator=g, dtype=torch.float64) for d in (100, 160))
+    layer, exact = TaskRelationLayer(0.7), Exact(100, 160, 0.7)
+    compared = 0
+    for f1, f2 in drifting(45, 128, 40, 40, torch.float64, seed=1):
+        f1, f2 = (f1.detach() @ low1).requires_grad_(), (f2.detach() @ low2).requires_grad_()
+        exact.take_in(f1, f2)
+        found = gradients(layer(f1, f2), f1, f2)
+        values, expected = exact.solve()
+        if values[0] - values[1] >= 1e-3:
+            compared += 1
+            for ours, theirs in zip(found, expected, strict=True):
+                assert (ours - theirs).norm() <= 2e-9 * theirs.norm()
+    assert compared > 30
+    assert layer.exact_rate < 0.5
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_restored_layer_goes_on_to_the_bit(dtype):
     layer, restored = TaskRelationLayer(0.9), TaskRelationLayer(0.9)

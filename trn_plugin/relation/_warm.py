@@ -394,7 +394,7 @@ class _Space:
     def add(self, x: np.ndarray, y: np.ndarray) -> None:
         """Take in a vector of each side, (d1,) and (d2,), less its part in the space."""
         (first, second), n = self.sides, self.sides[0].count
-        x, y = x.astype(first.s.dtype, copy=False), y.astype(second.s.dtype, copy=False)
+        x, y = first.rest(x), second.rest(y)
         # the cross moments twice in a row, while they are in the processor's cache
         first.add(x, times(x, first.s), times(x, first.cross))
         second.add(y, times(y, second.cross), times(y, second.s))
@@ -468,6 +468,14 @@ class _Side:
         """Length of a change over that of the combination of the vectors which it is to change."""
         vector = combination @ self.vectors
         return float(np.sqrt(change @ change / (vector @ vector)))
+
+    def rest(self, x: np.ndarray) -> np.ndarray:
+        """A vector (d,) less its part in the space.
+
+        To be multiplied by the moments: a difference of products would lose what they make of
+        directions without variance, where a vector is mostly in the space.
+        """
+        return (x - (self.along @ x) @ self.vectors).astype(self.s.dtype, copy=False)
 
     def add(self, *products: np.ndarray) -> None:
         """Take in a vector (d,) and its products, less its part in the space."""
