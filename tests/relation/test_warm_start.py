@@ -113,6 +113,16 @@ def test_many_values_near_one_are_told_apart_without_the_exact_route(dtype, grad
     assert exact <= solved / 2
 
 
+def test_backward_within_autocast_is_that_without():
+    layer = TaskRelationLayer(0.9)
+    for f1, f2 in drifting(2, 32, 100, 120, torch.float32):
+        tau = layer(f1, f2)
+        expected = torch.autograd.grad(tau, (f1, f2), retain_graph=True)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found = gradients(tau, f1, f2)
+        assert all(map(torch.equal, found, expected))
+
+
 def test_directions_without_variance_stay_out_of_the_gradient():
     """Of features of lower rank, after steps that take many iterations."""
     g = torch.Generator().manual_seed(1)

@@ -81,32 +81,38 @@ class UpdateAndMeasure(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad: Tensor, _):
-        saved, grads = iter(ctx.saved_tensors), iter(_by_class(grad, ctx.members, ctx.order))
-        total = None
-        for members in ctx.members:
-            x, w = next(saved), next(saved)
-            fresh = len(members.group.dims) == 2 and all(pairs.is_one for pairs in members.pairs)
-            fresh = fresh and x.device.type == "cpu" and ctx.kept == 3
-            by_set = torch.empty_like(x) if fresh else torch.zeros_like(x)
-            for pairs in members.pairs:
-                tau, *derivatives = (next(saved).to(x.dtype) for _ in range(ctx.kept))
-                scale = (next(grads) * pairs.by_set(w)).to(x.dtype)
-                x1, x2 = pairs.take(x)
-                if pairs.is_one and x.device.type == "cpu" and ctx.kept == 3:
-                    outs = pairs.take(by_set)
-                    found = tau, *derivatives, ctx.shrinkage, float(scale)
-                    _write_gradient(outs, x1, x2, *found, add=not fresh)
-                    continue
-                scale = scale[:, None, None]
-                if ctx.kept == 3:
-                    g1, g2 = _gradient(x1, x2, tau, *derivatives, ctx.shrinkage)
-                else:
-                    g1, g2 = mean_square_gradient(x1, x2, *derivatives, ctx.shrinkage)
-                pairs.add(by_set, g1.mul_(scale), g2.mul_(scale))
-            total = members.spread(by_set, total)
-        widths, dtypes = zip(*ctx.features, strict=True)
-        by_task = total.split(widths, 1)
-        return None, None, *(g.to(dtype) for g, dtype in zip(by_task, dtypes, strict=True))
+        with _full_precision(grad.device):
+            return None, None, *_by_task(ctx, grad)
+
+
+def _by_task(ctx, grad: Tensor) -> list[Tensor]:
+    """Gradients of the features, (N, d) of each task, from that of the pairs' values."""
+    saved, grads = iter(ctx.saved_tensors), iter(_by_class(grad, ctx.members, ctx.order))
+    total = None
+    for members in ctx.members:
+        x, w = next(saved), next(saved)
+        fresh = len(members.group.dims) == 2 and all(pairs.is_one for pairs in members.pairs)
+        fresh = fresh and x.device.type == "cpu" and ctx.kept == 3
+        by_set = torch.empty_like(x) if fresh else torch.zeros_like(x)
+        for pairs in members.pairs:
+            tau, *derivatives = (next(saved).to(x.dtype) for _ in range(ctx.kept))
+            scale = (next(grads) * pairs.by_set(w)).to(x.dtype)
+            x1, x2 = pairs.take(x)
+            if pairs.is_one and x.device.type == "cpu" and ctx.kept == 3:
+                outs = pairs.take(by_set)
+                found = tau, *derivatives, ctx.shrinkage, float(scale)
+                _write_gradient(outs, x1, x2, *found, add=not fresh)
+                continue
+            scale = scale[:, None, None]
+            if ctx.kept == 3:
+                g1, g2 = _gradient(x1, x2, tau, *derivatives, ctx.shrinkage)
+            else:
+                g1, g2 = mean_square_gradient(x1, x2, *derivatives, ctx.shrinkage)
+            pairs.add(by_set, g1.mul_(scale), g2.mul_(scale))
+        total = members.spread(by_set, total)
+    widths, dtypes = zip(*ctx.features, strict=True)
+    by_task = total.split(widths, 1)
+    return [g.to(dtype) for g, dtype in zip(by_task, dtypes, strict=True)]
 
 
 def _side_by_side(features: tuple[Tensor, ...], dtype: torch.dtype) -> Tensor:
