@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from trn_plugin.relation._canonical import normalised
 from trn_plugin.relation._host import times
 from trn_plugin.relation._ranks import sum_over_ranks, working_dtype, world_size
 
@@ -18,6 +19,9 @@ __all__ = ["RunningMoments", "centre"]
 WIDE = 192
 # share of a task's variance in one direction above which float64 is used
 DOMINANT = 0.35
+# least share of a feature's variance that the features before it must leave to it: of less, the
+# rounding of float32 moments is so much that float64 is used
+INDEPENDENT = 5e-3
 
 
 def centre(x: Tensor, mask: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -77,6 +81,8 @@ class RunningMoments(nn.Module):
         self.register_buffer("moments", identity.repeat(len(sets), 1, 1))
         self.register_buffer("weight", torch.zeros(len(sets), **options))
         self.register_buffer("squared_weight", torch.zeros(len(sets), **options))
+        self.register_buffer("is_precise", torch.ones((), dtype=torch.bool, device=device))
+        self.register_buffer("updates", torch.zeros((), dtype=torch.int64, device=device))
 
     @property
     def _is_wide(self) -> bool:
@@ -93,15 +99,15 @@ class RunningMoments(nn.Module):
         return slice(start, start + self.dims[index])
 
     def product_dtype(self, features: torch.dtype) -> torch.dtype:
-        """What (N, D) features are multiplied in: wide float32 ones stay float32.
+        """What (N, D) features are multiplied in: on a CPU wide float32 ones stay float32.
 
-        Not on several CPU processes: whether float32 will do (:meth:`is_dominated`) is a question
-        of a batch, and theirs differ.
+        As long as float32 will do (:meth:`is_dominated`, ``is_precise``), and not on several
+        processes: the first is a question of a batch, and theirs differ.
         """
         device = self.moments.device
-        narrow = torch.promote_types(features, torch.float32)
-        alone = device.type != "cpu" or world_size() == 1
-        return narrow if self._is_wide and alone else working_dtype(device)
+        if device.type == "cpu" and self._is_wide and world_size() == 1 and not self.is_precise:
+            return torch.promote_types(features, torch.float32)
+        return working_dtype(device)
 
     def squares(self, x: Tensor) -> np.ndarray | None:
         """(B, tasks of a set) sums of squares of wide (B, N, D) features on a CPU, else None."""
@@ -191,6 +197,7 @@ class RunningMoments(nn.Module):
             else:
                 for state, block in self._rows(blocks):
                     torch.add(block.mul_(gain), state, alpha=momentum, out=state)
+            self._ask_for_precision(momentum)
             return torch.full_like(count, gain)
         blocks = self._products(x) if blocks is None else blocks
         counts = count >= 2 if clean is None else (count >= 2) & clean
@@ -201,7 +208,24 @@ class RunningMoments(nn.Module):
         for state, block in self._rows(blocks):
             updated = momentum * state + gain * block
             state.copy_(torch.where(counts[:, None, None], updated, state))
+        if clean is None and bool(counts.any()):
+            self._ask_for_precision(momentum)
         return counts.to(count.dtype) * gain
+
+    def _ask_for_precision(self, momentum: float) -> None:
+        """On a CPU, every so often, whether wide features are too dependent for float32.
+
+        With the rounding of float32 moments, directions without variance would get a share in the
+        canonical vectors, as large as the shrinkage is small. float64 is used up to the first time.
+        """
+        if not self._is_wide or self.moments.device.type != "cpu":
+            return
+        self.updates += 1
+        if int(self.updates) % max(1, min(25, int(0.25 / (1 - momentum)))) == 0:
+            blocks = (
+                self.moments[:, self.slot(task), self.slot(task)] for task in range(len(self.dims))
+            )
+            self.is_precise.fill_(not all(map(_independent, blocks)))
 
     def _add_products(self, x: Tensor, momentum: float) -> None:
         """The update of wide moments in one pass over them."""
@@ -236,3 +260,16 @@ class RunningMoments(nn.Module):
         """(B, d) sums of squares of each task; where they are finite, so are all products."""
         diagonals = [block.diagonal(dim1=-2, dim2=-1) for block in blocks]
         return diagonals if len(diagonals) == len(self.dims) else diagonals[0].split(self.dims, -1)
+
+    def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
+        for name in ("is_precise", "updates"):  # not in what earlier versions wrote
+            state_dict.setdefault(prefix + name, getattr(self, name))
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _independent(s: Tensor) -> bool:
+    """Whether no feature is nearly a combination of others, by moments (B, d, d)."""
+    scaled = normalised(s.float(), 1e-5)[0]
+    lower, wrong = torch.linalg.cholesky_ex(scaled)
+    left = lower.diagonal(dim1=-2, dim2=-1) ** 2 / scaled.diagonal(dim1=-2, dim2=-1)
+    return not wrong.any() and bool((left >= INDEPENDENT).all())

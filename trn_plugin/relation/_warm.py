@@ -15,14 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from trn_plugin.relation._canonical import factor, whiten
-from trn_plugin.relation._host import times
+from trn_plugin.relation._correction import Correction
 from trn_plugin.relation._ranks import sum_over_ranks, world_size
+from trn_plugin.relation._subspace import Side, Subspace
 
 __all__ = ["WarmPair"]
 
 BLOCK = 8  # vectors carried from step to step: values that nearly touch are told apart by them
-MIN_GAP = 2e-3  # corrections along what is this close to the leading value are damped
-MIN_SINE = 1e-3  # between the two variates: where they are closer the gradient is next to nothing
 FEW = 32  # samples that may be unlike the moments
 AT_FIRST = 4  # after an exact solution in float32
 WORTH = 0.05  # iterations above the fewest that a refresh is worth, for each feature
@@ -36,7 +35,7 @@ class WarmPair(nn.Module):
     """Largest canonical correlation of one pair of wide tasks, step after step.
 
     Each answer is checked: the next correction of the two canonical vectors is what they lack, to
-    first order, and what that would change in the gradient (see :class:`_Correction`) has to be
+    first order, and what that would change in the gradient (see :class:`Correction`) has to be
     less than ``accuracy`` of it. Where the iterations do not get there, the pair is solved
     exactly. The age of the corrections costs iterations: those above the fewest of a step since
     they were made. When they add up to the cost of new ones, these are refreshed.
@@ -99,7 +98,11 @@ class WarmPair(nn.Module):
             if not stale or (not is_whole and self._refresh(moments, shrinkage)):
                 found = self._iterate(moments, shrinkage, variates, accuracy, iterations)
                 if found is not None:
-                    return *found, False
+                    *triple, taken = found
+                    if gain:
+                        self.fewest.clamp_(max=taken)
+                        self.spent += taken - self.fewest
+                    return *triple, False
         return *self._solve_exactly(moments, shrinkage, variates, accuracy, samples), True
 
     def _follow(
@@ -163,13 +166,12 @@ class WarmPair(nn.Module):
                 self._are_new()
                 if dtype == torch.float32:
                     found = self._iterate(moments, shrinkage, variates, accuracy, AT_FIRST)
-                    self._are_new()
             else:  # beyond what float32 can hold
                 self.forget()
             if dtype == torch.float64:
                 return s[:1].clamp(max=1.0), first[:1], second[:1]
             if found is not None:
-                return found
+                return found[:3]
         return k.new_zeros(1), torch.zeros_like(s11[:1]), torch.zeros_like(s22[:1])
 
     def _refresh(self, moments: tuple[Tensor, ...], shrinkage: float) -> bool:
@@ -210,29 +212,26 @@ class WarmPair(nn.Module):
         self.fewest = torch.full((), torch.iinfo(torch.int64).max)
 
     def _iterate(self, moments, shrinkage: float, variates, accuracy: float, iterations: int):
-        """tau, a, b; None where they are not accurate enough."""
+        """tau, a, b, and the iterations it took; None where they are not accurate enough."""
         s11, s12, s22 = (s.numpy() for s in moments)
         rows = self.carried1.numpy(), self.carried2.numpy()
         most = len(rows[0]) + iterations
-        first = _Side(s11, s12, shrinkage, rows[0], most, 0)
-        second = _Side(s22, s12.T, shrinkage, rows[1], most, len(s11))
+        first = Side(s11, s12, shrinkage, rows[0], most, 0)
+        second = Side(s22, s12.T, shrinkage, rows[1], most, len(s11))
         try:
             with np.errstate(all="ignore"):
-                space = _Space(first, second)
+                space = Subspace(first, second)
                 found = self._improve(space, variates, accuracy, iterations)
         except np.linalg.LinAlgError:  # dependent rows, or values that are not finite
             return None
         if found is None:
             return None
-        tau, iteration = found
+        tau, taken = found
         space.keep(*rows)
-        spent, fewest = self.spent.numpy(), self.fewest.numpy()
-        np.minimum(fewest, iteration, out=fewest)
-        spent += iteration - fewest
         first, second = (r[:1, :d].copy() for r, d in zip(rows, s12.shape, strict=True))
-        return tuple(map(torch.from_numpy, (np.array([min(tau, 1.0)]), first, second)))
+        return *map(torch.from_numpy, (np.array([min(tau, 1.0)]), first, second)), taken
 
-    def _improve(self, space: _Space, variates, accuracy: float, iterations: int):
+    def _improve(self, space: Subspace, variates, accuracy: float, iterations: int):
         """tau, and the iterations it took."""
         first, second = space.sides
         basis = [getattr(self, name).numpy() for name in self.BASIS]
@@ -240,7 +239,7 @@ class WarmPair(nn.Module):
         for iteration in range(iterations + 1):
             tau, u, v = space.leading()
             if correct is None:
-                correct = _Correction(*basis, tau, variates)
+                correct = Correction(*basis, tau, variates)
             x, y, missing = correct(*space.residuals(tau, u, v))
             if not missing < np.inf:
                 return None
@@ -273,7 +272,10 @@ def _count(s: Tensor, accuracy: float) -> int:
 
 
 def _singular_vectors(k: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """u (d1, r), s (r,), vh (r, d2), the values by falling size; faster than ``linalg.svd``."""
+    """u (d1, r), s (r,), vh (r, d2), faster than by ``linalg.svd``.
+
+    The leading ones are as exact; values below sqrt(eps) of the first are not in order.
+    """
     if len(k) < k.shape[1]:
         v, s, uh = _singular_vectors(k.mT)
         return uh.mT, s, v.mT
@@ -292,203 +294,3 @@ def _inverse(lower: Tensor, unit: Tensor, p: int) -> Tensor:
     if p == len(lower):
         return lower[:0].float()
     return (torch.cholesky_inverse(lower) / unit**2).float()
-
-
-class _Correction:
-    """Solves the equations for a residual as if the moments were those of the inverses.
-
-    Args:
-        inverse1, inverse2 (ndarray): (d1, d1), (d2, d2) of earlier, shrunk moments.
-        leading1, leading2 (ndarray): (p, d1), (p, d2) canonical vectors of them.
-        spectrum (ndarray): (p,) canonical values of those.
-        tau (float): the largest one now.
-        variates (ndarray, optional): (4,) of a small batch, see :meth:`WarmPair._follow`.
-    """
-
-    def __init__(
-        self, inverse1, inverse2, leading1, leading2, spectrum, tau: float, variates
-    ) -> None:
-        self.tau, self.floor = tau, max(tau, MIN_GAP)
-        sine = 1 - tau**2
-        if variates is not None and variates[3] > 0:
-            # variates of a few samples may happen to be closer than the moments say
-            pp, qq, pq = variates[:3] / variates[3]
-            sine = min(sine, pp - 2 * tau * pq + tau**2 * qq, qq - 2 * tau * pq + tau**2 * pp)
-        self.sine = max(sine, MIN_SINE**2) ** 0.5
-        self.inverses, self.leading = (inverse1, inverse2), (leading1, leading2)
-        self.spectrum = spectrum
-        distance = tau**2 - spectrum**2
-        distance = np.copysign(np.maximum(np.abs(distance), np.float32(MIN_GAP)), distance)
-        self.direct, self.crossed = np.float32(tau) / distance, spectrum / distance
-
-    def __call__(self, r1: np.ndarray, r2: np.ndarray):
-        r"""Corrections for residuals (d1,), (d2,) float32, and what they change.
-
-        With p = X1 a and q = X2 b it is :math:`\partial\tau/\partial X_1 \propto (q - \tau p)
-        a^\top`, and :math:`|q - \tau p| = \sqrt{1 - \tau^2}`: variates that are close make it
-        sensitive. Those of the corrections are taken to be as long and as related as the earlier
-        moments say.
-
-        Returns:
-            (d1,), (d2,), and the relative change of the variates' part of the gradient.
-        """
-        tau = self.tau
-        z1, z2 = times(r1, self.leading[0].T), times(r2, self.leading[1].T)
-        near1 = self.direct * z1 + self.crossed * z2
-        near2 = self.crossed * z1 + self.direct * z2
-        x, rest1 = self._rest(0, r1, z1, near1)
-        y, rest2 = self._rest(1, r2, z2, near2)
-        ours, theirs = float(near1 @ near1) + rest1, float(near2 @ near2) + rest2
-        shared = 2 * tau * float((self.spectrum * near1) @ near2)
-        change = max(theirs + tau**2 * ours, ours + tau**2 * theirs) - shared
-        # NaN has to stay
-        missing = (change if change != change else max(change, 0)) ** 0.5
-        return x, y, missing / self.sine
-
-    def _rest(self, side: int, r: np.ndarray, z: np.ndarray, near: np.ndarray):
-        """Correction (d,) of a side, and the square length of its part off the leading vectors."""
-        leading, inverse, floor = self.leading[side], self.inverses[side], np.float32(self.floor)
-        if not len(inverse):
-            return times(near, leading), 0.0
-        whole = times(r, inverse)
-        length = max(float(whole @ r) - float(z @ z), 0) / self.floor**2
-        whole /= floor
-        whole += times(near - z / floor, leading)
-        return whole, length
-
-
-class _Space:
-    """Vectors of both sides, and the canonical correlations within them."""
-
-    def __init__(self, first: _Side, second: _Side) -> None:
-        self.sides = first, second
-        units = np.linalg.inv(np.linalg.cholesky(np.stack([first.metric(), second.metric()])))
-        for side, unit in zip(self.sides, units, strict=True):
-            side.combine(unit)
-        n = first.count
-        self.cross = np.empty((len(first.space), len(second.space)))
-        self.cross[:n, :n] = times(first.across, second.vectors.T)
-
-    @property
-    def whitened(self) -> np.ndarray:
-        """(k, k) cross moments of the vectors, which are orthonormal."""
-        n = self.sides[0].count
-        return self.cross[:n, :n]
-
-    def leading(self) -> tuple[float, np.ndarray, np.ndarray]:
-        """tau, and the combinations (k,) of each side's vectors that have it."""
-        k = self.whitened
-        self.solved = values, vectors = np.linalg.eigh(k.T @ k)
-        tau = max(float(values[-1]), 0.0) ** 0.5
-        v = vectors[:, -1]
-        return tau, (k @ v) / tau, v
-
-    def residuals(self, tau: float, u: np.ndarray, v: np.ndarray) -> list[np.ndarray]:
-        """What the two equations lack, (d1,) and (d2,) float32."""
-        first, second = self.sides
-        ours, theirs = u @ first.images, v @ second.images
-        d1 = first.width
-        lacks = theirs[:d1] - tau * ours[:d1], ours[d1:] - tau * theirs[d1:]
-        return [r.astype(np.float32) for r in lacks]
-
-    def add(self, x: np.ndarray, y: np.ndarray) -> None:
-        """Take in a vector of each side, (d1,) and (d2,), less its part in the space."""
-        (first, second), n = self.sides, self.sides[0].count
-        x, y = first.rest(x), second.rest(y)
-        # the cross moments twice in a row, while they are in the processor's cache
-        first.add(x, times(x, first.s), times(x, first.cross))
-        second.add(y, times(y, second.cross), times(y, second.s))
-        self.cross[n, : n + 1] = second.vectors @ first.across[n]
-        self.cross[:n, n] = first.across[:n] @ second.vectors[n]
-
-    def keep(self, rows1: np.ndarray, rows2: np.ndarray) -> None:
-        """Write the leading canonical vectors, and what the moments make of them, to rows."""
-        n = len(rows1)
-        values, vectors = self.solved
-        if values[-n] > 1e-10 * values[-1]:
-            v = np.ascontiguousarray(vectors[:, : -n - 1 : -1])
-            u = self.whitened @ v / np.sqrt(values[: -n - 1 : -1])
-        else:  # squares of small values are lost to rounding
-            u, _, vh = np.linalg.svd(self.whitened)
-            u, v = u[:, :n], vh[:n].T
-        for side, combinations, rows in zip(self.sides, (u.T, v.T), (rows1, rows2), strict=True):
-            side.write(combinations, rows)
-
-
-class _Side:
-    """Vectors of one side, orthonormal in its shrunk moments, and what the moments make of them.
-
-    Args:
-        s (ndarray): (d, d) moments of this side.
-        cross (ndarray): (d, other) moments with the other.
-        shrinkage (float): epsilon.
-        rows (ndarray): (k, d + all), vectors v, and what the joint moments (not shrunk) make of
-            them: v S and v C, in the order of the tasks; float64.
-        most (int): vectors there may come to be.
-        start (int): of this side among the columns of the joint moments.
-    """
-
-    def __init__(self, s, cross, shrinkage: float, rows, most: int, start: int) -> None:
-        self.s, self.cross = s, cross
-        self.width = d = len(s)
-        self._along = slice(d + start, 2 * d + start)
-        self._across = slice(d, d + start) if start else slice(2 * d, None)
-        self.ridge = shrinkage * float(s.diagonal().mean(dtype=np.float64))
-        self.space = np.empty((most, rows.shape[1]))
-        self.count = len(rows)
-        self.space[: self.count] = rows
-        self.along[:] += self.ridge * rows[:, :d]
-
-    @property
-    def vectors(self) -> np.ndarray:
-        return self.space[: self.count, : self.width]
-
-    @property
-    def images(self) -> np.ndarray:
-        """The vectors times the shrunk moments, and the cross moments, in the tasks' order."""
-        return self.space[: self.count, self.width :]
-
-    @property
-    def along(self) -> np.ndarray:
-        return self.space[: self.count, self._along]
-
-    @property
-    def across(self) -> np.ndarray:
-        return self.space[: self.count, self._across]
-
-    def metric(self) -> np.ndarray:
-        """(k, k) inner products of the vectors in the shrunk moments."""
-        return times(self.along, self.vectors.T)
-
-    def combine(self, combinations: np.ndarray) -> None:
-        """Put combinations of the vectors in their place."""
-        self.space[: self.count] = times(combinations, self.space[: self.count])
-
-    def turn(self, combination: np.ndarray, change: np.ndarray) -> float:
-        """Length of a change over that of the combination of the vectors which it is to change."""
-        vector = combination @ self.vectors
-        return float(np.sqrt(change @ change / (vector @ vector)))
-
-    def rest(self, x: np.ndarray) -> np.ndarray:
-        """A vector (d,) less its part in the space.
-
-        To be multiplied by the moments: a difference of products would lose what they make of
-        directions without variance, where a vector is mostly in the space.
-        """
-        return (x - (self.along @ x) @ self.vectors).astype(self.s.dtype, copy=False)
-
-    def add(self, *products: np.ndarray) -> None:
-        """Take in a vector (d,) and its products, less its part in the space."""
-        d, n, new = self.width, self.count, self.space[self.count]
-        np.concatenate(products, out=new)
-        along = new[self._along]
-        along += self.ridge * new[:d]
-        new -= (self.along @ new[:d]) @ self.space[:n]
-        new *= 1 / np.sqrt(new[:d] @ along)
-        self.count = n + 1
-
-    def write(self, combinations: np.ndarray, rows: np.ndarray) -> None:
-        """Write combinations of the vectors, as the argument ``rows``."""
-        new = times(combinations, self.space[: self.count])
-        new[:, self._along] -= self.ridge * new[:, : self.width]
-        rows[:] = new

@@ -1,0 +1,146 @@
+"""Canonical correlations within the vectors that an iteration has found so far."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from trn_plugin.relation._host import times
+
+__all__ = ["Side", "Subspace"]
+
+
+class Subspace:
+    """Vectors of both sides, and the canonical correlations within them."""
+
+    def __init__(self, first: Side, second: Side) -> None:
+        self.sides = first, second
+        units = np.linalg.inv(np.linalg.cholesky(np.stack([first.metric(), second.metric()])))
+        for side, unit in zip(self.sides, units, strict=True):
+            side.combine(unit)
+        n = first.count
+        self.cross = np.empty((len(first.space), len(second.space)))
+        self.cross[:n, :n] = times(first.across, second.vectors.T)
+
+    @property
+    def whitened(self) -> np.ndarray:
+        """(k, k) cross moments of the vectors, which are orthonormal."""
+        n = self.sides[0].count
+        return self.cross[:n, :n]
+
+    def leading(self) -> tuple[float, np.ndarray, np.ndarray]:
+        """tau, and the combinations (k,) of each side's vectors that have it."""
+        k = self.whitened
+        self.solved = values, vectors = np.linalg.eigh(k.T @ k)
+        tau = max(float(values[-1]), 0.0) ** 0.5
+        v = vectors[:, -1]
+        return tau, (k @ v) / tau, v
+
+    def residuals(self, tau: float, u: np.ndarray, v: np.ndarray) -> list[np.ndarray]:
+        """What the two equations lack, (d1,) and (d2,) float32."""
+        first, second = self.sides
+        ours, theirs = u @ first.images, v @ second.images
+        d1 = first.width
+        lacks = theirs[:d1] - tau * ours[:d1], ours[d1:] - tau * theirs[d1:]
+        return [r.astype(np.float32) for r in lacks]
+
+    def add(self, x: np.ndarray, y: np.ndarray) -> None:
+        """Take in a vector of each side, (d1,) and (d2,), less its part in the space."""
+        (first, second), n = self.sides, self.sides[0].count
+        x, y = first.rest(x), second.rest(y)
+        # the cross moments twice in a row, while they are in the processor's cache
+        first.add(x, times(x, first.s), times(x, first.cross))
+        second.add(y, times(y, second.cross), times(y, second.s))
+        self.cross[n, : n + 1] = second.vectors @ first.across[n]
+        self.cross[:n, n] = first.across[:n] @ second.vectors[n]
+
+    def keep(self, rows1: np.ndarray, rows2: np.ndarray) -> None:
+        """Write the leading canonical vectors, and what the moments make of them, to rows."""
+        n = len(rows1)
+        values, vectors = self.solved
+        if values[-n] > 1e-10 * values[-1]:
+            v = np.ascontiguousarray(vectors[:, : -n - 1 : -1])
+            u = self.whitened @ v / np.sqrt(values[: -n - 1 : -1])
+        else:  # squares of small values are lost to rounding
+            u, _, vh = np.linalg.svd(self.whitened)
+            u, v = u[:, :n], vh[:n].T
+        for side, combinations, rows in zip(self.sides, (u.T, v.T), (rows1, rows2), strict=True):
+            side.write(combinations, rows)
+
+
+class Side:
+    """Vectors of one side, orthonormal in its shrunk moments, and what the moments make of them.
+
+    Args:
+        s (ndarray): (d, d) moments of this side.
+        cross (ndarray): (d, other) moments with the other.
+        shrinkage (float): epsilon.
+        rows (ndarray): (k, d + all), vectors v, and what the joint moments (not shrunk) make of
+            them: v S and v C, in the order of the tasks; float64.
+        most (int): vectors there may come to be.
+        start (int): of this side among the columns of the joint moments.
+    """
+
+    def __init__(self, s, cross, shrinkage: float, rows, most: int, start: int) -> None:
+        self.s, self.cross = s, cross
+        self.width = d = len(s)
+        self._along = slice(d + start, 2 * d + start)
+        self._across = slice(d, d + start) if start else slice(2 * d, None)
+        self.ridge = shrinkage * float(s.diagonal().mean(dtype=np.float64))
+        self.space = np.empty((most, rows.shape[1]))
+        self.count = len(rows)
+        self.space[: self.count] = rows
+        self.along[:] += self.ridge * rows[:, :d]
+
+    @property
+    def vectors(self) -> np.ndarray:
+        return self.space[: self.count, : self.width]
+
+    @property
+    def images(self) -> np.ndarray:
+        """The vectors times the shrunk moments, and the cross moments, in the tasks' order."""
+        return self.space[: self.count, self.width :]
+
+    @property
+    def along(self) -> np.ndarray:
+        return self.space[: self.count, self._along]
+
+    @property
+    def across(self) -> np.ndarray:
+        return self.space[: self.count, self._across]
+
+    def metric(self) -> np.ndarray:
+        """(k, k) inner products of the vectors in the shrunk moments."""
+        return times(self.along, self.vectors.T)
+
+    def combine(self, combinations: np.ndarray) -> None:
+        """Put combinations of the vectors in their place."""
+        self.space[: self.count] = times(combinations, self.space[: self.count])
+
+    def turn(self, combination: np.ndarray, change: np.ndarray) -> float:
+        """Length of a change over that of the combination of the vectors which it is to change."""
+        vector = combination @ self.vectors
+        return float(np.sqrt(change @ change / (vector @ vector)))
+
+    def rest(self, x: np.ndarray) -> np.ndarray:
+        """A vector (d,) less its part in the space.
+
+        To be multiplied by the moments: a difference of products would lose what they make of
+        directions without variance, where a vector is mostly in the space.
+        """
+        return (x - (self.along @ x) @ self.vectors).astype(self.s.dtype, copy=False)
+
+    def add(self, *products: np.ndarray) -> None:
+        """Take in a vector (d,) and its products, less its part in the space."""
+        d, n, new = self.width, self.count, self.space[self.count]
+        np.concatenate(products, out=new)
+        along = new[self._along]
+        along += self.ridge * new[:d]
+        new -= (self.along @ new[:d]) @ self.space[:n]
+        new *= 1 / np.sqrt(new[:d] @ along)
+        self.count = n + 1
+
+    def write(self, combinations: np.ndarray, rows: np.ndarray) -> None:
+        """Write combinations of the vectors, as the argument ``rows``."""
+        new = times(combinations, self.space[: self.count])
+        new[:, self._along] -= self.ridge * new[:, : self.width]
+        rows[:] = new
