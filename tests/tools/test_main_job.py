@@ -85,6 +85,18 @@ def test_metrics_of_a_checkpoint(job, monkeypatch):
     assert (pictures / "worst.png").exists()
 
 
+def test_measuring_leaves_the_config_that_was_trained(job, monkeypatch):
+    work = job["checkpoint"].parent
+    trained = work / Path(CONFIG).name
+    before = trained.read_text()
+    changed = options(job["faces"], 7)
+    where = ("--work-dir", work)
+    assert tool("test", CONFIG, job["checkpoint"], *where, *changed, monkeypatch=monkeypatch) == 0
+    assert trained.read_text() == before
+    assert "max_epochs=2" in before
+    assert len(list(work.glob("*/vis_data/config.py"))) >= 2
+
+
 def score(job, model, folder, monkeypatch, *arguments):
     arguments = ("--out", folder / "m.json", "--work-dir", folder / "work", *arguments)
     status = tool(
@@ -357,6 +369,8 @@ def test_bad_arguments_are_one_line(job, tmp_path, monkeypatch, capfd, name, arg
         ("model.neck.relations=[('landmarks','age')]", r"'age' names no task"),
         ("model.backbone.type=TimTrunk", r"TimTrunk is not in the"),
         ("model.bananas=1", r"bananas"),
+        ("modle.neck=None", r"--cfg-options modle\.neck: no such key, did you mean 'model'\?"),
+        ("inputsize=48", r"--cfg-options inputsize: no such key, did you mean 'input_size'\?"),
         ("train_dataloader.dataset.tasks=('age',)", r"age"),
         (
             "train_dataloader.dataset.tasks=('pose',)",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import errno
+import inspect
 import logging
 import os
 import sys
@@ -107,7 +109,7 @@ def load_config(path: str, options: dict | None) -> Config:
     of ``custom_imports`` are also found in the working directory.
 
     Raises:
-        ConfigError: no such file, or a file that is no config.
+        ConfigError: no such file, a file that is no config, or an option that does not fit it.
     """
     if not os.path.isfile(path):
         raise ConfigError(f"{path}: no such config file")
@@ -115,15 +117,31 @@ def load_config(path: str, options: dict | None) -> Config:
         sys.path.insert(0, os.getcwd())
     try:
         config = Config.fromfile(path)
-        if options:
-            config.merge_from_dict(options)
     except Exception as error:  # a config is code: it may raise anything
         raise ConfigError(f"{path}: not a usable config: {one_line(error)}") from error
+    if options:
+        _merge(config, options)
     if not isinstance(config.get("model"), dict):
         raise ConfigError(f"{path}: expected a config with a 'model', found none")
     _spread_input_size(config)
     init_default_scope(config.get("default_scope", "trn_plugin"))
     return config
+
+
+def _merge(config: Config, options: dict) -> None:
+    """Apply ``--cfg-options``; a new name at the top may not be nearly one that has a meaning."""
+    from mmengine.runner import Runner
+
+    known = {*config, *inspect.signature(Runner.__init__).parameters}
+    for key in options:
+        name = key.split(".")[0]
+        close = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
+        if name not in known and close:
+            raise ConfigError(f"--cfg-options {key}: no such key, did you mean {close[0]!r}?")
+    try:
+        config.merge_from_dict(options)
+    except Exception as error:  # of MMEngine, of any type
+        raise ConfigError(f"--cfg-options: {one_line(error)}") from error
 
 
 def _spread_input_size(config: Config) -> None:

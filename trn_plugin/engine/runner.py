@@ -103,6 +103,14 @@ class SafeRunner(Runner):
                         DATASETS.build({**dataset, "lazy_init": True}).check_root()
         return super().build_model(model)
 
+    def dump_config(self):
+        """As MMEngine's; a runner that only measures leaves the work directory's config as it is.
+
+        That is the one that a model was trained with; its own is among its logs.
+        """
+        if self._train_dataloader is not None:
+            super().dump_config()
+
     def wrap_model(self, model_wrapper_cfg, model):
         """As MMEngine's; without CUDA too, and with timm's conversion of batch norm.
 

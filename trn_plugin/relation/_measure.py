@@ -17,8 +17,9 @@ APART = 16  # entries between the rows of the features
 
 
 def _full_precision(device: torch.device):
-    """Autocast off, where the device knows of it."""
-    if not torch.amp.is_autocast_available(device.type):
+    """Autocast off, where it is on."""
+    known = torch.amp.is_autocast_available(device.type)
+    if not known or not torch.is_autocast_enabled(device.type):
         return nullcontext()
     return torch.autocast(device.type, enabled=False)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -160,8 +161,8 @@ class RunningMoments(nn.Module):
             return None, torch.from_numpy(wrong) if wrong.any() else None
         blocks = self._products(x)
         if x.device.type == "cpu":
-            total = sum(block.diagonal(dim1=-2, dim2=-1).sum() for block in blocks)
-            if bool(total.isfinite()):
+            totals = (float(block.diagonal(dim1=-2, dim2=-1).sum()) for block in blocks)
+            if all(map(math.isfinite, totals)):
                 return blocks, None
         return blocks, torch.stack([~v.isfinite().all(-1) for v in self._variances(blocks)], 1)
 
