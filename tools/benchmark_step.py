@@ -238,6 +238,7 @@ class DataBatches:
         settings = copy.deepcopy(config.train_dataloader)
         settings.update(batch_size=args.batch, num_workers=0, persistent_workers=False)
         settings.drop_last = True
+        settings.pop("prefetch_factor", None)  # of workers
         loader = SafeRunner.build_dataloader(settings, seed=args.seed)
         if len(loader) == 0:
             found = f"{len(loader.dataset)} pictures in the training set"
@@ -257,7 +258,7 @@ class DataBatches:
         """A batch as a data loader gives it."""
         batch, size = next(self.batches), self.args.image_size
         images = torch.stack(list(batch["inputs"])).float()
-        images = nn.functional.interpolate(images, (size, size), mode="area")
+        images = nn.functional.interpolate(images, (size, size), mode="area").round()
         return {**batch, "inputs": images.to(self.args.device, torch.uint8)}
 
 

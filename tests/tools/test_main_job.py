@@ -338,6 +338,12 @@ def assert_one_line(status, capfd, message):
     ("name", "arguments", "message"),
     [
         ("train", ["absent.py"], r"absent\.py: no such config file"),
+        ("test", [str(ROOT / "LICENSE"), CONFIG], r"LICENSE: expected a config \(\.py, .*first"),
+        (
+            "train",
+            [CONFIG, "--work-dir", str(ROOT / "LICENSE")],
+            r"expected a folder, found a file",
+        ),
         ("train", [CONFIG, "--amp"], r"--amp needs CUDA"),
         (
             "train",
@@ -348,7 +354,7 @@ def assert_one_line(status, capfd, message):
         ("test", [CONFIG, "absent.pth"], r"absent\.pth: no such checkpoint"),
         ("export_onnx", [CONFIG, "absent.pth", "x.onnx"], r"absent\.pth: no such checkpoint"),
         ("export_onnx", [CONFIG, "a.pth", "a.pth"], r"a\.pth: expected .* ends in \.onnx"),
-        ("train", [CONFIG, "--work-dir", CONFIG], r"File exists"),
+        ("train", [CONFIG, "--work-dir", CONFIG], r"--work-dir .*expected a folder, found a file"),
     ],
 )
 def test_bad_arguments_are_one_line(job, tmp_path, monkeypatch, capfd, name, arguments, message):

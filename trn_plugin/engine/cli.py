@@ -30,6 +30,8 @@ __all__ = [
     "work_dir",
 ]
 
+CONFIG_SUFFIXES = (".py", ".yaml", ".yml", ".json")
+
 
 def run(main: Callable[[], None]) -> None:
     """Run a tool; an error that its user can mend is one line on stderr and exit status 2.
@@ -113,6 +115,10 @@ def load_config(path: str, options: dict | None) -> Config:
     """
     if not os.path.isfile(path):
         raise ConfigError(f"{path}: no such config file")
+    if not path.endswith(CONFIG_SUFFIXES):
+        raise ConfigError(
+            f"{path}: expected a config ({', '.join(CONFIG_SUFFIXES)}), which comes first"
+        )
     if os.getcwd() not in sys.path:  # where a user's custom_imports are looked for
         sys.path.insert(0, os.getcwd())
     try:
@@ -181,8 +187,15 @@ def build_runner(config: Config):
 
 
 def work_dir(config: Config, given: str | None, config_path: str) -> str:
-    """--work-dir, or the config's, or work_dirs/<config name>."""
-    return given or config.get("work_dir") or str(Path("work_dirs") / Path(config_path).stem)
+    """--work-dir, or the config's, or work_dirs/<config name>.
+
+    Raises:
+        ConfigError: it is a file.
+    """
+    folder = given or config.get("work_dir") or str(Path("work_dirs") / Path(config_path).stem)
+    if os.path.isfile(folder):
+        raise ConfigError(f"--work-dir {folder}: expected a folder, found a file")
+    return folder
 
 
 def start_process_group(launcher: str) -> None:
