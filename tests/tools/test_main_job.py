@@ -339,11 +339,6 @@ def assert_one_line(status, capfd, message):
     [
         ("train", ["absent.py"], r"absent\.py: no such config file"),
         ("test", [str(ROOT / "LICENSE"), CONFIG], r"LICENSE: expected a config \(\.py, .*first"),
-        (
-            "train",
-            [CONFIG, "--work-dir", str(ROOT / "LICENSE")],
-            r"expected a folder, found a file",
-        ),
         ("train", [CONFIG, "--amp"], r"--amp needs CUDA"),
         (
             "train",
