@@ -349,7 +349,11 @@ def assert_one_line(status, capfd, message):
         ("test", [CONFIG, "absent.pth"], r"absent\.pth: no such checkpoint"),
         ("export_onnx", [CONFIG, "absent.pth", "x.onnx"], r"absent\.pth: no such checkpoint"),
         ("export_onnx", [CONFIG, "a.pth", "a.pth"], r"a\.pth: expected .* ends in \.onnx"),
-        ("train", [CONFIG, "--work-dir", CONFIG], r"--work-dir .*expected a folder, found a file"),
+        (
+            "train",
+            [CONFIG, "--work-dir", CONFIG],
+            r"work directory .*expected a folder, found a file",
+        ),
     ],
 )
 def test_bad_arguments_are_one_line(job, tmp_path, monkeypatch, capfd, name, arguments, message):
@@ -370,6 +374,7 @@ def test_bad_arguments_are_one_line(job, tmp_path, monkeypatch, capfd, name, arg
         ("model.neck.relations=[('landmarks','age')]", r"'age' names no task"),
         ("model.backbone.type=TimTrunk", r"TimTrunk is not in the"),
         ("model.bananas=1", r"bananas"),
+        ("complie=True", r"--cfg-options complie: no such key, did you mean 'compile'\?"),
         ("modle.neck=None", r"--cfg-options modle\.neck: no such key, did you mean 'model'\?"),
         ("inputsize=48", r"--cfg-options inputsize: no such key, did you mean 'input_size'\?"),
         ("train_dataloader.dataset.tasks=('age',)", r"age"),

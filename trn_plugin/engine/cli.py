@@ -31,6 +31,11 @@ __all__ = [
 ]
 
 CONFIG_SUFFIXES = (".py", ".yaml", ".yml", ".json")
+# keys of a config beside the Runner's arguments
+MEANT = (
+    *("auto_scale_lr", "compile", "custom_imports", "find_unused_parameters", "input_size"),
+    *("model_wrapper_cfg", "non_finite", "runner_type", "sync_bn", "tta_model", "tta_pipeline"),
+)
 
 
 def run(main: Callable[[], None]) -> None:
@@ -138,7 +143,7 @@ def _merge(config: Config, options: dict) -> None:
     """Apply ``--cfg-options``; a new name at the top may not be nearly one that has a meaning."""
     from mmengine.runner import Runner
 
-    known = {*config, *inspect.signature(Runner.__init__).parameters}
+    known = {*config, *MEANT, *inspect.signature(Runner.__init__).parameters}
     for key in options:
         name = key.split(".")[0]
         close = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
@@ -194,7 +199,7 @@ def work_dir(config: Config, given: str | None, config_path: str) -> str:
     """
     folder = given or config.get("work_dir") or str(Path("work_dirs") / Path(config_path).stem)
     if os.path.isfile(folder):
-        raise ConfigError(f"--work-dir {folder}: expected a folder, found a file")
+        raise ConfigError(f"work directory {folder}: expected a folder, found a file")
     return folder
 
 

@@ -104,7 +104,7 @@ class SafeRunner(Runner):
         return super().build_model(model)
 
     def dump_config(self):
-        """As MMEngine's; a runner that only measures leaves the work directory's config as it is.
+        """As MMEngine's; without training data, the work directory's config stays as it is.
 
         That is the one that a model was trained with; its own is among its logs.
         """

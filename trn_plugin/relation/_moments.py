@@ -20,8 +20,8 @@ __all__ = ["RunningMoments", "centre"]
 WIDE = 192
 # share of a task's variance in one direction above which float64 is used
 DOMINANT = 0.35
-# least share of a feature's variance that the features before it must leave to it: of less, the
-# rounding of float32 moments is so much that float64 is used
+# least share of a feature's variance that the others may leave to it: of less, the rounding of
+# float32 moments is so much that float64 is used
 INDEPENDENT = 5e-3
 
 
@@ -219,7 +219,7 @@ class RunningMoments(nn.Module):
         With the rounding of float32 moments, directions without variance would get a share in the
         canonical vectors, as large as the shrinkage is small. float64 is used up to the first time.
         """
-        if not self._is_wide or self.moments.device.type != "cpu":
+        if not self._is_wide or self.moments.device.type != "cpu" or world_size() > 1:
             return
         self.updates += 1
         if int(self.updates) % max(1, min(25, int(0.25 / (1 - momentum)))) == 0:
@@ -263,8 +263,12 @@ class RunningMoments(nn.Module):
         return diagonals if len(diagonals) == len(self.dims) else diagonals[0].split(self.dims, -1)
 
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
-        for name in ("is_precise", "updates"):  # not in what earlier versions wrote
-            state_dict.setdefault(prefix + name, getattr(self, name))
+        # not in what earlier versions wrote
+        state_dict.setdefault(prefix + "is_precise", torch.ones_like(self.is_precise))
+        state_dict.setdefault(prefix + "updates", torch.zeros_like(self.updates))
+        saved = state_dict.get(prefix + "moments")
+        if saved is not None:
+            self.keep_in(saved.dtype)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
@@ -272,5 +276,6 @@ def _independent(s: Tensor) -> bool:
     """Whether no feature is nearly a combination of others, by moments (B, d, d)."""
     scaled = normalised(s.float(), 1e-5)[0]
     lower, wrong = torch.linalg.cholesky_ex(scaled)
-    left = lower.diagonal(dim1=-2, dim2=-1) ** 2 / scaled.diagonal(dim1=-2, dim2=-1)
-    return not wrong.any() and bool((left >= INDEPENDENT).all())
+    inverse = torch.cholesky_inverse(lower)
+    over = inverse.diagonal(dim1=-2, dim2=-1) * scaled.diagonal(dim1=-2, dim2=-1)
+    return not wrong.any() and bool((over <= 1 / INDEPENDENT).all())
