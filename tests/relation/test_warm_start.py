@@ -185,6 +185,19 @@ def test_directions_without_variance_stay_out_of_the_gradient():
     assert layer.exact_rate < 0.5
 
 
+def test_a_batch_left_out_right_after_a_restore_changes_nothing():
+    layer, restored = TaskRelationLayer(0.9), TaskRelationLayer(0.9)
+    for step, (f1, f2) in enumerate(drifting(20, 64, 112, 100, torch.float32)):
+        if step == 10:
+            assert layer.groups[0].moments.dtype == torch.float32
+            restored.load_state_dict(layer.state_dict())
+        mask = torch.full((64,), step != 10)
+        expected = gradients(layer(f1, f2, mask=mask), f1, f2)
+        if step >= 10:
+            found = gradients(restored(f1, f2, mask=mask), f1, f2)
+            assert all(map(torch.equal, found, expected))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_restored_layer_goes_on_to_the_bit(dtype):
     layer, restored = TaskRelationLayer(0.9), TaskRelationLayer(0.9)

@@ -267,7 +267,7 @@ class RunningMoments(nn.Module):
         state_dict.setdefault(prefix + "is_precise", torch.ones_like(self.is_precise))
         state_dict.setdefault(prefix + "updates", torch.zeros_like(self.updates))
         saved = state_dict.get(prefix + "moments")
-        if saved is not None:
+        if saved is not None and saved.dtype == torch.float32:
             self.keep_in(saved.dtype)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
