@@ -7,6 +7,7 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
+from trn_plugin.relation._host import times
 from trn_plugin.relation._moments import centre
 from trn_plugin.relation._ranks import working_dtype, world_size
 from trn_plugin.relation._spectrum import mean_square_gradient
@@ -96,15 +97,16 @@ def _by_task(ctx, grad: Tensor) -> list[Tensor]:
         fresh = fresh and x.device.type == "cpu" and ctx.kept == 3
         by_set = torch.empty_like(x) if fresh else torch.zeros_like(x)
         for pairs in members.pairs:
-            tau, *derivatives = (next(saved).to(x.dtype) for _ in range(ctx.kept))
-            scale = (next(grads) * pairs.by_set(w)).to(x.dtype)
+            tau, *derivatives = (next(saved) for _ in range(ctx.kept))
+            scale, weight = next(grads), pairs.by_set(w)
             x1, x2 = pairs.take(x)
             if pairs.is_one and x.device.type == "cpu" and ctx.kept == 3:
                 outs = pairs.take(by_set)
-                found = tau, *derivatives, ctx.shrinkage, float(scale)
+                found = float(tau), *derivatives, ctx.shrinkage, float(scale) * float(weight)
                 _write_gradient(outs, x1, x2, *found, add=not fresh)
                 continue
-            scale = scale[:, None, None]
+            tau, *derivatives = (t.to(x.dtype) for t in (tau, *derivatives))
+            scale = (scale * weight).to(x.dtype)[:, None, None]
             if ctx.kept == 3:
                 g1, g2 = _gradient(x1, x2, tau, *derivatives, ctx.shrinkage)
             else:
@@ -152,13 +154,14 @@ def _gradient(x1: Tensor, x2: Tensor, tau: Tensor, a: Tensor, b: Tensor, shrinka
     return g1, g2
 
 
-def _write_gradient(outs, x1, x2, tau: Tensor, a, b, shrinkage: float, scale: float, add: bool):
+def _write_gradient(outs, x1, x2, tau: float, a, b, shrinkage: float, scale: float, add: bool):
     """:func:`_gradient` of one pair on a CPU, times ``scale``, written or added in place."""
-    (g1, g2, x1, x2, a, b), tau = (t[0] for t in (*outs, x1, x2, a, b)), float(tau)
-    p, q = x1 @ a, x2 @ b
+    g1, g2, x1, x2 = (t[0] for t in (*outs, x1, x2))
+    a, b = (v[0].to(x1.dtype) for v in (a, b))
+    p, q = (times(v.numpy(), x.numpy().T) for x, v in ((x1, a), (x2, b)))
     for g, x, own, other, vector in ((g1, x1, p, q, a), (g2, x2, q, p, b)):
         ridge = -scale * tau * shrinkage * float(vector.dot(vector)) / len(vector)
-        other = torch.sub(other, own, alpha=tau)
+        other = torch.from_numpy(other - own.dtype.type(tau) * own)
         if add:
             g.add_(x, alpha=ridge).addr_(other, vector, alpha=scale)
         else:

@@ -53,9 +53,9 @@ class Subspace:
         self.cross[n, : n + 1] = second.vectors @ first.across[n]
         self.cross[:n, n] = first.across[:n] @ second.vectors[n]
 
-    def keep(self, rows1: np.ndarray, rows2: np.ndarray) -> None:
-        """Write the leading canonical vectors, and what the moments make of them, to rows."""
-        n = len(rows1)
+    def keep(self, *outs: tuple[np.ndarray, np.ndarray]) -> None:
+        """Write each side's leading canonical vectors, and what the moments make of them."""
+        n = len(outs[0][0])
         values, vectors = self.solved
         if values[-n] > 1e-10 * values[-1]:
             v = np.ascontiguousarray(vectors[:, : -n - 1 : -1])
@@ -63,8 +63,8 @@ class Subspace:
         else:  # squares of small values are lost to rounding
             u, _, vh = np.linalg.svd(self.whitened)
             u, v = u[:, :n], vh[:n].T
-        for side, combinations, rows in zip(self.sides, (u.T, v.T), (rows1, rows2), strict=True):
-            side.write(combinations, rows)
+        for side, combinations, out in zip(self.sides, (u.T, v.T), outs, strict=True):
+            side.write(combinations, *out)
 
 
 class Side:
@@ -74,22 +74,24 @@ class Side:
         s (ndarray): (d, d) moments of this side.
         cross (ndarray): (d, other) moments with the other.
         shrinkage (float): epsilon.
-        rows (ndarray): (k, d + all), vectors v, and what the joint moments (not shrunk) make of
-            them: v S and v C, in the order of the tasks; float64.
-        most (int): vectors there may come to be.
+        vectors (ndarray): (k, d) float64.
+        images (ndarray): (k, all) what the joint moments (not shrunk) make of them, v S and v C,
+            in the order of the tasks; float64.
+        more (int): vectors that may come to them.
         start (int): of this side among the columns of the joint moments.
     """
 
-    def __init__(self, s, cross, shrinkage: float, rows, most: int, start: int) -> None:
+    def __init__(self, s, cross, shrinkage: float, vectors, images, more: int, start: int) -> None:
         self.s, self.cross = s, cross
         self.width = d = len(s)
         self._along = slice(d + start, 2 * d + start)
         self._across = slice(d, d + start) if start else slice(2 * d, None)
         self.ridge = shrinkage * float(s.diagonal().mean(dtype=np.float64))
-        self.space = np.empty((most, rows.shape[1]))
-        self.count = len(rows)
-        self.space[: self.count] = rows
-        self.along[:] += self.ridge * rows[:, :d]
+        self.count = len(vectors)
+        self.space = np.empty((self.count + more, d + images.shape[1]))
+        self.vectors[:] = vectors
+        self.images[:] = images
+        self.along[:] += self.ridge * vectors
 
     @property
     def vectors(self) -> np.ndarray:
@@ -139,8 +141,8 @@ class Side:
         new *= 1 / np.sqrt(new[:d] @ along)
         self.count = n + 1
 
-    def write(self, combinations: np.ndarray, rows: np.ndarray) -> None:
-        """Write combinations of the vectors, as the argument ``rows``."""
+    def write(self, combinations: np.ndarray, vectors: np.ndarray, images: np.ndarray) -> None:
+        """Write combinations of the vectors, as the arguments of those names."""
         new = times(combinations, self.space[: self.count])
         new[:, self._along] -= self.ridge * new[:, : self.width]
-        rows[:] = new
+        vectors[:], images[:] = new[:, : self.width], new[:, self.width :]

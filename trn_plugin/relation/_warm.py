@@ -42,7 +42,7 @@ class WarmPair(nn.Module):
     """
 
     BASIS = ("inverse1", "inverse2", "leading1", "leading2", "spectrum")
-    STATE = (*BASIS, "carried1", "carried2", "spent", "fewest")
+    STATE = (*BASIS, "carried1", "carried2", "images", "spent", "fewest")
 
     def __init__(self) -> None:
         super().__init__()
@@ -100,8 +100,9 @@ class WarmPair(nn.Module):
                 if found is not None:
                     *triple, taken = found
                     if gain:
-                        self.fewest.clamp_(max=taken)
-                        self.spent += taken - self.fewest
+                        spent, fewest = self.spent.numpy(), self.fewest.numpy()
+                        np.minimum(fewest, taken, out=fewest)
+                        spent += taken - fewest
                     return *triple, False
         return *self._solve_exactly(moments, shrinkage, variates, accuracy, samples), True
 
@@ -114,11 +115,10 @@ class WarmPair(nn.Module):
             (4,) of a batch of few samples, with p and q its variates by the pair carried first:
             p'p, q'q, p'q, and the mean square length of its variates by all that is carried.
         """
-        carried, d1 = (self.carried1, self.carried2), self.leading1.shape[1]
-        k = len(carried[0])
+        k, d1 = self.carried1.shape
         weights = batch.new_empty(2, k, len(batch))
-        for rows, side, out in zip(carried, (batch[:, :d1], batch[:, d1:]), weights, strict=True):
-            torch.mm(rows[:, : side.shape[1]].to(side.dtype), side.T, out=out)
+        torch.mm(self.carried1.to(batch.dtype), batch[:, :d1].T, out=weights[0])
+        torch.mm(self.carried2.to(batch.dtype), batch[:, d1:].T, out=weights[1])
         variates = None
         if samples < FEW:
             p, q = weights[:, 0].double()
@@ -128,10 +128,9 @@ class WarmPair(nn.Module):
         if world_size() > 1:
             # of all ranks' samples, or their warm starts would drift apart
             products = sum_over_ranks(products.double())
-        for rows, new in zip(carried, products.numpy().reshape(2, k, -1), strict=True):
-            images = rows.numpy()[:, -new.shape[1] :]
-            images *= momentum
-            images += new
+        images = self.images.numpy()
+        images *= momentum
+        images += products.numpy().reshape(images.shape)
         return variates
 
     def _solve_exactly(self, moments, shrinkage: float, variates, accuracy: float, samples: int):
@@ -161,8 +160,9 @@ class WarmPair(nn.Module):
                 self.inverse1, self.inverse2, self.leading1, self.leading2 = corrections
                 self.spectrum = s[:p].float()
                 a, b = first[:BLOCK].double(), second[:BLOCK].double()
-                self.carried1 = torch.cat([a, a @ s11, a @ s12], 1)
-                self.carried2 = torch.cat([b, b @ s12.mT, b @ s22], 1)
+                self.carried1, self.carried2 = a, b
+                images = torch.cat([a @ s11, a @ s12], 1), torch.cat([b @ s12.mT, b @ s22], 1)
+                self.images = torch.stack(images)
                 self._are_new()
                 if dtype == torch.float32:
                     found = self._iterate(moments, shrinkage, variates, accuracy, AT_FIRST)
@@ -214,22 +214,24 @@ class WarmPair(nn.Module):
     def _iterate(self, moments, shrinkage: float, variates, accuracy: float, iterations: int):
         """tau, a, b, and the iterations it took; None where they are not accurate enough."""
         s11, s12, s22 = (s.numpy() for s in moments)
-        rows = self.carried1.numpy(), self.carried2.numpy()
-        most = len(rows[0]) + iterations
-        first = Side(s11, s12, shrinkage, rows[0], most, 0)
-        second = Side(s22, s12.T, shrinkage, rows[1], most, len(s11))
+        first = self.carried1.numpy(), self.images[0].numpy()
+        second = self.carried2.numpy(), self.images[1].numpy()
+        sides = (
+            Side(s11, s12, shrinkage, *first, iterations, 0),
+            Side(s22, s12.T, shrinkage, *second, iterations, len(s11)),
+        )
         try:
             with np.errstate(all="ignore"):
-                space = Subspace(first, second)
+                space = Subspace(*sides)
                 found = self._improve(space, variates, accuracy, iterations)
         except np.linalg.LinAlgError:  # dependent rows, or values that are not finite
             return None
         if found is None:
             return None
         tau, taken = found
-        space.keep(*rows)
-        first, second = (r[:1, :d].copy() for r, d in zip(rows, s12.shape, strict=True))
-        return *map(torch.from_numpy, (np.array([min(tau, 1.0)]), first, second)), taken
+        space.keep(first, second)
+        tau = torch.tensor([min(tau, 1.0)], dtype=torch.float64)
+        return tau, self.carried1[:1].clone(), self.carried2[:1].clone(), taken
 
     def _improve(self, space: Subspace, variates, accuracy: float, iterations: int):
         """tau, and the iterations it took."""
