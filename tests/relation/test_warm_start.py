@@ -7,7 +7,8 @@ import torch
 from reference import shrunk
 from test_layer import gradients
 
-from trn_plugin.relation import TaskRelationLayer
+from trn_plugin.relation import TaskRelationLayer, _warm
+from trn_plugin.relation._correction import Correction
 
 
 def drifting(steps, n, d1, d2, dtype, seed=0, close=None, noise=1.0):
@@ -325,42 +326,64 @@ def test_moments_of_another_device_type_or_version_load_here():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_corrections_follow_the_moments(dtype):
-    """They are made anew more often than a step is solved exactly."""
+    """They are made anew, and far more often than a step is solved exactly."""
     layer = TaskRelationLayer(0.97)
-    made = []
-    for f1, f2 in drifting(60, 256, 264, 270, dtype):
+    made, exact = [], []
+    for step, (f1, f2) in enumerate(drifting(60, 256, 264, 270, dtype)):
         layer(f1, f2)
-        vectors = layer.warm["0"].leading1
-        if not made or not torch.equal(vectors, made[-1]):
-            made.append(vectors.clone())
-    moments = layer.groups[0].moments[0, :264, :264].double()
-    identity = torch.eye(264).double()
-    first, last = (
-        (x @ moments @ x.T - identity[: len(x), : len(x)]).norm() / len(x) ** 0.5
-        for x in (made[0].double(), made[-1].double())
-    )
-    assert last < first / 4
-    inverse = layer.warm["0"].inverse1.double()
-    assert (inverse @ moments - identity).norm() < (moments - identity).norm() / 4
-    assert len(layer.warm["0"].spectrum) < 264
-    assert len(made) > int(layer.steps[1])
-    assert layer.exact_rate < 0.2
+        warm = layer.warm["0"]
+        if step >= 20 and not (made and torch.equal(warm.inverse1, made[-1][0])):
+            made.append([getattr(warm, name).clone() for name in warm.BASIS])
+            exact.append(int(layer.steps[1]))
+    assert len(made) >= 4
+    assert exact[-1] == exact[0]
+
+    s = layer.groups[0].moments[0].double()
+    own = [shrunk(s[at, at], 1e-5) for at in (slice(0, 264), slice(264, None))]
+    cross = s[:264, 264:]
+    g = torch.Generator().manual_seed(0)
+    a, b = torch.randn(264, generator=g).double(), torch.randn(270, generator=g).double()
+    lacks = []
+    for basis in (made[0], made[-1]):
+        t = float(basis[3])
+        r1, r2 = t * own[0] @ a - cross @ b, t * own[1] @ b - cross.T @ a
+        correct = Correction(*(x.numpy() for x in basis), cross.numpy(), t, None, 0.0)
+        x, y, _ = correct(r1.float().numpy(), r2.float().numpy())
+        off = torch.from_numpy(x) - a, torch.from_numpy(y) - b
+        lacks.append(sum(e @ m @ e for e, m in zip(off, own, strict=True)))
+    whole = a @ own[0] @ a + b @ own[1] @ b
+    assert lacks[1] < whole / 2
+    assert lacks[0] > 10 * whole
 
 
-def test_corrections_that_cannot_be_refreshed_make_way_for_the_exact_route():
-    layer = TaskRelationLayer(0.9)
-    *steps, (f1, f2) = drifting(8, 64, 264, 270, torch.float32)
+def test_corrections_that_cannot_be_renewed_stay(monkeypatch):
+    layer = TaskRelationLayer(0.97)
+    *steps, last, (f1, f2) = drifting(20, 256, 264, 270, torch.float32)
     for pair in steps:
         layer(*pair)
+    warm = layer.warm["0"]
+    inverse, before = warm.inverse1, layer.steps.clone()
+    monkeypatch.setattr(_warm, "eliminate", lambda *args: None)
+    warm.spent.fill_(10**6)
+    layer(*last)
+    assert int(warm.spent) == 0
+    assert warm.inverse1 is inverse
     cold = copy.deepcopy(layer)
     cold.warm["0"].forget()
-    warm = layer.warm["0"]
-    warm.spent.fill_(10**6)
-    warm.leading1.zero_()
-    before = layer.steps.clone()
     assert layer(f1, f2).item() == pytest.approx(cold(f1, f2).item(), abs=1e-6)
-    assert (layer.steps - before).tolist() == [1, 1]
-    assert int(warm.spent) < 10**6
+    assert (layer.steps - before).tolist() == [2, 0]
+    assert cold.warm["0"].carried1 is None
+
+
+def test_a_batch_left_out_costs_the_corrections_nothing():
+    layer = TaskRelationLayer(0.9)
+    for f1, f2 in drifting(8, 64, 128, 100, torch.float32):
+        layer(f1, f2)
+    warm = layer.warm["0"]
+    before = [int(warm.spent), int(warm.fewest)]
+    for _ in range(3):
+        layer(f1, f2, mask=torch.zeros(64, dtype=torch.bool))
+    assert [int(warm.spent), int(warm.fewest)] == before
 
 
 def test_batches_of_two_whose_variates_nearly_touch():

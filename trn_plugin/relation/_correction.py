@@ -3,74 +3,103 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
+from torch import Tensor
 
+from trn_plugin.relation._canonical import normalised
 from trn_plugin.relation._host import times
 
-__all__ = ["Correction"]
+__all__ = ["Correction", "eliminate"]
 
-MIN_GAP = 2e-3  # corrections along what is this close to the leading value are damped
+GAPS = (1e-4, 1e-3)  # bounds of what the shift is above tau: what is closer is damped
+WIDER = (1, 10, 100, 1000)
 MIN_SINE = 1e-3  # between the two variates: where they are closer the gradient is next to nothing
 
 
-class Correction:
-    """Solves the equations for a residual as if the moments were those of the inverses.
+def eliminate(
+    s11: Tensor, s12: Tensor, s22: Tensor, shrinkage: float, tau: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor] | None:
+    r"""What solves the two equations, shifted to t a little above tau, by block elimination.
+
+    .. math:: t S_{11} x - S_{12}\, y = r_1, \qquad t S_{22}\, y - S_{21} x = r_2
 
     Args:
-        inverse1, inverse2 (ndarray): (d1, d1), (d2, d2) of earlier, shrunk moments; (0, d)
-            of a side that has all its canonical vectors here.
-        leading1, leading2 (ndarray): (p, d1), (p, d2) canonical vectors of them.
-        spectrum (ndarray): (p,) canonical values of those.
-        tau (float): the largest one now.
+        s11, s12, s22 (Tensor): (d1, d1), (d1, d2), (d2, d2) moments.
+        shrinkage (float): epsilon, see :func:`factor`.
+        tau (float): their largest canonical correlation.
+
+    Returns:
+        :math:`S_{11}^{-1}` (d1, d1), :math:`G = S_{11}^{-1} S_{12} / t` (d1, d2),
+        :math:`(S_{22} - S_{21} G / t)^{-1}` (d2, d2), float32, and t, 0-d; None where float32 can
+        not hold them.
+    """
+    (own1, unit1), (own2, unit2) = (normalised(s, shrinkage) for s in (s11, s22))
+    cross = s12 / (unit1 * unit2)
+    inverse1 = torch.cholesky_inverse(torch.linalg.cholesky_ex(own1)[0])
+    carry = inverse1 @ cross
+    explained = cross.mT @ carry
+    gap = min(max((1 - tau**2) / 2, GAPS[0]), GAPS[1])
+    for wider in WIDER:  # rounding may be more than the gap
+        shift = tau + wider * gap
+        lower, wrong = torch.linalg.cholesky_ex(own2.sub(explained, alpha=1 / shift**2))
+        if not wrong:
+            break
+    inverse2 = torch.cholesky_inverse(lower)
+    found = inverse1 / unit1**2, carry * (unit2 / unit1 / shift), inverse2 / unit2**2
+    found = tuple(f.float() for f in found)
+    if wrong or not all(bool(f.isfinite().all()) for f in found):
+        return None
+    return *found, torch.tensor(shift, dtype=torch.float64)
+
+
+class Correction:
+    """Solves the equations for a residual as if the moments were those of some steps ago.
+
+    Args:
+        inverse1, carry, inverse2 (ndarray): (d1, d1), (d1, d2), (d2, d2), see :func:`eliminate`.
+        shift (ndarray): 0-d, t of them.
+        cross (ndarray): (d1, d2) cross moments of now.
+        tau (float): the largest canonical correlation now.
         variates (ndarray, optional): (4,) of a small batch, see :meth:`WarmPair._follow`.
+        accuracy (float): change above which it need not be exact.
     """
 
     def __init__(
-        self, inverse1, inverse2, leading1, leading2, spectrum, tau: float, variates
+        self, inverse1, carry, inverse2, shift, cross, tau: float, variates, accuracy: float
     ) -> None:
-        self.tau, self.floor = tau, max(tau, MIN_GAP)
+        self.inverse1, self.carry, self.inverse2 = inverse1, carry, inverse2
+        self.shift, self.cross, self.tau = float(shift), cross, tau
         sine = 1 - tau**2
         if variates is not None and variates[3] > 0:
             # variates of a few samples may happen to be closer than the moments say
             pp, qq, pq = variates[:3] / variates[3]
             sine = min(sine, pp - 2 * tau * pq + tau**2 * qq, qq - 2 * tau * pq + tau**2 * pp)
         self.sine = max(sine, MIN_SINE**2) ** 0.5
-        self.inverses, self.leading = (inverse1, inverse2), (leading1, leading2)
-        self.spectrum = spectrum
-        distance = tau**2 - spectrum**2
-        distance = np.copysign(np.maximum(np.abs(distance), np.float32(MIN_GAP)), distance)
-        self.direct, self.crossed = np.float32(tau) / distance, spectrum / distance
+        self.enough = (accuracy * self.sine) ** 2
 
-    def __call__(self, r1: np.ndarray, r2: np.ndarray):
+    def __call__(self, r1: np.ndarray, r2: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
         r"""Corrections for residuals (d1,), (d2,) float32, and what they change.
 
         With p = X1 a and q = X2 b it is :math:`\partial\tau/\partial X_1 \propto (q - \tau p)
         a^\top`, and :math:`|q - \tau p| = \sqrt{1 - \tau^2}`: variates that are close make it
-        sensitive. Those of the corrections are taken to be as long and as related as the earlier
-        moments say.
+        sensitive. Those of the corrections, of lengths o1 and o2 and inner product s, change it
+        by :math:`o_2^2 - 2 \tau s + \tau^2 o_1^2`, where the equations give :math:`t o_1^2 - s =
+        x^\top r_1`, :math:`t o_2^2 - s = y^\top r_2`, and s is :math:`x^\top S_{12}\, y`.
 
         Returns:
-            (d1,), (d2,), and the relative change of the variates' part of the gradient.
+            (d1,), (d2,), and the relative change of the variates' part of the gradient; a lower
+            bound of it where that is above the accuracy.
         """
-        tau = self.tau
-        z1, z2 = times(r1, self.leading[0].T), times(r2, self.leading[1].T)
-        near1 = self.direct * z1 + self.crossed * z2
-        near2 = self.crossed * z1 + self.direct * z2
-        x, rest1 = self._rest(0, r1, z1, near1)
-        y, rest2 = self._rest(1, r2, z2, near2)
-        ours, theirs = float(near1 @ near1) + rest1, float(near2 @ near2) + rest2
-        shared = 2 * tau * float((self.spectrum * near1) @ near2)
-        change = max(theirs + tau**2 * ours, ours + tau**2 * theirs) - shared
+        t, tau = self.shift, self.tau
+        y = times(r2 + times(r1, self.carry), self.inverse2)
+        x = times(r1, self.inverse1) + times(y, self.carry.T)
+        x *= np.float32(1 / t)
+        y *= np.float32(1 / t)
+        first, second = float(x @ r1), float(y @ r2)
+        change = max(second + tau**2 * first, first + tau**2 * second) / t
+        share = (1 - 2 * tau * t + tau**2) / t
+        if share > 0 and change <= self.enough:
+            change += share * max(float(times(x.astype(self.cross.dtype), self.cross) @ y), 0)
         # NaN has to stay
         missing = (change if change != change else max(change, 0)) ** 0.5
         return x, y, missing / self.sine
-
-    def _rest(self, side: int, r: np.ndarray, z: np.ndarray, near: np.ndarray):
-        """Correction (d,) of a side, and the square length of its part off the leading vectors."""
-        leading, inverse, floor = self.leading[side], self.inverses[side], np.float32(self.floor)
-        if not len(inverse):
-            return times(near, leading), 0.0
-        whole = times(r, inverse)
-        length = max(float(whole @ r) - float(z @ z), 0) / self.floor**2
-        whole /= floor
-        whole += times(near - z / floor, leading)
-        return whole, length

@@ -8,6 +8,8 @@ from trn_plugin.relation._host import times
 
 __all__ = ["Side", "Subspace"]
 
+MIN_GAP = 5e-4  # between canonical values that are told apart
+
 
 class Subspace:
     """Vectors of both sides, and the canonical correlations within them."""
@@ -42,6 +44,27 @@ class Subspace:
         d1 = first.width
         lacks = theirs[:d1] - tau * ours[:d1], ours[d1:] - tau * theirs[d1:]
         return [r.astype(np.float32) for r in lacks]
+
+    def turn(self, tau: float, u: np.ndarray, v: np.ndarray, x: np.ndarray, y: np.ndarray):
+        """What corrections (d1,) and (d2,) of the leading pair would change, to second order.
+
+        They couple it to the other pairs in the space, by so much the more as these are near.
+
+        Returns:
+            The square of what the variates' part of the gradient changes by the other pairs, in
+            the units of :class:`Correction`, and the larger relative change of the two vectors.
+        """
+        (first, second), k = self.sides, self.whitened
+        values, vectors = self.solved
+        near = slice(int(np.searchsorted(values, tau**2 / 4)), -1)
+        values, w = np.sqrt(values[near]), vectors[:, near]
+        z = k @ w / values
+        ours, theirs = first.along @ x, second.along @ y  # their part in the space
+        coupling = (first.across @ y - k @ theirs) @ z + (second.across @ x - ours @ k) @ w
+        share = coupling / (2 * np.maximum(tau - values, MIN_GAP))
+        change = float(share**2 @ (1 + tau**2 - 2 * tau * values))
+        ours, theirs = z @ share - ours, w @ share - theirs
+        return change, max(first.turn(u, x, ours), second.turn(v, y, theirs))
 
     def add(self, x: np.ndarray, y: np.ndarray) -> None:
         """Take in a vector of each side, (d1,) and (d2,), less its part in the space."""
@@ -118,9 +141,9 @@ class Side:
         """Put combinations of the vectors in their place."""
         self.space[: self.count] = times(combinations, self.space[: self.count])
 
-    def turn(self, combination: np.ndarray, change: np.ndarray) -> float:
-        """Length of a change over that of the combination of the vectors which it is to change."""
-        vector = combination @ self.vectors
+    def turn(self, combination: np.ndarray, change: np.ndarray, within: np.ndarray) -> float:
+        """Length of a change, and a combination, over that of the combination that changes."""
+        vector, change = combination @ self.vectors, change + within @ self.vectors
         return float(np.sqrt(change @ change / (vector @ vector)))
 
     def rest(self, x: np.ndarray) -> np.ndarray:

@@ -2,10 +2,9 @@
 
 A Davidson iteration for the pair of equations :math:`S_{12} b = \\tau S_{11} a`,
 :math:`S_{21} a = \\tau S_{22} b` (J. Comput. Phys. 17, 1975). The correction of a residual takes
-earlier moments for those of now: their inverses, and their leading canonical vectors, along which
-the two equations are coupled; all of them, where most values are large. What the moments make of
-the vectors carried from step to step follows the moments' own update, so that a step reads the
-wide matrices only for what is new.
+the moments of some steps ago for those of now. What the moments make of the vectors carried from
+step to step follows the moments' own update, so that a step reads the wide matrices only for what
+is new.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from trn_plugin.relation._canonical import factor, whiten
-from trn_plugin.relation._correction import Correction
+from trn_plugin.relation._correction import Correction, eliminate
 from trn_plugin.relation._ranks import sum_over_ranks, world_size
 from trn_plugin.relation._subspace import Side, Subspace
 
@@ -23,12 +22,8 @@ __all__ = ["WarmPair"]
 
 BLOCK = 8  # vectors carried from step to step: values that nearly touch are told apart by them
 FEW = 32  # samples that may be unlike the moments
-AT_FIRST = 4  # after an exact solution in float32
-WORTH = 0.05  # iterations above the fewest that a refresh is worth, for each feature
-LEADING = 128  # canonical vectors of the corrections, at least
-NEAR = 0.2  # of the largest value: the vectors of such values are among them
-MISSED = 0.35  # of the largest: the least of the values, at a refresh, from which more are wanted
-STILL = 0.1  # canonical values below which their vectors stay where they are in a refresh
+AT_FIRST = 4  # iterations after an exact solution in float32
+WORTH = 0.05  # iterations above the fewest that new corrections are worth, for each feature
 
 
 class WarmPair(nn.Module):
@@ -38,10 +33,10 @@ class WarmPair(nn.Module):
     first order, and what that would change in the gradient (see :class:`Correction`) has to be
     less than ``accuracy`` of it. Where the iterations do not get there, the pair is solved
     exactly. The age of the corrections costs iterations: those above the fewest of a step since
-    they were made. When they add up to the cost of new ones, these are refreshed.
+    they were made. When they add up to the cost of new ones, new ones are made.
     """
 
-    BASIS = ("inverse1", "inverse2", "leading1", "leading2", "spectrum")
+    BASIS = ("inverse1", "carry", "inverse2", "shift")
     STATE = (*BASIS, "carried1", "carried2", "images", "spent", "fewest")
 
     def __init__(self) -> None:
@@ -92,18 +87,12 @@ class WarmPair(nn.Module):
         if self.carried1 is not None:
             if gain:
                 variates = self._follow(batch, samples, momentum, gain)
-            smaller = min(s12.shape)
-            is_whole = len(self.spectrum) == smaller
-            stale = int(self.spent) >= (1 + 3 * is_whole) * WORTH * smaller
-            if not stale or (not is_whole and self._refresh(moments, shrinkage)):
-                found = self._iterate(moments, shrinkage, variates, accuracy, iterations)
-                if found is not None:
-                    *triple, taken = found
-                    if gain:
-                        spent, fewest = self.spent.numpy(), self.fewest.numpy()
-                        np.minimum(fewest, taken, out=fewest)
-                        spent += taken - fewest
-                    return *triple, False
+            found = self._iterate(moments, shrinkage, variates, accuracy, iterations)
+            if found is not None:
+                *triple, taken = found
+                if gain and self._is_worn(taken, min(s12.shape)):
+                    self._renew(moments, shrinkage, float(triple[0]))
+                return *triple, False
         return *self._solve_exactly(moments, shrinkage, variates, accuracy, samples), True
 
     def _follow(
@@ -140,76 +129,46 @@ class WarmPair(nn.Module):
         k = whiten(l1, unit1, s12, l2, unit2)
         # float32 will do to begin with, and its iterations give what the promised accuracy asks
         for dtype in (torch.float32, torch.float64)[samples < FEW :]:
-            u, s, vh = _singular_vectors(k.to(dtype))
-            if not bool(s[0] > 64 * torch.finfo(s.dtype).eps):
+            u, s, v = _leading_triples(k.to(dtype))
+            if not bool(s[0] > 64 * torch.finfo(dtype).eps):
                 self.forget()
                 continue
-            p = _count(s, accuracy)
-            first = torch.linalg.solve_triangular(l1.mT.to(dtype), u[:, :p], upper=True).mT / unit1
-            second = (
-                torch.linalg.solve_triangular(l2.mT.to(dtype), vh[:p].mT, upper=True).mT / unit2
-            )
-            corrections = (
-                _inverse(l1, unit1, p),
-                _inverse(l2, unit2, p),
-                first.float().contiguous(),
-                second.float().contiguous(),
+            a, b = (
+                torch.linalg.solve_triangular(lower.mT, w.double(), upper=True).mT / unit
+                for lower, w, unit in ((l1, u, unit1), (l2, v, unit2))
             )
             found = None
-            if all(bool(t.isfinite().all()) for t in corrections):
-                self.inverse1, self.inverse2, self.leading1, self.leading2 = corrections
-                self.spectrum = s[:p].float()
-                a, b = first[:BLOCK].double(), second[:BLOCK].double()
+            if self._renew(moments, shrinkage, float(s[0])):
                 self.carried1, self.carried2 = a, b
                 images = torch.cat([a @ s11, a @ s12], 1), torch.cat([b @ s12.mT, b @ s22], 1)
                 self.images = torch.stack(images)
-                self._are_new()
                 if dtype == torch.float32:
                     found = self._iterate(moments, shrinkage, variates, accuracy, AT_FIRST)
-            else:  # beyond what float32 can hold
+            else:
                 self.forget()
             if dtype == torch.float64:
-                return s[:1].clamp(max=1.0), first[:1], second[:1]
+                return s[:1].clamp(max=1.0), a[:1], b[:1]
             if found is not None:
                 return found[:3]
         return k.new_zeros(1), torch.zeros_like(s11[:1]), torch.zeros_like(s22[:1])
 
-    def _refresh(self, moments: tuple[Tensor, ...], shrinkage: float) -> bool:
-        """Take the corrections' inverses and leading vectors from today's moments.
+    def _is_worn(self, taken: int, smaller: int) -> bool:
+        """Whether the corrections' age has cost as much as new ones, after a step's iterations."""
+        spent, fewest = self.spent.numpy(), self.fewest.numpy()
+        np.minimum(fewest, taken, out=fewest)
+        spent += taken - fewest
+        return int(spent) >= WORTH * smaller
 
-        Returns:
-            False where that fails, or the vectors are too few by now.
-        """
-        s11, s12, s22 = moments
-        self.inverse1, self.inverse2 = (
-            _inverse(*factor(s, shrinkage), len(self.spectrum)) for s in (s11, s22)
-        )
-        s11, s12, s22 = (s.float() for s in moments)
-        # a step of the power method, orthonormal vectors, and the canonical ones among them
-        still = (STILL - self.spectrum).clamp_(min=0)[:, None]
-        first = self.leading2 @ s12.mT @ self.inverse1 + still * self.leading1
-        second = self.leading1 @ s12 @ self.inverse2 + still * self.leading2
-        l1, wrong1 = torch.linalg.cholesky_ex(first @ s11 @ first.mT)
-        l2, wrong2 = torch.linalg.cholesky_ex(second @ s22 @ second.mT)
-        first, second = (
-            torch.linalg.solve_triangular(lower, vectors, upper=False)
-            for lower, vectors in ((l1, first), (l2, second))
-        )
-        k = first @ s12 @ second.mT
-        if wrong1 or wrong2 or not bool(k.isfinite().all()):
-            return False
-        u, s, vh = torch.linalg.svd(k)
-        if s[-1] > MISSED * s[0]:
-            return False
-        self.spectrum = s
-        self.leading1, self.leading2 = u.mT @ first, vh @ second
-        self._are_new()
-        return True
-
-    def _are_new(self) -> None:
-        """Begin to count what the age of the corrections costs."""
+    def _renew(self, moments: tuple[Tensor, ...], shrinkage: float, tau: float) -> bool:
+        """Make the corrections of today's moments; False, and they stay, where that fails."""
         self.spent = torch.zeros((), dtype=torch.int64)
         self.fewest = torch.full((), torch.iinfo(torch.int64).max)
+        found = eliminate(*moments, shrinkage, tau)
+        if found is None:
+            return False
+        for name, value in zip(self.BASIS, found, strict=True):
+            setattr(self, name, value)
+        return True
 
     def _iterate(self, moments, shrinkage: float, variates, accuracy: float, iterations: int):
         """tau, a, b, and the iterations it took; None where they are not accurate enough."""
@@ -235,18 +194,18 @@ class WarmPair(nn.Module):
 
     def _improve(self, space: Subspace, variates, accuracy: float, iterations: int):
         """tau, and the iterations it took."""
-        first, second = space.sides
         basis = [getattr(self, name).numpy() for name in self.BASIS]
         correct = None
         for iteration in range(iterations + 1):
             tau, u, v = space.leading()
             if correct is None:
-                correct = Correction(*basis, tau, variates)
+                correct = Correction(*basis, space.sides[0].cross, tau, variates, accuracy)
             x, y, missing = correct(*space.residuals(tau, u, v))
             if not missing < np.inf:
                 return None
             if iteration > 0 and missing <= accuracy:
-                missing += max(first.turn(u, x), second.turn(v, y))
+                change, turn = space.turn(tau, u, v, x, y)
+                missing = (missing**2 + change / correct.sine**2) ** 0.5 + turn
                 if missing <= accuracy:
                     return tau, iteration
             if iteration == iterations:
@@ -265,34 +224,16 @@ class WarmPair(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
-def _count(s: Tensor, accuracy: float) -> int:
-    """How many canonical vectors the corrections take, of the values by falling size."""
-    # higher accuracy takes more iterations, which more of the vectors save
-    share = len(s) // 4 if accuracy > 1e-6 else 3 * len(s) // 8
-    p = max(int((s > NEAR * s[0]).sum()), share, LEADING)
-    return p if 2 * p <= len(s) else len(s)
+def _leading_triples(k: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """u (d1, n), s (n,), v (d2, n), faster than by ``linalg.svd``; n is at most ``BLOCK``.
 
-
-def _singular_vectors(k: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """u (d1, r), s (r,), vh (r, d2), faster than by ``linalg.svd``.
-
-    The leading ones are as exact; values below sqrt(eps) of the first are not in order.
+    As exact; values below sqrt(eps) of the first are not in order.
     """
     if len(k) < k.shape[1]:
-        v, s, uh = _singular_vectors(k.mT)
-        return uh.mT, s, v.mT
-    v = torch.linalg.eigh(k.mT @ k)[1].flip(1)
+        v, s, u = _leading_triples(k.mT)
+        return u, s, v
+    v = torch.linalg.eigh(k.mT @ k)[1][:, -BLOCK:].flip(1)
     # orthonormal even where squares of small values are lost to rounding
     u, r = torch.linalg.qr(k @ v)
     s = r.diagonal()
-    return u * s.sign().add(0.5).sign(), s.abs(), v.mT
-
-
-def _inverse(lower: Tensor, unit: Tensor, p: int) -> Tensor:
-    """(d, d) float32 inverse of the shrunk moments, of their factor.
-
-    None of it, (0, d), where the corrections take as many canonical vectors as there are.
-    """
-    if p == len(lower):
-        return lower[:0].float()
-    return (torch.cholesky_inverse(lower) / unit**2).float()
+    return u * s.sign().add(0.5).sign(), s.abs(), v

@@ -1,0 +1,131 @@
+"""Corrections of nearly canonical vectors: what they solve, and what they say of the error."""
+
+import numpy as np
+import pytest
+import torch
+from reference import shrunk
+
+from trn_plugin.relation._correction import Correction, eliminate
+from trn_plugin.relation._subspace import Side, Subspace
+
+EPSILON = 1e-5
+
+
+def moments(d1, d2, scale1=1.0, scale2=1.0, correlations=(0.9, 0.7, 0.5), seed=0):
+    """S11, S12, S22 float64 whose canonical correlations are these, and zeros."""
+    g = torch.Generator().manual_seed(seed)
+    m1, m2 = (torch.randn(d, d, generator=g).double() + 4 * torch.eye(d) for d in (d1, d2))
+    between = torch.zeros(d1, d2).double()
+    between.diagonal()[: len(correlations)] = torch.tensor(correlations).double()
+    m1, m2 = scale1 * m1, scale2 * m2
+    return m1 @ m1.T, m1 @ between @ m2.T, m2 @ m2.T
+
+
+def canonical(s11, s12, s22):
+    """Values, and the vectors of both sides as rows, exactly."""
+    l1, l2 = (torch.linalg.cholesky(shrunk(s, EPSILON)) for s in (s11, s22))
+    u, s, vh = torch.linalg.svd(torch.linalg.inv(l1) @ s12 @ torch.linalg.inv(l2).T)
+    return s, (torch.linalg.inv(l1).T @ u).T, (torch.linalg.inv(l2).T @ vh.T).T
+
+
+def correction(found, s12, tau, accuracy, variates=None):
+    arrays = [f.numpy() for f in found]
+    return Correction(*arrays, s12.numpy(), tau, variates, accuracy)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("scale1", "scale2"), [(1, 1), (1e6, 1e-5)])
+def test_they_solve_the_shifted_equations(dtype, scale1, scale2):
+    s11, s12, s22 = moments(40, 30, scale1, scale2)
+    tau = float(canonical(s11, s12, s22)[0][0])
+    found = eliminate(*(s.to(dtype) for s in (s11, s12, s22)), EPSILON, tau)
+    g = torch.Generator().manual_seed(1)
+    r1 = scale1 * torch.randn(40, generator=g).double()
+    r2 = scale2 * torch.randn(30, generator=g).double()
+    x, y, missing = correction(found, s12, tau, np.inf)(r1.float().numpy(), r2.float().numpy())
+    x, y, t = torch.from_numpy(x).double(), torch.from_numpy(y).double(), float(found[3])
+    assert tau < t <= tau + 1e-3
+    unshrunk = torch.cat([s12 @ y, s12.T @ x])
+    own = torch.cat([shrunk(s11, EPSILON) @ x, shrunk(s22, EPSILON) @ y])
+    units = torch.cat([torch.full_like(r1, scale1), torch.full_like(r2, scale2)])
+    lacks = (t * own - unshrunk - torch.cat([r1, r2])) / units
+    assert lacks.norm() < 1e-2 * (torch.cat([r1, r2]) / units).norm()
+
+    first, second, between = x @ own[:40], y @ own[40:], x @ s12 @ y
+    change = max(second + tau**2 * first, first + tau**2 * second) - 2 * tau * between
+    assert missing == pytest.approx(float((change / (1 - tau**2)).sqrt()), rel=1e-2)
+
+
+def test_what_is_above_the_accuracy_is_a_lower_bound():
+    s11, s12, s22 = moments(40, 30)
+    tau = float(canonical(s11, s12, s22)[0][0])
+    found = eliminate(s11, s12, s22, EPSILON, tau)
+    a, b = np.ones(40, np.float32), np.ones(30, np.float32)
+    bound, exact = (correction(found, s12, tau, accuracy)(a, b)[2] for accuracy in (0.0, np.inf))
+    assert 0 < bound < exact
+
+
+def test_close_variates_make_the_gradient_sensitive():
+    s11, s12, s22 = moments(40, 30)
+    tau = float(canonical(s11, s12, s22)[0][0])
+    found = eliminate(s11, s12, s22, EPSILON, tau)
+    residuals = np.ones(40, np.float32), np.ones(30, np.float32)
+    variates = np.array([1.0, 1.0, 0.99, 1.0])  # closer than tau = .9 says
+    plain, close = (
+        correction(found, s12, tau, np.inf, given)(*residuals)[2] for given in (None, variates)
+    )
+    assert close > 2 * plain
+
+
+def test_a_value_above_the_given_one_widens_the_shift():
+    s11, s12, s22 = moments(40, 30)
+    tau = float(canonical(s11, s12, s22)[0][0])
+    found = eliminate(s11, s12, s22, EPSILON, tau - 0.05)
+    assert float(found[3]) > tau
+    assert all(f.isfinite().all() for f in found)
+
+
+def test_what_float32_cannot_hold_is_none():
+    s11, s12, s22 = moments(40, 30, 1e-21, 1)
+    assert eliminate(s11, s12, s22, EPSILON, 0.9) is None
+    assert eliminate(s11 * np.nan, s12, s22, EPSILON, 0.9) is None
+
+
+@pytest.mark.parametrize("second", [0.898, 0.88, 0.8])
+def test_other_pairs_are_coupled_the_more_the_nearer_they_are(second):
+    """What is foretold is what the next solution within the larger space changes."""
+    s11, s12, s22 = moments(40, 30, correlations=(0.9, second, 0.7, 0.5))
+    _, a, b = canonical(s11, s12, s22)
+    g = torch.Generator().manual_seed(2)
+    sides = []
+    for own, start in ((a, 0), (b, 40)):
+        # the second pair is off by far more than the first
+        off = torch.tensor([[1e-4], [0.02], [0.02]]) * torch.randn(3, len(own), generator=g)
+        vectors = own[:3] + off.double() @ own
+        s, cross = (s11, s12) if start == 0 else (s22, s12.T)
+        images = torch.cat(
+            [vectors @ s, vectors @ cross] if start == 0 else [vectors @ cross, vectors @ s], 1
+        )
+        arrays = (t.numpy() for t in (s, cross))
+        sides.append(Side(*arrays, EPSILON, vectors.numpy(), images.numpy(), 2, start))
+    space = Subspace(*sides)
+    tau, u, v = space.leading()
+    found = eliminate(s11, s12, s22, EPSILON, tau)
+    x, y, _ = correction(found, s12, tau, np.inf)(*space.residuals(tau, u, v))
+    change, turn = space.turn(tau, u, v, x, y)
+
+    values = np.sqrt(space.solved[0])
+    z = space.whitened @ space.solved[1] / values
+    w = space.solved[1]
+    space.add(x, y)
+    _, ours, theirs = space.leading()
+    along = (z.T @ ours[:3] + w.T @ theirs[:3]) / 2
+    expected = (along[:-1] / along[-1]) ** 2 @ (1 + tau**2 - 2 * tau * values[:-1])
+    assert change == pytest.approx(expected, rel=0.1)
+
+    combinations = (ours, theirs) if along[-1] > 0 else (-ours, -theirs)
+    turns = []
+    for side, before, now in zip(space.sides, (u, v), combinations, strict=True):
+        old = before @ side.vectors[:3]
+        turns.append(np.linalg.norm(now @ side.vectors - old) / np.linalg.norm(old))
+    assert turn == pytest.approx(max(turns), rel=0.1)
