@@ -19,7 +19,7 @@ __all__ = ["RunningMoments", "centre"]
 # symmetry gives are left out, and the time goes into arithmetic instead of calls
 WIDE = 192
 # share of a task's variance in one direction above which float64 is used
-DOMINANT = 0.35
+DOMINANT = 0.55
 # least share of a feature's variance that the others may leave to it: of less, the rounding of
 # float32 moments is so much that float64 is used
 INDEPENDENT = 5e-3
