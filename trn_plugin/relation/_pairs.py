@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from trn_plugin.relation._canonical import canonical_vectors, factor
+from trn_plugin.relation._host import SMALL, small_pair
 from trn_plugin.relation._moments import RunningMoments
 from trn_plugin.relation._ranks import working_dtype
 from trn_plugin.relation._warm import WarmPair
@@ -33,6 +34,8 @@ class SetPairs:
         self.rows, self.columns = group.slot(first), group.slot(second)
         self.is_one = len(pairs) == 1
         self.is_wide = self.is_one and _is_wide(group, first, second)
+        narrow = max(group.dims[first], group.dims[second]) <= SMALL
+        self.is_small = self.is_one and narrow and group.moments.device.type == "cpu"
 
     def moments(self, group: RunningMoments) -> tuple[Tensor, Tensor, Tensor]:
         """S11 (P, d1, d1), S12 (P, d1, d2) and S22 (P, d2, d2)."""
@@ -45,6 +48,10 @@ class SetPairs:
     ) -> tuple[Tensor, ...]:
         """tau (P,), a (P, d1) and b (P, d2) of the moments, or what else ``method`` makes."""
         s11, s12, s22 = (s.to(working_dtype(s.device)) for s in self.moments(group))
+        if self.is_small and method is canonical_vectors:
+            found = small_pair(*(s[0].numpy() for s in (s11, s12, s22)), shrinkage)
+            if found is not None:
+                return tuple(map(torch.from_numpy, found))
         on_host = s12.device.type == "cpu"
         return method(*factor(s11, shrinkage), s12, *factor(s22, shrinkage), on_host)
 
