@@ -65,6 +65,20 @@ def test_what_is_above_the_accuracy_is_a_lower_bound():
     assert 0 < bound < exact
 
 
+def test_blocks_that_are_not_positive_definite_promise_nothing():
+    s11, s12, s22 = moments(40, 30)
+    tau = float(canonical(s11, s12, s22)[0][0])
+    inverse1, carry, inverse2, shift = eliminate(s11, s12, s22, EPSILON, tau)
+    a, b = np.ones(40, np.float32), np.ones(30, np.float32)
+    for found in (
+        (-inverse1, carry, -inverse2, shift),
+        (inverse1 * np.nan, carry, inverse2, shift),
+    ):
+        assert correction(found, s12, tau, 1.0)(a, b)[2] == np.inf
+    # rounding alone made a variance negative
+    assert eliminate(s11 - 1.1 * torch.diag(s11.diagonal()), s12, s22, EPSILON, tau) is None
+
+
 def test_close_variates_make_the_gradient_sensitive():
     s11, s12, s22 = moments(40, 30)
     tau = float(canonical(s11, s12, s22)[0][0])

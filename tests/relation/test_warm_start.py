@@ -344,10 +344,10 @@ def test_the_corrections_follow_the_moments(dtype):
         if step >= 20 and not (made and torch.equal(warm.inverse1, made[-1][0])):
             made.append([getattr(warm, name).clone() for name in warm.BASIS])
             exact.append(int(layer.steps[1]))
+            s = layer.groups[0].moments[0].double().clone()
     assert len(made) >= 4
     assert exact[-1] == exact[0]
 
-    s = layer.groups[0].moments[0].double()
     own = [shrunk(s[at, at], 1e-5) for at in (slice(0, 264), slice(264, None))]
     cross = s[:264, 264:]
     g = torch.Generator().manual_seed(0)
@@ -361,7 +361,7 @@ def test_the_corrections_follow_the_moments(dtype):
         off = torch.from_numpy(x) - a, torch.from_numpy(y) - b
         lacks.append(sum(e @ m @ e for e, m in zip(off, own, strict=True)))
     whole = a @ own[0] @ a + b @ own[1] @ b
-    assert lacks[1] < whole / 2
+    assert lacks[1] < whole / 100
     assert lacks[0] > 10 * whole
 
 

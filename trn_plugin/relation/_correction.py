@@ -35,19 +35,20 @@ def eliminate(
     """
     (own1, unit1), (own2, unit2) = (normalised(s, shrinkage) for s in (s11, s22))
     cross = s12 / (unit1 * unit2)
-    inverse1 = torch.cholesky_inverse(torch.linalg.cholesky_ex(own1)[0])
+    lower, wrong1 = torch.linalg.cholesky_ex(own1)
+    inverse1 = torch.cholesky_inverse(lower)
     carry = inverse1 @ cross
     explained = cross.mT @ carry
     gap = min(max((1 - tau**2) / 2, GAPS[0]), GAPS[1])
     for wider in WIDER:  # rounding may be more than the gap
         shift = tau + wider * gap
-        lower, wrong = torch.linalg.cholesky_ex(own2.sub(explained, alpha=1 / shift**2))
-        if not wrong:
+        lower, wrong2 = torch.linalg.cholesky_ex(own2.sub(explained, alpha=1 / shift**2))
+        if not wrong2:
             break
     inverse2 = torch.cholesky_inverse(lower)
     found = inverse1 / unit1**2, carry * (unit2 / unit1 / shift), inverse2 / unit2**2
     found = tuple(f.float() for f in found)
-    if wrong or not all(bool(f.isfinite().all()) for f in found):
+    if wrong1 or wrong2 or not all(bool(f.isfinite().all()) for f in found):
         return None
     return *found, torch.tensor(shift, dtype=torch.float64)
 
@@ -87,8 +88,8 @@ class Correction:
         x^\top r_1`, :math:`t o_2^2 - s = y^\top r_2`, and s is :math:`x^\top S_{12}\, y`.
 
         Returns:
-            (d1,), (d2,), and the relative change of the variates' part of the gradient; a lower
-            bound of it where that is above the accuracy.
+            (d1,), (d2,), and the relative change of the variates' part of the gradient: a lower
+            bound of it where that is above the accuracy, infinite where rounding has its way.
         """
         t, tau = self.shift, self.tau
         y = times(r2 + times(r1, self.carry), self.inverse2)
@@ -98,8 +99,8 @@ class Correction:
         first, second = float(x @ r1), float(y @ r2)
         change = max(second + tau**2 * first, first + tau**2 * second) / t
         share = (1 - 2 * tau * t + tau**2) / t
+        if not change >= 0:  # as it is by positive definite blocks
+            return x, y, np.inf
         if share > 0 and change <= self.enough:
             change += share * max(float(times(x.astype(self.cross.dtype), self.cross) @ y), 0)
-        # NaN has to stay
-        missing = (change if change != change else max(change, 0)) ** 0.5
-        return x, y, missing / self.sine
+        return x, y, change**0.5 / self.sine
