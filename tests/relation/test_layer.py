@@ -1,10 +1,12 @@
 import copy
 
+import numpy as np
 import pytest
 import torch
 from reference import Algorithm1
 
-from trn_plugin.relation import TaskRelationLayer, task_similarity
+from trn_plugin.relation import TaskRelationLayer, _pairs, task_similarity
+from trn_plugin.relation._host import small_pair
 
 
 def batches(steps, n, d1, d2, seed=0, dtype=torch.float64):
@@ -213,3 +215,25 @@ def test_moments_follow_to_another_device():
         {k: v.to("cpu") for k, v in TaskRelationLayer(dims=(3, 2)).state_dict().items()}
     )
     assert loaded.dims == (3, 2)
+
+
+@pytest.mark.parametrize(("d1", "d2"), [(10, 5), (64, 1), (7, 64)])
+def test_one_narrow_pair_is_solved_as_many_are(d1, d2, monkeypatch):
+    g = torch.Generator().manual_seed(0)
+    taus, grads = [], []
+    f1 = torch.randn(100, d1, generator=g)
+    f2 = f1[:, :1] + torch.randn(100, d2, generator=g)
+    f1[:, -1] = f1[:, 0]  # of less than full rank
+    for solve in (_pairs.small_pair, lambda *args: None):
+        monkeypatch.setattr(_pairs, "small_pair", solve)
+        layer = TaskRelationLayer(0.5)
+        inputs = [f.clone().requires_grad_() for f in (f1, f2)]
+        taus.append(layer(*inputs))
+        grads.append(torch.cat(torch.autograd.grad(taus[-1], inputs), 1))
+    torch.testing.assert_close(*taus, rtol=0, atol=1e-7)
+    torch.testing.assert_close(*grads, rtol=1e-5, atol=1e-8)
+
+
+def test_a_pair_that_numpy_cannot_factorise_is_left_to_torch():
+    s = np.eye(3)
+    assert small_pair(s, s, -s, 1e-5) is None

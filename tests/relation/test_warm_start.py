@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from reference import shrunk
@@ -325,8 +326,12 @@ def test_moments_of_another_device_type_or_version_load_here():
     later = ("is_precise", "updates")
     earlier = {k.replace("carried", "rows"): v for k, v in state.items() if not k.endswith(later)}
     partial = {k: v for k, v in state.items() if not k.endswith("inverse2")}
+    ours = ("carry", "shift", "images")
+    before = {k: v for k, v in state.items() if not k.endswith(ours)}
+    before |= {f"warm.0.{name}": torch.ones(8, 100) for name in ("leading1", "leading2")}
+    before |= {"warm.0.carried1": torch.ones(8, 300), "warm.0.spectrum": torch.ones(8)}
     expected = layer(f1, f2).item()
-    for written in (elsewhere, earlier, partial):
+    for written in (elsewhere, earlier, before, partial):
         restored = TaskRelationLayer(0.9)
         restored.load_state_dict(written)
         assert restored.warm["0"].carried1 is None
@@ -382,6 +387,54 @@ def test_corrections_that_cannot_be_renewed_stay(monkeypatch):
     assert layer(f1, f2).item() == pytest.approx(cold(f1, f2).item(), abs=1e-6)
     assert (layer.steps - before).tolist() == [2, 0]
     assert cold.warm["0"].carried1 is None
+
+
+@pytest.mark.parametrize("much", [(np.inf, 0.0), (0.0, np.inf)])
+def test_what_corrections_bring_with_them_counts(much, monkeypatch):
+    layer = TaskRelationLayer(0.9)
+    *steps, last = drifting(8, 64, 128, 100, torch.float32)
+    for pair in steps:
+        layer(*pair)
+    before = layer.steps.clone()
+    monkeypatch.setattr(_warm.Subspace, "turn", lambda *args: much)
+    layer(*last)
+    assert (layer.steps - before).tolist() == [1, 1]
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 2e-3), (torch.float64, 1e-8)])
+@pytest.mark.parametrize(("momentum", "decay"), [(0.9, 1), (0.9, 2), (0.99, 1)])
+def test_batches_whose_variates_are_closer_than_the_moments_say(dtype, bound, momentum, decay):
+    """Nearly the same features of both tasks, while the moments still hold the identity."""
+    g = torch.Generator().manual_seed(decay)
+    d = 128
+    mix, other = (torch.linalg.qr(torch.randn(d, d, generator=g).double())[0] for _ in range(2))
+    mix = 0.1 * mix * torch.arange(1, d + 1).double() ** (-decay / 2)
+    layer, exact = TaskRelationLayer(momentum), Exact(d, d, momentum)
+    compared = 0
+    for step in range(40):
+        mix += 0.003 * torch.randn(d, d, generator=g) * mix.norm() / d
+        f1 = torch.randn(128, d, generator=g).double() @ mix.T
+        f2 = (f1 + 0.01 * f1.std() * torch.randn(128, d, generator=g)) @ other
+        f1, f2 = (f.to(dtype).requires_grad_() for f in (f1, f2))
+        exact.take_in(f1, f2)
+        found = gradients(layer(f1, f2), f1, f2)
+        values, expected = exact.solve()
+        if step > 3 and values[0] - values[1] >= 1e-3:
+            compared += 1
+            for ours, theirs in zip(found, expected, strict=True):
+                assert (ours - theirs).norm() <= bound * theirs.norm()
+    assert compared > 10
+
+
+@pytest.mark.parametrize("scale", [1e-18, 1e-28])
+def test_wide_features_whose_squares_float32_loses(scale):
+    layer = TaskRelationLayer(0.0)
+    for step, (f1, f2) in enumerate(drifting(6, 64, 100, 110, torch.float32)):
+        shrink = scale if step > 2 else 1
+        f1, f2 = ((shrink * f).detach().requires_grad_() for f in (f1, f2))
+        tau = layer(f1, f2)
+        assert all(g.isfinite().all() for g in gradients(tau, f1, f2))
+    assert layer.groups[0].moments.dtype == torch.float64
 
 
 def test_a_batch_left_out_costs_the_corrections_nothing():

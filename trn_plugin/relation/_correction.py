@@ -61,7 +61,7 @@ class Correction:
         shift (ndarray): 0-d, t of them.
         cross (ndarray): (d1, d2) cross moments of now.
         tau (float): the largest canonical correlation now.
-        variates (ndarray, optional): (4,) of a small batch, see :meth:`WarmPair._follow`.
+        variates (ndarray, optional): (4,) of the batch, see :meth:`WarmPair._follow`.
         accuracy (float): change above which it need not be exact.
     """
 
@@ -72,7 +72,8 @@ class Correction:
         self.shift, self.cross, self.tau = float(shift), cross, tau
         sine = 1 - tau**2
         if variates is not None and variates[3] > 0:
-            # variates of a few samples may happen to be closer than the moments say
+            # they may be closer than the moments say: of a few samples by chance, and as long as
+            # the moments hold much of the identity, or of less related features
             pp, qq, pq = variates[:3] / variates[3]
             sine = min(sine, pp - 2 * tau * pq + tau**2 * qq, qq - 2 * tau * pq + tau**2 * pp)
         self.sine = max(sine, MIN_SINE**2) ** 0.5
@@ -82,10 +83,11 @@ class Correction:
         r"""Corrections for residuals (d1,), (d2,) float32, and what they change.
 
         With p = X1 a and q = X2 b it is :math:`\partial\tau/\partial X_1 \propto (q - \tau p)
-        a^\top`, and :math:`|q - \tau p| = \sqrt{1 - \tau^2}`: variates that are close make it
-        sensitive. Those of the corrections, of lengths o1 and o2 and inner product s, change it
-        by :math:`o_2^2 - 2 \tau s + \tau^2 o_1^2`, where the equations give :math:`t o_1^2 - s =
-        x^\top r_1`, :math:`t o_2^2 - s = y^\top r_2`, and s is :math:`x^\top S_{12}\, y`.
+        a^\top`, and :math:`|q - \tau p| = \sqrt{1 - \tau^2}`, of a batch as related as the
+        moments say: variates that are close make it sensitive. Those of the corrections, of
+        lengths o1 and o2 and inner product s, change it by :math:`o_2^2 - 2 \tau s + \tau^2
+        o_1^2`, where the equations give :math:`t o_1^2 - s = x^\top r_1`, :math:`t o_2^2 - s =
+        y^\top r_2`, and s is :math:`x^\top S_{12}\, y`.
 
         Returns:
             (d1,), (d2,), and the relative change of the variates' part of the gradient: a lower

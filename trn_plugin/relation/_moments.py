@@ -20,6 +20,8 @@ __all__ = ["RunningMoments", "centre"]
 WIDE = 192
 # share of a task's variance in one direction above which float64 is used
 DOMINANT = 0.55
+# sum of squares of a task's features below which float64 is used
+SMALLEST = 1e-24
 # least share of a feature's variance that the others may leave to it: of less, the rounding of
 # float32 moments is so much that float64 is used
 INDEPENDENT = 5e-3
@@ -121,11 +123,14 @@ class RunningMoments(nn.Module):
     def is_dominated(self, x: Tensor, squares: np.ndarray) -> bool:
         """Whether much of the variance of a task's (B, N, D) features on a CPU is in one direction.
 
-        Then float32 would drown what else there is, in products as in moments.
+        Then float32 would drown what else there is, in products as in moments. So too where they
+        are so small that it loses their squares.
         """
         with np.errstate(all="ignore"):
             for rows, totals in zip(x.numpy(), squares, strict=True):
                 for index, total in enumerate(totals):
+                    if total < SMALLEST:
+                        return True
                     own, unit = rows[:, self.slot(index)], 1 / np.sqrt(total)
                     # two power steps: all it takes where one direction dominates; from all rows,
                     # for those that do not count are 0

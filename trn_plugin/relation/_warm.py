@@ -21,7 +21,7 @@ from trn_plugin.relation._subspace import Side, Subspace
 __all__ = ["WarmPair"]
 
 BLOCK = 8  # vectors carried from step to step: values that nearly touch are told apart by them
-FEW = 32  # samples that may be unlike the moments
+FEW = 32  # samples that may be unlike the moments, too much for float32
 AT_FIRST = 4  # iterations after an exact solution in float32
 WORTH = 0.05  # iterations above the fewest that new corrections are worth, for each feature
 
@@ -86,7 +86,7 @@ class WarmPair(nn.Module):
         moments, variates = (s11, s12, s22), None
         if self.carried1 is not None:
             if gain:
-                variates = self._follow(batch, samples, momentum, gain)
+                variates = self._follow(batch, momentum, gain)
             found = self._iterate(moments, shrinkage, variates, accuracy, iterations)
             if found is not None:
                 *triple, taken = found
@@ -95,24 +95,21 @@ class WarmPair(nn.Module):
                 return *triple, False
         return *self._solve_exactly(moments, shrinkage, variates, accuracy, samples), True
 
-    def _follow(
-        self, batch: Tensor, samples: int, momentum: float, gain: float
-    ) -> np.ndarray | None:
+    def _follow(self, batch: Tensor, momentum: float, gain: float) -> np.ndarray:
         """Update the carried products as the moments were.
 
         Returns:
-            (4,) of a batch of few samples, with p and q its variates by the pair carried first:
-            p'p, q'q, p'q, and the mean square length of its variates by all that is carried.
+            (4,) with p and q the batch's variates by the pair carried first: p'p, q'q, p'q, and
+            the mean square length of its variates by all that is carried.
         """
         k, d1 = self.carried1.shape
         weights = batch.new_empty(2, k, len(batch))
         torch.mm(self.carried1.to(batch.dtype), batch[:, :d1].T, out=weights[0])
         torch.mm(self.carried2.to(batch.dtype), batch[:, d1:].T, out=weights[1])
-        variates = None
-        if samples < FEW:
-            p, q = weights[:, 0].double()
-            length = weights.double().square().sum() / (2 * k)
-            variates = sum_over_ranks(torch.stack([p @ p, q @ q, p @ q, length])).numpy()
+        rows = weights.numpy().astype(np.float64)
+        p, q = rows[:, 0]
+        variates = np.array([p @ p, q @ q, p @ q, np.vdot(rows, rows) / (2 * k)])
+        variates = sum_over_ranks(torch.from_numpy(variates)).numpy()
         products = weights.flatten(0, 1).mul_(gain) @ batch
         if world_size() > 1:
             # of all ranks' samples, or their warm starts would drift apart
