@@ -12,7 +12,7 @@ from trn_plugin.relation._host import times
 __all__ = ["Correction", "eliminate"]
 
 GAPS = (1e-4, 1e-3)  # bounds of what the shift is above tau: what is closer is damped
-WIDER = (1, 10, 100, 1000)
+WIDER = (1, 10, 100, 1000)  # times that, where rounding is more
 MIN_SINE = 1e-3  # between the two variates: where they are closer the gradient is next to nothing
 
 
@@ -40,7 +40,7 @@ def eliminate(
     carry = inverse1 @ cross
     explained = cross.mT @ carry
     gap = min(max((1 - tau**2) / 2, GAPS[0]), GAPS[1])
-    for wider in WIDER:  # rounding may be more than the gap
+    for wider in WIDER:
         shift = tau + wider * gap
         lower, wrong2 = torch.linalg.cholesky_ex(own2.sub(explained, alpha=1 / shift**2))
         if not wrong2:

@@ -8,7 +8,7 @@ import torch
 __all__ = ["SMALL", "small_pair", "times"]
 
 ONE_THREAD = 2**18  # multiplications up to which OpenBLAS starts no threads
-SMALL = 64  # columns of which this is a cube
+SMALL = 64  # columns of square matrices whose product takes so many
 
 
 def times(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -52,7 +52,7 @@ class UpdateAndMeasure(torch.autograd.Function):
                 x, count = centre(members.take(joint), mask, product_dtype)
                 squares = group.squares(x)
                 single = squares is not None and x.dtype == torch.float32
-                if single and group.is_dominated(x, squares):
+                if single and group.exceeds_float32(x, squares):
                     working = working_dtype(device)
                     x, count = centre(members.take(_side_by_side(features, working)), mask, working)
                     squares = group.squares(x)

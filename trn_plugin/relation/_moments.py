@@ -104,7 +104,7 @@ class RunningMoments(nn.Module):
     def product_dtype(self, features: torch.dtype) -> torch.dtype:
         """What (N, D) features are multiplied in: on a CPU wide float32 ones stay float32.
 
-        As long as float32 will do (:meth:`is_dominated`, ``is_precise``), and not on several
+        As long as float32 will do (:meth:`exceeds_float32`, ``is_precise``), and not on several
         processes: the first is a question of a batch, and theirs differ.
         """
         device = self.moments.device
@@ -120,11 +120,11 @@ class RunningMoments(nn.Module):
             own = (x[..., self.slot(task)].numpy() for task in range(len(self.dims)))
             return np.stack([np.einsum("bnd,bnd->b", rows, rows) for rows in own], 1)
 
-    def is_dominated(self, x: Tensor, squares: np.ndarray) -> bool:
-        """Whether much of the variance of a task's (B, N, D) features on a CPU is in one direction.
+    def exceeds_float32(self, x: Tensor, squares: np.ndarray) -> bool:
+        """Whether (B, N, D) features on a CPU are more than float32 can hold.
 
-        Then float32 would drown what else there is, in products as in moments. So too where they
-        are so small that it loses their squares.
+        Much of a task's variance is in one direction, and would drown what else there is, in
+        products as in moments; or its squares are too small.
         """
         with np.errstate(all="ignore"):
             for rows, totals in zip(x.numpy(), squares, strict=True):
