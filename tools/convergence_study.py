@@ -18,7 +18,7 @@ from pathlib import Path
 from trn_plugin.engine import cli
 from trn_plugin.errors import ConfigError
 
-LEVELS = {"gt": "labels", "output": "raw outputs", "hidden": "hidden features"}
+LEVELS = {"gt": "labels", "output": "predictions", "hidden": "hidden features"}
 
 
 def parse_args():

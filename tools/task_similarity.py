@@ -25,7 +25,7 @@ from trn_plugin.engine.building import config_errors
 from trn_plugin.errors import ConfigError
 
 LABELS = "gt"
-LEVELS = {LABELS: "labels", "output": "raw outputs", "hidden": "hidden features"}
+LEVELS = {LABELS: "labels", "output": "predictions", "hidden": "hidden features"}
 OF_FILES = ("columns", "classes")
 OF_CONFIGS = ("cfg_options", "checkpoint", "split", "tasks", "by_column", "all_pairs")
 

@@ -24,7 +24,8 @@ class MultiTaskDataSample(BaseDataElement):
             them: (P, 2) fractions of the crop, (C,) class or (A,) attribute probabilities, (V,)
             values.
         hidden (dict[str, Tensor]): (d,) what enters each task's last layer.
-        output (dict[str, Tensor]): (d,) each head's raw output.
+        output (dict[str, Tensor]): (d,) what each head predicts, in the form of its loss target.
+        logits (dict[str, Tensor]): (d,) each head's raw output.
         target (dict[str, Tensor]): (d,) each head's loss target; a task without label is absent.
 
     Metainfo: ``img_path``, ``ori_shape`` (height, width in pixels), ``box`` (x0, y0, x1, y1 of the

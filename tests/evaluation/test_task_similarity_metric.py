@@ -170,7 +170,7 @@ def test_keeps_only_what_its_relations_and_levels_need(features):
 
 
 def test_config_errors(features):
-    with pytest.raises(ConfigError, match="hidden, output, found 'layer4'"):
+    with pytest.raises(ConfigError, match="hidden, output, logits, found 'layer4'"):
         TaskSimilarity([("a", "b")], levels=("layer4",))
     with pytest.raises(ConfigError, match="at least one pair"):
         TaskSimilarity([])

@@ -19,7 +19,8 @@ def test_modes():
     predicted = model(x, samples, "predict")
     for row, sample in enumerate(predicted):
         assert sample.pred["landmarks"].shape == (5, 2)
-        assert torch.equal(sample.output["pose"], outputs["pose"][row])
+        assert torch.equal(sample.logits["pose"], outputs["pose"][row])
+        assert torch.equal(sample.output["pose"], sample.pred["pose"])
         assert torch.allclose(sample.pred["pose"], outputs["pose"][row].softmax(0))
         assert torch.equal(sample.target["landmarks"], sample.gt["landmarks"].flatten())
         assert sample.hidden["pose"].shape == (model.backbone.num_features,)

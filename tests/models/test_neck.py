@@ -17,6 +17,7 @@ def test_measures_what_layers_of_their_own_measure():
             model.backbone.train()
             hidden = model.backbone(x)
         output = {t: model.heads[t](hidden[t]) for t in model.tasks}
+        output = {t: model.heads[t].activate(value) for t, value in output.items()}
         label = {t: model.heads[t].encode([s.gt[t] for s in samples], "cpu")[0] for t in output}
         for level, f in (("hidden", hidden), ("output", output), ("label", label)):
             expected = layers[level](f["landmarks"].detach(), f["pose"].detach())

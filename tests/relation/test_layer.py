@@ -26,7 +26,7 @@ def gradients(tau, *features):
 @pytest.mark.parametrize("momentum", [0.0, 0.9, 0.99])
 @pytest.mark.parametrize(("d1", "d2", "n"), [(1, 1, 16), (10, 5, 32), (16, 16, 64)])
 def test_every_step_equals_algorithm_1_and_its_autograd(momentum, d1, d2, n):
-    layer = TaskRelationLayer(momentum, shrinkage=1e-3)
+    layer = TaskRelationLayer(momentum, shrinkage=1e-3, start="identity")
     reference = Algorithm1(momentum, 1e-3, d1, d2)
     for f1, f2 in batches(5, n, d1, d2):
         tau, expected = layer(f1, f2), reference(f1, f2)

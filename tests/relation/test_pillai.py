@@ -40,7 +40,7 @@ class Reference:
 @pytest.mark.parametrize("momentum", [0.0, 0.9, 0.99])
 @pytest.mark.parametrize(("d1", "d2", "n"), [(1, 1, 16), (10, 5, 32), (5, 10, 32), (100, 100, 300)])
 def test_every_step_equals_its_definition_and_autograd(momentum, d1, d2, n):
-    layer = TaskRelationLayer(momentum, shrinkage=1e-3, statistic="pillai")
+    layer = TaskRelationLayer(momentum, shrinkage=1e-3, statistic="pillai", start="identity")
     reference = Reference(momentum, 1e-3, d1, d2)
     for f1, f2 in batches(3, n, d1, d2):
         value, expected = layer(f1, f2), reference(f1, f2)

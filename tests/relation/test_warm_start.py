@@ -77,7 +77,7 @@ class Exact:
 def test_every_step_is_as_exact_as_promised(
     dtype, tau_error, gradient_error, d1, d2, close, noise, momentum
 ):
-    layer = TaskRelationLayer(momentum)
+    layer = TaskRelationLayer(momentum, start="identity")
     exact = Exact(d1, d2, momentum)
     compared = 0
     for f1, f2 in drifting(30, 256, d1, d2, dtype, close=close, noise=noise):
@@ -98,7 +98,7 @@ def test_every_step_is_as_exact_as_promised(
 )
 def test_many_values_near_one_are_told_apart_without_the_exact_route(dtype, gradient_error):
     """Long after the start, when nothing of the identity is left in the moments."""
-    layer = TaskRelationLayer(0.97)
+    layer = TaskRelationLayer(0.97, start="identity")
     reference = Exact(112, 112, 0.97)
     for step, (f1, f2) in enumerate(drifting(260, 128, 112, 112, dtype, noise=0.1)):
         reference.take_in(f1, f2)
@@ -118,7 +118,7 @@ def test_many_values_near_one_are_told_apart_without_the_exact_route(dtype, grad
 def test_features_that_overlap_are_kept_in_float64():
     """Each leaves much to the next, and all others next to nothing to it."""
     g = torch.Generator().manual_seed(0)
-    layer, exact = TaskRelationLayer(0.9), Exact(112, 100, 0.9)
+    layer, exact = TaskRelationLayer(0.9, start="identity"), Exact(112, 100, 0.9)
     for step in range(120):
         x = torch.randn(128, 115, generator=g)
         y = x[:, :103] + torch.randn(128, 103, generator=g)
@@ -139,7 +139,11 @@ def test_features_of_low_rank_are_kept_in_float64(d1, d2):
     """As of a linear layer that widens; else rounding has a share of the gradient."""
     g = torch.Generator().manual_seed(0)
     wide1, wide2 = torch.randn(30, d1, generator=g), torch.randn(30, d2, generator=g)
-    layer, other, exact = TaskRelationLayer(0.9), TaskRelationLayer(0.9), Exact(d1, d2, 0.9)
+    layer, other, exact = (
+        TaskRelationLayer(0.9, start="identity"),
+        TaskRelationLayer(0.9, start="identity"),
+        Exact(d1, d2, 0.9),
+    )
     for step in range(140):
         x = torch.randn(128, 30, generator=g).relu()
         y = (x + torch.randn(128, 30, generator=g)).relu()
@@ -158,7 +162,7 @@ def test_features_of_low_rank_are_kept_in_float64(d1, d2):
 
 
 def test_backward_within_autocast_is_that_without():
-    layer = TaskRelationLayer(0.9)
+    layer = TaskRelationLayer(0.9, start="identity")
     for f1, f2 in drifting(5, 128, 100, 120, torch.float32):
         tau = layer(f1, f2)
         expected = torch.autograd.grad(tau, (f1, f2), retain_graph=True)
@@ -172,7 +176,7 @@ def test_directions_without_variance_stay_out_of_the_gradient():
     """Of features of lower rank, after steps that take many iterations."""
     g = torch.Generator().manual_seed(1)
     low1, low2 = (torch.randn(40, d, generator=g, dtype=torch.float64) for d in (100, 160))
-    layer, exact = TaskRelationLayer(0.7), Exact(100, 160, 0.7)
+    layer, exact = TaskRelationLayer(0.7, start="identity"), Exact(100, 160, 0.7)
     compared = 0
     for f1, f2 in drifting(45, 128, 40, 40, torch.float64, seed=1):
         f1, f2 = (f1.detach() @ low1).requires_grad_(), (f2.detach() @ low2).requires_grad_()
@@ -188,7 +192,10 @@ def test_directions_without_variance_stay_out_of_the_gradient():
 
 
 def test_a_batch_left_out_right_after_a_restore_changes_nothing():
-    layer, restored = TaskRelationLayer(0.9), TaskRelationLayer(0.9)
+    layer, restored = (
+        TaskRelationLayer(0.9, start="identity"),
+        TaskRelationLayer(0.9, start="identity"),
+    )
     for step, (f1, f2) in enumerate(drifting(20, 64, 112, 100, torch.float32)):
         if step == 10:
             assert layer.groups[0].moments.dtype == torch.float32
@@ -202,7 +209,10 @@ def test_a_batch_left_out_right_after_a_restore_changes_nothing():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_restored_layer_goes_on_to_the_bit(dtype):
-    layer, restored = TaskRelationLayer(0.9), TaskRelationLayer(0.9)
+    layer, restored = (
+        TaskRelationLayer(0.9, start="identity"),
+        TaskRelationLayer(0.9, start="identity"),
+    )
     for step, (f1, f2) in enumerate(drifting(12, 64, 128, 100, dtype)):
         tau = layer(f1, f2)
         if step == 5:
@@ -215,7 +225,7 @@ def test_a_restored_layer_goes_on_to_the_bit(dtype):
 
 
 def test_features_of_another_precision_go_on_from_the_same_moments():
-    layer = TaskRelationLayer(0.9)
+    layer = TaskRelationLayer(0.9, start="identity")
     *steps, (f1, f2) = drifting(6, 64, 128, 100, torch.float64)
     for pair in steps:
         layer(*(f.float() for f in pair))
@@ -225,7 +235,7 @@ def test_features_of_another_precision_go_on_from_the_same_moments():
 
 def test_a_relation_that_appears_in_one_step_is_found():
     """A few samples far away that both tasks share: a new largest value out of nothing."""
-    layer = TaskRelationLayer(0.9)
+    layer = TaskRelationLayer(0.9, start="identity")
     steps = list(drifting(20, 64, 128, 128, torch.float64))
     for f1, f2 in steps[:-1]:
         layer(f1, f2)
@@ -239,7 +249,7 @@ def test_a_relation_that_appears_in_one_step_is_found():
 
 
 def test_steps_without_samples_keep_tau_and_need_no_exact_solution():
-    layer = TaskRelationLayer(0.9)
+    layer = TaskRelationLayer(0.9, start="identity")
     for f1, f2 in drifting(4, 64, 128, 128, torch.float64):
         tau = layer(f1, f2)
     before = layer.steps.clone()
@@ -250,7 +260,7 @@ def test_steps_without_samples_keep_tau_and_need_no_exact_solution():
 
 
 def test_wide_features_that_are_not_finite_leave_all_state_as_it_was():
-    layer = TaskRelationLayer(0.9)
+    layer = TaskRelationLayer(0.9, start="identity")
     for f1, f2 in drifting(4, 64, 128, 100, torch.float32):
         layer(f1, f2)
     before = copy.deepcopy(layer.state_dict())
@@ -274,7 +284,7 @@ def test_wide_features_that_are_not_finite_leave_all_state_as_it_was():
 )
 def test_one_direction_may_hold_nearly_all_variance(scale, masked, dtype):
     """What is small beside it is related nevertheless."""
-    layer = TaskRelationLayer(0.97)
+    layer = TaskRelationLayer(0.97, start="identity")
     exact = Exact(128, 128, 0.97)
     for step, (f1, f2) in enumerate(drifting(150, 128, 128, 128, torch.float32)):
         g = torch.Generator().manual_seed(step)
@@ -299,7 +309,7 @@ def test_one_direction_may_hold_nearly_all_variance(scale, masked, dtype):
 @pytest.mark.parametrize("scale", [1e-12, 1e12])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_dead_wide_features_of_any_scale_stay_finite(scale, dtype):
-    layer = TaskRelationLayer(0.9)
+    layer = TaskRelationLayer(0.9, start="identity")
     for f1, f2 in drifting(12, 32, 100, 120, dtype):
         f1, f2 = (scale * f1.detach().relu()).requires_grad_(), f2.detach().requires_grad_()
         with torch.no_grad():
@@ -310,7 +320,7 @@ def test_dead_wide_features_of_any_scale_stay_finite(scale, dtype):
 
 
 def test_wide_tasks_without_any_relation_or_variance():
-    layer = TaskRelationLayer(0.9)
+    layer = TaskRelationLayer(0.9, start="identity")
     for f1, _ in drifting(4, 32, 100, 100, torch.float32):
         tau = layer(f1, torch.zeros(32, 100))
         assert tau == 0
@@ -318,7 +328,7 @@ def test_wide_tasks_without_any_relation_or_variance():
 
 
 def test_moments_of_another_device_type_or_version_load_here():
-    layer = TaskRelationLayer(0.9)
+    layer = TaskRelationLayer(0.9, start="identity")
     for f1, f2 in drifting(3, 32, 100, 100, torch.float32):
         layer(f1, f2)
     state = copy.deepcopy(layer.state_dict())
@@ -332,7 +342,7 @@ def test_moments_of_another_device_type_or_version_load_here():
     before |= {"warm.0.carried1": torch.ones(8, 300), "warm.0.spectrum": torch.ones(8)}
     expected = layer(f1, f2).item()
     for written in (elsewhere, earlier, before, partial):
-        restored = TaskRelationLayer(0.9)
+        restored = TaskRelationLayer(0.9, start="identity")
         restored.load_state_dict(written)
         assert restored.warm["0"].carried1 is None
         assert restored(f1, f2).item() == pytest.approx(expected, abs=1e-6)
@@ -341,7 +351,7 @@ def test_moments_of_another_device_type_or_version_load_here():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_corrections_follow_the_moments(dtype):
     """They are made anew, and far more often than a step is solved exactly."""
-    layer = TaskRelationLayer(0.97)
+    layer = TaskRelationLayer(0.97, start="identity")
     made, exact = [], []
     for step, (f1, f2) in enumerate(drifting(60, 256, 264, 270, dtype)):
         layer(f1, f2)
@@ -371,7 +381,7 @@ def test_the_corrections_follow_the_moments(dtype):
 
 
 def test_corrections_that_cannot_be_renewed_stay(monkeypatch):
-    layer = TaskRelationLayer(0.97)
+    layer = TaskRelationLayer(0.97, start="identity")
     *steps, last, (f1, f2) = drifting(20, 256, 264, 270, torch.float32)
     for pair in steps:
         layer(*pair)
@@ -391,7 +401,7 @@ def test_corrections_that_cannot_be_renewed_stay(monkeypatch):
 
 @pytest.mark.parametrize("much", [(np.inf, 0.0), (0.0, np.inf)])
 def test_what_corrections_bring_with_them_counts(much, monkeypatch):
-    layer = TaskRelationLayer(0.9)
+    layer = TaskRelationLayer(0.9, start="identity")
     *steps, last = drifting(8, 64, 128, 100, torch.float32)
     for pair in steps:
         layer(*pair)
@@ -409,7 +419,7 @@ def test_batches_whose_variates_are_closer_than_the_moments_say(dtype, bound, mo
     d = 128
     mix, other = (torch.linalg.qr(torch.randn(d, d, generator=g).double())[0] for _ in range(2))
     mix = 0.1 * mix * torch.arange(1, d + 1).double() ** (-decay / 2)
-    layer, exact = TaskRelationLayer(momentum), Exact(d, d, momentum)
+    layer, exact = TaskRelationLayer(momentum, start="identity"), Exact(d, d, momentum)
     compared = 0
     for step in range(40):
         mix += 0.003 * torch.randn(d, d, generator=g) * mix.norm() / d
@@ -428,7 +438,7 @@ def test_batches_whose_variates_are_closer_than_the_moments_say(dtype, bound, mo
 
 @pytest.mark.parametrize("scale", [1e-18, 1e-28])
 def test_wide_features_whose_squares_float32_loses(scale):
-    layer = TaskRelationLayer(0.0)
+    layer = TaskRelationLayer(0.0, start="identity")
     for step, (f1, f2) in enumerate(drifting(6, 64, 100, 110, torch.float32)):
         shrink = scale if step > 2 else 1
         f1, f2 = ((shrink * f).detach().requires_grad_() for f in (f1, f2))
@@ -438,7 +448,7 @@ def test_wide_features_whose_squares_float32_loses(scale):
 
 
 def test_a_batch_left_out_costs_the_corrections_nothing():
-    layer = TaskRelationLayer(0.9)
+    layer = TaskRelationLayer(0.9, start="identity")
     for f1, f2 in drifting(8, 64, 128, 100, torch.float32):
         layer(f1, f2)
     warm = layer.warm["0"]
@@ -450,7 +460,7 @@ def test_a_batch_left_out_costs_the_corrections_nothing():
 
 def test_batches_of_two_whose_variates_nearly_touch():
     """Their gradient may be next to nothing, and what the vectors lack as large as ever."""
-    layer = TaskRelationLayer(0.99)
+    layer = TaskRelationLayer(0.99, start="identity")
     exact = Exact(128, 100, 0.99)
     lengths = []
     for f1, f2 in drifting(60, 2, 128, 100, torch.float32):
@@ -473,7 +483,7 @@ def dominated(seed):
 
 
 def test_a_batch_left_out_leaves_the_precision_of_the_moments_too():
-    layer = TaskRelationLayer(0.9)
+    layer = TaskRelationLayer(0.9, start="identity")
     for seed in range(3):
         layer(*dominated(seed))
     before = copy.deepcopy(layer.state_dict())
@@ -492,7 +502,7 @@ def test_a_batch_left_out_leaves_the_precision_of_the_moments_too():
 
 
 def test_moments_take_the_precision_of_the_features():
-    layer = TaskRelationLayer(0.9)
+    layer = TaskRelationLayer(0.9, start="identity")
     for f1, f2 in drifting(3, 64, 128, 100, torch.float32):
         layer(f1, f2)
     assert layer.groups[0].moments.dtype == torch.float32

@@ -50,7 +50,7 @@ class DeployModel(nn.Module):
         model: a built ``MultiTaskModel``; used in eval mode, on the device it is on.
         input_size: height and width, in pixels, of the network's input.
         tasks: the tasks to give, in this order; default all, in the order of the heads.
-        features: give hidden features and raw outputs too.
+        features: give hidden features and predictions in the form of loss targets too.
 
     Attributes:
         outputs (list[str]): names of what it gives, in order.
@@ -85,7 +85,7 @@ class DeployModel(nn.Module):
             tuple[Tensor, ...]: (N, P, 2) landmarks in pixels of the given pictures, (N, C) class
             or (N, A) attribute probabilities, (N, V) values in the labels' units; with
             ``features``, then (N, d) of each task, first what enters its last layer, then what
-            leaves it.
+            the head predicts in the form of its loss targets.
         """
         height, width = images.shape[1], images.shape[2]
         inputs = self.inputs(images).to(next(self.model.backbone.parameters()).dtype)
@@ -98,7 +98,8 @@ class DeployModel(nn.Module):
             if head.kind == "landmarks":
                 output = torch.stack((output[..., 0] * width, output[..., 1] * height), dim=-1)
             outputs.append(output)
-        values = dict(zip(FEATURES, (hidden, raw), strict=True))
+        activated = {task: self.model.heads[task].activate(raw[task]) for task in self.tasks}
+        values = dict(zip(FEATURES, (hidden, activated), strict=True))
         outputs += [values[level][task] for level in self.features for task in self.tasks]
         return tuple(outputs)
 
@@ -196,8 +197,8 @@ def export_onnx(
         check_images: (H, W, 3) uint8 RGB pictures to check on, besides drawn ones.
         precision: 'fp32', 'fp16' or 'int8', see :mod:`trn_plugin.deploy.precision`.
         float_input: the input is float32, 0..255, in the place of uint8.
-        features: also write the outputs ``hidden/<task>`` and ``output/<task>``, what enters and
-            what leaves each task's last layer, for measuring task similarity.
+        features: also write the outputs ``hidden/<task>`` and ``output/<task>``, what enters each
+            task's last layer and what its head predicts, for measuring task similarity.
 
     Returns:
         dict[str, float]: for each output the largest difference, see

@@ -14,7 +14,7 @@ LEVELS = {"hidden": "hidden", "output": "output", "gt": "target"}
 
 
 def collect_features(model: torch.nn.Module, loader: Iterable) -> dict[str, dict[str, np.ndarray]]:
-    """Hidden features, raw outputs and labels of every task.
+    """Hidden features, predictions and labels of every task.
 
     Args:
         model: a `MultiTaskModel` in eval mode.

@@ -20,9 +20,9 @@ from trn_plugin.structures import relation_name, relation_sides
 
 __all__ = ["TaskSimilarity"]
 
-LEVELS = ("hidden", "output")
+LEVELS = ("hidden", "output", "logits")
 LABELS = "gt"
-FIELDS = {"hidden": "hidden", "output": "output", LABELS: "target"}
+FIELDS = {**{level: level for level in LEVELS}, LABELS: "target"}
 
 
 @METRICS.register_module()
@@ -42,8 +42,8 @@ class TaskSimilarity(BaseMetric):
         relations: Pairs of tasks or of groups of tasks, ``[('landmarks', 'pose')]`` or
             ``[(('a', 'b'), ('c',))]``; the features of a group are concatenated. 'all' for every
             pair of the model's tasks, by name.
-        levels: Any of ``'hidden'`` (what enters the tasks' last layers) and ``'output'`` (the
-            heads' raw outputs).
+        levels: Any of ``'hidden'`` (what enters the tasks' last layers), ``'output'`` (what the
+            heads predict) and ``'logits'`` (their raw outputs).
         collect_device, prefix, collect_dir: See :class:`mmengine.evaluator.BaseMetric`.
 
     Raises:
@@ -56,7 +56,7 @@ class TaskSimilarity(BaseMetric):
     def __init__(
         self,
         relations: Sequence | str,
-        levels: Sequence[str] = LEVELS,
+        levels: Sequence[str] = ("hidden", "output"),
         collect_device: str = "cpu",
         prefix: str | None = None,
         collect_dir: str | None = None,

@@ -20,6 +20,8 @@ from trn_plugin.experiments.plan import Run
 
 __all__ = ["Executor", "RunError", "checkpoint_of", "parsed_options", "result_of", "seconds_of"]
 
+MEASURED = ("/NME", "/accuracy", "/mAP")
+
 
 class RunError(TrnPluginError):
     """A training or a test ended with an error."""
@@ -119,6 +121,7 @@ class Executor:
             _write(run, record, seconds)
             if not checkpoint.is_file():
                 self._command(run.train_command(begun), run.folder / "train.log", gpu)
+            keep_validation(run)
             self._command(run.test_command(checkpoint), run.folder / "test.log", gpu)
         finally:
             _write(run, record, seconds + time.perf_counter() - started)
@@ -188,6 +191,18 @@ def checkpoint_of(root: Path, run: Run) -> Path:
 def config_digest(root: Path, run: Run) -> str:
     """SHA-256 of a run's whole config, in which a change of a base config shows."""
     return hashlib.sha256(_config(root, run).pretty_text.encode()).hexdigest()
+
+
+def keep_validation(run: Run) -> None:
+    """Write what the training itself measured at its end beside the metrics of the test half."""
+    if run.scale.split == "val":
+        return
+    logs = sorted(run.folder.glob("*/vis_data/scalars.json"))
+    rows = [json.loads(line) for log in logs for line in log.read_text().splitlines()]
+    measured = [row for row in rows if any(key.endswith(MEASURED) for key in row)]
+    if measured:
+        text = json.dumps({k: v for k, v in measured[-1].items() if "/" in k}, indent=2)
+        (run.folder / "metrics_val.json").write_text(text + "\n")
 
 
 def parsed_options(options: Sequence[str]) -> dict:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from trn_plugin.experiments.plan import Scale
 
-__all__ = ["CELEBA_SMALL", "CELEBA_SMALL_512", "MTFL_SMALL", "PAPER", "small_mtfl"]
+__all__ = ["CELEBA_SMALL", "CELEBA_SMALL_512", "MTFL_SMALL", "PAPER", "PAPER_MTFL", "small_mtfl"]
 
 PAPER = Scale(
     options=(),
@@ -12,6 +14,8 @@ PAPER = Scale(
     split="test",
     about="At the paper's scale: ResNet-18, batch 128, m 0.99, the test half.",
 )
+PAPER_MTFL = replace(PAPER, train_options=("train_cfg.val_interval=60",))
+"""Validates once, at the end."""
 
 
 def _small(size: int, learning_rate: str, epochs: int, backbone: str = "test_resnet") -> Scale:

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from trn_plugin.experiments.options import PILLAI, THREEFOLD, UNCERTAINTY, weights_times
 from trn_plugin.experiments.plan import Column, Row, Table
-from trn_plugin.experiments.scales import CELEBA_SMALL, CELEBA_SMALL_512, MTFL_SMALL, PAPER
+from trn_plugin.experiments.scales import (
+    CELEBA_SMALL,
+    CELEBA_SMALL_512,
+    MTFL_SMALL,
+    PAPER,
+    PAPER_MTFL,
+)
 
 __all__ = ["FIGURE4", "TABLE1", "TABLE2", "TABLE3", "TAU_OF_PAIRS"]
 
@@ -49,7 +55,7 @@ TABLE1 = Table(
             # its multiplications are 1.80 and 1.57 times MTL's
             at={
                 "small": ("train_cfg.max_epochs=6",),
-                "paper": ("train_cfg.max_epochs=38",),
+                "paper": ("train_cfg.max_epochs=38", "train_cfg.val_interval=38"),
             },
         ),
         Row("MTL, three times the landmarks' loss", MTL, (THREEFOLD,), {}, "MTL"),
@@ -70,7 +76,7 @@ TABLE1 = Table(
         ),
     ),
     columns=MTFL_COLUMNS,
-    scales={"small": MTFL_SMALL, "paper": PAPER},
+    scales={"small": MTFL_SMALL, "paper": PAPER_MTFL},
 )
 
 ERROR, MAP = "attributes/error_rate", "attributes/mAP"

@@ -71,7 +71,8 @@ class MultiTaskModel(BaseModel):
             widths = {"hidden": trunk.num_features, **trunk.tap_features}
             dims = {level: dict.fromkeys(self.tasks, width) for level, width in widths.items()}
             relation_neck.connect(
-                {**dims, "output": outputs, "label": outputs}, identical=trunk.fully_shared
+                {**dims, "output": outputs, "logits": outputs, "label": outputs},
+                identical=trunk.fully_shared,
             )
         self.relation_losses: list[Callable[[dict[str, Measurements]], dict]] = []
 
@@ -141,10 +142,10 @@ class MultiTaskModel(BaseModel):
             ``relation_losses`` make of the measurements.
         """
         hidden, tapped = self.backbone.features(inputs)
-        output = self._outputs(hidden)
+        logits = self._outputs(hidden)
         target, mask = self._encode(data_samples, inputs.device)
         of_tasks = {
-            task: head.loss(output[task], target[task], mask[task])
+            task: head.loss(logits[task], target[task], mask[task])
             for task, head in self.heads.items()
         }
         weights = {}
@@ -153,7 +154,9 @@ class MultiTaskModel(BaseModel):
         losses = {f"loss_{task}": loss for task, loss in of_tasks.items()} | weights
         if self.neck is not None:
             with torch.set_grad_enabled(torch.is_grad_enabled() and bool(self.relation_losses)):
-                features = {"hidden": hidden, "output": output, "label": target, **tapped}
+                features = {"hidden": hidden, "logits": logits, "label": target, **tapped}
+                if "output" in self.neck.levels:
+                    features["output"] = self._activated(logits)
                 measured = self.neck(features, mask)
             losses.update(self.neck.logged(measured))
             for relation_loss in self.relation_losses:
@@ -165,20 +168,25 @@ class MultiTaskModel(BaseModel):
     ) -> list[MultiTaskDataSample]:
         """Predictions in users' form, with the features that task similarity is measured on."""
         hidden = self.backbone(inputs)
-        output = self._outputs(hidden)
+        logits = self._outputs(hidden)
         if data_samples is None:
             data_samples = [MultiTaskDataSample(gt={}) for _ in range(len(inputs))]
         target, mask = self._encode(data_samples, torch.device("cpu"))
-        pred = {task: head.predict(output[task]) for task, head in self.heads.items()}
+        output = self._activated(logits)
+        pred = {task: head.predict(logits[task]) for task, head in self.heads.items()}
         for row, sample in enumerate(data_samples):
             sample.pred = {task: value[row] for task, value in pred.items()}
             sample.hidden = {task: value[row] for task, value in hidden.items()}
             sample.output = {task: value[row] for task, value in output.items()}
+            sample.logits = {task: value[row] for task, value in logits.items()}
             sample.target = {task: target[task][row] for task in self.tasks if mask[task][row]}
         return data_samples
 
     def _outputs(self, hidden: dict[str, Tensor]) -> dict[str, Tensor]:
         return {task: head(hidden[task]) for task, head in self.heads.items()}
+
+    def _activated(self, logits: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {task: head.activate(logits[task]) for task, head in self.heads.items()}
 
     def _encode(self, samples: list[MultiTaskDataSample], device: torch.device):
         encoded = {

@@ -16,7 +16,7 @@ from trn_plugin.structures import relation_name, relation_sides
 
 __all__ = ["Measurement", "Measurements", "TaskRelationNeck"]
 
-LEVELS = ("hidden", "output")
+LEVELS = ("hidden", "output", "logits")
 MAX_LOGGED_RELATIONS = 10
 
 
@@ -74,9 +74,10 @@ class TaskRelationNeck(nn.Module):
         relations (Sequence[tuple] or str): pairs of tasks, ``('landmarks', 'pose')``, or of groups
             of tasks, ``(('a', 'b'), ('c',))``, whose features are put side by side; 'all' for
             every pair of tasks, by name.
-        levels (Sequence[str]): 'hidden' (what enters a task's last layer), 'output' (the head's
-            raw output), or the dotted name of a timm module inside the tails ('layer4.0'), whose
-            output is averaged over positions.
+        levels (Sequence[str]): 'hidden' (what enters a task's last layer), 'output' (what the head
+            predicts: coordinates, probabilities, values), 'logits' (the head's raw output), or the
+            dotted name of a timm module inside the tails ('layer4.0'), whose output is averaged
+            over positions.
         momentum (float): m of Algorithm 1.
         shrinkage (float): relative shrinkage, see ``TaskRelationLayer``.
         deletion (str): 'pairwise' or 'listwise', which samples count where labels are missing, see
@@ -85,6 +86,7 @@ class TaskRelationNeck(nn.Module):
             ``corrected_similarity``.
         statistic (str): 'largest', the paper's tau, or 'pillai', the mean of all squared canonical
             correlations, see ``TaskRelationLayer``; what is logged and what a hook makes a loss of.
+        start (str): 'zero', or 'identity' as Algorithm 1 is printed, see ``TaskRelationLayer``.
 
     Raises:
         ConfigError: no level, a relation that is no pair, that relates a task to itself or names
@@ -94,18 +96,19 @@ class TaskRelationNeck(nn.Module):
     def __init__(
         self,
         relations: Sequence[tuple] | str,
-        levels: Sequence[str] = LEVELS,
+        levels: Sequence[str] = ("hidden", "output"),
         momentum: float = 0.99,
         shrinkage: float = 1e-5,
         deletion: str = "pairwise",
         correct_chance: bool = False,
         statistic: str = "largest",
+        start: str = "zero",
     ) -> None:
         super().__init__()
         if isinstance(levels, str) or not levels or "label" in levels:
             raise ConfigError(
-                "model.neck.levels: expected a list of 'hidden', 'output' and modules of the "
-                f"backbone, got {levels!r}"
+                "model.neck.levels: expected a list of 'hidden', 'output', 'logits' and "
+                f"modules of the backbone, got {levels!r}"
             )
         if not relations:
             raise ConfigError("model.neck.relations: expected at least one pair of tasks")
@@ -126,6 +129,7 @@ class TaskRelationNeck(nn.Module):
             "deletion": deletion,
             "correct_chance": correct_chance,
             "statistic": statistic,
+            "start": start,
         }
         try:
             TaskRelationLayer(momentum, **self._options)

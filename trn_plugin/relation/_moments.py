@@ -61,7 +61,7 @@ def centre(x: Tensor, mask: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, 
 class RunningMoments(nn.Module):
     r"""Joint moments of B sets of tasks, each measured on its own samples (Algorithm 1).
 
-    .. math:: S \leftarrow m S + (1-m)\, \bar F^\top \bar F, \qquad S = I \text{ at the start}
+    .. math:: S \leftarrow m S + (1-m)\, \bar F^\top \bar F, \qquad S = 0 \text{ at the start}
 
     where F holds the features of all tasks of a set side by side; task i's block of it is the
     paper's :math:`S_{ii}` and the block of i and j its :math:`S_{ij}`.
@@ -71,17 +71,24 @@ class RunningMoments(nn.Module):
         dims (tuple[int, ...]): widths of a set's tasks, the same for every set; D is their sum.
         device (torch.device): where the moments are kept, in :func:`working_dtype`, or on a CPU as
             :meth:`keep_in` says.
+        identity (bool): start from S = I, as Algorithm 1 is printed, instead of 0.
     """
 
     def __init__(
-        self, sets: Sequence[tuple[int, ...]], dims: tuple[int, ...], device: torch.device
+        self,
+        sets: Sequence[tuple[int, ...]],
+        dims: tuple[int, ...],
+        device: torch.device,
+        identity: bool = False,
     ) -> None:
         super().__init__()
         self.sets = tuple(sets)
         self.dims = tuple(dims)
         options = {"dtype": working_dtype(device), "device": device}
-        identity = torch.eye(sum(dims), **options)
-        self.register_buffer("moments", identity.repeat(len(sets), 1, 1))
+        moments = torch.zeros(len(sets), sum(dims), sum(dims), **options)
+        if identity:
+            moments.diagonal(dim1=-2, dim2=-1).fill_(1)
+        self.register_buffer("moments", moments)
         self.register_buffer("weight", torch.zeros(len(sets), **options))
         self.register_buffer("squared_weight", torch.zeros(len(sets), **options))
         self.register_buffer("is_precise", torch.ones((), dtype=torch.bool, device=device))

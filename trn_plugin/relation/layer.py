@@ -31,9 +31,12 @@ class TaskRelationLayer(nn.Module):
     Each training step centres the mini-batch, updates running moments
 
     .. math:: S_{ij} \leftarrow m S_{ij} + (1-m)\, \bar F_i^\top \bar F_j,
-              \qquad S_{ii} = I,\; S_{ij} = 0 \text{ at the start}
+              \qquad S = 0 \text{ at the start}
 
     and returns the largest canonical correlation tau of two tasks, or of every pair of several.
+    tau does not change when all moments are multiplied by a number, so that it is that of the
+    samples seen so far. Algorithm 1 starts from :math:`S_{ii} = I`: tau of features that vary
+    little is then far too small for hundreds of steps; ``start='identity'`` does so.
     Gradients flow through this batch's moments only. With w = 1 - m, and a, b the canonical
     vectors of the updated moments,
 
@@ -42,7 +45,7 @@ class TaskRelationLayer(nn.Module):
 
     and the same with 1 and 2 exchanged; the last term is that of the shrinkage, which moves with
     the moments. No decomposition is differentiated, so the gradient is finite where autograd
-    through an SVD is not: from S = I with d > N, with dead features and one-hot labels.
+    through an SVD is not: with fewer samples than features, with dead features and one-hot labels.
 
     Several tasks share one joint covariance if they are measured on the same samples: its blocks
     are the pairs' moments, each task is factorised once, pairs of equal shapes are solved
@@ -69,6 +72,7 @@ class TaskRelationLayer(nn.Module):
             what is left of tau when the part that unrelated features would have is taken off.
         statistic (str): of the canonical correlations: 'largest' is tau, the paper's; 'pillai' is
             Pillai's trace over min(d1, d2), the mean of all their squares.
+        start (str): 'zero' or 'identity', the moments before the first batch.
 
     Raises:
         ValueError: an option out of range, shapes that do not fit, or features that are not
@@ -94,6 +98,7 @@ class TaskRelationLayer(nn.Module):
         deletion: str = "pairwise",
         correct_chance: bool = False,
         statistic: str = LARGEST,
+        start: str = "zero",
     ) -> None:
         super().__init__()
         if not 0 <= momentum < 1:
@@ -109,7 +114,10 @@ class TaskRelationLayer(nn.Module):
                 "correct_chance: the law of chance is that of the largest canonical correlation, "
                 f"not of statistic {statistic!r}"
             )
+        if start not in ("zero", "identity"):
+            raise ValueError(f"start: expected 'zero' or 'identity', got {start!r}")
         self.statistic = statistic
+        self.start = start
         self.momentum = momentum
         self.shrinkage = shrinkage
         self.deletion = deletion
@@ -246,7 +254,9 @@ class TaskRelationLayer(nn.Module):
         by_dims: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
         for members in sets:
             by_dims.setdefault(tuple(dims[t] for t in members), []).append(members)
-        self.groups = nn.ModuleList(RunningMoments(s, d, device) for d, s in by_dims.items())
+        self.groups = nn.ModuleList(
+            RunningMoments(s, d, device, self.start == "identity") for d, s in by_dims.items()
+        )
         self.members = [Members(group, dims, self.pairs) for group in self.groups]
         classes = [pairs for members in self.members for pairs in members.pairs]
         self.warm = nn.ModuleDict(

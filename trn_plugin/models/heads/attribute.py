@@ -109,6 +109,8 @@ class AttributeHead(TaskHead):
             output, targets, pos_weight=self.pos_weight, reduction="none"
         ).mean(1)
 
-    def predict(self, output: Tensor) -> Tensor:
+    def activate(self, output: Tensor) -> Tensor:
         """(N, A) logits -> probabilities (N, A)."""
         return torch.sigmoid(output.float())
+
+    predict = activate

@@ -116,6 +116,10 @@ class TaskHead(nn.Module):
     def sample_loss(self, output: Tensor, targets: Tensor) -> Tensor:
         raise NotImplementedError
 
+    def activate(self, output: Tensor) -> Tensor:
+        """(N, out_features) raw output -> what is compared with the loss targets, float32."""
+        return output.float()
+
     def predict(self, output: Tensor) -> Tensor:
         raise NotImplementedError
 

@@ -73,6 +73,8 @@ class ClassificationHead(TaskHead):
             label_smoothing=self.label_smoothing,
         )
 
-    def predict(self, output: Tensor) -> Tensor:
+    def activate(self, output: Tensor) -> Tensor:
         """(N, C) logits -> probabilities (N, C)."""
         return torch.softmax(output.float(), dim=1)
+
+    predict = activate
