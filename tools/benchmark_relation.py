@@ -124,7 +124,7 @@ def record(dims: tuple[int, int], batch: int, steps: int) -> list[list[Tensor]]:
 def measure(features: list[list[Tensor]], start: int, every: int, dims: tuple[int, int]):
     """A row for each method: medians over the timed steps."""
     device = features[0][0].device
-    layer = TaskRelationLayer(MOMENTUM, SHRINKAGE, dims=dims).to(device)
+    layer = TaskRelationLayer(MOMENTUM, SHRINKAGE, dims=dims, start="identity").to(device)
     moments = identities(dims, features[0][0])
     doubles = identities(dims, features[0][0].double())
     times: dict[str, list[float]] = {method: [] for method in METHODS}

@@ -25,7 +25,7 @@ def test_equals_the_cpu(d1, d2, statistic):
     layers = [TaskRelationLayer(0.9, statistic=statistic) for _ in range(2)]
     for step in range(6):
         pairs = [
-            [f.to(device, dtype).requires_grad_() for f in related(128, d1, d2, step)]
+            [f.to(device, dtype).requires_grad_() for f in related(512, d1, d2, step)]
             for device, dtype in (("cuda", torch.float32), ("cpu", torch.float64))
         ]
         taus = [layer(*pair) for layer, pair in zip(layers, pairs, strict=True)]
