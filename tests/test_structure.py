@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 
 import trn_plugin
+from trn_plugin.tasks import TASKS
 
 PACKAGE = Path(trn_plugin.__file__).parent
 ROOMS = (
+    "tasks",
     "relation",
     "models",
     "hooks",
@@ -25,6 +27,7 @@ ROOMS = (
 )
 # what a room may import of the others; everybody may use the plain files at the top
 ALLOWED = {
+    "tasks": set(),
     "relation": set(),
     "datasets": set(),
     "models": {"relation", "engine"},  # of engine: safe loading of weights
@@ -62,7 +65,7 @@ def test_import_direction(room):
             for name in names:
                 parts = name.split(".")
                 other = parts[1] if parts[0] == "trn_plugin" and len(parts) > 1 else None
-                if other in ROOMS and other != room:
+                if other in ROOMS and other not in (room, "tasks"):
                     assert other in ALLOWED[room], f"{path.name} imports {name}"
 
 
@@ -70,6 +73,7 @@ def test_import_direction(room):
     ("statement", "absent"),
     [
         ("import trn_plugin", ["torch", "numpy", "mmengine"]),
+        ("import trn_plugin.tasks", ["torch", "mmengine", "cv2"]),
         ("import trn_plugin.relation", ["mmengine", "timm", "albumentations", "cv2"]),
         ("from trn_plugin.deploy import FaceTaskPredictor", ["torch", "mmengine", "timm"]),
     ],
@@ -85,3 +89,50 @@ def test_nothing_asserts_for_its_users():
     for path in PACKAGE.rglob("*.py"):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         assert not [n for n in ast.walk(tree) if isinstance(n, ast.Assert)], path.name
+
+
+def test_no_branch_on_a_kind_outside_of_tasks():
+    """Whoever needs to know what a task is asks the `Task`."""
+    kinds, found = set(TASKS), []
+    types = {task.__name__ for task in TASKS.values()}
+    for folder in (PACKAGE, PACKAGE.parent / "tools"):
+        for path in folder.rglob("*.py"):
+            if PACKAGE / "tasks" in path.parents:
+                continue
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if any(_names_a_kind(part, kinds, types) for part in _decided_by(node)):
+                    found.append(f"{path.name}:{node.lineno}")
+    assert found == []
+
+
+def _decided_by(node):
+    """What a comparison, a match, a table or an isinstance() decides by."""
+    if isinstance(node, ast.Compare) and any(map(_is_kind, (node.left, *node.comparators))):
+        return [node.left, *node.comparators]
+    if isinstance(node, ast.Match) and _is_kind(node.subject):
+        return [pattern for case in node.cases for pattern in ast.walk(case.pattern)]
+    if isinstance(node, ast.Dict) and sum(_text(key) in TASKS for key in node.keys) > 1:
+        return node.keys
+    if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("isinstance", "issubclass"):
+        return list(ast.walk(node.args[1]))
+    return []
+
+
+def _is_kind(node):
+    """``task.kind``, ``info["kind"]``, ``info.get("kind")`` or a name with 'kind' in it."""
+    if isinstance(node, ast.Subscript):
+        return _text(node.slice) == "kind"
+    if isinstance(node, ast.Call):
+        return any(_text(argument) == "kind" for argument in node.args)
+    return "kind" in getattr(node, "attr", getattr(node, "id", ""))
+
+
+def _names_a_kind(node, kinds, types):
+    parts = list(ast.walk(node)) if node is not None else []
+    names = {getattr(part, "id", None) or getattr(part, "attr", None) for part in parts}
+    return bool(names & types) or any(_text(part) in kinds for part in parts)
+
+
+def _text(node):
+    value = getattr(node, "value", None) if isinstance(node, ast.Constant) else None
+    return value if isinstance(value, str) else None

@@ -183,7 +183,7 @@ def verdict(cannot, arrival, samples, needed, off):
 
 
 def report(rows):
-    from trn_plugin.evaluation._task_metric import table
+    from trn_plugin.evaluation.task_metric import table
 
     names = ("level", "batch", "m", "d1", "d2", "samples", "needed")
     numbers = ("offline", "online", "spread", "chance_online", "chance_offline")

@@ -14,7 +14,7 @@ from trn_plugin.registry import HOOKS
 from trn_plugin.structures import MultiTaskDataSample
 
 TASKS = dict(
-    landmarks=dict(kind="landmarks", interocular=(0, 1)),
+    landmarks=dict(kind="landmarks", names=tuple("abcde"), interocular=(0, 1)),
     pose=dict(kind="class", classes=("left", "frontal", "right")),
     smile=dict(kind="attributes", names=("smiling",)),
 )
@@ -259,7 +259,7 @@ def test_points_without_eyes_are_measured_by_the_crop(tmp_path, monkeypatch):
     )
     monkeypatch.setattr(plots, "save_cases", lambda *args: None)
     monkeypatch.setattr("trn_plugin.hooks.case_pictures.read_image", lambda p: np.zeros((9, 9, 3)))
-    tasks = dict(landmarks=dict(kind="landmarks"))
+    tasks = dict(landmarks=dict(kind="landmarks", names=tuple("abcde")))
     samples = make_samples(tmp_path / "in", count=2, tasks=("landmarks",))
     hook = CasePicturesHook(str(tmp_path), num_worst=0, num_sample=0)
     run(hook, samples, tasks)

@@ -232,7 +232,7 @@ class SafeRunner(Runner):
         evaluated.
         """
         with config_errors("evaluator"):
-            built = super().build_evaluator(evaluator)
+            built = super().build_evaluator(_batched(evaluator))
         tasks = getattr(self.bare_model, "tasks", None)
         for metric in built.metrics if tasks is not None else ():
             for task in getattr(metric, "predicted_tasks", ()):
@@ -567,6 +567,14 @@ def _check_sync_bn(value) -> None:
             "sync_bn: torch's SyncBatchNorm runs on CUDA only; on CPUs leave it out, or take a "
             "backbone with layer norm (convnext, vit), which needs none"
         )
+
+
+def _batched(evaluator):
+    """The config of MMEngine's Evaluator as one of the evaluator that hands on batches."""
+    is_dict = isinstance(evaluator, dict) and "metrics" not in evaluator
+    if isinstance(evaluator, list) or is_dict:
+        return dict(type="trn_plugin.BatchEvaluator", metrics=evaluator)
+    return evaluator
 
 
 def _own_loop(loop):

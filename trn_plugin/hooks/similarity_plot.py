@@ -10,7 +10,7 @@ from mmengine.dist import master_only
 from mmengine.hooks import Hook
 
 from trn_plugin.evaluation import plots
-from trn_plugin.evaluation._task_metric import to_array
+from trn_plugin.evaluation.task_metric import to_array
 from trn_plugin.geometry import read_image
 from trn_plugin.registry import HOOKS
 

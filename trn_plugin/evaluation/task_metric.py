@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -11,8 +11,13 @@ from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 
 from trn_plugin.errors import ConfigError
+from trn_plugin.structures import MultiTaskBatch
+from trn_plugin.tasks import Task, read_task
 
 __all__ = ["TaskMetric", "key_name", "listed", "table", "to_array", "warn"]
+
+Samples = MultiTaskBatch | Sequence[dict]
+"""What a metric is given: a batch, or data samples as dicts."""
 
 
 def listed(names: Iterable) -> str:
@@ -59,7 +64,8 @@ class TaskMetric(BaseMetric):
         collect_device, prefix, collect_dir: See :class:`mmengine.evaluator.BaseMetric`.
     """
 
-    kind: str
+    task_type: type[Task]
+    takes_batches = True
 
     def __init__(
         self,
@@ -88,42 +94,75 @@ class TaskMetric(BaseMetric):
             self._check_tasks()
 
     def _check_tasks(self) -> None:
-        self._description(self.task, self.kind)
+        self.described(self.task)
 
-    def _description(self, task: str, kind: str) -> dict:
-        """``metainfo['tasks'][task]``; empty if the data set describes no tasks."""
+    def described(self, task: str, task_type: type[Task] | None = None) -> Task | None:
+        """The data set's task of this name; None if it describes no tasks."""
+        wanted = task_type or self.task_type
         tasks = (self.dataset_meta or {}).get("tasks", {})
         if not tasks:
-            return {}
+            return None
         name = type(self).__name__
         if task not in tasks:
             raise ConfigError(
                 f"{name}: expected one of the data set's tasks ({listed(tasks)}), found {task!r}"
             )
-        if tasks[task]["kind"] != kind:
+        if tasks[task]["kind"] != wanted.kind:
             raise ConfigError(
-                f"{name}: expected a task of kind {kind!r}, "
+                f"{name}: expected a task of kind {wanted.kind!r}, "
                 f"found {task!r} of kind {tasks[task]['kind']!r}"
             )
-        return tasks[task]
+        return read_task(task, tasks[task], "the data set's task ")
 
-    def _prediction(self, sample: dict, task: str | None = None) -> np.ndarray:
+    def _names(self, task: str, count: int) -> Sequence[str]:
+        """The data set's names of the task, else numbers."""
+        described = self.described(task)
+        return described.names if described else [str(index) for index in range(count)]
+
+    def predictions(self, samples: Samples, task: str | None = None) -> Sequence[np.ndarray]:
+        """The prediction of each of N pictures."""
         task = task or self.task
-        if task not in sample["pred"]:
+        is_batch = isinstance(samples, MultiTaskBatch)
+        for known in [samples.fields["pred"]] if is_batch else [s["pred"] for s in samples]:
+            if task not in known:
+                raise ConfigError(
+                    f"{type(self).__name__}: expected one of the model's tasks "
+                    f"({listed(known)}), found {task!r}"
+                )
+        if is_batch:
+            found = samples.array("pred", task)
+        else:
+            found = [to_array(sample["pred"][task]) for sample in samples]
+        described = self.described(task)
+        if described and len(found) and found[0].shape != described.output_shape:
             raise ConfigError(
-                f"{type(self).__name__}: expected one of the model's tasks "
-                f"({listed(sample['pred'])}), found {task!r}"
+                f"{type(self).__name__}: the data set's {task!r} has {len(described.names)} "
+                f"entries ({listed(described.names)}), the model predicts {len(found[0])}"
             )
-        prediction = to_array(sample["pred"][task])
-        described = self._description(task, self.kind)
-        names = described.get("classes") or described.get("names")
-        if names and len(names) != len(prediction):
-            raise ConfigError(
-                f"{type(self).__name__}: the data set's {task!r} has {len(names)} entries "
-                f"({listed(names)}), the model predicts {len(prediction)}"
-            )
-        return prediction
+        return found
 
-    def _label(self, sample: dict, task: str | None = None) -> np.ndarray | None:
-        value = sample["gt"].get(task or self.task)
-        return None if value is None else to_array(value)
+    def labels(self, samples: Samples, task: str | None = None) -> list[np.ndarray | None]:
+        """The label of each of N pictures, None where it has none."""
+        task = task or self.task
+        if isinstance(samples, MultiTaskBatch):
+            return samples.labels(task)
+        labels = [sample["gt"].get(task) for sample in samples]
+        return [None if label is None else to_array(label) for label in labels]
+
+    def meta(self, samples: Samples, key: str, default: object = None) -> list:
+        """An entry of the metainfo of each of N pictures.
+
+        Raises:
+            ConfigError: there is none, and no default.
+        """
+        if isinstance(samples, MultiTaskBatch):
+            found, known = samples.meta.get(key, [None] * len(samples)), samples.meta
+        else:
+            found = [sample.get(key) for sample in samples]
+            known = samples[0] if samples else {}
+        if default is None and any(value is None for value in found):
+            raise ConfigError(
+                f"{type(self).__name__}: expected {key!r} in the samples' metainfo, found "
+                f"{listed(known)}; add it to meta_keys of PackMultiTaskInputs"
+            )
+        return [default if value is None else value for value in found]
