@@ -36,28 +36,23 @@ ROOT = Path(__file__).resolve().parents[1]
 JOBS = ("stl", "mtl", "trn-output", "trn-hidden-output")
 TRN = JOBS[-1]
 EPOCHS = 2
-OPTIONS = {
-    "input_size": 32,
-    "log_processor.window_size": 1,  # else the log holds means of 20 steps
-    "default_hooks.logger.interval": 1,
-    "train_cfg.max_epochs": EPOCHS,
-    "train_cfg.val_interval": 1,
-}
-LOADER = {
-    "batch_size": 16,
-    "num_workers": 0,
-    "persistent_workers": False,
-    "dataset.data_root": "../data",
-    "dataset.train_size": 128,
-    "dataset.test_size": 24,
-    "dataset.val_size": 32,
-}
-OPTIONS |= {f"{s}_dataloader.{k}": v for s in ("train", "val", "test") for k, v in LOADER.items()}
+OPTIONS = [
+    "input_size=32",
+    "default_hooks.logger.interval=1",
+    "log_processor.window_size=1",  # else the log holds means of 20 steps
+    f"train_cfg.max_epochs={EPOCHS}",
+    "train_cfg.val_interval=1",
+]
+LOADER = (
+    "batch_size=16 num_workers=0 persistent_workers=False dataset.data_root=../data "
+    "dataset.train_size=128 dataset.test_size=24 dataset.val_size=32"
+).split()
+OPTIONS += [f"{s}_dataloader.{option}" for s in ("train", "val", "test") for option in LOADER]
 # else the relation loss would begin only after these short runs
-RELATION_OPTIONS = {"custom_hooks.0.min_samples_per_dim": 0}
+RELATION_OPTIONS = ["custom_hooks.0.min_samples_per_dim=0"]
 IGNORED = re.compile(r"(^|[/_])(time|memory|\w*sha256)$")
 TIMESTAMP = re.compile(r"\d{8}_\d{6}")
-MOST_LINES = 20  # of differences, for each group
+MOST_LINES = 8  # of differences, for each group
 
 
 def parse_args():
@@ -115,9 +110,8 @@ def checkout(commit, folder):
         yield ROOT
         return
     git = ["git", "-C", str(ROOT), "worktree"]
-    done = subprocess.run(
-        [*git, "add", "--detach", str(folder), commit], capture_output=True, text=True
-    )
+    add = [*git, "add", "--detach", str(folder), commit]
+    done = subprocess.run(add, capture_output=True, text=True)
     if done.returncode:
         raise ConfigError(f"{commit}: cannot be checked out: {done.stderr.strip()}")
     try:
@@ -131,18 +125,12 @@ def run_side(code, folder):
     folder.mkdir()
     (folder / "code").symlink_to(code)  # relative paths, so that both sides' are equal
     environment = dict(os.environ, PYTHONPATH=str(code), OMP_NUM_THREADS="1")
+    environment["CUDA_VISIBLE_DEVICES"] = ""
     for tool, *arguments in commands():
-        done = subprocess.run(
-            [sys.executable, f"code/tools/{tool}.py", *arguments],
-            cwd=folder,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        command = [sys.executable, f"code/tools/{tool}.py", *arguments]
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
         if done.returncode:
-            tail = "\n".join(done.stdout.splitlines()[-15:])
+            tail = "\n".join((done.stdout + done.stderr).splitlines()[-15:])
             raise TrnPluginError(f"{code}: {tool} {' '.join(arguments[:3])} failed: {tail}")
     return collect(folder)
 
@@ -151,9 +139,8 @@ def commands():
     """Tool and arguments of each job, in order."""
 
     def with_options(job, *arguments):
-        options = {**OPTIONS, **(RELATION_OPTIONS if job.startswith("trn") else {})}
-        given = [f"{name}={value}" for name, value in options.items()]
-        return [f"code/configs/toy/{job}_test-resnet_toy.py", *arguments, "--cfg-options", *given]
+        options = OPTIONS + (RELATION_OPTIONS if job.startswith("trn") else [])
+        return [f"code/configs/toy/{job}_test-resnet_toy.py", *arguments, "--cfg-options", *options]
 
     last = f"{TRN}/epoch_{EPOCHS}.pth"
     for job in JOBS:
@@ -262,8 +249,11 @@ def difference(base, head):
         return f"{text}, by at most {max(gaps, default=0):.3g}" if other else None
     if repr(base) == repr(head):
         return None
-    shown = [text if len(text := repr(value)) < 60 else f"{text[:57]}..." for value in (base, head)]
-    return f"{shown[0]} before, now {shown[1]}"
+    if isinstance(base, str) and isinstance(head, str):  # long texts from where they differ
+        unequal = (i for i, (x, y) in enumerate(zip(base, head, strict=False)) if x != y)
+        begin = max(0, next(unequal, min(len(base), len(head))) - 20)
+        base, head = base[begin : begin + 60], head[begin : begin + 60]
+    return f"{base!r} before, now {head!r}"
 
 
 def compare(base, head):
