@@ -5,7 +5,7 @@ STL, MTL, TRN (output) and TRN (hidden and output); a run resumed from the first
 one; its test metrics, its exported file and what that file predicts. Losses and tau by step,
 checkpoints, metrics, metadata, JSON lines, CSV and drawn pictures are compared; times and
 checksums are left out. HEAD is the working tree by default. Exits with 1 on a difference that no
---allow gives a reason for.
+--allow gives a reason for, with 2 if a job fails.
 
 Examples:
     python tools/compare_commits.py main
@@ -43,10 +43,15 @@ OPTIONS = [
     f"train_cfg.max_epochs={EPOCHS}",
     "train_cfg.val_interval=1",
 ]
-LOADER = (
-    "batch_size=16 num_workers=0 persistent_workers=False dataset.data_root=../data "
-    "dataset.train_size=128 dataset.test_size=24 dataset.val_size=32"
-).split()
+LOADER = [
+    "batch_size=16",
+    "num_workers=0",
+    "persistent_workers=False",
+    "dataset.data_root=../data",
+    "dataset.train_size=128",
+    "dataset.test_size=24",
+    "dataset.val_size=32",
+]
 OPTIONS += [f"{s}_dataloader.{option}" for s in ("train", "val", "test") for option in LOADER]
 # else the relation loss would begin only after these short runs
 RELATION_OPTIONS = ["custom_hooks.0.min_samples_per_dim=0"]
@@ -300,4 +305,5 @@ if __name__ == "__main__":
         try:
             sys.exit(main())
         except TrnPluginError as problem:
-            sys.exit(f"error: {problem}")
+            print(f"error: {problem}", file=sys.stderr)
+            sys.exit(2)
