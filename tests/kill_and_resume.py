@@ -309,11 +309,11 @@ def differences(found, expected):
     return sorted(names)
 
 
-def warm_share(values):
+def warm_steps(values):
     """In words, how many hidden taus were solved from the last step's solution."""
     steps = values.get("state_dict.neck.layers.hidden.steps")
-    exact, warm = steps.tolist() if steps is not None else (0, 0)
-    return f"tau (hidden): {warm} warm steps, {exact} exact ones"
+    solved, exact = steps.tolist() if steps is not None else (0, 0)
+    return f"tau (hidden): {solved - exact} warm steps, {exact} exact ones"
 
 
 def kill_and_resume(args):
@@ -326,8 +326,8 @@ def kill_and_resume(args):
     Run(config, folder / "whole", args.ranks).wait()
     longest = time.monotonic() - begun
     expected = outcome(folder / "whole")
-    print(f"seed {seed}; a whole run: {longest:.1f} s, {len(expected)} values", flush=True)
-    print(warm_share(expected), flush=True)
+    print(f"seed {seed}; a whole run: {longest:.1f} s, {len(expected)} values")
+    print(warm_steps(expected), flush=True)
 
     kills, runs = {"writing": 0, "other": 0}, 0
     while sum(kills.values()) < args.kills:
