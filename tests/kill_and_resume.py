@@ -269,9 +269,11 @@ def kill_at_some_moment(run, work, longest, rng):
 
 def outcome(work):
     """What a finished run left, as name -> tensor or number."""
-    path, best = sorted(work.glob("*.pth"), key=lambda path: path.name.startswith("best_"))
+    files = sorted(path.name for path in work.glob("*.pth"))
+    path = work / (work / "last_checkpoint").read_text().rpartition("/")[2]
     checkpoint = load_checkpoint_file(path)
-    values = {"file": path.name, "best": best.name, "iterations": checkpoint["meta"]["iter"]}
+    values = {"file": path.name, "files": files, "iterations": checkpoint["meta"]["iter"]}
+    best = work / Path(checkpoint["message_hub"]["runtime_info"]["best_ckpt"]).name
     flatten(load_checkpoint_file(best)["state_dict"], "best", values)
     for part in ("state_dict", "optimizer", "param_schedulers", "ranks"):
         flatten(checkpoint[part], part, values)
