@@ -17,6 +17,7 @@ META = dict(
         pose=dict(kind="class", classes=("left profile", "frontal")),
     )
 )
+THREE = dict(tasks=dict(landmarks=dict(kind="landmarks", names=tuple("abc"), interocular=(0, 1))))
 
 
 def sample(truth, pred, box, pose=None):
@@ -50,13 +51,13 @@ def test_value_by_hand():
     pred = np.add(truth, [[3, 4], [0, 0], [0, 10]])  # distances 5, 0, 10: mean 5
     norms = dict(interocular=10.0, box=10.0, diagonal=10 / math.sqrt(2), crop=100 * 5 / 80)
     for norm, expected in norms.items():
-        result = measure([sample(truth, pred, (-10, 0, 90, 64))], norm=norm)
+        result = measure([sample(truth, pred, (-10, 0, 90, 64))], THREE, norm=norm)
         assert result["landmarks/NME"] == pytest.approx(expected)
 
 
 def test_box_norm_is_the_geometric_mean_of_its_sides():
     truth = np.array([[0.0, 0], [40, 0], [0, 10]])
-    result = measure([sample(truth, np.add(truth, [2, 0]), (0, 0, 64, 64))], norm="box")
+    result = measure([sample(truth, np.add(truth, [2, 0]), (0, 0, 64, 64))], THREE, norm="box")
     assert result["landmarks/NME"] == pytest.approx(100 * 2 / 20)
 
 

@@ -17,6 +17,7 @@ from mmengine.registry import init_default_scope
 
 from trn_plugin import interrupts
 from trn_plugin.engine.building import config_errors
+from trn_plugin.engine.input_size import spread_input_size
 from trn_plugin.errors import ConfigError, TrnPluginError, first_line, printable
 
 __all__ = [
@@ -134,7 +135,7 @@ def load_config(path: str, options: dict | None) -> Config:
         _merge(config, options)
     if not isinstance(config.get("model"), dict):
         raise ConfigError(f"{path}: expected a config with a 'model', found none")
-    _spread_input_size(config)
+    spread_input_size(config)
     init_default_scope(config.get("default_scope", "trn_plugin"))
     return config
 
@@ -153,29 +154,6 @@ def _merge(config: Config, options: dict) -> None:
         config.merge_from_dict(options)
     except Exception as error:  # of MMEngine, of any type
         raise ConfigError(f"--cfg-options: {one_line(error)}") from error
-
-
-def _spread_input_size(config: Config) -> None:
-    """``input_size`` at the top of a config is that of the crops and of the backbone."""
-    size = config.get("input_size")
-    if size is None:
-        return
-    for part in ("train", "val", "test"):
-        dataset = (config.get(f"{part}_dataloader") or {}).get("dataset")
-        if dataset is not None and "input_size" in dataset:
-            dataset.input_size = size
-    backbone = (config.get("model") or {}).get("backbone")
-    if not isinstance(backbone, dict):
-        raise ConfigError(
-            f"model.backbone: expected a dict, as input_size is that of the backbone too, "
-            f"got {backbone!r}"
-        )
-    if backbone.get("img_size", size) != size:
-        raise ConfigError(
-            f"model.backbone.img_size is {backbone.img_size}, but input_size is {size}: "
-            "set input_size alone"
-        )
-    backbone.img_size = size
 
 
 def build_runner(config: Config):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import time
 
@@ -33,6 +34,7 @@ from trn_plugin.engine.checkpoint import (
 )
 from trn_plugin.engine.checkpoint_hook import SafeCheckpointHook
 from trn_plugin.engine.finite import FiniteSteps
+from trn_plugin.engine.input_size import spread_input_size
 from trn_plugin.engine.loops import EpochLoop, IterationLoop
 from trn_plugin.engine.message_hub import message_hub_state, restore_message_hub
 from trn_plugin.engine.newest import checkpoint_files, newest_checkpoint
@@ -85,6 +87,13 @@ class SafeRunner(Runner):
     owes_validation = False
     resumed_from: str | None = None
     finite_steps: FiniteSteps
+
+    @classmethod
+    def from_cfg(cls, cfg):
+        """As MMEngine's; ``input_size`` in the config is that of the data sets and the backbone."""
+        cfg = copy.deepcopy(cfg)
+        spread_input_size(cfg)
+        return super().from_cfg(cfg)
 
     def build_model(self, model):
         """As MMEngine's; a data root that is not there is told before weights are looked for.
