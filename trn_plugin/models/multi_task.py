@@ -216,7 +216,8 @@ class MultiTaskModel(BaseModel):
                     f"{task}: expected labels of {head.out_features} numbers, as "
                     f"{type(head).__name__} predicts, found {given[task].shape[1]}"
                 )
-            targets[task] = head.prepare(given[task], masks[task])
+            # a slice of the batch's matrix would take other kernels, and other roundings
+            targets[task] = head.prepare(given[task].contiguous(), masks[task])
         return targets, masks
 
 
