@@ -16,7 +16,6 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 
-import trn_plugin.interrupts
 
 import argparse
 import itertools
@@ -36,6 +35,7 @@ from trn_plugin.deploy.runtime import cut_face, providers_of
 from trn_plugin.deploy.video import VIDEO_SUFFIXES, VideoFile, VideoOutput
 from trn_plugin.errors import ConfigError, DataError, TrnPluginError
 from trn_plugin.geometry import read_image
+from trn_plugin.stopping import in_one_line
 
 JPEG_QUALITY = 95
 
@@ -389,5 +389,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    with trn_plugin.interrupts.in_one_line():
+    with in_one_line():
         sys.exit(main())

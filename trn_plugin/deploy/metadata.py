@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 
-from trn_plugin.errors import CheckpointError
+from trn_plugin.errors import CheckpointError, printable
 
 __all__ = [
     "FORMAT_VERSION",
@@ -46,6 +46,16 @@ def feature_names(levels: Iterable[str], tasks: Iterable[str]) -> list[str]:
     return [f"{level}/{task}" for level in levels for task in tasks]
 
 
+def _count(names: list[str]) -> int:
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise TypeError("names that are no list of text")
+    return len(names)
+
+
+def _short(error: Exception) -> str:
+    return printable(repr(error))
+
+
 def parse_metadata(text: str | None, path: str) -> dict:
     """Read and check the metadata of the file at ``path``.
 
@@ -62,9 +72,9 @@ def parse_metadata(text: str | None, path: str) -> dict:
     try:
         metadata = json.loads(text)
         version = int(metadata["format_version"])
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise CheckpointError(
-            f"{path}: its metadata is damaged ({error!r}); export again"
+            f"{path}: its metadata is damaged ({_short(error)}); export again"
         ) from None
     if version > FORMAT_VERSION:
         raise CheckpointError(
@@ -74,10 +84,10 @@ def parse_metadata(text: str | None, path: str) -> dict:
     try:
         metadata["input_size"] = tuple(int(side) for side in metadata["input_size"])
         metadata["features"] = tuple(str(level) for level in metadata.get("features", ()))
-        counts = {name: len(task_names(task)) for name, task in metadata["tasks"].items()}
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        counts = {name: _count(task_names(task)) for name, task in metadata["tasks"].items()}
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         raise CheckpointError(
-            f"{path}: its metadata is damaged ({error!r}); export again"
+            f"{path}: its metadata is damaged ({_short(error)}); export again"
         ) from None
     if not counts:
         raise CheckpointError(f"{path}: its metadata names no task; export again")

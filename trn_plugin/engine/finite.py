@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 import torch
 import torch.distributed
 from torch import nn
@@ -60,6 +58,12 @@ class FiniteSteps:
         if action not in ACTIONS:
             raise ConfigError(f"non_finite: expected one of {', '.join(ACTIONS)}, found {action!r}")
         self.runner = runner
+        self.begun = False
+        self.built = {
+            name: buffer.clone()
+            for name, buffer in runner.bare_model.named_buffers()
+            if torch.isinf(buffer).any()
+        }
         self.skips = action == "skip"
         self.in_a_row = 0
         self.losses = _Losses()
@@ -92,6 +96,7 @@ class FiniteSteps:
                 the file is of no use.
         """
         runner = self.runner
+        self.begun = True
         counts = [getattr(w, "_inner_count", 0) for w in self.wrappers]
         statistics = _statistics(runner.bare_model) if self.skips else []
         self.stepped = False
@@ -203,7 +208,7 @@ def _gradients(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
 
 
 def _of(task: str, names: list[str]) -> bool:
-    return any(re.search(rf"(^|\.)(tails|heads)\.{re.escape(task)}\.", name) for name in names)
+    return any(task in name.split(".")[:-1] for name in names)
 
 
 def _loss_name(key: str) -> str:

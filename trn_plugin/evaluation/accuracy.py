@@ -36,6 +36,7 @@ class Accuracy(TaskMetric):
     """
 
     kind = "class"
+    directions = {"accuracy": "greater", "balanced_accuracy": "greater"}
 
     def __init__(
         self, task: str, balanced: bool = False, confusion: bool = False, **kwargs

@@ -41,6 +41,7 @@ class AttributeMetric(TaskMetric):
     """
 
     kind = "attributes"
+    directions = {"mAP": "greater", "AP": "greater", "error_rate": "less"}
 
     def __init__(
         self, task: str | Sequence[str] = "attributes", per_attribute: bool = False, **kwargs

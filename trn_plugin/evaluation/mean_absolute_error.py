@@ -30,6 +30,7 @@ class MeanAbsoluteError(TaskMetric):
     """
 
     kind = "values"
+    directions = {"MAE": "less"}
 
     def process(self, data_batch: object, data_samples: Sequence[dict]) -> None:
         """Keep (prediction, label or None) of each picture."""

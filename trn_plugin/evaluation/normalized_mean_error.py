@@ -95,6 +95,7 @@ class NormalizedMeanError(TaskMetric):
     """
 
     kind = "landmarks"
+    directions = {"NME": "less", "failure_rate": "less"}
 
     def __init__(
         self,
