@@ -11,6 +11,7 @@ from mmengine.hooks import CheckpointHook
 from trn_plugin.engine.checkpoint import load_checkpoint_file, save_checkpoint_file
 from trn_plugin.engine.directions import direction_of, with_directions
 from trn_plugin.engine.loops import IterationLoop
+from trn_plugin.engine.step_log import StepLogHook
 from trn_plugin.errors import CheckpointError, ConfigError
 
 __all__ = ["SafeCheckpointHook", "own_hook"]
@@ -140,13 +141,15 @@ class SafeCheckpointHook(CheckpointHook):
 
 
 def own_hook(hook):
-    """The config of a hook: the safe one for ``CheckpointHook``, with the rules of measures."""
+    """The config of a hook: this package's own for MMEngine's, with the rules of measures."""
     if not isinstance(hook, dict):
         return hook
     kind = hook.get("type")
     kind = kind.removeprefix("mmengine.") if isinstance(kind, str) else kind
     if kind == "CheckpointHook":
         return {**with_directions(hook), "type": SafeCheckpointHook}
+    if kind == "RuntimeInfoHook":
+        return {**hook, "type": StepLogHook}
     return with_directions(hook) if kind == "EarlyStoppingHook" else hook
 
 

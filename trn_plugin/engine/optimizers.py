@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
+
 import torch
+from mmengine.registry import OPTIMIZERS
 from torch import nn
 
 from trn_plugin.engine.checkpoint import shown
 
 __all__ = [
     "accumulated",
+    "as_implemented",
     "check_optimizer",
+    "fused",
     "in_own_order",
     "keep_rates",
     "nonfinite_moment",
@@ -18,6 +23,8 @@ __all__ = [
     "wrappers_of",
 ]
 
+IMPLEMENTATION = ("fused", "foreach", "capturable", "differentiable")
+"""Options of an optimizer that do not change what it computes."""
 MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "square_avg")
 
 
@@ -30,6 +37,17 @@ def accumulated(wrapper) -> int:
     """Over how many steps gradients are accumulated."""
     counts = [getattr(each, "_accumulative_counts", 1) for each in wrappers_of(wrapper).values()]
     return max(counts)
+
+
+def fused(optimizer: dict) -> dict:
+    """The config of an optimizer, fused where it can be and the config does not say otherwise.
+
+    A fused one can leave out a step without its host waiting to know.
+    """
+    known = inspect.signature(OPTIMIZERS.get(optimizer["type"])).parameters
+    if "fused" not in known or any(name in optimizer for name in IMPLEMENTATION):
+        return optimizer
+    return {**optimizer, "fused": True}
 
 
 def optimized_names(wrapper, model: nn.Module) -> dict[str, list[list[str]]]:
@@ -68,6 +86,17 @@ def in_own_order(state: dict, saved: dict, own: dict) -> dict:
     by_number = state["state"]
     moved = {new: by_number[old] for new, old in enumerate(order) if old in by_number}
     return {**state, "state": moved}
+
+
+def as_implemented(state: dict, own: dict) -> dict:
+    """A saved state whose optimizers are implemented as this run's."""
+    if "param_groups" not in own:  # by the name of the optimizer
+        return {key: as_implemented(state[key], own[key]) for key in own}
+    groups = [
+        {**theirs, **{k: v for k, v in mine.items() if k in IMPLEMENTATION}}
+        for theirs, mine in zip(state["param_groups"], own["param_groups"], strict=True)
+    ]
+    return {**state, "param_groups": groups}
 
 
 def keep_rates(wrapper, own: dict) -> None:
@@ -131,7 +160,7 @@ def option_differences(own: dict, saved: dict) -> list[str]:
         scheduled = {name.removeprefix("initial_") for name in mine if name.startswith("initial_")}
         for name, value in mine.items():
             short = name.removeprefix("initial_")
-            unlike = name in theirs and name != "params" and theirs[name] != value
-            if unlike and name not in scheduled:
+            unlike = name in theirs and theirs[name] != value
+            if unlike and name not in (*scheduled, *IMPLEMENTATION, "params"):
                 lines.setdefault(short, f"{short} ({shown(theirs[name])}, not {value!r})")
     return list(lines.values())

@@ -14,6 +14,7 @@ from mmengine.logging import HistoryBuffer
 import trn_plugin
 from trn_plugin.engine.checkpoint import FORMAT, shown
 from trn_plugin.engine.optimizers import (
+    as_implemented,
     check_optimizer,
     in_own_order,
     keep_rates,
@@ -174,7 +175,7 @@ def _restore(
         saved = in_own_order(checkpoint["optimizer"], checkpoint.get("optimized", own), own)
         before = runner.optim_wrapper.state_dict()
         differing = option_differences(before, saved)
-        runner.optim_wrapper.load_state_dict(saved)
+        runner.optim_wrapper.load_state_dict(as_implemented(saved, before))
         check_optimizer(runner.optim_wrapper)
         if stretch:
             keep_rates(runner.optim_wrapper, before)

@@ -22,7 +22,7 @@ from trn_plugin.engine.data_checks import check_metrics, check_roots, check_trai
 from trn_plugin.engine.loops import IterationLoop, own_loop
 from trn_plugin.engine.model_state import load_fitting_state, load_model_state
 from trn_plugin.engine.newest import checkpoint_files, last_checkpoint_text, newest_first
-from trn_plugin.engine.optimizers import accumulated
+from trn_plugin.engine.optimizers import accumulated, fused
 from trn_plugin.engine.random_state import set_random_state
 from trn_plugin.engine.run_hooks import average_statistics, check_loadable, run_hooks
 from trn_plugin.engine.schedules import as_iterations
@@ -137,8 +137,11 @@ class SafeRunner(ToldRunner):
 
     def register_hooks(self, default_hooks=None, custom_hooks=None):
         """As MMEngine's; with this package's own, and ``CheckpointHook`` means the safe one."""
-        hooks = {name: own_hook(hook) for name, hook in (default_hooks or {}).items()}
-        hooks.setdefault("checkpoint", own_hook(dict(type="CheckpointHook", interval=1)))
+        hooks = dict(
+            runtime_info=dict(type="RuntimeInfoHook"),
+            checkpoint=dict(type="CheckpointHook", interval=1),
+        )
+        hooks = {name: own_hook(hook) for name, hook in {**hooks, **(default_hooks or {})}.items()}
         super().register_hooks(hooks, [own_hook(hook) for hook in custom_hooks or ()])
         for hook in run_hooks(self.cfg):
             self.register_hook(hook)
@@ -196,6 +199,8 @@ class SafeRunner(ToldRunner):
         name = optimizer.get("type") if isinstance(optimizer, dict) else None
         if isinstance(name, str) and OPTIMIZERS.get(name) is None:
             raise ConfigError(f"optim_wrapper.optimizer.type: no optimizer is named {name!r}")
+        elif isinstance(name, str) and next(self.model.parameters()).is_cuda:
+            optim_wrapper = {**optim_wrapper, "optimizer": fused(optimizer)}
         built = super().build_optim_wrapper(optim_wrapper)
         neck = getattr(self.bare_model, "neck", None)
         if hasattr(neck, "accumulate"):
@@ -342,6 +347,8 @@ class SafeRunner(ToldRunner):
             TrainingError: a state that could not be loaded again; an earlier checkpoint is not
                 replaced.
         """
+        if self.finite_steps is not None:
+            self.finite_steps.log.flush()
         average_statistics(self.bare_model)
         check_loadable(self, save_optimizer)
         ranks = all_gather_object(run_state.process_state(self))
