@@ -12,8 +12,6 @@ Examples:
         --checkpoint work_dirs/toy/epoch_15.pth --batch-sizes 1 64 --picture-size 250
 """
 
-import trn_plugin.interrupts  # noqa: F401 - first, see there
-
 import argparse
 import os
 import statistics

@@ -21,11 +21,10 @@ Percentages are of the MTL step of the same pair.
 
 Example:
     python tools/benchmark_step.py configs/mtfl/trn-hidden-output_resnet18_mtfl.py
-    python tools/benchmark_step.py --data --cfg-options data_root=data/MTFL
+    python tools/benchmark_step.py --data \\
+        --cfg-options train_dataloader.dataset.data_root=data/MTFL
     python tools/benchmark_step.py --device cuda --amp --image-size 224 --steps 100 --out step.csv
 """
-
-import trn_plugin.interrupts  # noqa: F401 - first, see there
 
 import argparse
 import copy

@@ -13,8 +13,6 @@ Examples:
         --allow "*/checkpoint/meta/cfg=point 4 of the issue renames an option"
 """
 
-import trn_plugin.interrupts  # first, see there
-
 import argparse
 import csv
 import fnmatch
@@ -31,6 +29,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from trn_plugin.errors import ConfigError, TrnPluginError
+from trn_plugin.stopping import in_one_line
 
 ROOT = Path(__file__).resolve().parents[1]
 JOBS = ("stl", "mtl", "trn-output", "trn-hidden-output")
@@ -301,7 +300,7 @@ def report(groups, allowed):
 
 
 if __name__ == "__main__":
-    with trn_plugin.interrupts.in_one_line():
+    with in_one_line():
         try:
             sys.exit(main())
         except TrnPluginError as problem:

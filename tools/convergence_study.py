@@ -8,8 +8,6 @@ Example:
     python tools/convergence_study.py configs/mtfl/stl_resnet18_mtfl.py CHECKPOINT --out-dir study
 """
 
-import trn_plugin.interrupts  # noqa: F401 - first, see there
-
 import argparse
 import csv
 import math

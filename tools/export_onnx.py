@@ -11,8 +11,6 @@ Examples:
         work_dirs/toy/epoch_15.pth pose_int8.onnx --tasks pose --precision int8 --evaluate val
 """
 
-import trn_plugin.interrupts  # noqa: F401 - first, see there
-
 import argparse
 import math
 import os

@@ -16,7 +16,6 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 
-import trn_plugin.interrupts
 
 import argparse
 import importlib.util
@@ -37,6 +36,7 @@ from trn_plugin.deploy.runtime import cut_face, providers_of
 from trn_plugin.deploy.video import VIDEO_SUFFIXES, VideoFile, VideoOutput
 from trn_plugin.errors import ConfigError, DataError, TrnPluginError, first_line
 from trn_plugin.geometry import read_image
+from trn_plugin.stopping import in_one_line
 
 JPEG_QUALITY = 95
 
@@ -411,5 +411,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    with trn_plugin.interrupts.in_one_line():
+    with in_one_line():
         sys.exit(main())

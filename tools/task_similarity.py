@@ -9,8 +9,6 @@ Example:
     python tools/task_similarity.py CONFIG --checkpoint CHECKPOINT --split val
 """
 
-import trn_plugin.interrupts  # noqa: F401 - first, see there
-
 import argparse
 import csv
 import itertools

@@ -158,17 +158,18 @@ class MultiTaskDataset(BaseDataset):
 
     def _chosen_records(self, records: Sequence[dict]) -> Sequence[dict]:
         """The records that ``indices`` chooses: the first n, the last -n, or a list of them."""
-        if self._indices is None:
+        indices = self._indices
+        if indices is None:
             return records
-        if isinstance(self._indices, int):
-            return records[: self._indices] if self._indices >= 0 else records[self._indices :]
+        if isinstance(indices, int):
+            return records[:indices] if indices >= 0 else records[indices:]
         try:
             if isinstance(records, Records):
-                return records[self._indices]
-            return [records[index] for index in self._indices]
+                return records[indices]
+            return [records[index] for index in indices]
         except IndexError:
             raise ConfigError(
-                f"indices: expected numbers below {len(records)}, found {max(self._indices)}"
+                f"indices: expected numbers below {len(records)}, found {max(indices)}"
             ) from None
 
     def __getitem__(self, index: int) -> dict:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 
-from trn_plugin.errors import CheckpointError
+from trn_plugin.errors import CheckpointError, printable
 
 __all__ = [
     "FORMAT_VERSION",
@@ -31,6 +31,16 @@ def feature_names(levels: Iterable[str], tasks: Iterable[str]) -> list[str]:
     return [f"{level}/{task}" for level in levels for task in tasks]
 
 
+def _kind(task: dict) -> str:
+    if not isinstance(task, dict) or not isinstance(task["kind"], str):
+        raise TypeError("a task without a kind")
+    return task["kind"]
+
+
+def _short(error: Exception) -> str:
+    return printable(repr(error))
+
+
 def parse_metadata(text: str | None, path: str) -> dict:
     """Read and check the metadata of the file at ``path``.
 
@@ -47,9 +57,9 @@ def parse_metadata(text: str | None, path: str) -> dict:
     try:
         metadata = json.loads(text)
         version = int(metadata["format_version"])
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise CheckpointError(
-            f"{path}: its metadata is damaged ({error!r}); export again"
+            f"{path}: its metadata is damaged ({_short(error)}); export again"
         ) from None
     if version > FORMAT_VERSION:
         raise CheckpointError(
@@ -59,10 +69,10 @@ def parse_metadata(text: str | None, path: str) -> dict:
     try:
         metadata["input_size"] = tuple(int(side) for side in metadata["input_size"])
         metadata["features"] = tuple(str(level) for level in metadata.get("features", ()))
-        known = {str(name): dict(task)["kind"] for name, task in metadata["tasks"].items()}
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        known = {str(name): _kind(task) for name, task in metadata["tasks"].items()}
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         raise CheckpointError(
-            f"{path}: its metadata is damaged ({error!r}); export again"
+            f"{path}: its metadata is damaged ({_short(error)}); export again"
         ) from None
     if not known:
         raise CheckpointError(f"{path}: its metadata names no task; export again")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import mmap
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 
+from trn_plugin.deploy._onnx_wire import has_external_data
 from trn_plugin.deploy.metadata import (
     INPUT_NAME,
     METADATA_KEY,
@@ -72,8 +71,7 @@ def open_session(
         )
     if not Path(path).is_file():
         raise CheckpointError(f"{path}: no such file; expected {EXPORTED}")
-    if _names_another_file(path):
-        raise CheckpointError(f"{path}: refused, it takes weights from another file")
+    _refuse_external_data(path)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads or 0
@@ -114,21 +112,16 @@ def _create_session(
         onnxruntime.set_default_logger_severity(WARNINGS)
 
 
-def _names_another_file(path: str) -> bool:
-    """Whether a model has external data: old versions of onnxruntime read any file for it."""
-    with open(path, "rb") as file:
-        try:
-            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except ValueError:  # an empty file
-            return False
-        with content:
-            found = content.find(b"location")
-            while found >= 0:
-                # as the key of an entry, however its length is written
-                if re.search(rb"\n(\x08|\x88\x80*\x00)$", content[max(found - 11, 0) : found]):
-                    return True
-                found = content.find(b"location", found + 1)
-    return False
+def _refuse_external_data(path: str) -> None:
+    """Refuse a model with external data: old versions of onnxruntime read any file for it."""
+    try:
+        external = has_external_data(path)
+    except ValueError as error:
+        raise CheckpointError(
+            f"{path}: onnxruntime cannot load it: {error}; expected {EXPORTED}"
+        ) from None
+    if external:
+        raise CheckpointError(f"{path}: refused, it takes weights from another file")
 
 
 class FaceTaskPredictor:

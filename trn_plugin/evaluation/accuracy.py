@@ -37,6 +37,7 @@ class Accuracy(TaskMetric):
     """
 
     task_type = ClassTask
+    directions = {"accuracy": "greater", "balanced_accuracy": "greater"}
 
     def __init__(
         self, task: str, balanced: bool = False, confusion: bool = False, **kwargs

@@ -49,6 +49,7 @@ class AttributeMetric(TaskMetric):
     """
 
     task_type = AttributeTask
+    directions = {"mAP": "greater", "AP": "greater", "error_rate": "less"}
 
     def __init__(
         self, task: str | Sequence[str] = "attributes", per_attribute: bool = False, **kwargs

@@ -29,6 +29,7 @@ class MeanAbsoluteError(TaskMetric):
     """
 
     task_type = ValueTask
+    directions = {"MAE": "less"}
 
     def process(self, data_batch: object, data_samples: Samples) -> None:
         """Keep (prediction, label or None) of each picture."""

@@ -55,6 +55,7 @@ class NormalizedMeanError(TaskMetric):
     """
 
     task_type = LandmarkTask
+    directions = {"NME": "less", "failure_rate": "less"}
 
     def __init__(
         self,

@@ -62,10 +62,15 @@ class TaskMetric(BaseMetric):
     Args:
         task: Name of the task; also the prefix of the metric's keys unless ``prefix`` is given.
         collect_device, prefix, collect_dir: See :class:`mmengine.evaluator.BaseMetric`.
+
+    Attributes:
+        directions (dict[str, str]): 'greater' or 'less', what is better, by the name of a measure;
+            also of those that go on with an underscore.
     """
 
     task_type: type[Task]
     takes_batches = True
+    directions: dict[str, str] = {}
 
     def __init__(
         self,

@@ -57,6 +57,7 @@ class MultiTaskModel(BaseModel):
         super().__init__(
             data_preprocessor=_build(_with_backbone_normalisation(data_preprocessor, trunk)),
         )
+        _check_channels(trunk, self.data_preprocessor)
         self.backbone = trunk
         self.heads = nn.ModuleDict(
             {task: _build(head, in_features=trunk.num_features) for task, head in heads.items()}
@@ -81,6 +82,20 @@ class MultiTaskModel(BaseModel):
     @property
     def tasks(self) -> tuple[str, ...]:
         return tuple(self.heads)
+
+    def is_optional_state(self, key: str) -> bool:
+        """Whether a checkpoint may lack a key of the state dict, or have it in excess.
+
+        The normalisation belongs to the config, what relation layers start warm from is made
+        anew, and a model without neck takes the weights of one that has it.
+        """
+        if key.startswith("data_preprocessor.") or ".warm." in key:
+            return True
+        return self.neck is None and self.is_run_state(key)
+
+    def is_run_state(self, key: str) -> bool:
+        """Whether a key of the state dict is of a run and its data: the running moments."""
+        return key.startswith("neck.")
 
     def check_dataset(self, metainfo: dict) -> None:
         """Refuse a data set that cannot train the heads.
@@ -230,7 +245,9 @@ def _check_task_names(heads: dict[str, dict]) -> None:
     if not heads:
         raise ConfigError("model.heads: expected at least one task")
     taken = set(dir(nn.ModuleDict()))
-    for name in heads:
+    for name, head in heads.items():
+        if not isinstance(head, dict):
+            raise ConfigError(f"model.heads.{name}: expected a dict with 'type', found {head!r}")
         if not name.isidentifier() or name in taken:
             raise ConfigError(
                 f"model.heads: {name!r} cannot be a task name: expected letters, digits and '_', "
@@ -245,6 +262,15 @@ def _check_task_names(heads: dict[str, dict]) -> None:
                 f"model.heads: {name!r} cannot be a task name: MMEngine adds up every log entry "
                 "whose name contains 'loss'"
             )
+
+
+def _check_channels(trunk, preprocessor) -> None:
+    given, taken = getattr(preprocessor, "mean", None), trunk.timm_options["in_chans"]
+    if given is not None and given.numel() != taken:
+        raise ConfigError(
+            f"model.backbone.in_chans: the network takes pictures of {taken} channels, "
+            f"model.data_preprocessor gives {given.numel()}"
+        )
 
 
 def _with_backbone_normalisation(config: dict | None, trunk) -> dict:
