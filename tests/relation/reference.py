@@ -2,6 +2,8 @@
 
 import torch
 
+from trn_plugin.relation import TaskRelationLayer
+
 
 def inverse_sqrt(s):
     u, e, _ = torch.linalg.svd(s)
@@ -39,3 +41,8 @@ class Algorithm1:
         tau = similarity_of_moments(shrunk(s11, self.shrinkage), s12, shrunk(s22, self.shrinkage))
         self.s11, self.s12, self.s22 = s11.detach(), s12.detach(), s22.detach()
         return tau
+
+
+def layer_of(*args, **options):
+    """A relation layer whose gradient flows from the first step."""
+    return TaskRelationLayer(*args, **{"min_samples_per_dim": 0, **options})

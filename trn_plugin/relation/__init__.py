@@ -6,12 +6,15 @@ Source: Li et al., "Task Relation Networks", WACV 2019, doi:10.1109/WACV.2019.00
 from trn_plugin.relation._ranks import sum_over_ranks, world_size
 from trn_plugin.relation.chance import chance_similarity, corrected_similarity
 from trn_plugin.relation.layer import TaskRelationLayer
+from trn_plugin.relation.similarities import SIMILARITIES, Similarity
 from trn_plugin.relation.similarity import (
     task_similarity,
     task_similarity_matrix,
 )
 
 __all__ = [
+    "SIMILARITIES",
+    "Similarity",
     "TaskRelationLayer",
     "chance_similarity",
     "corrected_similarity",
