@@ -37,9 +37,9 @@ def test_checkpoints_hold_the_relation_state_and_no_code(tmp_path):
     run.train()
     path = tmp_path / "run" / "epoch_1.pth"
     state = torch.load(path, weights_only=True)["state_dict"]
-    key = "neck.layers.hidden.groups.0.moments"
+    key = "neck.layers.hidden.groups.0.covariance"
     assert torch.equal(state[key], run.model.state_dict()[key])
-    assert state["neck.layers.hidden.groups.0.weight"] > 0
+    assert state["neck.layers.hidden.groups.0.weights"] > 0
 
 
 def test_the_config_in_a_checkpoint_is_not_executed(tmp_path):
@@ -86,7 +86,7 @@ def test_fine_tuning_takes_weights_but_not_the_moments(tmp_path):
     state = run.model.state_dict()
     assert torch.equal(state["heads.pose.fc.weight"], old["heads.pose.fc.weight"])
     assert state["neck.layers.hidden.groups.0.weight"] == 0
-    assert old["neck.layers.hidden.groups.0.weight"] > 0
+    assert old["neck.layers.hidden.groups.0.weights"] > 0
 
 
 def test_a_gradient_that_is_not_finite_ends_the_run(tmp_path):

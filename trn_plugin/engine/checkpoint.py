@@ -143,7 +143,9 @@ def load_model_state(
     shapes = [
         f"{key} {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
         for key in own
-        if key in state and state[key].shape != own[key].shape
+        if key in state
+        and state[key].shape != own[key].shape
+        and not key.endswith("_extra_state")
     ]
     listings = (("lacks", missing), ("also holds", unexpected), ("has", shapes))
     problems = [f"{name} {listed(keys)}" for name, keys in listings if keys]
@@ -252,8 +254,13 @@ def _check_weights(weights: dict, path: str | os.PathLike) -> None:
 
 
 def _made_on_loading(key: str) -> bool:
-    """Normalisation that belongs to the config; what task relation layers start warm from."""
-    return key.startswith("data_preprocessor.") or ".warm." in key
+    """Normalisation that belongs to the config; covariances and solver states of the neck.
+
+    The neck starts those of an earlier version anew, and solver states of another device.
+    """
+    if key.startswith("neck."):
+        return ".groups." in key or ".warm." in key or key.endswith("_extra_state")
+    return key.startswith("data_preprocessor.")
 
 
 def _existing(path: str | os.PathLike) -> str:

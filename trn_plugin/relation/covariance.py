@@ -94,7 +94,10 @@ class RunningCovariance(nn.Module):
         self.register_buffer("weights", torch.zeros(len(sets), **options))
         self.register_buffer("squared_weights", torch.zeros(len(sets), **options))
         self.register_buffer("batches", torch.zeros(len(sets), dtype=torch.int64, device=device))
-        self.register_buffer("is_precise", torch.ones((), dtype=torch.bool, device=device))
+        # numbers, since averages of models subtract buffers: whether float32 is not enough for
+        # the features, and whether the covariances are stored in it
+        self.register_buffer("is_precise", torch.ones((), dtype=torch.int64, device=device))
+        self.register_buffer("is_single", torch.zeros((), dtype=torch.int64, device=device))
         owner = [task for task, width in enumerate(dims) for _ in range(width)]
         self._owner = torch.tensor(owner, device=device)
         self.tasks = torch.tensor(self.sets, device=device)  # (B, T)
@@ -121,7 +124,7 @@ class RunningCovariance(nn.Module):
             buffer.zero_()
         if self._identity:
             self.covariance.diagonal(dim1=-2, dim2=-1).fill_(1)
-        self.is_precise.fill_(True)
+        self.is_precise.fill_(1)
 
     def gather(self, joint: Tensor) -> Tensor:
         """Features of the sets (B, N, D) from those of all tasks side by side, (N, all)."""
@@ -229,6 +232,7 @@ class RunningCovariance(nn.Module):
         """Store wide covariances in the dtype of the products, which halves memory traffic."""
         if self.skips_lower_blocks and self.covariance.dtype != dtype:
             self.covariance = self.covariance.to(dtype)
+            self.is_single.fill_(dtype == torch.float32)
 
     def _check_precision(self, momentum: float, taken: Tensor | None) -> None:
         """From time to time, whether float32 holds wide features; float64 until the first time."""
@@ -284,9 +288,16 @@ class RunningCovariance(nn.Module):
             for name in (*self.OLD_FORM, "is_precise"):
                 state_dict.pop(prefix + name, None)
             self.restart()
-            own = self.state_dict(keep_vars=True)
+            own = self.state_dict()
             state_dict |= {prefix + name: tensor.detach() for name, tensor in own.items()}
-        saved = state_dict.get(prefix + "covariance")
-        if saved is not None and saved.dtype == torch.float32:
-            self._convert(saved.dtype)
+        single = state_dict.get(prefix + "is_single")
+        if single is not None and single:
+            self._convert(torch.float32)
         super()._load_from_state_dict(state_dict, prefix, *args)
+        self.is_single.fill_(self.covariance.dtype == torch.float32)
+
+    def _save_to_state_dict(self, destination, prefix, keep_vars) -> None:
+        """Always in the working dtype, so that averages of models see one dtype."""
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        name = prefix + "covariance"
+        destination[name] = destination[name].to(precision.working_dtype(self.covariance.device))

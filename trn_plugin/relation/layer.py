@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from trn_plugin.relation import precision
+from trn_plugin.relation._features import check_features
 from trn_plugin.relation._late import LateFlags
 from trn_plugin.relation._ranks import world_size
 from trn_plugin.relation.algorithm1 import ClosedFormGradient, Solution, centred_batches
@@ -16,7 +17,6 @@ from trn_plugin.relation.chance import corrected_similarity
 from trn_plugin.relation.covariance import CentredBatch, RunningCovariance
 from trn_plugin.relation.pairs import JointPairs, SeparatePairs, group_pairs
 from trn_plugin.relation.similarities import SIMILARITIES
-from trn_plugin.relation.similarity import check_features
 from trn_plugin.relation.solvers import Batch
 from trn_plugin.relation.solvers.davidson import Davidson, DavidsonState
 
@@ -71,7 +71,8 @@ class TaskRelationLayer(nn.Module):
             pairs use the samples that have all labels, and share one joint covariance, which
             is cheaper; the same where no label is missing.
         correct_chance (bool): return :func:`corrected_similarity` at the effective sample size,
-            what is left of tau when the part that unrelated features would have is taken off.
+            what is left of tau when the part that unrelated features would have is taken off; 0,
+            with gradient 0, while there are too few samples for it.
         statistic (str): a name in ``SIMILARITIES``: 'largest' is tau, the paper's; 'pillai' is
             the mean of all squared canonical correlations; 'cka' is linear CKA.
         start (str): 'zero' or 'identity', the covariances before the first batch.
@@ -165,6 +166,11 @@ class TaskRelationLayer(nn.Module):
         if self.dims is None:
             return torch.zeros((), dtype=torch.int64)
         return self._by_pair([p.of_sets(group.batches) for group, p in self._pair_groups()])
+
+    @property
+    def needed_samples(self) -> Tensor:
+        """(P,) effective sample sizes before tau has a gradient."""
+        return self.min_samples_per_dim * self._pair_dims.sum(1)
 
     @property
     def arrived(self) -> Tensor:
@@ -425,7 +431,8 @@ class TaskRelationLayer(nn.Module):
         if not self.correct_chance:
             return tau
         first, second = (side.view(tau.shape) for side in self._pair_dims.T)
-        return corrected_similarity(tau, self.effective_sample_size, first, second)
+        corrected = corrected_similarity(tau, self.effective_sample_size, first, second)
+        return torch.where(corrected.isnan(), 0.0, corrected)
 
     def _finite(self, batches: Sequence[CentredBatch]) -> Tensor | None:
         """0-d bool, whether all features are finite; None where the host has seen that they are."""
