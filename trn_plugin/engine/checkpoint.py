@@ -143,9 +143,7 @@ def load_model_state(
     shapes = [
         f"{key} {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
         for key in own
-        if key in state
-        and state[key].shape != own[key].shape
-        and not key.endswith("_extra_state")
+        if key in state and state[key].shape != own[key].shape and not key.endswith("_extra_state")
     ]
     listings = (("lacks", missing), ("also holds", unexpected), ("has", shapes))
     problems = [f"{name} {listed(keys)}" for name, keys in listings if keys]

@@ -274,6 +274,19 @@ class TaskRelationNeck(nn.Module):
         for layer in self.layers.values():
             layer.momentum = self.momentum ** (1 / micro_batches)
 
+    def widths(self) -> dict[str, dict[str, tuple[int, int, float]]]:
+        """d1, d2 and the effective samples that a gradient needs, by level and relation."""
+        return {
+            level: {
+                name: (d1, d2, self.layers_of(level).min_samples_per_dim * (d1 + d2))
+                for name, (d1, d2) in zip(
+                    self.names, self.layers_of(level).pair_dims.tolist(), strict=True
+                )
+            }
+            for level in (*self.levels, "label")
+            if _key(level) in self.layers
+        }
+
     def require_samples(self, per_dim: float) -> None:
         """Set the effective samples for each feature before tau has a gradient."""
         for layer in self.layers.values():
