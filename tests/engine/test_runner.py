@@ -85,7 +85,7 @@ def test_fine_tuning_takes_weights_but_not_the_moments(tmp_path):
     run.load_or_resume()
     state = run.model.state_dict()
     assert torch.equal(state["heads.pose.fc.weight"], old["heads.pose.fc.weight"])
-    assert state["neck.layers.hidden.groups.0.weight"] == 0
+    assert state["neck.layers.hidden.groups.0.weights"] == 0
     assert old["neck.layers.hidden.groups.0.weights"] > 0
 
 
