@@ -106,7 +106,7 @@ def exceeds_float32(x: Tensor, squares: Tensor, columns: list[slice]) -> bool:
         squares (Tensor): (B, T), see :func:`sums_of_squares`.
         columns (list[slice]): of each of the T tasks.
     """
-    for rows, totals in zip(x, squares.tolist(), strict=True):
+    for rows, totals in zip(x.unbind(), squares.tolist(), strict=True):
         for task, total in zip(columns, totals, strict=True):
             if total < SMALLEST:
                 return True

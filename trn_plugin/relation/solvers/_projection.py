@@ -107,6 +107,12 @@ class Basis:
             the order of the tasks; float64.
         room (int): vectors that can be appended.
         start (int): of this side among the columns of the joint covariance.
+
+    Attributes:
+        vectors (Tensor): (k, d).
+        products (Tensor): (k, d1 + d2), the vectors times the joint shrunk covariance.
+        along (Tensor): (k, d), their part with this side's covariance.
+        across (Tensor): (k, other), their part with the cross-covariance.
     """
 
     def __init__(
@@ -124,30 +130,17 @@ class Basis:
         self._along = slice(d + start, 2 * d + start)
         self._across = slice(d, d + start) if start else slice(2 * d, None)
         self.ridge = shrinkage * float(s.diagonal().mean(dtype=torch.float64))
-        self.count = k = len(vectors)
+        k = len(vectors)
         self.rows = vectors.new_empty(k + room, d + products.shape[1])
+        self._resize(k)
         torch.cat([vectors, products], 1, out=self.rows[:k])
         self.along.add_(vectors, alpha=self.ridge)
 
-    @property
-    def vectors(self) -> Tensor:
-        """(k, d)."""
-        return self.rows[: self.count, : self.width]
-
-    @property
-    def products(self) -> Tensor:
-        """(k, d1 + d2), the vectors times the joint shrunk covariance."""
-        return self.rows[: self.count, self.width :]
-
-    @property
-    def along(self) -> Tensor:
-        """(k, d), the vectors times the shrunk covariance of this side."""
-        return self.rows[: self.count, self._along]
-
-    @property
-    def across(self) -> Tensor:
-        """(k, other), the vectors times the cross-covariance."""
-        return self.rows[: self.count, self._across]
+    def _resize(self, count: int) -> None:
+        self.count = count
+        rows = self.rows[:count]
+        self.vectors, self.products = rows[:, : self.width], rows[:, self.width :]
+        self.along, self.across = rows[:, self._along], rows[:, self._across]
 
     def gram(self) -> Tensor:
         """(k, k) inner products of the vectors in the shrunk covariance."""
@@ -159,10 +152,9 @@ class Basis:
 
     def relative_change(self, coefficients: Tensor, x: Tensor, within: Tensor) -> float:
         """Norm of x and a combination ``within``, over that of the vector that they change."""
-        both = torch.stack([coefficients, within]) @ self.vectors
-        return float(torch.linalg.vector_norm(both[1].add_(x))) / float(
-            torch.linalg.vector_norm(both[0])
-        )
+        vector = torch.mv(self.vectors.mT, coefficients)
+        change = torch.addmv(x, self.vectors.mT, within)
+        return float(change.dot(change) / vector.dot(vector)) ** 0.5
 
     def orthogonal_part(self, x: Tensor) -> Tensor:
         """A vector (d,) less its projection, in the dtype of the covariance.
@@ -171,21 +163,18 @@ class Basis:
         directions without variance, where a vector is mostly in the basis.
         """
         x = x.double()
-        projection = torch.mv(self.vectors.mT, torch.mv(self.along, x))
-        return x.sub_(projection).to(self.s.dtype)
+        x = torch.addmv(x, self.vectors.mT, torch.mv(self.along, x), alpha=-1)
+        return x.to(self.s.dtype)
 
     def append(self, *products: Tensor) -> None:
         """Append a vector (d,) with its products, made orthonormal."""
         d, n, new = self.width, self.count, self.rows[self.count]
-        at = 0
-        for part in products:
-            new[at : at + len(part)] = part
-            at += len(part)
+        new.copy_(torch.cat(products))
         vector, along = new[:d], new[self._along]
         along.add_(vector, alpha=self.ridge)
-        new -= torch.mv(self.rows[:n].mT, torch.mv(self.along, vector))
+        new.addmv_(self.rows[:n].mT, torch.mv(self.along, vector), alpha=-1)
         new *= vector.dot(along).rsqrt()
-        self.count = n + 1
+        self._resize(n + 1)
 
     def combined(self, coefficients: Tensor) -> tuple[Tensor, Tensor]:
         """Linear combinations (n, d) of the vectors, and their products, not shrunk."""
