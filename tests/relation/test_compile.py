@@ -1,8 +1,10 @@
 import pytest
 import torch
-from reference import layer_of
+from reference import layer_of, on_host_only
 from test_layer import batches, gradients
 from torch import nn
+
+pytestmark = on_host_only
 
 
 class Net(nn.Module):

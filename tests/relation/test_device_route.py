@@ -5,13 +5,16 @@ from collections import Counter
 
 import pytest
 import torch
-from reference import Algorithm1, layer_of
+from reference import Algorithm1, layer_of, on_host_only
 from test_layer import batches, gradients
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from trn_plugin.relation import TaskRelationLayer, precision
 from trn_plugin.relation._whitening import whitener
 from trn_plugin.relation.solvers.exact import canonical_vectors
+
+pytestmark = on_host_only
+
 
 WAITS = ("aten._local_scalar_dense", "aten.nonzero", "aten.equal", "aten.item")
 VIEWS = """

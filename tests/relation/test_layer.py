@@ -2,7 +2,7 @@ import copy
 
 import pytest
 import torch
-from reference import Algorithm1, layer_of
+from reference import Algorithm1, layer_of, on_host_only
 
 from trn_plugin.relation import TaskRelationLayer, task_similarity
 
@@ -113,6 +113,7 @@ def test_only_masked_samples_count_whatever_the_others_hold():
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@on_host_only
 def test_a_feature_that_is_not_finite_is_named_and_kept_out(bad):
     layer = layer_of(0.9, names=("landmarks", "pose"))
     pairs = list(batches(3, 16, 3, 2))
@@ -194,6 +195,7 @@ def test_changed_width_is_named():
 
 
 @pytest.mark.parametrize("cast", ["half", "bfloat16", "float", "double"])
+@on_host_only
 def test_casting_a_model_does_not_reach_the_moments(cast):
     layer = layer_of(0.9, dims=(3, 2))
     pairs = list(batches(3, 16, 3, 2))
@@ -205,6 +207,7 @@ def test_casting_a_model_does_not_reach_the_moments(cast):
     assert layer(*pairs[2]).item() == reference(*pairs[2]).item()
 
 
+@on_host_only
 def test_moments_follow_to_another_device():
     layer = layer_of(0.9, dims=(3, 2)).to("meta")
     assert {b.device.type for b in layer.buffers()} == {"meta"}

@@ -5,7 +5,7 @@ from itertools import combinations
 
 import pytest
 import torch
-from reference import layer_of
+from reference import layer_of, on_host_only
 from test_layer import batches, gradients
 
 WIDTHS = [(1, 1, 1, 1), (3, 1, 4, 3), (5, 5, 2), (120, 100, 4), (60, 70, 80)]
@@ -125,6 +125,7 @@ def test_state_of_many_tasks_is_saved_and_continued_bit_for_bit(deletion):
     assert restored.exact_rate == layer.exact_rate
 
 
+@on_host_only
 def test_every_task_that_is_not_finite_is_named_and_none_enters():
     layer = layer_of(0.9, names=("a", "b", "c"))
     first, second = features((2, 3, 2), 12, steps=2)
@@ -167,6 +168,7 @@ def test_two_tasks_are_the_special_case():
 
 
 @pytest.mark.parametrize("dims", [(3, 4, 2), (100, 120, 3)])
+@on_host_only
 def test_a_task_that_is_not_finite_keeps_the_batch_out_of_pairs_without_it(dims):
     layer = layer_of(0.9, deletion="pairwise")
     g = torch.Generator().manual_seed(0)

@@ -5,11 +5,13 @@ import copy
 import pytest
 import torch
 from mmengine.model import ExponentialMovingAverage, StochasticWeightAverage
-from reference import layer_of
+from reference import layer_of, on_host_only
 from test_warm_start import drifting
 from torch import nn
 
 from trn_plugin.relation import TaskRelationLayer
+
+pytestmark = on_host_only
 
 
 def wide_model():

@@ -5,11 +5,13 @@ import math
 
 import pytest
 import torch
-from reference import layer_of, shrunk
+from reference import layer_of, on_host_only, shrunk
 from test_layer import gradients
 
 from trn_plugin.relation.solvers import davidson
 from trn_plugin.relation.solvers._preconditioner import Correction, Preconditioner
+
+pytestmark = on_host_only
 
 
 def drifting(steps, n, d1, d2, dtype, seed=0, close=None, noise=1.0):

@@ -177,7 +177,8 @@ class TaskRelationLayer(nn.Module):
         """Whether enough samples are behind the covariances, bool, of the shape of tau."""
         if self.dims is None:
             return torch.zeros((), dtype=torch.bool)
-        return self._by_pair([self._arrived(group, p) for group, p in self._pair_groups()])
+        arrived = self._by_pair([self._arrived(group, p) for group, p in self._pair_groups()])
+        return arrived & (self.batches > 0)
 
     @property
     def pair_dims(self) -> Tensor:
@@ -323,16 +324,17 @@ class TaskRelationLayer(nn.Module):
     ) -> Tensor | float:
         """(P,) factors of the gradient; a number where all are alike."""
         weight = (1 - self.momentum) * world_size()
+        counts = None if taken is None else pairs.of_sets(taken)
         if self.min_samples_per_dim:
             arrived = self._arrived(group, pairs)
             if not group.on_host or not bool(arrived.all()):
-                weight = weight * arrived
-        return weight if taken is None else weight * pairs.of_sets(taken)
+                counts = arrived if counts is None else counts & arrived
+        return weight if counts is None else counts.to(group.weights.dtype) * weight
 
     def _arrived(self, group: RunningCovariance, pairs: SeparatePairs | JointPairs) -> Tensor:
         """(P,) bool, whether the covariances have an effective sample size that is enough."""
         needed = self.min_samples_per_dim * sum(self.dims[t] for t in self.pairs[pairs.indices[0]])
-        return pairs.of_sets(group.effective_sample_size >= needed)
+        return pairs.of_sets(group.weights.square() >= needed * group.squared_weights)
 
     def _build(self, dims: Sequence[int], device: torch.device) -> None:
         self.dims = tuple(dims)
