@@ -196,3 +196,24 @@ def test_compile_is_for_the_parts_of_the_network(tmp_path):
         assert part._compiled_call_impl is not None
     for key, value in plain.model.state_dict().items():
         assert torch.allclose(value, compiled.model.state_dict()[key], atol=1e-5), key
+
+
+def test_a_checkpoint_of_an_earlier_version_keeps_its_weights(tmp_path, recwarn):
+    """The running covariances of the tasks start anew, and one line says so."""
+    runner(tmp_path, [hook()], name="run").train()
+    path = tmp_path / "run" / "epoch_1.pth"
+    checkpoint = load_checkpoint_file(path)
+    state = checkpoint["state_dict"]
+    for key in [key for key in state if ".groups." in key or key.endswith("_extra_state")]:
+        value = state.pop(key)
+        if key.endswith("covariance"):
+            state[key.replace("covariance", "moments")] = value
+            state[key.replace("covariance", "weight")] = torch.ones(1)
+    torch.save(checkpoint, path)
+    run = runner(tmp_path, [hook()], name="run", epochs=2, resume=True)
+    run.load_or_resume()
+    assert len({str(w.message) for w in recwarn if "start anew" in str(w.message)}) == 1
+    loaded = run.model.state_dict()
+    assert torch.equal(loaded["heads.pose.fc.weight"], state["heads.pose.fc.weight"])
+    assert loaded["neck.layers.hidden.groups.0.batches"] == 0
+    run.train()

@@ -281,8 +281,7 @@ class RunningCovariance(nn.Module):
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
         if any(prefix + name in state_dict for name in self.OLD_FORM):
             warnings.warn(
-                f"{prefix}: covariances of an earlier version, which hold its identity, are not "
-                "loaded; they start anew",
+                "running covariances of an earlier version hold its identity: they start anew",
                 stacklevel=2,
             )
             for name in (*self.OLD_FORM, "is_precise"):

@@ -8,7 +8,7 @@ from torch import Tensor
 from trn_plugin.relation import precision
 from trn_plugin.relation._whitening import whitener
 from trn_plugin.relation.similarities.base import Similarity
-from trn_plugin.relation.solvers.exact import canonical_vectors
+from trn_plugin.relation.solvers.exact import Exact, canonical_vectors
 
 __all__ = ["LargestCanonicalCorrelation"]
 
@@ -28,6 +28,10 @@ class LargestCanonicalCorrelation(Similarity):
     def value(self, s11: Tensor, s12: Tensor, s22: Tensor, shrinkage: float) -> Tensor:
         """See :class:`Similarity`."""
         return self.solve(s11, s12, s22, shrinkage)[0]
+
+    def solve(self, s11: Tensor, s12: Tensor, s22: Tensor, shrinkage: float) -> tuple[Tensor, ...]:
+        """See :class:`Similarity`."""
+        return Exact().solve(None, (s11, s12, s22), shrinkage)[0]
 
     def own(self, s: Tensor, shrinkage: float) -> tuple[Tensor, ...]:
         """See :class:`Similarity`."""

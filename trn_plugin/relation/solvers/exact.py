@@ -26,10 +26,13 @@ class Exact:
         """No state."""
 
     def solve(self, state: None, s, shrinkage: float, batch=None):
-        """See :class:`Solver`."""
+        """See :class:`Solver`; P pairs at once."""
         s11, s12, s22 = s
-        solution = canonical_vectors(whitener(s11, shrinkage), s12, whitener(s22, shrinkage))
-        return solution, state, True
+        if s11.shape == s22.shape:
+            w1, w2 = whitener(torch.cat([s11, s22]), shrinkage).split(len(s11))
+        else:
+            w1, w2 = whitener(s11, shrinkage), whitener(s22, shrinkage)
+        return canonical_vectors(w1, s12, w2), state, True
 
 
 def canonical_vectors(w1: Tensor, s12: Tensor, w2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
