@@ -122,7 +122,9 @@ def record(dims: tuple[int, int], batch: int, steps: int) -> list[list[Tensor]]:
 def measure(features: list[list[Tensor]], start: int, every: int, dims: tuple[int, int]):
     """A row for each method: medians over the timed steps."""
     device = features[0][0].device
-    layer = TaskRelationLayer(MOMENTUM, SHRINKAGE, dims=dims, start="identity").to(device)
+    layer = TaskRelationLayer(
+        MOMENTUM, SHRINKAGE, dims=dims, start="identity", min_samples_per_dim=0
+    ).to(device)
     moments = identities(dims, features[0][0])
     doubles = identities(dims, features[0][0].double())
     times: dict[str, list[float]] = {method: [] for method in METHODS}
@@ -133,8 +135,7 @@ def measure(features: list[list[Tensor]], start: int, every: int, dims: tuple[in
         if step >= start and (step - start) % every == 0:
             reference = exact_solution(doubles, [f.detach().double() for f in pair])
             cold = copy.deepcopy(layer)
-            for warm in cold.warm.values():
-                warm.forget()
+            cold.reset_solvers()
             runs = (
                 lambda p=pair: products(*centred(p)),
                 lambda p=pair: by_autograd(inverse_sqrt_by_svd, moments, p),

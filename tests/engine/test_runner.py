@@ -37,9 +37,9 @@ def test_checkpoints_hold_the_relation_state_and_no_code(tmp_path):
     run.train()
     path = tmp_path / "run" / "epoch_1.pth"
     state = torch.load(path, weights_only=True)["state_dict"]
-    key = "neck.layers.hidden.groups.0.moments"
+    key = "neck.layers.hidden.groups.0.covariance"
     assert torch.equal(state[key], run.model.state_dict()[key])
-    assert state["neck.layers.hidden.groups.0.weight"] > 0
+    assert state["neck.layers.hidden.groups.0.weights"] > 0
 
 
 def test_the_config_in_a_checkpoint_is_not_executed(tmp_path):
@@ -85,8 +85,8 @@ def test_fine_tuning_takes_weights_but_not_the_moments(tmp_path):
     run.load_or_resume()
     state = run.model.state_dict()
     assert torch.equal(state["heads.pose.fc.weight"], old["heads.pose.fc.weight"])
-    assert state["neck.layers.hidden.groups.0.weight"] == 0
-    assert old["neck.layers.hidden.groups.0.weight"] > 0
+    assert state["neck.layers.hidden.groups.0.weights"] == 0
+    assert old["neck.layers.hidden.groups.0.weights"] > 0
 
 
 def test_a_gradient_that_is_not_finite_ends_the_run(tmp_path):
@@ -196,3 +196,24 @@ def test_compile_is_for_the_parts_of_the_network(tmp_path):
         assert part._compiled_call_impl is not None
     for key, value in plain.model.state_dict().items():
         assert torch.allclose(value, compiled.model.state_dict()[key], atol=1e-5), key
+
+
+def test_a_checkpoint_of_an_earlier_version_keeps_its_weights(tmp_path, recwarn):
+    """The running covariances of the tasks start anew, and one line says so."""
+    runner(tmp_path, [hook()], name="run").train()
+    path = tmp_path / "run" / "epoch_1.pth"
+    checkpoint = load_checkpoint_file(path)
+    state = checkpoint["state_dict"]
+    for key in [key for key in state if ".groups." in key or key.endswith("_extra_state")]:
+        value = state.pop(key)
+        if key.endswith("covariance"):
+            state[key.replace("covariance", "moments")] = value
+            state[key.replace("covariance", "weight")] = torch.ones(1)
+    torch.save(checkpoint, path)
+    run = runner(tmp_path, [hook()], name="run", epochs=2, resume=True)
+    run.load_or_resume()
+    assert len({str(w.message) for w in recwarn if "start anew" in str(w.message)}) == 1
+    loaded = run.model.state_dict()
+    assert torch.equal(loaded["heads.pose.fc.weight"], state["heads.pose.fc.weight"])
+    assert loaded["neck.layers.hidden.groups.0.batches"] == 0
+    run.train()

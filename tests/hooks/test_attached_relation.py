@@ -280,7 +280,8 @@ def test_a_resumed_run_equals_an_unbroken_one(tmp_path, kind, widths, monkeypatc
     rest.train()
     assert rest.iter == whole.iter
     assert_same_weights(whole, rest)
-    assert any("warm" in key for key in moments(whole)) == (min(widths) > 90)
+    states = [value for key, value in moments(whole).items() if key.endswith("_extra_state")]
+    assert any(map(len, states)) == (min(widths) > 90)
     for key, value in moments(whole).items():
         assert torch.equal(value, moments(rest)[key]), key
     for key in ("loss", "relation/hidden/depth-seg"):
@@ -473,6 +474,38 @@ def test_samples_without_a_label_are_left_out():
     assert found[0][2].abs().max() > 0
 
 
+class HeadOnLabelledRows(BatchedModel):
+    """Runs its first head on the samples that have a label of it only."""
+
+    def forward(self, image, target=None, mode="tensor"):
+        rows = [i for i, sample in enumerate(target) if has_number(sample["a"])]
+        return dict(loss_all=self.first(image[rows]).sum() + self.second(image).sum())
+
+
+def has_number(label):
+    return label is not None and not label.isnan().any()
+
+
+@pytest.mark.parametrize("missing", [None, torch.tensor([1.0, torch.nan])])
+def test_rows_as_many_as_labelled_samples_are_those(missing):
+    """As if the head had run on all samples, with the others left out."""
+    x, target = batch_of(40)
+    rows = [dict(a=a, b=b) for a, b in zip(target["a"], target["b"], strict=True)]
+    for place in (0, 7, 8, 39):
+        rows[place]["a"] = missing
+    found = []
+    for kind in (BatchedModel, HeadOnLabelledRows):
+        model = kind()
+        relations_of(model)
+        losses = model(x, rows, "loss")
+        losses["loss_relation_hidden"].backward()
+        gradients = [p.grad for p in (model.first.weight, model.second.weight)]
+        found.append((losses["relation/hidden/a-b"], losses["relation/label/a-b"], *gradients))
+    for one, other in zip(*found, strict=True):
+        assert torch.allclose(one, other, rtol=1e-5, atol=1e-8)
+    assert found[0][2].abs().max() > 0
+
+
 @pytest.mark.parametrize(
     ("relations", "names"),
     [
@@ -522,13 +555,15 @@ def test_autocast():
 )
 def test_positions_are_averaged(shape, dim, expected):
     from trn_plugin.hooks._features import FeatureReader
+    from trn_plugin.hooks._labels import Labels
 
     holder = nn.ModuleDict(dict(tap=nn.Identity()))
     reader = FeatureReader(dict(path="tap", dim=dim), "features.hidden.a")
     reader.attach(holder, lambda: True)
     x = torch.randn(shape, dtype=torch.bfloat16)
     holder["tap"]((x,))
-    found = reader.take(4)
+    found, mask = reader.take(4, Labels(None, None, torch.arange(4)))
+    assert mask is None
     assert found.dtype == torch.float32
     assert torch.allclose(found, expected(x.float()), atol=1e-6)
 
@@ -672,7 +707,10 @@ def the_same(x):
         (calls(lambda x: x.long()), r"gives \(16, 1, 8, 8\) of torch\.int64, expected one"),
         (calls(lambda x: x[:, 0, 0, 0]), r"'odd' gives \(16,\) of torch\.float64, expected one"),
         (calls(lambda x: x[:, :, :0]), r"'odd' gives \(16, 1, 0, 8\), expected one"),
-        (calls(lambda x: x[:5]), r"'odd' gives 5 rows of features for 16 data samples"),
+        (
+            calls(lambda x: x[:5]),
+            r"'odd' gives 5 rows of features, expected one for each of 16",
+        ),
         (lambda odd, x, losses: odd(x), r"forward returned a Tensor in mode 'loss', expected a d"),
         (
             lambda odd, x, losses: losses | {"loss_relation_hidden": odd(x).mean()},

@@ -154,6 +154,7 @@ def test_a_step_along_the_gradient_closes_the_gap_as_predicted():
     """f(w - t g) = f(w) - t |g|^2 to first order, through heads, tails and trunk."""
     model = build(size=SIZE, momentum=0.0)
     hook = TaskRelationLossHook(dict(output=1.0, hidden=1.0), min_samples_per_dim=0)
+    model.neck.require_samples(0)
     model.relation_losses.append(hook.losses)
     model.double()
     x, samples = batch(64, SIZE)

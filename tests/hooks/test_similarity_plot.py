@@ -7,6 +7,8 @@ from mmengine.logging import HistoryBuffer
 from trn_plugin.evaluation import plots
 from trn_plugin.geometry import read_image
 from trn_plugin.hooks import SimilarityPlotHook
+from trn_plugin.hooks.similarity_plot import save_similarity_courses
+from trn_plugin.relation import chance_similarity
 
 STEPS = 40
 
@@ -67,3 +69,26 @@ def test_nothing_to_draw(runner, tmp_path):
     SimilarityPlotHook().after_train(runner)
     assert not list(tmp_path.iterdir())
     assert runner.images == {}
+
+
+def test_what_has_not_arrived_is_faint_and_chance_is_dotted(runner, tmp_path, monkeypatch):
+    figures = []
+    save = plots._save
+    monkeypatch.setattr(plots, "_save", lambda *args: (figures.append(args[0]), save(*args)))
+    samples = np.linspace(10, 800, STEPS)
+    runner.message_hub.log_scalars["train/relation/samples/a-b"] = HistoryBuffer(
+        samples, np.ones(STEPS)
+    )
+    scalars = {name: buffer.data[0] for name, buffer in runner.message_hub.log_scalars.items()}
+    widths = [entry for level in ("hidden", "label") for entry in (level, "a-b", 10, 5, 75.0)]
+    save_similarity_courses(str(tmp_path), scalars, 100, widths)
+    (axes,) = figures[0].axes
+    hidden = next(line for line in axes.lines if line.get_label() == "hidden")
+    x, y = hidden.get_data()
+    assert np.array_equal(np.isnan(y[np.argsort(x)]), samples < 75)
+    assert {"too few samples", "chance"} <= {line.get_label() for line in axes.lines}
+    dotted = [line for line in axes.lines if line.get_linestyle() == ":"]
+    assert len(dotted) == 2
+    x, y = dotted[0].get_data()
+    assert y[np.argmin(x)] == 1
+    assert y[np.argmax(x)] == pytest.approx(chance_similarity(800, 10, 5), abs=0.01)

@@ -19,6 +19,7 @@ def train(rank, ranks, dtype):
     """Weights, losses and tau after some steps; a LayerNorm net, for batch norm is local."""
     model = build("test_vit", levels=("hidden", "output"), size=SIZE)
     hook = TaskRelationLossHook(dict(hidden=0.5, output=0.5), min_samples_per_dim=0)
+    model.neck.require_samples(0)
     model.relation_losses.append(hook.losses)
     model.to(dtype)
     wrapped = DistributedDataParallel(model) if ranks > 1 else model

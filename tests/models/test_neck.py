@@ -52,7 +52,9 @@ def test_groups_of_tasks():
         sample.gt = {n: torch.tensor(bits[:k]).float() for n, k in (("a", 2), ("b", 1), ("c", 3))}
     losses = model(x, samples, "loss")
     assert {k for k in losses if k.startswith("relation/")} == {
-        f"relation/{level}/{name}" for level in ("output", "label") for name in ("a+b-c", "a-c")
+        f"relation/{level}/{name}"
+        for level in ("output", "label", "samples")
+        for name in ("a+b-c", "a-c")
     }
     assert model.neck.layers["output"].dims == (3, 3, 2)
 
@@ -162,6 +164,7 @@ def test_all_pairs_of_tasks(deletion):
     assert set(losses) - {f"loss_{t}" for t in ATTRIBUTES} == {
         "relation/output/mean",
         "relation/label/mean",
+        "relation/samples/mean",
     }
     assert losses["relation/label/mean"] == pytest.approx(measured[0]["output"].label.mean().item())
     label = {t: torch.stack([s.gt[t] for s in samples]) for t in "af"}

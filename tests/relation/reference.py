@@ -1,6 +1,15 @@
 """Float64 references: the paper's equations as printed, with autograd through the SVD."""
 
+import os
+
+import pytest
 import torch
+
+from trn_plugin.relation import TaskRelationLayer
+
+DEVICE = os.environ.get("TRN_PLUGIN_TEST_DEVICE", "cpu")
+# of solvers and errors that are the host's alone
+on_host_only = pytest.mark.skipif(DEVICE != "cpu", reason="what the host does")
 
 
 def inverse_sqrt(s):
@@ -39,3 +48,20 @@ class Algorithm1:
         tau = similarity_of_moments(shrunk(s11, self.shrinkage), s12, shrunk(s22, self.shrinkage))
         self.s11, self.s12, self.s22 = s11.detach(), s12.detach(), s22.detach()
         return tau
+
+
+def layer_of(*args, **options):
+    """A relation layer whose gradient flows from the first step, on the device that is tested."""
+    kind = TaskRelationLayer if DEVICE == "cpu" else OnDevice
+    return kind(*args, **{"min_samples_per_dim": 0, **options})
+
+
+class OnDevice(TaskRelationLayer):
+    """Takes features of the CPU to the device, and tau back."""
+
+    def forward(self, *features, mask=None):
+        if torch.is_tensor(mask):
+            mask = mask.to(DEVICE)
+        elif mask is not None:
+            mask = [None if m is None else m.to(DEVICE) for m in mask]
+        return super().forward(*(f.to(DEVICE) for f in features), mask=mask).to(features[0].device)

@@ -71,3 +71,17 @@ def test_gradient_is_right_and_zero_below_chance():
 
 def test_too_few_samples_say_nothing():
     assert corrected_similarity(torch.tensor(0.9), 20, 10, 9).isnan()
+    tau = torch.tensor(0.9, requires_grad=True)
+    (gradient,) = gradients(corrected_similarity(tau, 20, 10, 9), tau)
+    assert gradient == 0
+
+
+@pytest.mark.parametrize("d", [12, 100])
+def test_a_layer_with_too_few_samples_gives_0_and_no_gradient(d):
+    layer = TaskRelationLayer(0.9, correct_chance=True, min_samples_per_dim=0, dims=(d, d))
+    assert layer.similarity() == 0
+    for n in (0, 1, 2, 8):
+        f1, f2 = (torch.randn(n, d, requires_grad=True) for _ in range(2))
+        tau = layer(f1, f2)
+        assert tau == 0
+        assert not any(g.any() for g in gradients(tau, f1, f2))

@@ -1,16 +1,17 @@
 import pytest
 import torch
+from reference import layer_of, on_host_only
 from test_layer import batches, gradients
 from torch import nn
 
-from trn_plugin.relation import TaskRelationLayer
+pytestmark = on_host_only
 
 
 class Net(nn.Module):
     def __init__(self):
         super().__init__()
         self.tails = nn.ModuleList(nn.Linear(6, d) for d in (5, 3))
-        self.relation = TaskRelationLayer(0.9)
+        self.relation = layer_of(0.9)
 
     def forward(self, x):
         f1, f2 = (tail(x).relu() for tail in self.tails)

@@ -1,12 +1,13 @@
 """Corrections of nearly canonical vectors: what they solve, and what they say of the error."""
 
-import numpy as np
+import math
+
 import pytest
 import torch
 from reference import shrunk
 
-from trn_plugin.relation._correction import Correction, eliminate
-from trn_plugin.relation._subspace import Side, Subspace
+from trn_plugin.relation.solvers._preconditioner import Correction, shift_inverted
+from trn_plugin.relation.solvers._projection import Basis, Projection
 
 EPSILON = 1e-5
 
@@ -29,8 +30,7 @@ def canonical(s11, s12, s22):
 
 
 def correction(found, s12, tau, accuracy, variates=None):
-    arrays = [f.numpy() for f in found]
-    return Correction(*arrays, s12.numpy(), tau, variates, accuracy)
+    return Correction(found, s12, tau, variates, accuracy)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -38,12 +38,12 @@ def correction(found, s12, tau, accuracy, variates=None):
 def test_they_solve_the_shifted_equations(dtype, scale1, scale2):
     s11, s12, s22 = moments(40, 30, scale1, scale2)
     tau = float(canonical(s11, s12, s22)[0][0])
-    found = eliminate(*(s.to(dtype) for s in (s11, s12, s22)), EPSILON, tau)
+    found = shift_inverted(*(s.to(dtype) for s in (s11, s12, s22)), EPSILON, tau)
     g = torch.Generator().manual_seed(1)
     r1 = scale1 * torch.randn(40, generator=g).double()
     r2 = scale2 * torch.randn(30, generator=g).double()
-    x, y, missing = correction(found, s12, tau, np.inf)(r1.float().numpy(), r2.float().numpy())
-    x, y, t = torch.from_numpy(x).double(), torch.from_numpy(y).double(), float(found[3])
+    x, y, missing = correction(found, s12, tau, math.inf)(r1.float(), r2.float())
+    x, y, t = x.double(), y.double(), float(found[3])
     assert tau < t <= tau + 1e-3
     unshrunk = torch.cat([s12 @ y, s12.T @ x])
     own = torch.cat([shrunk(s11, EPSILON) @ x, shrunk(s22, EPSILON) @ y])
@@ -59,34 +59,34 @@ def test_they_solve_the_shifted_equations(dtype, scale1, scale2):
 def test_what_is_above_the_accuracy_is_a_lower_bound():
     s11, s12, s22 = moments(40, 30)
     tau = float(canonical(s11, s12, s22)[0][0])
-    found = eliminate(s11, s12, s22, EPSILON, tau)
-    a, b = np.ones(40, np.float32), np.ones(30, np.float32)
-    bound, exact = (correction(found, s12, tau, accuracy)(a, b)[2] for accuracy in (0.0, np.inf))
+    found = shift_inverted(s11, s12, s22, EPSILON, tau)
+    a, b = torch.ones(40), torch.ones(30)
+    bound, exact = (correction(found, s12, tau, accuracy)(a, b)[2] for accuracy in (0.0, math.inf))
     assert 0 < bound < exact
 
 
 def test_blocks_that_are_not_positive_definite_promise_nothing():
     s11, s12, s22 = moments(40, 30)
     tau = float(canonical(s11, s12, s22)[0][0])
-    inverse1, carry, inverse2, shift = eliminate(s11, s12, s22, EPSILON, tau)
-    a, b = np.ones(40, np.float32), np.ones(30, np.float32)
+    inverse1, elimination, inverse2, shift = shift_inverted(s11, s12, s22, EPSILON, tau)
+    a, b = torch.ones(40), torch.ones(30)
     for found in (
-        (-inverse1, carry, -inverse2, shift),
-        (inverse1 * np.nan, carry, inverse2, shift),
+        (-inverse1, elimination, -inverse2, shift),
+        (inverse1 * math.nan, elimination, inverse2, shift),
     ):
-        assert correction(found, s12, tau, 1.0)(a, b)[2] == np.inf
+        assert correction(found, s12, tau, 1.0)(a, b)[2] == math.inf
     # rounding alone made a variance negative
-    assert eliminate(s11 - 1.1 * torch.diag(s11.diagonal()), s12, s22, EPSILON, tau) is None
+    assert shift_inverted(s11 - 1.1 * torch.diag(s11.diagonal()), s12, s22, EPSILON, tau) is None
 
 
 def test_close_variates_make_the_gradient_sensitive():
     s11, s12, s22 = moments(40, 30)
     tau = float(canonical(s11, s12, s22)[0][0])
-    found = eliminate(s11, s12, s22, EPSILON, tau)
-    residuals = np.ones(40, np.float32), np.ones(30, np.float32)
-    variates = np.array([1.0, 1.0, 0.99, 1.0])  # closer than tau = .9 says
+    found = shift_inverted(s11, s12, s22, EPSILON, tau)
+    residuals = torch.ones(40), torch.ones(30)
+    variates = (1.0, 1.0, 0.99)  # closer than tau = .9 says
     plain, close = (
-        correction(found, s12, tau, np.inf, given)(*residuals)[2] for given in (None, variates)
+        correction(found, s12, tau, math.inf, given)(*residuals)[2] for given in (None, variates)
     )
     assert close > 2 * plain
 
@@ -94,15 +94,15 @@ def test_close_variates_make_the_gradient_sensitive():
 def test_a_value_above_the_given_one_widens_the_shift():
     s11, s12, s22 = moments(40, 30)
     tau = float(canonical(s11, s12, s22)[0][0])
-    found = eliminate(s11, s12, s22, EPSILON, tau - 0.05)
+    found = shift_inverted(s11, s12, s22, EPSILON, tau - 0.05)
     assert float(found[3]) > tau
     assert all(f.isfinite().all() for f in found)
 
 
 def test_what_float32_cannot_hold_is_none():
     s11, s12, s22 = moments(40, 30, 1e-21, 1)
-    assert eliminate(s11, s12, s22, EPSILON, 0.9) is None
-    assert eliminate(s11 * np.nan, s12, s22, EPSILON, 0.9) is None
+    assert shift_inverted(s11, s12, s22, EPSILON, 0.9) is None
+    assert shift_inverted(s11 * math.nan, s12, s22, EPSILON, 0.9) is None
 
 
 @pytest.mark.parametrize("second", [0.898, 0.88, 0.8])
@@ -117,29 +117,28 @@ def test_other_pairs_are_coupled_the_more_the_nearer_they_are(second):
         off = torch.tensor([[1e-4], [0.02], [0.02]]) * torch.randn(3, len(own), generator=g)
         vectors = own[:3] + off.double() @ own
         s, cross = (s11, s12) if start == 0 else (s22, s12.T)
-        images = torch.cat(
+        products = torch.cat(
             [vectors @ s, vectors @ cross] if start == 0 else [vectors @ cross, vectors @ s], 1
         )
-        arrays = (t.numpy() for t in (s, cross))
-        sides.append(Side(*arrays, EPSILON, vectors.numpy(), images.numpy(), 2, start))
-    space = Subspace(*sides)
-    tau, u, v = space.leading()
-    found = eliminate(s11, s12, s22, EPSILON, tau)
-    x, y, _ = correction(found, s12, tau, np.inf)(*space.residuals(tau, u, v))
-    change, turn = space.turn(tau, u, v, x, y)
+        sides.append(Basis(s, cross, EPSILON, vectors, products, 2, start))
+    space = Projection(*sides)
+    tau, u, v = space.solve()
+    found = shift_inverted(s11, s12, s22, EPSILON, tau)
+    x, y, _ = correction(found, s12, tau, math.inf)(*space.residuals(tau, u, v))
+    change, rotation = space.second_order_change(tau, u, v, x, y)
 
-    values = np.sqrt(space.solved[0])
-    z = space.whitened @ space.solved[1] / values
-    w = space.solved[1]
-    space.add(x, y)
-    _, ours, theirs = space.leading()
+    values = space.squares.sqrt()
+    z = space.whitened @ space.right / values
+    w = space.right
+    space.extend(x, y)
+    _, ours, theirs = space.solve()
     along = (z.T @ ours[:3] + w.T @ theirs[:3]) / 2
     expected = (along[:-1] / along[-1]) ** 2 @ (1 + tau**2 - 2 * tau * values[:-1])
-    assert change == pytest.approx(expected, rel=0.1)
+    assert change == pytest.approx(float(expected), rel=0.1)
 
     combinations = (ours, theirs) if along[-1] > 0 else (-ours, -theirs)
-    turns = []
+    rotations = []
     for side, before, now in zip(space.sides, (u, v), combinations, strict=True):
         old = before @ side.vectors[:3]
-        turns.append(np.linalg.norm(now @ side.vectors - old) / np.linalg.norm(old))
-    assert turn == pytest.approx(max(turns), rel=0.1)
+        rotations.append(float((now @ side.vectors - old).norm() / old.norm()))
+    assert rotation == pytest.approx(max(rotations), rel=0.1)

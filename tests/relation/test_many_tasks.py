@@ -5,10 +5,8 @@ from itertools import combinations
 
 import pytest
 import torch
+from reference import layer_of, on_host_only
 from test_layer import batches, gradients
-
-from trn_plugin.relation import TaskRelationLayer
-from trn_plugin.relation._moments import centre
 
 WIDTHS = [(1, 1, 1, 1), (3, 1, 4, 3), (5, 5, 2), (120, 100, 4), (60, 70, 80)]
 
@@ -30,7 +28,7 @@ def masks_of(dims, n, seed):
 
 def one_by_one(dims, steps, masks=None, **options):
     """taus (steps, P) and the gradient of their sum, of a layer for each pair."""
-    layers = {pair: TaskRelationLayer(0.9, **options) for pair in combinations(range(len(dims)), 2)}
+    layers = {pair: layer_of(0.9, **options) for pair in combinations(range(len(dims)), 2)}
     taus, grads = [], []
     for step, fs in enumerate(steps):
         row = []
@@ -47,7 +45,7 @@ def one_by_one(dims, steps, masks=None, **options):
 def test_all_pairs_equal_layers_of_their_own(dims, deletion):
     steps = list(features(dims, 16))
     expected, expected_grads = one_by_one(dims, steps)
-    layer = TaskRelationLayer(0.9, deletion=deletion)
+    layer = layer_of(0.9, deletion=deletion)
     for step, fs in enumerate(steps):
         taus = layer(*fs)
         assert torch.allclose(taus, expected[step], atol=1e-10)
@@ -61,7 +59,7 @@ def test_pairs_with_missing_labels_use_the_samples_that_have_both(dims):
     steps = list(features(dims, 24))
     masks = [masks_of(dims, 24, seed) for seed in range(len(steps))]
     expected, expected_grads = one_by_one(dims, steps, masks)
-    layer = TaskRelationLayer(0.9)
+    layer = layer_of(0.9)
     for step, fs in enumerate(steps):
         dirty = [
             torch.where(m[:, None], f.detach(), torch.nan).requires_grad_()
@@ -78,15 +76,15 @@ def test_listwise_deletion_uses_the_samples_that_have_all_labels():
     (fs,) = features(dims, 40, steps=1)
     masks = masks_of(dims, 40, 1)
     rows = torch.stack(masks).all(0)
-    taus = TaskRelationLayer(0.9, deletion="listwise")(*fs, mask=masks)
-    expected = TaskRelationLayer(0.9)(*(f[rows] for f in fs))
+    taus = layer_of(0.9, deletion="listwise")(*fs, mask=masks)
+    expected = layer_of(0.9)(*(f[rows] for f in fs))
     assert torch.allclose(taus, expected, atol=1e-12)
 
 
 def test_a_pair_without_two_samples_stays_while_the_others_go_on():
     dims = (2, 3, 2)
     first, second = features(dims, 12, steps=2)
-    layer = TaskRelationLayer(0.9)
+    layer = layer_of(0.9)
     before = layer(*first)
     none = torch.zeros(12, dtype=torch.bool)
     taus = layer(*second, mask=[~none, ~none, none])
@@ -98,9 +96,9 @@ def test_a_pair_without_two_samples_stays_while_the_others_go_on():
 def test_chosen_pairs_in_their_order():
     dims = (2, 3, 4)
     (fs,) = features(dims, 12, steps=1)
-    every = TaskRelationLayer(0.9)(*fs)
+    every = layer_of(0.9)(*fs)
     for deletion in ("pairwise", "listwise"):
-        some = TaskRelationLayer(0.9, pairs=[(2, 1), (0, 1)], deletion=deletion)(*fs)
+        some = layer_of(0.9, pairs=[(2, 1), (0, 1)], deletion=deletion)(*fs)
         assert torch.allclose(some, every[[2, 0]], atol=1e-12)
 
 
@@ -108,7 +106,7 @@ def test_forty_attributes_are_the_correlations_of_the_labels():
     g = torch.Generator().manual_seed(0)
     labels = (torch.rand(500, 40, generator=g) < 0.3).double()
     labels[:, 1::2] = torch.where(torch.rand(500, 20, generator=g) < 0.7, labels[:, ::2], 0.0)
-    layer = TaskRelationLayer(0.0, shrinkage=1e-9, deletion="listwise")
+    layer = layer_of(0.0, shrinkage=1e-9, deletion="listwise")
     taus = layer(*labels.split(1, 1))
     i, j = torch.triu_indices(40, 40, offset=1)
     assert torch.allclose(taus, labels.T.corrcoef()[i, j].abs(), atol=1e-6)
@@ -117,18 +115,19 @@ def test_forty_attributes_are_the_correlations_of_the_labels():
 @pytest.mark.parametrize("deletion", ["pairwise", "listwise"])
 def test_state_of_many_tasks_is_saved_and_continued_bit_for_bit(deletion):
     steps = list(features((120, 100, 4), 16, steps=6))
-    layer = TaskRelationLayer(0.9, deletion=deletion)
+    layer = layer_of(0.9, deletion=deletion)
     for fs in steps[:3]:
         layer(*fs)
-    restored = TaskRelationLayer(0.9, deletion=deletion)
+    restored = layer_of(0.9, deletion=deletion)
     restored.load_state_dict(layer.state_dict())
     for fs in steps[3:]:
         assert torch.equal(layer(*fs), restored(*fs))
     assert restored.exact_rate == layer.exact_rate
 
 
+@on_host_only
 def test_every_task_that_is_not_finite_is_named_and_none_enters():
-    layer = TaskRelationLayer(0.9, names=("a", "b", "c"))
+    layer = layer_of(0.9, names=("a", "b", "c"))
     first, second = features((2, 3, 2), 12, steps=2)
     layer(*first)
     before = {k: v.clone() for k, v in layer.state_dict().items()}
@@ -145,13 +144,13 @@ def test_every_task_that_is_not_finite_is_named_and_none_enters():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda x: TaskRelationLayer()(x), "two tasks or more, got 1"),
-        (lambda x: TaskRelationLayer(deletion="none"), "'pairwise' or 'listwise', got 'none'"),
-        (lambda x: TaskRelationLayer(pairs=[(0, 2)])(x, x), r"two of the 2 tasks, got \(0, 2\)"),
-        (lambda x: TaskRelationLayer(pairs=[(0, 1), (1, 0)])(x, x), "each pair once, got"),
-        (lambda x: TaskRelationLayer(names=("a", "b"))(x, x, x), "features of a, b, got 3"),
-        (lambda x: TaskRelationLayer()(x, x, mask=torch.ones(3)), "mask: expected bool"),
-        (lambda x: TaskRelationLayer()(x, x, mask=[torch.ones(8) > 0]), "one for each task, got 1"),
+        (lambda x: layer_of()(x), "two tasks or more, got 1"),
+        (lambda x: layer_of(deletion="none"), "'pairwise' or 'listwise', got 'none'"),
+        (lambda x: layer_of(pairs=[(0, 2)])(x, x), r"two of the 2 tasks, got \(0, 2\)"),
+        (lambda x: layer_of(pairs=[(0, 1), (1, 0)])(x, x), "each pair once, got"),
+        (lambda x: layer_of(names=("a", "b"))(x, x, x), "features of a, b, got 3"),
+        (lambda x: layer_of()(x, x, mask=torch.ones(3)), "mask: expected bool"),
+        (lambda x: layer_of()(x, x, mask=[torch.ones(8) > 0]), "one for each task, got 1"),
     ],
 )
 def test_bad_calls_are_named(call, message):
@@ -161,16 +160,17 @@ def test_bad_calls_are_named(call, message):
 
 def test_two_tasks_are_the_special_case():
     ((f1, f2),) = batches(1, 16, 3, 2)
-    alone = TaskRelationLayer(0.9)(f1, f2)
-    among = TaskRelationLayer(0.9, pairs=[(0, 1)])(f1, f2, f1)
+    alone = layer_of(0.9)(f1, f2)
+    among = layer_of(0.9, pairs=[(0, 1)])(f1, f2, f1)
     assert alone.ndim == 0
     assert among.shape == (1,)
     assert among.item() == pytest.approx(alone.item(), abs=1e-14)
 
 
 @pytest.mark.parametrize("dims", [(3, 4, 2), (100, 120, 3)])
+@on_host_only
 def test_a_task_that_is_not_finite_keeps_the_batch_out_of_pairs_without_it(dims):
-    layer = TaskRelationLayer(0.9, deletion="pairwise")
+    layer = layer_of(0.9, deletion="pairwise")
     g = torch.Generator().manual_seed(0)
     features = [torch.randn(32, d, generator=g) for d in dims]
     layer(*features)
@@ -182,16 +182,3 @@ def test_a_task_that_is_not_finite_keeps_the_batch_out_of_pairs_without_it(dims)
             layer(*broken)
         for name, value in layer.state_dict().items():
             assert torch.equal(value, before[name]), name
-
-
-def test_a_batch_flagged_on_an_accelerator_keeps_out_of_all_pairs():
-    layer = TaskRelationLayer(0.9, deletion="pairwise")
-    first, second = features((3, 4, 2), 12, steps=2)
-    layer(*first)
-    before = copy.deepcopy(layer.state_dict())
-    for members in layer.members:
-        x, count = centre(members.take(torch.cat(second, 1).detach()), None, torch.float64)
-        blocks, _ = members.group.products(x, None)
-        assert not members.group.update(x, blocks, count, 0.9, torch.tensor(False)).any()
-    for name, value in layer.state_dict().items():
-        assert torch.equal(value, before[name]), name

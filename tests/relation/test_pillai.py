@@ -4,9 +4,7 @@ import copy
 
 import pytest
 import torch
-from reference import inverse_sqrt, shrunk
-
-from trn_plugin.relation import TaskRelationLayer
+from reference import inverse_sqrt, layer_of, shrunk
 
 
 def batches(steps, n, *dims, seed=0):
@@ -40,7 +38,7 @@ class Reference:
 @pytest.mark.parametrize("momentum", [0.0, 0.9, 0.99])
 @pytest.mark.parametrize(("d1", "d2", "n"), [(1, 1, 16), (10, 5, 32), (5, 10, 32), (100, 100, 300)])
 def test_every_step_equals_its_definition_and_autograd(momentum, d1, d2, n):
-    layer = TaskRelationLayer(momentum, shrinkage=1e-3, statistic="pillai", start="identity")
+    layer = layer_of(momentum, shrinkage=1e-3, statistic="pillai", start="identity")
     reference = Reference(momentum, 1e-3, d1, d2)
     for f1, f2 in batches(3, n, d1, d2):
         value, expected = layer(f1, f2), reference(f1, f2)
@@ -52,8 +50,8 @@ def test_every_step_equals_its_definition_and_autograd(momentum, d1, d2, n):
 
 def test_pairs_of_many_tasks_equal_layers_of_their_own():
     dims = (3, 3, 5)
-    joint = TaskRelationLayer(0.9, statistic="pillai")
-    alone = [TaskRelationLayer(0.9, statistic="pillai") for _ in range(3)]
+    joint = layer_of(0.9, statistic="pillai")
+    alone = [layer_of(0.9, statistic="pillai") for _ in range(3)]
     for features in batches(4, 20, *dims):
         values = joint(*features)
         single = [
@@ -69,7 +67,7 @@ def test_pairs_of_many_tasks_equal_layers_of_their_own():
 
 
 def test_gradcheck_of_one_step():
-    layer = TaskRelationLayer(0.9, 0.1, statistic="pillai")
+    layer = layer_of(0.9, 0.1, statistic="pillai")
     *warm, (f1, f2) = batches(3, 12, 4, 3)
     for pair in warm:
         layer(*pair)
@@ -81,15 +79,15 @@ def test_from_unrelated_to_the_same():
     x, y = torch.randn(2, 4000, 6)
     measured = {}
     for name, other in (("unrelated", y), ("one of six", torch.cat([x[:, :1], y[:, 1:]], 1))):
-        measured[name] = float(TaskRelationLayer(0, statistic="pillai")(x, other))
-    measured["the same"] = float(TaskRelationLayer(0, statistic="pillai")(x, x @ torch.randn(6, 6)))
+        measured[name] = float(layer_of(0, statistic="pillai")(x, other))
+    measured["the same"] = float(layer_of(0, statistic="pillai")(x, x @ torch.randn(6, 6)))
     assert measured["unrelated"] < 0.01
     assert measured["one of six"] == pytest.approx(1 / 6, abs=0.01)
     assert measured["the same"] == pytest.approx(1, abs=1e-3)
 
 
 def test_dead_features_are_finite():
-    layer = TaskRelationLayer(0.9, statistic="pillai")
+    layer = layer_of(0.9, statistic="pillai")
     for f1, f2 in batches(20, 8, 12, 4):
         dead = (f1 * torch.tensor([1.0] * 6 + [0.0] * 6)).detach().float().requires_grad_()
         constant = torch.full((8, 4), 0.5, requires_grad=True)
@@ -100,7 +98,9 @@ def test_dead_features_are_finite():
 
 
 def test_bad_options():
-    with pytest.raises(ValueError, match=r"statistic: expected one of \['largest', 'pillai'\]"):
-        TaskRelationLayer(statistic="roy")
+    with pytest.raises(
+        ValueError, match=r"statistic: expected one of \['largest', 'pillai', 'cka'\]"
+    ):
+        layer_of(statistic="roy")
     with pytest.raises(ValueError, match="correct_chance: the law of chance"):
-        TaskRelationLayer(statistic="pillai", correct_chance=True)
+        layer_of(statistic="pillai", correct_chance=True)

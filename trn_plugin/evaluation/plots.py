@@ -284,6 +284,8 @@ def save_courses(
     dashed: str,
     last: int,
     columns: int = 4,
+    arrived: Mapping[str, Mapping[str, np.ndarray]] | None = None,
+    chance: Mapping[str, Mapping[str, np.ndarray]] | None = None,
 ) -> None:
     """Task similarity over the iterations of training: a panel a relation, a curve a level.
 
@@ -293,10 +295,13 @@ def save_courses(
         dashed: the level that the others are compared with.
         last: the last iteration.
         columns: panels in a row.
+        arrived: (N,) bool by relation and level; where False the curve is faint.
+        chance: (N,) by relation and level, what independent features would have; dotted.
     """
     columns = min(columns, len(panels))
     rows = math.ceil(len(panels) / columns)
     figure = _figure(4.6 * columns, 3.5 * rows)
+    arrived, chance = arrived or {}, chance or {}
     grid = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axes, (name, levels) in zip(grid, panels.items(), strict=False):
         for index, (level, tau) in enumerate(levels.items()):
@@ -305,7 +310,17 @@ def save_courses(
             )
             step = math.ceil(len(tau) / DRAWN_POINTS)
             x = np.arange(last - len(tau), last) + 1
-            axes.plot(x[::-step], tau[::-step], lw=1.3, label=level, **style)
+            settled = arrived.get(name, {}).get(level)
+            shown = tau if settled is None else np.where(settled, tau, np.nan)
+            axes.plot(x[::-step], shown[::-step], lw=1.3, label=level, **style)
+            if settled is not None and not settled.all():
+                text = None if index else "too few samples"
+                axes.plot(x[::-step], tau[::-step], lw=1.3, alpha=0.3, label=text, **style)
+            if level in chance.get(name, {}):
+                expected = chance[name][level]
+                style = dict(color=style["color"], linestyle=":")
+                text = None if index else "chance"
+                axes.plot(x[::-step], expected[::-step], lw=0.9, label=text, **style)
         axes.set(ylim=(0, 1.02), xlabel="iterations", ylabel="task similarity τ, running")
         axes.set_title(name, fontsize=10)
         axes.grid(alpha=0.3)

@@ -222,14 +222,18 @@ class AttachedRelations:
 
     def _measure(self, samples) -> dict[str, Measurements]:
         count = number_of_samples(samples, f"{_HOOK}.data_samples")
-        features = {
-            level: {task: reader.take(count) for task, reader in readers.items()}
-            for level, readers in self.readers.items()
-        }
-        device = next(f.device for f in features[self.levels[0]].values())
-        targets, mask = {}, {}
-        for task, reader in self.labels.items():
-            targets[task], mask[task] = reader.read(samples, device)
+        device = next(reader.device for reader in self._all_readers())
+        labels = {task: reader.read(samples, device) for task, reader in self.labels.items()}
+        targets = {task: found.values for task, found in labels.items()}
+        mask = {task: found.mask for task, found in labels.items()}
+        features: dict[str, dict[str, Tensor]] = {}
+        for level, readers in self.readers.items():
+            features[level] = {}
+            for task, reader in readers.items():
+                features[level][task], has_features = reader.take(count, labels[task])
+                if has_features is not None:
+                    own = mask[task]
+                    mask[task] = has_features if own is None else own & has_features
         if self.dims is None:
             self._connect(features, self._label_dims(targets, samples, device), count)
         for task, target in targets.items():

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from trn_plugin.errors import ConfigError
+from trn_plugin.hooks._labels import Labels
 
 __all__ = ["FeatureReader"]
 
@@ -72,15 +73,28 @@ class FeatureReader:
 
         return self.module(model).register_forward_hook(keep)
 
+    @property
+    def device(self) -> torch.device:
+        """Of the features that are kept; the host where there are none."""
+        kept = [found for found in self._kept if torch.is_tensor(found)]
+        return kept[0].device if kept else torch.device("cpu")
+
     def clear(self) -> None:
         """Forget what was kept."""
         self._kept.clear()
 
-    def take(self, batch: int) -> Tensor:
-        """(N, d), float32 at least; nothing is kept any more.
+    def take(self, batch: int, labels: Labels) -> tuple[Tensor, Tensor | None]:
+        """Features (N, d), float32 at least; nothing is kept any more.
+
+        Heads may run on labelled samples only: as many rows as there are labelled samples are of
+        those, in their order. Other samples get zeros.
 
         Args:
             batch (int): the number of samples, N.
+            labels (Labels): of the task.
+
+        Returns:
+            The features, and (N,) bool, which samples have some; None where all have.
 
         Raises:
             ConfigError: not one call since :meth:`clear`, an output that is no features, or
@@ -94,12 +108,21 @@ class FeatureReader:
             )
         if isinstance(kept[0], ConfigError):
             raise kept[0]
-        if len(kept[0]) != batch:
+        (features,) = kept
+        if len(features) == batch:
+            return features, None
+        labelled = labels.present
+        if len(features) != len(labelled) and labels.mask is not None:
+            labelled = labels.mask.nonzero()[:, 0].cpu()
+        if len(features) != len(labelled):
             raise ConfigError(
-                f"{self.where}: {self.path!r} gives {len(kept[0])} rows of features for {batch} "
-                "data samples, expected one for each"
+                f"{self.where}: {self.path!r} gives {len(features)} rows of features, expected "
+                f"one for each of {batch} data samples, or of the {len(labelled)} with a label"
             )
-        return kept[0]
+        rows = labelled.to(features.device, non_blocking=True)
+        mask = torch.zeros(batch, dtype=torch.bool).index_fill_(0, labelled, True)
+        spread = features.new_zeros(batch, features.shape[1]).index_copy(0, rows, features)
+        return spread, mask.to(features.device, non_blocking=True)
 
     def _pooled(self, output) -> Tensor:
         """A copy, for the model may change the output in place."""

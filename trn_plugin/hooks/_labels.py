@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,10 +13,25 @@ from torch import Tensor
 from trn_plugin.errors import ConfigError
 from trn_plugin.relation._late import LateFlags
 
-__all__ = ["LabelReader"]
+__all__ = ["LabelReader", "Labels"]
 
 _ABSENT = object()
 _NO_INDEX = torch.iinfo(torch.int64).min
+
+
+class Labels(NamedTuple):
+    """Labels of one task in a batch of N samples.
+
+    Attributes:
+        values (Tensor, optional): (N, d); None where no sample has one.
+        mask (Tensor, optional): (N,) bool, which samples have one; None where all have.
+        present (Tensor): (n,) int64 on the host, the samples in which the path leads to a label,
+            a NaN and ``ignore_index`` included.
+    """
+
+    values: Tensor | None
+    mask: Tensor | None
+    present: Tensor
 
 
 class LabelReader:
@@ -54,15 +70,12 @@ class LabelReader:
         self.where = where
         self._bad_indices = LateFlags()
 
-    def read(self, samples, device: torch.device) -> tuple[Tensor | None, Tensor]:
+    def read(self, samples, device: torch.device) -> Labels:
         """The labels of a batch.
 
         Args:
             samples (Sequence | Mapping): N data samples, or a mapping that holds batches of N.
             device (torch.device): where the labels are needed.
-
-        Returns:
-            (N, d) labels, None where no sample has one, and (N,) bool, which samples have one.
 
         Raises:
             ConfigError: a label that is no number or no class index, or widths that differ. A
@@ -70,11 +83,12 @@ class LabelReader:
                 devices, which need not wait then.
         """
         rows = self._rows(samples)
-        present = [row is not None for row in rows]
-        mask = torch.tensor(present, dtype=torch.bool).to(device, non_blocking=True)
+        is_present = torch.tensor([row is not None for row in rows], dtype=torch.bool)
+        present = is_present.nonzero()[:, 0]
+        mask = None if is_present.all() else is_present.to(device, non_blocking=True)
         found = [row for row in rows if row is not None]
         if not found:
-            return None, mask
+            return Labels(None, mask, present)
         sizes = sorted({row.numel() for row in found})
         if len(sizes) > 1:
             raise ConfigError(
@@ -88,15 +102,16 @@ class LabelReader:
             device, non_blocking=True
         )
         if self.num_classes is not None:
-            return self._one_hot(values, mask)
+            return Labels(*self._one_hot(values, mask), present)
         if _is_index(values) and values.shape[1] == 1:
             raise ConfigError(
                 f"{self.where}: {self.path!r} is a whole number; for a class index give "
                 f"dict(path={self.path!r}, num_classes=...), else let the data set give a float"
             )
         if not values.is_floating_point():
-            return values.float(), mask
-        return values, mask & ~values.isnan().any(1)
+            return Labels(values.float(), mask, present)
+        known = ~values.isnan().any(1)
+        return Labels(values, known if mask is None else mask & known, present)
 
     def what_is_there(self, samples) -> str:
         """What the first data sample holds where the path ends."""
@@ -140,15 +155,17 @@ class LabelReader:
             )
         return row.reshape(-1)
 
-    def _one_hot(self, index: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    def _one_hot(self, index: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
         if not _is_index(index) or index.shape[1] != 1:
             raise ConfigError(
                 f"{self.where}: expected one class index in each sample, as num_classes is given, "
                 f"got {index.shape[1]} numbers of {index.dtype}"
             )
         if self.ignore_index is not None:
-            mask = mask & (index[:, 0] != self.ignore_index)
-        bad = mask & ((index[:, 0] < 0) | (index[:, 0] >= self.num_classes))
+            known = index[:, 0] != self.ignore_index
+            mask = known if mask is None else mask & known
+        bad = (index[:, 0] < 0) | (index[:, 0] >= self.num_classes)
+        bad = bad if mask is None else mask & bad
         self._bad_indices.put(torch.where(bad, index[:, 0].long(), _NO_INDEX).amax())
         for found in self._bad_indices.take():
             self._check_index(int(found))

@@ -14,7 +14,7 @@ from trn_plugin.errors import ConfigError
 from trn_plugin.evaluation import plots
 from trn_plugin.evaluation.task_metric import key_name, to_array
 from trn_plugin.geometry import box_to_image, crop, read_image
-from trn_plugin.hooks.similarity_plot import save_similarity_courses
+from trn_plugin.hooks.similarity_plot import INFO, save_similarity_courses
 from trn_plugin.registry import HOOKS
 from trn_plugin.structures import MultiTaskDataSample
 from trn_plugin.tasks import Line, Task, read_tasks
@@ -65,14 +65,17 @@ class CasePicturesHook(Hook):
         self._cases: list[dict] = []
         self._sheets: list[str] = []
         self._logged: dict = {}
+        self._widths: list = []
         self._iterations = 0
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
         """Keep what the checkpoint's training logged, for ``similarity.png``."""
-        logged = (checkpoint.get("message_hub") or {}).get("log_scalars") or {}
+        hub = checkpoint.get("message_hub") or {}
+        logged = hub.get("log_scalars") or {}
         self._logged = {
             name: saved["history"] for name, saved in logged.items() if isinstance(saved, dict)
         }
+        self._widths = (hub.get("runtime_info") or {}).get(INFO, [])
         self._iterations = (checkpoint.get("meta") or {}).get("iter", 0)
 
     def before_test(self, runner) -> None:
@@ -121,7 +124,9 @@ class CasePicturesHook(Hook):
         self._cases = []
         if is_main_process() and cases:
             self._write(cases, dataset.metainfo["tasks"])
-            course = save_similarity_courses(self.out_dir, self._logged, self._iterations)
+            course = save_similarity_courses(
+                self.out_dir, self._logged, self._iterations, self._widths
+            )
             for path in [*self._sheets, *([course] if course else [])]:
                 name = os.path.splitext(os.path.basename(path))[0]
                 runner.visualizer.add_image(name, read_image(path))

@@ -13,6 +13,7 @@ from trn_plugin.errors import ConfigError
 from trn_plugin.hooks._attach import AttachedRelations
 from trn_plugin.models.neck import Measurements, TaskRelationNeck
 from trn_plugin.registry import HOOKS
+from trn_plugin.relation import task_similarity_loss
 
 __all__ = ["TaskRelationLossHook"]
 
@@ -26,7 +27,7 @@ class TaskRelationLossHook(Hook):
 
     with the mean over relations where there are several. The model logs
     ``loss_relation_<level>`` and ``relation/weight_<level>``. A relation counts from when the
-    effective sample size of its running moments is ``min_samples_per_dim`` times d1 + d2: with
+    effective sample size of its running covariances is ``min_samples_per_dim`` times d1 + d2: with
     fewer samples even independent features have a tau near 1.
 
     The model is one with a ``TaskRelationNeck``; or with ``features``, ``labels`` and
@@ -56,6 +57,7 @@ class TaskRelationLossHook(Hook):
         deletion (str, optional): as of ``TaskRelationNeck``.
         correct_chance (bool, optional): as of ``TaskRelationNeck``.
         statistic (str, optional): as of ``TaskRelationNeck``.
+        start (str, optional): as of ``TaskRelationNeck``.
         data_samples (str, optional): the argument of the model's ``forward`` that holds a list of
             data samples, or a dict of batches; default 'data_samples'.
 
@@ -83,6 +85,7 @@ class TaskRelationLossHook(Hook):
         deletion: str | None = None,
         correct_chance: bool | None = None,
         statistic: str | None = None,
+        start: str | None = None,
         data_samples: str | None = None,
     ) -> None:
         for level, weight in weights.items():
@@ -103,6 +106,7 @@ class TaskRelationLossHook(Hook):
         self.allow_undersampled = allow_undersampled
         self._saved: Mapping | None = None
         self.attached = _attached(
+            min_samples_per_dim,
             features=features,
             labels=labels,
             relations=relations,
@@ -111,6 +115,7 @@ class TaskRelationLossHook(Hook):
             deletion=deletion,
             correct_chance=correct_chance,
             statistic=statistic,
+            start=start,
             data_samples=data_samples,
         )
         if self.attached is not None:
@@ -130,7 +135,7 @@ class TaskRelationLossHook(Hook):
         self._check_levels(neck.levels, "model.neck.levels")
         batch = runner.train_dataloader.batch_sampler.batch_size * runner.world_size
         neck.accumulate(_accumulated(runner))
-        self._check_reachable(neck, batch)
+        self._set_warm_up(neck, batch)
         model.relation_losses.append(self.losses)
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
@@ -155,10 +160,9 @@ class TaskRelationLossHook(Hook):
         losses = {}
         for level, weight in self.weights.items():
             m = measured[level]
-            on = m.effective_sample_size >= self._needed(m.dims.sum(1))
-            differences = (m.tau - m.label).abs()
-            losses[f"loss_relation_{level}"] = weight * torch.where(on, differences, 0.0).mean()
-            losses[f"relation/weight_{level}"] = weight * on.to(differences.dtype).mean()
+            differences = torch.where(m.arrived, task_similarity_loss(m.tau, m.label), 0.0)
+            losses[f"loss_relation_{level}"] = weight * differences.mean()
+            losses[f"relation/weight_{level}"] = weight * m.arrived.to(differences.dtype).mean()
         return losses
 
     def _attach(self, runner, model, neck) -> None:
@@ -182,10 +186,7 @@ class TaskRelationLossHook(Hook):
                 "moments start anew"
             )
         self._saved = None
-        self.attached.attach(model, self.losses, self._check_reachable, _accumulated(runner))
-
-    def _needed(self, dims: Tensor | int) -> Tensor | float:
-        return self.min_samples_per_dim * dims
+        self.attached.attach(model, self.losses, self._set_warm_up, _accumulated(runner))
 
     def _check_levels(self, levels: Sequence[str], where: str) -> None:
         for level in self.weights:
@@ -195,12 +196,14 @@ class TaskRelationLossHook(Hook):
                     f"{where} are {tuple(levels)}"
                 )
 
-    def _check_reachable(self, neck: TaskRelationNeck, batch: int) -> None:
+    def _set_warm_up(self, neck: TaskRelationNeck, batch: int) -> None:
+        """Tell the neck how many samples a gradient needs; refuse what a batch never reaches."""
+        neck.require_samples(self.min_samples_per_dim)
         for level in self.weights:
             layer = neck.layers_of(level)
             limit = batch * (1 + layer.momentum) / (1 - layer.momentum)
             for name, (d1, d2) in zip(neck.names, layer.pair_dims.tolist(), strict=True):
-                needed = self._needed(d1 + d2)
+                needed = self.min_samples_per_dim * (d1 + d2)
                 if limit < needed and not self.allow_undersampled:
                     raise ConfigError(
                         f"TaskRelationLossHook: {name} at level {level!r} needs "
@@ -210,7 +213,7 @@ class TaskRelationLossHook(Hook):
                     )
 
 
-def _attached(**options) -> AttachedRelations | None:
+def _attached(min_samples_per_dim: float, **options) -> AttachedRelations | None:
     given = {name: value for name, value in options.items() if value is not None}
     if not given:
         return None
@@ -220,7 +223,7 @@ def _attached(**options) -> AttachedRelations | None:
             f"TaskRelationLossHook.{next(iter(given))}: also needs {' and '.join(missing)}; for a "
             "model with model.neck, which measures by itself, give none of them"
         )
-    return AttachedRelations(**given)
+    return AttachedRelations(**given, min_samples_per_dim=min_samples_per_dim)
 
 
 def _accumulated(runner) -> int:

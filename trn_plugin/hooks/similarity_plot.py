@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from mmengine.dist import master_only
 from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
 
 from trn_plugin.evaluation import plots
 from trn_plugin.evaluation.task_metric import to_array
 from trn_plugin.geometry import read_image
+from trn_plugin.models.neck import TaskRelationNeck
 from trn_plugin.registry import HOOKS
+from trn_plugin.relation import chance_similarity
 
 __all__ = ["SimilarityPlotHook", "save_similarity_courses"]
 
 PREFIX = "train/relation/"
-LABEL = "label"
+LABEL, SAMPLES = "label", "samples"
+INFO = "relation_widths"  # in the message hub: level, relation, d1, d2, needed samples, ...
+CHANCE_POINTS = 200  # of a curve
 
 
 @HOOKS.register_module()
@@ -25,13 +30,19 @@ class SimilarityPlotHook(Hook):
     """Write ``similarity.png`` to the work directory: tau over the iterations of training.
 
     One panel a relation, with the running tau of each level and of the labels as the model logs
-    them, ``relation/<level>/<a>-<b>``. It is drawn after every validation and at the end, when it
-    also goes to the visualizer's backends. A run without relations has no such picture.
+    them, ``relation/<level>/<a>-<b>``. Until the effective sample size is enough for a gradient a
+    curve is faint; a dotted line shows what independent features would have. It is drawn after
+    every validation and at the end, when it also goes to the visualizer's backends. A run without
+    relations has no such picture.
 
     Priority: LOWEST, after the values of a step are logged.
     """
 
     priority = "LOWEST"
+
+    def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
+        """Keep the widths of the features with what was logged."""
+        self._note_widths(runner)
 
     def after_val_epoch(self, runner, metrics: dict | None = None) -> None:
         """Draw what there is so far; in a test run there is nothing."""
@@ -45,17 +56,41 @@ class SimilarityPlotHook(Hook):
 
     @master_only
     def _draw(self, runner) -> str | None:
+        widths = self._note_widths(runner)
         scalars = {name: buffer.data[0] for name, buffer in runner.message_hub.log_scalars.items()}
-        return save_similarity_courses(runner.work_dir, scalars, last=runner.iter)
+        return save_similarity_courses(runner.work_dir, scalars, runner.iter, widths)
+
+    def _note_widths(self, runner) -> list:
+        """Level, relation, d1, d2 and needed samples of each relation, one after the other."""
+        attached = [getattr(hook, "attached", None) for hook in getattr(runner, "hooks", ())]
+        model = getattr(runner, "model", None)
+        model = model.module if is_model_wrapper(model) else model
+        necks = [getattr(model, "neck", None)]
+        necks += [relations.neck for relations in attached if relations is not None]
+        found = [
+            entry
+            for neck in necks
+            if isinstance(neck, TaskRelationNeck)
+            for level, relations in neck.widths().items()
+            for name, numbers in relations.items()
+            for entry in (level, name, *numbers)
+        ]
+        if found:
+            runner.message_hub.update_info(INFO, found, resumed=True)
+        return found
 
 
-def save_similarity_courses(folder: str, scalars: Mapping, last: int) -> str | None:
+def save_similarity_courses(
+    folder: str, scalars: Mapping, last: int, widths: Sequence = ()
+) -> str | None:
     """Draw ``similarity.png`` into a folder.
 
     Args:
         folder: which is there.
         scalars: what was logged in training, (N,) of the last N iterations by name.
         last: the last iteration.
+        widths: level, relation, d1, d2 and needed samples of each relation, one after the other;
+            without them nothing is faint, and the chance level is not drawn.
 
     Returns:
         Its path; None if no task similarity was logged.
@@ -65,6 +100,7 @@ def save_similarity_courses(folder: str, scalars: Mapping, last: int) -> str | N
         level, _, relation = key.removeprefix(PREFIX).rpartition("/")
         if key.startswith(PREFIX) and level:
             courses.setdefault(relation, {})[level] = to_array(history).astype(float)
+    samples = {relation: levels.pop(SAMPLES, None) for relation, levels in courses.items()}
     panels = {
         relation: dict(sorted(levels.items(), key=lambda item: item[0] != LABEL))
         for relation, levels in courses.items()
@@ -72,7 +108,23 @@ def save_similarity_courses(folder: str, scalars: Mapping, last: int) -> str | N
     }
     if not panels:
         return None
+    arrived: dict[str, dict[str, np.ndarray]] = {}
+    chance: dict[str, dict[str, np.ndarray]] = {}
+    for level, relation, d1, d2, needed in zip(*[iter(widths)] * 5, strict=False):
+        if samples.get(relation) is not None:
+            arrived.setdefault(relation, {})[level] = samples[relation] >= needed
+            chance.setdefault(relation, {})[level] = _chance(samples[relation], d1, d2)
     path, partial = (os.path.join(folder, name) for name in ("similarity.png", ".similarity.png"))
-    plots.save_courses(partial, panels, LABEL, last)
+    plots.save_courses(partial, panels, LABEL, last, arrived=arrived, chance=chance)
     os.replace(partial, path)
     return path
+
+
+def _chance(samples: np.ndarray, d1: int, d2: int) -> np.ndarray:
+    """The similarity of independent features with so many samples; 1 where it is undefined."""
+    finite = samples[np.isfinite(samples)]
+    if not len(finite):
+        return np.full(len(samples), np.nan)
+    points = np.quantile(finite, np.linspace(0, 1, CHANCE_POINTS))
+    values = np.nan_to_num([chance_similarity(n, d1, d2) for n in points], nan=1.0)
+    return np.interp(samples, points, values)

@@ -86,10 +86,11 @@ class MultiTaskModel(BaseModel):
     def is_optional_state(self, key: str) -> bool:
         """Whether a checkpoint may lack a key of the state dict, or have it in excess.
 
-        The normalisation belongs to the config, what relation layers start warm from is made
-        anew, and a model without neck takes the weights of one that has it.
+        The normalisation belongs to the config, the neck starts covariances and solver states of
+        an earlier version anew, and a model without neck takes the weights of one that has it.
         """
-        if key.startswith("data_preprocessor.") or ".warm." in key:
+        old = self.is_run_state(key) and (".groups." in key or ".warm." in key)
+        if key.startswith("data_preprocessor.") or old:
             return True
         return self.neck is None and self.is_run_state(key)
 

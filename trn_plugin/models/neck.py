@@ -28,12 +28,14 @@ class Measurement:
         tau (Tensor): 0-d task similarity of the features, with its gradient.
         label (Tensor): 0-d task similarity of the labels, without gradient.
         effective_sample_size (Tensor): 0-d, samples behind both.
+        arrived (Tensor): 0-d bool, whether these are enough for a gradient.
         dims (tuple[int, int]): widths of the two sides' features.
     """
 
     tau: Tensor
     label: Tensor
     effective_sample_size: Tensor
+    arrived: Tensor
     dims: tuple[int, int]
 
 
@@ -45,12 +47,14 @@ class Measurements(Sequence):
         tau (Tensor): (P,) task similarities of the features, with their gradient.
         label (Tensor): (P,) task similarities of the labels, without gradient.
         effective_sample_size (Tensor): (P,) samples behind both.
+        arrived (Tensor): (P,) bool, whether these are enough for a gradient.
         dims (Tensor): (P, 2) widths of the two sides' features.
     """
 
     tau: Tensor
     label: Tensor
     effective_sample_size: Tensor
+    arrived: Tensor
     dims: Tensor
 
     def __len__(self) -> int:
@@ -58,9 +62,8 @@ class Measurements(Sequence):
 
     def __getitem__(self, index: int) -> Measurement:
         dims = tuple(self.dims[index].tolist())
-        return Measurement(
-            self.tau[index], self.label[index], self.effective_sample_size[index], dims
-        )
+        columns = self.tau, self.label, self.effective_sample_size, self.arrived
+        return Measurement(*(column[index] for column in columns), dims)
 
 
 @MODELS.register_module()
@@ -84,9 +87,12 @@ class TaskRelationNeck(nn.Module):
             ``TaskRelationLayer``.
         correct_chance (bool): take off what unrelated features would have, see
             ``corrected_similarity``.
-        statistic (str): 'largest', the paper's tau, or 'pillai', the mean of all squared canonical
-            correlations, see ``TaskRelationLayer``; what is logged and what a hook makes a loss of.
+        statistic (str): what is logged and what a hook makes a loss of, a name in
+            ``trn_plugin.relation.SIMILARITIES``: 'largest', the paper's tau; 'pillai', the mean of
+            all squared canonical correlations; 'cka', linear CKA.
         start (str): 'zero', or 'identity' as Algorithm 1 is printed, see ``TaskRelationLayer``.
+        min_samples_per_dim (float): effective samples for each of the d1 + d2 features before
+            tau has a gradient; a ``TaskRelationLossHook`` sets its own.
 
     Raises:
         ConfigError: no level, a relation that is no pair, that relates a task to itself or names
@@ -103,6 +109,7 @@ class TaskRelationNeck(nn.Module):
         correct_chance: bool = False,
         statistic: str = "largest",
         start: str = "zero",
+        min_samples_per_dim: float = 5.0,
     ) -> None:
         super().__init__()
         if isinstance(levels, str) or not levels or "label" in levels:
@@ -130,6 +137,7 @@ class TaskRelationNeck(nn.Module):
             "correct_chance": correct_chance,
             "statistic": statistic,
             "start": start,
+            "min_samples_per_dim": min_samples_per_dim,
         }
         try:
             TaskRelationLayer(momentum, **self._options)
@@ -196,15 +204,16 @@ class TaskRelationNeck(nn.Module):
     def forward(
         self,
         features: Mapping[str, Mapping[str, Tensor]],
-        mask: Mapping[str, Tensor],
+        mask: Mapping[str, Tensor | None],
     ) -> dict[str, Measurements]:
         """Update all layers with a batch (in training mode) and measure.
 
         Args:
             features (Mapping[str, Mapping[str, Tensor]]): (N, d) by level and task, with the loss
                 targets as level 'label'.
-            mask (Mapping[str, Tensor]): (N,) bool by task, which samples have a label; a relation
-                uses the samples that have all labels of both sides.
+            mask (Mapping[str, Tensor | None]): (N,) bool by task, which samples have a label; None
+                where all have, which saves time. A relation uses the samples that have all labels
+                of both sides.
 
         Returns:
             dict[str, Measurements]: by level.
@@ -212,7 +221,7 @@ class TaskRelationNeck(nn.Module):
         Raises:
             TrainingError: features that are not finite; names the tasks and the level.
         """
-        masks = [torch.stack([mask[task] for task in side]).all(0) for side in self._sides]
+        masks = [_all_of([mask[task] for task in side]) for side in self._sides]
         taus = {}
         for level in (*self.levels, "label"):
             sides = [torch.cat([features[level][task] for task in s], 1) for s in self._sides]
@@ -221,20 +230,27 @@ class TaskRelationNeck(nn.Module):
             except ValueError as error:
                 raise TrainingError(f"TaskRelationNeck: {error}") from error
         label = taus.pop("label").detach()
+        samples = self.layers_of("label").effective_sample_size.view(-1)
         return {
             level: Measurements(
                 tau,
                 label.to(tau.dtype),
-                self.layers_of(level).effective_sample_size.view(-1),
+                samples,
+                samples >= self.layers_of(level).needed_samples,
                 self.layers_of(level).pair_dims,
             )
             for level, tau in taus.items()
         }
 
     def logged(self, measured: Mapping[str, Measurements]) -> dict[str, Tensor]:
-        """tau of each relation and level, and of the labels, as log entries; of many the mean."""
+        """tau of each relation and level, and of the labels, as log entries; of many the mean.
+
+        Level 'samples' is the effective sample size: before it is enough for a gradient, see
+        ``min_samples_per_dim``, tau is largely chance.
+        """
         taus = {level: m.tau.detach() for level, m in measured.items()}
-        taus["label"] = next(iter(measured.values())).label
+        first = next(iter(measured.values()))
+        taus |= {"label": first.label, "samples": first.effective_sample_size}
         names = self.names
         if len(names) > MAX_LOGGED_RELATIONS:
             entries = {f"relation/{level}/mean": tau.mean() for level, tau in taus.items()}
@@ -258,9 +274,32 @@ class TaskRelationNeck(nn.Module):
         for layer in self.layers.values():
             layer.momentum = self.momentum ** (1 / micro_batches)
 
+    def widths(self) -> dict[str, dict[str, tuple[int, int, float]]]:
+        """d1, d2 and the effective samples that a gradient needs, by level and relation."""
+        return {
+            level: {
+                name: (d1, d2, self.layers_of(level).min_samples_per_dim * (d1 + d2))
+                for name, (d1, d2) in zip(
+                    self.names, self.layers_of(level).pair_dims.tolist(), strict=True
+                )
+            }
+            for level in (*self.levels, "label")
+            if _key(level) in self.layers
+        }
+
+    def require_samples(self, per_dim: float) -> None:
+        """Set the effective samples for each feature before tau has a gradient."""
+        for layer in self.layers.values():
+            layer.min_samples_per_dim = per_dim
+
     def layers_of(self, level: str) -> TaskRelationLayer:
         """The task relation layer of a level, for all relations."""
         return self.layers[_key(level)]
+
+
+def _all_of(masks: Sequence[Tensor | None]) -> Tensor | None:
+    given = [mask for mask in masks if mask is not None]
+    return torch.stack(given).all(0) if len(given) > 1 else next(iter(given), None)
 
 
 def _key(level: str) -> str:

@@ -1,17 +1,11 @@
-"""Precision of the running moments, and sums over processes."""
+"""Sums over the processes of torch.distributed."""
 
 from __future__ import annotations
 
-import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["sum_over_ranks", "working_dtype", "world_size"]
-
-
-def working_dtype(device: torch.device) -> torch.dtype:
-    """float64 where the device has it: a factor of a rank-deficient moment matrix needs it."""
-    return torch.float32 if device.type == "mps" else torch.float64
+__all__ = ["sum_over_ranks", "world_size"]
 
 
 def world_size() -> int:

@@ -73,6 +73,8 @@ def corrected_similarity(
         [0.0, 0.9]
     """
     n, d1, d2 = (torch.as_tensor(x, dtype=torch.float64, device=tau.device) for x in (n, d1, d2))
+    defined = n - 1 > d1 + d2
+    n = torch.where(defined, n, d1 + d2 + 4)  # finite values, and a gradient of 0, elsewhere
     c1, c2 = d1 / n, d2 / n
     square = tau.double().square()
     # (1-c1)(1-c2) x^2 + (c1 + c2 - 2 c1 c2 - tau^2) x + c1 c2 = 0, x = r^2
@@ -82,7 +84,7 @@ def corrected_similarity(
     estimate = ((half + root) / leading).clamp(min=1e-300, max=1.0).sqrt()
     above = square > _square_of_chance(n, d1, d2, _QUANTILE_95)
     corrected = torch.where(above, estimate, 0.0)
-    return torch.where(n - 1 > d1 + d2, corrected, torch.nan).to(tau.dtype)
+    return torch.where(defined, corrected, torch.nan).to(tau.dtype)
 
 
 def _square_of_chance(n: Tensor, d1: Tensor, d2: Tensor, tracy_widom: float) -> Tensor:

@@ -1,0 +1,19 @@
+"""Eq. 14: the task similarity loss."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+__all__ = ["task_similarity_loss"]
+
+
+def task_similarity_loss(tau: Tensor, tau_label: Tensor) -> Tensor:
+    r"""How far the similarity of two tasks' features is from that of their labels (Eq. 14).
+
+    .. math:: \mathcal{L}_{ts} = |\tau(F_1, F_2) - \tau(Y_1, Y_2)|
+
+    Args:
+        tau (Tensor): similarities of features or predictions, any shape.
+        tau_label (Tensor): of the labels, a target without gradient.
+    """
+    return (tau - tau_label.detach()).abs()

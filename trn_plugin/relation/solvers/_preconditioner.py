@@ -1,0 +1,128 @@
+"""Davidson correction with a stale shift-inverted preconditioner."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from trn_plugin.relation._whitening import normalised
+
+__all__ = ["Correction", "Preconditioner", "shift_inverted"]
+
+GAPS = (1e-4, 1e-3)  # bounds of shift minus tau: correlations that are closer are damped
+WIDER = (1, 10, 100, 1000)  # factors of the gap, tried where rounding makes a block indefinite
+MIN_SINE = 1e-3  # between the variates of a batch: below, the gradient is next to nothing
+
+
+class Preconditioner(NamedTuple):
+    r"""Inverse of the pencil of the two equations at a shift t above tau, by block elimination.
+
+    .. math:: t S_{11} x - S_{12}\, y = r_1, \qquad t S_{22}\, y - S_{21} x = r_2
+
+    Attributes:
+        inverse1 (Tensor): (d1, d1) :math:`S_{11}^{-1}`, float32.
+        elimination (Tensor): (d1, d2) :math:`G = S_{11}^{-1} S_{12} / t`, float32.
+        inverse2 (Tensor): (d2, d2) inverse Schur complement
+            :math:`(S_{22} - S_{21} G / t)^{-1}`, float32.
+        shift (Tensor): 0-d, t, float64.
+    """
+
+    inverse1: Tensor
+    elimination: Tensor
+    inverse2: Tensor
+    shift: Tensor
+
+
+def shift_inverted(
+    s11: Tensor, s12: Tensor, s22: Tensor, shrinkage: float, tau: float
+) -> Preconditioner | None:
+    """Preconditioner of covariances whose largest canonical correlation is tau.
+
+    Args:
+        s11, s12, s22 (Tensor): (d1, d1), (d1, d2), (d2, d2) covariances.
+        shrinkage (float): epsilon.
+        tau (float): theirs.
+
+    Returns:
+        None where float32 cannot hold it.
+    """
+    (own1, unit1), (own2, unit2) = (normalised(s, shrinkage) for s in (s11, s22))
+    cross = s12 / (unit1 * unit2)
+    lower, info1 = torch.linalg.cholesky_ex(own1)
+    inverse1 = torch.cholesky_inverse(lower)
+    elimination = inverse1 @ cross
+    explained = cross.mT @ elimination
+    gap = min(max((1 - tau**2) / 2, GAPS[0]), GAPS[1])
+    for wider in WIDER:
+        shift = tau + wider * gap
+        lower, info2 = torch.linalg.cholesky_ex(own2.sub(explained, alpha=1 / shift**2))
+        if not info2:
+            break
+    inverse2 = torch.cholesky_inverse(lower)
+    found = inverse1 / unit1**2, elimination * (unit2 / unit1 / shift), inverse2 / unit2**2
+    found = tuple(f.float() for f in found)
+    if info1 or info2 or not all(bool(f.isfinite().all()) for f in found):
+        return None
+    return Preconditioner(*found, torch.tensor(shift, dtype=torch.float64))
+
+
+class Correction:
+    """Solves the two equations for a residual, with the covariances of the preconditioner.
+
+    Args:
+        preconditioner (Preconditioner): of covariances some steps ago.
+        cross (Tensor): (d1, d2) cross-covariances of now.
+        tau (float): the largest canonical correlation now.
+        variates (tuple[float, float, float], optional): with p and q the batch's canonical
+            variates, p'p, q'q and p'q over the mean square length of all its variates.
+        accuracy (float): relative error of the gradient that is small enough.
+    """
+
+    def __init__(
+        self,
+        preconditioner: Preconditioner,
+        cross: Tensor,
+        tau: float,
+        variates: tuple[float, float, float] | None,
+        accuracy: float,
+    ) -> None:
+        self.inverse1, self.elimination, self.inverse2, shift = preconditioner
+        self.shift, self.cross, self.tau = float(shift), cross, tau
+        sine = 1 - tau**2
+        if variates is not None:
+            # closer than tau says: in a small batch by chance, or while the identity of
+            # Algorithm 1 is still in the covariances
+            pp, qq, pq = variates
+            sine = min(sine, pp - 2 * tau * pq + tau**2 * qq, qq - 2 * tau * pq + tau**2 * pp)
+        self.sine = max(sine, MIN_SINE**2) ** 0.5
+        self.enough = (accuracy * self.sine) ** 2
+
+    def __call__(self, r1: Tensor, r2: Tensor) -> tuple[Tensor, Tensor, float]:
+        r"""Corrections for residuals (d1,), (d2,) float32, and how much they change.
+
+        With p = X1 a and q = X2 b it is :math:`\partial\tau/\partial X_1 \propto (q - \tau p)
+        a^\top`, and :math:`|q - \tau p| = \sqrt{1 - \tau^2}` of a batch as related as the
+        covariances: close variates make it sensitive. Corrections with variates of lengths o1 and
+        o2 and inner product s change it by :math:`o_2^2 - 2 \tau s + \tau^2 o_1^2`, where the
+        equations give :math:`t o_1^2 - s = x^\top r_1`, :math:`t o_2^2 - s = y^\top r_2`, and s
+        is :math:`x^\top S_{12}\, y`.
+
+        Returns:
+            (d1,), (d2,), and the relative change of the variates' part of the gradient: a lower
+            bound where that is above the accuracy, infinite where rounding dominates.
+        """
+        t, tau = self.shift, self.tau
+        y = torch.mv(self.inverse2, torch.addmv(r2, self.elimination.mT, r1)).mul_(1 / t)
+        x = torch.addmv(torch.mv(self.inverse1, r1), self.elimination, y, beta=1 / t)
+        first, second = float(x.dot(r1)), float(y.dot(r2))
+        change = max(second + tau**2 * first, first + tau**2 * second) / t
+        share = (1 - 2 * tau * t + tau**2) / t
+        if not change >= 0:  # definite blocks make it positive
+            return x, y, math.inf
+        if share > 0 and change <= self.enough:
+            coupled = torch.mv(self.cross.mT, x.to(self.cross.dtype)).dot(y.to(self.cross.dtype))
+            change += share * max(float(coupled), 0)
+        return x, y, change**0.5 / self.sine

@@ -1,0 +1,183 @@
+"""Rayleigh-Ritz projection of the pair of equations onto the vectors found so far."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["Basis", "Projection"]
+
+MIN_GAP = 5e-4  # between Ritz values that are told apart
+
+
+class Projection:
+    """Canonical correlations (Ritz values) within a basis of each side."""
+
+    def __init__(self, first: Basis, second: Basis) -> None:
+        self.sides = first, second
+        lower, info = torch.linalg.cholesky_ex(torch.stack([first.gram(), second.gram()]))
+        self.is_valid = not info.any()
+        identity = torch.eye(first.count, dtype=lower.dtype)
+        for side, factor in zip(self.sides, lower, strict=True):
+            side.combine(torch.linalg.solve_triangular(factor, identity, upper=False))
+        n = first.count
+        self.cross = lower.new_empty(len(first.rows), len(second.rows))
+        self.cross[:n, :n] = first.across @ second.vectors.mT
+
+    @property
+    def whitened(self) -> Tensor:
+        """(k, k) cross-covariance of the two orthonormal bases."""
+        n = self.sides[0].count
+        return self.cross[:n, :n]
+
+    def solve(self) -> tuple[float, Tensor, Tensor]:
+        """Largest Ritz value tau, and its coefficients (k,) in each basis."""
+        k = self.whitened
+        self.squares, self.right = torch.linalg.eigh(k.mT @ k)
+        tau = max(float(self.squares[-1]), 0.0) ** 0.5
+        v = self.right[:, -1]
+        return tau, torch.mv(k, v).div_(tau), v
+
+    def residuals(self, tau: float, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Of the two equations, (d1,) and (d2,) float32."""
+        first, second = self.sides
+        ours, theirs = torch.mv(first.products.mT, u), torch.mv(second.products.mT, v)
+        d1 = first.width
+        r1 = torch.sub(theirs[:d1], ours[:d1], alpha=tau)
+        r2 = torch.sub(ours[d1:], theirs[d1:], alpha=tau)
+        return r1.float(), r2.float()
+
+    def second_order_change(
+        self, tau: float, u: Tensor, v: Tensor, x: Tensor, y: Tensor
+    ) -> tuple[float, float]:
+        """How much corrections (d1,), (d2,) of the leading pair change, to second order.
+
+        They couple it to the other Ritz pairs, the more the nearer these are.
+
+        Returns:
+            The square of the change of the variates' part of the gradient by the other pairs, in
+            the units of :class:`Correction`, and the larger relative change of the two vectors.
+        """
+        (first, second), k = self.sides, self.whitened
+        x, y = x.double(), y.double()
+        near = int(torch.searchsorted(self.squares, tau**2 / 4))
+        values, w = self.squares[near:-1].sqrt(), self.right[:, near:-1]
+        z = k @ w / values
+        ours, theirs = torch.mv(first.along, x), torch.mv(second.along, y)  # part in the basis
+        coupling = torch.mv(z.mT, torch.mv(first.across, y) - torch.mv(k, theirs))
+        coupling += torch.mv(w.mT, torch.mv(second.across, x) - torch.mv(k.mT, ours))
+        share = coupling / (2 * (tau - values).clamp_(min=MIN_GAP))
+        change = float((share.square() * (1 + tau**2 - 2 * tau * values)).sum())
+        ours, theirs = torch.mv(z, share) - ours, torch.mv(w, share) - theirs
+        return change, max(first.relative_change(u, x, ours), second.relative_change(v, y, theirs))
+
+    def extend(self, x: Tensor, y: Tensor) -> None:
+        """Add the orthogonal part of a vector to each basis, (d1,) and (d2,)."""
+        (first, second), n = self.sides, self.sides[0].count
+        x, y = first.orthogonal_part(x), second.orthogonal_part(y)
+        # both products with the cross-covariance in a row, while it is in the cache
+        own1, cross1 = torch.mv(first.s, x), torch.mv(first.cross.mT, x)
+        cross2, own2 = torch.mv(first.cross, y), torch.mv(second.s, y)
+        first.append(x, own1, cross1)
+        second.append(y, cross2, own2)
+        torch.mv(second.vectors, first.across[n], out=self.cross[n, : n + 1])
+        self.cross[:n, n] = torch.mv(first.across[:n], second.vectors[n])
+
+    def ritz_vectors(self, count: int) -> list[tuple[Tensor, Tensor]]:
+        """The leading ``count`` Ritz vectors of each side, and their products."""
+        squares = self.squares
+        if float(squares[-count]) > 1e-10 * float(squares[-1]):
+            v = self.right[:, -count:].flip(1)
+            u = self.whitened @ v / squares[-count:].flip(0).sqrt()
+        else:  # squares of small values are lost to rounding
+            u, _, vh = torch.linalg.svd(self.whitened)
+            u, v = u[:, :count], vh[:count].mT
+        return [side.combined(c.mT) for side, c in zip(self.sides, (u, v), strict=True)]
+
+
+class Basis:
+    """Vectors of one side, orthonormal in its shrunk covariance, and their products.
+
+    Args:
+        s (Tensor): (d, d) covariance of this side.
+        cross (Tensor): (d, other) cross-covariance.
+        shrinkage (float): epsilon.
+        vectors (Tensor): (k, d) float64.
+        products (Tensor): (k, d1 + d2) the vectors times the joint covariance (not shrunk), in
+            the order of the tasks; float64.
+        room (int): vectors that can be appended.
+        start (int): of this side among the columns of the joint covariance.
+
+    Attributes:
+        vectors (Tensor): (k, d).
+        products (Tensor): (k, d1 + d2), the vectors times the joint shrunk covariance.
+        along (Tensor): (k, d), their part with this side's covariance.
+        across (Tensor): (k, other), their part with the cross-covariance.
+    """
+
+    def __init__(
+        self,
+        s: Tensor,
+        cross: Tensor,
+        shrinkage: float,
+        vectors: Tensor,
+        products: Tensor,
+        room: int,
+        start: int,
+    ) -> None:
+        self.s, self.cross = s, cross
+        self.width = d = len(s)
+        self._along = slice(d + start, 2 * d + start)
+        self._across = slice(d, d + start) if start else slice(2 * d, None)
+        self.ridge = shrinkage * float(s.diagonal().mean(dtype=torch.float64))
+        k = len(vectors)
+        self.rows = vectors.new_empty(k + room, d + products.shape[1])
+        self._resize(k)
+        torch.cat([vectors, products], 1, out=self.rows[:k])
+        self.along.add_(vectors, alpha=self.ridge)
+
+    def _resize(self, count: int) -> None:
+        self.count = count
+        rows = self.rows[:count]
+        self.vectors, self.products = rows[:, : self.width], rows[:, self.width :]
+        self.along, self.across = rows[:, self._along], rows[:, self._across]
+
+    def gram(self) -> Tensor:
+        """(k, k) inner products of the vectors in the shrunk covariance."""
+        return self.along @ self.vectors.mT
+
+    def combine(self, coefficients: Tensor) -> None:
+        """Replace the vectors by linear combinations of them."""
+        self.rows[: self.count] = coefficients @ self.rows[: self.count]
+
+    def relative_change(self, coefficients: Tensor, x: Tensor, within: Tensor) -> float:
+        """Norm of x and a combination ``within``, over that of the vector that they change."""
+        vector = torch.mv(self.vectors.mT, coefficients)
+        change = torch.addmv(x, self.vectors.mT, within)
+        return float(change.dot(change) / vector.dot(vector)) ** 0.5
+
+    def orthogonal_part(self, x: Tensor) -> Tensor:
+        """A vector (d,) less its projection, in the dtype of the covariance.
+
+        It is multiplied by the covariance afterwards: the difference of two products would lose
+        directions without variance, where a vector is mostly in the basis.
+        """
+        x = x.double()
+        x = torch.addmv(x, self.vectors.mT, torch.mv(self.along, x), alpha=-1)
+        return x.to(self.s.dtype)
+
+    def append(self, *products: Tensor) -> None:
+        """Append a vector (d,) with its products, made orthonormal."""
+        d, n, new = self.width, self.count, self.rows[self.count]
+        new.copy_(torch.cat(products))
+        vector, along = new[:d], new[self._along]
+        along.add_(vector, alpha=self.ridge)
+        new.addmv_(self.rows[:n].mT, torch.mv(self.along, vector), alpha=-1)
+        new *= vector.dot(along).rsqrt()
+        self._resize(n + 1)
+
+    def combined(self, coefficients: Tensor) -> tuple[Tensor, Tensor]:
+        """Linear combinations (n, d) of the vectors, and their products, not shrunk."""
+        new = coefficients @ self.rows[: self.count]
+        new[:, self._along].add_(new[:, : self.width], alpha=-self.ridge)
+        return new[:, : self.width], new[:, self.width :]

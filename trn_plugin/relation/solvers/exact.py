@@ -1,0 +1,100 @@
+"""The largest canonical correlation exactly, on any device, without host synchronisation."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from trn_plugin.relation import precision
+from trn_plugin.relation._whitening import unwhiten, whiten, whitener
+
+__all__ = ["Exact", "canonical_vectors", "leading_vectors"]
+
+# Squared correlations are raised to at least the power 2^SQUARINGS: what is left of a second
+# correlation that is 1e-4 below the first is e^-13.
+SQUARINGS = 16
+# Negative decimal exponent that powers of a matrix of trace 1 may reach.
+EXPONENT = {torch.float64: 290, torch.float32: 30}
+
+
+class Exact:
+    """Cholesky whitening and a singular value decomposition; keeps no state."""
+
+    def init(self, d1: int, d2: int) -> None:
+        """No state."""
+
+    def solve(self, state: None, s, shrinkage: float, batch=None):
+        """See :class:`Solver`; P pairs at once."""
+        s11, s12, s22 = s
+        if s11.shape == s22.shape:
+            w1, w2 = whitener(torch.cat([s11, s22]), shrinkage).split(len(s11))
+        else:
+            w1, w2 = whitener(s11, shrinkage), whitener(s22, shrinkage)
+        return canonical_vectors(w1, s12, w2), state, True
+
+
+def canonical_vectors(w1: Tensor, s12: Tensor, w2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    r"""Largest canonical correlation and its canonical vectors (Eq. 10).
+
+    Args:
+        w1, w2 (Tensor): (P, d1, d1) and (P, d2, d2), see :func:`whitener`.
+        s12 (Tensor): (P, d1, d2) cross-covariances.
+
+    Returns:
+        tau (P,), a (P, d1), b (P, d2) with :math:`a^\top (S_{11} + \epsilon v I)\, a = 1`. Where
+        nothing is related, tau, a and b are 0.
+    """
+    tau, u, v = leading_vectors(whiten(w2, whiten(w1, s12).mT).mT)
+    return tau, unwhiten(w1, u[..., None])[..., 0], unwhiten(w2, v[..., None])[..., 0]
+
+
+def leading_vectors(k: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """tau (P,), u (P, d1) and v (P, d2) of matrices (P, d1, d2).
+
+    LAPACK's on the host; elsewhere by repeated squaring, since a decomposition on a device makes
+    the host wait. Where nothing is related, all three are 0.
+    """
+    if min(k.shape[-2:]) == 1:
+        length = torch.linalg.vector_norm(k, dim=(-2, -1))
+        unit = k / length.clamp(min=torch.finfo(k.dtype).tiny)[..., None, None]
+        one = torch.ones_like(length)[..., None]
+        u, v = (one, unit[..., 0, :]) if k.shape[-2] == 1 else (unit[..., 0], one)
+    elif precision.on_host(k.device):
+        u, s, vh = torch.linalg.svd(k, full_matrices=False)
+        u, length, v = u[..., 0], s[..., 0], vh[..., 0, :]
+    elif k.shape[-2] < k.shape[-1]:
+        length, v, u = _by_squaring(k.mT)
+    else:
+        length, u, v = _by_squaring(k)
+    related = length > 64 * torch.finfo(k.dtype).eps
+    keep = related[..., None]
+    tau = torch.where(related, length.clamp(max=1.0), 0.0)
+    return tau, torch.where(keep, u, 0.0), torch.where(keep, v, 0.0)
+
+
+def _by_squaring(k: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """First singular triple by repeated squaring of the smaller Gram matrix.
+
+    Each squaring doubles the logarithmic gap between the two largest eigenvalues. The number of
+    products depends on shape and dtype alone.
+    """
+    tiny = torch.finfo(k.dtype).tiny
+    # the largest eigenvalue is at least 1/n of the trace: squarings before its power underflows
+    exponent = math.log10(max(k.shape[-1], 2))
+    at_once = max(1, int(math.log2(EXPONENT[k.dtype] / exponent)))
+    rounds = math.ceil(SQUARINGS / at_once)
+    power = torch.bmm(k.mT, k)
+    for _ in range(rounds):
+        trace = power.diagonal(dim1=-2, dim2=-1).sum(-1)
+        power = power / trace.clamp_(min=tiny)[..., None, None]
+        for _ in range(math.ceil(SQUARINGS / rounds)):
+            power = torch.bmm(power, power)
+    # all columns are multiples of the leading vector; the longest has the least rounding
+    length, longest = (t[..., None, None] for t in power.diagonal(dim1=-2, dim2=-1).max(-1))
+    v = power.gather(-1, longest.expand(*power.shape[:-1], 1)) / length.clamp(min=tiny)
+    v = v / torch.linalg.vector_norm(v, dim=-2, keepdim=True).clamp_(min=tiny)
+    projection = torch.bmm(k, v)
+    tau = torch.linalg.vector_norm(projection, dim=-2, keepdim=True)
+    return tau[..., 0, 0], (projection / tau.clamp(min=tiny))[..., 0], v[..., 0]
