@@ -29,6 +29,15 @@ class SafeCheckpointHook(CheckpointHook):
         ConfigError: after a validation that does not measure what ``save_best`` names.
     """
 
+    def __init__(self, interval: int = -1, *args, **options) -> None:
+        super().__init__(interval, *args, **options)
+        for name in ("interval", "max_keep_ckpts", "save_begin"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise ConfigError(
+                    f"default_hooks.checkpoint.{name}: expected a whole number, found {value!r}"
+                )
+
     def before_train(self, runner) -> None:
         """As MMEngine's; a best checkpoint that a file names elsewhere is not this run's."""
         if self.by_epoch and isinstance(runner.train_loop, IterationLoop):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 
 import torch
@@ -9,6 +10,7 @@ import torch.distributed
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from trn_plugin.engine.building import config_errors
 from trn_plugin.engine.optimizers import wrappers_of
 from trn_plugin.engine.step_log import StepLog, finite_only
 from trn_plugin.errors import CheckpointError, ConfigError, TrainingError, first_line, printable
@@ -86,6 +88,9 @@ class FiniteSteps:
             if hasattr(optimizer, "register_step_pre_hook"):
                 self.handles.append(optimizer.register_step_pre_hook(self._before_step))
                 self.handles.append(optimizer.register_step_post_hook(self._after_step))
+            if getattr(wrapper, "clip_grad_kwargs", None):
+                with config_errors("optim_wrapper.clip_grad"):
+                    inspect.signature(wrapper.clip_func).bind([], **wrapper.clip_grad_kwargs)
             if getattr(wrapper, "clip_func", None) is torch.nn.utils.clip_grad_norm_:
                 self.clipped[id(optimizer)] = wrapper
                 wrapper.clip_func = self._clipper(wrapper)

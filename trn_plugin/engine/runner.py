@@ -129,10 +129,10 @@ class SafeRunner(ToldRunner):
         """``compile`` is for the network; losses, checks and optimiser steps are no graphs."""
         options = self.cfg.get("compile")
         backbone = getattr(self.bare_model, "backbone", None)
-        if not hasattr(backbone, "compile_parts"):
-            super()._maybe_compile(target)
-        elif options:
-            with config_errors("compile"):
+        with config_errors("compile"):
+            if not hasattr(backbone, "compile_parts"):
+                super()._maybe_compile(target)
+            elif options:
                 backbone.compile_parts(**({} if options is True else options))
 
     def register_hooks(self, default_hooks=None, custom_hooks=None):
