@@ -16,8 +16,9 @@ from trn_plugin.engine import (
     load_weights_file,
     save_checkpoint_file,
 )
-from trn_plugin.engine.checkpoint import FORMAT, plain
+from trn_plugin.engine.checkpoint import FORMAT
 from trn_plugin.engine.model_state import load_fitting_state
+from trn_plugin.engine.writing import plain
 from trn_plugin.errors import CheckpointError
 
 
