@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from trn_plugin.engine import load_checkpoint_file
-from trn_plugin.engine import runner as runner_module
+from trn_plugin.engine.distributed import with_sync_bn
 from trn_plugin.errors import CheckpointError, ConfigError, TrainingError
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "hooks"))
@@ -154,12 +154,12 @@ def test_an_epoch_without_a_batch_is_refused(tmp_path):
 
 
 def test_sync_bn_is_torchs_and_needs_cuda(monkeypatch):
-    check = runner_module._check_sync_bn
+    model = torch.nn.BatchNorm1d(2)
     with pytest.raises(ConfigError, match="sync_bn: expected 'torch', found 'mmcv'"):
-        check("mmcv")
+        with_sync_bn("mmcv", model)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match=r"sync_bn: .* runs on CUDA only; on CPUs leave it out"):
-        check("torch")
+        with_sync_bn("torch", model)
 
 
 def test_weights_alone_cannot_be_resumed(tmp_path):
