@@ -107,7 +107,7 @@ class ClosedFormGradient(torch.autograd.Function):
             if len(ctx.plan) > 1:
                 grads = torch.empty_like(grad).index_copy_(0, order, grad)
                 grads = grads.split([len(pairs.indices) for _, pairs, *_ in ctx.plan])
-            total, by_set, last = None, None, None
+            total, in_sets, last = None, None, None
             for (source, pairs, weight, count), scale in zip(ctx.plan, grads, strict=True):
                 x, *tensors = saved[: count + 1]
                 del saved[: count + 1]
@@ -116,10 +116,10 @@ class ClosedFormGradient(torch.autograd.Function):
                 if len(ctx.features) == 2:
                     return *[None] * 6, *_as_given([g[0] for g in found], ctx.features)
                 if source is not last:
-                    total = total if last is None else last.scatter(by_set, total)
-                    by_set, last = torch.zeros_like(x), source
-                pairs.add(by_set, *found)
-            total = last.scatter(by_set, total)
+                    total = total if last is None else last.scatter(in_sets, total)
+                    in_sets, last = torch.zeros_like(x), source
+                pairs.add(in_sets, *found)
+            total = last.scatter(in_sets, total)
             widths = [width for width, _ in ctx.features]
             return *[None] * 6, *_as_given(total.split(widths, 1), ctx.features)
 
