@@ -13,9 +13,10 @@ from trn_plugin.relation import precision
 from trn_plugin.relation._features import check_features
 from trn_plugin.relation._late import LateFlags
 from trn_plugin.relation._ranks import world_size
-from trn_plugin.relation.algorithm1 import ClosedFormGradient, Solution, centred_batches
+from trn_plugin.relation.algorithm1 import update
 from trn_plugin.relation.chance import corrected_similarity
 from trn_plugin.relation.covariance import CentredBatch, RunningCovariance
+from trn_plugin.relation.gradient import ClosedFormGradient, Solution
 from trn_plugin.relation.pairs import JointPairs, SeparatePairs, group_pairs
 from trn_plugin.relation.similarities import SIMILARITIES
 from trn_plugin.relation.solvers import Batch
@@ -34,7 +35,6 @@ class _Updated(NamedTuple):
     pairs: SeparatePairs | JointPairs
     batch: CentredBatch
     taken: Tensor | None
-    x: Tensor
 
 
 class TaskRelationLayer(nn.Module):
@@ -262,22 +262,20 @@ class TaskRelationLayer(nn.Module):
             state.reset()
 
     def _update(self, features: Sequence[Tensor], mask) -> list[_Updated]:
-        """Lines 5 to 13 of Algorithm 1; no covariance changes before all features are checked."""
+        """Update the covariances."""
         masks = self._masks(mask, features)
         for squares in self._flags.take():
             self._refuse_nonfinite(self.groups, squares)
-        batches = centred_batches(self.groups, features, masks)
-        finite = self._finite(batches)
-        updated = []
-        for group, pairs, batch in zip(self.groups, self._pairs, batches, strict=True):
-            taken = group.update(batch, self.momentum, finite)
-            x = batch.x if finite is None else torch.where(finite, batch.x, 0.0)
-            updated += [_Updated(self, group, p, batch, taken, x) for p in pairs]
-        return updated
+        found = update(self.groups, features, self.momentum, masks, self._finite)
+        return [
+            _Updated(self, group, p, batch, taken)
+            for group, pairs, (batch, taken) in zip(self.groups, self._pairs, found, strict=True)
+            for p in pairs
+        ]
 
     def _solve(self, updated: _Updated, dtype: torch.dtype, own: dict) -> tuple[Tensor, ...]:
-        """Line 14: tau of a group's pairs, and what its gradient needs."""
-        _, group, pairs, batch, taken, _ = updated
+        """Line 14 of Algorithm 1: tau of a group's pairs, and what its gradient needs."""
+        _, group, pairs, batch, taken = updated
         place = pairs.indices[0]
         if not pairs.is_wide or place not in self._states:
             return pairs.solve(group, SIMILARITIES[self.statistic], self.shrinkage, own)
@@ -287,13 +285,10 @@ class TaskRelationLayer(nn.Module):
             count if isinstance(count, int) else int(pairs.of_sets(count)),
             self.momentum,
             taken is None or bool(pairs.of_sets(taken)),
+            dtype,
         )
         solution, self._states[place], exact = self._solver.solve(
-            self._states[place],
-            pairs.covariances(group),
-            self.shrinkage,
-            seen,
-            precision.tolerance(dtype),
+            self._states[place], pairs.covariances(group), self.shrinkage, seen
         )
         self.steps[0] += 1
         self.steps[1] += exact
@@ -302,7 +297,7 @@ class TaskRelationLayer(nn.Module):
     def _differentiable(
         self, solutions: list[Solution], features: Sequence[Tensor], dtype: torch.dtype
     ) -> Tensor:
-        """Line 15: tau of all pairs, with its gradient."""
+        """Line 15 of Algorithm 1: tau of all pairs, with its gradient."""
         tau = self._by_pair([solution.tensors[0] for solution in solutions])
         similarity = SIMILARITIES[self.statistic]
         kept = torch.float64 if self.correct_chance else dtype
@@ -508,7 +503,9 @@ def measure_together(
         solved = _solve_together(updated, dtypes)
         solutions = [
             [
-                Solution(u.group, u.pairs, u.x, u.layer._weight(u.group, u.pairs, u.taken), tensors)
+                Solution(
+                    u.group, u.pairs, u.batch.x, u.layer._weight(u.group, u.pairs, u.taken), tensors
+                )
                 for u, tensors in zip(own, found, strict=True)
             ]
             for own, found in zip(updated, solved, strict=True)

@@ -103,10 +103,10 @@ class Davidson:
         s: tuple[Tensor, Tensor, Tensor],
         shrinkage: float,
         batch: Batch,
-        tolerance: precision.Tolerance,
     ) -> tuple[tuple[Tensor, Tensor, Tensor], DavidsonState, bool]:
-        """See :class:`Solver`."""
+        """See :class:`Solver`; of one pair."""
         s, variates = tuple(block[0] for block in s), None
+        tolerance = precision.tolerance(batch.dtype)
         if state.is_ready:
             if batch.taken:
                 variates = _update_products(state, batch)
