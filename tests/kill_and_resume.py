@@ -3,10 +3,11 @@
 Half of the kills come while a checkpoint is being written. A run that has come to its end is
 compared, bit for bit, with one that was never killed: weights, running covariances, optimizer,
 logged losses and tau, random generators, metrics of the last validation. Exits with 1 when they
-differ.
+differ. With --all every variant is run, one after the other.
 
     python tests/kill_and_resume.py --kills 20
     python tests/kill_and_resume.py --kills 20 --by iteration --workers 2 --persistent
+    python tests/kill_and_resume.py --kills 4 --all
 """
 
 import argparse
@@ -16,6 +17,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import time
@@ -40,11 +42,12 @@ _base_ = {base!r}
 
 input_size = 32
 faces = dict(data_root={faces!r}, **{sizes})
-loader = dict(batch_size=12, num_workers={workers}, persistent_workers={persistent})
-train_dataloader = dict(dataset=faces, **loader)
+loader = dict(batch_size={batch_size}, num_workers={workers}, persistent_workers={persistent})
+train_dataloader = dict({train_data}, **loader)
 val_dataloader = dict(dataset=faces, **loader)
 test_dataloader = dict(dataset=faces, **loader)
-model = dict(backbone=dict(drop_path_rate=0.2))
+model = dict(backbone=dict(model_name={backbone!r}, drop_path_rate=0.2))
+optim_wrapper = dict(accumulative_counts={accumulate})
 custom_hooks = [
     dict(
         type="TaskRelationLossHook",
@@ -67,6 +70,51 @@ default_hooks = dict(
 """
 
 
+# the 36 samples of the training set: the first 12 and the last 6, twice
+WRAPPED = """
+    sampler=dict(_delete_=True, type={sampler!r}, shuffle=True),
+    dataset=dict(
+        _delete_=True,
+        type="RepeatDataset",
+        times=2,
+        dataset=dict(
+            type="ConcatDataset",
+            datasets=[
+                dict(
+                    type="ToyFaces",
+                    split="train",
+                    indices=indices,
+                    input_size=input_size,
+                    pipeline={{{{_base_.train_pipeline}}}},
+                    **faces,
+                )
+                for indices in (12, -6)
+            ],
+        ),
+    )"""
+PLAIN = "sampler=dict(type={sampler!r}), dataset=faces"
+# hidden features of a task; from 96 on tau starts from the last step's solution
+BACKBONES = dict(narrow="test_vit", toy="test_resnet", wide="test_efficientnet")  # 64, 96, 256
+VARIANTS = (
+    dict(),
+    dict(by="iteration"),
+    dict(workers=2, persistent=True),
+    dict(hidden="narrow"),
+    dict(hidden="wide"),
+    dict(data="wrapped"),
+    dict(data="wrapped", by="iteration"),
+    dict(data="wrapped", by="iteration", sampler="InfiniteSampler"),
+    dict(accumulate=2),
+    dict(accumulate=2, by="iteration", hidden="wide"),
+    dict(ranks=2),
+    dict(ranks=2, by="iteration", accumulate=2, data="wrapped"),
+)
+
+
+class RunFailed(Exception):
+    """A run that was not killed ended with an error."""
+
+
 def parse_args():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -76,8 +124,29 @@ def parse_args():
     parser.add_argument("--epochs", type=int, default=5, metavar="N", help="length (%(default)s)")
     parser.add_argument("--workers", type=int, default=0, metavar="N", help="of the data loaders")
     parser.add_argument("--persistent", action="store_true", help="keep the workers")
+    parser.add_argument(
+        "--hidden", choices=tuple(BACKBONES), default="toy", help="64, 96 (default) or 256 features"
+    )
+    parser.add_argument(
+        "--data",
+        choices=("plain", "wrapped"),
+        default="plain",
+        help="wrapped: MMEngine's RepeatDataset of a ConcatDataset, with MMEngine's sampler",
+    )
+    parser.add_argument(
+        "--sampler",
+        choices=("DrawSampler", "DefaultSampler", "InfiniteSampler"),
+        help="of the training data (plain: DrawSampler, wrapped: DefaultSampler); the infinite one "
+        "is for --by iteration",
+    )
+    parser.add_argument("--accumulate", type=int, default=1, metavar="K", help="batches a step")
+    parser.add_argument("--ranks", type=int, default=1, metavar="N", help="processes, on CPUs")
     parser.add_argument("--seed", type=int, default=None, help="of the moments of the kills")
-    return parser.parse_args()
+    parser.add_argument("--all", action="store_true", help="every variant, with --kills each")
+    args = parser.parse_args()
+    if args.sampler == "InfiniteSampler" and args.by == "epoch":
+        parser.error("--sampler InfiniteSampler: an endless epoch; add --by iteration")
+    return args
 
 
 def write_config(args, folder):
@@ -87,14 +156,20 @@ def write_config(args, folder):
     else:
         loop = dict(type="IterBasedTrainLoop", max_iters=3 * args.epochs, val_interval=2)
         train_cfg = dict(_delete_=True, **loop)
+    samplers = dict(plain="DrawSampler", wrapped="DefaultSampler")
+    train_data = dict(plain=PLAIN, wrapped=WRAPPED)[args.data]
     path = folder / "config.py"
     path.write_text(
         CONFIG.format(
             base=str(BASE),
             faces=str(folder / "faces"),
             sizes=SIZES,
+            batch_size=12 // args.ranks,
             workers=args.workers,
             persistent=args.persistent and args.workers > 0,
+            train_data=train_data.format(sampler=args.sampler or samplers[args.data]),
+            backbone=BACKBONES[args.hidden],
+            accumulate=args.accumulate,
             train_cfg=train_cfg,
             by_epoch=args.by == "epoch",
         )
@@ -103,39 +178,81 @@ def write_config(args, folder):
     return path
 
 
-def start(config, work, log):
-    """Run tools/train.py --resume in a process forked from this one; its id."""
-    pid = os.fork()
-    if pid:
-        return pid
-    status = 1
-    try:
-        with open(log, "ab") as file:
-            os.dup2(file.fileno(), 1)
-            os.dup2(file.fileno(), 2)
-        spec = importlib.util.spec_from_file_location("train", ROOT / "tools/train.py")
-        train = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(train)
-        sys.argv = ["train.py", str(config), "--work-dir", str(work), "--resume"]
-        cli.run(train.main)
-        status = 0
-    finally:
-        os._exit(status)
+class Run:
+    """tools/train.py --resume in processes forked from this one, one for each rank."""
+
+    def __init__(self, config, work, ranks):
+        self.log = work.parent / "log.txt"
+        arguments = [str(config), "--work-dir", str(work), "--resume"]
+        environments = [{}]
+        if ranks > 1:
+            arguments += ["--launcher", "pytorch"]
+            shared = dict(MASTER_ADDR="127.0.0.1", MASTER_PORT=free_port(), WORLD_SIZE=str(ranks))
+            environments = [dict(shared, RANK=str(r), LOCAL_RANK=str(r)) for r in range(ranks)]
+        self.processes = {self._fork(arguments, environment) for environment in environments}
+
+    def _fork(self, arguments, environment):
+        pid = os.fork()
+        if pid:
+            return pid
+        status = 1
+        try:
+            with open(self.log, "ab") as file:
+                os.dup2(file.fileno(), 1)
+                os.dup2(file.fileno(), 2)
+            os.environ.update(environment)
+            spec = importlib.util.spec_from_file_location("train", ROOT / "tools/train.py")
+            train = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(train)
+            sys.argv = ["train.py", *arguments]
+            cli.run(train.main)
+            status = 0
+        finally:
+            os._exit(status)
+
+    def ended(self):
+        """Whether all processes have ended by themselves.
+
+        Raises:
+            RunFailed: one ended with an error; the others are killed.
+        """
+        for pid in list(self.processes):
+            done, status = os.waitpid(pid, os.WNOHANG)
+            if done:
+                self.processes.remove(pid)
+            if done and status:
+                self.kill()
+                code = os.waitstatus_to_exitcode(status)
+                raise RunFailed(f"a run failed with status {code}; see {self.log}")
+        return not self.processes
+
+    def kill(self):
+        """SIGKILL every process."""
+        for pid in self.processes:
+            os.kill(pid, signal.SIGKILL)
+        for pid in self.processes:
+            os.waitpid(pid, 0)
+        self.processes = set()
+
+    def wait(self):
+        """Until the end."""
+        while not self.ended():
+            time.sleep(0.01)
 
 
-def ended(pid):
-    """The exit status of a process, None while it runs."""
-    done, status = os.waitpid(pid, os.WNOHANG)
-    return os.waitstatus_to_exitcode(status) if done else None
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return str(free.getsockname()[1])
 
 
-def kill_at_some_moment(pid, work, longest, rng):
+def kill_at_some_moment(run, work, longest, rng):
     """SIGKILL the run; 'writing', 'other', or None when it ended before."""
     in_writing = rng.random() < 0.5
     moment = time.monotonic() + rng.uniform(0, longest)
     writes = rng.randint(1, 3)
     known = set(work.glob(".*.part"))
-    while (status := ended(pid)) is None:
+    while not run.ended():
         if in_writing:
             found = set(work.glob(".*.part")) - known
             known |= found
@@ -144,20 +261,19 @@ def kill_at_some_moment(pid, work, longest, rng):
         else:
             now = time.monotonic() >= moment
         if now:
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
+            run.kill()
             return "writing" if in_writing and set(work.glob(".*.part")) & known else "other"
         time.sleep(0.0005 if in_writing else 0.01)
-    if status != 0:
-        sys.exit(f"a run failed with status {status}; see {work.parent / 'log.txt'}")
     return None
 
 
 def outcome(work):
     """What a finished run left, as name -> tensor or number."""
-    path, best = sorted(work.glob("*.pth"), key=lambda path: path.name.startswith("best_"))
+    files = sorted(path.name for path in work.glob("*.pth"))
+    path = work / (work / "last_checkpoint").read_text().rpartition("/")[2]
     checkpoint = load_checkpoint_file(path)
-    values = {"file": path.name, "best": best.name, "iterations": checkpoint["meta"]["iter"]}
+    values = {"file": path.name, "files": files, "iterations": checkpoint["meta"]["iter"]}
+    best = work / Path(checkpoint["message_hub"]["runtime_info"]["best_ckpt"]).name
     flatten(load_checkpoint_file(best)["state_dict"], "best", values)
     for part in ("state_dict", "optimizer", "param_schedulers", "ranks"):
         flatten(checkpoint[part], part, values)
@@ -195,49 +311,73 @@ def differences(found, expected):
     return sorted(names)
 
 
-def run_to_the_end(config, work, log):
-    pid = start(config, work, log)
-    _, status = os.waitpid(pid, 0)
-    if status:
-        sys.exit(f"a run failed; see {log}")
+def warm_steps(values):
+    """In words, how many hidden taus were solved from the last step's solution."""
+    steps = values.get("state_dict.neck.layers.hidden.steps")
+    solved, exact = steps.tolist() if steps is not None else (0, 0)
+    return f"tau (hidden): {solved - exact} warm steps, {exact} exact ones"
 
 
-def main():
-    args = parse_args()
+def kill_and_resume(args):
+    """Kill and resume one variant; whether every run ended as the one that was not killed."""
     seed = random.SystemRandom().randrange(10**6) if args.seed is None else args.seed
     rng = random.Random(seed)
     folder = Path(tempfile.mkdtemp(prefix="kill_and_resume-"))
     config = write_config(args, folder)
-    for registry in (METRICS, MODELS, TRANSFORMS):
-        registry.import_from_location()  # once, not in every process
-    log = folder / "log.txt"
     begun = time.monotonic()
-    run_to_the_end(config, folder / "whole", log)
+    Run(config, folder / "whole", args.ranks).wait()
     longest = time.monotonic() - begun
     expected = outcome(folder / "whole")
-    print(f"seed {seed}; a whole run: {longest:.1f} s, {len(expected)} values", flush=True)
+    print(f"seed {seed}; a whole run: {longest:.1f} s, {len(expected)} values")
+    print(warm_steps(expected), flush=True)
 
     kills, runs = {"writing": 0, "other": 0}, 0
     while sum(kills.values()) < args.kills:
         work = folder / f"killed{runs}"
         work.mkdir()
         while sum(kills.values()) < args.kills:
-            killed = kill_at_some_moment(start(config, work, log), work, longest, rng)
+            run = Run(config, work, args.ranks)
+            killed = kill_at_some_moment(run, work, longest, rng)
             if killed is None:
                 break
             kills[killed] += 1
-        run_to_the_end(config, work, log)  # at its end already: validates and ends
+        Run(config, work, args.ranks).wait()  # at its end already: validates and ends
         runs += 1
         different = differences(outcome(work), expected)
         if different:
             print(f"run {runs} differs in {len(different)} values: {different[:5]}; see {folder}")
-            sys.exit(1)
+            return False
         shutil.rmtree(work)
     print(
         f"{sum(kills.values())} kills, {kills['writing']} of them while a checkpoint was written, "
-        f"in {runs} runs: all ended as the one that was not killed"
+        f"in {runs} runs: all ended as the one that was not killed",
+        flush=True,
     )
     shutil.rmtree(folder)
+    return True
+
+
+def main():
+    args = parse_args()
+    for registry in (METRICS, MODELS, TRANSFORMS):
+        registry.import_from_location()  # once, not in every process
+    failed = []
+    for variant in VARIANTS if args.all else ({},):
+        name = " ".join(f"{key}={value}" for key, value in variant.items()) or "plain"
+        if args.all:
+            print(f"== {name}", flush=True)
+        begun = time.monotonic()
+        try:
+            same = kill_and_resume(argparse.Namespace(**{**vars(args), **variant}))
+        except RunFailed as error:
+            print(error)
+            same = False
+        if not same:
+            failed.append(name)
+        if args.all:
+            print(f"{time.monotonic() - begun:.0f} s", flush=True)
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}" if args.all else 1)
 
 
 if __name__ == "__main__":

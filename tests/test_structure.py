@@ -6,14 +6,18 @@ import inspect
 import pkgutil
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
+import mmengine
 import pytest
 
 import trn_plugin
+from trn_plugin.tasks import TASKS
 
 PACKAGE = Path(trn_plugin.__file__).parent
 ROOMS = (
+    "tasks",
     "relation",
     "models",
     "hooks",
@@ -25,6 +29,7 @@ ROOMS = (
 )
 # what a room may import of the others; everybody may use the plain files at the top
 ALLOWED = {
+    "tasks": set(),
     "relation": set(),
     "datasets": set(),
     "models": {"relation", "engine"},  # of engine: safe loading of weights
@@ -62,7 +67,7 @@ def test_import_direction(room):
             for name in names:
                 parts = name.split(".")
                 other = parts[1] if parts[0] == "trn_plugin" and len(parts) > 1 else None
-                if other in ROOMS and other != room:
+                if other in ROOMS and other not in (room, "tasks"):
                     assert other in ALLOWED[room], f"{path.name} imports {name}"
 
 
@@ -70,6 +75,7 @@ def test_import_direction(room):
     ("statement", "absent"),
     [
         ("import trn_plugin", ["torch", "numpy", "mmengine"]),
+        ("import trn_plugin.tasks", ["torch", "mmengine", "cv2"]),
         ("import trn_plugin.relation", ["mmengine", "timm", "albumentations", "cv2"]),
         ("from trn_plugin.deploy import FaceTaskPredictor", ["torch", "mmengine", "timm"]),
     ],
@@ -85,3 +91,140 @@ def test_nothing_asserts_for_its_users():
     for path in PACKAGE.rglob("*.py"):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         assert not [n for n in ast.walk(tree) if isinstance(n, ast.Assert)], path.name
+
+
+def test_no_branch_on_a_kind_outside_of_tasks():
+    """Whoever needs to know what a task is asks the `Task`."""
+    kinds, found = set(TASKS), []
+    types = {task.__name__ for task in TASKS.values()}
+    for folder in (PACKAGE, PACKAGE.parent / "tools"):
+        for path in folder.rglob("*.py"):
+            if PACKAGE / "tasks" in path.parents:
+                continue
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if any(_names_a_kind(part, kinds, types) for part in _decided_by(node)):
+                    found.append(f"{path.name}:{node.lineno}")
+    assert found == []
+
+
+def _decided_by(node):
+    """What a comparison, a match, a table or an isinstance() decides by."""
+    if isinstance(node, ast.Compare) and any(map(_is_kind, (node.left, *node.comparators))):
+        return [node.left, *node.comparators]
+    if isinstance(node, ast.Match) and _is_kind(node.subject):
+        return [pattern for case in node.cases for pattern in ast.walk(case.pattern)]
+    if isinstance(node, ast.Dict) and sum(_text(key) in TASKS for key in node.keys) > 1:
+        return node.keys
+    if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("isinstance", "issubclass"):
+        return list(ast.walk(node.args[1]))
+    return []
+
+
+def _is_kind(node):
+    """``task.kind``, ``info["kind"]``, ``info.get("kind")`` or a name with 'kind' in it."""
+    if isinstance(node, ast.Subscript):
+        return _text(node.slice) == "kind"
+    if isinstance(node, ast.Call):
+        return any(_text(argument) == "kind" for argument in node.args)
+    return "kind" in getattr(node, "attr", getattr(node, "id", ""))
+
+
+def _names_a_kind(node, kinds, types):
+    parts = list(ast.walk(node)) if node is not None else []
+    names = {getattr(part, "id", None) or getattr(part, "attr", None) for part in parts}
+    return bool(names & types) or any(_text(part) in kinds for part in parts)
+
+
+def _text(node):
+    value = getattr(node, "value", None) if isinstance(node, ast.Constant) else None
+    return value if isinstance(value, str) else None
+
+
+MOST_PRIVATE = 25
+"""How often the package may touch a private name of MMEngine."""
+
+
+def is_private(name):
+    return name.startswith("_") and not name.startswith("__")
+
+
+def private_names(tree):
+    """Private names that a module or class defines, or sets as attributes."""
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and is_private(node.name):
+            yield node.name
+        elif isinstance(node, (ast.Attribute, ast.Name)) and isinstance(node.ctx, ast.Store):
+            name = node.attr if isinstance(node, ast.Attribute) else node.id
+            if is_private(name):
+                yield name
+
+
+def names_of_bases(kind):
+    """Private names of the classes of MMEngine that a class is made from."""
+    names = set()
+    for base in kind.__mro__:
+        if base.__module__.startswith("mmengine."):
+            source = textwrap.dedent(inspect.getsource(base))
+            names |= set(private_names(ast.parse(source))) - {base.__name__}
+    return names
+
+
+def touched(node):
+    """The object and the private name that an access, or getattr and the like, is about."""
+    if isinstance(node, ast.Attribute) and is_private(node.attr):
+        return node.value, node.attr
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and len(node.args) > 1:
+        name = getattr(node.args[1], "value", None)
+        called = node.func.id in ("getattr", "setattr", "hasattr", "delattr")
+        if called and isinstance(name, str) and is_private(name):
+            return node.args[0], name
+    return None, None
+
+
+def touches_of_mmengine(path, everywhere, own):
+    """Places of a file that touch a private name of MMEngine, and overrides of its methods."""
+    module = importlib.import_module(
+        ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
+    )
+
+    def visit(node, inherited):
+        if isinstance(node, ast.ClassDef):
+            kind = getattr(module, node.name, None)
+            inherited = names_of_bases(kind) if inspect.isclass(kind) else set()
+            for inner in node.body:
+                if isinstance(inner, ast.FunctionDef) and inner.name in inherited:
+                    yield f"{path.name}:{inner.lineno} def {inner.name}"
+        value, name = touched(node)
+        if name is not None:
+            itself = isinstance(value, ast.Name) and value.id in ("self", "cls")
+            itself |= isinstance(value, ast.Call) and getattr(value.func, "id", "") == "super"
+            if name in inherited if itself else name in everywhere and name not in own:
+                yield f"{path.name}:{node.lineno} {name}"
+        for inner in ast.iter_child_nodes(node):
+            yield from visit(inner, inherited)
+
+    yield from visit(ast.parse(path.read_text(encoding="utf-8")), set())
+
+
+def test_private_names_of_mmengine_are_few():
+    """They change without notice."""
+    theirs = Path(mmengine.__file__).parent.rglob("*.py")
+    everywhere = {n for p in theirs for n in private_names(ast.parse(p.read_text("utf-8")))}
+    files = sorted(PACKAGE.rglob("*.py"))
+    own = {n for p in files for n in own_private_names(ast.parse(p.read_text("utf-8")))}
+    found = [text for path in files for text in touches_of_mmengine(path, everywhere, own)]
+    assert len(found) <= MOST_PRIVATE, "\n".join(found)
+
+
+def own_private_names(tree):
+    """Private names that a file's own functions, classes and objects have."""
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            yield node.name
+        elif (
+            isinstance(node, ast.Attribute)
+            and isinstance(node.ctx, ast.Store)
+            and isinstance(node.value, ast.Name)
+            and node.value.id == "self"
+        ):
+            yield node.attr

@@ -12,8 +12,6 @@ Example:
     python tools/benchmark_backbones.py resnet18 vit_base_patch16_224 --runs 20
 """
 
-import trn_plugin.interrupts  # noqa: F401 - first, see there
-
 import argparse
 import statistics
 import time

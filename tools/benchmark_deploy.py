@@ -12,8 +12,6 @@ Examples:
         --checkpoint work_dirs/toy/epoch_15.pth --batch-sizes 1 64 --picture-size 250
 """
 
-import trn_plugin.interrupts  # noqa: F401 - first, see there
-
 import argparse
 import os
 import statistics
@@ -218,12 +216,14 @@ def in_turn(runs, pictures, rounds, calls):
 def difference(found, expected, pictures, metadata):
     import numpy as np
 
+    from trn_plugin.tasks import read_task
+
     if expected is None:
         return float("nan")
     worst = 0.0
     for task, values in found.items():
-        landmarks = metadata["tasks"][task]["kind"] == "landmarks"
-        scale = np.array(pictures.shape[2:0:-1]) if landmarks else 1
+        described = read_task(task, metadata["tasks"][task])
+        scale = described.difference_scale(*pictures.shape[2:0:-1], 1)
         worst = max(worst, float((np.abs(values - expected[task]) / scale).max()))
     return worst
 

@@ -9,8 +9,6 @@ Example:
     python tools/benchmark_pipeline.py configs/mtfl/mtl-fast_resnet18_mtfl.py --pictures 500
 """
 
-import trn_plugin.interrupts  # noqa: F401 - first, see there
-
 import argparse
 import itertools
 import json

@@ -9,8 +9,6 @@ method's; "floor" the same of the method's over that of the three covariance pro
 Errors are against the exact solution in float64: of tau, and of the gradient relative to its norm.
 """
 
-import trn_plugin.interrupts  # noqa: F401 - first, see there
-
 import argparse
 import copy
 import csv

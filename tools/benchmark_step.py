@@ -21,11 +21,10 @@ Percentages are of the MTL step of the same pair.
 
 Example:
     python tools/benchmark_step.py configs/mtfl/trn-hidden-output_resnet18_mtfl.py
-    python tools/benchmark_step.py --data --cfg-options data_root=data/MTFL
+    python tools/benchmark_step.py --data \\
+        --cfg-options train_dataloader.dataset.data_root=data/MTFL
     python tools/benchmark_step.py --device cuda --amp --image-size 224 --steps 100 --out step.csv
 """
-
-import trn_plugin.interrupts  # noqa: F401 - first, see there
 
 import argparse
 import copy
@@ -34,6 +33,7 @@ import statistics
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -49,7 +49,7 @@ FORWARD, BACKWARD, BOTH = (
     f"relation part alone, {part}" for part in ("forward", "backward", "both")
 )
 PICTURES = ("random pictures", "pictures of the training set")
-COARSE = 4
+COARSE, KINDS = 4, 64  # pixels of a random picture's side, labels of a task
 
 
 def parse_args():
@@ -63,6 +63,12 @@ def parse_args():
     parser.add_argument("--data", action="store_true", help="pictures of the config's training set")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--amp", action="store_true", help="mixed precision (CUDA)")
+    parser.add_argument(
+        "--host",
+        action="store_true",
+        help="CPU time of the main process in a step of the config's runner, beside that of a "
+        "plain loop of the same network, on the config's data",
+    )
     parser.add_argument("--threads", type=int, help="of the CPU (default: one for each core)")
     parser.add_argument(
         "--steps", type=int, default=40, help="timed pairs, an even number (%(default)s)"
@@ -80,6 +86,11 @@ def main():
         torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     config = cli.load_config(args.config, args.cfg_options)
+    if args.host:
+        from benchmarks.host_time import report as report_host
+
+        report_host(config, args.steps, args.image_size)
+        return
     if args.amp:
         cli.use_mixed_precision(config)
     torch.backends.cudnn.benchmark = bool((config.get("env_cfg") or {}).get("cudnn_benchmark"))
@@ -190,16 +201,15 @@ class RandomBatches:
         self.args = args
         self.generator = torch.Generator().manual_seed(args.seed)
         self.teachers = {}
+        rng = np.random.default_rng(args.seed)
         for task, head in model.heads.items():
-            if head.kind not in ("landmarks", "class", "attributes", "values"):
-                raise ConfigError(f"model.heads.{task}: no random labels of kind {head.kind!r}")
-            shape = (3 * COARSE**2, head.out_features)
-            self.teachers[task] = torch.randn(shape, generator=self.generator)
+            teacher = torch.randn((3 * COARSE**2, KINDS), generator=self.generator)
+            self.teachers[task] = teacher, [head.task.example(rng) for _ in range(KINDS)]
         model.fit_to_labels(self)
 
     def draw(self) -> dict:
         """A batch as a data loader gives it."""
-        from trn_plugin.structures import MultiTaskDataSample
+        from trn_plugin.structures import MultiTaskBatch, MultiTaskDataSample
 
         count, size = self.args.batch, self.args.image_size
         coarse = torch.rand((count, 3, COARSE, COARSE), generator=self.generator)
@@ -209,15 +219,13 @@ class RandomBatches:
             MultiTaskDataSample(gt={task: values[row] for task, values in labels.items()})
             for row in range(count)
         ]
-        return {"inputs": images.to(self.args.device, torch.uint8), "data_samples": samples}
+        batch = MultiTaskBatch.of(samples, {task: head.task for task, head in self.heads.items()})
+        return {"inputs": images.to(self.args.device, torch.uint8), "data_samples": batch}
 
     def labels(self, task, coarse):
-        head, scores = self.heads[task], coarse.flatten(1) @ self.teachers[task]
-        if head.kind == "landmarks":
-            return torch.sigmoid(scores).unflatten(1, (-1, 2))
-        if head.kind == "class":
-            return scores.argmax(1)
-        return (scores > 0).float() if head.kind == "attributes" else scores
+        """One of some labels, which the picture decides."""
+        teacher, examples = self.teachers[task]
+        return [examples[index] for index in (coarse.flatten(1) @ teacher).argmax(1).tolist()]
 
     def positive_shares(self, task):
         return [0.5] * self.heads[task].out_features

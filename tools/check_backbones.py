@@ -10,8 +10,6 @@ Example:
     python tools/check_backbones.py --smallest --out backbones.csv
 """
 
-import trn_plugin.interrupts  # noqa: F401 - first, see there
-
 import argparse
 import collections
 import contextlib

@@ -8,8 +8,6 @@ Example:
     python tools/convergence_study.py configs/mtfl/stl_resnet18_mtfl.py CHECKPOINT --out-dir study
 """
 
-import trn_plugin.interrupts  # noqa: F401 - first, see there
-
 import argparse
 import csv
 import math
@@ -183,7 +181,7 @@ def verdict(cannot, arrival, samples, needed, off):
 
 
 def report(rows):
-    from trn_plugin.evaluation._task_metric import table
+    from trn_plugin.evaluation.task_metric import table
 
     names = ("level", "batch", "m", "d1", "d2", "samples", "needed")
     numbers = ("offline", "online", "spread", "chance_online", "chance_offline")

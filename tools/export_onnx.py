@@ -11,8 +11,6 @@ Examples:
         work_dirs/toy/epoch_15.pth pose_int8.onnx --tasks pose --precision int8 --evaluate val
 """
 
-import trn_plugin.interrupts  # noqa: F401 - first, see there
-
 import argparse
 import math
 import os
@@ -21,11 +19,6 @@ from trn_plugin.engine import cli
 from trn_plugin.errors import ConfigError, DataError
 
 SPLITS = ("test", "val")
-UNITS = {
-    "landmarks": "of the picture's side",
-    "values": "of the labels' standard deviation",
-    None: "of the largest",
-}
 
 
 def parse_args():
@@ -91,6 +84,7 @@ def main():
     from trn_plugin.deploy.checkpoint import load_for_export
     from trn_plugin.deploy.export import check_opset
     from trn_plugin.geometry import read_image
+    from trn_plugin.tasks import read_tasks
 
     check_opset(args.opset)
     if not args.out.endswith(".onnx"):
@@ -120,10 +114,10 @@ def main():
     compared = [f"{len(crops)} pictures of the {source} set"] if crops else []
     compared += [f"{len(images)} of --images"] if images else []
     print(f"compared on {', '.join([*compared, 'drawn pictures'])}, in batches of 1, 2 and 7")
-    kinds = {name: task["kind"] for name, task in metadata["tasks"].items()}
+    tasks = read_tasks(metadata["tasks"])
     rows = []
     for output, difference in differences.items():
-        unit = UNITS.get(kinds.get(output), "in probability")
+        unit = tasks[output].difference_unit if output in tasks else "of the largest"
         print(f"  {output}: differs from PyTorch by at most {difference:.1e} {unit}")
         found = {"difference": difference, "unit": f"largest, {unit}"}
         rows.append({"quantity": output, "set": source, "pictures": len(crops), **found})

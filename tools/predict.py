@@ -16,9 +16,9 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 
-import trn_plugin.interrupts
 
 import argparse
+import importlib.util
 import itertools
 import time
 from collections.abc import Iterator
@@ -34,8 +34,9 @@ from trn_plugin.deploy.inputs import find_pictures, output_paths, read_boxes, wh
 from trn_plugin.deploy.records import Results, as_json
 from trn_plugin.deploy.runtime import cut_face, providers_of
 from trn_plugin.deploy.video import VIDEO_SUFFIXES, VideoFile, VideoOutput
-from trn_plugin.errors import ConfigError, DataError, TrnPluginError
+from trn_plugin.errors import ConfigError, DataError, TrnPluginError, first_line
 from trn_plugin.geometry import read_image
+from trn_plugin.stopping import in_one_line
 
 JPEG_QUALITY = 95
 
@@ -75,6 +76,14 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         metavar="FILE",
         help="one line a face (default: D/predictions.jsonl); an earlier one is replaced when the "
         "run is at its end",
+    )
+    parser.add_argument(
+        "--import",
+        dest="imports",
+        action="append",
+        default=[],
+        metavar="FILE.py",
+        help="run this file first, which registers a kind of task of your own",
     )
     parser.add_argument("--csv", metavar="FILE", help="write a table too, one row a face")
     parser.add_argument(
@@ -157,6 +166,17 @@ def faces_by_picture(args: argparse.Namespace, pictures: list[Path]) -> dict[Pat
     return faces
 
 
+def import_file(path: str) -> None:
+    """Run a Python file, such as one that registers a kind of task."""
+    try:
+        spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+        if spec is None:
+            raise ConfigError("expected a .py file")
+        spec.loader.exec_module(importlib.util.module_from_spec(spec))
+    except Exception as error:  # a user's code may raise anything
+        raise ConfigError(f"--import {path}: {first_line(error)}") from error
+
+
 def box_of(args: argparse.Namespace):
     return whole_pixels(args.box, "--box") if args.box else None
 
@@ -176,9 +196,9 @@ def batches(faces: dict[Path, list], size: int) -> Iterator[list[tuple[Path, lis
 def summary(tasks: dict[str, dict], prediction: dict) -> str:
     parts = summary_lines(tasks, prediction, limit=6)
     for name, task in tasks.items():
-        if task["kind"] == "landmarks":
-            points = " ".join(f"({x:.1f}, {y:.1f})" for x, y in prediction[name])
-            parts.append(f"{name} {points}")
+        points = task.read_points(prediction[name])
+        if len(points):
+            parts.append(f"{name} " + " ".join(f"({x:.1f}, {y:.1f})" for x, y in points))
     return "; ".join(parts)
 
 
@@ -235,6 +255,8 @@ def predict(args: argparse.Namespace) -> int:
     """Run on all pictures and videos; how many of them could not be used."""
     if args.batch_size < 1:
         raise ConfigError(f"--batch-size: expected at least 1, found {args.batch_size}")
+    for path in args.imports:
+        import_file(path)
     predictor = FaceTaskPredictor(args.model, providers_of(args.provider))
     pictures, videos = split_inputs(args)
     faces = faces_by_picture(args, pictures)
@@ -389,5 +411,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    with trn_plugin.interrupts.in_one_line():
+    with in_one_line():
         sys.exit(main())

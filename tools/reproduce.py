@@ -10,8 +10,6 @@ Example:
     python tools/reproduce.py table1 --scale paper --jobs 4
 """
 
-import trn_plugin.interrupts  # noqa: F401 - first, see there
-
 import argparse
 import os
 import shlex

@@ -9,8 +9,6 @@ Example:
     python tools/task_similarity.py CONFIG --checkpoint CHECKPOINT --split val
 """
 
-import trn_plugin.interrupts  # noqa: F401 - first, see there
-
 import argparse
 import csv
 import itertools
@@ -27,7 +25,7 @@ from trn_plugin.errors import ConfigError
 LABELS = "gt"
 LEVELS = {LABELS: "labels", "output": "predictions", "hidden": "hidden features"}
 OF_FILES = ("columns", "classes")
-OF_CONFIGS = ("cfg_options", "checkpoint", "split", "tasks", "by_column", "all_pairs")
+OF_CONFIGS = ("cfg_options", "checkpoint", "split", "tasks", "by_column", "all_pairs", "points")
 
 
 def parse_args():
@@ -44,6 +42,12 @@ def parse_args():
     parser.add_argument("--tasks", **names, help="of the config's data, these only")
     parser.add_argument(
         "--by-column", action="store_true", help="take tasks of several attributes apart"
+    )
+    parser.add_argument(
+        "--points",
+        choices=("crop", "shape", "file"),
+        help="landmarks relative to the crop that evaluation takes (default), as a shape without "
+        "place and scale, or in pixels as in the file",
     )
     parser.add_argument(
         "--groups",
@@ -150,6 +154,7 @@ def read_celeba(path, columns):
 def read_dataset(args):
     from trn_plugin.evaluation.label_similarity import label_features
     from trn_plugin.registry import DATASETS
+    from trn_plugin.tasks import read_tasks
 
     config = cli.load_config(args.config, args.cfg_options)
     split = args.split or "train"
@@ -160,8 +165,32 @@ def read_dataset(args):
     with config_errors(f"{split}_dataloader.dataset"):
         dataset = DATASETS.build(settings)
     records = [dataset.get_data_info(index) for index in range(len(dataset))]
-    features = label_features(records, dataset.metainfo["tasks"], args.by_column)
-    return features, f"{dataset.metainfo.get('dataset', args.config)} ({split})"
+    tasks = read_tasks(dataset.metainfo["tasks"])
+    place, about = placement(args.points, config, split, dataset, records, tasks)
+    features = label_features(records, dataset.metainfo["tasks"], args.by_column, place)
+    return features, f"{dataset.metainfo.get('dataset', args.config)} ({split}{about})"
+
+
+def placement(points, config, split, dataset, records, tasks):
+    """How points are placed before they are measured, and what to say of it."""
+    from trn_plugin.datasets.crops import EvaluationCrops
+    from trn_plugin.evaluation.label_similarity import own_shape
+
+    first = ((task, r["gt"].get(name)) for name, task in tasks.items() for r in records[:1000])
+    if not any(label is not None and len(task.points(label)) for task, label in first):
+        return None, ""
+    if points == "shape":
+        return own_shape, ", shape of the points alone, without their place and scale"
+    if points == "file":
+        return None, ", points in pixels of the file"
+    loader = config.get("val_dataloader" if split == "train" else f"{split}_dataloader") or {}
+    crops = EvaluationCrops.of(dataset, (loader.get("dataset") or {}).get("pipeline") or ())
+    if crops is None:
+        return None, ", points in pixels of the file, as no crop of evaluation is configured"
+    missing = sum(box is None for box in crops.boxes)
+    if missing:
+        return None, f", points in pixels of the file, as {missing} pictures are missing"
+    return crops.place, f", points relative to the crop of evaluation: {crops.about}"
 
 
 def read_checkpoint(args):
@@ -246,7 +275,7 @@ def row(a, b, found):
 
 
 def report(rows, levels, listed):
-    from trn_plugin.evaluation._task_metric import table
+    from trn_plugin.evaluation.task_metric import table
 
     shown = rows if len(rows) <= 2 * listed else [*rows[:listed], None, *rows[-listed:]]
     header = ["pair, most related labels first", "N"]

@@ -8,8 +8,6 @@ Examples:
     python tools/test.py configs/toy/trn-output_test-resnet_toy.py work_dirs/toy/model.onnx
 """
 
-import trn_plugin.interrupts  # noqa: F401 - first, see there
-
 import argparse
 import json
 import math

@@ -9,8 +9,6 @@ Example:
         work_dirs/toy/epoch_15.pth pose.safetensors --task pose
 """
 
-import trn_plugin.interrupts  # noqa: F401 - first, see there
-
 import argparse
 
 from trn_plugin.engine import cli

@@ -4,8 +4,6 @@ Example:
     python tools/train.py configs/toy/trn-hidden-output_test-resnet_toy.py --work-dir work_dirs/toy
 """
 
-import trn_plugin.interrupts  # noqa: F401 - first, see there
-
 import argparse
 
 from trn_plugin.engine import cli

@@ -9,7 +9,17 @@ are reached through it without a warning.
 from mmengine import registry as mmengine_registry
 from mmengine.registry import Registry
 
-__all__ = ["DATASETS", "DATA_SAMPLERS", "HOOKS", "METRICS", "MODELS", "RUNNERS", "TRANSFORMS"]
+__all__ = [
+    "DATASETS",
+    "DATA_SAMPLERS",
+    "EVALUATORS",
+    "FUNCTIONS",
+    "HOOKS",
+    "METRICS",
+    "MODELS",
+    "RUNNERS",
+    "TRANSFORMS",
+]
 
 SCOPE = "trn_plugin"
 
@@ -29,14 +39,14 @@ HOOKS = _child(mmengine_registry.HOOKS, "hooks")
 DATASETS = _child(mmengine_registry.DATASETS, "datasets")
 TRANSFORMS = _child(mmengine_registry.TRANSFORMS, "datasets")
 DATA_SAMPLERS = _child(mmengine_registry.DATA_SAMPLERS, "datasets")
+FUNCTIONS = _child(mmengine_registry.FUNCTIONS, "datasets")
+EVALUATORS = _child(mmengine_registry.EVALUATOR, "evaluation")
 METRICS = _child(mmengine_registry.METRICS, "evaluation")
 RUNNERS = _child(mmengine_registry.RUNNERS, "engine")
 
 _NOTHING_ADDED = [
     _child(getattr(mmengine_registry, name))
     for name in (
-        "EVALUATOR",
-        "FUNCTIONS",
         "LOG_PROCESSORS",
         "LOOPS",
         "MODEL_WRAPPERS",

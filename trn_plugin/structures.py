@@ -1,5 +1,8 @@
 """What travels from the data set to the evaluators."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -7,8 +10,9 @@ import torch
 from mmengine.structures import BaseDataElement
 
 from trn_plugin.errors import ConfigError
+from trn_plugin.tasks import Task
 
-__all__ = ["MultiTaskDataSample", "relation_name", "relation_sides"]
+__all__ = ["MultiTaskBatch", "MultiTaskDataSample", "relation_name", "relation_sides"]
 
 PLAIN_DTYPES = {torch.float32, torch.float64, torch.int64, torch.int32, torch.uint8, torch.bool}
 
@@ -29,10 +33,11 @@ class MultiTaskDataSample(BaseDataElement):
         target (dict[str, Tensor]): (d,) each head's loss target; a task without label is absent.
 
     Metainfo: ``img_path``, ``ori_shape`` (height, width in pixels), ``box`` (x0, y0, x1, y1 of the
-    crop in the picture's pixels), ``box_source`` (how the box was made).
+    crop in the picture's pixels), ``box_source`` (how the box was made), ``tasks`` (`Task` by
+    name, as the data set describes them).
 
     Pickled, its CPU tensors are arrays: torch would pass each of them from a data-loader worker as
-    a shared-memory file of its own, which costs the training process more than a small picture.
+    a shared-memory file of its own.
     """
 
     def __getstate__(self) -> dict:
@@ -64,6 +69,158 @@ class _Array(NamedTuple):
         if not plain or value.device.type != "cpu" or value.requires_grad:
             return value
         return cls(value.numpy())
+
+
+class MultiTaskBatch:
+    """Labels and predictions of a batch, task by task; a sequence of :class:`MultiTaskDataSample`.
+
+    Samples are made when they are asked for, by index or iteration, for what knows no batches.
+
+    Args:
+        tasks (Mapping[str, Task]): what each label is.
+        matrix (Tensor): (N, D) float32, the targets of all tasks side by side, 0 where there is no
+            label.
+        mask (Tensor): (N, T) bool, which labels there are.
+        meta (Mapping[str, list]): N entries by key, None where a sample has none.
+        fields (Mapping[str, Mapping[str, Tensor]]): (N, ...) by task, of those of a sample's
+            attributes that a model adds: 'pred', 'hidden', 'output', 'logits', 'target'.
+    """
+
+    def __init__(
+        self,
+        tasks: Mapping[str, Task],
+        matrix: torch.Tensor,
+        mask: torch.Tensor,
+        meta: Mapping[str, list] | None = None,
+        fields: Mapping[str, Mapping[str, torch.Tensor]] | None = None,
+    ) -> None:
+        self.tasks, self.matrix, self.mask = dict(tasks), matrix, mask
+        self.meta, self.fields = dict(meta or {}), dict(fields or {})
+        self._arrays: dict[tuple[str, str], np.ndarray] = {}
+
+    @classmethod
+    def of(cls, samples: Sequence[MultiTaskDataSample], tasks: Mapping[str, Task]):
+        """The batch of these samples' labels.
+
+        Raises:
+            DataError: a label that does not fit its task.
+        """
+        matrix = np.zeros((len(samples), sum(t.width for t in tasks.values())), np.float32)
+        mask = np.zeros((len(samples), len(tasks)), bool)
+        start = 0
+        for column, (name, task) in enumerate(tasks.items()):
+            labels = [sample.gt.get(name) for sample in samples]
+            rows = [row for row, label in enumerate(labels) if label is not None]
+            if rows:
+                own = slice(start, start + task.width)
+                matrix[rows, own] = task.targets([_on_host(labels[row]) for row in rows])
+                mask[rows, column] = True
+            start += task.width
+        keys = dict.fromkeys(key for sample in samples for key in sample.metainfo_keys())
+        meta = {
+            key: [sample.get(key) for sample in samples] for key in keys if key not in ("tasks",)
+        }
+        return cls(tasks, torch.from_numpy(matrix), torch.from_numpy(mask), meta)
+
+    @property
+    def targets(self) -> dict[str, torch.Tensor]:
+        """(N, width) float32 by task."""
+        widths = [task.width for task in self.tasks.values()]
+        return dict(zip(self.tasks, self.matrix.split(widths, 1), strict=True))
+
+    @property
+    def masks(self) -> dict[str, torch.Tensor]:
+        """(N,) bool by task: which samples have a label."""
+        return dict(zip(self.tasks, self.mask.unbind(1), strict=True))
+
+    def labels(self, task: str) -> list:
+        """The label of each sample as an array, None where it has none."""
+        if task not in self.tasks:
+            return [None] * len(self)
+        if ("labels", task) not in self._arrays:
+            values = self.tasks[task].decode(self.targets[task].cpu().numpy())
+            self._arrays["labels", task] = values
+        present = self.masks[task].tolist()
+        rows = zip(self._arrays["labels", task], present, strict=True)
+        return [value if there else None for value, there in rows]
+
+    def array(self, field: str, task: str) -> np.ndarray:
+        """A field on the host, (N, ...); bfloat16, which numpy lacks, becomes float32."""
+        if (field, task) not in self._arrays:
+            values = self.fields[field][task].detach()
+            values = values.float() if values.is_floating_point() else values
+            self._arrays[field, task] = values.cpu().numpy()
+        return self._arrays[field, task]
+
+    def with_fields(self, **fields: Mapping[str, torch.Tensor]) -> MultiTaskBatch:
+        """The same batch with fields added."""
+        return MultiTaskBatch(
+            self.tasks, self.matrix, self.mask, self.meta, {**self.fields, **fields}
+        )
+
+    def give_to(self, samples: Sequence[MultiTaskDataSample]) -> Sequence[MultiTaskDataSample]:
+        """Set each sample's row of the fields on it; returns the samples."""
+        for row, sample in enumerate(samples):
+            for field in self.fields:
+                sample.set_field(self._row(field, row), field)
+        return samples
+
+    def _row(self, field: str, row: int) -> dict[str, torch.Tensor]:
+        masks = self.masks if field == "target" else {}
+        return {
+            task: values[row]
+            for task, values in self.fields[field].items()
+            if task not in masks or masks[task][row]
+        }
+
+    def to(self, *args, **kwargs) -> MultiTaskBatch:
+        """As of a tensor."""
+        return self._changed(lambda values: values.to(*args, **kwargs))
+
+    def pin_memory(self) -> MultiTaskBatch:
+        """In page-locked memory; data loaders with ``pin_memory`` call it."""
+        return self._changed(lambda values: values.pin_memory())
+
+    def _changed(self, change) -> MultiTaskBatch:
+        fields = {
+            field: {task: change(value) for task, value in values.items()}
+            for field, values in self.fields.items()
+        }
+        return MultiTaskBatch(self.tasks, change(self.matrix), change(self.mask), self.meta, fields)
+
+    def __len__(self) -> int:
+        return len(self.matrix)
+
+    def __getitem__(self, row: int | slice) -> MultiTaskDataSample | list[MultiTaskDataSample]:
+        if isinstance(row, slice):
+            return [self[index] for index in range(*row.indices(len(self)))]
+        row = range(len(self))[row]
+        sample = MultiTaskDataSample()
+        for key, values in {**self.meta, "tasks": [self.tasks] * len(self)}.items():
+            if values[row] is not None:
+                sample.set_field(values[row], key, field_type="metainfo")
+        labels = {task: self.labels(task)[row] for task in self.tasks}
+        sample.gt = {t: torch.as_tensor(label) for t, label in labels.items() if label is not None}
+        for field in self.fields:
+            sample.set_field(self._row(field, row), field)
+        return sample
+
+    def __iter__(self) -> Iterator[MultiTaskDataSample]:
+        return (self[row] for row in range(len(self)))
+
+    def __getstate__(self) -> dict:
+        # arrays: torch would pass each tensor between processes as a shared-memory file
+        tensors = {"matrix": self.matrix.numpy(), "mask": self.mask.numpy()}
+        return {**self.__dict__, **tensors, "_arrays": {}}
+
+    def __setstate__(self, state: dict) -> None:
+        for name in ("matrix", "mask"):
+            state[name] = torch.from_numpy(state[name])
+        self.__dict__.update(state)
+
+
+def _on_host(label: object) -> object:
+    return label.detach().cpu() if isinstance(label, torch.Tensor) else label
 
 
 def relation_sides(relation, key: str) -> tuple[tuple[str, ...], tuple[str, ...]]:

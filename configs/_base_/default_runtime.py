@@ -24,4 +24,6 @@ visualizer = dict(type="Visualizer", vis_backends=vis_backends)
 randomness = dict(seed=0)
 load_from = None
 resume = False
+resume_schedule = "checkpoint"
+save_on_sigterm = False
 non_finite = "stop"

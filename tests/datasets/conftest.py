@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from trn_plugin.datasets.toy_faces import make_toy_faces
+from trn_plugin.tasks import read_tasks
 
 TRAIN_SIZE, TEST_SIZE = 60, 20
 
@@ -43,7 +44,9 @@ def make_results():
     def make(image, landmarks, pose=1, smile=1.0, seed=0):
         landmarks = np.asarray(landmarks, dtype=np.float64)
         tasks = dict(
-            landmarks=dict(kind="landmarks", flip=(1, 0, 2, 4, 3), interocular=(0, 1)),
+            landmarks=dict(
+                kind="landmarks", names=tuple("abcde"), flip=(1, 0, 2, 4, 3), interocular=(0, 1)
+            ),
             pose=dict(kind="class", classes=tuple("abcde"), flip=(4, 3, 2, 1, 0)),
             smile=dict(kind="attributes", names=("smiling",)),
         )
@@ -53,7 +56,7 @@ def make_results():
             ori_shape=image.shape[:2],
             gt=dict(landmarks=landmarks, pose=pose, smile=np.array([smile], dtype=np.float32)),
             landmarks=landmarks,
-            tasks=tasks,
+            tasks=read_tasks(tasks),
             input_size=None,
             rng=np.random.default_rng(seed),
             eval_rng=np.random.default_rng(seed + 1),

@@ -15,6 +15,7 @@ from trn_plugin.datasets import MTFL, CelebA, CropResize, DrawSampler, LoadCrop,
 from trn_plugin.datasets.transforms._cache import CachedPicture, PictureCache
 from trn_plugin.errors import ConfigError, DataError, PictureError
 from trn_plugin.geometry import jpeg_size
+from trn_plugin.tasks import read_tasks
 
 JITTER = dict(type="trn_plugin.FaceBox", mode="jitter", scale=(1.0, 4.0))
 WHOLE = dict(type="trn_plugin.FaceBox", mode="whole")
@@ -34,12 +35,13 @@ def save(path, image, **options):
 
 
 def results(path, box, points=(), drawn=True):
+    tasks = dict(points=dict(kind="landmarks", names=list("abcdef")))
     return dict(
         img_path=path,
         box=box,
         box_drawn=drawn,
         gt=dict(points=np.array(points, dtype=float).reshape(-1, 2)),
-        tasks=dict(points=dict(kind="landmarks")),
+        tasks=read_tasks(tasks),
         sample_idx=0,
     )
 

@@ -171,7 +171,7 @@ def test_a_missing_column_names_the_closest(tmp_path):
     ("labels", "message"),
     [
         ({}, r"^labels: expected for each task"),
-        (dict(a=dict(columns=["b"])), r"^labels\.a\.kind: expected one of landmarks.*found None"),
+        (dict(a=dict(columns=["b"])), r"^labels\.a\.kind: expected one of .*landmarks.*found None"),
         (dict(a=dict(kind="class")), r"^labels\.a\.classes: expected what the cells of 'a' hold"),
         (dict(a=dict(kind="class", classes=["b", "b"])), r"^labels\.a\.classes: .*each once"),
         (dict(a=dict(kind="values", column="b")), r"^labels\.a: .*takes columns; found 'column'"),

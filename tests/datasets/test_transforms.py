@@ -294,7 +294,11 @@ def test_pack(make_results):
     )
     assert sample.gt["pose"] == 4
     assert sample.metainfo == dict(
-        img_path="picture.png", ori_shape=(100, 100), box=(0, 0, 100, 100), box_source="here"
+        img_path="picture.png",
+        ori_shape=(100, 100),
+        box=(0, 0, 100, 100),
+        box_source="here",
+        tasks=results["tasks"],
     )
 
 

@@ -3,12 +3,15 @@ import pytest
 
 from trn_plugin.deploy import draw_faces
 from trn_plugin.deploy.drawing import summary_lines
+from trn_plugin.tasks import read_tasks
 
-FACE = {
-    "landmarks": {"kind": "landmarks", "names": ["eye", "mouth"]},
-    "pose": {"kind": "class", "classes": ["left", "right profile"]},
-    "attributes": {"kind": "attributes", "names": [f"attribute {i}" for i in range(40)]},
-}
+FACE = read_tasks(
+    {
+        "landmarks": {"kind": "landmarks", "names": ["eye", "mouth"]},
+        "pose": {"kind": "class", "classes": ["left", "right profile"]},
+        "attributes": {"kind": "attributes", "names": [f"attribute {i}" for i in range(40)]},
+    }
+)
 
 
 def prediction(points=((10, 10), (20, 20)), seed=0):
@@ -97,14 +100,16 @@ def test_many_faces_are_numbered_and_the_panel_stays_bounded():
 
 
 def test_frames_of_a_video_are_of_one_size():
-    tasks = {
-        "pose": {"kind": "class", "classes": ["up", "a class with quite a long name"]},
-        "age": {"kind": "values", "names": ["years"]},
-    }
+    tasks = read_tasks(
+        {
+            "pose": {"kind": "class", "classes": ["up", "a class with quite a long name"]},
+            "age": {"kind": "values", "names": ["years"]},
+        }
+    )
     image = np.zeros((90, 120, 3), np.uint8)
     shapes = set()
     for index in (0, 1):
-        found = {"label": tasks["pose"]["classes"][index], "index": index}
+        found = {"label": tasks["pose"].names[index], "index": index}
         found["probabilities"] = [0.5, 0.5]
         prediction = {"pose": found, "age": {"years": [0.5, -123456.0][index]}}
         shapes.add(draw_faces(image, tasks, [prediction], steady=True).shape)

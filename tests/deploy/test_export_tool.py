@@ -77,7 +77,7 @@ def test_the_tool_exports_a_checkpoint(trained, tmp_path, monkeypatch, capsys):
     assert "torch.onnx" not in printed.out + printed.err
     predictor = FaceTaskPredictor(out)
     assert predictor.input_size == (40, 32)
-    assert predictor.tasks["pose"]["classes"] == ["left", "frontal", "right"]
+    assert predictor.tasks["pose"].names == ("left", "frontal", "right")
     assert predictor.metadata["metrics"] == {"pose/accuracy": 61.5}
     assert "its metrics are from: validation during training" in printed.out
 

@@ -290,7 +290,9 @@ def test_a_newer_format_is_named(tmp_path):
     path = tmp_path / "file.pth"
     meta = dict(trn_plugin_version="9.1.0", trn_plugin_format=FORMAT + 1)
     save_checkpoint_file(dict(state_dict={}, meta=meta), path)
-    with pytest.raises(CheckpointError, match=r"newer version of trn_plugin \(9\.1\.0, format 2\)"):
+    with pytest.raises(
+        CheckpointError, match=r"newer version of trn_plugin \('9\.1\.0', format 2\)"
+    ):
         load_checkpoint_file(path)
 
 

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import tiny
@@ -10,6 +11,7 @@ from mmengine.runner import Runner
 from tiny import BATCH, SAMPLES, StopAt, assert_same, result_of, tiny_runner
 
 from trn_plugin.engine import load_checkpoint_file
+from trn_plugin.engine.run_hooks import NamesHook
 from trn_plugin.errors import CheckpointError, ConfigError
 
 EPOCHS = dict(type="EpochBasedTrainLoop", max_epochs=3, val_interval=2)
@@ -371,7 +373,7 @@ def test_the_state_of_another_optimizer_is_named(tmp_path):
     checkpoint["optimizer"]["param_groups"] *= 2
     torch.save(checkpoint, path)
     with pytest.raises(CheckpointError, match=r"epoch_3\.pth: .* does not fit the config's opti"):
-        tiny_runner(tmp_path, "whole", resume=True).train()
+        tiny_runner(tmp_path, "whole", resume=True, load_from=str(path)).train()
 
 
 def test_parameters_in_another_order_keep_their_moments(tmp_path):
@@ -399,7 +401,7 @@ def test_the_moments_of_other_parameters_are_refused(tmp_path, names):
     checkpoint["optimized"] = names
     torch.save(checkpoint, path)
     with pytest.raises(CheckpointError, match=r"epoch_3\.pth: .* does not fit the config's opti"):
-        tiny_runner(tmp_path, "whole", resume=True).train()
+        tiny_runner(tmp_path, "whole", resume=True, load_from=str(path)).train()
 
 
 def test_a_checkpoint_of_plain_mmengine_is_resumed(tmp_path):
@@ -419,15 +421,16 @@ def test_a_checkpoint_of_plain_mmengine_is_resumed(tmp_path):
 
 def test_other_names_than_the_models_are_told(tmp_path):
     run = tiny_runner(tmp_path)
-    run._trained_on = dict(tasks=dict(a=dict(kind="class", classes=("cat", "dog")), b=dict()))
+    run.trained_on = dict(tasks=dict(a=dict(kind="class", classes=("cat", "dog")), b=dict()))
     told = []
     run.logger.warning = told.append
-    for classes, count in ((["cat", "dog"], 0), (["dog", "cat"], 1)):
-        run._compare_names(Labelled(dict(tasks=dict(a=dict(kind="class", classes=classes)))))
+    for classes, count in ((["cat", "dog"], 0), (["dog", "cat"], 1), ("odd", 1), (7, 1)):
+        metainfo = dict(tasks=dict(a=dict(kind="class", classes=classes)))
+        NamesHook().before_test(SimpleNamespace(**vars(run), **with_test_data(run, metainfo)))
         assert len(told) == count
     assert "a: the model was trained with classes ['cat', 'dog'], the test data has" in told[0]
 
 
-class Labelled:
-    def __init__(self, metainfo):
-        self.metainfo = metainfo
+def with_test_data(run, metainfo):
+    dataset = SimpleNamespace(metainfo=metainfo)
+    return dict(bare_model=run.model, test_dataloader=SimpleNamespace(dataset=dataset))

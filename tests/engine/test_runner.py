@@ -142,7 +142,7 @@ def test_a_checkpoint_holds_the_metrics_of_its_own_iteration(tmp_path):
     run = runner(tmp_path)
     run.train()
     for iteration, expected in ((run.iter, {"pose/accuracy": 70.0}), (run.iter - 1, None)):
-        run._validated = iteration, {"pose/accuracy": 70.0}
+        run.validated = iteration, {"pose/accuracy": 70.0}
         run.save_checkpoint(str(tmp_path), "best.pth")
         assert load_checkpoint_file(tmp_path / "best.pth")["meta"].get("metrics") == expected
 

@@ -18,7 +18,7 @@ from trn_plugin.structures import MultiTaskDataSample
 
 COUNT = 41
 TASKS = dict(
-    landmarks=dict(kind="landmarks", interocular=(0, 1)),
+    landmarks=dict(kind="landmarks", names=tuple("abcde"), interocular=(0, 1)),
     pose=dict(kind="class", classes=("left", "frontal", "right")),
     smile=dict(kind="attributes", names=("smiling",)),
 )

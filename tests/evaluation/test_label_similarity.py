@@ -1,6 +1,6 @@
 import numpy as np
 
-from trn_plugin.evaluation.label_similarity import label_features
+from trn_plugin.evaluation.label_similarity import label_features, own_shape
 
 TASKS = dict(
     points=dict(kind="landmarks", names=("a", "b", "c")),
@@ -17,10 +17,10 @@ def records(n=60, seed=0):
         yield dict(gt=dict(points=points, side=side, marks=rng.integers(2, size=3)))
 
 
-def test_features_do_not_see_where_and_how_large_a_face_is():
+def test_the_shape_of_points_does_not_see_where_and_how_large_they_are():
     near = list(records())
     far = [dict(gt=dict(r["gt"], points=7 * r["gt"]["points"] + [90, 30])) for r in near]
-    a, b = (label_features(r, TASKS)["points"] for r in (near, far))
+    a, b = (label_features(r, TASKS, place=own_shape)["points"] for r in (near, far))
     assert np.allclose(a, b)
     assert np.allclose(np.abs(a.reshape(-1, 3, 2)).max((1, 2)), 0.5)
 

@@ -5,17 +5,19 @@ import pytest
 import torch
 
 from trn_plugin.errors import ConfigError
-from trn_plugin.evaluation import NormalizedMeanError, normalized_errors
+from trn_plugin.evaluation import NormalizedMeanError
 from trn_plugin.geometry import image_to_box
 from trn_plugin.registry import METRICS
+from trn_plugin.tasks.landmarks import normalized_errors
 
 FACE = np.array([[30.0, 40], [70, 42], [50, 60], [35, 80], [65, 82]])
 META = dict(
     tasks=dict(
-        landmarks=dict(kind="landmarks", interocular=(0, 1)),
+        landmarks=dict(kind="landmarks", names=tuple("abcde"), interocular=(0, 1)),
         pose=dict(kind="class", classes=("left profile", "frontal")),
     )
 )
+THREE = dict(tasks=dict(landmarks=dict(kind="landmarks", names=tuple("abc"), interocular=(0, 1))))
 
 
 def sample(truth, pred, box, pose=None):
@@ -49,13 +51,13 @@ def test_value_by_hand():
     pred = np.add(truth, [[3, 4], [0, 0], [0, 10]])  # distances 5, 0, 10: mean 5
     norms = dict(interocular=10.0, box=10.0, diagonal=10 / math.sqrt(2), crop=100 * 5 / 80)
     for norm, expected in norms.items():
-        result = measure([sample(truth, pred, (-10, 0, 90, 64))], norm=norm)
+        result = measure([sample(truth, pred, (-10, 0, 90, 64))], THREE, norm=norm)
         assert result["landmarks/NME"] == pytest.approx(expected)
 
 
 def test_box_norm_is_the_geometric_mean_of_its_sides():
     truth = np.array([[0.0, 0], [40, 0], [0, 10]])
-    result = measure([sample(truth, np.add(truth, [2, 0]), (0, 0, 64, 64))], norm="box")
+    result = measure([sample(truth, np.add(truth, [2, 0]), (0, 0, 64, 64))], THREE, norm="box")
     assert result["landmarks/NME"] == pytest.approx(100 * 2 / 20)
 
 
@@ -104,7 +106,9 @@ def test_invariant_to_scale_and_translation_of_the_picture(faces, norm, scale, s
 
 
 def test_eye_points_come_from_the_metainfo():
-    meta = dict(tasks=dict(landmarks=dict(kind="landmarks", interocular=(3, 4))))
+    meta = dict(
+        tasks=dict(landmarks=dict(kind="landmarks", names=tuple("abcde"), interocular=(3, 4)))
+    )
     pred = np.add(FACE, [1, 0])
     result = measure([sample(FACE, pred, (0, 0, 99, 99))], meta=meta)
     assert result["landmarks/NME"] == pytest.approx(100 / np.linalg.norm(FACE[3] - FACE[4]))
@@ -192,7 +196,7 @@ def test_config_errors():
         measure([], task="points")
     with pytest.raises(ConfigError, match="kind 'landmarks', found 'pose' of kind 'class'"):
         measure([], task="pose")
-    blind = dict(tasks=dict(landmarks=dict(kind="landmarks")))
+    blind = dict(tasks=dict(landmarks=dict(kind="landmarks", names=tuple("abcde"))))
     with pytest.raises(ConfigError, match=r"which points of 'landmarks' are the eyes.*set norm"):
         measure([], meta=blind)
     measure([], meta=blind, norm="crop")

@@ -3,6 +3,7 @@ import pytest
 
 from trn_plugin.evaluation import plots
 from trn_plugin.geometry import read_image
+from trn_plugin.tasks import Line
 
 
 @pytest.fixture
@@ -65,8 +66,8 @@ def test_precision_recall_without_a_curve_says_so(tmp_path, curves):
 def test_case_text_fits_its_cell(tmp_path, monkeypatch):
     """No line of text reaches the next picture or leaves the sheet."""
     lines = [
-        plots.Line("a_rather_long_file_name_of_more_than_forty_letters.jpg"),
-        *[plots.Line("some attribute: yes (97 %), true: no", False)] * 20,
+        Line("a_rather_long_file_name_of_more_than_forty_letters.jpg"),
+        *[Line("some attribute: yes (97 %), true: no", False)] * 20,
     ]
     case = plots.Case(np.zeros((30, 60, 3), np.uint8), lines=lines)
     figures = []

@@ -35,7 +35,10 @@ out = pathlib.Path(arguments[arguments.index("--out") + 1])
 out.write_text(json.dumps({"checkpoint": arguments[1], "a/error": 10.0 + seed, "a/none": None}))
 """
 
-CONFIG = "train_cfg = dict(max_epochs=2)\nmodel = dict(backbone=dict())\n"
+CONFIG = """train_cfg = dict(max_epochs=2)
+model = dict(backbone=dict())
+custom_imports = dict(imports=[])  # whose modules may read any key
+"""
 
 
 @pytest.fixture

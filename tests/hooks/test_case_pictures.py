@@ -14,7 +14,7 @@ from trn_plugin.registry import HOOKS
 from trn_plugin.structures import MultiTaskDataSample
 
 TASKS = dict(
-    landmarks=dict(kind="landmarks", interocular=(0, 1)),
+    landmarks=dict(kind="landmarks", names=tuple("abcde"), interocular=(0, 1)),
     pose=dict(kind="class", classes=("left", "frontal", "right")),
     smile=dict(kind="attributes", names=("smiling",)),
 )
@@ -68,6 +68,10 @@ def sheets(monkeypatch):
 
     monkeypatch.setattr(plots, "save_cases", keep)
     return kept
+
+
+def said(lines):
+    return [(line.text, line.right) for line in lines]
 
 
 def runner_for(samples, tasks=TASKS):
@@ -183,13 +187,13 @@ def test_says_what_is_right_and_wrong(tmp_path, sheets):
     run(hook, samples)
     cases, title = sheets[str(tmp_path / "out" / "sample.png")]
     assert title == "sample: 3 of 3 cases (box: exact (test))"
-    assert cases[2].lines == [
+    assert said(cases[2].lines) == [
         ("face 2.png", None),
         ("landmarks: error 5.0 %", None),
         ("pose: frontal (51 %), true: right", False),
         ("smiling: no (52 %)", True),
     ]
-    assert cases[1].lines[2:] == [
+    assert said(cases[1].lines[2:]) == [
         ("pose: frontal (51 %)", True),
         ("smiling: no (62 %), no label", None),
     ]
@@ -208,7 +212,7 @@ def test_many_attributes_list_the_wrong_ones(tmp_path, sheets):
     sample.gt = dict(attributes=torch.tensor([1.0] * 5 + [0.0] * 5))
     sample.pred = dict(attributes=torch.tensor([0.9] * 4 + [0.2] * 6))
     run(CasePicturesHook(str(tmp_path / "out"), num_worst=1), [sample], tasks)
-    assert sheets[str(tmp_path / "out" / "worst.png")][0][0].lines[1:] == [
+    assert said(sheets[str(tmp_path / "out" / "worst.png")][0][0].lines[1:]) == [
         ("attributes: 9 of 10 right", None),
         ("attribute 4: no (80 %), true: yes", False),
     ]
@@ -226,7 +230,7 @@ def test_values_are_drawn_and_told(tmp_path, sheets):
     assert "values_size" in shown
     assert np.ptp(read_image(str(out / "values_size.png"))) > 100
     # both errors are the largest in the last one
-    assert sheets[str(tmp_path / "out" / "worst.png")][0][0].lines[1:] == [
+    assert said(sheets[str(tmp_path / "out" / "worst.png")][0][0].lines[1:]) == [
         ("weight: 45, true: 40", None),
         ("length: 1.5, true: 1.55", None),
     ]
@@ -259,7 +263,7 @@ def test_points_without_eyes_are_measured_by_the_crop(tmp_path, monkeypatch):
     )
     monkeypatch.setattr(plots, "save_cases", lambda *args: None)
     monkeypatch.setattr("trn_plugin.hooks.case_pictures.read_image", lambda p: np.zeros((9, 9, 3)))
-    tasks = dict(landmarks=dict(kind="landmarks"))
+    tasks = dict(landmarks=dict(kind="landmarks", names=tuple("abcde")))
     samples = make_samples(tmp_path / "in", count=2, tasks=("landmarks",))
     hook = CasePicturesHook(str(tmp_path), num_worst=0, num_sample=0)
     run(hook, samples, tasks)
@@ -290,6 +294,6 @@ def test_unlabelled_attributes_are_said(tmp_path, sheets):
     (sample,) = make_samples(tmp_path / "in", count=1, tasks=())
     sample.pred = dict(attributes=torch.rand(10))
     run(CasePicturesHook(str(tmp_path / "out"), num_sample=1), [sample], tasks)
-    assert sheets[str(tmp_path / "out" / "sample.png")][0][0].lines[1:] == [
+    assert said(sheets[str(tmp_path / "out" / "sample.png")][0][0].lines[1:]) == [
         ("attributes: no label", None)
     ]

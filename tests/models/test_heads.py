@@ -7,6 +7,7 @@ from builders import build
 
 from trn_plugin.errors import ConfigError, DataError
 from trn_plugin.models import AttributeHead, ClassificationHead, LandmarkHead, RegressionHead
+from trn_plugin.structures import MultiTaskBatch, MultiTaskDataSample
 
 HEADS = [
     (LandmarkHead(5, 8), torch.rand(5, 2)),
@@ -16,19 +17,26 @@ HEADS = [
 ]
 
 
+def encode(head, labels):
+    """Loss targets and mask of labels, None where there is none."""
+    samples = [MultiTaskDataSample(gt={} if label is None else {"a": label}) for label in labels]
+    batch = MultiTaskBatch.of(samples, {"a": head.task})
+    return head.prepare(batch.targets["a"], batch.masks["a"]), batch.masks["a"]
+
+
 @pytest.mark.parametrize(("head", "label"), HEADS)
 def test_missing_labels_give_no_loss_and_no_gradient(head, label):
     hidden = torch.randn(4, 8)
     labels = [label, None, label, None]
     hidden[1] = float("nan")  # what an unlabelled sample holds must not matter
     hidden.requires_grad_()
-    targets, mask = head.encode(labels, hidden.device)
+    targets, mask = encode(head, labels)
     loss = head.loss(head(hidden), targets, mask)
     (g,) = torch.autograd.grad(loss, hidden)
     assert mask.tolist() == [True, False, True, False]
     assert g[mask].abs().sum() > 0
     assert not g[3].any()
-    some, all_of_them = head.encode([label, label], hidden.device)
+    some, all_of_them = encode(head, [label, label])
     assert loss.item() == pytest.approx(
         head.loss(head(hidden[mask]), some, all_of_them).item(), rel=1e-6
     )
@@ -37,7 +45,7 @@ def test_missing_labels_give_no_loss_and_no_gradient(head, label):
 @pytest.mark.parametrize(("head", "label"), HEADS)
 def test_no_label_at_all_gives_zero(head, label):
     hidden = torch.randn(4, 8, requires_grad=True)
-    targets, mask = head.encode([None] * 4, hidden.device)
+    targets, mask = encode(head, [None] * 4)
     loss = head.loss(head(hidden), targets, mask)
     assert loss == 0
     assert not torch.autograd.grad(loss, hidden)[0].any()
@@ -48,12 +56,12 @@ def test_training_on_one_label_predicts_it(head, label):
     hidden = torch.randn(1, 8)
     optimizer = torch.optim.Adam(head.parameters(), lr=0.003)
     for _ in range(1500):
-        targets, mask = head.encode([label], hidden.device)
+        targets, mask = encode(head, [label])
         optimizer.zero_grad()
         head.loss(head(hidden), targets, mask).backward()
         optimizer.step()
     pred = head.predict(head(hidden))[0]
-    if head.kind == "class":
+    if isinstance(head, ClassificationHead):
         assert pred.argmax() == label
         assert pred.sum().item() == pytest.approx(1)
     else:
@@ -63,10 +71,10 @@ def test_training_on_one_label_predicts_it(head, label):
 @pytest.mark.parametrize(
     ("head", "label", "message"),
     [
-        (HEADS[0][0], torch.rand(4, 2), r"shape \(5, 2\), finite, got shape \(4, 2\)"),
+        (HEADS[0][0], torch.rand(4, 2), r"shape \(5, 2\), finite, found shape \(4, 2\)"),
         (HEADS[0][0], torch.full((5, 2), float("nan")), "finite"),
-        (HEADS[1][0], torch.tensor(5), r"one class index 0\.\.4, got 5"),
-        (HEADS[1][0], torch.tensor(-1), "got -1"),
+        (HEADS[1][0], torch.tensor(5), r"one class index 0\.\.4, found 5"),
+        (HEADS[1][0], torch.tensor(-1), "found -1"),
         (HEADS[2][0], torch.tensor([0.0, 1]), "3 values 0 or 1"),
         (HEADS[2][0], torch.tensor([0.0, 1, -1]), "3 values 0 or 1"),
         (HEADS[3][0], torch.tensor([0.0, 1, 2]), "2 finite numbers"),
@@ -75,7 +83,7 @@ def test_training_on_one_label_predicts_it(head, label):
 )
 def test_labels_that_do_not_fit_are_refused(head, label, message):
     with pytest.raises(DataError, match=message):
-        head.encode([label], torch.device("cpu"))
+        encode(head, [label])
 
 
 def test_class_weights_scale_the_loss_of_a_class():
@@ -84,7 +92,7 @@ def test_class_weights_scale_the_loss_of_a_class():
     weighted = ClassificationHead(3, 8, class_weights=(1.0, 2.0, 0.0))
     weighted.load_state_dict(head.state_dict())
     hidden = torch.randn(3, 8)
-    targets, _ = head.encode([torch.tensor(i) for i in range(3)], "cpu")
+    targets, _ = encode(head, [torch.tensor(i) for i in range(3)])
     plain, other = (h.sample_loss(h(hidden), targets) for h in (head, weighted))
     assert torch.allclose(other, plain * torch.tensor([1.0, 2.0, 0.0]))
 
@@ -153,7 +161,7 @@ def test_the_model_asks_the_training_data():
 def test_standardised_targets_and_predictions_in_the_labels_units():
     labels = [torch.tensor([20.0, 1e-3]), None, torch.tensor([50.0, 3e-3])]
     head = RegressionHead(2, 4, mean=[30, 2e-3], std=[10, 1e-3])
-    targets, mask = head.encode(labels, torch.device("cpu"))
+    targets, mask = encode(head, labels)
     assert mask.tolist() == [True, False, True]
     torch.testing.assert_close(targets, torch.tensor([[-1.0, -1], [0, 0], [2, 1]]))
     torch.testing.assert_close(head.predict(targets)[2], labels[2])

@@ -5,6 +5,7 @@ from builders import batch, build
 from trn_plugin.errors import ConfigError
 from trn_plugin.models import TaskRelationNeck
 from trn_plugin.relation import TaskRelationLayer
+from trn_plugin.structures import MultiTaskBatch
 
 
 def test_measures_what_layers_of_their_own_measure():
@@ -18,7 +19,7 @@ def test_measures_what_layers_of_their_own_measure():
             hidden = model.backbone(x)
         output = {t: model.heads[t](hidden[t]) for t in model.tasks}
         output = {t: model.heads[t].activate(value) for t, value in output.items()}
-        label = {t: model.heads[t].encode([s.gt[t] for s in samples], "cpu")[0] for t in output}
+        label = MultiTaskBatch.of(samples, {t: model.heads[t].task for t in output}).targets
         for level, f in (("hidden", hidden), ("output", output), ("label", label)):
             expected = layers[level](f["landmarks"].detach(), f["pose"].detach())
             key = f"relation/{level}/landmarks-pose"

@@ -384,8 +384,11 @@ def test_bad_arguments_are_one_line(job, tmp_path, monkeypatch, capfd, name, arg
         ),
         ("model.heads.pose.num_classes=4", r"model\.heads\.pose: .* expects 4 .* has 5 of kind"),
         ("train_dataloader.dataset.type=Faces", r"dataloader: Faces is not in the"),
-        ("train_dataloader.dataset.bananas=3", r"dataloader: .*bananas"),
-        ("train_dataloader.dataset.pipeline.0.type=Load", r"dataloader: Load is not in the"),
+        ("train_dataloader.dataset.bananas=3", r"train_dataloader.dataset: .*bananas"),
+        (
+            "train_dataloader.dataset.pipeline.0.type=Load",
+            r"train_dataloader.dataset: Load is not in the",
+        ),
         ("optim_wrapper.optimizer.type=Foo", r"optimizer is named .Foo"),
         ("optim_wrapper.optimizer.bananas=3", r"optim_wrapper: .*bananas"),
         ("param_scheduler.0.end=0", r"param_scheduler: .*end"),

@@ -2,6 +2,7 @@
 
 from trn_plugin.datasets.base import MultiTaskDataset
 from trn_plugin.datasets.celeba import CelebA
+from trn_plugin.datasets.collate import multi_task_collate
 from trn_plugin.datasets.mtfl import MTFL
 from trn_plugin.datasets.sampler import DrawSampler, SampleDraw
 from trn_plugin.datasets.tabular import TabularMultiTask
@@ -33,4 +34,5 @@ __all__ = [
     "SampleDraw",
     "TabularMultiTask",
     "ToyFaces",
+    "multi_task_collate",
 ]

@@ -16,6 +16,7 @@ from torch.utils.data import get_worker_info
 
 from trn_plugin.datasets._records import Records
 from trn_plugin.errors import ConfigError, DataError, PictureError, TrnPluginError
+from trn_plugin.tasks import read_tasks
 
 __all__ = ["MultiTaskDataset", "input_shape"]
 
@@ -49,10 +50,10 @@ class MultiTaskDataset(BaseDataset):
     ``row`` (int) keys the evaluation boxes, so that a subset keeps them; an optional ``region``
     (x0, y0, x1, y1 in pixels) is the part of the picture that `RegionBox` takes.
 
-    The pipeline finds in its ``results``, besides the record: ``tasks``, ``input_size``, ``rng``
-    (a ``np.random.Generator`` whose numbers depend on (seed, epoch, index) alone; the next sample
-    sets it anew) and ``eval_rng`` (made from (box_seed, row) alone: the same in every epoch and
-    run).
+    The pipeline finds in its ``results``, besides the record: ``tasks`` (`Task` by name),
+    ``input_size``, ``rng`` (a ``np.random.Generator`` whose numbers depend on (seed, epoch, index)
+    alone; the next sample sets it anew) and ``eval_rng`` (made from (box_seed, row) alone: the
+    same in every epoch and run).
 
     A sample that fails is an error naming its record; no other sample takes its place. With
     ``skip_unreadable``, ``num_unreadable`` says how many different records had no readable picture.
@@ -95,6 +96,7 @@ class MultiTaskDataset(BaseDataset):
         super().__init__(lazy_init=True, **kwargs)
         known = {**known, **self._metainfo["tasks"]}
         self._metainfo["tasks"] = {task: known[task] for task in self.tasks}
+        self._read_tasks = read_tasks(self._metainfo["tasks"], "metainfo.tasks.")
         if not lazy_init:
             self.full_init()
 
@@ -156,17 +158,18 @@ class MultiTaskDataset(BaseDataset):
 
     def _chosen_records(self, records: Sequence[dict]) -> Sequence[dict]:
         """The records that ``indices`` chooses: the first n, the last -n, or a list of them."""
-        if self._indices is None:
+        indices = self._indices
+        if indices is None:
             return records
-        if isinstance(self._indices, int):
-            return records[: self._indices] if self._indices >= 0 else records[self._indices :]
+        if isinstance(indices, int):
+            return records[:indices] if indices >= 0 else records[indices:]
         try:
             if isinstance(records, Records):
-                return records[self._indices]
-            return [records[index] for index in self._indices]
+                return records[indices]
+            return [records[index] for index in indices]
         except IndexError:
             raise ConfigError(
-                f"indices: expected numbers below {len(records)}, found {max(self._indices)}"
+                f"indices: expected numbers below {len(records)}, found {max(indices)}"
             ) from None
 
     def __getitem__(self, index: int) -> dict:
@@ -182,17 +185,7 @@ class MultiTaskDataset(BaseDataset):
             ConfigError, DataError: naming the record, whatever a transform raised.
         """
         _one_thread_in_workers()
-        record = self.get_data_info(int(index))
-        row = record.get("row", record["sample_idx"])
-        results = _Results(
-            record,
-            tasks=self._metainfo["tasks"],
-            input_size=self.input_size,
-            rng=self._draws.at(
-                getattr(index, "seed", 0), getattr(index, "epoch", 0), record["sample_idx"]
-            ),
-        )
-        results.eval_key = self.box_seed, EVAL_STREAM, row
+        results, record = self._results(index)
         try:
             sample = self._sample(results)
         except Exception as error:
@@ -200,6 +193,24 @@ class MultiTaskDataset(BaseDataset):
         if sample is None:
             raise DataError(f"{record['where']}: {record['img_path']}: the pipeline gave no sample")
         return sample
+
+    def results_of(self, index: int) -> dict:
+        """What the pipeline is given of the record of ``index``."""
+        return self._results(index)[0]
+
+    def _results(self, index: int) -> tuple[dict, dict]:
+        record = self.get_data_info(int(index))
+        row = record.get("row", record["sample_idx"])
+        results = _Results(
+            record,
+            tasks=self._read_tasks,
+            input_size=self.input_size,
+            rng=self._draws.at(
+                getattr(index, "seed", 0), getattr(index, "epoch", 0), record["sample_idx"]
+            ),
+        )
+        results.eval_key = self.box_seed, EVAL_STREAM, row
+        return results, record
 
     @property
     def num_unreadable(self) -> int:
@@ -210,30 +221,28 @@ class MultiTaskDataset(BaseDataset):
         """The share of ones in the labels of an attribute task, (A,); NaN where none has a label.
 
         Raises:
-            ConfigError: if the data set has no such task, or it has no attributes.
+            ConfigError: if the data set has no such task.
         """
-        labels = self._labels_of(task, "attributes")
+        labels = self._labels_of(task)
         return labels.mean(axis=0) if len(labels) else np.full(labels.shape[1], np.nan)
 
     def value_moments(self, task: str) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation of the labels of a task of values, (V,) each; NaN without.
 
         Raises:
-            ConfigError: if the data set has no such task, or it has no values.
+            ConfigError: if the data set has no such task.
         """
-        labels = self._labels_of(task, "values")
+        labels = self._labels_of(task)
         if not len(labels):
             return (np.full(labels.shape[1], np.nan),) * 2
         return labels.mean(axis=0), labels.std(axis=0)
 
-    def _labels_of(self, task: str, kind: str) -> np.ndarray:
-        """The labels that there are, one in each row, (n, width)."""
-        info = self._metainfo["tasks"].get(task)
-        if info is None or info["kind"] != kind:
-            raise ConfigError(f"{type(self).__name__} has no {kind} of a task {task!r}")
+    def _labels_of(self, task: str) -> np.ndarray:
+        """Targets of the labels that there are, one in each row, (n, width)."""
+        if task not in self._read_tasks:
+            raise ConfigError(f"{type(self).__name__} has no task {task!r}")
         labels = [self.get_data_info(i)["gt"].get(task) for i in range(len(self))]
-        rows = [np.ravel(label) for label in labels if label is not None]
-        return np.array(rows, dtype=np.float64).reshape(len(rows), len(info["names"]))
+        return self._read_tasks[task].targets([x for x in labels if x is not None], np.float64)
 
     def _sample(self, results: dict) -> Any:
         if not self.skip_unreadable:

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from trn_plugin.datasets._cells import listing, quoted
 from trn_plugin.errors import DataError
+from trn_plugin.tasks.cells import listing, quoted
 from trn_plugin.text_files import line_not_in_utf8
 
 __all__ = ["csv_rows", "read_label_csv"]

@@ -12,19 +12,15 @@ from typing import Any
 import numpy as np
 from mmengine.logging import print_log
 
-from trn_plugin.datasets._cells import coordinate, quoted, relative_path
 from trn_plugin.datasets._inside import Inside
 from trn_plugin.datasets.base import MultiTaskDataset
 from trn_plugin.datasets.label_csv import csv_rows
-from trn_plugin.datasets.tabular_format import (
-    LabelColumns,
-    absent_column,
-    are_names,
-    is_missing,
-    label_columns,
-)
+from trn_plugin.datasets.tabular_format import absent_column, is_missing, label_columns
 from trn_plugin.errors import ConfigError, DataError, PictureError
 from trn_plugin.registry import DATASETS
+from trn_plugin.tasks import LabelColumns, read_tasks
+from trn_plugin.tasks.cells import coordinate, quoted, relative_path
+from trn_plugin.tasks.columns import are_names
 
 __all__ = ["SPLITS", "TabularMultiTask"]
 
@@ -111,6 +107,7 @@ class TabularMultiTask(MultiTaskDataset):
                 f"box_columns: expected the four columns of x0, y0, x1, y1, found {box_columns!r}"
             )
         self.labels = label_columns(labels)
+        self._readers = read_tasks(self._known_tasks(), "labels.")
         self.image_column = image_column
         self.image_folder = relative_path(image_folder, "image_folder")
         self.box_columns = tuple(box_columns or ())
@@ -184,7 +181,8 @@ class TabularMultiTask(MultiTaskDataset):
             label = self._label(task, columns, cells, where)
             if label is not None:
                 labels[task] = label
-        points = [labels[task] for task in labels if self.labels[task].info["kind"] == "landmarks"]
+        found = (self._readers[task].points(label) for task, label in labels.items())
+        points = [each for each in found if len(each)]
         return dict(
             img_path=os.path.normpath(os.path.join(self.data_root, self.image_folder, path)),
             gt={task: labels[task] for task in self.tasks if task in labels},

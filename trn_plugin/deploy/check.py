@@ -71,10 +71,10 @@ def check_export(
             scale = 1.0
             if output not in predictor.tasks:
                 scale = max(float(np.abs(reference).max()), 1.0)
-            elif predictor.tasks[output]["kind"] == "landmarks":
-                scale = np.array([width, height])
-            elif predictor.tasks[output]["kind"] == "values":
-                scale = deployed.model.heads[output].std.cpu().numpy()
+            else:
+                spread = np.asarray(torch.as_tensor(deployed.model.heads[output].spread).cpu())
+                task = predictor.tasks[output]
+                scale = task.difference_scale(width, height, spread)
             largest = float((np.abs(found[output] - reference) / scale).max())
             if not largest <= allowed:  # NaN too
                 raise CheckpointError(

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+from trn_plugin.tasks import Task
+
 __all__ = ["draw_faces", "summary_lines"]
 
 SHORTEST_SIDE = 320
@@ -20,7 +22,7 @@ TEXT_COLOR = (240, 240, 240)
 TITLE_COLOR = (255, 196, 0)
 
 
-def summary_lines(tasks: dict[str, dict], prediction: dict, limit: int | None = None) -> list[str]:
+def summary_lines(tasks: dict[str, Task], prediction: dict, limit: int | None = None) -> list[str]:
     """Classes, values and attributes of one face as short lines; landmarks have none.
 
     Args:
@@ -29,32 +31,23 @@ def summary_lines(tasks: dict[str, dict], prediction: dict, limit: int | None = 
         limit: at most so many lines: of the attributes only those farthest from a probability of
             one half, and a last line that counts the others.
     """
-    lines = []
-    attributes = []
-    for name, task in tasks.items():
-        if task["kind"] == "class":
-            found = prediction[name]
-            probability = found["probabilities"][found["index"]]
-            lines.append(f"{name}: {found['label']} {probability:.2f}")
-        elif task["kind"] == "values":
-            lines += [f"{key}: {value:.4g}" for key, value in prediction[name].items()]
-        elif task["kind"] == "attributes":
-            attributes += prediction[name].items()
-    room = len(attributes) if limit is None else max(limit - len(lines), 0)
-    if len(attributes) > room:
-        certain = sorted(attributes, key=lambda item: -abs(item[1] - 0.5))[: max(room - 1, 0)]
-        chosen = [item for item in attributes if item in certain]
-    else:
-        chosen = attributes
-    lines += [f"{name} {probability:.2f}" for name, probability in chosen]
-    if len(chosen) < len(attributes):
-        lines.append(f"+ {len(attributes) - len(chosen)} less certain")
+    found = [line for name, task in tasks.items() for line in task.summary(prediction[name])]
+    lines = [line.text for line in found if line.certainty is None]
+    others = [line for line in found if line.certainty is not None]
+    room = len(others) if limit is None else max(limit - len(lines), 0)
+    chosen = others
+    if len(others) > room:
+        certain = sorted(others, key=lambda line: -line.certainty)[: max(room - 1, 0)]
+        chosen = [line for line in others if line in certain]
+    lines += [line.text for line in chosen]
+    if len(chosen) < len(others):
+        lines.append(f"+ {len(others) - len(chosen)} less certain")
     return lines if limit is None else lines[: max(limit, 0)]
 
 
 def draw_faces(
     image: np.ndarray,
-    tasks: dict[str, dict],
+    tasks: dict[str, Task],
     predictions: Sequence[dict],
     boxes: Sequence[tuple[int, int, int, int] | None] | None = None,
     steady: bool = False,
@@ -91,22 +84,13 @@ def draw_faces(
             side = min(side, min(box[2] - box[0], box[3] - box[1]) * factor)
             _draw_box(canvas, [value * factor for value in box], str(number) if numbered else "")
         for name, task in tasks.items():
-            if task["kind"] == "landmarks":
-                _draw_points(canvas, np.asarray(prediction[name]) * factor, side)
+            _draw_points(canvas, task.read_points(prediction[name]) * factor, side)
     room = _longest_lines(tasks) if steady else []
     return _with_panel(canvas, _sections(canvas, tasks, predictions), room)
 
 
-def _longest_lines(tasks: dict[str, dict]) -> list[str]:
-    lines = []
-    for name, task in tasks.items():
-        if task["kind"] == "class":
-            lines += [f"{name}: {label} 0.00" for label in task["classes"]]
-        elif task["kind"] == "attributes":
-            lines += [f"{attribute} 0.00" for attribute in task["names"]]
-        elif task["kind"] == "values":
-            lines += [f"{value}: -0.0000e+00" for value in task["names"]]
-    return lines
+def _longest_lines(tasks: dict[str, Task]) -> list[str]:
+    return [line for task in tasks.values() for line in task.longest_summary()]
 
 
 def _draw_box(canvas: np.ndarray, box: list[float], label: str) -> None:
@@ -149,7 +133,7 @@ def _line_height(canvas: np.ndarray) -> int:
 
 
 def _sections(
-    canvas: np.ndarray, tasks: dict[str, dict], predictions: Sequence[dict]
+    canvas: np.ndarray, tasks: dict[str, Task], predictions: Sequence[dict]
 ) -> list[tuple[bool, str]]:
     """The panel's lines, as (is it a title, text), cut to the picture's height where possible."""
     lines = max(canvas.shape[0] // _line_height(canvas) - 1, 4)

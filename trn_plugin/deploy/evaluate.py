@@ -16,7 +16,6 @@ from mmengine.config import Config
 from mmengine.evaluator import Evaluator
 from mmengine.logging import MMLogger
 from mmengine.model import BaseModel
-from torch import nn
 from torch.utils.data import DataLoader
 
 from trn_plugin.deploy.export import DeployModel
@@ -27,6 +26,7 @@ from trn_plugin.engine.inference import build_loader
 from trn_plugin.errors import ConfigError
 from trn_plugin.registry import METRICS, MODELS
 from trn_plugin.structures import MultiTaskDataSample, relation_sides
+from trn_plugin.tasks import Task
 
 __all__ = [
     "ExportedModel",
@@ -63,7 +63,7 @@ class ExportedModel(BaseModel):
     @property
     def dataset_meta(self) -> dict:
         """The tasks as the file describes them: their names in order."""
-        return dict(tasks=self.predictor.tasks)
+        return dict(tasks={name: task.to_dict() for name, task in self.predictor.tasks.items()})
 
     def forward(self, inputs, data_samples=None, mode: str = "predict"):
         """As of MMEngine's ``BaseModel``, in mode 'predict' only.
@@ -93,9 +93,9 @@ class ExportedModel(BaseModel):
                 }
                 sample.set_field(values, level)
             sample.target = {
-                task: _target(self.predictor.tasks[task]["kind"], label, sample.pred[task])
-                for task, label in sample.gt.items()
-                if task in self.predictor.tasks
+                name: torch.from_numpy(self.predictor.tasks[name].targets([label])[0])
+                for name, label in sample.gt.items()
+                if name in self.predictor.tasks
             }
         return data_samples
 
@@ -106,18 +106,10 @@ class ExportedModel(BaseModel):
     val_step = test_step
 
     @staticmethod
-    def _prediction(task: dict, output: np.ndarray, crop: np.ndarray) -> np.ndarray:
-        """As the heads' ``predict``: landmarks as fractions of the crop."""
-        if task["kind"] != "landmarks":
-            return output
-        return (output / np.array(crop.shape[1::-1])).astype(np.float32)
-
-
-def _target(kind: str, label: torch.Tensor, prediction: torch.Tensor) -> torch.Tensor:
-    """(d,) float, as the heads' ``encode_one``."""
-    if kind == "class":
-        return nn.functional.one_hot(label.reshape(()).long(), len(prediction)).float()
-    return label.float().flatten()
+    def _prediction(task: Task, output: np.ndarray, crop: np.ndarray) -> np.ndarray:
+        """As the heads' ``predict``: points as fractions of the crop."""
+        size = np.array(crop.shape[1::-1])
+        return task.mapped(output, lambda points: (points / size).astype(np.float32))
 
 
 def crops_for_exported(loader: Mapping, key: str) -> dict:

@@ -26,14 +26,12 @@ from trn_plugin.deploy.metadata import (
     FORMAT_VERSION,
     INPUT_NAME,
     METADATA_KEY,
-    NAMES_KEY,
     feature_names,
-    names_or_numbers,
-    task_names,
 )
 from trn_plugin.deploy.precision import PRECISIONS, in_float16, to_int8
 from trn_plugin.errors import CheckpointError, ConfigError, first_line
 from trn_plugin.onnx_translations import onnx_translations
+from trn_plugin.tasks import numbered
 
 __all__ = ["DeployModel", "check_opset", "describe_model", "export_onnx", "update_metadata"]
 
@@ -93,11 +91,7 @@ class DeployModel(nn.Module):
         raw = {task: self.model.heads[task](hidden[task]) for task in self.tasks}
         outputs = []
         for task in self.tasks:
-            head = self.model.heads[task]
-            output = head.predict(raw[task])
-            if head.kind == "landmarks":
-                output = torch.stack((output[..., 0] * width, output[..., 1] * height), dim=-1)
-            outputs.append(output)
+            outputs.append(self.model.heads[task].in_picture(raw[task], width, height))
         activated = {task: self.model.heads[task].activate(raw[task]) for task in self.tasks}
         values = dict(zip(FEATURES, (hidden, activated), strict=True))
         outputs += [values[level][task] for level in self.features for task in self.tasks]
@@ -139,15 +133,21 @@ def describe_model(
     """
     tasks = {}
     for task, head in model.heads.items():
-        key = NAMES_KEY[head.kind]
         described = (dataset_tasks or {}).get(task)
-        if described is not None and described.get("kind") != head.kind:
+        if described is not None and described.get("kind") != head.task.kind:
             raise CheckpointError(
-                f"task {task}: the head is of kind {head.kind!r}, "
+                f"task {task}: the head is of kind {head.task.kind!r}, "
                 f"the checkpoint's data set of kind {described.get('kind')!r}"
             )
-        names = (described or {}).get(key) or getattr(head, "names", None)
-        tasks[task] = {"kind": head.kind, key: list(names) if names else None}
+        key, count = head.task.names_key, len(head.task.names)
+        names = (described or {}).get(key) or head.names or numbered(task, count)
+        if len(names) != count:
+            raise CheckpointError(
+                f"task {task}: the checkpoint's data set names {len(names)} {key}, the head has "
+                f"{count} outputs"
+            )
+        own = type(head.task)(task, {**head.task.info, **(described or {}), key: list(names)})
+        tasks[task] = own.exported()
     preprocessor = model.data_preprocessor
     return {
         "format_version": FORMAT_VERSION,
@@ -265,22 +265,8 @@ def export_onnx(
 
 
 def _complete(metadata: dict, deployed: DeployModel) -> dict:
-    """The metadata of the chosen tasks alone, every output named, checked against the outputs."""
-    height, width = deployed.input_size
-    device = next(deployed.parameters()).device
-    with torch.no_grad():
-        outputs = deployed(torch.zeros(1, height, width, 3, dtype=torch.uint8, device=device))
-    tasks = {}
-    for task, output in zip(deployed.tasks, outputs, strict=False):
-        described = dict(metadata["tasks"][task])
-        key = NAMES_KEY[described["kind"]]
-        described[key] = names_or_numbers(task, described.get(key), output.shape[1])
-        if len(task_names(described)) != output.shape[1]:
-            raise CheckpointError(
-                f"task {task}: the checkpoint's data set names {len(task_names(described))} "
-                f"{key}, the head has {output.shape[1]} outputs"
-            )
-        tasks[task] = described
+    """The metadata of the chosen tasks alone."""
+    tasks = {task: dict(metadata["tasks"][task]) for task in deployed.tasks}
     left_out = {task for task in metadata["tasks"] if task not in tasks}
     metrics = {
         name: value

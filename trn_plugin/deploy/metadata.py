@@ -8,36 +8,21 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 
-from trn_plugin.errors import CheckpointError
+from trn_plugin.errors import CheckpointError, printable
 
 __all__ = [
     "FORMAT_VERSION",
     "INPUT_NAME",
     "METADATA_KEY",
     "feature_names",
-    "names_or_numbers",
     "parse_metadata",
-    "task_names",
 ]
 
 METADATA_KEY = "trn_plugin"
 INPUT_NAME = "images"
 FORMAT_VERSION = 1
-NAMES_KEY = {"landmarks": "names", "class": "classes", "attributes": "names", "values": "names"}
 FEATURES = ("hidden", "output")
 """What a file may give besides predictions: what enters the tasks' last layers, and leaves them."""
-
-
-def task_names(task: dict) -> list[str]:
-    """Names of a task's points, classes or attributes, in the order of its output."""
-    return task[NAMES_KEY[task["kind"]]]
-
-
-def names_or_numbers(task: str, names: list[str] | None, count: int) -> list[str]:
-    """``names`` where there are any; else the task's own for a lone output, else "0", "1", ..."""
-    if names:
-        return [str(name) for name in names]
-    return [task] if count == 1 else [str(index) for index in range(count)]
 
 
 def feature_names(levels: Iterable[str], tasks: Iterable[str]) -> list[str]:
@@ -46,11 +31,21 @@ def feature_names(levels: Iterable[str], tasks: Iterable[str]) -> list[str]:
     return [f"{level}/{task}" for level in levels for task in tasks]
 
 
+def _kind(task: dict) -> str:
+    if not isinstance(task, dict) or not isinstance(task["kind"], str):
+        raise TypeError("a task without a kind")
+    return task["kind"]
+
+
+def _short(error: Exception) -> str:
+    return printable(repr(error))
+
+
 def parse_metadata(text: str | None, path: str) -> dict:
     """Read and check the metadata of the file at ``path``.
 
     Returns:
-        dict: ``format_version``, ``tasks`` (task -> ``kind`` and ``names`` or ``classes``),
+        dict: ``format_version``, ``tasks`` (task -> ``kind`` and its names),
         ``input_size`` (height, width of the network's input in pixels), ``features`` (any of
         :data:`FEATURES`), and what else was written.
 
@@ -62,9 +57,9 @@ def parse_metadata(text: str | None, path: str) -> dict:
     try:
         metadata = json.loads(text)
         version = int(metadata["format_version"])
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise CheckpointError(
-            f"{path}: its metadata is damaged ({error!r}); export again"
+            f"{path}: its metadata is damaged ({_short(error)}); export again"
         ) from None
     if version > FORMAT_VERSION:
         raise CheckpointError(
@@ -74,11 +69,11 @@ def parse_metadata(text: str | None, path: str) -> dict:
     try:
         metadata["input_size"] = tuple(int(side) for side in metadata["input_size"])
         metadata["features"] = tuple(str(level) for level in metadata.get("features", ()))
-        counts = {name: len(task_names(task)) for name, task in metadata["tasks"].items()}
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        known = {str(name): _kind(task) for name, task in metadata["tasks"].items()}
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         raise CheckpointError(
-            f"{path}: its metadata is damaged ({error!r}); export again"
+            f"{path}: its metadata is damaged ({_short(error)}); export again"
         ) from None
-    if not counts:
+    if not known:
         raise CheckpointError(f"{path}: its metadata names no task; export again")
     return metadata

@@ -8,55 +8,33 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from trn_plugin.deploy.metadata import task_names
 from trn_plugin.errors import ConfigError
+from trn_plugin.tasks import Task
 
 __all__ = ["Results", "as_json", "as_row", "columns"]
 
 PLACE = ("image", "frame", "seconds", "x0", "y0", "x1", "y1")
 
 
-def as_json(tasks: Mapping[str, dict], prediction: Mapping) -> dict:
+def as_json(tasks: Mapping[str, Task], prediction: Mapping) -> dict:
     """A prediction of plain values: landmarks as name -> [x, y] in the picture's pixels."""
-    plain = dict(prediction)
-    for name, task in tasks.items():
-        if task["kind"] == "landmarks":
-            points = prediction[name].tolist()
-            plain[name] = dict(zip(task["names"], points, strict=True))
-        elif task["kind"] == "class":
-            found = prediction[name]
-            probabilities = dict(zip(task["classes"], found["probabilities"], strict=True))
-            plain[name] = {**found, "probabilities": probabilities}
-    return plain
+    return {name: task.as_json(prediction[name]) for name, task in tasks.items()}
 
 
-def columns(tasks: Mapping[str, dict]) -> list[str]:
+def columns(tasks: Mapping[str, Task]) -> list[str]:
     """The table's header: where the face is, then each task.
 
     ``<task>.<point>.x`` and ``.y``; ``<task>`` for the most probable class and ``<task>.<class>``
     for each probability; ``<task>.<name>`` for attributes and values.
     """
-    found = list(PLACE)
-    for name, task in tasks.items():
-        found += [name] if task["kind"] == "class" else []
-        parts = (".x", ".y") if task["kind"] == "landmarks" else ("",)
-        found += [f"{name}.{entry}{part}" for entry in task_names(task) for part in parts]
-    return found
+    return [*PLACE, *(column for task in tasks.values() for column in task.columns())]
 
 
-def as_row(tasks: Mapping[str, dict], record: Mapping) -> list:
+def as_row(tasks: Mapping[str, Task], record: Mapping) -> list:
     """A record of ``tools/predict.py`` as the cells under :func:`columns`; None is empty."""
     box = record["box"] or [None] * 4
     row = [record["image"], record.get("frame"), record.get("seconds"), *box]
-    for name, task in tasks.items():
-        found = record["tasks"][name]
-        if task["kind"] == "class":
-            row += [found["label"], *found["probabilities"].values()]
-        elif task["kind"] == "landmarks":
-            row += [value for point in found.values() for value in point]
-        else:
-            row += found.values()
-    return row
+    return row + [cell for name, task in tasks.items() for cell in task.row(record["tasks"][name])]
 
 
 class Results:
@@ -74,7 +52,7 @@ class Results:
         ConfigError: if a file cannot be written; the message names its option of the tool.
     """
 
-    def __init__(self, tasks: Mapping[str, dict], jsonl: Path, table: Path | None = None):
+    def __init__(self, tasks: Mapping[str, Task], jsonl: Path, table: Path | None = None):
         self.tasks = tasks
         self.written = 0
         self._next = 0

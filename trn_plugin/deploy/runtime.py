@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import mmap
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 
+from trn_plugin.deploy._onnx_wire import has_external_data
 from trn_plugin.deploy.metadata import (
     INPUT_NAME,
     METADATA_KEY,
     feature_names,
     parse_metadata,
-    task_names,
 )
 from trn_plugin.errors import CheckpointError, ConfigError, DataError, first_line, printable
 from trn_plugin.geometry import LARGEST_BOX, crop
+from trn_plugin.tasks import TASKS, NumbersTask, Task, read_task
 
 __all__ = ["FaceTaskPredictor", "cut_face", "open_session", "providers_of"]
 
 Box = tuple[int, int, int, int]
 
-NOUNS = {"landmarks": "points", "class": "classes", "attributes": "names", "values": "names"}
 EXPORTED = "a file written by tools/export_onnx.py"
 WARNINGS, SILENT = 2, 4
 """onnxruntime's severities of log: its default, and fatal errors only."""
@@ -73,8 +71,7 @@ def open_session(
         )
     if not Path(path).is_file():
         raise CheckpointError(f"{path}: no such file; expected {EXPORTED}")
-    if _names_another_file(path):
-        raise CheckpointError(f"{path}: refused, it takes weights from another file")
+    _refuse_external_data(path)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads or 0
@@ -115,21 +112,16 @@ def _create_session(
         onnxruntime.set_default_logger_severity(WARNINGS)
 
 
-def _names_another_file(path: str) -> bool:
-    """Whether a model has external data: old versions of onnxruntime read any file for it."""
-    with open(path, "rb") as file:
-        try:
-            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except ValueError:  # an empty file
-            return False
-        with content:
-            found = content.find(b"location")
-            while found >= 0:
-                # as the key of an entry, however its length is written
-                if re.search(rb"\n(\x08|\x88\x80*\x00)$", content[max(found - 11, 0) : found]):
-                    return True
-                found = content.find(b"location", found + 1)
-    return False
+def _refuse_external_data(path: str) -> None:
+    """Refuse a model with external data: old versions of onnxruntime read any file for it."""
+    try:
+        external = has_external_data(path)
+    except ValueError as error:
+        raise CheckpointError(
+            f"{path}: onnxruntime cannot load it: {error}; expected {EXPORTED}"
+        ) from None
+    if external:
+        raise CheckpointError(f"{path}: refused, it takes weights from another file")
 
 
 class FaceTaskPredictor:
@@ -141,8 +133,8 @@ class FaceTaskPredictor:
         threads: of the CPU; default onnxruntime's choice, one for each core.
 
     Attributes:
-        tasks (dict[str, dict]): task -> ``kind`` ("landmarks", "class", "attributes", "values")
-            and the ``names`` or ``classes`` in the order of its output.
+        tasks (dict[str, Task]): by name, see :mod:`trn_plugin.tasks`; named numbers where the file
+            has a kind that is not registered here.
         input_size (tuple[int, int]): height and width, in pixels, of the network's input.
         features (tuple[str, ...]): of "hidden" and "output", what :meth:`run` gives besides.
         metadata (dict): all that the file says of itself.
@@ -166,7 +158,11 @@ class FaceTaskPredictor:
         self.session = open_session(self.path, providers, threads)
         text = self.session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
         self.metadata = parse_metadata(text, self.path)
-        self.tasks: dict[str, dict] = self.metadata["tasks"]
+        shapes = {value.name: value.shape for value in self.session.get_outputs()}
+        self.tasks: dict[str, Task] = {
+            name: self._task(name, info, shapes.get(name))
+            for name, info in self.metadata["tasks"].items()
+        }
         self.input_size: tuple[int, int] = self.metadata["input_size"]
         self.features: tuple[str, ...] = self.metadata["features"]
         self.outputs = [*self.tasks, *feature_names(self.features, self.tasks)]
@@ -186,13 +182,24 @@ class FaceTaskPredictor:
         for value in self.session.get_outputs():
             self._check_shape(value.name, value.shape)
 
+    def _task(self, name: str, info: dict, shape: Sequence | None) -> Task:
+        """The task that the file describes; named numbers where its kind is not imported."""
+        try:
+            if info["kind"] in TASKS:
+                return read_task(name, info)
+            sizes = tuple(size for size in (shape or ())[1:] if isinstance(size, int))
+            return NumbersTask(name, info, sizes)
+        except (ConfigError, TypeError) as error:
+            raise CheckpointError(
+                f"{self.path}: its metadata is damaged ({printable(error)}); export again"
+            ) from None
+
     def _check_shape(self, output: str, shape: Sequence) -> None:
         """Whether an output has an element for each name; a size that is no number is open."""
         if output not in self.tasks:
             return
         task = self.tasks[output]
-        count = len(task_names(task))
-        expected = [count, 2] if task["kind"] == "landmarks" else [count]
+        expected = list(task.output_shape)
         found = list(shape)[1:]
         same = len(found) == len(expected) and all(
             size == wanted or not isinstance(size, int)
@@ -200,7 +207,7 @@ class FaceTaskPredictor:
         )
         if shape and not same:
             raise CheckpointError(
-                f"{self.path}: its metadata names {count} {NOUNS[task['kind']]} of {output}, which "
+                f"{self.path}: its metadata names {len(task.names)} {task.noun} of {output}, which "
                 f"need an output of {_times(['N', *expected])}, found {_times(['N', *found])}; "
                 "export again"
             )
@@ -247,7 +254,7 @@ class FaceTaskPredictor:
         crops = [cut_face(*given) for given in zip(images, boxes, names, strict=True)]
         corners = [(0, 0) if box is None else box[:2] for box in boxes]
         return [
-            {name: _readable(task, found[name], corner) for name, task in self.tasks.items()}
+            {name: task.read(found[name], corner) for name, task in self.tasks.items()}
             for found, corner in zip(self.run_each(crops, batch_size, names), corners, strict=True)
         ]
 
@@ -342,17 +349,3 @@ def cut_face(image: np.ndarray, box: Box | None, where: str) -> np.ndarray:
         return crop(image, box)
     except DataError as error:
         raise DataError(f"{where}: {error}") from None
-
-
-def _readable(task: dict, output: np.ndarray, corner: tuple[int, int]):
-    names = task_names(task)
-    if task["kind"] == "landmarks":
-        return output + np.array(corner, dtype=output.dtype)
-    if task["kind"] == "class":
-        index = int(output.argmax())
-        return {
-            "label": names[index],
-            "index": index,
-            "probabilities": [float(value) for value in output],
-        }
-    return {name: float(value) for name, value in zip(names, output, strict=True)}

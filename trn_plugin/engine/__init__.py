@@ -2,10 +2,10 @@
 
 from trn_plugin.engine.checkpoint import (
     load_checkpoint_file,
-    load_model_state,
     load_weights_file,
     save_checkpoint_file,
 )
+from trn_plugin.engine.model_state import load_model_state
 from trn_plugin.engine.runner import SafeRunner
 
 __all__ = [

@@ -1,25 +1,25 @@
-"""What is looked at in a checkpoint file before torch reads it, and right after."""
+"""Checks of a checkpoint file before torch reads it, and right after."""
 
 from __future__ import annotations
 
 import io
 import os
 import pickle
-import pickletools
 import zipfile
 
 import torch
 
-from trn_plugin.errors import CheckpointError, first_line
+from trn_plugin.errors import CheckpointError, first_line, printable
 
 __all__ = ["Inert", "check_archive", "check_sizes", "is_archive"]
 
 LARGEST_EXPANDED = 2**28
 """Bytes; a tensor that repeats its few stored values beyond this is there to fill the memory."""
-
-
+DEEPEST, LARGEST = 50, 10**5
+"""Levels and entries of nested tuples; hashing one counts shared entries each time."""
 OLD_PICKLES = 5
 """At the beginning of a file in the format before torch 1.6; an archive has one."""
+ODD_TENSORS = {"_rebuild_qtensor": "quantised", "_rebuild_nested_tensor": "nested"}
 
 
 class Inert:
@@ -45,7 +45,7 @@ def is_archive(path: str | os.PathLike) -> bool:
 
 
 def check_archive(path: str) -> None:
-    """Refuse an archive with odd records, or a file with less data than it declares.
+    """Refuse odd records, less data than declared, and pickles that fill the memory or hang.
 
     Some versions of torch read beyond a record that is shorter than declared. Files in the format
     before torch 1.6 are no archives; torch reads their data in order and stops where they end.
@@ -55,7 +55,8 @@ def check_archive(path: str) -> None:
     """
     if not is_archive(path):
         with open(path, "rb") as file:
-            _refuse_allocations(file, path)
+            for _ in range(OLD_PICKLES):
+                _Scan(file).scan(path)
         return
     try:
         with zipfile.ZipFile(path) as archive:
@@ -66,6 +67,20 @@ def check_archive(path: str) -> None:
         raise CheckpointError(
             f"{path}: truncated or damaged, it begins as a checkpoint but: {first_line(error)}"
         ) from None
+    _check_records(records, path)
+    sizes = {tuple(r.filename.split("/")[1:]): r.file_size for r in records}
+    scan = _Scan(io.BytesIO(data))
+    scan.scan(path)
+    for key, declared in scan.declared:
+        held = sizes.get(("data", key), 0)
+        if declared > held:
+            raise CheckpointError(
+                f"{path}: refused, a tensor of it declares {declared} bytes where the file holds "
+                f"{held}"
+            )
+
+
+def _check_records(records: list[zipfile.ZipInfo], path: str) -> None:
     seen = set()
     for record in records:
         parts = record.filename.split("/")
@@ -82,46 +97,78 @@ def check_archive(path: str) -> None:
                 f"{path}: refused, its record {record.filename!r} is compressed or encrypted"
             )
         seen.add(record.filename)
-    _refuse_allocations(io.BytesIO(data), path)
-    sizes = {tuple(r.filename.split("/")[1:]): r.file_size for r in records}
-    for key, declared in _declared_storages(data):
-        held = sizes.get(("data", key), 0)
-        if declared > held:
-            raise CheckpointError(
-                f"{path}: refused, a tensor of it declares {declared} bytes where the file holds "
-                f"{held}"
-            )
 
 
-def _refuse_allocations(file, path: str) -> None:
-    """Refuse a pickle that asks for memory by a number; it is read, nothing in it is run."""
-    try:
-        for _ in range(OLD_PICKLES):
-            for opcode, argument, _ in pickletools.genops(file):
-                if opcode.name == "GLOBAL" and argument.split()[-1:] == ["bytearray"]:
-                    raise CheckpointError(f"{path}: refused, it holds a bytearray, no plain data")
-    except CheckpointError:
-        raise
-    except Exception:  # torch's own reader will say what is wrong with it
-        return
+class _Refused(Exception):
+    pass
 
 
-class _StorageReader(pickle._Unpickler):
-    """Reads nothing but which storages a pickle declares; every name in it is a stand-in.
+class _Tuple(tuple):
+    """A tuple that knows how deep and large it is with all that it holds."""
+
+    depth, size = 1, 1
+
+
+class _Scan(pickle._Unpickler):
+    """Reads which storages a pickle declares; every name in it is a stand-in.
 
     The unpickler written in Python: the one in C sizes its memo by an index in the file.
     """
 
-    def __init__(self, data: bytes) -> None:
-        super().__init__(io.BytesIO(data))
+    def __init__(self, file) -> None:
+        super().__init__(file)
         self.declared: list[tuple[str, int]] = []
 
-    def load_bytearray8(self) -> None:
-        raise pickle.UnpicklingError("a bytearray")  # makes room for what the file promises
+    def scan(self, path: str) -> None:
+        """Read one pickle.
 
-    dispatch = {**pickle._Unpickler.dispatch, pickle.BYTEARRAY8[0]: load_bytearray8}
+        Raises:
+            CheckpointError: it is damaged, or would hang or fill the memory.
+        """
+        try:
+            self.load()
+        except _Refused as error:
+            raise CheckpointError(f"{path}: refused, it holds {error}") from None
+        except Exception as error:  # a damaged pickle makes the unpickler raise anything
+            raise CheckpointError(
+                f"{path}: refused, it is damaged or holds more than plain data: "
+                f"{printable(first_line(error))}"
+            ) from None
+
+    def load_bytearray8(self) -> None:
+        raise _Refused("a bytearray, no plain data")  # makes room for what the file promises
+
+    def _append_tuple(self, items) -> None:
+        built = _Tuple(items)
+        inner = [item for item in items if isinstance(item, _Tuple)]
+        built.depth = 1 + max((item.depth for item in inner), default=0)
+        built.size = len(items) + sum(item.size for item in inner)
+        if built.depth > DEEPEST or built.size > LARGEST + len(items):
+            raise _Refused("tuples nested too deeply to be a checkpoint's")
+        self.append(built)
+
+    def load_tuple(self) -> None:
+        self._append_tuple(self.pop_mark())
+
+    def _load_short_tuple(self, length: int) -> None:
+        items = self.stack[-length:]
+        del self.stack[-length:]
+        self._append_tuple(items)
+
+    dispatch = {
+        **pickle._Unpickler.dispatch,
+        pickle.BYTEARRAY8[0]: load_bytearray8,
+        pickle.TUPLE[0]: load_tuple,
+        pickle.TUPLE1[0]: lambda self: self._load_short_tuple(1),
+        pickle.TUPLE2[0]: lambda self: self._load_short_tuple(2),
+        pickle.TUPLE3[0]: lambda self: self._load_short_tuple(3),
+    }
 
     def find_class(self, module: str, name: str) -> type:
+        if name == "bytearray":
+            raise _Refused("a bytearray, no plain data")
+        if name in ODD_TENSORS:
+            raise _Refused(f"a {ODD_TENSORS[name]} tensor, expected dense ones")
         return type(name, (_InertContainer,), {})
 
     def persistent_load(self, pid):
@@ -155,16 +202,6 @@ _ITEM_SIZES = {
     "ComplexFloatStorage": 8,
     "ComplexDoubleStorage": 16,
 }
-
-
-def _declared_storages(data: bytes) -> list[tuple[str, int]]:
-    """(key, bytes) of the storages that a pickle declares, as far as it can be read."""
-    reader = _StorageReader(data)
-    try:
-        reader.load()
-    except Exception:  # torch's own reader will say what is wrong with it
-        return reader.declared
-    return reader.declared
 
 
 def check_sizes(value, path: str) -> None:

@@ -12,6 +12,7 @@ import glob
 import os
 import pickle
 import re
+import reprlib
 import secrets
 import zipfile
 from collections.abc import Iterator
@@ -20,7 +21,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 
 import trn_plugin
 from trn_plugin.engine._archive import Inert, check_archive, check_sizes, is_archive
@@ -28,13 +28,19 @@ from trn_plugin.errors import CheckpointError, first_line, printable
 
 __all__ = [
     "FORMAT",
+    "NewerFormatError",
     "load_checkpoint_file",
-    "load_model_state",
     "load_weights_file",
     "plain",
     "read_meta",
+    "refuse_newer",
     "save_checkpoint_file",
+    "shown",
 ]
+
+
+class NewerFormatError(CheckpointError):
+    """A checkpoint that only a newer version of this package can read."""
 
 
 FORMAT = 1
@@ -42,11 +48,16 @@ FORMAT = 1
 
 TEMPORARY = ".part"
 
+WRAPPERS = ("module.", "_orig_mod.")
+"""Before the names of weights of a model in DistributedDataParallel, or compiled."""
+
 _SWITCHES = ("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_WEIGHTS_ONLY_LOAD")
 
-_STATISTICS = ("running_mean", "running_var")
+EXTRA_STATE = "_extra_state"
+"""Ends the key of what a module's ``get_extra_state`` gives: any plain data."""
 
 _STAND_INS = [
+    "argparse.Namespace",
     "mmengine.logging.history_buffer.HistoryBuffer",
     "builtins.getattr",
     "numpy.core.multiarray._reconstruct",
@@ -78,10 +89,9 @@ def load_checkpoint_file(path: str | os.PathLike, map_location="cpu") -> dict:
     """
     checkpoint = _load(path, map_location)
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
-        keys = f"keys {sorted(map(str, checkpoint))[:5]}" if isinstance(checkpoint, dict) else ""
         raise CheckpointError(
-            f"{path}: expected a checkpoint with 'state_dict', found "
-            f"{type(checkpoint).__name__} {keys}".rstrip()
+            f"{path}: expected a checkpoint with 'state_dict', found {type(checkpoint).__name__}"
+            + (f" of {shown(list(checkpoint))}" if isinstance(checkpoint, dict) else "")
         )
     _check_weights(checkpoint["state_dict"], path)
     meta = checkpoint.setdefault("meta", {})
@@ -96,11 +106,15 @@ def read_meta(path: str | os.PathLike) -> tuple[dict, bool]:
     """The 'meta' of a checkpoint and whether it has an optimizer's state, without its tensors.
 
     Raises:
+        NewerFormatError: a file of a newer version.
         CheckpointError: as :func:`load_checkpoint_file`, as far as that can be seen.
     """
     checkpoint = _load(path, "cpu", mmap=is_archive(path))
     meta = checkpoint.get("meta") if isinstance(checkpoint, dict) else None
-    return (meta, "optimizer" in checkpoint) if isinstance(meta, dict) else ({}, False)
+    if not isinstance(meta, dict):
+        return {}, False
+    _check_format(meta, path)
+    return meta, "optimizer" in checkpoint
 
 
 def load_weights_file(path: str | os.PathLike) -> dict[str, torch.Tensor]:
@@ -124,55 +138,21 @@ def load_weights_file(path: str | os.PathLike) -> dict[str, torch.Tensor]:
     if not isinstance(weights, dict):
         raise CheckpointError(f"{path}: expected weights by name, found {type(weights).__name__}")
     _check_weights(weights, path)
+    for prefix in WRAPPERS * 2:
+        if all(name.startswith(prefix) for name in weights):
+            weights = {name.removeprefix(prefix): value for name, value in weights.items()}
     return weights
-
-
-def load_model_state(
-    model: nn.Module, state: dict[str, torch.Tensor], path: str | os.PathLike
-) -> None:
-    """Load ``state`` into ``model``, every name and shape fitting.
-
-    Raises:
-        CheckpointError: names the first keys that differ, or a weight or running moment that is
-            not finite.
-    """
-    own = model.state_dict()
-    state = {key.removeprefix("module."): value for key, value in state.items()}
-    missing = [key for key in own if key not in state and not _made_on_loading(key)]
-    unexpected = [key for key in state if key not in own and not _made_on_loading(key)]
-    shapes = [
-        f"{key} {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
-        for key in own
-        if key in state and state[key].shape != own[key].shape and not key.endswith("_extra_state")
-    ]
-    listings = (("lacks", missing), ("also holds", unexpected), ("has", shapes))
-    problems = [f"{name} {listed(keys)}" for name, keys in listings if keys]
-    if problems:
-        raise CheckpointError(
-            f"{path} is of another model than the config's: it {'; it '.join(problems)}"
-        )
-    trained = dict(model.named_parameters())
-    for key, value in state.items():
-        # other buffers, such as masks of attention, may hold -inf
-        counts = key in trained or key.startswith("neck.") or key.endswith(_STATISTICS)
-        if counts and not torch.isfinite(value).all():
-            raise CheckpointError(f"{path}: the values of {printable(key)} are not finite")
-    model.load_state_dict(state, strict=False)
-
-
-def listed(keys: list[str]) -> str:
-    """The first three of some names, and how many there are more."""
-    more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
-    return ", ".join(printable(key) for key in keys[:3]) + more
 
 
 def save_checkpoint_file(checkpoint: dict, path: str | os.PathLike) -> None:
     """Write a checkpoint of plain data, whole or not at all (temporary file, fsync, rename).
 
     Raises:
+        NewerFormatError: there is a file that a newer version of this package has written.
         CheckpointError: the file cannot be written.
     """
     path = Path(path)
+    refuse_newer(path)
     temporary = None
     sink = None
     try:
@@ -194,6 +174,21 @@ def save_checkpoint_file(checkpoint: dict, path: str | os.PathLike) -> None:
     finally:
         if temporary is not None and os.path.exists(temporary):
             os.unlink(temporary)
+
+
+def refuse_newer(path: Path) -> None:
+    """Refuse to write over a checkpoint of a newer version; any other file may be replaced.
+
+    Raises:
+        NewerFormatError: naming the file.
+    """
+    try:
+        if path.exists():
+            read_meta(path)
+    except NewerFormatError as error:
+        raise NewerFormatError(f"{error}; it is not overwritten: take another work_dir") from None
+    except CheckpointError:
+        return
 
 
 class _Sink:
@@ -240,25 +235,39 @@ def plain(value):
     return getattr(value, "__qualname__", type(value).__qualname__)
 
 
+def shown(value) -> str:
+    """What a file holds, for a message: short, and quick however it is nested."""
+    try:
+        return printable(reprlib.repr(value))
+    except ValueError:  # an integer of too many digits
+        return f"a {type(value).__name__}"
+
+
 def _check_weights(weights: dict, path: str | os.PathLike) -> None:
     for name, value in weights.items():
         if not isinstance(name, str):
-            raise CheckpointError(f"{path}: expected weights by name, found the key {name!r}")
-        if not torch.is_tensor(value) or value.layout != torch.strided or value.is_meta:
-            found = type(value).__name__
-            if torch.is_tensor(value):
-                found = f"a {value.layout} tensor on {value.device}"
-            raise CheckpointError(f"{path}: expected {name!r} to be a dense tensor, found {found}")
+            raise CheckpointError(f"{path}: expected weights by name, found the key {shown(name)}")
+        if name.endswith(EXTRA_STATE):
+            continue
+        found = type(value).__name__
+        if torch.is_tensor(value):
+            found = _odd_tensor(value)
+        if found:
+            raise CheckpointError(
+                f"{path}: expected {printable(name)!r} to be a dense tensor, found {found}"
+            )
+        if name.endswith("running_var") and bool((value < 0).any()):
+            raise CheckpointError(f"{path}: the values of {printable(name)} are negative")
 
 
-def _made_on_loading(key: str) -> bool:
-    """Normalisation that belongs to the config; covariances and solver states of the neck.
-
-    The neck starts those of an earlier version anew, and solver states of another device.
-    """
-    if key.startswith("neck."):
-        return ".groups." in key or ".warm." in key or key.endswith("_extra_state")
-    return key.startswith("data_preprocessor.")
+def _odd_tensor(value: torch.Tensor) -> str:
+    """What is odd about a tensor; nothing about those that a model can be given."""
+    if value.layout != torch.strided or value.is_meta or value.is_nested:
+        return f"a {value.layout} tensor on {value.device}"
+    small = value.dtype.is_floating_point and value.element_size() < 2  # float8 has no arithmetic
+    if value.is_complex() or value.is_quantized or small:
+        return f"a tensor of {value.dtype}"
+    return ""
 
 
 def _existing(path: str | os.PathLike) -> str:
@@ -306,15 +315,19 @@ def _stand_ins_only() -> Iterator[None]:
         torch.serialization.add_safe_globals(others)
 
 
+def _check_format(meta: dict, path: str | os.PathLike) -> None:
+    version = meta.get("trn_plugin_format", 0)
+    if "trn_plugin_version" in meta and (not isinstance(version, int) or version > FORMAT):
+        raise NewerFormatError(
+            f"{path}: written by a newer version of trn_plugin "
+            f"({shown(meta['trn_plugin_version'])}, format {shown(version)}); "
+            f"this one, {trn_plugin.__version__}, reads up to format {FORMAT}"
+        )
+
+
 def _check_written_here(meta: dict, path: str | os.PathLike) -> None:
     """Format and checksums of a checkpoint of this package."""
-    version = meta.get("trn_plugin_format", 0)
-    if not isinstance(version, int) or version > FORMAT:
-        raise CheckpointError(
-            f"{path}: written by a newer version of trn_plugin "
-            f"({printable(meta['trn_plugin_version'])}, format {printable(version)}); this one, "
-            f"{trn_plugin.__version__}, reads up to format {FORMAT}"
-        )
+    _check_format(meta, path)
     if not is_archive(path):  # the format before torch 1.6 has no checksums
         return
     with zipfile.ZipFile(path) as archive:

@@ -9,17 +9,21 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook
 
 from trn_plugin.engine.checkpoint import load_checkpoint_file, save_checkpoint_file
+from trn_plugin.engine.directions import direction_of, with_directions
+from trn_plugin.engine.loops import IterationLoop
+from trn_plugin.engine.step_log import StepLogHook
 from trn_plugin.errors import CheckpointError, ConfigError
 
-__all__ = ["SafeCheckpointHook"]
+__all__ = ["SafeCheckpointHook", "own_hook"]
 
 
 class SafeCheckpointHook(CheckpointHook):
     """MMEngine's ``CheckpointHook``, which deletes old checkpoints before it writes the new one.
 
     Here the new one is written first, so that a run killed in between has lost nothing even with
-    ``max_keep_ckpts=1``; so too the best one of ``save_best``. ``SafeRunner`` uses it where a
-    config says ``CheckpointHook``.
+    ``max_keep_ckpts=1``; so too the best one of ``save_best``, which 'auto' makes the first
+    measure whose direction is known. In a run by iterations an interval of epochs is one of as
+    many passes over the data. ``SafeRunner`` uses it where a config says ``CheckpointHook``.
 
     Raises:
         ConfigError: after a validation that does not measure what ``save_best`` names.
@@ -27,6 +31,8 @@ class SafeCheckpointHook(CheckpointHook):
 
     def before_train(self, runner) -> None:
         """As MMEngine's; a best checkpoint that a file names elsewhere is not this run's."""
+        if self.by_epoch and isinstance(runner.train_loop, IterationLoop):
+            self._count_iterations(runner)
         super().before_train(runner)
         if not self._is_best(getattr(self, "best_ckpt_path", None)):
             self.best_ckpt_path = None
@@ -43,17 +49,35 @@ class SafeCheckpointHook(CheckpointHook):
         inside = os.path.realpath(folder) == os.path.realpath(self.out_dir)
         return inside and name.startswith("best_") and name.endswith(".pth")
 
-    def _save_best_checkpoint(self, runner, metrics) -> None:
+    def _count_iterations(self, runner) -> None:
+        length = len(runner.train_dataloader)
+        self.by_epoch = False
+        self.interval, self.save_begin = self.interval * length, self.save_begin * length
+        self.filename_tmpl = self.filename_tmpl.replace("epoch_", "iter_")
+        if self.interval > 0:
+            runner.logger.info(
+                f"default_hooks.checkpoint: a checkpoint every {self.interval} iterations, that "
+                f"is {self.interval // length} passes over the data"
+            )
+
+    def after_val_epoch(self, runner, metrics) -> None:
+        """As MMEngine's; old best checkpoints are removed when the new one is written.
+
+        Raises:
+            ConfigError: a measure of ``save_best`` that the validation does not have.
+        """
         for indicator in self.key_indicators if self.save_best else ():
             if indicator not in (*metrics, "auto"):
                 raise ConfigError(
                     f"default_hooks.checkpoint.save_best: expected one of {', '.join(metrics)}, "
                     f"got {indicator!r}"
                 )
+            if indicator == "auto" and metrics:
+                metrics = self._best_known_first(metrics)
         backend = self.file_backend
         self.file_backend = later = _RemovesLater(backend)
         try:
-            super()._save_best_checkpoint(runner, metrics)
+            super().after_val_epoch(runner, metrics)
         finally:
             self.file_backend = backend
         best = getattr(self, "best_ckpt_path_dict", None) or {}
@@ -61,6 +85,18 @@ class SafeCheckpointHook(CheckpointHook):
         for path in later.removed:
             if path not in kept:
                 backend.remove(path)
+
+    def _best_known_first(self, metrics: dict) -> dict:
+        for name in metrics:
+            rule = direction_of(name)
+            if rule is not None:
+                self.greater_keys = [name] if rule == "greater" else []
+                self.less_keys = [name] if rule == "less" else []
+                return {name: metrics[name], **metrics}
+        raise ConfigError(
+            "default_hooks.checkpoint.save_best: 'auto' knows of none of "
+            f"{', '.join(metrics) or 'no measures'} whether more is better; name one, and its rule"
+        )
 
     def _publish_model(self, runner, ckpt_path: str) -> None:
         if is_main_process():
@@ -102,6 +138,19 @@ class SafeCheckpointHook(CheckpointHook):
                 path = self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(known))
                 if self.file_backend.isfile(path):
                     self.file_backend.remove(path)
+
+
+def own_hook(hook):
+    """The config of a hook: this package's own for MMEngine's, with the rules of measures."""
+    if not isinstance(hook, dict):
+        return hook
+    kind = hook.get("type")
+    kind = kind.removeprefix("mmengine.") if isinstance(kind, str) else kind
+    if kind == "CheckpointHook":
+        return {**with_directions(hook), "type": SafeCheckpointHook}
+    if kind == "RuntimeInfoHook":
+        return {**hook, "type": StepLogHook}
+    return with_directions(hook) if kind == "EarlyStoppingHook" else hook
 
 
 class _RemovesLater:

@@ -15,9 +15,10 @@ from pathlib import Path
 from mmengine.config import Config, DictAction
 from mmengine.registry import init_default_scope
 
-from trn_plugin import interrupts
-from trn_plugin.engine.building import config_errors
+from trn_plugin.engine.building import check_sections, config_errors
+from trn_plugin.engine.input_size import spread_input_size
 from trn_plugin.errors import ConfigError, TrnPluginError, first_line, printable
+from trn_plugin.stopping import in_one_line
 
 __all__ = [
     "add_config_arguments",
@@ -33,21 +34,23 @@ __all__ = [
 CONFIG_SUFFIXES = (".py", ".yaml", ".yml", ".json")
 # keys of a config beside the Runner's arguments
 MEANT = (
-    *("auto_scale_lr", "compile", "custom_imports", "find_unused_parameters", "input_size"),
-    *("model_wrapper_cfg", "non_finite", "runner_type", "sync_bn", "tta_model", "tta_pipeline"),
+    *("activation_checkpointing", "auto_scale_lr", "compile", "custom_imports", "default_scope"),
+    *("efficient_conv_bn_eval", "find_unused_parameters", "input_size", "model_wrapper_cfg"),
+    *("non_finite", "resume_schedule", "runner_type", "save_on_sigterm", "sync_bn", "tta_model"),
+    *("tta_pipeline", "vis_backends"),
 )
 
 
 def run(main: Callable[[], None]) -> None:
     """Run a tool; an error that its user can mend is one line on stderr and exit status 2.
 
-    An interrupt is one line too, and exit status 130.
+    An interrupt is one line too, and exit status 130; so is SIGTERM, with 143.
 
     ``TRN_PLUGIN_TRACEBACK=1`` shows where it was raised.
     """
     logging.raiseExceptions = False  # a full disk is told once, below, not for each log line
     try:
-        with interrupts.in_one_line():
+        with in_one_line():
             main()
     except (TrnPluginError, OSError, RuntimeError, MemoryError) as error:
         text = _told(error)
@@ -132,50 +135,64 @@ def load_config(path: str, options: dict | None) -> Config:
         raise ConfigError(f"{path}: not a usable config: {one_line(error)}") from error
     if options:
         _merge(config, options)
+    check_sections(config)
     if not isinstance(config.get("model"), dict):
         raise ConfigError(f"{path}: expected a config with a 'model', found none")
-    _spread_input_size(config)
+    spread_input_size(config)
     init_default_scope(config.get("default_scope", "trn_plugin"))
     return config
 
 
 def _merge(config: Config, options: dict) -> None:
-    """Apply ``--cfg-options``; a new name at the top may not be nearly one that has a meaning."""
+    """Apply ``--cfg-options``, which may change only what something reads."""
     from mmengine.runner import Runner
 
-    known = {*config, *MEANT, *inspect.signature(Runner.__init__).parameters}
+    read = {*MEANT, *inspect.signature(Runner.__init__).parameters} - {"self"}
     for key in options:
         name = key.split(".")[0]
-        close = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
-        if name not in known and close:
+        if name in read:
+            continue
+        close = difflib.get_close_matches(name, {*config, *read}, n=1, cutoff=0.75)
+        if name not in config and close:
             raise ConfigError(f"--cfg-options {key}: no such key, did you mean {close[0]!r}?")
+        instead = _places_of(config, key, read)
+        if instead or not config.get("custom_imports"):  # a user's own code may read it
+            hint = f"; set {' and '.join(instead)}" if instead else ""
+            raise ConfigError(
+                f"--cfg-options {key}: nothing reads {name!r} when the config is built{hint}"
+            )
     try:
         config.merge_from_dict(options)
     except Exception as error:  # of MMEngine, of any type
         raise ConfigError(f"--cfg-options: {one_line(error)}") from error
 
 
-def _spread_input_size(config: Config) -> None:
-    """``input_size`` at the top of a config is that of the crops and of the backbone."""
-    size = config.get("input_size")
-    if size is None:
-        return
-    for part in ("train", "val", "test"):
-        dataset = (config.get(f"{part}_dataloader") or {}).get("dataset")
-        if dataset is not None and "input_size" in dataset:
-            dataset.input_size = size
-    backbone = (config.get("model") or {}).get("backbone")
-    if not isinstance(backbone, dict):
-        raise ConfigError(
-            f"model.backbone: expected a dict, as input_size is that of the backbone too, "
-            f"got {backbone!r}"
-        )
-    if backbone.get("img_size", size) != size:
-        raise ConfigError(
-            f"model.backbone.img_size is {backbone.img_size}, but input_size is {size}: "
-            "set input_size alone"
-        )
-    backbone.img_size = size
+def _places_of(config: Config, key: str, read: set[str]) -> list[str]:
+    """Key paths that are read and hold what a variable of the config holds."""
+    whole = config.to_dict()
+    value = whole
+    for part in key.split("."):
+        if isinstance(value, (list, tuple)) and part.isdigit() and int(part) < len(value):
+            value = value[int(part)]
+        elif isinstance(value, dict) and part in value:
+            value = value[part]
+        else:
+            value = None
+    last, found = key.rpartition(".")[2], []
+
+    def search(path: str, inside) -> None:
+        pairs = inside.items() if isinstance(inside, dict) else enumerate(inside)
+        for name, inner in pairs:
+            below = f"{path}.{name}" if path else str(name)
+            if value is not None and type(inner) is type(value) and inner == value:
+                if name == last or not isinstance(inner, (bool, int)):
+                    found.append(below)
+            elif isinstance(inner, (dict, list, tuple)):
+                search(below, inner)
+
+    search("", {name: inside for name, inside in whole.items() if name in read})
+    named = [path for path in found if path.rpartition(".")[2] == last]
+    return named or found
 
 
 def build_runner(config: Config):
@@ -187,6 +204,7 @@ def build_runner(config: Config):
     from trn_plugin.registry import RUNNERS
 
     config.setdefault("runner_type", "SafeRunner")
+    check_sections(config)
     with config_errors("config"):
         return RUNNERS.build(config)
 

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import re
+import math
 
 import torch
 import torch.distributed
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from trn_plugin.errors import (
-    CheckpointError,
-    ConfigError,
-    TrainingError,
-    first_line,
-    printable,
-)
+from trn_plugin.engine.optimizers import wrappers_of
+from trn_plugin.engine.step_log import StepLog, finite_only
+from trn_plugin.errors import CheckpointError, ConfigError, TrainingError, first_line, printable
 
-__all__ = ["ACTIONS", "FiniteSteps"]
+__all__ = ["ACTIONS", "FiniteSteps", "reads_late"]
 
 ACTIONS = ("stop", "skip")
 MOST_SKIPPED = 100
@@ -42,42 +38,64 @@ class _Losses(dict):
         return _Losses()  # a copy of the model has had no step
 
 
+def reads_late(device: torch.device) -> bool:
+    """Whether the host should not wait for what a step computed on this device."""
+    return device.type == "cuda"
+
+
 class FiniteSteps:
     """Runs a runner's training steps; one that is not finite ends the run, or is left out.
 
-    Losses and gradients are looked at once, after the backward pass, so that a GPU is waited for
-    once. Of several processes all see the same gradients and so decide alike; whether to skip for
-    a loss alone they agree on. Under mixed precision a gradient that overflowed is the business
-    of the gradient scaler, which skips that step and lowers its scale.
+    Losses and the norm of the gradients, which is that of clipping where there is clipping, are
+    looked at after the backward pass. On a CPU this is at once. A GPU is not waited for: a fused
+    optimizer leaves its weights and moments as they are where a flag on the device says so, and
+    the flag is read with the log (:class:`StepLog`); other optimizers, and the first step, wait.
+    Of several processes all see the same gradients and so decide alike; whether to skip for a
+    loss alone they agree on. Under mixed precision a gradient that overflowed is the business of
+    the gradient scaler, which skips that step and lowers its scale.
 
     Args:
         runner (SafeRunner): whose model and optimizers are built.
         action (str): 'stop' raises TrainingError, 'skip' leaves weights and normalisation
             statistics as they were before the step, says so in the log and counts.
+
+    Attributes:
+        begun (bool): whether a step was begun.
+        built (dict): the model's buffers that hold infinities by design.
+        late (bool): whether flags and log are read late.
     """
 
     def __init__(self, runner, action: str = "stop") -> None:
         if action not in ACTIONS:
             raise ConfigError(f"non_finite: expected one of {', '.join(ACTIONS)}, found {action!r}")
-        self.runner = runner
-        self.skips = action == "skip"
+        self.runner, self.skips, self.begun = runner, action == "skip", False
         self.in_a_row = 0
+        model = runner.bare_model
+        self.names = {id(p): name for name, p in model.named_parameters()}
+        buffers = dict(model.named_buffers())
+        self.built = {k: b.clone() for k, b in buffers.items() if bool(torch.isinf(b).any())}
+        self.device = next(model.parameters()).device
+        self.late = reads_late(self.device)
+        self.log = StepLog(runner, self._tell)
         self.losses = _Losses()
-        self.names = {id(p): name for name, p in runner.bare_model.named_parameters()}
-        wrapper = runner.optim_wrapper
-        wrappers = [wrapper] if hasattr(wrapper, "optimizer") else list(wrapper.values())
-        self.wrappers = wrappers
-        self.handles = [runner.bare_model.register_forward_hook(self.losses)]
-        self.handles += [
-            w.optimizer.register_step_pre_hook(self._before_step)
-            for w in wrappers
-            if hasattr(w.optimizer, "register_step_pre_hook")
-        ]
+        self.wrappers = list(wrappers_of(runner.optim_wrapper).values())
+        self.handles = [model.register_forward_hook(self.losses)]
+        self.clipped, self.flagged = {}, []
+        for wrapper in self.wrappers:
+            optimizer = wrapper.optimizer
+            if hasattr(optimizer, "register_step_pre_hook"):
+                self.handles.append(optimizer.register_step_pre_hook(self._before_step))
+                self.handles.append(optimizer.register_step_post_hook(self._after_step))
+            if getattr(wrapper, "clip_func", None) is torch.nn.utils.clip_grad_norm_:
+                self.clipped[id(optimizer)] = wrapper
+                wrapper.clip_func = self._clipper(wrapper)
 
     def close(self) -> None:
         """Take the hooks off the model and the optimizers."""
         for handle in self.handles:
             handle.remove()
+        for wrapper in self.clipped.values():
+            wrapper.clip_func = torch.nn.utils.clip_grad_norm_
 
     def train_step(self, data_batch) -> dict:
         """The model's training step.
@@ -92,118 +110,208 @@ class FiniteSteps:
                 the file is of no use.
         """
         runner = self.runner
-        counts = [getattr(w, "_inner_count", 0) for w in self.wrappers]
+        self.begun = True
+        counts = [getattr(wrapper, "inner_count", 0) for wrapper in self.wrappers]
         statistics = _statistics(runner.bare_model) if self.skips else []
-        self.stepped = False
+        self.stepped, self.good, self.masked, self.norms = False, None, None, {}
         try:
             outputs = runner.model.train_step(data_batch, optim_wrapper=runner.optim_wrapper)
-            problem = None if self.stepped or self.skips else self._bad_losses()
+            at_once = not (self.stepped or self.skips or self.late)
+            problem = self._bad_losses() if at_once else None
         except TrainingError as error:
             problem = str(error)
         except (MemoryError, torch.OutOfMemoryError):
             raise
         except Exception as error:  # of an optimizer that meets odd things in its state, any
-            if self.stepped and runner.resumed_from:
-                raise CheckpointError(
-                    f"{runner.resumed_from}: the optimizer cannot go on from the state in it: "
-                    f"{type(error).__name__}: {printable(first_line(error))}"
-                ) from error
-            of_clipping = isinstance(error, RuntimeError) and "non-finite" in str(error)
-            if not of_clipping:
+            if not (self.stepped and runner.resumed_from):
                 raise
-            problem = self._bad_losses() or self._bad_gradients() or first_line(error)
+            raise CheckpointError(
+                f"{runner.resumed_from}: the optimizer cannot go on from the state in it: "
+                f"{type(error).__name__}: {printable(first_line(error))}"
+            ) from error
         if self.stepped:
             runner.resumed_from = None
-        if problem is None:
+        if problem is not None:
+            return self._stop_or_skip(problem, counts, statistics)
+        due = all(wrapper.should_update() for wrapper in self.wrappers)
+        if due:
+            self.losses.clear()
+        scaled = any(hasattr(wrapper, "loss_scaler") for wrapper in self.wrappers)
+        skipped = int(scaled and due and not self.stepped)
+        if not self.late:
             self.in_a_row = 0
-            due = all(w.should_update() for w in self.wrappers)
-            if due:
-                self.losses.clear()
-            scaled = any(hasattr(w, "loss_scaler") for w in self.wrappers)
-            if scaled or self.skips:
-                outputs = _finite_only(outputs, int(scaled and due and not self.stepped))
-            return outputs
-        if not self.skips:
-            raise TrainingError(
-                f"iteration {runner.iter + 1}: {problem}; {runner.last_checkpoint_text()}"
-            )
-        return self._skip(problem, counts, statistics)
+            return finite_only(outputs, skipped) if scaled or self.skips else outputs
+        for tensor, before in statistics if self.good is not None else ():
+            tensor.copy_(torch.where(self.good, tensor, before))
+        logged = {
+            self.clipped[key].grad_name: total
+            for key, (total, *_) in self.norms.items()
+            if key in self.clipped
+        }
+        if scaled or self.skips:
+            outputs = {**outputs, "skipped_steps": skipped if self.masked is None else self.masked}
+        self.log.add(runner.iter + 1, {**logged, **outputs}, self.good, list(self.norms.values()))
+        return outputs
 
-    def _skip(self, problem: str, counts: list[int], statistics: list) -> dict:
-        runner = self.runner
+    def _tell(self, iteration: int, entries: dict, norms: list) -> dict:
+        """End the run for a step that was read late; or what to log of it."""
+        losses = {k: v for k, v in entries.items() if "loss" in k and not math.isfinite(v)}
+        problem = _losses_text(losses) or self._norms_text(norms)
+        if not self.skips:
+            raise self._stopped(iteration, problem)
+        self._count(iteration, problem)
+        return finite_only(entries, 1)
+
+    def _stop_or_skip(self, problem: str, counts: list[int], statistics: list) -> dict:
+        self.log.flush()
+        if not self.skips:
+            raise self._stopped(self.runner.iter + 1, problem)
         for wrapper, count in zip(self.wrappers, counts, strict=True):
+            if getattr(wrapper, "inner_count", None) == count:  # it has not seen this step
+                wrapper.backward(torch.zeros((), device=self.device, requires_grad=True))
             wrapper.optimizer.zero_grad()
-            if hasattr(wrapper, "_inner_count"):
-                wrapper._inner_count = count + 1
         for tensor, before in statistics:
             tensor.copy_(before)
         outputs = {k: torch.stack(v).mean() for k, v in self.losses.items()}
         self.losses.clear()
+        self._count(self.runner.iter + 1, problem)
+        outputs = finite_only(outputs, 1)
+        if self.late:
+            self.log.add(self.runner.iter + 1, outputs, None, [])
+        return outputs
+
+    def _stopped(self, iteration: int, problem: str) -> TrainingError:
+        return TrainingError(
+            f"iteration {iteration}: {problem}; {self.runner.last_checkpoint_text()}"
+        )
+
+    def _count(self, iteration: int, problem: str) -> None:
+        """A skipped step in the log; too many of them in a row end the run."""
+        runner = self.runner
         self.in_a_row += 1
-        done = runner.iter + 1
         skipped = runner.message_hub.runtime_info.get("skipped_steps", 0) + 1
         runner.message_hub.update_info("skipped_steps", skipped)
         runner.logger.warning(
-            f"iteration {done}: {problem}; the step was skipped ({skipped} of {done} so far)"
+            f"iteration {iteration}: {problem}; the step was skipped "
+            f"({skipped} of {iteration} so far)"
         )
         if self.in_a_row > MOST_SKIPPED:
-            raise TrainingError(
-                f"iteration {done}: {problem}, and the {MOST_SKIPPED} steps before were skipped "
-                f"too; {runner.last_checkpoint_text()}"
-            )
-        return _finite_only(outputs, 1)
+            before = f"and the {MOST_SKIPPED} steps before were skipped too"
+            raise self._stopped(iteration, f"{problem}, {before}")
+
+    def _clipper(self, wrapper):
+        """``clip_grad_norm_`` that keeps the norm on its device, for the check and the log."""
+
+        def clip(parameters, max_norm, norm_type=2.0, error_if_nonfinite=False, foreach=None):
+            total, each = _norms([p.grad for p in parameters], float(norm_type))
+            self.norms[id(wrapper.optimizer)] = total, each, parameters, error_if_nonfinite
+            torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, total, foreach)
+            if not self.late:
+                found = float(total)
+                if math.isfinite(found) or not (self.skips or error_if_nonfinite):
+                    wrapper.message_hub.update_scalar(f"train/{wrapper.grad_name}", found)
+
+        return clip
 
     def _before_step(self, optimizer, args, kwargs) -> None:
         self.stepped = True
-        grads = _gradients(optimizer)
-        flags = [torch.isfinite(v).all() for values in self.losses.values() for v in values]
-        if grads:
-            largest = torch.nn.utils.get_total_norm(grads, norm_type=float("inf"))
-            flags.append(torch.isfinite(largest))
-        if not flags:
+        scaler = getattr(optimizer, "found_inf", None)  # then gradients are its business
+        if id(optimizer) not in self.norms:
+            params = [p for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
+            self.norms[id(optimizer)] = *_norms([p.grad for p in params], 2.0), params, False
+        values = [v for losses in self.losses.values() for v in losses]
+        if scaler is None:
+            values.append(self.norms[id(optimizer)][0])
+        if not values:
             return
-        good = torch.stack([flag.to(flags[0].device) for flag in flags]).all()
+        flat = [value.reshape(-1).to(self.device, torch.float32) for value in values]
+        good = torch.isfinite(torch.cat(flat)).all()
         if self.skips and torch.distributed.is_initialized():
-            good = good.to(torch.int32)
-            torch.distributed.all_reduce(good, op=torch.distributed.ReduceOp.MIN)
-        if not bool(good):
-            raise _NotFinite(
-                self._bad_losses()
-                or self._bad_gradients()
-                or "a loss of another process is not finite"
-            )
+            agreed = good.to(torch.int32)
+            torch.distributed.all_reduce(agreed, op=torch.distributed.ReduceOp.MIN)
+            good = agreed.bool()
+        if self.late and _can_be_masked(optimizer):
+            self._mask(optimizer, good, scaler)
+        elif not bool(good):
+            problem = self._bad_losses() or self._bad_gradients(optimizer)
+            if problem is not None:
+                raise _NotFinite(problem)
         self.losses.clear()
 
-    def _bad_losses(self) -> str | None:
-        bad = {
-            name: float(next(v for v in torch.stack(values).flatten() if not torch.isfinite(v)))
-            for name, values in self.losses.items()
-            if not torch.isfinite(torch.stack(values)).all()
-        }
-        return " and ".join(f"{_loss_name(k)} is {v}" for k, v in bad.items()) or None
+    def _mask(self, optimizer, good: torch.Tensor, scaler: torch.Tensor | None) -> None:
+        """Let an optimizer change nothing where a flag on the device says that a step is bad."""
+        self.good = good if self.good is None else self.good & good
+        bad = (~self.good).to(torch.float32)
+        self.masked = bad if scaler is None else torch.maximum(bad, scaler.reshape(()))
+        optimizer.found_inf = self.masked
+        if scaler is None:
+            self.flagged.append(optimizer)
 
-    def _bad_gradients(self) -> str | None:
+    def _after_step(self, optimizer, args, kwargs) -> None:
+        if optimizer in self.flagged:
+            self.flagged.remove(optimizer)
+            del optimizer.found_inf
+
+    def _bad_losses(self) -> str | None:
+        bad = {}
+        for name, values in self.losses.items():
+            flat = torch.cat([value.reshape(-1) for value in values])
+            wrong = flat[~torch.isfinite(flat)]
+            if wrong.numel():
+                bad[name] = float(wrong[0])
+        return _losses_text(bad)
+
+    def _bad_gradients(self, optimizer) -> str | None:
+        """None where a norm has overflowed, but no gradient."""
+        total, _, parameters, strict = self.norms[id(optimizer)]
+        bad = [p for p in parameters if not bool(torch.isfinite(p.grad).all())]
+        if not bad and not strict and not math.isfinite(float(total)):
+            return None
+        return self._norms_text([self.norms[id(optimizer)]])
+
+    def _norms_text(self, norms: list[tuple]) -> str:
+        """Which gradients are not finite, by their norms."""
         bad = [
             self.names.get(id(parameter), "a parameter")
-            for wrapper in self.wrappers
-            for group in wrapper.optimizer.param_groups
-            for parameter in group["params"]
-            if parameter.grad is not None and not torch.isfinite(parameter.grad).all()
+            for _, each, parameters, _ in norms
+            for parameter, norm in zip(parameters, each.tolist(), strict=True)
+            if not math.isfinite(norm)
         ]
         if not bad:
-            return None
+            overflow = any(not math.isfinite(float(total)) for total, *_ in norms)
+            of_all = "the norm of the gradients is not finite"
+            return of_all if overflow else "a loss of another process is not finite"
         tasks = [task for task in getattr(self.runner.bare_model, "tasks", ()) if _of(task, bad)]
         more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
         of = f" (of {' and '.join(tasks)})" if tasks else ""
         return f"the gradient of {bad[0]}{more}{of} is not finite"
 
 
-def _gradients(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
-    return [p.grad for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
+def _can_be_masked(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether an optimizer heeds ``found_inf``; the state of its first step may not."""
+    return bool(optimizer.state) and all(group.get("fused") for group in optimizer.param_groups)
+
+
+def _norms(gradients: list[torch.Tensor], order: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """The norm of all gradients together, as ``torch.nn.utils.get_total_norm``, and each one's."""
+    if not gradients:
+        return torch.zeros(()), torch.zeros(0)
+    if len({(gradient.dtype, gradient.device) for gradient in gradients}) == 1:
+        each = torch.stack(torch._foreach_norm(gradients, order))
+    else:
+        device = gradients[0].device
+        norms = [torch.linalg.vector_norm(gradient, order) for gradient in gradients]
+        each = torch.stack([norm.to(device, torch.float32) for norm in norms])
+    return torch.linalg.vector_norm(each, order), each
 
 
 def _of(task: str, names: list[str]) -> bool:
-    return any(re.search(rf"(^|\.)(tails|heads)\.{re.escape(task)}\.", name) for name in names)
+    return any(task in name.split(".")[:-1] for name in names)
+
+
+def _losses_text(bad: dict[str, float]) -> str | None:
+    named = {key: value for key, value in bad.items() if key != "loss"} or bad
+    return " and ".join(f"{_loss_name(key)} is {value}" for key, value in named.items()) or None
 
 
 def _loss_name(key: str) -> str:
@@ -212,15 +320,6 @@ def _loss_name(key: str) -> str:
         return f"the relation loss of level {level!r}"
     task = key.removeprefix("loss_")
     return f"the loss of task {task!r}" if task != key else repr(key)
-
-
-def _finite_only(outputs: dict, skipped: int) -> dict:
-    finite = {
-        name: value
-        for name, value in outputs.items()
-        if not torch.is_tensor(value) or bool(torch.isfinite(value).all())
-    }
-    return {**finite, "skipped_steps": skipped}
 
 
 def _statistics(model: nn.Module) -> list[tuple[torch.Tensor, torch.Tensor]]:

@@ -8,7 +8,8 @@ from mmengine.config import Config
 from torch import nn
 
 from trn_plugin.engine.building import config_errors
-from trn_plugin.engine.checkpoint import load_checkpoint_file, load_model_state
+from trn_plugin.engine.checkpoint import load_checkpoint_file
+from trn_plugin.engine.model_state import load_model_state
 from trn_plugin.errors import ConfigError
 from trn_plugin.registry import MODELS, RUNNERS
 
@@ -52,8 +53,7 @@ def load_model(config: Config, checkpoint_path: str) -> tuple[nn.Module, dict]:
         raise ConfigError("config: has no model.backbone")
     checkpoint = load_checkpoint_file(checkpoint_path)
     model = build_model(config)
-    state = {k: v for k, v in checkpoint["state_dict"].items() if not k.startswith("neck.")}
-    load_model_state(model, state, checkpoint_path)
+    load_model_state(model, checkpoint["state_dict"], checkpoint_path)
     return model, checkpoint["meta"]
 
 

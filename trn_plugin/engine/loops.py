@@ -1,17 +1,20 @@
-"""MMEngine's training loops, able to go on from any batch without decoding those before it."""
+"""Training loops like MMEngine's, able to go on from any batch without decoding those before it."""
 
 from __future__ import annotations
 
+import bisect
 import itertools
 from collections.abc import Iterator
 
 from mmengine.dataset import InfiniteSampler
-from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
+from mmengine.runner import BaseLoop
+from mmengine.runner.utils import calc_dynamic_intervals
 from torch.utils.data import DataLoader
 
-from trn_plugin.errors import ConfigError
+from trn_plugin.engine.checkpoint import shown
+from trn_plugin.errors import CheckpointError, ConfigError
 
-__all__ = ["EpochLoop", "IterationLoop", "batches_from"]
+__all__ = ["EpochLoop", "IterationLoop", "batches_from", "own_loop"]
 
 
 def batches_from(loader: DataLoader, start: int) -> Iterator:
@@ -31,14 +34,14 @@ def batches_from(loader: DataLoader, start: int) -> Iterator:
             "of a whole epoch"
         )
     sampler = batch_sampler.sampler
-    batch_sampler.sampler = _Rest(sampler, start * batch_sampler.batch_size)
+    batch_sampler.sampler = _Remaining(sampler, start * batch_sampler.batch_size)
     try:
         yield from loader
     finally:
         batch_sampler.sampler = sampler
 
 
-class _Rest:
+class _Remaining:
     """A sampler's indices from the n-th on; its length is that of the whole epoch."""
 
     def __init__(self, sampler, start: int) -> None:
@@ -52,40 +55,78 @@ class _Rest:
         return len(self.sampler)
 
 
-class _ValidatesAfterResume:
-    """A checkpoint is written before the validation that may be due at its iteration."""
+class _Loop(BaseLoop):
+    """What both loops share: counters, and the validation that is due at one of them.
+
+    Attributes:
+        epoch, iter (int): that are done.
+        max_epochs, max_iters (int): when the run is over.
+        stop_training (bool): hooks set it to end the run.
+        validation_pending (bool): the checkpoint resumed from was written before the validation
+            that may be due at its iteration.
+    """
+
+    def __init__(self, runner, dataloader, val_begin, val_interval, dynamic_intervals) -> None:
+        super().__init__(runner, dataloader)
+        self.val_begin = _whole("val_begin", val_begin, 0)
+        self.val_interval = _whole("val_interval", val_interval, 1)
+        self.dynamic_milestones, self.dynamic_intervals = calc_dynamic_intervals(
+            self.val_interval, dynamic_intervals
+        )
+        self.epoch = self.iter = 0
+        self.stop_training = self.validation_pending = False
+        runner.visualizer.dataset_meta = getattr(self.dataloader.dataset, "metainfo", None)
 
     def _validate_if_due(self, step: int, last: int) -> None:
-        self._decide_current_val_interval()
+        self.val_interval = self.dynamic_intervals[
+            bisect.bisect(self.dynamic_milestones, step + 1) - 1
+        ]
         due = step % self.val_interval == 0 or step == last
         if self.runner.val_loop is not None and step >= self.val_begin and due:
             self.runner.val_loop.run()
 
     def _validate_what_was_due(self, step: int, last: int) -> None:
-        if self.runner.owes_validation:
-            self.runner.owes_validation = False
-            if step > 0:
-                self._validate_if_due(step, last)
+        pending, self.validation_pending = self.validation_pending, False
+        if pending and step > 0:
+            self._validate_if_due(step, last)
+
+    def _train_step(self, idx: int, data_batch) -> None:
+        self.runner.call_hook("before_train_iter", batch_idx=idx, data_batch=data_batch)
+        outputs = self.runner.finite_steps.train_step(data_batch)
+        self._step_is_done(idx)
+        self.runner.call_hook(
+            "after_train_iter", batch_idx=idx, data_batch=data_batch, outputs=outputs
+        )
+        self.iter += 1
+
+    def _step_is_done(self, idx: int) -> None:
+        """Called before the hooks that may write a checkpoint."""
 
 
-class EpochLoop(_ValidatesAfterResume, EpochBasedTrainLoop):
-    """MMEngine's ``EpochBasedTrainLoop``; a resumed run may begin within an epoch.
+class EpochLoop(_Loop):
+    """As MMEngine's ``EpochBasedTrainLoop``; a resumed run may begin within an epoch.
 
     Attributes:
         done (int): batches of the current epoch that are done.
     """
 
-    done = 0
+    def __init__(
+        self, runner, dataloader, max_epochs, val_begin=1, val_interval=1, dynamic_intervals=None
+    ) -> None:
+        super().__init__(runner, dataloader, val_begin, val_interval, dynamic_intervals)
+        self.max_epochs = _whole("max_epochs", max_epochs, 0)
+        self.max_iters = self.max_epochs * len(self.dataloader)
+        self.done = 0
 
     def run(self):
         """Launch training."""
         self.runner.call_hook("before_train")
         if self.done == 0:
             self.runner.restore_random_state()
-            self._validate_what_was_due(self._epoch, self._max_epochs)
-        while self._epoch < self._max_epochs and not self.stop_training:
+            self._validate_what_was_due(self.epoch, self.max_epochs)
+        while self.epoch < self.max_epochs and not self.stop_training:
             self.run_epoch()
-            self._validate_if_due(self._epoch, self._max_epochs)
+            self._validate_if_due(self.epoch, self.max_epochs)
         self.runner.call_hook("after_train")
         return self.runner.model
 
@@ -95,66 +136,66 @@ class EpochLoop(_ValidatesAfterResume, EpochBasedTrainLoop):
         self.runner.restore_random_state()
         self.runner.model.train()
         for idx, data_batch in enumerate(batches_from(self.dataloader, self.done), self.done):
-            self.run_iter(idx, data_batch)
+            self._train_step(idx, data_batch)
         self.runner.call_hook("after_train_epoch")
-        self._epoch += 1
+        self.epoch += 1
         self.done = 0
 
-    def run_iter(self, idx, data_batch) -> None:
-        """Iterate one mini-batch."""
-        self.runner.call_hook("before_train_iter", batch_idx=idx, data_batch=data_batch)
-        outputs = self.runner.finite_steps.train_step(data_batch)
+    def _step_is_done(self, idx: int) -> None:
         self.done = idx + 1
-        self.runner.call_hook(
-            "after_train_iter", batch_idx=idx, data_batch=data_batch, outputs=outputs
-        )
-        self._iter += 1
+
+    def find_batch(self, meta: dict, filename) -> None:
+        """Go on from the batch within an epoch that a checkpoint's metadata names.
+
+        Raises:
+            CheckpointError: it is of an epoch of another length.
+        """
+        batches = len(self.dataloader)
+        known, done = meta.get("batches", batches), meta.get("batch")
+        if done is None:  # written by MMEngine
+            done = meta["iter"] - meta["epoch"] * batches
+            done = done if 0 <= done <= batches else 0
+        if not isinstance(done, int) or (done and (known != batches or not 0 < done <= batches)):
+            raise CheckpointError(
+                f"{filename}: was written after {shown(done)} of an epoch's {shown(known)} "
+                f"batches, but the config's epoch has {batches}; resume with the data, batch size "
+                "and number of processes of that run, or from the checkpoint of a whole epoch"
+            )
+        if known != batches:
+            self.runner.logger.warning(f"an epoch had {shown(known)} batches, now it has {batches}")
+        self.done = done
 
 
-class IterationLoop(_ValidatesAfterResume, IterBasedTrainLoop):
-    """MMEngine's ``IterBasedTrainLoop``; passes over the data are numbered from 0.
+class IterationLoop(_Loop):
+    """As MMEngine's ``IterBasedTrainLoop``; passes over the data are numbered from 0.
 
     The sampler's epoch is the number of the pass, so that every pass has its own order and
     augmentation. mmengine's ``InfiniteSampler`` has one endless pass.
     """
 
+    max_epochs = 1
+
     def __init__(
         self, runner, dataloader, max_iters, val_begin=1, val_interval=1000, dynamic_intervals=None
-    ):
-        # the parent's __init__ would start the workers before a resumed run knows where it is
-        built = EpochBasedTrainLoop(
-            runner, dataloader, 1, val_begin, val_interval, dynamic_intervals
-        )
-        vars(self).update(vars(built))
-        self._max_iters = int(max_iters)
-        if self._max_iters != max_iters:
-            raise ValueError(f"max_iters: expected an integer, found {max_iters!r}")
+    ) -> None:
+        super().__init__(runner, dataloader, val_begin, val_interval, dynamic_intervals)
+        self.max_iters = _whole("max_iters", max_iters, 0)
 
     def run(self):
         """Launch training."""
         self.runner.call_hook("before_train")
         self.runner.call_hook("before_train_epoch")
         self.runner.restore_random_state()
-        self._validate_what_was_due(self._iter, self._max_iters)
-        batches = self._batches(self._iter)
-        while self._iter < self._max_iters and not self.stop_training:
+        self._validate_what_was_due(self.iter, self.max_iters)
+        batches = self._batches(self.iter)
+        while self.iter < self.max_iters and not self.stop_training:
             self.runner.model.train()
-            self.run_iter(next(batches))
-            self._validate_if_due(self._iter, self._max_iters)
+            self._train_step(self.iter, next(batches))
+            self._validate_if_due(self.iter, self.max_iters)
         batches.close()
         self.runner.call_hook("after_train_epoch")
         self.runner.call_hook("after_train")
         return self.runner.model
-
-    def run_iter(self, data_batch) -> None:
-        """Iterate one mini-batch."""
-        idx = self._iter
-        self.runner.call_hook("before_train_iter", batch_idx=idx, data_batch=data_batch)
-        outputs = self.runner.finite_steps.train_step(data_batch)
-        self.runner.call_hook(
-            "after_train_iter", batch_idx=idx, data_batch=data_batch, outputs=outputs
-        )
-        self._iter += 1
 
     def _batches(self, start: int) -> Iterator:
         sampler = self.dataloader.batch_sampler.sampler
@@ -166,3 +207,25 @@ class IterationLoop(_ValidatesAfterResume, IterBasedTrainLoop):
                 sampler.set_epoch(epoch)
             yield from batches_from(self.dataloader, start)
             start = 0
+
+
+def _whole(name: str, value, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != int(value):
+        raise ConfigError(f"train_cfg.{name}: expected a whole number, found {value!r}")
+    if value < least:
+        raise ConfigError(f"train_cfg.{name}: expected at least {least}, found {value!r}")
+    return int(value)
+
+
+def own_loop(loop):
+    """The config of MMEngine's loops as one of the loops here."""
+    if not isinstance(loop, dict):
+        return loop
+    loop = dict(loop)
+    if "type" not in loop and isinstance(loop.get("by_epoch"), bool):
+        loop["type"] = "EpochBasedTrainLoop" if loop.pop("by_epoch") else "IterBasedTrainLoop"
+    own = {"EpochBasedTrainLoop": EpochLoop, "IterBasedTrainLoop": IterationLoop}
+    kind = loop.get("type")
+    if isinstance(kind, str):
+        loop["type"] = own.get(kind.removeprefix("mmengine."), kind)
+    return loop

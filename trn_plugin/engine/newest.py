@@ -1,14 +1,14 @@
-"""Which checkpoint a run goes on from."""
+"""Which checkpoints a run can go on from."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-from trn_plugin.engine.checkpoint import load_checkpoint_file, read_meta
+from trn_plugin.engine.checkpoint import NewerFormatError, read_meta
 from trn_plugin.errors import CheckpointError
 
-__all__ = ["checkpoint_files", "newest_checkpoint"]
+__all__ = ["checkpoint_files", "last_checkpoint_text", "newest_first"]
 
 
 def checkpoint_files(folder: str | os.PathLike) -> list[Path]:
@@ -27,24 +27,25 @@ def checkpoint_files(folder: str | os.PathLike) -> list[Path]:
     return [path for path in paths if path.is_file() and not path.name.startswith(".")]
 
 
-def newest_checkpoint(folder: str | os.PathLike, logger) -> str | None:
-    """The readable checkpoint of the highest iteration in a work directory, with an optimizer's
-    state if any has one.
+def newest_first(folder: str | os.PathLike) -> tuple[list[str], list[str]]:
+    """The checkpoints of a work directory, by their metadata alone.
 
     Args:
         folder: work directory of a run.
-        logger (logging.Logger): is told of the files that cannot be read.
 
     Returns:
-        str | None: None if there is no checkpoint at all.
+        Their paths, the one of the highest iteration first, those with an optimizer's state
+        before all others; and what is wrong with those that cannot be read.
 
     Raises:
-        CheckpointError: there are some, but none can be read.
+        NewerFormatError: one of them is of a newer version, whose run this one would overwrite.
     """
-    problems, runs = [], []
+    runs, problems = [], []
     for path in checkpoint_files(folder):
         try:
             meta, has_optimizer = read_meta(path)
+        except NewerFormatError:
+            raise
         except CheckpointError as error:
             problems.append(str(error))
             continue
@@ -52,17 +53,14 @@ def newest_checkpoint(folder: str | os.PathLike, logger) -> str | None:
             # first those that go on exactly, so not the best one's weights alone; of those of
             # one iteration that of whole epochs, and the one validated already
             order = has_optimizer, meta["iter"], meta["epoch"], "metrics" in meta
-            runs.append((order, path))
-    newest = None
-    for _, path in sorted(runs, reverse=True):
-        try:
-            load_checkpoint_file(path)
-            newest = str(path)
-            break
-        except CheckpointError as error:
-            problems.append(str(error))
-    for problem in problems:
-        logger.warning(f"not resumed from: {problem}")
-    if problems and newest is None:
-        raise CheckpointError(f"no checkpoint in {folder} can be resumed from: {problems[-1]}")
-    return newest
+            runs.append((order, str(path)))
+    return [path for _, path in sorted(runs, reverse=True)], problems
+
+
+def last_checkpoint_text(folder: str | os.PathLike) -> str:
+    """Where a run that ends now can be resumed from."""
+    paths = checkpoint_files(folder)
+    if not paths:
+        return "no checkpoint has been written yet"
+    newest = max(paths, key=lambda path: path.stat().st_mtime_ns)
+    return f"the last checkpoint is {newest}"

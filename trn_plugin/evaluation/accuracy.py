@@ -8,8 +8,9 @@ import numpy as np
 from mmengine.logging import print_log
 from sklearn.metrics import confusion_matrix, recall_score
 
-from trn_plugin.evaluation._task_metric import TaskMetric, table, warn
+from trn_plugin.evaluation.task_metric import Samples, TaskMetric, table, warn
 from trn_plugin.registry import METRICS
+from trn_plugin.tasks import ClassTask
 
 __all__ = ["Accuracy"]
 
@@ -35,7 +36,8 @@ class Accuracy(TaskMetric):
         ConfigError: if the task is unknown or of another kind.
     """
 
-    kind = "class"
+    task_type = ClassTask
+    directions = {"accuracy": "greater", "balanced_accuracy": "greater"}
 
     def __init__(
         self, task: str, balanced: bool = False, confusion: bool = False, **kwargs
@@ -44,10 +46,10 @@ class Accuracy(TaskMetric):
         self.balanced = balanced
         self.confusion = confusion
 
-    def process(self, data_batch: object, data_samples: Sequence[dict]) -> None:
+    def process(self, data_batch: object, data_samples: Samples) -> None:
         """Keep (probabilities, label or None) of each picture."""
-        for sample in data_samples:
-            self.results.append((self._prediction(sample), self._label(sample)))
+        predictions, labels = self.predictions(data_samples), self.labels(data_samples)
+        self.results.extend(zip(predictions, labels, strict=True))
 
     def compute_metrics(self, results: list[tuple]) -> dict[str, float]:
         """Percentages by key; NaN where no picture is labelled."""
@@ -66,8 +68,7 @@ class Accuracy(TaskMetric):
         if not finite.all():
             warn(f"{name}: {(~finite).sum()} predictions are not finite; they count as wrong")
 
-        classes = self._description(self.task, self.kind).get("classes")
-        classes = classes or [str(i) for i in range(probabilities.shape[1])]
+        classes = self._names(self.task, probabilities.shape[1])
         present = np.unique(truth)
         metrics = {"accuracy": 100 * float(np.mean(predicted == truth))}
         if self.balanced:

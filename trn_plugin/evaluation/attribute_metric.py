@@ -9,8 +9,16 @@ from mmengine.logging import print_log
 from sklearn.metrics import average_precision_score
 
 from trn_plugin.errors import ConfigError
-from trn_plugin.evaluation._task_metric import TaskMetric, key_name, listed, table, warn
+from trn_plugin.evaluation.task_metric import (
+    Samples,
+    TaskMetric,
+    key_name,
+    listed,
+    table,
+    warn,
+)
 from trn_plugin.registry import METRICS
+from trn_plugin.tasks import AttributeTask
 
 __all__ = ["AttributeMetric"]
 
@@ -40,7 +48,8 @@ class AttributeMetric(TaskMetric):
         ConfigError: if a task is unknown or of another kind.
     """
 
-    kind = "attributes"
+    task_type = AttributeTask
+    directions = {"mAP": "greater", "AP": "greater", "error_rate": "less"}
 
     def __init__(
         self, task: str | Sequence[str] = "attributes", per_attribute: bool = False, **kwargs
@@ -59,22 +68,25 @@ class AttributeMetric(TaskMetric):
 
     def _check_tasks(self) -> None:
         for part in self.parts:
-            self._description(part, self.kind)
+            self.described(part)
 
-    def process(self, data_batch: object, data_samples: Sequence[dict]) -> None:
+    def process(self, data_batch: object, data_samples: Samples) -> None:
         """Keep (probabilities, labels or None) of each picture."""
-        for sample in data_samples:
-            predictions = [self._prediction(sample, part) for part in self.parts]
-            labels = [self._label(sample, part) for part in self.parts]
+        if not len(data_samples):
+            return
+        by_part = [np.stack(self.predictions(data_samples, part)) for part in self.parts]
+        labels = [self.labels(data_samples, part) for part in self.parts]
+        for row, found in enumerate(np.concatenate(by_part, 1)):
+            known = [part[row] for part in labels]
             label = None
-            if any(part is not None for part in labels):
+            if any(part is not None for part in known):
                 label = np.concatenate(
                     [
-                        np.full(prediction.size, np.nan) if part is None else part.reshape(-1)
-                        for prediction, part in zip(predictions, labels, strict=True)
+                        np.full(own.shape[1], np.nan) if part is None else part.reshape(-1)
+                        for own, part in zip(by_part, known, strict=True)
                     ]
                 )
-            self.results.append((np.concatenate(predictions), label))
+            self.results.append((found, label))
 
     def compute_metrics(self, results: list[tuple]) -> dict[str, float]:
         """Percentages by key; NaN where no label is left."""
@@ -83,11 +95,8 @@ class AttributeMetric(TaskMetric):
             warn(
                 f"{self.prefix}/error_rate is undefined: none of {len(results)} pictures has labels"
             )
-        described = [
-            name
-            for part in self.parts
-            for name in self._description(part, self.kind).get("names", ())
-        ]
+        tasks = [self.described(part) for part in self.parts]
+        described = [name for task in tasks if task for name in task.names]
         count = results[0][0].size if results else len(described)
         names = described or [str(i) for i in range(count)]
         probabilities = np.array([pred for pred, _ in labelled]).reshape(len(labelled), count)

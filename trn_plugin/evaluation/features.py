@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
+
+from trn_plugin.structures import MultiTaskBatch, MultiTaskDataSample
 
 __all__ = ["LEVELS", "collect_features", "memory_of"]
 
@@ -27,14 +29,15 @@ def collect_features(model: torch.nn.Module, loader: Iterable) -> dict[str, dict
     parts: dict[str, dict[str, list]] = {level: {} for level in LEVELS}
     owners: dict[str, str] = {}
     with torch.no_grad():
-        for batch in loader:
-            samples = model.test_step(batch)
-            owners = _owners(samples[0].hidden)
+        for data in loader:
+            samples = model.test_step(data)
+            is_batch = isinstance(samples, MultiTaskBatch)
+            owners = _owners(samples.fields["hidden"] if is_batch else samples[0].hidden)
             for level, field in LEVELS.items():
                 for task in model.tasks:
                     if level == "hidden" and owners[task] != task:
                         continue
-                    rows = _stack([getattr(sample, field).get(task) for sample in samples])
+                    rows = (_of_batch if is_batch else _of_samples)(samples, field, task)
                     parts[level].setdefault(task, []).append(rows)
     features = {
         level: {task: _join(batches) for task, batches in tasks.items()}
@@ -55,7 +58,15 @@ def _owners(hidden: dict[str, torch.Tensor]) -> dict[str, str]:
     return {task: first.setdefault(memory_of(values), task) for task, values in hidden.items()}
 
 
-def _stack(rows: list[torch.Tensor | None]) -> np.ndarray:
+def _of_batch(batch: MultiTaskBatch, field: str, task: str) -> np.ndarray:
+    rows = batch.array(field, task).astype(np.float32).reshape(len(batch), -1)
+    if field == LEVELS["gt"] and task in batch.tasks:
+        rows[~batch.masks[task].cpu().numpy()] = np.nan
+    return rows
+
+
+def _of_samples(samples: Sequence[MultiTaskDataSample], field: str, task: str) -> np.ndarray:
+    rows = [getattr(sample, field).get(task) for sample in samples]
     known = [row for row in rows if row is not None]
     if not known:
         return np.full((len(rows), 0), np.nan, np.float32)

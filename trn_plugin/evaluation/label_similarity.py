@@ -2,47 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-__all__ = ["label_features"]
+from trn_plugin.tasks import read_tasks
+
+__all__ = ["label_features", "own_shape"]
+
+Place = Callable[[int, np.ndarray], np.ndarray]
 
 
 def label_features(
-    records: Sequence[Mapping], tasks: Mapping[str, Mapping], by_column: bool = False
+    records: Sequence[Mapping],
+    tasks: Mapping[str, Mapping],
+    by_column: bool = False,
+    place: Place | None = None,
 ) -> dict[str, np.ndarray]:
-    """Labels of each task as features; rows of NaN where a record has no label.
+    """Loss targets of each task, (N, width); rows of NaN where a record has no label.
 
     Args:
         records: of a data set, each with 'gt' by task.
-        tasks: metainfo of the tasks, by name. Classes become one-hot (N, C), attributes stay
-            (N, A) and values (N, V), landmarks are placed in their own square box, (N, 2P): scale
-            and position of a face in its picture say nothing of the face.
+        tasks: metainfo of the tasks, by name.
         by_column: take tasks of several attributes or values apart, (N, 1) for each ``task/name``.
+        place: makes of a record's number and its points (P, 2), in pixels of the picture, the
+            points that are measured; default they stay as they are.
     """
     features = {}
-    for task, info in tasks.items():
-        names = info.get("classes") or info["names"]
-        width = {"landmarks": 2}.get(info["kind"], 1) * len(names)
-        values = np.full((len(records), width), np.nan)
-        for row, record in enumerate(records):
-            label = record["gt"].get(task)
-            if label is None:
-                continue
-            if info["kind"] == "class":
-                values[row] = np.eye(width)[int(label)]
-            elif info["kind"] == "landmarks":
-                low, high = np.min(label, axis=0), np.max(label, axis=0)
-                values[row] = ((label - (low + high) / 2) / max(*(high - low), 1e-9)).ravel()
-            else:
-                values[row] = np.asarray(label, dtype=float).ravel()
-        if by_column and info["kind"] in ("attributes", "values") and len(names) > 1:
-            columns = np.ascontiguousarray(values.T)
-            features |= {
-                f"{task}/{name}": column[:, None]
-                for name, column in zip(names, columns, strict=True)
-            }
-        else:
-            features[task] = values
+    for name, task in read_tasks(tasks).items():
+        labels = [record["gt"].get(name) for record in records]
+        rows = [row for row, label in enumerate(labels) if label is not None]
+        known = [labels[row] for row in rows]
+        if place is not None:
+            known = [
+                task.mapped(label, lambda points, row=row: place(row, points))
+                for row, label in zip(rows, known, strict=True)
+            ]
+        values = np.full((len(records), task.width), np.nan)
+        values[rows] = task.targets(known, np.float64)
+        apart = task.parts(values) if by_column else {}
+        features |= apart or {name: values}
     return features
+
+
+def own_shape(row: int, points: np.ndarray) -> np.ndarray:
+    """Points in their own square box: without their place and scale in the picture."""
+    low, high = np.min(points, axis=0), np.max(points, axis=0)
+    return (points - (low + high) / 2) / max(*(high - low), 1e-9)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
-from trn_plugin.evaluation._task_metric import TaskMetric, key_name, warn
+from trn_plugin.evaluation.task_metric import Samples, TaskMetric, key_name, warn
 from trn_plugin.registry import METRICS
+from trn_plugin.tasks import ValueTask
 
 __all__ = ["MeanAbsoluteError"]
 
@@ -29,17 +28,17 @@ class MeanAbsoluteError(TaskMetric):
         ConfigError: if the task is unknown or of another kind.
     """
 
-    kind = "values"
+    task_type = ValueTask
+    directions = {"MAE": "less"}
 
-    def process(self, data_batch: object, data_samples: Sequence[dict]) -> None:
+    def process(self, data_batch: object, data_samples: Samples) -> None:
         """Keep (prediction, label or None) of each picture."""
-        for sample in data_samples:
-            self.results.append((self._prediction(sample), self._label(sample)))
+        predictions, labels = self.predictions(data_samples), self.labels(data_samples)
+        self.results.extend(zip(predictions, labels, strict=True))
 
     def compute_metrics(self, results: list[tuple]) -> dict[str, float]:
         """Errors by key; NaN where no picture is labelled."""
-        names = self._description(self.task, self.kind).get("names")
-        names = names or [str(i) for i in range(results[0][0].size if results else 1)]
+        names = self._names(self.task, results[0][0].size if results else 1)
         labelled = [(pred, label) for pred, label in results if label is not None]
         error = median = np.full(len(names), np.nan)
         if labelled:

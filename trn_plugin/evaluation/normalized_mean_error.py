@@ -9,59 +9,19 @@ import numpy as np
 from mmengine.logging import print_log
 
 from trn_plugin.errors import ConfigError
-from trn_plugin.evaluation._task_metric import TaskMetric, key_name, listed, to_array, warn
-from trn_plugin.geometry import box_to_image
+from trn_plugin.evaluation.task_metric import (
+    Samples,
+    TaskMetric,
+    key_name,
+    listed,
+    to_array,
+    warn,
+)
 from trn_plugin.registry import METRICS
+from trn_plugin.tasks import ClassTask, LandmarkTask
+from trn_plugin.tasks.landmarks import NORMS, normalized_errors
 
-__all__ = ["NORMS", "NormalizedMeanError", "default_norm", "normalized_errors"]
-
-NORMS = ("interocular", "box", "diagonal", "crop")
-
-
-def normalized_errors(
-    pred: np.ndarray,
-    truth: np.ndarray,
-    boxes: np.ndarray,
-    norm: str = "interocular",
-    interocular: tuple[int, int] = (0, 1),
-) -> np.ndarray:
-    """Mean point error over a normaliser, both in the picture's pixels, for each picture.
-
-    Args:
-        pred: (N, P, 2) predicted points, fractions of the crop.
-        truth: (N, P, 2) true points, fractions of the crop.
-        boxes: (N, 4) x0, y0, x1, y1 of the crops in the pictures' pixels.
-        norm: ``interocular``, the distance between the two true eye points; ``box``,
-            sqrt(width * height) of the true points' bounding box; ``diagonal``, its diagonal;
-            ``crop``, sqrt(width * height) of the crop.
-        interocular: Indices of the two eye points.
-
-    Returns:
-        (N,) errors as fractions of the normaliser; NaN where the normaliser is 0 or not finite,
-        inf where the normaliser is fine and the prediction is not finite.
-    """
-    pred, truth = (
-        np.stack([box_to_image(p, box) for p, box in zip(points, boxes, strict=True)])
-        for points in (np.asarray(pred, np.float64), np.asarray(truth, np.float64))
-    )
-    if norm == "interocular":
-        left, right = interocular
-        normalizer = np.linalg.norm(truth[:, left] - truth[:, right], axis=-1)
-    else:
-        boxes = np.asarray(boxes, np.float64)
-        sides = truth.max(axis=1) - truth.min(axis=1)
-        sides = boxes[:, 2:] - boxes[:, :2] if norm == "crop" else sides
-        diagonal = norm == "diagonal"
-        normalizer = np.linalg.norm(sides, axis=-1) if diagonal else np.sqrt(sides.prod(-1))
-    distances = np.linalg.norm(pred - truth, axis=-1).mean(axis=-1)
-    usable = np.isfinite(normalizer) & (normalizer > 0) & np.isfinite(truth).all(axis=(1, 2))
-    distances = np.where(np.isfinite(distances), distances, np.inf)
-    return np.where(usable, distances / np.where(usable, normalizer, 1.0), np.nan)
-
-
-def default_norm(task: dict) -> str:
-    """The normaliser that a landmark task's description allows: that of the paper, or 'crop'."""
-    return "interocular" if "interocular" in task else "crop"
+__all__ = ["NormalizedMeanError"]
 
 
 @METRICS.register_module()
@@ -94,7 +54,8 @@ class NormalizedMeanError(TaskMetric):
             a task is unknown or of another kind.
     """
 
-    kind = "landmarks"
+    task_type = LandmarkTask
+    directions = {"NME": "less", "failure_rate": "less"}
 
     def __init__(
         self,
@@ -119,33 +80,31 @@ class NormalizedMeanError(TaskMetric):
     def dataset_meta(self, dataset_meta: dict | None) -> None:
         """See :class:`TaskMetric`; ``by`` must name a class task."""
         TaskMetric.dataset_meta.fset(self, dataset_meta)
-        task = self._description(self.task, self.kind)
-        if self.norm == "interocular" and task and "interocular" not in task:
+        task = self.described(self.task)
+        if self.norm == "interocular" and task and task.interocular is None:
             raise ConfigError(
                 f"NormalizedMeanError.norm: the data set does not say which points of "
                 f"{self.task!r} are the eyes (interocular); set norm to box, diagonal or crop"
             )
         if self.by is not None:
-            self._description(self.by, "class")
+            self.described(self.by, ClassTask)
 
-    def process(self, data_batch: object, data_samples: Sequence[dict]) -> None:
+    def process(self, data_batch: object, data_samples: Samples) -> None:
         """Keep (prediction, label or None, box, its source, class or None) of each picture."""
-        for sample in data_samples:
-            if "box" not in sample:
-                raise ConfigError(
-                    "NormalizedMeanError: expected 'box' in the samples' metainfo, found "
-                    f"{listed(sample)}; add it to meta_keys of PackMultiTaskInputs"
-                )
-            label = None if self.by is None else self._label(sample, self.by)
-            self.results.append(
-                (
-                    self._prediction(sample),
-                    self._label(sample),
-                    to_array(sample["box"]),
-                    sample.get("box_source", "unnamed"),
-                    None if label is None else int(label),
-                )
+        classes = [None] * len(data_samples)
+        if self.by is not None:
+            found = self.labels(data_samples, self.by)
+            classes = [None if label is None else int(label) for label in found]
+        self.results.extend(
+            zip(
+                self.predictions(data_samples),
+                self.labels(data_samples),
+                map(to_array, self.meta(data_samples, "box")),
+                self.meta(data_samples, "box_source", "unnamed"),
+                classes,
+                strict=True,
             )
+        )
 
     def compute_metrics(self, results: list[tuple]) -> dict[str, float]:
         """Percentages by key; NaN for what has no picture."""
@@ -153,7 +112,8 @@ class NormalizedMeanError(TaskMetric):
         errors = classes = mean_errors = np.zeros(0)
         if labelled:
             pred, truth, boxes = (np.stack([result[i] for result in labelled]) for i in range(3))
-            eyes = self._description(self.task, self.kind).get("interocular", (0, 1))
+            task = self.described(self.task)
+            eyes = (task.interocular if task else None) or (0, 1)
             errors = normalized_errors(pred, truth, boxes, self.norm, eyes)
             classes = np.array([-1 if result[4] is None else result[4] for result in labelled])
             usable = ~np.isnan(errors)
@@ -178,8 +138,10 @@ class NormalizedMeanError(TaskMetric):
     def _classes(self, classes: np.ndarray) -> Sequence[str]:
         if self.by is None:
             return ()
-        described = self._description(self.by, "class").get("classes")
-        return described or [str(i) for i in range(int(classes.max(initial=-1)) + 1)]
+        described = self.described(self.by, ClassTask)
+        if described:
+            return described.names
+        return [str(index) for index in range(int(classes.max(initial=-1)) + 1)]
 
     def _report(self, results: list[tuple], labelled: list[tuple], errors: np.ndarray) -> None:
         name = f"{self.prefix}/NME"

@@ -7,14 +7,14 @@ import os
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
+
+from trn_plugin.tasks import Line
 
 __all__ = [
     "Case",
     "Course",
-    "Line",
     "Panel",
     "save_cases",
     "save_confusion",
@@ -31,13 +31,6 @@ RIGHT, WRONG, PLAIN = "#1b7837", "#c51b1b", "#222222"
 NO_BREAK = "\u00a0"
 DPI = 120
 DRAWN_POINTS = 1000  # of a curve, at most
-
-
-class Line(NamedTuple):
-    """A line of text beside a case; green if ``right``, red if not, dark if neither."""
-
-    text: str
-    right: bool | None = None
 
 
 @dataclass

@@ -12,11 +12,11 @@ from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 
 from trn_plugin.errors import ConfigError
-from trn_plugin.evaluation._task_metric import listed, table, to_array
 from trn_plugin.evaluation.features import memory_of
 from trn_plugin.evaluation.pairwise import grouped, pair_similarities
+from trn_plugin.evaluation.task_metric import Samples, listed, table, to_array
 from trn_plugin.registry import METRICS
-from trn_plugin.structures import relation_name, relation_sides
+from trn_plugin.structures import MultiTaskBatch, relation_name, relation_sides
 
 __all__ = ["TaskSimilarity"]
 
@@ -103,19 +103,47 @@ class TaskSimilarity(BaseMetric):
                         f"({listed(known)}), found {task!r}"
                     )
 
-    def process(self, data_batch: object, data_samples: Sequence[dict]) -> None:
+    takes_batches = True
+
+    def process(self, data_batch: object, data_samples: Samples) -> None:
         """Keep {level: {task: (d,) array}} of each picture, for the tasks in the relations."""
+        if isinstance(data_samples, MultiTaskBatch):
+            self._process_batch(data_samples)
+            return
         for sample in data_samples:
-            if self._of_all and not self.relations:
-                self._relate_all(sample["output"])
-            for level in self.levels:
-                self._check_tasks(sample[FIELDS[level]], "model")
+            self._check_model({level: sample[FIELDS[level]] for level in self.levels})
             self.results.append(
                 {
                     level: _arrays(sample[FIELDS[level]], self.tasks)
                     for level in (*self.levels, LABELS)
                 }
             )
+
+    def _check_model(self, by_level: Mapping[str, Collection[str]]) -> None:
+        if self._of_all and not self.relations:
+            self._relate_all(next(iter(by_level.values())))
+        for tasks in by_level.values():
+            self._check_tasks(tasks, "model")
+
+    def _process_batch(self, batch: MultiTaskBatch) -> None:
+        self._check_model({level: batch.fields[FIELDS[level]] for level in self.levels})
+        levels = (*self.levels, LABELS)
+        rows: dict[tuple, list[np.ndarray]] = {}
+        found = [{level: {} for level in levels} for _ in range(len(batch))]
+        for level in levels:
+            values = batch.fields[FIELDS[level]]
+            for task in self.tasks:
+                if task not in values:
+                    continue
+                place = memory_of(values[task])
+                if place not in rows:  # tasks that have one tensor share its rows
+                    array = batch.array(FIELDS[level], task).astype(np.float32, copy=False)
+                    rows[place] = list(array.reshape(len(batch), -1))
+                present = batch.masks[task].tolist() if level == LABELS else [True] * len(batch)
+                for sample, row, there in zip(found, rows[place], present, strict=True):
+                    if there:
+                        sample[level][task] = row
+        self.results.extend(found)
 
     def _relate_all(self, tasks: Collection[str]) -> None:
         self.tasks = dict.fromkeys(tasks)

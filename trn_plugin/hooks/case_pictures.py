@@ -11,18 +11,17 @@ from mmengine.hooks import Hook
 from mmengine.logging import print_log
 
 from trn_plugin.errors import ConfigError
-from trn_plugin.evaluation import default_norm, normalized_errors, plots
-from trn_plugin.evaluation._task_metric import key_name, to_array
+from trn_plugin.evaluation import plots
+from trn_plugin.evaluation.task_metric import key_name, to_array
 from trn_plugin.geometry import box_to_image, crop, read_image
 from trn_plugin.hooks.similarity_plot import INFO, save_similarity_courses
 from trn_plugin.registry import HOOKS
 from trn_plugin.structures import MultiTaskDataSample
+from trn_plugin.tasks import Line, Task, read_tasks
 
 __all__ = ["CasePicturesHook"]
 
 MARGIN = 0.1  # of the box's larger side, so that points outside the crop are seen
-LISTED_ATTRIBUTES = 6
-NORM_NAMES = {"interocular": "interocular distance", "crop": "side of the crop"}
 
 
 @HOOKS.register_module()
@@ -132,30 +131,26 @@ class CasePicturesHook(Hook):
                 name = os.path.splitext(os.path.basename(path))[0]
                 runner.visualizer.add_image(name, read_image(path))
 
-    def _write(self, cases: list[dict], tasks: dict[str, dict]) -> None:
-        predicted = {name: task for name, task in tasks.items() if name in cases[0]["pred"]}
-        writers = {
-            "landmarks": self._cumulative_error,
-            "class": self._confusion,
-            "attributes": self._precision_recall,
-            "values": self._values,
-        }
-        for name, task in predicted.items():
+    def _write(self, cases: list[dict], infos: dict[str, dict]) -> None:
+        tasks = {name: task for name, task in read_tasks(infos).items() if name in cases[0]["pred"]}
+        spread = {}
+        for name, task in tasks.items():
             labelled = [case for case in cases if name in case["gt"]]
-            if labelled:
-                writers[task["kind"]](name, task, labelled)
-
-        spread = {
-            name: np.std([case["gt"][name] for case in cases if name in case["gt"]], axis=0)
-            for name, task in predicted.items()
-            if task["kind"] == "values" and any(name in case["gt"] for case in cases)
-        }
-        badness = np.array([_badness(case, predicted, spread) for case in cases])
+            if not labelled:
+                continue
+            labels, outputs = (np.stack([c[key][name] for c in labelled]) for key in ("gt", "pred"))
+            spread[name] = labels.std(axis=0)
+            curve = task.curve(labels, outputs, np.array([case["box"] for case in labelled]))
+            if curve is not None:
+                title = f"{name}, {len(labelled)} pictures"
+                save = getattr(plots, f"save_{curve.plot}")
+                save(self._sheet(f"{curve.plot}_{key_name(name)}"), **curve.arguments, title=title)
+        badness = np.array([_badness(case, tasks, spread) for case in cases])
         known = np.flatnonzero(~np.isnan(badness))
         worst = known[np.argsort(-badness[known], kind="stable")][: self.num_worst]
         draw = np.random.default_rng(self.seed).permutation(len(cases))[: self.num_sample]
         for group, chosen in (("worst", worst), ("sample", np.sort(draw))):
-            self._cases_of(group, [cases[index] for index in chosen], len(cases), predicted)
+            self._cases_of(group, [cases[index] for index in chosen], len(cases), tasks)
         print_log(
             f"Wrote pictures of {len(worst)} worst and {len(draw)} drawn cases to {self.out_dir}",
             logger="current",
@@ -175,81 +170,28 @@ class CasePicturesHook(Hook):
         title = f"{group}: {len(chosen)} of {total} cases" + (f" (box: {boxes})" if boxes else "")
         plots.save_cases(self._sheet(group), drawn, title)
 
-    def _path(self, what: str, task: str) -> str:
-        return self._sheet(f"{what}_{key_name(task)}")
-
     def _sheet(self, name: str) -> str:
         self._sheets.append(os.path.join(self.out_dir, f"{name}.png"))
         return self._sheets[-1]
 
-    def _cumulative_error(self, name: str, task: dict, cases: list[dict]) -> None:
-        truth, pred = (np.stack([case[key][name] for case in cases]) for key in ("gt", "pred"))
-        boxes = np.array([case["box"] for case in cases])
-        norm = dict(norm=default_norm(task), interocular=task.get("interocular"))
-        errors = 100 * normalized_errors(pred, truth, boxes, **norm)
-        usable = ~np.isnan(errors)
-        if not usable.any():
-            return
-        constant = np.broadcast_to(truth[usable].mean(axis=0), truth[usable].shape)
-        mean_shape = 100 * normalized_errors(constant, truth[usable], boxes[usable], **norm)
-        plots.save_cumulative_error(
-            self._path("cumulative_error", name),
-            {"model": errors[usable], "mean shape": mean_shape},
-            xlabel=f"mean point error / {NORM_NAMES[norm['norm']]} (%)",
-            title=f"{name}, {usable.sum()} pictures",
-        )
 
-    def _confusion(self, name: str, task: dict, cases: list[dict]) -> None:
-        from sklearn.metrics import confusion_matrix
-
-        matrix = confusion_matrix(
-            [int(case["gt"][name]) for case in cases],
-            [int(case["pred"][name].argmax()) for case in cases],
-            labels=range(len(task["classes"])),
-        )
-        title = f"{name}, {len(cases)} pictures"
-        plots.save_confusion(self._path("confusion", name), matrix, task["classes"], title)
-
-    def _precision_recall(self, name: str, task: dict, cases: list[dict]) -> None:
-        truth, pred = (np.stack([case[key][name] for case in cases]) for key in ("gt", "pred"))
-        title = f"{name}, {len(cases)} pictures"
-        path = self._path("precision_recall", name)
-        plots.save_precision_recall(path, truth, pred, task["names"], title)
-
-    def _values(self, name: str, task: dict, cases: list[dict]) -> None:
-        truth, pred = (np.stack([case[key][name] for case in cases]) for key in ("gt", "pred"))
-        title = f"{name}, {len(cases)} pictures"
-        plots.save_values(self._path("values", name), truth, pred, task["names"], title)
-
-
-def _landmark_error(case: dict, name: str, task: dict) -> float:
-    """In percent of the interocular distance, or of the crop's side; NaN where undefined."""
-    norm = dict(norm=default_norm(task), interocular=task.get("interocular"))
-    one = (np.asarray(value)[None] for value in (case["pred"][name], case["gt"][name], case["box"]))
-    return 100 * float(normalized_errors(*one, **norm)[0])
-
-
-def _badness(case: dict, tasks: dict[str, dict], spread: dict[str, np.ndarray]) -> float:
+def _badness(case: dict, tasks: dict[str, Task], spread: dict[str, np.ndarray]) -> float:
     """What the worst cases are sorted by; NaN where nothing is labelled."""
-    by_kind = {kind: [] for kind in ("landmarks", "class", "attributes", "values")}
+    errors, likelihoods = [], []
     for name, task in tasks.items():
-        if name in case["gt"]:
-            by_kind[task["kind"]].append(name)
-    if by_kind["landmarks"]:
-        return float(
-            np.max([_landmark_error(case, name, tasks[name]) for name in by_kind["landmarks"]])
-        )
-    likelihoods = [float(case["pred"][name][int(case["gt"][name])]) for name in by_kind["class"]]
-    for name in by_kind["attributes"]:
-        label, probability = case["gt"][name], case["pred"][name]
-        likelihoods.extend(np.where(label > 0.5, probability, 1 - probability).tolist())
-    for name in by_kind["values"]:  # as if errors were Laplace-distributed
-        errors = np.abs(case["pred"][name] - case["gt"][name])
-        likelihoods.extend(np.exp(-errors / np.maximum(spread[name], 1e-12)).tolist())
+        if name not in case["gt"]:
+            continue
+        label, output = case["gt"][name], case["pred"][name]
+        error = task.error(label, output, case["box"])
+        if error is not None:
+            errors.append(error)
+        likelihoods.extend(task.likelihoods(label, output, spread[name]))
+    if errors:
+        return float(np.max(errors))
     return -float(np.mean(np.log(np.maximum(likelihoods, 1e-12)))) if likelihoods else np.nan
 
 
-def _picture(case: dict, tasks: dict[str, dict]) -> plots.Case:
+def _picture(case: dict, tasks: dict[str, Task]) -> plots.Case:
     """The crop, with a margin, and what to draw on and beside it."""
     x0, y0, x1, y1 = (int(value) for value in case["box"])
     margin = round(MARGIN * max(x1 - x0, y1 - y0))
@@ -257,69 +199,11 @@ def _picture(case: dict, tasks: dict[str, dict]) -> plots.Case:
     image = crop(read_image(case["img_path"]), (*corner.tolist(), x1 + margin, y1 + margin))
     points = {"gt": None, "pred": None}
     for key in points:
-        found = [
-            box_to_image(case[key][name], case["box"]) - corner
-            for name, task in tasks.items()
-            if task["kind"] == "landmarks" and name in case[key]
-        ]
+        own = [task.points(case[key][name]) for name, task in tasks.items() if name in case[key]]
+        found = [box_to_image(each, case["box"]) - corner for each in own if len(each)]
         points[key] = np.concatenate(found) if found else None
-    lines = [plots.Line(os.path.basename(case["img_path"]))]
+    lines = [Line(os.path.basename(case["img_path"]))]
     for name, task in tasks.items():
-        lines.extend(_LINES[task["kind"]](name, task, case))
+        lines += task.case_lines(case["gt"].get(name), case["pred"][name], case["box"])
     frame = (margin, margin, margin + x1 - x0, margin + y1 - y0)
     return plots.Case(image, points["gt"], points["pred"], frame, lines)
-
-
-def _landmark_lines(name: str, task: dict, case: dict) -> list[plots.Line]:
-    if name not in case["gt"]:
-        return [plots.Line(f"{name}: no label")]
-    return [plots.Line(f"{name}: error {_landmark_error(case, name, task):.1f} %")]
-
-
-def _class_lines(name: str, task: dict, case: dict) -> list[plots.Line]:
-    probabilities = case["pred"][name]
-    guess = int(probabilities.argmax())
-    said = f"{task['classes'][guess]} ({100 * probabilities[guess]:.0f} %)"
-    if name not in case["gt"]:
-        return [plots.Line(f"{name}: {said}, no label")]
-    truth = int(case["gt"][name])
-    if truth == guess:
-        return [plots.Line(f"{name}: {said}", True)]
-    return [plots.Line(f"{name}: {said}, true: {task['classes'][truth]}", False)]
-
-
-def _attribute_lines(name: str, task: dict, case: dict) -> list[plots.Line]:
-    probabilities = case["pred"][name]
-    labels = case["gt"].get(name, np.full(len(probabilities), np.nan))
-    if len(labels) > LISTED_ATTRIBUTES and np.isnan(labels).all():
-        return [plots.Line(f"{name}: no label")]
-    lines = []
-    for attribute, label, probability in zip(task["names"], labels, probabilities, strict=True):
-        guess = bool(probability > 0.5)
-        right = None if np.isnan(label) else guess == bool(label > 0.5)
-        sure = 100 * (probability if guess else 1 - probability)
-        said = f"{attribute}: {'yes' if guess else 'no'} ({sure:.0f} %)"
-        if right is not True:
-            said += ", no label" if right is None else f", true: {'yes' if label > 0.5 else 'no'}"
-        lines.append(plots.Line(said, right))
-    if len(lines) <= LISTED_ATTRIBUTES:
-        return lines
-    wrong = [line for line in lines if line.right is False]
-    right = sum(line.right is True for line in lines)
-    return [plots.Line(f"{name}: {right} of {right + len(wrong)} right"), *wrong]
-
-
-def _value_lines(name: str, task: dict, case: dict) -> list[plots.Line]:
-    lines = []
-    for index, value in enumerate(task["names"]):
-        label = f"true: {case['gt'][name][index]:.4g}" if name in case["gt"] else "no label"
-        lines.append(plots.Line(f"{value}: {case['pred'][name][index]:.4g}, {label}"))
-    return lines
-
-
-_LINES = {
-    "landmarks": _landmark_lines,
-    "class": _class_lines,
-    "attributes": _attribute_lines,
-    "values": _value_lines,
-}

@@ -11,7 +11,7 @@ from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 
 from trn_plugin.evaluation import plots
-from trn_plugin.evaluation._task_metric import to_array
+from trn_plugin.evaluation.task_metric import to_array
 from trn_plugin.geometry import read_image
 from trn_plugin.models.neck import TaskRelationNeck
 from trn_plugin.registry import HOOKS

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from trn_plugin.errors import ConfigError, DataError
 from trn_plugin.registry import MODELS
+from trn_plugin.structures import MultiTaskBatch
 
 __all__ = ["MultiTaskDataPreprocessor"]
 
@@ -36,6 +37,7 @@ class MultiTaskDataPreprocessor(BaseDataPreprocessor):
         non_blocking: bool = True,
     ) -> None:
         super().__init__(non_blocking=non_blocking)
+        self.non_blocking = non_blocking
         if mean is None or std is None or len(mean) != len(std) or min(std) <= 0:
             raise ConfigError(
                 "model.data_preprocessor: expected mean and std (> 0) of the same length, in "
@@ -50,12 +52,16 @@ class MultiTaskDataPreprocessor(BaseDataPreprocessor):
         return (images.float() - self.mean) / self.std
 
     def forward(self, data: dict, training: bool = False) -> dict:
-        """Collated batch -> dict(inputs=(N, 3, H, W) float32, data_samples=list or None)."""
-        data = self.cast_data(data)
-        inputs = data["inputs"]
+        """Collated batch -> dict(inputs=(N, 3, H, W) float32, data_samples as given or None)."""
+        samples = data.get("data_samples")
+        if not isinstance(samples, MultiTaskBatch):
+            samples = self.cast_data(samples)
+        elif training:
+            samples = samples.to(self.device, non_blocking=self.non_blocking)
+        inputs = self.cast_data(data["inputs"])
         if not torch.is_tensor(inputs):
             shapes = {tuple(image.shape) for image in inputs}
             if len(shapes) != 1:
                 raise DataError(f"pictures of one batch differ in shape: {sorted(shapes)}")
             inputs = torch.stack(list(inputs))
-        return {"inputs": self.normalize(inputs), "data_samples": data.get("data_samples")}
+        return {"inputs": self.normalize(inputs), "data_samples": samples}

@@ -8,10 +8,10 @@ import torch
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
-from trn_plugin.errors import ConfigError
+from trn_plugin.errors import ConfigError, DataError
 from trn_plugin.models.neck import Measurements
 from trn_plugin.registry import MODELS
-from trn_plugin.structures import MultiTaskDataSample
+from trn_plugin.structures import MultiTaskBatch, MultiTaskDataSample
 
 __all__ = ["MultiTaskModel"]
 
@@ -57,14 +57,17 @@ class MultiTaskModel(BaseModel):
         super().__init__(
             data_preprocessor=_build(_with_backbone_normalisation(data_preprocessor, trunk)),
         )
+        _check_channels(trunk, self.data_preprocessor)
         self.backbone = trunk
         self.heads = nn.ModuleDict(
             {task: _build(head, in_features=trunk.num_features) for task, head in heads.items()}
         )
+        for task, head in self.heads.items():
+            head.task.name = task
         self.task_weighting = None
         if task_weighting is not None:
-            kinds = {task: head.kind for task, head in self.heads.items()}
-            self.task_weighting = _build(task_weighting, kinds=kinds)
+            shares = {task: head.uncertainty_share for task, head in self.heads.items()}
+            self.task_weighting = _build(task_weighting, shares=shares)
         self.neck = relation_neck
         if relation_neck is not None:
             outputs = {task: head.out_features for task, head in self.heads.items()}
@@ -79,6 +82,21 @@ class MultiTaskModel(BaseModel):
     @property
     def tasks(self) -> tuple[str, ...]:
         return tuple(self.heads)
+
+    def is_optional_state(self, key: str) -> bool:
+        """Whether a checkpoint may lack a key of the state dict, or have it in excess.
+
+        The normalisation belongs to the config, the neck starts covariances and solver states of
+        an earlier version anew, and a model without neck takes the weights of one that has it.
+        """
+        old = self.is_run_state(key) and (".groups." in key or ".warm." in key)
+        if key.startswith("data_preprocessor.") or old:
+            return True
+        return self.neck is None and self.is_run_state(key)
+
+    def is_run_state(self, key: str) -> bool:
+        """Whether a key of the state dict is of a run and its data: the running moments."""
+        return key.startswith("neck.")
 
     def check_dataset(self, metainfo: dict) -> None:
         """Refuse a data set that cannot train the heads.
@@ -114,16 +132,16 @@ class MultiTaskModel(BaseModel):
     def forward(
         self,
         inputs: Tensor,
-        data_samples: list[MultiTaskDataSample] | None = None,
+        data_samples: MultiTaskBatch | list[MultiTaskDataSample] | None = None,
         mode: str = "tensor",
     ):
         """As of MMEngine's ``BaseModel``.
 
         Args:
             inputs (Tensor): (N, 3, H, W) normalised pictures.
-            data_samples (list, optional): labels; needed in mode 'loss'.
+            data_samples (MultiTaskBatch or list, optional): labels; needed in mode 'loss'.
             mode (str): 'tensor' gives raw outputs (N, d) by task, 'loss' a dict of losses and
-                measurements, 'predict' data samples with predictions.
+                measurements, 'predict' the data samples with predictions.
         """
         if mode == "loss":
             return self.loss(inputs, data_samples)
@@ -133,7 +151,9 @@ class MultiTaskModel(BaseModel):
             return self._outputs(self.backbone(inputs))
         raise ConfigError(f"mode: expected 'tensor', 'loss' or 'predict', got {mode!r}")
 
-    def loss(self, inputs: Tensor, data_samples: list[MultiTaskDataSample]) -> dict[str, Tensor]:
+    def loss(
+        self, inputs: Tensor, data_samples: MultiTaskBatch | list[MultiTaskDataSample]
+    ) -> dict[str, Tensor]:
         """Task losses (Eq. 13 without its last sum), tau of every relation, and what hooks add.
 
         Returns:
@@ -143,7 +163,7 @@ class MultiTaskModel(BaseModel):
         """
         hidden, tapped = self.backbone.features(inputs)
         logits = self._outputs(hidden)
-        target, mask = self._encode(data_samples, inputs.device)
+        target, mask = self._encode(self._batch(data_samples).to(inputs.device))
         of_tasks = {
             task: head.loss(logits[task], target[task], mask[task])
             for task, head in self.heads.items()
@@ -164,23 +184,29 @@ class MultiTaskModel(BaseModel):
         return losses
 
     def predict(
-        self, inputs: Tensor, data_samples: list[MultiTaskDataSample] | None = None
-    ) -> list[MultiTaskDataSample]:
-        """Predictions in users' form, with the features that task similarity is measured on."""
+        self,
+        inputs: Tensor,
+        data_samples: MultiTaskBatch | list[MultiTaskDataSample] | None = None,
+    ) -> MultiTaskBatch | list[MultiTaskDataSample]:
+        """Predictions in users' form, with the features that task similarity is measured on.
+
+        Returns:
+            MultiTaskBatch or list: the data samples as they were given, with predictions; without
+            any, a list of new ones.
+        """
         hidden = self.backbone(inputs)
         logits = self._outputs(hidden)
         if data_samples is None:
             data_samples = [MultiTaskDataSample(gt={}) for _ in range(len(inputs))]
-        target, mask = self._encode(data_samples, torch.device("cpu"))
-        output = self._activated(logits)
-        pred = {task: head.predict(logits[task]) for task, head in self.heads.items()}
-        for row, sample in enumerate(data_samples):
-            sample.pred = {task: value[row] for task, value in pred.items()}
-            sample.hidden = {task: value[row] for task, value in hidden.items()}
-            sample.output = {task: value[row] for task, value in output.items()}
-            sample.logits = {task: value[row] for task, value in logits.items()}
-            sample.target = {task: target[task][row] for task in self.tasks if mask[task][row]}
-        return data_samples
+        batch = self._batch(data_samples)
+        batch = batch.with_fields(
+            pred={task: head.predict(logits[task]) for task, head in self.heads.items()},
+            hidden=hidden,
+            output=self._activated(logits),
+            logits=logits,
+            target=self._encode(batch)[0],
+        )
+        return batch if isinstance(data_samples, MultiTaskBatch) else batch.give_to(data_samples)
 
     def _outputs(self, hidden: dict[str, Tensor]) -> dict[str, Tensor]:
         return {task: head(hidden[task]) for task, head in self.heads.items()}
@@ -188,12 +214,27 @@ class MultiTaskModel(BaseModel):
     def _activated(self, logits: dict[str, Tensor]) -> dict[str, Tensor]:
         return {task: head.activate(logits[task]) for task, head in self.heads.items()}
 
-    def _encode(self, samples: list[MultiTaskDataSample], device: torch.device):
-        encoded = {
-            task: head.encode([sample.gt.get(task) for sample in samples], device)
-            for task, head in self.heads.items()
-        }
-        return tuple({task: pair[i] for task, pair in encoded.items()} for i in range(2))
+    def _batch(self, samples: MultiTaskBatch | list[MultiTaskDataSample]) -> MultiTaskBatch:
+        if isinstance(samples, MultiTaskBatch):
+            return samples
+        return MultiTaskBatch.of(samples, {task: head.task for task, head in self.heads.items()})
+
+    def _encode(self, batch: MultiTaskBatch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Loss targets (N, d) and masks (N,) by task; nothing is masked in without a label."""
+        given, masks = batch.targets, batch.masks
+        targets = {}
+        for task, head in self.heads.items():
+            if task not in given:
+                given[task] = batch.matrix.new_zeros(len(batch), head.out_features)
+                masks[task] = batch.mask.new_zeros(len(batch))
+            if given[task].shape[1] != head.out_features:
+                raise DataError(
+                    f"{task}: expected labels of {head.out_features} numbers, as "
+                    f"{type(head).__name__} predicts, found {given[task].shape[1]}"
+                )
+            # a slice of the batch's matrix would take other kernels, and other roundings
+            targets[task] = head.prepare(given[task].contiguous(), masks[task])
+        return targets, masks
 
 
 def _build(config: dict, **kwargs):
@@ -205,7 +246,9 @@ def _check_task_names(heads: dict[str, dict]) -> None:
     if not heads:
         raise ConfigError("model.heads: expected at least one task")
     taken = set(dir(nn.ModuleDict()))
-    for name in heads:
+    for name, head in heads.items():
+        if not isinstance(head, dict):
+            raise ConfigError(f"model.heads.{name}: expected a dict with 'type', found {head!r}")
         if not name.isidentifier() or name in taken:
             raise ConfigError(
                 f"model.heads: {name!r} cannot be a task name: expected letters, digits and '_', "
@@ -220,6 +263,15 @@ def _check_task_names(heads: dict[str, dict]) -> None:
                 f"model.heads: {name!r} cannot be a task name: MMEngine adds up every log entry "
                 "whose name contains 'loss'"
             )
+
+
+def _check_channels(trunk, preprocessor) -> None:
+    given, taken = getattr(preprocessor, "mean", None), trunk.timm_options["in_chans"]
+    if given is not None and given.numel() != taken:
+        raise ConfigError(
+            f"model.backbone.in_chans: the network takes pictures of {taken} channels, "
+            f"model.data_preprocessor gives {given.numel()}"
+        )
 
 
 def _with_backbone_normalisation(config: dict | None, trunk) -> dict:

@@ -24,14 +24,13 @@ class UncertaintyWeighting(nn.Module):
     heads give them. The losses that a relation adds are not weighted.
 
     Args:
-        kinds (Mapping[str, str]): what each task's labels are; ``MultiTaskModel`` passes it.
+        shares (Mapping[str, float]): c by task; ``MultiTaskModel`` passes what its heads say.
     """
 
-    def __init__(self, kinds: Mapping[str, str]) -> None:
+    def __init__(self, shares: Mapping[str, float]) -> None:
         super().__init__()
-        numbers = ("landmarks", "values")
-        self.shares = {task: 0.5 if kind in numbers else 1.0 for task, kind in kinds.items()}
-        self.log_variance = nn.ParameterDict({task: torch.zeros(()) for task in kinds})
+        self.shares = dict(shares)
+        self.log_variance = nn.ParameterDict({task: torch.zeros(()) for task in shares})
 
     def forward(self, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """0-d losses by task, weighted."""

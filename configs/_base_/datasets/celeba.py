@@ -29,7 +29,7 @@ train_dataloader = dict(
     persistent_workers=True,
     pin_memory=True,
     drop_last=True,
-    collate_fn=dict(type="default_collate"),
+    collate_fn=dict(type="trn_plugin.multi_task_collate"),
     sampler=dict(type="DrawSampler", shuffle=True),
     dataset=dict(
         type=dataset_type,
@@ -46,7 +46,7 @@ val_dataloader = dict(
     num_workers=2,
     persistent_workers=True,
     pin_memory=True,
-    collate_fn=dict(type="default_collate"),
+    collate_fn=dict(type="trn_plugin.multi_task_collate"),
     sampler=dict(type="DrawSampler", shuffle=False),
     dataset=dict(
         type=dataset_type,

@@ -39,7 +39,7 @@ train_dataloader = dict(
     num_workers=2,
     persistent_workers=True,
     drop_last=True,
-    collate_fn=dict(type="default_collate"),
+    collate_fn=dict(type="trn_plugin.multi_task_collate"),
     sampler=dict(type="DrawSampler", shuffle=True),
     dataset=dict(
         type=dataset_type,
@@ -55,7 +55,7 @@ val_dataloader = dict(
     batch_size=128,
     num_workers=2,
     persistent_workers=True,
-    collate_fn=dict(type="default_collate"),
+    collate_fn=dict(type="trn_plugin.multi_task_collate"),
     sampler=dict(type="DrawSampler", shuffle=False),
     dataset=dict(
         type=dataset_type,
@@ -71,7 +71,7 @@ test_dataloader = dict(
     batch_size=128,
     num_workers=2,
     persistent_workers=True,
-    collate_fn=dict(type="default_collate"),
+    collate_fn=dict(type="trn_plugin.multi_task_collate"),
     sampler=dict(type="DrawSampler", shuffle=False),
     dataset=dict(
         type=dataset_type,

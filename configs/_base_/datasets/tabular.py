@@ -29,7 +29,7 @@ train_dataloader = dict(
     num_workers=2,
     persistent_workers=True,
     drop_last=True,
-    collate_fn=dict(type="default_collate"),
+    collate_fn=dict(type="trn_plugin.multi_task_collate"),
     sampler=dict(type="DrawSampler", shuffle=True),
     dataset=dict(type=dataset_type, split="train", input_size=input_size, pipeline=train_pipeline),
 )
@@ -37,7 +37,7 @@ val_dataloader = dict(
     batch_size=64,
     num_workers=2,
     persistent_workers=True,
-    collate_fn=dict(type="default_collate"),
+    collate_fn=dict(type="trn_plugin.multi_task_collate"),
     sampler=dict(type="DrawSampler", shuffle=False),
     dataset=dict(type=dataset_type, split="val", input_size=input_size, pipeline=val_pipeline),
 )

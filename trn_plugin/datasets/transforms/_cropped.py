@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from trn_plugin.errors import ConfigError
 from trn_plugin.geometry import image_to_box
 
@@ -21,9 +23,8 @@ def require_crop(results: dict, transform: str) -> tuple[int, int]:
 
 def labels_in_box(results: dict, turned=None) -> dict:
     """The labels with points as fractions of ``box``, or of the ``turned`` one."""
+    fractions = turned.fractions if turned else partial(image_to_box, box=results["box"])
     return {
-        task: (turned.fractions(label) if turned else image_to_box(label, results["box"]))
-        if results["tasks"][task]["kind"] == "landmarks"
-        else label
-        for task, label in results["gt"].items()
+        name: results["tasks"][name].mapped(label, fractions)
+        for name, label in results["gt"].items()
     }

@@ -61,11 +61,10 @@ class Albumentations:
         image, gt = results["img"], results["gt"]
         if image.dtype != np.uint8:
             image = np.clip(np.rint(image), 0, 255).astype(np.uint8)
-        tasks = []
-        if self.moves:
-            tasks = [task for task in gt if results["tasks"][task]["kind"] == "landmarks"]
         size = np.array([width, height])
-        points = [np.asarray(gt[task], dtype=np.float64) * size - 0.5 for task in tasks]
+        found = {name: results["tasks"][name].points(gt[name]) for name in gt if self.moves}
+        tasks = [name for name, own in found.items() if len(own)]
+        points = [np.asarray(found[name], dtype=np.float64) * size - 0.5 for name in tasks]
         self._seed(results["rng"])
         out = {"image": image}
         if points:
@@ -88,7 +87,11 @@ class Albumentations:
                     f"Albumentations: {sum(counts)} landmarks went in, {len(moved)} came out"
                 )
             groups = np.split((moved + 0.5) / size, np.cumsum(counts)[:-1])
-            results["gt"] = {**gt, **dict(zip(tasks, groups, strict=True))}
+            changed = {
+                name: results["tasks"][name].with_points(gt[name], group)
+                for name, group in zip(tasks, groups, strict=True)
+            }
+            results["gt"] = {**gt, **changed}
         return results
 
     def _seed(self, rng: np.random.Generator) -> None:

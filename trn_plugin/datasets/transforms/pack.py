@@ -13,13 +13,6 @@ from trn_plugin.structures import MultiTaskDataSample
 
 __all__ = ["PackMultiTaskInputs"]
 
-DTYPES = {
-    "landmarks": np.float32,
-    "class": np.int64,
-    "attributes": np.float32,
-    "values": np.float32,
-}
-
 
 @TRANSFORMS.register_module()
 class PackMultiTaskInputs:
@@ -28,7 +21,8 @@ class PackMultiTaskInputs:
     ``inputs`` is a (3, H, W) tensor, 0..255, of the crop's type (uint8 after
     `Albumentations`, else float32); ``data_samples`` a `MultiTaskDataSample` whose ``gt``
     holds landmarks as (P, 2) float32 fractions of the crop, classes as () int64, attributes as
-    (A,) and values as (V,) float32. A task without label is absent.
+    (A,) and values as (V,) float32. A task without label is absent. `multi_task_collate` makes a
+    batch of them.
 
     Args:
         meta_keys: what of the results becomes the sample's metainfo.
@@ -51,10 +45,12 @@ class PackMultiTaskInputs:
         for key in self.meta_keys:
             if key in results:  # as set_metainfo does, without its deep copy
                 sample.set_field(results[key], key, field_type="metainfo")
+        tasks = results["tasks"]
         sample.gt = {
-            task: torch.from_numpy(np.asarray(label, dtype=DTYPES[results["tasks"][task]["kind"]]))
+            task: torch.from_numpy(np.asarray(label, dtype=tasks[task].dtype))
             for task, label in results["gt"].items()
         }
+        sample.set_field(tasks, "tasks", field_type="metainfo")
         return dict(inputs=image, data_samples=sample)
 
     def __repr__(self) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import cv2
-import numpy as np
 
 from trn_plugin.datasets.transforms._cropped import require_crop
 from trn_plugin.errors import ConfigError
@@ -14,11 +13,10 @@ __all__ = ["RandomFlip"]
 
 @TRANSFORMS.register_module()
 class RandomFlip:
-    """Mirror the crop left to right, and every label with it, as the tasks' ``flip`` says.
+    """Mirror the crop left to right, and every label with it, as its `Task` says.
 
     Landmarks: x -> 1 - x and points change places (point i becomes what point ``flip[i]`` was);
-    classes: c -> ``flip[c]``. Labels of other tasks without ``flip`` stay as they are. Belongs
-    after `CropResize`.
+    classes: c -> ``flip[c]``. Labels of other tasks stay as they are. Belongs after `CropResize`.
 
     Args:
         prob: probability of a flip.
@@ -39,25 +37,10 @@ class RandomFlip:
         if results["flipped"]:
             results["img"] = cv2.flip(results["img"], 1)
             results["gt"] = {
-                task: _flip(task, label, results["tasks"][task])
-                for task, label in results["gt"].items()
+                name: results["tasks"][name].mirrored(label)
+                for name, label in results["gt"].items()
             }
         return results
 
     def __repr__(self) -> str:
         return f"RandomFlip(prob={self.prob})"
-
-
-def _flip(name: str, label: np.ndarray | int, task: dict) -> np.ndarray | int:
-    if task["kind"] == "landmarks":
-        if "flip" not in task:
-            raise ConfigError(
-                f"RandomFlip: the data set does not say which points of {name!r} change places in "
-                "a mirror; add flip_pairs to its labels ([] if none do) or take RandomFlip out"
-            )
-        points = label[list(task["flip"])].copy()
-        points[:, 0] = 1 - points[:, 0]
-        return points
-    if task["kind"] == "class" and "flip" in task:
-        return task["flip"][label]
-    return label

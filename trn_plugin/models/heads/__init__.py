@@ -1,8 +1,9 @@
 """One linear layer a task, with its loss and its predictions in users' units."""
 
 from trn_plugin.models.heads.attribute import AttributeHead
+from trn_plugin.models.heads.base import TaskHead
 from trn_plugin.models.heads.classification import ClassificationHead
 from trn_plugin.models.heads.landmark import LandmarkHead
 from trn_plugin.models.heads.regression import RegressionHead
 
-__all__ = ["AttributeHead", "ClassificationHead", "LandmarkHead", "RegressionHead"]
+__all__ = ["AttributeHead", "ClassificationHead", "LandmarkHead", "RegressionHead", "TaskHead"]

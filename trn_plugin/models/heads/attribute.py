@@ -12,6 +12,7 @@ from torch import Tensor
 from trn_plugin.errors import ConfigError
 from trn_plugin.models.heads.base import TaskHead
 from trn_plugin.registry import MODELS
+from trn_plugin.tasks import AttributeTask
 
 __all__ = ["AttributeHead"]
 
@@ -34,7 +35,7 @@ class AttributeHead(TaskHead):
             positive number.
     """
 
-    kind = "attributes"
+    task_type = AttributeTask
 
     def __init__(
         self,
@@ -44,7 +45,7 @@ class AttributeHead(TaskHead):
         names: Sequence[str] | None = None,
         pos_weight: Sequence[float] | str | None = None,
     ) -> None:
-        super().__init__(num_attributes, in_features, loss_weight, names, num_attributes)
+        super().__init__(num_attributes, in_features, loss_weight, names)
         self.num_attributes = num_attributes
         self.balanced = isinstance(pos_weight, str) and pos_weight == "balanced"
         self._waits_for_labels = self.balanced
@@ -90,13 +91,6 @@ class AttributeHead(TaskHead):
                 f"> 0, got {weights!r}"
             )
         return torch.tensor(listed).float()
-
-    def encode_one(self, label: Tensor) -> Tensor:
-        """(A,) of 0 and 1 -> the same as float; a scalar will do for one attribute."""
-        valid = label.numel() == self.num_attributes and ((label == 0) | (label == 1)).all()
-        if not valid:
-            raise self._misfit(label, f"{self.num_attributes} values 0 or 1")
-        return label.reshape(-1).float()
 
     def sample_loss(self, output: Tensor, targets: Tensor) -> Tensor:
         """(N, A) logits, (N, A) -> (N,)."""

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from trn_plugin.errors import ConfigError, DataError
+from trn_plugin.errors import ConfigError
 from trn_plugin.models._reduce import mean_over_labelled
+from trn_plugin.tasks import Task, numbered, read_task
 
 __all__ = ["TaskHead"]
 
@@ -17,38 +18,42 @@ class TaskHead(nn.Module):
     """A task's last layer, a linear map of its hidden features.
 
     Args:
-        out_features (int): width of the raw output.
+        num_names (int): number of points, classes, attributes or values.
         in_features (int): width of the hidden features; ``MultiTaskModel`` passes it.
         loss_weight (float): factor of this task's loss.
         names (Sequence[str], optional): what the predictions are called, one name each.
-        num_names (int): number of points, classes, attributes or values.
 
-    Subclasses say how a label becomes a loss target (``encode_one``), the loss of each sample
-    (``sample_loss``) and what the raw output means (``predict``).
+    Subclasses name the kind of task (``task_type``), and say the loss of each sample
+    (``sample_loss``) and what the raw output means (``predict``, ``activate``).
+
+    Attributes:
+        task (Task): what the head learns.
+        out_features (int): width of the raw output, that of the task's targets.
     """
 
-    kind: str
+    task_type: type[Task]
+    uncertainty_share = 1.0
+    """c of ``UncertaintyWeighting``: 1/2 where the loss is that of a Gaussian."""
 
     def __init__(
         self,
-        out_features: int,
+        num_names: int,
         in_features: int,
         loss_weight: float = 1.0,
         names: Sequence[str] | None = None,
-        num_names: int = 0,
     ) -> None:
         super().__init__()
-        if out_features < 1:
-            raise ConfigError(f"{type(self).__name__}: expected at least one output")
+        owner = type(self).__name__
+        if num_names < 1:
+            raise ConfigError(f"{owner}: expected at least one output")
         if names is not None and len(names) != num_names:
-            raise ConfigError(
-                f"{type(self).__name__}.names: expected {num_names} names, got {len(names)}"
-            )
-        self.out_features = out_features
-        self.num_names = num_names
-        self.loss_weight = loss_weight
+            raise ConfigError(f"{owner}.names: expected {num_names} names, got {len(names)}")
+        key = self.task_type.names_key
         self.names = None if names is None else tuple(names)
-        self.fc = nn.Linear(in_features, out_features)
+        self.task = self.task_type(owner, {key: self.names or numbered(owner, num_names)})
+        self.out_features = self.task.width
+        self.loss_weight = loss_weight
+        self.fc = nn.Linear(in_features, self.out_features)
         nn.init.trunc_normal_(self.fc.weight, std=0.01)
         nn.init.zeros_(self.fc.bias)
 
@@ -56,29 +61,9 @@ class TaskHead(nn.Module):
         """(N, in_features) -> raw outputs (N, out_features)."""
         return self.fc(hidden)
 
-    def encode(
-        self, labels: Sequence[Tensor | None], device: torch.device
-    ) -> tuple[Tensor, Tensor]:
-        """Labels of a batch as loss targets.
-
-        Args:
-            labels: one label a sample, None where the sample has none.
-            device: of the result.
-
-        Returns:
-            targets (N, out_features) float32, 0 where there is no label, and the mask (N,) bool
-            of the samples that have one.
-
-        Raises:
-            DataError: a label that does not fit this head.
-        """
-        targets = torch.zeros(len(labels), self.out_features)
-        mask = torch.zeros(len(labels), dtype=torch.bool)
-        for row, label in enumerate(labels):
-            if label is not None:
-                targets[row] = self.encode_one(torch.as_tensor(label))
-                mask[row] = True
-        return targets.to(device, non_blocking=True), mask.to(device, non_blocking=True)
+    def prepare(self, targets: Tensor, mask: Tensor) -> Tensor:
+        """What the loss sees of the task's targets (N, out_features); most heads change nothing."""
+        return targets
 
     def loss(self, output: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
         """0-d: mean loss over the labelled samples of all ranks, times ``loss_weight``."""
@@ -103,15 +88,13 @@ class TaskHead(nn.Module):
         Raises:
             ConfigError: names the task, what the head expects and what the data set has.
         """
-        names = info.get("classes" if self.kind == "class" else "names", ())
-        if info.get("kind") != self.kind or len(names) != self.num_names:
+        given = read_task(task, info, "the training data set's task ")
+        expected = len(self.task.names)
+        if given.kind != self.task.kind or len(given.names) != expected:
             raise ConfigError(
-                f"model.heads.{task}: {type(self).__name__} expects {self.num_names} of kind "
-                f"{self.kind!r}, the data set has {len(names)} of kind {info.get('kind')!r}"
+                f"model.heads.{task}: {type(self).__name__} expects {expected} of kind "
+                f"{self.task.kind!r}, the data set has {len(given.names)} of kind {given.kind!r}"
             )
-
-    def encode_one(self, label: Tensor) -> Tensor:
-        raise NotImplementedError
 
     def sample_loss(self, output: Tensor, targets: Tensor) -> Tensor:
         raise NotImplementedError
@@ -123,6 +106,11 @@ class TaskHead(nn.Module):
     def predict(self, output: Tensor) -> Tensor:
         raise NotImplementedError
 
-    def _misfit(self, label: Tensor, expected: str) -> DataError:
-        found = f"shape {tuple(label.shape)}" if label.numel() > 1 else f"{label.tolist()}"
-        return DataError(f"{type(self).__name__}: expected a label of {expected}, got {found}")
+    def in_picture(self, output: Tensor, width: int, height: int) -> Tensor:
+        """As ``predict``, with points in pixels of a picture; an exported model gives this."""
+        return self.predict(output)
+
+    @property
+    def spread(self) -> Tensor | float:
+        """Standard deviation of the labels (out_features,), 1 where a head does not know it."""
+        return 1.0

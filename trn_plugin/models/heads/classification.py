@@ -11,6 +11,7 @@ from torch import Tensor
 from trn_plugin.errors import ConfigError
 from trn_plugin.models.heads.base import TaskHead
 from trn_plugin.registry import MODELS
+from trn_plugin.tasks import ClassTask
 
 __all__ = ["ClassificationHead"]
 
@@ -32,7 +33,7 @@ class ClassificationHead(TaskHead):
         ConfigError: another number of names or weights than classes, or a negative weight.
     """
 
-    kind = "class"
+    task_type = ClassTask
 
     def __init__(
         self,
@@ -43,7 +44,7 @@ class ClassificationHead(TaskHead):
         loss_weight: float = 1.0,
         names: Sequence[str] | None = None,
     ) -> None:
-        super().__init__(num_classes, in_features, loss_weight, names, num_classes)
+        super().__init__(num_classes, in_features, loss_weight, names)
         self.num_classes = num_classes
         self.label_smoothing = label_smoothing
         if class_weights is not None and (
@@ -55,13 +56,6 @@ class ClassificationHead(TaskHead):
             )
         weights = None if class_weights is None else torch.tensor(class_weights).float()
         self.register_buffer("class_weights", weights, persistent=False)
-
-    def encode_one(self, label: Tensor) -> Tensor:
-        """Class index -> one-hot (C,)."""
-        valid = label.numel() == 1 and label == label.long() and 0 <= label < self.num_classes
-        if not valid:
-            raise self._misfit(label, f"one class index 0..{self.num_classes - 1}")
-        return F.one_hot(label.reshape(()).long(), self.num_classes).float()
 
     def sample_loss(self, output: Tensor, targets: Tensor) -> Tensor:
         """(N, C) logits, (N, C) one-hot -> (N,)."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from trn_plugin.errors import ConfigError
 from trn_plugin.models.heads.base import TaskHead
 from trn_plugin.registry import MODELS
+from trn_plugin.tasks import LandmarkTask
 
 __all__ = ["LandmarkHead"]
 
@@ -33,7 +34,8 @@ class LandmarkHead(TaskHead):
         ConfigError: an unknown loss, or another number of names than points.
     """
 
-    kind = "landmarks"
+    task_type = LandmarkTask
+    uncertainty_share = 0.5
 
     def __init__(
         self,
@@ -44,19 +46,13 @@ class LandmarkHead(TaskHead):
         loss_weight: float = 1.0,
         names: Sequence[str] | None = None,
     ) -> None:
-        super().__init__(2 * num_points, in_features, loss_weight, names, num_points)
+        super().__init__(num_points, in_features, loss_weight, names)
         if loss not in _LOSSES:
             raise ConfigError(f"LandmarkHead.loss: expected one of {list(_LOSSES)}, got {loss!r}")
         self.num_points = num_points
         self.loss_name = loss
         self.loss_options = {"beta": beta} if loss == "smooth_l1" else {}
         nn.init.constant_(self.fc.bias, 0.5)
-
-    def encode_one(self, label: Tensor) -> Tensor:
-        """(P, 2) fractions of the crop -> (2P,)."""
-        if label.shape != (self.num_points, 2) or not torch.isfinite(label).all():
-            raise self._misfit(label, f"shape ({self.num_points}, 2), finite")
-        return label.float().flatten()
 
     def sample_loss(self, output: Tensor, targets: Tensor) -> Tensor:
         """(N, 2P), (N, 2P) -> (N,)."""
@@ -66,3 +62,8 @@ class LandmarkHead(TaskHead):
     def predict(self, output: Tensor) -> Tensor:
         """(N, 2P) -> points (N, P, 2), fractions of the crop."""
         return output.float().unflatten(1, (self.num_points, 2))
+
+    def in_picture(self, output: Tensor, width: int, height: int) -> Tensor:
+        """(N, 2P) -> points (N, P, 2) in pixels."""
+        points = self.predict(output)
+        return torch.stack((points[..., 0] * width, points[..., 1] * height), dim=-1)

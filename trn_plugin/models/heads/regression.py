@@ -11,6 +11,7 @@ from torch import Tensor
 from trn_plugin.errors import ConfigError
 from trn_plugin.models.heads.base import TaskHead
 from trn_plugin.registry import MODELS
+from trn_plugin.tasks import ValueTask
 
 __all__ = ["RegressionHead"]
 
@@ -39,7 +40,8 @@ class RegressionHead(TaskHead):
         ConfigError: an unknown loss, or another number of names, means or deviations than values.
     """
 
-    kind = "values"
+    task_type = ValueTask
+    uncertainty_share = 0.5
 
     def __init__(
         self,
@@ -52,7 +54,7 @@ class RegressionHead(TaskHead):
         loss_weight: float = 1.0,
         names: Sequence[str] | None = None,
     ) -> None:
-        super().__init__(num_values, in_features, loss_weight, names, num_values)
+        super().__init__(num_values, in_features, loss_weight, names)
         if loss not in LOSSES:
             raise ConfigError(f"RegressionHead.loss: expected one of {list(LOSSES)}, got {loss!r}")
         if (mean is None) != (std is None):
@@ -100,19 +102,15 @@ class RegressionHead(TaskHead):
             )
         self.standardise(mean, std)
 
-    def encode_one(self, label: Tensor) -> Tensor:
-        """(V,) in the labels' units -> the same as float; a scalar will do for one quantity."""
-        if label.numel() != self.num_values or not torch.isfinite(label).all():
-            raise self._misfit(label, f"{self.num_values} finite numbers")
-        return label.reshape(-1).float()
+    @property
+    def spread(self) -> Tensor:
+        """See ``TaskHead``."""
+        return self.std
 
-    def encode(
-        self, labels: Sequence[Tensor | None], device: torch.device
-    ) -> tuple[Tensor, Tensor]:
-        """See ``TaskHead``; the targets are standardised."""
-        values, mask = super().encode(labels, device)
-        targets = (values - self.mean.to(device)) / self.std.to(device)
-        return torch.where(mask[:, None], targets, 0.0), mask
+    def prepare(self, targets: Tensor, mask: Tensor) -> Tensor:
+        """(N, V) in the labels' units -> standardised, 0 where there is no label."""
+        mean, std = self.mean.to(targets.device), self.std.to(targets.device)
+        return torch.where(mask[:, None], (targets - mean) / std, 0.0)
 
     def sample_loss(self, output: Tensor, targets: Tensor) -> Tensor:
         """(N, V), (N, V), both standardised -> (N,)."""

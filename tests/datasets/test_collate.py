@@ -1,0 +1,156 @@
+"""One batch of labels: what travels from the workers to losses, metrics and other projects."""
+
+import pickle
+from multiprocessing.reduction import ForkingPickler
+
+import numpy as np
+import pytest
+import torch
+from mmengine.evaluator import BaseMetric
+from torch.utils.data import DataLoader
+
+from trn_plugin.datasets import ToyFaces, multi_task_collate
+from trn_plugin.errors import DataError
+from trn_plugin.evaluation import Accuracy, BatchEvaluator
+from trn_plugin.structures import MultiTaskBatch, MultiTaskDataSample
+from trn_plugin.tasks import read_tasks
+
+TASKS = read_tasks(
+    dict(
+        points=dict(kind="landmarks", names=("a", "b")),
+        pose=dict(kind="class", classes=("x", "y", "z")),
+        marks=dict(kind="attributes", names=("m", "n")),
+    )
+)
+
+
+def samples(count=5):
+    g = torch.Generator().manual_seed(0)
+    for row in range(count):
+        sample = MultiTaskDataSample(metainfo=dict(img_path=f"{row}.jpg", tasks=TASKS))
+        if row == 2:
+            sample.set_field(True, "unreadable", field_type="metainfo")
+        sample.gt = {"points": torch.rand(2, 2, generator=g), "pose": torch.tensor(row % 3)}
+        if row != 1:
+            sample.gt["marks"] = torch.tensor([1.0, row % 2])
+        if row == 4:
+            del sample.gt["pose"]
+        yield sample
+
+
+def batch(count=5):
+    return MultiTaskBatch.of(list(samples(count)), TASKS)
+
+
+def test_targets_and_masks_are_those_of_the_samples():
+    found = batch()
+    for task, target in found.targets.items():
+        for row, sample in enumerate(samples()):
+            label = sample.gt.get(task)
+            assert found.masks[task][row] == (label is not None)
+            expected = torch.zeros(TASKS[task].width)
+            if label is not None:
+                expected = torch.from_numpy(TASKS[task].targets([label])[0])
+            assert torch.equal(target[row], expected)
+
+
+def test_it_is_a_sequence_of_samples():
+    found = batch()
+    assert len(found) == len(list(found)) == 5
+    assert [sample.img_path for sample in found[1:3]] == ["1.jpg", "2.jpg"]
+    assert found[-1].img_path == "4.jpg"
+    with pytest.raises(IndexError):
+        found[5]
+    for ours, theirs in zip(found, samples(), strict=True):
+        assert set(ours.gt) == set(theirs.gt)
+        for task, label in theirs.gt.items():
+            assert ours.gt[task].dtype == label.dtype
+            assert torch.equal(ours.gt[task], label)
+        assert ("unreadable" in ours) == ("unreadable" in theirs)
+
+
+def test_it_travels_as_plain_bytes():
+    data = bytes(ForkingPickler.dumps(batch()))
+    assert b"rebuild" not in data
+    again = pickle.loads(data)
+    assert torch.equal(again.matrix, batch().matrix)
+    assert torch.equal(again.mask, batch().mask)
+    assert again.meta == batch().meta
+
+
+def test_fields_reach_each_sample_and_the_samples_given():
+    pred = {"pose": torch.arange(15.0).view(5, 3)}
+    found = batch().with_fields(pred=pred, target=batch().targets)
+    assert torch.equal(found[3].pred["pose"], pred["pose"][3])
+    assert "marks" not in found[1].target
+    given = list(samples())
+    assert found.give_to(given) is given
+    assert torch.equal(given[3].pred["pose"], pred["pose"][3])
+    moved = found.to(torch.float64)
+    assert moved.fields["pred"]["pose"].dtype == torch.float64
+
+
+def test_a_label_that_does_not_fit_is_named():
+    wrong = list(samples())
+    wrong[3].gt["pose"] = torch.tensor(7)
+    with pytest.raises(DataError, match=r"pose: expected a label of one class index 0\.\.2"):
+        MultiTaskBatch.of(wrong, TASKS)
+
+
+def test_pictures_of_one_batch_are_of_one_size():
+    packed = [
+        dict(inputs=torch.zeros(3, side, 4), data_samples=sample)
+        for side, sample in zip((4, 5), samples(2), strict=True)
+    ]
+    with pytest.raises(DataError, match="differ in shape"):
+        multi_task_collate(packed)
+
+
+def test_samples_of_other_projects_stay_as_they_are():
+    packed = [dict(inputs=torch.zeros(2), labels=torch.tensor(i)) for i in range(3)]
+    assert multi_task_collate(packed)["labels"].tolist() == [0, 1, 2]
+    strange = [dict(inputs=torch.zeros(2), data_samples=torch.tensor(i)) for i in range(3)]
+    assert multi_task_collate(strange)["data_samples"].tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_loader_gives_what_its_samples_are(toy_root, workers):
+    from trn_plugin.datasets import CropResize, FaceBox, LoadImage, PackMultiTaskInputs
+
+    sizes = dict(train_size=60, test_size=20, val_size=10)
+    pipeline = [LoadImage(), FaceBox("perturbed"), CropResize(16), PackMultiTaskInputs()]
+    dataset = ToyFaces(toy_root, pipeline=pipeline, **sizes)
+    loader = DataLoader(dataset, 7, collate_fn=multi_task_collate, num_workers=workers)
+    first = next(iter(loader))
+    for row in range(7):
+        item = dataset[row]
+        assert torch.equal(first["inputs"][row], item["inputs"])
+        sample = first["data_samples"][row]
+        assert sample.box == item["data_samples"].box
+        for task, label in item["data_samples"].gt.items():
+            assert torch.equal(sample.gt[task], label)
+
+
+class Foreign(BaseMetric):
+    """A metric of another project: takes dicts, one a picture."""
+
+    default_prefix = "foreign"
+
+    def process(self, data_batch, data_samples):
+        assert isinstance(data_samples, list)
+        for sample in data_samples:
+            self.results.append(float(sample["pred"]["pose"].argmax() == sample["gt"]["pose"]))
+
+    def compute_metrics(self, results):
+        return {"right": 100 * float(np.mean(results))}
+
+
+def test_metrics_of_batches_and_of_samples_measure_the_same():
+    evaluator = BatchEvaluator([Accuracy("pose"), Foreign()])
+    g = torch.Generator().manual_seed(1)
+    for count in (4, 3):
+        pred = {"pose": torch.rand(count, 3, generator=g)}
+        evaluator.process(batch(count).with_fields(pred=pred))
+        evaluator.process([s for s in batch(count).with_fields(pred=pred)])
+    found = evaluator.evaluate(14)
+    assert found["pose/accuracy"] == pytest.approx(found["foreign/right"])

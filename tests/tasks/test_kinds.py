@@ -1,0 +1,159 @@
+"""What holds for every kind of task, those of the package and one of the docs."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from trn_plugin.errors import ConfigError, DataError
+from trn_plugin.tasks import TASKS, NumbersTask, Task, read_task
+
+DOCS = Path(__file__).resolve().parents[2] / "docs/age_groups"
+INFOS = {
+    "landmarks": dict(kind="landmarks", names=tuple("abc"), flip=(1, 0, 2), interocular=(0, 1)),
+    "class": dict(kind="class", classes=("left", "front", "right"), flip=(2, 1, 0)),
+    "attributes": dict(kind="attributes", names=("hat", "beard")),
+    "values": dict(kind="values", names=("age", "weight")),
+    "ordinal": dict(kind="ordinal", levels=tuple("0123")),
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ordinal():
+    """A kind that the package does not have, while these tests run."""
+    spec = importlib.util.spec_from_file_location("age_task", DOCS / "age_task.py")
+    spec.loader.exec_module(importlib.util.module_from_spec(spec))
+    yield
+    del TASKS["ordinal"]
+
+
+@pytest.fixture(params=INFOS)
+def task(request):
+    return read_task("t", INFOS[request.param])
+
+
+def examples(task, count=20, seed=0):
+    rng = np.random.default_rng(seed)
+    return [task.example(rng) for _ in range(count)]
+
+
+def output_of(task, label):
+    """What a head would predict for a label."""
+    target = task.targets([label])[0]
+    return target.reshape(task.output_shape)
+
+
+def test_every_kind_of_the_package_is_here():
+    assert set(TASKS) == set(INFOS)
+
+
+def test_dict_to_task_to_dict(task):
+    assert task.to_dict() == INFOS[task.kind]
+    again = read_task("t", json.loads(json.dumps(task.exported())))
+    assert type(again) is type(task)
+    assert again.names == task.names
+
+
+def test_a_batch_encoded_equals_its_rows_encoded(task):
+    labels = examples(task)
+    batch = task.targets(labels)
+    assert batch.shape == (20, task.width)
+    assert batch.dtype == np.float32
+    rows = np.stack([task.targets([label])[0] for label in labels])
+    assert np.array_equal(batch, rows)
+    assert np.array_equal(task.targets(np.stack([np.asarray(x) for x in labels])), batch)
+
+
+def test_labels_come_back_from_their_targets(task):
+    labels = np.stack([np.asarray(label) for label in examples(task)])
+    decoded = task.decode(task.targets(labels))
+    assert decoded.dtype == task.dtype
+    assert np.array_equal(decoded, labels.astype(task.dtype))
+
+
+def test_a_mirror_twice_is_nothing(task):
+    for label in examples(task):
+        twice = task.mirrored(task.mirrored(label))
+        assert np.allclose(twice, label)
+
+
+def test_only_points_move_with_the_picture(task):
+    for label in examples(task):
+        moved = task.mapped(label, lambda points: points + 5)
+        if len(task.points(label)):
+            assert np.allclose(task.points(moved), task.points(label) + 5)
+        else:
+            assert np.array_equal(moved, label)
+        assert np.array_equal(task.with_points(label, task.points(label)), label)
+
+
+def test_a_prediction_is_written_as_json_and_as_a_row(task):
+    output = output_of(task, examples(task, 1)[0])
+    prediction = task.read(output, (7, 9))
+    record = json.loads(json.dumps(task.as_json(prediction)))
+    assert len(task.row(record)) == len(task.columns())
+    assert all(column.startswith("t") for column in task.columns())
+    texts = [line.text for line in task.summary(prediction)]
+    if texts:
+        assert max(map(len, texts)) <= max(map(len, task.longest_summary()))
+
+
+def test_points_are_read_where_the_crop_is(task):
+    output = output_of(task, examples(task, 1)[0])
+    here, there = (task.read_points(task.read(output, corner)) for corner in ((0, 0), (7, 9)))
+    assert np.allclose(there - here, np.broadcast_to((7, 9), here.shape), atol=1e-6)
+
+
+def test_the_label_itself_is_the_likeliest_output(task):
+    labels = examples(task, 2)
+    spread = np.ones(task.label_shape)
+    for label in labels:
+        own = task.likelihoods(label, output_of(task, label), spread)
+        assert own == pytest.approx([1.0] * len(own))
+        error = task.error(label, output_of(task, label), (0, 0, 10, 10))
+        assert error is None or error == pytest.approx(0)
+
+
+def test_case_lines_and_curves_take_what_a_test_set_gives(task):
+    labels = examples(task)
+    outputs = np.stack([output_of(task, label) for label in labels])
+    stacked = np.stack([np.asarray(label) for label in labels])
+    boxes = np.tile((0, 0, 10, 10), (len(labels), 1))
+    for label, output in zip(labels, outputs, strict=True):
+        assert all(line.right is not False for line in task.case_lines(label, output, boxes[0]))
+        assert task.case_lines(None, output, boxes[0])
+    assert task.curve(stacked, outputs, boxes).plot
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_labels_that_cannot_be_used_are_refused(task, bad):
+    labels = examples(task)
+    labels[3] = np.full(task.label_shape, bad)
+    with pytest.raises(DataError, match="t: expected a label of"):
+        task.targets(labels)
+    with pytest.raises(DataError, match="t: expected a label of"):
+        task.targets([np.zeros((7, 7))])
+
+
+def test_missing_names_and_unknown_kinds_are_named():
+    with pytest.raises(ConfigError, match="task a: expected names, a list of points, found None"):
+        read_task("a", dict(kind="landmarks"))
+    with pytest.raises(ConfigError, match=r"expected one of the kinds .*found 'colour'.*import"):
+        read_task("a", dict(kind="colour", names=["x"]))
+    with pytest.raises(ConfigError, match="found None"):
+        read_task("a", dict(names=["x"]))
+
+    class NoKind(Task):
+        pass
+
+    with pytest.raises(ConfigError, match=r"NoKind\.kind"):
+        TASKS.register(NoKind)
+
+
+@pytest.mark.parametrize(("shape", "names"), [((3,), ["0", "1", "2"]), ((1,), ["a"]), ((), ["a"])])
+def test_outputs_of_a_kind_that_is_not_imported_are_named_numbers(shape, names):
+    task = NumbersTask("a", dict(kind="colour"), shape)
+    assert list(task.read(np.zeros(shape), (0, 0))) == names
+    assert task.columns() == [f"a.{name}" for name in names]

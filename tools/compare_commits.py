@@ -1,0 +1,308 @@
+"""Compare the code of two commits to the bit: train, resume, test, export and predict.
+
+Both sides run the toy configs by their own command lines, on the same pictures with one thread:
+STL, MTL, TRN (output) and TRN (hidden and output); a run resumed from the first epoch of the last
+one; its test metrics, its exported file and what that file predicts. Losses and tau by step,
+checkpoints, metrics, metadata, JSON lines, CSV and drawn pictures are compared; times and
+checksums are left out. HEAD is the working tree by default. Exits with 1 on a difference that no
+--allow gives a reason for, with 2 if a job fails.
+
+Examples:
+    python tools/compare_commits.py main
+    python tools/compare_commits.py HEAD~3 HEAD \\
+        --allow "*/checkpoint/meta/cfg=point 4 of the issue renames an option"
+"""
+
+import argparse
+import csv
+import fnmatch
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+from trn_plugin.errors import ConfigError, TrnPluginError
+from trn_plugin.stopping import in_one_line
+
+ROOT = Path(__file__).resolve().parents[1]
+JOBS = ("stl", "mtl", "trn-output", "trn-hidden-output")
+TRN = JOBS[-1]
+EPOCHS = 2
+OPTIONS = [
+    "input_size=32",
+    "default_hooks.logger.interval=1",
+    "log_processor.window_size=1",  # else the log holds means of 20 steps
+    f"train_cfg.max_epochs={EPOCHS}",
+    "train_cfg.val_interval=1",
+]
+LOADER = [
+    "batch_size=16",
+    "num_workers=0",
+    "persistent_workers=False",
+    "dataset.data_root=../data",
+    "dataset.train_size=128",
+    "dataset.test_size=24",
+    "dataset.val_size=32",
+]
+OPTIONS += [f"{s}_dataloader.{option}" for s in ("train", "val", "test") for option in LOADER]
+# else the relation loss would begin only after these short runs
+RELATION_OPTIONS = ["custom_hooks.0.min_samples_per_dim=0"]
+IGNORED = re.compile(r"(^|[/_])(time|memory|\w*sha256)$")
+TIMESTAMP = re.compile(r"\d{8}_\d{6}")
+MOST_LINES = 8  # of differences, for each group
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("base", metavar="BASE", help="commit to compare with")
+    parser.add_argument("head", metavar="HEAD", nargs="?", help="default: the working tree")
+    parser.add_argument(
+        "--allow",
+        action="append",
+        default=[],
+        metavar="NAME=REASON",
+        help="a difference that is intended, and why; NAME may hold * and ?; repeatable",
+    )
+    return parser.parse_args()
+
+
+def main():
+    args = parse_args()
+    allowed = parse_allowed(args.allow)
+    begun = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="compare_commits-") as name:
+        folder = Path(name)
+        codes = (folder / "base-code", folder / "head-code")
+        with (
+            checkout(args.base, codes[0]) as base,
+            checkout(args.head, codes[1]) as head,
+            ThreadPoolExecutor(2) as pool,
+        ):
+            found = list(pool.map(run_side, (base, head), (folder / "base", folder / "head")))
+    unexplained = report(compare(*found), allowed)
+    print(
+        f"{args.base} and {args.head or 'the working tree'}: {unexplained} differences without a "
+        f"reason, after {time.monotonic() - begun:.0f} s"
+    )
+    return 1 if unexplained else 0
+
+
+def parse_allowed(texts):
+    """{pattern: reason} of NAME=REASON."""
+    allowed = {}
+    for text in texts:
+        name, _, reason = (part.strip() for part in text.partition("="))
+        if not name or not reason:
+            raise ConfigError(f"--allow: expected NAME=REASON, found {text!r}")
+        allowed[name] = reason
+    return allowed
+
+
+@contextmanager
+def checkout(commit, folder):
+    """A folder with the code of a commit; the working tree itself for None."""
+    if commit is None:
+        yield ROOT
+        return
+    git = ["git", "-C", str(ROOT), "worktree"]
+    add = [*git, "add", "--detach", str(folder), commit]
+    done = subprocess.run(add, capture_output=True, text=True)
+    if done.returncode:
+        raise ConfigError(f"{commit}: cannot be checked out: {done.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run([*git, "remove", "--force", str(folder)], capture_output=True)
+
+
+def run_side(code, folder):
+    """Run all jobs with one side's code, in ``folder``; what they left, see :func:`collect`."""
+    folder.mkdir()
+    (folder / "code").symlink_to(code)  # relative paths, so that both sides' are equal
+    environment = dict(os.environ, PYTHONPATH=str(code), OMP_NUM_THREADS="1")
+    environment["CUDA_VISIBLE_DEVICES"] = ""
+    for tool, *arguments in commands():
+        command = [sys.executable, f"code/tools/{tool}.py", *arguments]
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+        if done.returncode:
+            tail = "\n".join((done.stdout + done.stderr).splitlines()[-15:])
+            raise TrnPluginError(f"{code}: {tool} {' '.join(arguments[:3])} failed: {tail}")
+    return collect(folder)
+
+
+def commands():
+    """Tool and arguments of each job, in order."""
+
+    def with_options(job, *arguments):
+        options = OPTIONS + (RELATION_OPTIONS if job.startswith("trn") else [])
+        return [f"code/configs/toy/{job}_test-resnet_toy.py", *arguments, "--cfg-options", *options]
+
+    last = f"{TRN}/epoch_{EPOCHS}.pth"
+    for job in JOBS:
+        yield "train", *with_options(job, "--work-dir", job)
+    yield "train", *with_options(TRN, "--work-dir", "resumed", "--resume", f"{TRN}/epoch_1.pth")
+    yield "test", *with_options(TRN, last, "--work-dir", "test", "--out", "metrics.json")
+    yield "export_onnx", *with_options(TRN, last, "model.onnx")
+    outputs = ("--out-dir", "predicted", "--csv", "predicted/found.csv")
+    yield "predict", "model.onnx", "../data/toy_test", "--provider", "cpu", *outputs
+
+
+def collect(folder):
+    """{group: {name: value}} of what a side's jobs left; a value by steps is {step: value}."""
+    found = {}
+    for job in (*JOBS, "resumed"):
+        found[f"{job}/log"] = read_log(folder / job)
+        checkpoint = read_checkpoint(folder / job / f"epoch_{EPOCHS}.pth")
+        for part, value in checkpoint.items():
+            found[f"{job}/checkpoint/{part}"] = flat(value, folder)
+    found["test"] = flat(json.loads((folder / "metrics.json").read_text()), folder)
+    found["export"] = flat(read_metadata(folder / "model.onnx"), folder)
+    predicted = folder / "predicted"
+    lines = (predicted / "predictions.jsonl").read_text().splitlines()
+    found["predict/jsonl"] = flat([json.loads(line) for line in lines], folder)
+    with open(predicted / "found.csv", newline="") as file:
+        found["predict/csv"] = flat(list(csv.DictReader(file)), folder)
+    found["predict/drawn"] = {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(predicted.glob("*.jpg"))
+    }
+    return found
+
+
+def read_log(work):
+    """{name: {step: value}} of a run's scalars; validations count in epochs."""
+    values = {}
+    for path in sorted(work.glob("*/vis_data/scalars.json")):
+        for line in path.read_text().splitlines():
+            row = json.loads(line)
+            step = row.pop("step")
+            for name, value in row.items():
+                if not IGNORED.search(name):
+                    values.setdefault(name, {})[step] = value
+    return values
+
+
+def read_checkpoint(path):
+    import torch
+
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:
+        from trn_plugin.engine import load_checkpoint_file
+
+        return load_checkpoint_file(path)
+
+
+def read_metadata(path):
+    """An exported file's inputs, outputs and metadata, and how often each operator is in it."""
+    import onnx
+
+    model = onnx.load(path)
+    described = {"inputs": str(model.graph.input), "outputs": str(model.graph.output)}
+    for node in model.graph.node:
+        name = f"operators.{node.op_type}"
+        described[name] = described.get(name, 0) + 1
+    for entry in model.metadata_props:
+        try:
+            described[entry.key] = json.loads(entry.value)
+        except ValueError:
+            described[entry.key] = entry.value
+    return described
+
+
+def flat(value, folder, name=""):
+    """{name: tensor, number or text} of nested dicts and lists, without what is ignored."""
+    if IGNORED.search(name):
+        return {}
+    if isinstance(value, str):
+        value = TIMESTAMP.sub("TIME", value.replace(str(folder), "."))
+    if not isinstance(value, (dict, list, tuple)):
+        return {name: value}
+    values = {}
+    for key, part in value.items() if isinstance(value, dict) else enumerate(value):
+        values |= flat(part, folder, f"{name}/{key}" if name else str(key))
+    return values
+
+
+def difference(base, head):
+    """In words how two values differ, None if they are equal to the bit."""
+    import torch
+
+    if torch.is_tensor(base) and torch.is_tensor(head):
+        if (base.shape, base.dtype) != (head.shape, head.dtype):
+            kinds = [f"{list(value.shape)} {value.dtype}" for value in (base, head)]
+            return f"{kinds[0]} before, now {kinds[1]}"
+        bits = [value.contiguous().reshape(-1, 1).view(torch.uint8) for value in (base, head)]
+        count = int((bits[0] != bits[1]).any(1).sum())
+        largest = (base.double() - head.double()).abs().nan_to_num().max() if count else 0
+        return f"{count} of {base.numel()} values, by at most {largest:.3g}" if count else None
+    if isinstance(base, dict) and isinstance(head, dict):
+        steps = sorted(base.keys() | head.keys())
+        other = [step for step in steps if repr(base.get(step)) != repr(head.get(step))]
+        gaps = [abs(base[step] - head[step]) for step in other if step in base and step in head]
+        text = f"{len(other)} of {len(steps)} steps, first step {min(other, default=None)}"
+        return f"{text}, by at most {max(gaps, default=0):.3g}" if other else None
+    if repr(base) == repr(head):
+        return None
+    if isinstance(base, str) and isinstance(head, str):  # long texts from where they differ
+        unequal = (i for i, (x, y) in enumerate(zip(base, head, strict=False)) if x != y)
+        begin = max(0, next(unequal, min(len(base), len(head))) - 20)
+        base, head = base[begin : begin + 60], head[begin : begin + 60]
+    return f"{base!r} before, now {head!r}"
+
+
+def compare(base, head):
+    """{group: (number of equal values, {full name: how it differs})}."""
+    groups = {}
+    for group in {**base, **head}:
+        before, now = base.get(group, {}), head.get(group, {})
+        different = {}
+        for name in {**before, **now}:
+            if name in before and name in now:
+                text = difference(before[name], now[name])
+            else:
+                text = "new" if name in now else "missing now"
+            if text:
+                different[f"{group}/{name}"] = text
+        groups[group] = len({**before, **now}) - len(different), different
+    return groups
+
+
+def report(groups, allowed):
+    """Print what is equal and what is not; the number of differences that are not allowed."""
+    unexplained, used = 0, set()
+    for group, (equal, different) in groups.items():
+        print(f"{group}: {equal} equal" + (f", {len(different)} different" if different else ""))
+        lines = []
+        for name, text in different.items():
+            pattern = next((p for p in allowed if fnmatch.fnmatchcase(name, p)), None)
+            used.add(pattern)
+            unexplained += pattern is None
+            reason = f" (allowed: {allowed[pattern]})" if pattern else ""
+            lines.append((bool(pattern), f"  {name}: {text}{reason}"))
+        lines.sort(key=lambda line: line[0])
+        for _, line in lines[:MOST_LINES]:
+            print(line)
+        if len(lines) > MOST_LINES:
+            print(f"  and {len(lines) - MOST_LINES} more")
+    for pattern in allowed.keys() - used:
+        print(f"--allow {pattern}: nothing of that name differs")
+    return unexplained
+
+
+if __name__ == "__main__":
+    with in_one_line():
+        try:
+            sys.exit(main())
+        except TrnPluginError as problem:
+            print(f"error: {problem}", file=sys.stderr)
+            sys.exit(2)

@@ -1,0 +1,81 @@
+"""The crops that evaluation would take, found without decoding a picture."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from trn_plugin.datasets.base import MultiTaskDataset
+from trn_plugin.datasets.transforms import FaceBox, RegionBox
+from trn_plugin.errors import DataError
+from trn_plugin.geometry import image_to_box
+from trn_plugin.registry import TRANSFORMS
+
+__all__ = ["EvaluationCrops", "picture_size"]
+
+ORIENTATION, TURNED = 0x0112, (5, 6, 7, 8)  # EXIF tag, and its values that swap the sides
+
+
+class EvaluationCrops(NamedTuple):
+    """The crop of each record of a data set.
+
+    Attributes:
+        boxes (list): x0, y0, x1, y1 in pixels; None where a picture's size is not known.
+        about (str): how they are made, in a few words.
+    """
+
+    boxes: list[tuple[int, int, int, int] | None]
+    about: str
+
+    @classmethod
+    def of(cls, dataset: MultiTaskDataset, pipeline: Sequence[dict]) -> EvaluationCrops | None:
+        """Those of an evaluation pipeline; None if no step of it is a `FaceBox` or `RegionBox`.
+
+        Raises:
+            DataError: a record of which no box can be made.
+        """
+        steps = [TRANSFORMS.build(dict(step)) for step in pipeline if _makes_box(step)]
+        if not steps:
+            return None
+        boxes, sources = [], Counter()
+        for index in range(len(dataset)):
+            results = dataset.results_of(index)
+            for step in steps:
+                step(results)
+            if results["box"] is None:
+                size = picture_size(results["img_path"])
+                results["box"] = None if size is None else (0, 0, *size)
+            boxes.append(results["box"])
+            sources[results["box_source"]] += 1
+        return cls(boxes, ", ".join(sources))
+
+    def place(self, row: int, points: np.ndarray) -> np.ndarray:
+        """Points in pixels of the picture -> fractions of the crop."""
+        return image_to_box(points, self.boxes[row])
+
+
+def picture_size(path: str) -> tuple[int, int] | None:
+    """(width, height) as it is decoded, from the file's header; None if there is no such file.
+
+    Raises:
+        DataError: a file that is no picture.
+    """
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            turned = image.getexif().get(ORIENTATION) in TURNED
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path}: not a readable picture: {error}") from None
+    return (height, width) if turned else (width, height)
+
+
+def _makes_box(step: dict) -> bool:
+    kind = step.get("type")
+    kind = TRANSFORMS.get(kind) if isinstance(kind, str) else kind
+    return isinstance(kind, type) and issubclass(kind, (FaceBox, RegionBox))

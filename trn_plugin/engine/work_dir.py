@@ -1,0 +1,47 @@
+"""One training at a time in a work directory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from trn_plugin.errors import ConfigError
+
+__all__ = ["only_run_in"]
+
+LOCK = ".running"
+
+
+@contextmanager
+def only_run_in(folder: str | os.PathLike) -> Iterator[None]:
+    """Hold a work directory, until the training or its process ends.
+
+    Raises:
+        ConfigError: another process trains there.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    # a record lock: the kernel frees it when the process dies, and workers do not inherit it
+    with open(os.path.join(folder, LOCK), "a+", encoding="utf-8") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            file.seek(0)
+            raise ConfigError(
+                f"work_dir {folder}: another training is running in it (process "
+                f"{file.read(20).strip() or 'unknown'}); take another work directory"
+            ) from None
+        except OSError:  # a file system without locks
+            yield
+            return
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        try:
+            yield
+        finally:
+            file.truncate(0)

@@ -1,0 +1,32 @@
+"""An evaluator that hands batches to the metrics that take them."""
+
+from __future__ import annotations
+
+from mmengine.evaluator import Evaluator
+
+from trn_plugin.registry import EVALUATORS
+from trn_plugin.structures import MultiTaskBatch
+
+__all__ = ["BatchEvaluator"]
+
+
+@EVALUATORS.register_module()
+class BatchEvaluator(Evaluator):
+    """MMEngine's Evaluator; a `MultiTaskBatch` stays one for metrics with ``takes_batches``.
+
+    All other metrics get a list of data samples as dicts, as MMEngine's hands it to all.
+    """
+
+    def process(self, data_samples, data_batch=None) -> None:
+        """As MMEngine's."""
+        if not isinstance(data_samples, MultiTaskBatch):
+            super().process(data_samples, data_batch)
+            return
+        samples = None
+        for metric in self.metrics:
+            if getattr(metric, "takes_batches", False):
+                metric.process(data_batch, data_samples)
+                continue
+            if samples is None:
+                samples = [sample.to_dict() for sample in data_samples]
+            metric.process(data_batch, samples)

@@ -1,0 +1,173 @@
+"""What the metrics of a single task share."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import torch
+from mmengine.evaluator import BaseMetric
+from mmengine.logging import print_log
+
+from trn_plugin.errors import ConfigError
+from trn_plugin.structures import MultiTaskBatch
+from trn_plugin.tasks import Task, read_task
+
+__all__ = ["TaskMetric", "key_name", "listed", "table", "to_array", "warn"]
+
+Samples = MultiTaskBatch | Sequence[dict]
+"""What a metric is given: a batch, or data samples as dicts."""
+
+
+def listed(names: Iterable) -> str:
+    """Names as they are quoted in messages; ``none`` if there is none."""
+    return ", ".join(map(str, names)) or "none"
+
+
+def key_name(name: str) -> str:
+    """A class or attribute name as part of a metric key: no blanks, no slashes."""
+    return "_".join(str(name).replace("/", " ").split())
+
+
+def to_array(value: torch.Tensor | np.ndarray) -> np.ndarray:
+    """A small CPU copy that keeps no batch alive; bfloat16, which numpy lacks, becomes float32."""
+    if isinstance(value, torch.Tensor):
+        value = value.detach().cpu()
+        value = (value.float() if value.is_floating_point() else value).numpy()
+    return np.array(value)
+
+
+def warn(message: str) -> None:
+    """Log a warning to MMEngine's current logger."""
+    print_log(message, logger="current", level=logging.WARNING)
+
+
+def table(header: list[str], rows: list[list[str]], left: tuple[int, ...] = (0,)) -> str:
+    """Columns of text, right-aligned but for those in ``left``."""
+    lines = [header, *rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if i in left else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
+class TaskMetric(BaseMetric):
+    """A metric of one task: finds its description, labels and predictions or says what is wrong.
+
+    Args:
+        task: Name of the task; also the prefix of the metric's keys unless ``prefix`` is given.
+        collect_device, prefix, collect_dir: See :class:`mmengine.evaluator.BaseMetric`.
+
+    Attributes:
+        directions (dict[str, str]): 'greater' or 'less', what is better, by the name of a measure;
+            also of those that go on with an underscore.
+    """
+
+    task_type: type[Task]
+    takes_batches = True
+    directions: dict[str, str] = {}
+
+    def __init__(
+        self,
+        task: str,
+        collect_device: str = "cpu",
+        prefix: str | None = None,
+        collect_dir: str | None = None,
+    ) -> None:
+        super().__init__(collect_device, prefix or task, collect_dir)
+        self.task = task
+
+    @property
+    def predicted_tasks(self) -> tuple[str, ...]:
+        """The tasks whose predictions it reads."""
+        return (self.task,)
+
+    @BaseMetric.dataset_meta.setter
+    def dataset_meta(self, dataset_meta: dict | None) -> None:
+        """Take the data set's metainfo; refuse one in which the task is absent or of another kind.
+
+        Raises:
+            ConfigError: here, while the loop is built, rather than after the evaluation.
+        """
+        self._dataset_meta = dataset_meta
+        if dataset_meta and "tasks" in dataset_meta:
+            self._check_tasks()
+
+    def _check_tasks(self) -> None:
+        self.described(self.task)
+
+    def described(self, task: str, task_type: type[Task] | None = None) -> Task | None:
+        """The data set's task of this name; None if it describes no tasks."""
+        wanted = task_type or self.task_type
+        tasks = (self.dataset_meta or {}).get("tasks", {})
+        if not tasks:
+            return None
+        name = type(self).__name__
+        if task not in tasks:
+            raise ConfigError(
+                f"{name}: expected one of the data set's tasks ({listed(tasks)}), found {task!r}"
+            )
+        if tasks[task]["kind"] != wanted.kind:
+            raise ConfigError(
+                f"{name}: expected a task of kind {wanted.kind!r}, "
+                f"found {task!r} of kind {tasks[task]['kind']!r}"
+            )
+        return read_task(task, tasks[task], "the data set's task ")
+
+    def _names(self, task: str, count: int) -> Sequence[str]:
+        """The data set's names of the task, else numbers."""
+        described = self.described(task)
+        return described.names if described else [str(index) for index in range(count)]
+
+    def predictions(self, samples: Samples, task: str | None = None) -> Sequence[np.ndarray]:
+        """The prediction of each of N pictures."""
+        task = task or self.task
+        is_batch = isinstance(samples, MultiTaskBatch)
+        for known in [samples.fields["pred"]] if is_batch else [s["pred"] for s in samples]:
+            if task not in known:
+                raise ConfigError(
+                    f"{type(self).__name__}: expected one of the model's tasks "
+                    f"({listed(known)}), found {task!r}"
+                )
+        if is_batch:
+            found = samples.array("pred", task)
+        else:
+            found = [to_array(sample["pred"][task]) for sample in samples]
+        described = self.described(task)
+        if described and len(found) and found[0].shape != described.output_shape:
+            raise ConfigError(
+                f"{type(self).__name__}: the data set's {task!r} has {len(described.names)} "
+                f"entries ({listed(described.names)}), the model predicts {len(found[0])}"
+            )
+        return found
+
+    def labels(self, samples: Samples, task: str | None = None) -> list[np.ndarray | None]:
+        """The label of each of N pictures, None where it has none."""
+        task = task or self.task
+        if isinstance(samples, MultiTaskBatch):
+            return samples.labels(task)
+        labels = [sample["gt"].get(task) for sample in samples]
+        return [None if label is None else to_array(label) for label in labels]
+
+    def meta(self, samples: Samples, key: str, default: object = None) -> list:
+        """An entry of the metainfo of each of N pictures.
+
+        Raises:
+            ConfigError: there is none, and no default.
+        """
+        if isinstance(samples, MultiTaskBatch):
+            found, known = samples.meta.get(key, [None] * len(samples)), samples.meta
+        else:
+            found = [sample.get(key) for sample in samples]
+            known = samples[0] if samples else {}
+        if default is None and any(value is None for value in found):
+            raise ConfigError(
+                f"{type(self).__name__}: expected {key!r} in the samples' metainfo, found "
+                f"{listed(known)}; add it to meta_keys of PackMultiTaskInputs"
+            )
+        return [default if value is None else value for value in found]

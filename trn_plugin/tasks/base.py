@@ -1,0 +1,322 @@
+"""The base of all kinds of task, and the registry of kinds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from trn_plugin.errors import ConfigError, DataError
+from trn_plugin.tasks.columns import LabelColumns
+
+__all__ = ["TASKS", "Curve", "Line", "Task", "numbered", "read_task", "read_tasks"]
+
+
+class Kinds(dict):
+    """Task classes by kind."""
+
+    def register(self, task: type[Task]) -> type[Task]:
+        """Class decorator: add a kind; a second class of that kind replaces the first.
+
+        Raises:
+            ConfigError: the class names no kind.
+        """
+        if not isinstance(task.kind, str) or not task.kind:
+            raise ConfigError(f"TASKS.register: expected {task.__name__}.kind to be a name")
+        self[task.kind] = task
+        return task
+
+
+TASKS = Kinds()
+"""All kinds of task; ``@TASKS.register`` on a subclass of :class:`Task` adds one."""
+
+
+class Line(NamedTuple):
+    """A line of text about a prediction.
+
+    Attributes:
+        text (str): the line.
+        right (bool | None): whether the prediction is right; None where nothing can be said.
+        certainty (float | None): lines of the lowest certainty go first where room is short; None
+            always stays.
+    """
+
+    text: str
+    right: bool | None = None
+    certainty: float | None = None
+
+
+class Curve(NamedTuple):
+    """A plot of a test set: ``save_<plot>`` of ``trn_plugin.evaluation.plots`` draws it."""
+
+    plot: str
+    arguments: Mapping[str, Any]
+
+
+class Task:
+    """One task of a data set, a head or an exported file.
+
+    A label is what a data set gives; a target is the vector (width,) that the loss sees; an output
+    is what a head predicts, of :attr:`output_shape`; a prediction is an output as a user reads it.
+
+    Args:
+        name: of the task.
+        info: as in ``METAINFO['tasks']`` of a data set; its entry ``names_key`` holds the names.
+
+    Attributes:
+        names (tuple[str, ...]): of the points, classes, attributes or values.
+        info (dict): as given.
+
+    Raises:
+        ConfigError: names that are no list of texts.
+    """
+
+    kind: ClassVar[str] = ""
+    names_key: ClassVar[str] = "names"
+    noun: ClassVar[str] = "names"
+    """What the names are, in messages."""
+    dtype: ClassVar[type] = np.float32
+    """Of a label."""
+    columns_type: ClassVar[type[LabelColumns]] = LabelColumns
+    """Reads the label from the columns of a CSV file."""
+    difference_unit: ClassVar[str] = "in probability"
+    """Of the difference between two outputs."""
+
+    def __init__(self, name: str, info: Mapping) -> None:
+        names = info.get(self.names_key)
+        if not isinstance(names, (list, tuple)) or not names:
+            raise ConfigError(
+                f"task {name}: expected {self.names_key}, a list of {self.noun}, found {names!r}"
+            )
+        self.name = name
+        self.names = tuple(map(str, names))
+        self.info = dict(info)
+
+    def to_dict(self) -> dict:
+        """The plain dict that it was made from."""
+        return dict(self.info)
+
+    def exported(self) -> dict:
+        """What an exported file says of it."""
+        return {"kind": self.kind, self.names_key: list(self.names)}
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r}, {self.noun}={list(self.names)})"
+
+    # Shapes
+
+    @property
+    def width(self) -> int:
+        """Numbers in a target."""
+        return len(self.names)
+
+    @property
+    def label_shape(self) -> tuple[int, ...]:
+        """Of a label."""
+        return (len(self.names),)
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """Of what a head predicts for one picture."""
+        return (len(self.names),)
+
+    # Labels and targets
+
+    expected: ClassVar[str] = "finite numbers"
+
+    def valid(self, labels: np.ndarray) -> np.ndarray:
+        """(N,) bool: which labels (N, *label_shape) can be used."""
+        return np.isfinite(labels.reshape(len(labels), -1)).all(1)
+
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        """Whether an array of this shape can be a label."""
+        return math.prod(shape) == math.prod(self.label_shape)
+
+    def check(self, labels: Sequence) -> np.ndarray:
+        """Labels as one array.
+
+        Args:
+            labels: N labels.
+
+        Returns:
+            (N, *label_shape).
+
+        Raises:
+            DataError: a label of another shape, or one that cannot be used.
+        """
+        rows = [np.asarray(label) for label in labels]
+        for row in rows:
+            if not self.fits(row.shape):
+                raise self._misfit(row)
+        shape = (len(rows), *self.label_shape)
+        stacked = np.stack(rows).reshape(shape) if rows else np.zeros(shape, self.dtype)
+        valid = self.valid(stacked)
+        if not valid.all():
+            raise self._misfit(rows[int(np.argmin(valid))])
+        return stacked
+
+    def targets(self, labels: Sequence, dtype: type = np.float32) -> np.ndarray:
+        """Loss targets (N, width) of N labels; task similarity is measured on them too.
+
+        Raises:
+            DataError: see :meth:`check`.
+        """
+        return self.encode(self.check(labels)).astype(dtype, copy=False)
+
+    def encode(self, labels: np.ndarray) -> np.ndarray:
+        """Targets (N, width) of labels (N, *label_shape) that can be used."""
+        return labels.reshape(len(labels), -1)
+
+    def decode(self, targets: np.ndarray) -> np.ndarray:
+        """Labels (N, *label_shape) of targets (N, width), of :attr:`dtype`."""
+        return targets.reshape(len(targets), *self.label_shape).astype(self.dtype, copy=False)
+
+    def example(self, rng: np.random.Generator) -> Any:
+        """A random label."""
+        return rng.random(self.label_shape).astype(self.dtype)
+
+    def parts(self, targets: np.ndarray) -> dict[str, np.ndarray]:
+        """Columns of the targets (N, width) that are tasks of their own, (N, 1) by name."""
+        return {}
+
+    def each_column(self, targets: np.ndarray) -> dict[str, np.ndarray]:
+        """Every column of the targets by ``task/name``, where there are several."""
+        if len(self.names) < 2:
+            return {}
+        columns = np.ascontiguousarray(targets.T)
+        return {
+            f"{self.name}/{name}": column[:, None]
+            for name, column in zip(self.names, columns, strict=True)
+        }
+
+    def _misfit(self, label: np.ndarray) -> DataError:
+        found = f"shape {label.shape}" if label.size > 1 else f"{label.tolist()}"
+        return DataError(f"{self.name}: expected a label of {self.expected}, found {found}")
+
+    # Geometry
+
+    def mirrored(self, label: Any) -> Any:
+        """The label of the mirrored crop.
+
+        Raises:
+            ConfigError: nothing says what becomes of it.
+        """
+        return label
+
+    def points(self, label: Any) -> np.ndarray:
+        """The points (P, 2) of a label or an output that move with the picture; most have none."""
+        return np.zeros((0, 2))
+
+    def with_points(self, label: Any, points: np.ndarray) -> Any:
+        """The label with these points (P, 2) in the place of its own."""
+        return label
+
+    def mapped(self, label: Any, change: Callable[[np.ndarray], np.ndarray]) -> Any:
+        """The label with its points changed by a function of (P, 2)."""
+        points = self.points(label)
+        return self.with_points(label, change(points)) if len(points) else label
+
+    # Predictions as a user reads them
+
+    def read(self, output: np.ndarray, corner: tuple[int, int]) -> Any:
+        """A prediction of plain values.
+
+        Args:
+            output: of :attr:`output_shape`, as an exported file gives it.
+            corner: x and y of the crop in the picture, in pixels.
+        """
+        return {name: float(v) for name, v in zip(self.names, output, strict=True)}
+
+    def as_json(self, prediction: Any) -> Any:
+        """A prediction as JSON can hold it."""
+        return prediction
+
+    def columns(self) -> list[str]:
+        """The header of its part of a table."""
+        return [f"{self.name}.{name}" for name in self.names]
+
+    def row(self, record: Any) -> list:
+        """The cells below :meth:`columns`, of what :meth:`as_json` gives."""
+        return list(record.values())
+
+    def read_points(self, prediction: Any) -> np.ndarray:
+        """The points (P, 2) of a prediction, in pixels of the picture."""
+        return np.zeros((0, 2))
+
+    def summary(self, prediction: Any) -> list[Line]:
+        """Short lines to stand beside a picture."""
+        return []
+
+    def longest_summary(self) -> list[str]:
+        """The longest texts that :meth:`summary` can give."""
+        return []
+
+    # How far off an output is
+
+    def difference_scale(self, width: int, height: int, spread: Any) -> Any:
+        """What the difference of two outputs of an exported file is divided by.
+
+        Args:
+            width, height: of the picture, in pixels.
+            spread: standard deviation of the labels (width,), or 1.
+        """
+        return 1.0
+
+    def error(self, label: Any, output: np.ndarray, box: Sequence[float]) -> float | None:
+        """Distance in percent; None for tasks without points, NaN where it is undefined.
+
+        Args:
+            label, output: of one picture, points as fractions of the crop.
+            box: x0, y0, x1, y1 of the crop in the picture's pixels.
+        """
+        return None
+
+    def likelihoods(self, label: Any, output: np.ndarray, spread: Any) -> list[float]:
+        """What the output gave the label, in 0..1; the worst cases are found by it.
+
+        Args:
+            label, output: of one picture.
+            spread: standard deviation of the labels, of the label's shape.
+        """
+        return []
+
+    def case_lines(self, label: Any, output: np.ndarray, box: Sequence[float]) -> list[Line]:
+        """Lines beside a test case; ``label`` is None where there is none."""
+        return []
+
+    def curve(self, labels: np.ndarray, outputs: np.ndarray, boxes: np.ndarray) -> Curve | None:
+        """The plot of a test set.
+
+        Args:
+            labels (np.ndarray): (N, *label_shape).
+            outputs (np.ndarray): (N, *output_shape).
+            boxes (np.ndarray): (N, 4) of the crops in the pictures' pixels.
+        """
+        return None
+
+
+def read_task(name: str, info: Mapping, where: str = "task ") -> Task:
+    """The task that a plain dict describes.
+
+    Raises:
+        ConfigError: no dict, a kind that is not registered, or entries that do not fit.
+    """
+    kind = info.get("kind") if isinstance(info, Mapping) else None
+    if not isinstance(kind, str) or kind not in TASKS:
+        raise ConfigError(
+            f"{where}{name}: expected one of the kinds {', '.join(TASKS)}, found {kind!r}; a kind "
+            "of your own is known once its file is imported (custom_imports)"
+        )
+    return TASKS[kind](name, info)
+
+
+def read_tasks(infos: Mapping[str, Mapping], where: str = "task ") -> dict[str, Task]:
+    """:func:`read_task` of each."""
+    return {name: read_task(name, info, where) for name, info in infos.items()}
+
+
+def numbered(name: str, count: int) -> list[str]:
+    """Names where none are known: the task's own for a lone output, else "0", "1", ..."""
+    return [name] if count == 1 else [str(index) for index in range(count)]

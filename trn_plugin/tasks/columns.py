@@ -1,0 +1,101 @@
+"""The columns of a CSV file that hold a task's label."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from trn_plugin.errors import ConfigError
+from trn_plugin.tasks.cells import number
+
+__all__ = ["LabelColumns", "are_names", "check_names", "flip_of", "two_of"]
+
+
+class LabelColumns:
+    """Reads a task's label from the cells of a row; by default one number from each column.
+
+    Args:
+        kind: of the task.
+        task: name of the task.
+        columns: names of the columns; default one with the task's name.
+
+    Attributes:
+        columns (tuple[str, ...]): their names, in order.
+        info (dict): the task as ``METAINFO['tasks']`` of a data set describes it.
+
+    Raises:
+        ConfigError: columns that are no list of names.
+    """
+
+    keys: tuple[str, ...] = ("columns",)
+    """What a config may give."""
+    columns: tuple[str, ...]
+    info: dict
+
+    def __init__(self, kind: str, task: str, columns: Sequence[str] | None = None) -> None:
+        given = [task] if columns is None else columns
+        self.columns = check_names(f"labels.{task}.columns", given)
+        self.info = dict(kind=kind, names=self.columns)
+
+    def read(self, cells: Sequence[str], where: str) -> Any:
+        """The label of a row in which none of the cells is missing.
+
+        Raises:
+            DataError: naming ``where``, the column, what was expected and what was found.
+        """
+        values = [
+            number(cell, f"{column} to be a number", where)
+            for cell, column in zip(cells, self.columns, strict=True)
+        ]
+        return np.array(values)
+
+
+def are_names(names: object, count: int | None = None) -> bool:
+    """Whether this is a list of texts, each once, and of so many."""
+    listed = isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names)
+    return listed and len(set(names)) == len(names) == (len(names) if count is None else count)
+
+
+def check_names(key: str, names: Sequence[str] | None) -> tuple[str, ...]:
+    """The names of a config.
+
+    Raises:
+        ConfigError: no list of texts, each once; names the key.
+    """
+    if not are_names(names) or not names:
+        raise ConfigError(f"{key}: expected a list of names, each once, found {names!r}")
+    return tuple(names)
+
+
+def two_of(key: str, pair: Sequence[str], names: Sequence[str]) -> tuple[int, int]:
+    """The indices of two different names.
+
+    Raises:
+        ConfigError: other than two of the names; names the key.
+    """
+    if not are_names(pair, 2):
+        raise ConfigError(f"{key}: expected two names out of {list(names)}, found {pair!r}")
+    for name in pair:
+        if name not in names:
+            raise ConfigError(f"{key}: expected two names out of {list(names)}, found {name!r}")
+    return names.index(pair[0]), names.index(pair[1])
+
+
+def flip_of(key: str, pairs: Sequence[Sequence[str]], names: Sequence[str]) -> tuple[int, ...]:
+    """What each becomes in a mirror: itself, or the other of its pair.
+
+    Raises:
+        ConfigError: no list of pairs of names, or a name in two of them; names the key.
+    """
+    if not isinstance(pairs, (list, tuple)) or isinstance(pairs, Mapping):
+        raise ConfigError(f"{key}: expected a list of pairs of names, found {pairs!r}")
+    flip, paired = list(range(len(names))), []
+    for index, pair in enumerate(pairs):
+        a, b = two_of(f"{key}[{index}]", pair, names)
+        flip[a], flip[b] = b, a
+        paired += [a, b]
+    if len(set(paired)) < len(paired):
+        raise ConfigError(f"{key}: a name is in two pairs in {[list(pair) for pair in pairs]}")
+    return tuple(flip)

@@ -1,0 +1,46 @@
+"""Outputs of a task whose kind is not known here."""
+
+from __future__ import annotations
+
+from trn_plugin.tasks.base import Line, Task, numbered
+
+__all__ = ["NumbersTask"]
+
+
+class NumbersTask(Task):
+    """Named numbers: what an exported file gives for a kind whose code is not imported.
+
+    Args:
+        name: of the task.
+        info: as the file describes it.
+        shape: of the output of one picture; the names are taken where they fit, else numbers.
+    """
+
+    difference_unit = "of the largest"
+
+    def __init__(self, name: str, info: dict, shape: tuple[int, ...]) -> None:
+        count = 1
+        for size in shape:
+            count *= size
+        names = info.get("names") if isinstance(info, dict) else None
+        fitting = isinstance(names, (list, tuple)) and len(names) == count
+        super().__init__(name, {**info, "names": names if fitting else numbered(name, count)})
+        self._shape = tuple(shape)
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        return self._shape
+
+    def exported(self) -> dict:
+        return {key: value for key, value in self.info.items() if key != "names"}
+
+    def read(self, output, corner) -> dict:
+        return super().read(output.reshape(-1), corner)
+
+    def summary(self, prediction: dict) -> list[Line]:
+        if list(prediction) == [self.name]:
+            return [Line(f"{self.name}: {prediction[self.name]:.4g}")]
+        return [Line(f"{self.name}.{name}: {value:.4g}") for name, value in prediction.items()]
+
+    def longest_summary(self) -> list[str]:
+        return [f"{self.name}.{name}: -0.0000e+00" for name in self.names]

@@ -1,0 +1,69 @@
+"""Quantities such as an age or a weight."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from trn_plugin.errors import DataError
+from trn_plugin.tasks.base import TASKS, Curve, Line, Task
+from trn_plugin.tasks.cells import quoted
+from trn_plugin.tasks.columns import LabelColumns
+
+__all__ = ["ValueTask"]
+
+LARGEST_VALUE = 1e30
+
+
+class ValueColumns(LabelColumns):
+    """Columns of numbers, each in its own unit."""
+
+    def read(self, cells: Sequence[str], where: str) -> np.ndarray:
+        """(V,), as in the file."""
+        values = super().read(cells, where)
+        for cell, value, column in zip(cells, values, self.columns, strict=True):
+            if not abs(value) <= LARGEST_VALUE:
+                raise DataError(
+                    f"{where}: expected {column} within {LARGEST_VALUE:g}, found {quoted(cell)}"
+                )
+        return values.astype(np.float32)
+
+
+@TASKS.register
+class ValueTask(Task):
+    """Quantities (V,), each in its own unit."""
+
+    kind = "values"
+    columns_type = ValueColumns
+    difference_unit = "of the labels' standard deviation"
+
+    @property
+    def expected(self) -> str:
+        return f"{len(self.names)} finite numbers"
+
+    def parts(self, targets: np.ndarray) -> dict[str, np.ndarray]:
+        return self.each_column(targets)
+
+    def summary(self, prediction: dict) -> list[Line]:
+        return [Line(f"{name}: {value:.4g}") for name, value in prediction.items()]
+
+    def longest_summary(self) -> list[str]:
+        return [f"{name}: -0.0000e+00" for name in self.names]
+
+    def difference_scale(self, width: int, height: int, spread):
+        return spread
+
+    def likelihoods(self, label, output, spread) -> list[float]:
+        """As if errors were Laplace-distributed."""
+        return np.exp(-np.abs(output - label) / np.maximum(spread, 1e-12)).tolist()
+
+    def case_lines(self, label, output, box) -> list[Line]:
+        lines = []
+        for index, name in enumerate(self.names):
+            true = "no label" if label is None else f"true: {label[index]:.4g}"
+            lines.append(Line(f"{name}: {output[index]:.4g}, {true}"))
+        return lines
+
+    def curve(self, labels, outputs, boxes) -> Curve:
+        return Curve("values", dict(truth=labels, predicted=outputs, names=self.names))
