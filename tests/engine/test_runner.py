@@ -6,7 +6,7 @@ import torch
 
 from trn_plugin.engine import load_checkpoint_file
 from trn_plugin.engine import runner as runner_module
-from trn_plugin.engine.checkpoint import load_model_state
+from trn_plugin.engine.model_state import load_model_state
 from trn_plugin.errors import CheckpointError, ConfigError, TrainingError
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "hooks"))
