@@ -6,6 +6,7 @@ import torch
 
 from trn_plugin.engine import load_checkpoint_file
 from trn_plugin.engine.distributed import with_sync_bn
+from trn_plugin.engine.model_state import load_model_state
 from trn_plugin.errors import CheckpointError, ConfigError, TrainingError
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "hooks"))
@@ -211,7 +212,7 @@ def test_a_checkpoint_of_an_earlier_version_keeps_its_weights(tmp_path, recwarn)
             state[key.replace("covariance", "weight")] = torch.ones(1)
     torch.save(checkpoint, path)
     run = runner(tmp_path, [hook()], name="run", epochs=2, resume=True)
-    run.load_or_resume()
+    load_model_state(run.model, state, path)
     assert len({str(w.message) for w in recwarn if "start anew" in str(w.message)}) == 1
     loaded = run.model.state_dict()
     assert torch.equal(loaded["heads.pose.fc.weight"], state["heads.pose.fc.weight"])
