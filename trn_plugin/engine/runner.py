@@ -12,7 +12,7 @@ from mmengine.dist import all_gather_object, is_main_process
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
-from trn_plugin.engine import run_state
+from trn_plugin.engine import newest, run_state
 from trn_plugin.engine.building import ToldRunner, check_sections, config_errors
 from trn_plugin.engine.checkpoint import load_checkpoint_file
 from trn_plugin.engine.checkpoint_hook import own_default_hooks, own_hook
@@ -21,12 +21,6 @@ from trn_plugin.engine.distributed import average_statistics, distributed_model,
 from trn_plugin.engine.input_size import spread_input_size
 from trn_plugin.engine.loops import IterationLoop, own_loop
 from trn_plugin.engine.model_state import load_fitting_state, load_model_state
-from trn_plugin.engine.newest import (
-    checkpoint_files,
-    last_checkpoint_text,
-    newest_first,
-    resume_newest,
-)
 from trn_plugin.engine.optimizers import accumulated, own_optimizer
 from trn_plugin.engine.random_state import set_random_state
 from trn_plugin.engine.run_hooks import check_loadable, run_hooks
@@ -145,12 +139,12 @@ class SafeRunner(ToldRunner):
         self.finite_steps = None
         try:
             with only_run_in(self.work_dir) if is_main_process() else nullcontext():
-                newest_first(self.work_dir)  # refuses to train over those of a newer version
+                newest.newest_first(self.work_dir)  # refuses those of a newer version
                 super().dump_config()
                 return super().train()
         except KeyboardInterrupt as error:
             where = self.last_checkpoint_text()
-            if checkpoint_files(self.work_dir):
+            if newest.checkpoint_files(self.work_dir):
                 where += "; --resume goes on from there"
             raise type(error)(where) from None
         except Exception:
@@ -228,7 +222,7 @@ class SafeRunner(ToldRunner):
         if self.loaded:
             return
         if self.resuming and self.load_from is None:
-            resume_newest(self)
+            newest.resume_newest(self)
         elif self.resuming:
             self.resume(self.load_from)
         elif self.load_from is not None:
@@ -265,7 +259,7 @@ class SafeRunner(ToldRunner):
 
     def last_checkpoint_text(self) -> str:
         """Where a run that ends now can be resumed from."""
-        return last_checkpoint_text(self.work_dir)
+        return newest.last_checkpoint_text(self.work_dir)
 
     def save_checkpoint(
         self,
