@@ -40,7 +40,7 @@ def test_importing_the_room_needs_neither_torch_nor_mmengine():
     code = (
         f"import sys; sys.modules.update(dict.fromkeys({(*TRAINING_ONLY, 'cv2', 'numpy')}))\n"
         "import trn_plugin.deploy\n"
-        "assert 'FaceTaskPredictor' in dir(trn_plugin.deploy)\n"
+        "assert 'TaskPredictor' in dir(trn_plugin.deploy)\n"
         "assert 'onnxruntime' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -306,4 +306,4 @@ def test_the_table_holds_what_the_json_lines_hold(tmp_path, mean_colour_model):
 def test_help_shows_an_example(tmp_path):
     done = run("--help", cwd=tmp_path)
     assert done.returncode == 0
-    assert "python tools/predict.py model.onnx face.jpg" in done.stdout
+    assert "trn-plugin predict model.onnx face.jpg" in done.stdout

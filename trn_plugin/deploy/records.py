@@ -44,7 +44,7 @@ class Results:
     an earlier run has found stays until this one has come to its end.
 
     Args:
-        tasks: as of ``FaceTaskPredictor``.
+        tasks: as of ``TaskPredictor``.
         jsonl: file of JSON lines.
         table: CSV file; None for none.
 

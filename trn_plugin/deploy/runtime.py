@@ -19,7 +19,7 @@ from trn_plugin.errors import CheckpointError, ConfigError, DataError, first_lin
 from trn_plugin.geometry import LARGEST_BOX, crop
 from trn_plugin.tasks import TASKS, NumbersTask, Task, read_task
 
-__all__ = ["FaceTaskPredictor", "cut_face", "open_session", "providers_of"]
+__all__ = ["TaskPredictor", "cut_face", "open_session", "providers_of"]
 
 Box = tuple[int, int, int, int]
 
@@ -124,7 +124,7 @@ def _refuse_external_data(path: str) -> None:
         raise CheckpointError(f"{path}: refused, it takes weights from another file")
 
 
-class FaceTaskPredictor:
+class TaskPredictor:
     """The tasks of an exported model, on pictures of faces.
 
     Args:
@@ -146,7 +146,7 @@ class FaceTaskPredictor:
 
     Example::
 
-        predictor = FaceTaskPredictor("model.onnx")
+        predictor = TaskPredictor("model.onnx")
         face = predictor.predict([read_image("face.jpg")])[0]
         face["landmarks"], face["pose"]["label"]
     """
@@ -214,7 +214,7 @@ class FaceTaskPredictor:
 
     def __repr__(self) -> str:
         height, width = self.input_size
-        return f"FaceTaskPredictor({self.path!r}, tasks={list(self.tasks)}, {height}x{width})"
+        return f"TaskPredictor({self.path!r}, tasks={list(self.tasks)}, {height}x{width})"
 
     def predict(
         self,
