@@ -12,6 +12,7 @@ import pytest
 from tool_runs import tool
 
 from trn_plugin import cli
+from trn_plugin.cli.config import use_mixed_precision
 from trn_plugin.datasets.toy_faces import make_toy_faces
 from trn_plugin.deploy import TaskPredictor
 
@@ -436,7 +437,7 @@ def test_mixed_precision_lets_the_scaler_skip_a_step(monkeypatch):
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     config = cli.load_config(CONFIG, None)
-    cli.use_mixed_precision(config)
+    use_mixed_precision(config)
     assert config.optim_wrapper.type == "AmpOptimWrapper"
     assert config.optim_wrapper.clip_grad.error_if_nonfinite is False
 
