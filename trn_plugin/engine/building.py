@@ -88,7 +88,6 @@ class ToldRunner(Runner):
 
     setup_env = _told("setup_env", "env_cfg")
     build_logger = _told("build_logger", "log_level")
-    build_log_processor = _told("build_log_processor", "log_processor")
     build_visualizer = _told("build_visualizer", "visualizer")
     build_model = _told("build_model", "model")
     wrap_model = _told("wrap_model", "model_wrapper_cfg")
@@ -99,6 +98,16 @@ class ToldRunner(Runner):
     build_val_loop = _told("build_val_loop", "val_cfg")
     build_test_loop = _told("build_test_loop", "test_cfg")
     scale_lr = _told("scale_lr", "auto_scale_lr")
+
+    def build_log_processor(self, log_processor):
+        """As MMEngine's."""
+        with config_errors("log_processor"):
+            built = super().build_log_processor(log_processor)
+            if not isinstance(built.window_size, int) or built.window_size < 1:
+                raise ValueError(
+                    f"window_size: expected a number of at least 1, found {built.window_size!r}"
+                )
+        return built
 
     def set_randomness(self, *args, **kwargs):
         """As MMEngine's."""

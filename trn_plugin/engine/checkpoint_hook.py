@@ -8,13 +8,14 @@ import os
 from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook
 
-from trn_plugin.engine.checkpoint import load_checkpoint_file, save_checkpoint_file
+from trn_plugin.engine.checkpoint import load_checkpoint_file
 from trn_plugin.engine.directions import direction_of, with_directions
 from trn_plugin.engine.loops import IterationLoop
 from trn_plugin.engine.step_log import StepLogHook
+from trn_plugin.engine.writing import save_checkpoint_file
 from trn_plugin.errors import CheckpointError, ConfigError
 
-__all__ = ["SafeCheckpointHook", "own_hook"]
+__all__ = ["SafeCheckpointHook", "own_default_hooks", "own_hook"]
 
 
 class SafeCheckpointHook(CheckpointHook):
@@ -28,6 +29,15 @@ class SafeCheckpointHook(CheckpointHook):
     Raises:
         ConfigError: after a validation that does not measure what ``save_best`` names.
     """
+
+    def __init__(self, interval: int = -1, *args, **options) -> None:
+        super().__init__(interval, *args, **options)
+        for name in ("interval", "max_keep_ckpts", "save_begin"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise ConfigError(
+                    f"default_hooks.checkpoint.{name}: expected a whole number, found {value!r}"
+                )
 
     def before_train(self, runner) -> None:
         """As MMEngine's; a best checkpoint that a file names elsewhere is not this run's."""
@@ -151,6 +161,15 @@ def own_hook(hook):
     if kind == "RuntimeInfoHook":
         return {**hook, "type": StepLogHook}
     return with_directions(hook) if kind == "EarlyStoppingHook" else hook
+
+
+def own_default_hooks(hooks: dict | None) -> dict:
+    """The default hooks of a config, with those that MMEngine adds."""
+    always = dict(
+        runtime_info=dict(type="RuntimeInfoHook"),
+        checkpoint=dict(type="CheckpointHook", interval=1),
+    )
+    return {name: own_hook(hook) for name, hook in {**always, **(hooks or {})}.items()}
 
 
 class _RemovesLater:

@@ -10,7 +10,7 @@ from trn_plugin.engine.building import config_errors
 from trn_plugin.errors import ConfigError
 from trn_plugin.registry import DATASETS
 
-__all__ = ["check_metrics", "check_roots", "check_training_set"]
+__all__ = ["batched", "check_metrics", "check_roots", "check_training_set"]
 
 
 def check_roots(loaders: dict) -> None:
@@ -69,3 +69,11 @@ def check_metrics(evaluator: Evaluator, model: nn.Module) -> None:
                     f"{type(metric).__name__}: expected one of the model's tasks "
                     f"({', '.join(tasks)}), found {task!r}"
                 )
+
+
+def batched(evaluator):
+    """The config of MMEngine's Evaluator as one of the evaluator that hands on batches."""
+    is_dict = isinstance(evaluator, dict) and "metrics" not in evaluator
+    if isinstance(evaluator, list) or is_dict:
+        return dict(type="trn_plugin.BatchEvaluator", metrics=evaluator)
+    return evaluator

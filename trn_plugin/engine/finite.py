@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 
 import torch
 import torch.distributed
-from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
 
+from trn_plugin.engine.building import config_errors
 from trn_plugin.engine.optimizers import wrappers_of
 from trn_plugin.engine.step_log import StepLog, finite_only
+from trn_plugin.engine.step_values import Losses, is_of, losses_text, norms_of, statistics_of
 from trn_plugin.errors import CheckpointError, ConfigError, TrainingError, first_line, printable
 
 __all__ = ["ACTIONS", "FiniteSteps", "reads_late"]
@@ -22,20 +23,6 @@ MOST_SKIPPED = 100
 
 class _NotFinite(TrainingError):
     """Raised between the backward pass and the optimizer's step."""
-
-
-class _Losses(dict):
-    """Forward hook of a model: its losses since the last step, by name."""
-
-    def __call__(self, module, inputs, output) -> None:
-        if module.training and isinstance(output, dict):
-            for name, value in output.items():
-                values = value if isinstance(value, (list, tuple)) else [value]
-                if "loss" in name and all(torch.is_tensor(v) for v in values):
-                    self.setdefault(name, []).extend(v.detach() for v in values)
-
-    def __deepcopy__(self, memo):
-        return _Losses()  # a copy of the model has had no step
 
 
 def reads_late(device: torch.device) -> bool:
@@ -77,7 +64,7 @@ class FiniteSteps:
         self.device = next(model.parameters()).device
         self.late = reads_late(self.device)
         self.log = StepLog(runner, self._tell)
-        self.losses = _Losses()
+        self.losses = Losses()
         self.wrappers = list(wrappers_of(runner.optim_wrapper).values())
         self.handles = [model.register_forward_hook(self.losses)]
         self.clipped, self.flagged = {}, []
@@ -86,6 +73,9 @@ class FiniteSteps:
             if hasattr(optimizer, "register_step_pre_hook"):
                 self.handles.append(optimizer.register_step_pre_hook(self._before_step))
                 self.handles.append(optimizer.register_step_post_hook(self._after_step))
+            if getattr(wrapper, "clip_grad_kwargs", None):
+                with config_errors("optim_wrapper.clip_grad"):
+                    inspect.signature(wrapper.clip_func).bind([], **wrapper.clip_grad_kwargs)
             if getattr(wrapper, "clip_func", None) is torch.nn.utils.clip_grad_norm_:
                 self.clipped[id(optimizer)] = wrapper
                 wrapper.clip_func = self._clipper(wrapper)
@@ -112,7 +102,7 @@ class FiniteSteps:
         runner = self.runner
         self.begun = True
         counts = [getattr(wrapper, "inner_count", 0) for wrapper in self.wrappers]
-        statistics = _statistics(runner.bare_model) if self.skips else []
+        statistics = statistics_of(runner.bare_model) if self.skips else []
         self.stepped, self.good, self.masked, self.norms = False, None, None, {}
         try:
             outputs = runner.model.train_step(data_batch, optim_wrapper=runner.optim_wrapper)
@@ -156,7 +146,7 @@ class FiniteSteps:
     def _tell(self, iteration: int, entries: dict, norms: list) -> dict:
         """End the run for a step that was read late; or what to log of it."""
         losses = {k: v for k, v in entries.items() if "loss" in k and not math.isfinite(v)}
-        problem = _losses_text(losses) or self._norms_text(norms)
+        problem = losses_text(losses) or self._norms_text(norms)
         if not self.skips:
             raise self._stopped(iteration, problem)
         self._count(iteration, problem)
@@ -203,7 +193,7 @@ class FiniteSteps:
         """``clip_grad_norm_`` that keeps the norm on its device, for the check and the log."""
 
         def clip(parameters, max_norm, norm_type=2.0, error_if_nonfinite=False, foreach=None):
-            total, each = _norms([p.grad for p in parameters], float(norm_type))
+            total, each = norms_of([p.grad for p in parameters], float(norm_type))
             self.norms[id(wrapper.optimizer)] = total, each, parameters, error_if_nonfinite
             torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, total, foreach)
             if not self.late:
@@ -218,7 +208,7 @@ class FiniteSteps:
         scaler = getattr(optimizer, "found_inf", None)  # then gradients are its business
         if id(optimizer) not in self.norms:
             params = [p for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
-            self.norms[id(optimizer)] = *_norms([p.grad for p in params], 2.0), params, False
+            self.norms[id(optimizer)] = *norms_of([p.grad for p in params], 2.0), params, False
         values = [v for losses in self.losses.values() for v in losses]
         if scaler is None:
             values.append(self.norms[id(optimizer)][0])
@@ -259,7 +249,7 @@ class FiniteSteps:
             wrong = flat[~torch.isfinite(flat)]
             if wrong.numel():
                 bad[name] = float(wrong[0])
-        return _losses_text(bad)
+        return losses_text(bad)
 
     def _bad_gradients(self, optimizer) -> str | None:
         """None where a norm has overflowed, but no gradient."""
@@ -281,7 +271,7 @@ class FiniteSteps:
             overflow = any(not math.isfinite(float(total)) for total, *_ in norms)
             of_all = "the norm of the gradients is not finite"
             return of_all if overflow else "a loss of another process is not finite"
-        tasks = [task for task in getattr(self.runner.bare_model, "tasks", ()) if _of(task, bad)]
+        tasks = [task for task in getattr(self.runner.bare_model, "tasks", ()) if is_of(task, bad)]
         more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
         of = f" (of {' and '.join(tasks)})" if tasks else ""
         return f"the gradient of {bad[0]}{more}{of} is not finite"
@@ -290,43 +280,3 @@ class FiniteSteps:
 def _can_be_masked(optimizer: torch.optim.Optimizer) -> bool:
     """Whether an optimizer heeds ``found_inf``; the state of its first step may not."""
     return bool(optimizer.state) and all(group.get("fused") for group in optimizer.param_groups)
-
-
-def _norms(gradients: list[torch.Tensor], order: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """The norm of all gradients together, as ``torch.nn.utils.get_total_norm``, and each one's."""
-    if not gradients:
-        return torch.zeros(()), torch.zeros(0)
-    if len({(gradient.dtype, gradient.device) for gradient in gradients}) == 1:
-        each = torch.stack(torch._foreach_norm(gradients, order))
-    else:
-        device = gradients[0].device
-        norms = [torch.linalg.vector_norm(gradient, order) for gradient in gradients]
-        each = torch.stack([norm.to(device, torch.float32) for norm in norms])
-    return torch.linalg.vector_norm(each, order), each
-
-
-def _of(task: str, names: list[str]) -> bool:
-    return any(task in name.split(".")[:-1] for name in names)
-
-
-def _losses_text(bad: dict[str, float]) -> str | None:
-    named = {key: value for key, value in bad.items() if key != "loss"} or bad
-    return " and ".join(f"{_loss_name(key)} is {value}" for key, value in named.items()) or None
-
-
-def _loss_name(key: str) -> str:
-    level = key.removeprefix("loss_relation_")
-    if level != key:
-        return f"the relation loss of level {level!r}"
-    task = key.removeprefix("loss_")
-    return f"the loss of task {task!r}" if task != key else repr(key)
-
-
-def _statistics(model: nn.Module) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """The buffers that a forward pass changes in normalisation layers, with copies of them."""
-    return [
-        (buffer, buffer.clone())
-        for module in model.modules()
-        if isinstance(module, _NormBase)
-        for buffer in module.buffers(recurse=False)
-    ]

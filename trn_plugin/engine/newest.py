@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from mmengine.dist import all_gather_object, broadcast_object_list, is_main_process
+
+from trn_plugin.engine import run_state
 from trn_plugin.engine.checkpoint import NewerFormatError, read_meta
 from trn_plugin.errors import CheckpointError
 
-__all__ = ["checkpoint_files", "last_checkpoint_text", "newest_first"]
+__all__ = ["checkpoint_files", "last_checkpoint_text", "newest_first", "resume_newest"]
 
 
 def checkpoint_files(folder: str | os.PathLike) -> list[Path]:
@@ -64,3 +67,38 @@ def last_checkpoint_text(folder: str | os.PathLike) -> str:
         return "no checkpoint has been written yet"
     newest = max(paths, key=lambda path: path.stat().st_mtime_ns)
     return f"the last checkpoint is {newest}"
+
+
+def resume_newest(runner) -> None:
+    """Resume from the first checkpoint that all processes can use, the newest before others.
+
+    Raises:
+        CheckpointError: there are some, but none can be used.
+    """
+    found = [newest_first(runner.work_dir) if is_main_process() else ([], [])]
+    broadcast_object_list(found)
+    paths, unreadable = found[0]
+    start, failed = run_state.built(runner), []
+    for path in paths:
+        problem = None
+        try:
+            runner.resume(path)
+        except CheckpointError as error:
+            problem = str(error)
+            run_state.start_again(runner, start)
+        told = [text for text in all_gather_object(problem) if text]
+        if not told:
+            break
+        runner.resumed_from = None
+        failed.append(told[0])
+    problems = failed + unreadable
+    for problem in problems:
+        runner.logger.warning(f"not resumed from: {problem}")
+    if runner.resumed_from is None and problems:
+        raise CheckpointError(
+            f"no checkpoint in {runner.work_dir} can be resumed from: {problems[0]}"
+        )
+    if runner.resumed_from is None:
+        runner.logger.warning(
+            f"--resume: there is no checkpoint in {runner.work_dir}; starting from the beginning"
+        )

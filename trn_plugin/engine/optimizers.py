@@ -9,17 +9,18 @@ from mmengine.registry import OPTIMIZERS
 from torch import nn
 
 from trn_plugin.engine.checkpoint import shown
+from trn_plugin.errors import ConfigError
 
 __all__ = [
     "accumulated",
     "as_implemented",
     "check_optimizer",
-    "fused",
     "in_own_order",
     "keep_rates",
     "nonfinite_moment",
     "optimized_names",
     "option_differences",
+    "own_optimizer",
     "wrappers_of",
 ]
 
@@ -39,15 +40,25 @@ def accumulated(wrapper) -> int:
     return max(counts)
 
 
-def fused(optimizer: dict) -> dict:
-    """The config of an optimizer, fused where it can be and the config does not say otherwise.
+def own_optimizer(wrapper, on_gpu: bool):
+    """The config of an optimizer wrapper; on a GPU fused unless the config says otherwise.
 
-    A fused one can leave out a step without its host waiting to know.
+    A fused optimizer can leave out a step without its host waiting to know.
+
+    Raises:
+        ConfigError: no optimizer of that name.
     """
-    known = inspect.signature(OPTIMIZERS.get(optimizer["type"])).parameters
-    if "fused" not in known or any(name in optimizer for name in IMPLEMENTATION):
-        return optimizer
-    return {**optimizer, "fused": True}
+    optimizer = wrapper.get("optimizer") if isinstance(wrapper, dict) else None
+    name = optimizer.get("type") if isinstance(optimizer, dict) else None
+    if not isinstance(name, str):
+        return wrapper
+    kind = OPTIMIZERS.get(name)
+    if kind is None:
+        raise ConfigError(f"optim_wrapper.optimizer.type: no optimizer is named {name!r}")
+    known = inspect.signature(kind).parameters
+    if not on_gpu or "fused" not in known or any(key in optimizer for key in IMPLEMENTATION):
+        return wrapper
+    return {**wrapper, "optimizer": {**optimizer, "fused": True}}
 
 
 def optimized_names(wrapper, model: nn.Module) -> dict[str, list[list[str]]]:

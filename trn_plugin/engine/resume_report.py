@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from trn_plugin.engine.checkpoint import plain, shown
+from trn_plugin.engine.checkpoint import shown
+from trn_plugin.engine.writing import plain
 
 __all__ = ["changed_settings", "settings_of"]
 

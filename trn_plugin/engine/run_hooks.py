@@ -8,16 +8,16 @@ import threading
 import torch
 from mmengine.dist import all_reduce, get_world_size
 from mmengine.hooks import EarlyStoppingHook, Hook
-from torch.nn.modules.batchnorm import SyncBatchNorm, _NormBase
 
 from trn_plugin.engine.checkpoint import shown
+from trn_plugin.engine.distributed import average_statistics
 from trn_plugin.engine.finite import FiniteSteps
 from trn_plugin.engine.model_state import nonfinite_state
 from trn_plugin.engine.optimizers import nonfinite_moment
 from trn_plugin.errors import ConfigError, TrainingError
 from trn_plugin.stopping import Terminated
 
-__all__ = ["average_statistics", "check_loadable", "run_hooks"]
+__all__ = ["check_loadable", "run_hooks"]
 
 FIRST, LAST = 1, 99
 
@@ -140,17 +140,3 @@ def check_loadable(runner, optimizer: bool) -> None:
             f"iteration {runner.iter}: {what} not finite and not saved; "
             f"{runner.last_checkpoint_text()}"
         )
-
-
-def average_statistics(model: torch.nn.Module) -> None:
-    """One set of batch norm statistics for all processes: what is saved is what is tested.
-
-    MMEngine's ``SyncBuffersHook`` averages every buffer, counters and running covariances too.
-    """
-    if get_world_size() == 1:
-        return
-    for module in model.modules():
-        if isinstance(module, _NormBase) and not isinstance(module, SyncBatchNorm):
-            for statistic in (module.running_mean, module.running_var):
-                if statistic is not None:
-                    all_reduce(statistic, op="mean")

@@ -61,9 +61,11 @@ def capture(runner, save_optimizer: bool, save_param_scheduler: bool) -> dict:
     return state
 
 
-def describe(runner, meta: dict) -> dict:
-    """The metadata of a checkpoint; ``meta`` holds the epoch and the iteration."""
+def describe(runner, given: dict, by_epoch: bool) -> dict:
+    """The metadata of a checkpoint of the end of an epoch, or of an iteration, or as given."""
     loop = runner.train_loop
+    done = dict(epoch=loop.epoch + by_epoch, iter=loop.iter + (not by_epoch))
+    meta = {**done, **given}
     meta.update(
         batch=0 if meta["epoch"] > loop.epoch else getattr(loop, "done", 0),
         batches=len(runner.train_dataloader),

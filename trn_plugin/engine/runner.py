@@ -3,35 +3,37 @@
 from __future__ import annotations
 
 import copy
-import os
 from contextlib import nullcontext
 
 import mmengine
 import torch
 from mmengine.device import get_device
-from mmengine.dist import all_gather_object, broadcast_object_list, is_main_process
-from mmengine.model import MMDistributedDataParallel, is_model_wrapper
-from mmengine.registry import OPTIMIZERS
+from mmengine.dist import all_gather_object, is_main_process
+from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
-from timm.layers import convert_sync_batchnorm
 
 from trn_plugin.engine import run_state
 from trn_plugin.engine.building import ToldRunner, check_sections, config_errors
-from trn_plugin.engine.checkpoint import load_checkpoint_file, save_checkpoint_file
-from trn_plugin.engine.checkpoint_hook import own_hook
-from trn_plugin.engine.data_checks import check_metrics, check_roots, check_training_set
+from trn_plugin.engine.checkpoint import load_checkpoint_file
+from trn_plugin.engine.checkpoint_hook import own_default_hooks, own_hook
+from trn_plugin.engine.data_checks import batched, check_metrics, check_roots, check_training_set
+from trn_plugin.engine.distributed import average_statistics, distributed_model, with_sync_bn
 from trn_plugin.engine.input_size import spread_input_size
 from trn_plugin.engine.loops import IterationLoop, own_loop
 from trn_plugin.engine.model_state import load_fitting_state, load_model_state
-from trn_plugin.engine.newest import checkpoint_files, last_checkpoint_text, newest_first
-from trn_plugin.engine.optimizers import accumulated, fused
+from trn_plugin.engine.newest import (
+    checkpoint_files,
+    last_checkpoint_text,
+    newest_first,
+    resume_newest,
+)
+from trn_plugin.engine.optimizers import accumulated, own_optimizer
 from trn_plugin.engine.random_state import set_random_state
-from trn_plugin.engine.run_hooks import average_statistics, check_loadable, run_hooks
+from trn_plugin.engine.run_hooks import check_loadable, run_hooks
 from trn_plugin.engine.schedules import as_iterations
 from trn_plugin.engine.work_dir import only_run_in
-from trn_plugin.errors import CheckpointError, ConfigError
+from trn_plugin.engine.writing import save_checkpoint_file
 from trn_plugin.registry import RUNNERS
-from trn_plugin.stopping import Terminated
 
 __all__ = ["SafeRunner"]
 
@@ -76,11 +78,7 @@ class SafeRunner(ToldRunner):
 
     @classmethod
     def from_cfg(cls, cfg):
-        """As MMEngine's; ``input_size`` in the config is that of the data sets and the backbone.
-
-        Raises:
-            ConfigError: naming the key of what cannot be used.
-        """
+        """As MMEngine's; ``input_size`` is that of the data sets and the backbone."""
         cfg = copy.deepcopy(cfg)
         check_sections(cfg)
         spread_input_size(cfg)
@@ -109,44 +107,30 @@ class SafeRunner(ToldRunner):
         if not self.distributed or is_model_wrapper(model):
             return super().wrap_model(model_wrapper_cfg, model)
         sync_bn = self.cfg.get("sync_bn")
-        if sync_bn is not None:
-            _check_sync_bn(sync_bn)
-            # MMEngine's conversion drops the activation in timm's BatchNormAct layers
-            model = convert_sync_batchnorm(model)
-        if model_wrapper_cfg is not None:
-            self.cfg.sync_bn = None
-            try:
-                return super().wrap_model(model_wrapper_cfg, model)
-            finally:
-                self.cfg.sync_bn = sync_bn
-        device = get_device()
-        # device_ids, which a CPU module must not have
-        ids = dict(device_ids=[int(os.environ["LOCAL_RANK"])]) if device == "cuda" else {}
-        return MMDistributedDataParallel(
-            module=model.to(device),
-            broadcast_buffers=False,
-            find_unused_parameters=self.cfg.get("find_unused_parameters", False),
-            **ids,
-        )
+        model = with_sync_bn(sync_bn, model)
+        if model_wrapper_cfg is None:
+            return distributed_model(self.cfg, model)
+        self.cfg.sync_bn = None  # or MMEngine converts once more
+        try:
+            return super().wrap_model(model_wrapper_cfg, model)
+        finally:
+            self.cfg.sync_bn = sync_bn
 
     def _maybe_compile(self, target: str) -> None:
         """``compile`` is for the network; losses, checks and optimiser steps are no graphs."""
         options = self.cfg.get("compile")
         backbone = getattr(self.bare_model, "backbone", None)
-        if not hasattr(backbone, "compile_parts"):
-            super()._maybe_compile(target)
-        elif options:
-            with config_errors("compile"):
+        with config_errors("compile"):
+            if not hasattr(backbone, "compile_parts"):
+                super()._maybe_compile(target)
+            elif options:
                 backbone.compile_parts(**({} if options is True else options))
 
     def register_hooks(self, default_hooks=None, custom_hooks=None):
         """As MMEngine's; with this package's own, and ``CheckpointHook`` means the safe one."""
-        hooks = dict(
-            runtime_info=dict(type="RuntimeInfoHook"),
-            checkpoint=dict(type="CheckpointHook", interval=1),
+        super().register_hooks(
+            own_default_hooks(default_hooks), [own_hook(hook) for hook in custom_hooks or ()]
         )
-        hooks = {name: own_hook(hook) for name, hook in {**hooks, **(default_hooks or {})}.items()}
-        super().register_hooks(hooks, [own_hook(hook) for hook in custom_hooks or ()])
         for hook in run_hooks(self.cfg):
             self.register_hook(hook)
 
@@ -168,9 +152,7 @@ class SafeRunner(ToldRunner):
             where = self.last_checkpoint_text()
             if checkpoint_files(self.work_dir):
                 where += "; --resume goes on from there"
-            raise (Terminated if isinstance(error, Terminated) else KeyboardInterrupt)(
-                where
-            ) from None
+            raise type(error)(where) from None
         except Exception:
             if self.finite_steps is not None and self.finite_steps.begun:
                 raise
@@ -198,14 +180,8 @@ class SafeRunner(ToldRunner):
 
     def build_optim_wrapper(self, optim_wrapper):
         """As MMEngine's; the running moments are told of accumulated gradients."""
-        is_config = isinstance(optim_wrapper, dict)
-        optimizer = optim_wrapper.get("optimizer") if is_config else None
-        name = optimizer.get("type") if isinstance(optimizer, dict) else None
-        if isinstance(name, str) and OPTIMIZERS.get(name) is None:
-            raise ConfigError(f"optim_wrapper.optimizer.type: no optimizer is named {name!r}")
-        elif isinstance(name, str) and next(self.model.parameters()).is_cuda:
-            optim_wrapper = {**optim_wrapper, "optimizer": fused(optimizer)}
-        built = super().build_optim_wrapper(optim_wrapper)
+        on_gpu = next(self.model.parameters()).is_cuda
+        built = super().build_optim_wrapper(own_optimizer(optim_wrapper, on_gpu))
         neck = getattr(self.bare_model, "neck", None)
         if hasattr(neck, "accumulate"):
             neck.accumulate(accumulated(built))
@@ -220,26 +196,18 @@ class SafeRunner(ToldRunner):
 
     def build_evaluator(self, evaluator):
         """As MMEngine's; a metric of a task that the model has not is refused."""
-        built = super().build_evaluator(_batched(evaluator))
+        built = super().build_evaluator(batched(evaluator))
         check_metrics(built, self.bare_model)
         return built
 
     def build_train_loop(self, loop):
-        """As MMEngine's.
-
-        Raises:
-            ConfigError: an epoch without a single batch, or a data set without labels for a head.
-        """
+        """As MMEngine's; data that do not fit the model are refused."""
         built = super().build_train_loop(own_loop(loop))
         check_training_set(built.dataloader, self.bare_model)
         return built
 
     def load_checkpoint(self, filename, map_location="cpu", strict=False, revise_keys=()):
-        """Load weights; every name must fit unless the run trains from them (``load_from``).
-
-        Raises:
-            CheckpointError: a file that cannot be read, or weights of another model.
-        """
+        """Load weights; every name must fit unless the run trains from them (``load_from``)."""
         checkpoint = load_checkpoint_file(filename, map_location)
         self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
         if strict or self.resuming or not self.trains:
@@ -256,49 +224,15 @@ class SafeRunner(ToldRunner):
         return checkpoint
 
     def load_or_resume(self):
-        """Load or resume, as the config says; ``resume`` without ``load_from`` finds the newest.
-
-        Raises:
-            CheckpointError: none of the work directory's checkpoints can be used.
-        """
+        """Load or resume, as the config says; ``resume`` without ``load_from`` finds the newest."""
         if self.loaded:
             return
         if self.resuming and self.load_from is None:
-            self._resume_newest()
+            resume_newest(self)
         elif self.resuming:
             self.resume(self.load_from)
         elif self.load_from is not None:
             self.load_checkpoint(self.load_from)
-
-    def _resume_newest(self) -> None:
-        """Go on from the first checkpoint that all processes can use, the newest before others."""
-        found = [newest_first(self.work_dir) if is_main_process() else ([], [])]
-        broadcast_object_list(found)
-        paths, unreadable = found[0]
-        start, failed = run_state.built(self), []
-        for path in paths:
-            problem = None
-            try:
-                self.resume(path)
-            except CheckpointError as error:
-                problem = str(error)
-                run_state.start_again(self, start)
-            told = [text for text in all_gather_object(problem) if text]
-            if not told:
-                break
-            self.resumed_from = None
-            failed.append(told[0])
-        problems = failed + unreadable
-        for problem in problems:
-            self.logger.warning(f"not resumed from: {problem}")
-        if self.resumed_from is None and problems:
-            raise CheckpointError(
-                f"no checkpoint in {self.work_dir} can be resumed from: {problems[0]}"
-            )
-        if self.resumed_from is None:
-            self.logger.warning(
-                f"--resume: there is no checkpoint in {self.work_dir}; starting from the beginning"
-            )
 
     def resume(
         self,
@@ -358,32 +292,11 @@ class SafeRunner(ToldRunner):
         ranks = all_gather_object(run_state.process_state(self))
         if not is_main_process():
             return
-        meta = dict(meta or {})
-        meta.setdefault("epoch", self.epoch + 1 if by_epoch else self.epoch)
-        meta.setdefault("iter", self.iter if by_epoch else self.iter + 1)
         checkpoint = {
-            "meta": run_state.describe(self, meta),
+            "meta": run_state.describe(self, meta or {}, by_epoch),
             "state_dict": self.bare_model.state_dict(),
             "ranks": ranks,
             **run_state.capture(self, save_optimizer, save_param_scheduler),
         }
         self.call_hook("before_save_checkpoint", checkpoint=checkpoint)
         save_checkpoint_file(checkpoint, mmengine.fileio.join_path(out_dir, filename))
-
-
-def _check_sync_bn(value) -> None:
-    if value != "torch":
-        raise ConfigError(f"sync_bn: expected 'torch', found {value!r}")
-    if not torch.cuda.is_available():
-        raise ConfigError(
-            "sync_bn: torch's SyncBatchNorm runs on CUDA only; on CPUs leave it out, or take a "
-            "backbone with layer norm (convnext, vit), which needs none"
-        )
-
-
-def _batched(evaluator):
-    """The config of MMEngine's Evaluator as one of the evaluator that hands on batches."""
-    is_dict = isinstance(evaluator, dict) and "metrics" not in evaluator
-    if isinstance(evaluator, list) or is_dict:
-        return dict(type="trn_plugin.BatchEvaluator", metrics=evaluator)
-    return evaluator

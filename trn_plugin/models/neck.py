@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from trn_plugin.errors import ConfigError, TrainingError
 from trn_plugin.registry import MODELS
-from trn_plugin.relation import TaskRelationLayer
+from trn_plugin.relation import TaskRelationLayer, measure_together
 from trn_plugin.structures import relation_name, relation_sides
 
 __all__ = ["Measurement", "Measurements", "TaskRelationNeck"]
@@ -222,13 +222,18 @@ class TaskRelationNeck(nn.Module):
             TrainingError: features that are not finite; names the tasks and the level.
         """
         masks = [_all_of([mask[task] for task in side]) for side in self._sides]
-        taus = {}
-        for level in (*self.levels, "label"):
-            sides = [torch.cat([features[level][task] for task in s], 1) for s in self._sides]
-            try:
-                taus[level] = self.layers[_key(level)](*sides, mask=masks).view(-1)
-            except ValueError as error:
-                raise TrainingError(f"TaskRelationNeck: {error}") from error
+        levels = (*self.levels, "label")
+        sides = [
+            [_side_by_side([features[level][task] for task in side]) for side in self._sides]
+            for level in levels
+        ]
+        try:
+            found = measure_together(
+                [self.layers_of(level) for level in levels], sides, [masks] * len(levels)
+            )
+        except ValueError as error:
+            raise TrainingError(f"TaskRelationNeck: {error}") from error
+        taus = {level: tau.view(-1) for level, tau in zip(levels, found, strict=True)}
         label = taus.pop("label").detach()
         samples = self.layers_of("label").effective_sample_size.view(-1)
         return {
@@ -295,6 +300,10 @@ class TaskRelationNeck(nn.Module):
     def layers_of(self, level: str) -> TaskRelationLayer:
         """The task relation layer of a level, for all relations."""
         return self.layers[_key(level)]
+
+
+def _side_by_side(features: Sequence[Tensor]) -> Tensor:
+    return features[0] if len(features) == 1 else torch.cat(features, 1)
 
 
 def _all_of(masks: Sequence[Tensor | None]) -> Tensor | None:

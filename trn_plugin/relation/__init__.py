@@ -5,7 +5,7 @@ Source: Li et al., "Task Relation Networks", WACV 2019, doi:10.1109/WACV.2019.00
 
 from trn_plugin.relation._ranks import sum_over_ranks, world_size
 from trn_plugin.relation.chance import chance_similarity, corrected_similarity
-from trn_plugin.relation.layer import TaskRelationLayer
+from trn_plugin.relation.layer import TaskRelationLayer, measure_together
 from trn_plugin.relation.loss import task_similarity_loss
 from trn_plugin.relation.matrix import task_similarity_matrix
 from trn_plugin.relation.similarities import SIMILARITIES, Similarity
@@ -17,6 +17,7 @@ __all__ = [
     "TaskRelationLayer",
     "chance_similarity",
     "corrected_similarity",
+    "measure_together",
     "sum_over_ranks",
     "task_similarity",
     "task_similarity_loss",

@@ -42,9 +42,10 @@ def orthonormal_basis(f: Tensor) -> tuple[Tensor, Tensor]:
     """(N, r) basis Q of the centred columns X, and (d, r) T with X T = Q; r is the rank.
 
     Columns are brought to unit length first, so that the rank does not depend on their units.
-    What is constant, or dependent, up to the rounding of float64 has no direction.
+    What is constant, or dependent, up to the rounding of float32 (of float64 features, float64)
+    has no direction.
     """
-    eps = torch.finfo(torch.float64).eps
+    eps = torch.finfo(torch.promote_types(f.dtype, torch.float32)).eps
     values = f.detach().double()
     # a column's own largest value first: squares of 1e-200 vanish, of 1e200 overflow
     size = values.abs().amax(0) if len(values) else values.new_zeros(values.shape[1])
@@ -52,14 +53,14 @@ def orthonormal_basis(f: Tensor) -> tuple[Tensor, Tensor]:
     values = values / unit
     centred = values - values.mean(0) if len(values) else values
     norm = centred.norm(dim=0)
-    varies = norm > 16 * eps * values.norm(dim=0)
+    varies = norm > 4 * eps * values.norm(dim=0)
     scale = torch.where(varies, 1 / torch.where(varies, norm, torch.ones_like(norm)), 0.0)
     if not bool(varies.any()):
         return values.new_zeros(len(values), 0), values.new_zeros(values.shape[1], 0)
     if values.shape[1] == 1:
         return centred * scale, (scale / unit)[:, None]
     u, s, vh = svd(centred * scale)
-    rank = int((s > 16 * eps * math.sqrt(max(f.shape)) * s[0]).sum())
+    rank = int((s > 4 * eps * math.sqrt(max(f.shape)) * s[0]).sum())
     return u[:, :rank], (scale / unit)[:, None] * vh[:rank].T / s[:rank]
 
 

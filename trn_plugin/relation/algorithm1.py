@@ -1,48 +1,65 @@
-"""Algorithm 1: update the covariances with a batch, measure tau, and give it its gradient."""
+r"""Algorithm 1, the online learning of a task relation layer, up to its last two lines.
+
+.. code-block:: text
+
+     1- 3  S11 <- I, S22 <- I, S12 <- 0         RunningCovariance; I by start='identity' only
+     6- 7  f_i <- F_i - mean(F_i)               features of a mini-batch
+     8-10  C_ij <- f_i^T f_j                    covariances of the mini-batch
+    11-13  S_ij <- m S_ij + (1 - m) C_ij        running covariances
+    14     tau <- max singular(S11^-1/2 S12 S22^-1/2)    similarities, solvers
+    15     return tau                           gradient
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from trn_plugin.relation import precision
 from trn_plugin.relation.covariance import CentredBatch, RunningCovariance, centre
-from trn_plugin.relation.pairs import JointPairs, SeparatePairs
-from trn_plugin.relation.precision import full_precision, working_dtype
-from trn_plugin.relation.similarities import Similarity
 
-__all__ = ["ClosedFormGradient", "Solution", "centred_batches"]
+__all__ = ["update"]
 
 # Entries between the rows of the features: rows a power of two apart share cache sets.
 PADDING = 16
 
 
-class Solution(NamedTuple):
-    """Similarities of some pairs after an update.
+def update(
+    S: Sequence[RunningCovariance],
+    F: Sequence[Tensor],
+    m: float,
+    masks: Tensor | None,
+    check: Callable[[list[CentredBatch]], Tensor | None],
+) -> list[tuple[CentredBatch, Tensor | None]]:
+    """Lines 6 to 13. Nothing changes before the features of all tasks are checked.
 
-    Attributes:
-        source (RunningCovariance): of their sets.
-        pairs (SeparatePairs | JointPairs): which.
-        x (Tensor): (B, N, D) centred features of the sets.
-        weight (Tensor | float): (P,), 1 - m times the number of processes, which average
-            gradients; 0 where the batch was not taken in, or too few samples were.
-        tensors (tuple[Tensor, ...]): of :meth:`Similarity.between`; the first is tau (P,).
+    Args:
+        S (Sequence[RunningCovariance]): of sets of tasks.
+        F (Sequence[Tensor]): (N, d) features of each task.
+        m (float): momentum.
+        masks (Tensor, optional): (N, T) bool, which samples have a label.
+        check (Callable): gives 0-d bool, whether all features are finite; None where the host
+            has seen that they are.
+
+    Returns:
+        For each covariance the batch, and which sets took it in, see
+        :meth:`RunningCovariance.update`.
     """
+    C = _centred_batches(S, F, masks)
+    finite = check(C)
+    taken = [s.update(c, m, finite) for s, c in zip(S, C, strict=True)]
+    if finite is not None:
+        for c in C:
+            c.x = torch.where(finite, c.x, 0.0)
+    return list(zip(C, taken, strict=True))
 
-    source: RunningCovariance
-    pairs: SeparatePairs | JointPairs
-    x: Tensor
-    weight: Tensor | float
-    tensors: tuple[Tensor, ...]
 
-
-def centred_batches(
+def _centred_batches(
     sources: Sequence[RunningCovariance], features: Sequence[Tensor], masks: Tensor | None
 ) -> list[CentredBatch]:
-    """Line 5: subtract the mean; and the products that the update adds.
+    """Lines 6 to 10: features less their mean, and their products.
 
     Args:
         sources (Sequence[RunningCovariance]): whose sets of tasks.
@@ -55,77 +72,18 @@ def centred_batches(
         given = torch.promote_types(given, f.dtype)
     dtypes = [source.product_dtype(given) for source in sources]
     single = precision.on_host(device) and all(dtype == torch.float32 for dtype in dtypes)
-    joint = _side_by_side(features, torch.float32 if single else working_dtype(device))
+    joint = _side_by_side(features, torch.float32 if single else precision.working_dtype(device))
     batches = []
     for source, dtype in zip(sources, dtypes, strict=True):
         mask = None if masks is None else masks[:, source.tasks].all(2).T
         batch = centre(source.gather(joint), mask, dtype)
         if source.exceeds_float32(batch):
-            double = _side_by_side(features, working_dtype(device))
+            double = _side_by_side(features, precision.working_dtype(device))
             batch = centre(source.gather(double), mask, double.dtype)
             source.exceeds_float32(batch)
         source.prepare(batch)
         batches.append(batch)
     return batches
-
-
-class ClosedFormGradient(torch.autograd.Function):
-    r"""Line 15: tau, with a gradient to this batch's features only.
-
-    .. math:: \frac{\partial\tau}{\partial F_1} = (1-m) \left(
-              \bar F_1 \left(\frac{\partial\tau}{\partial S_{11}}
-              + \frac{\partial\tau}{\partial S_{11}}^\top\right)
-              + \bar F_2 \frac{\partial\tau}{\partial S_{12}}^\top\right)
-
-    Its arguments are tau in the order of the layer's pairs, the pairs' places in the order of the
-    solutions, the similarity, epsilon, the solutions and the features of all tasks.
-    """
-
-    @staticmethod
-    def forward(
-        ctx,
-        tau: Tensor,
-        order: Tensor,
-        similarity: Similarity,
-        shrinkage: float,
-        solutions: Sequence[Solution],
-        dtype: torch.dtype,
-        *features: Tensor,
-    ) -> Tensor:
-        ctx.similarity, ctx.shrinkage = similarity, shrinkage
-        ctx.plan = [(s.source, s.pairs, s.weight, len(s.tensors)) for s in solutions]
-        ctx.features = [(f.shape[1], f.dtype) for f in features]
-        ctx.save_for_backward(order, *(t for s in solutions for t in (s.x, *s.tensors)))
-        return tau.to(dtype, copy=True)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, grad: Tensor):
-        with full_precision(grad.device):
-            order, *saved = ctx.saved_tensors
-            grads = [grad.reshape(-1)]
-            if len(ctx.plan) > 1:
-                grads = torch.empty_like(grad).index_copy_(0, order, grad)
-                grads = grads.split([len(pairs.indices) for _, pairs, *_ in ctx.plan])
-            total, by_set, last = None, None, None
-            for (source, pairs, weight, count), scale in zip(ctx.plan, grads, strict=True):
-                x, *tensors = saved[: count + 1]
-                del saved[: count + 1]
-                x1, x2 = pairs.take(x)
-                found = ctx.similarity.gradient(x1, x2, tensors, ctx.shrinkage, scale * weight)
-                if len(ctx.features) == 2:
-                    return *[None] * 6, *_as_given([g[0] for g in found], ctx.features)
-                if source is not last:
-                    total = total if last is None else last.scatter(by_set, total)
-                    by_set, last = torch.zeros_like(x), source
-                pairs.add(by_set, *found)
-            total = last.scatter(by_set, total)
-            widths = [width for width, _ in ctx.features]
-            return *[None] * 6, *_as_given(total.split(widths, 1), ctx.features)
-
-
-def _as_given(grads: Sequence[Tensor], features: Sequence[tuple[int, torch.dtype]]) -> list[Tensor]:
-    return [g.to(dtype) for g, (_, dtype) in zip(grads, features, strict=True)]
 
 
 def _side_by_side(features: Sequence[Tensor], dtype: torch.dtype) -> Tensor:

@@ -126,17 +126,23 @@ class RunningCovariance(nn.Module):
             self.covariance.diagonal(dim1=-2, dim2=-1).fill_(1)
         self.is_precise.fill_(1)
 
+    def take_over(self, other: RunningCovariance) -> None:
+        """Go on from the covariances of another device."""
+        for own, buffer in zip(self.buffers(), other.buffers(), strict=True):
+            own.copy_(buffer)
+        self.is_single.fill_(self.covariance.dtype == torch.float32)
+
     def gather(self, joint: Tensor) -> Tensor:
         """Features of the sets (B, N, D) from those of all tasks side by side, (N, all)."""
         return joint[None] if self._is_all else joint[:, self._places].transpose(0, 1)
 
-    def scatter(self, by_set: Tensor, total: Tensor | None) -> Tensor:
+    def scatter(self, in_sets: Tensor, total: Tensor | None) -> Tensor:
         """(N, all), the sum of ``total`` and of each task's part of (B, N, D)."""
         if self._is_all:
-            return by_set[0]
+            return in_sets[0]
         if total is None:
-            total = by_set.new_zeros(by_set.shape[1], self._all_width)
-        values = by_set.transpose(0, 1).flatten(1)
+            total = in_sets.new_zeros(in_sets.shape[1], self._all_width)
+        values = in_sets.transpose(0, 1).flatten(1)
         return total.index_add_(1, self._places.flatten(), values.to(total.dtype))
 
     def columns(self, position: int) -> slice:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import combinations
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,17 +13,28 @@ from trn_plugin.relation import precision
 from trn_plugin.relation._features import check_features
 from trn_plugin.relation._late import LateFlags
 from trn_plugin.relation._ranks import world_size
-from trn_plugin.relation.algorithm1 import ClosedFormGradient, Solution, centred_batches
+from trn_plugin.relation.algorithm1 import update
 from trn_plugin.relation.chance import corrected_similarity
 from trn_plugin.relation.covariance import CentredBatch, RunningCovariance
+from trn_plugin.relation.gradient import ClosedFormGradient, Solution
 from trn_plugin.relation.pairs import JointPairs, SeparatePairs, group_pairs
 from trn_plugin.relation.similarities import SIMILARITIES
 from trn_plugin.relation.solvers import Batch
 from trn_plugin.relation.solvers.davidson import Davidson, DavidsonState
 
-__all__ = ["TaskRelationLayer"]
+__all__ = ["TaskRelationLayer", "measure_together"]
 
 LARGEST = "largest"
+
+
+class _Updated(NamedTuple):
+    """Pairs whose covariances took in a batch."""
+
+    layer: TaskRelationLayer
+    group: RunningCovariance
+    pairs: SeparatePairs | JointPairs
+    batch: CentredBatch
+    taken: Tensor | None
 
 
 class TaskRelationLayer(nn.Module):
@@ -221,29 +233,7 @@ class TaskRelationLayer(nn.Module):
             Tensor: tau in [0, 1], float32 at least, on the features' device: 0-d for two tasks,
             else (P,), in the order of ``pairs``.
         """
-        self._check(features)
-        device = features[0].device
-        if self.dims is None:
-            self._build([f.shape[1] for f in features], device)
-        elif self._pair_dims.device != device:
-            self._move(device)
-        dtype = torch.float32
-        for f in features:
-            dtype = torch.promote_types(dtype, f.dtype)
-        if not self.training:
-            return self.similarity().to(dtype)
-        masks = self._masks(mask, features)
-        for squares in self._flags.take():
-            self._refuse_nonfinite(self.groups, squares)
-        with torch.no_grad(), precision.full_precision(device):
-            solutions = self._step(features, masks)
-            tau = self._by_pair([solution.tensors[0] for solution in solutions])
-        similarity = SIMILARITIES[self.statistic]
-        kept = torch.float64 if self.correct_chance else dtype
-        tau = ClosedFormGradient.apply(
-            tau, self._order, similarity, self.shrinkage, solutions, kept, *features
-        )
-        return self._corrected(tau).to(dtype)
+        return measure_together([self], [features], [mask])[0]
 
     def extra_repr(self) -> str:
         return f"momentum={self.momentum}, shrinkage={self.shrinkage}, dims={self.dims}"
@@ -271,33 +261,21 @@ class TaskRelationLayer(nn.Module):
         for state in self._states.values():
             state.reset()
 
-    def _step(self, features: Sequence[Tensor], masks: Tensor | None) -> list[Solution]:
-        """Lines 5 to 14 of Algorithm 1; no covariance changes before all features are checked."""
-        batches = centred_batches(self.groups, features, masks)
-        finite = self._finite(batches)
-        dtype = features[0].dtype
-        for f in features[1:]:
-            dtype = torch.promote_types(dtype, f.dtype)
-        solutions = []
-        for group, pairs, batch in zip(self.groups, self._pairs, batches, strict=True):
-            taken = group.update(batch, self.momentum, finite)
-            x = batch.x if finite is None else torch.where(finite, batch.x, 0.0)
-            own: dict = {}
-            for p in pairs:
-                tensors = self._solve(group, p, batch, taken, dtype, own)
-                solutions.append(Solution(group, p, x, self._weight(group, p, taken), tensors))
-        return solutions
+    def _update(self, features: Sequence[Tensor], mask) -> list[_Updated]:
+        """Update the covariances."""
+        masks = self._masks(mask, features)
+        for squares in self._flags.take():
+            self._refuse_nonfinite(self.groups, squares)
+        found = update(self.groups, features, self.momentum, masks, self._finite)
+        return [
+            _Updated(self, group, p, batch, taken)
+            for group, pairs, (batch, taken) in zip(self.groups, self._pairs, found, strict=True)
+            for p in pairs
+        ]
 
-    def _solve(
-        self,
-        group: RunningCovariance,
-        pairs: SeparatePairs | JointPairs,
-        batch: CentredBatch,
-        taken: Tensor | None,
-        dtype: torch.dtype,
-        own: dict,
-    ) -> tuple[Tensor, ...]:
-        """tau of a group's pairs, and what its gradient needs."""
+    def _solve(self, updated: _Updated, dtype: torch.dtype, own: dict) -> tuple[Tensor, ...]:
+        """Line 14 of Algorithm 1: tau of a group's pairs, and what its gradient needs."""
+        _, group, pairs, batch, taken = updated
         place = pairs.indices[0]
         if not pairs.is_wide or place not in self._states:
             return pairs.solve(group, SIMILARITIES[self.statistic], self.shrinkage, own)
@@ -307,17 +285,26 @@ class TaskRelationLayer(nn.Module):
             count if isinstance(count, int) else int(pairs.of_sets(count)),
             self.momentum,
             taken is None or bool(pairs.of_sets(taken)),
+            dtype,
         )
         solution, self._states[place], exact = self._solver.solve(
-            self._states[place],
-            pairs.covariances(group),
-            self.shrinkage,
-            seen,
-            precision.tolerance(dtype),
+            self._states[place], pairs.covariances(group), self.shrinkage, seen
         )
         self.steps[0] += 1
         self.steps[1] += exact
         return solution
+
+    def _differentiable(
+        self, solutions: list[Solution], features: Sequence[Tensor], dtype: torch.dtype
+    ) -> Tensor:
+        """Line 15 of Algorithm 1: tau of all pairs, with its gradient."""
+        tau = self._by_pair([solution.tensors[0] for solution in solutions])
+        similarity = SIMILARITIES[self.statistic]
+        kept = torch.float64 if self.correct_chance else dtype
+        tau = ClosedFormGradient.apply(
+            tau, self._order, similarity, self.shrinkage, solutions, kept, *features
+        )
+        return self._corrected(tau).to(dtype)
 
     def _weight(
         self, group: RunningCovariance, pairs: SeparatePairs | JointPairs, taken: Tensor | None
@@ -335,6 +322,15 @@ class TaskRelationLayer(nn.Module):
         """(P,) bool, whether the covariances have an effective sample size that is enough."""
         needed = self.min_samples_per_dim * sum(self.dims[t] for t in self.pairs[pairs.indices[0]])
         return pairs.of_sets(group.weights.square() >= needed * group.squared_weights)
+
+    def _fit(self, features: Sequence[Tensor]) -> None:
+        """Check the features, and be where they are."""
+        self._check(features)
+        device = features[0].device
+        if self.dims is None:
+            self._build([f.shape[1] for f in features], device)
+        elif self._pair_dims.device != device:
+            self._move(device)
 
     def _build(self, dims: Sequence[int], device: torch.device) -> None:
         self.dims = tuple(dims)
@@ -374,10 +370,10 @@ class TaskRelationLayer(nn.Module):
         return [(group, p) for group, pairs in together for p in pairs]
 
     def _move(self, device: torch.device) -> None:
-        old = [group.state_dict() for group in self.groups]
+        old = self.groups
         self._build(self.dims, device)
-        for group, state in zip(self.groups, old, strict=True):
-            group.load_state_dict(state)
+        for new, group in zip(self.groups, old, strict=True):
+            new.take_over(group)
 
     def _apply(self, fn, recurse=True):
         """Follow a move to another device; ``half()`` and its like do not reach the covariances."""
@@ -474,3 +470,75 @@ class TaskRelationLayer(nn.Module):
             del state_dict[key]
         state_dict.setdefault(f"{prefix}_extra_state", torch.zeros(0, dtype=torch.uint8))
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+@torch.compiler.disable
+def measure_together(
+    layers: Sequence[TaskRelationLayer],
+    features: Sequence[Sequence[Tensor]],
+    masks: Sequence[Tensor | Sequence[Tensor | None] | None],
+) -> list[Tensor]:
+    """What each layer returns for its features and mask, with fewer kernels on a device.
+
+    Pairs of equal shapes are solved together there, those of predictions and labels for instance.
+
+    Args:
+        layers (Sequence[TaskRelationLayer]): all in training mode, or all in evaluation mode.
+        features (Sequence[Sequence[Tensor]]): of each layer, see its ``forward``.
+        masks (Sequence): of each layer, see its ``forward``.
+    """
+    dtypes, updated = [], []
+    for layer, own, mask in zip(layers, features, masks, strict=True):
+        layer._fit(own)
+        dtype = torch.float32
+        for f in own:
+            dtype = torch.promote_types(dtype, f.dtype)
+        dtypes.append(dtype)
+        if layer.training:
+            with torch.no_grad(), precision.full_precision(own[0].device):
+                updated.append(layer._update(own, mask))
+    if not updated:
+        return [layer.similarity().to(d) for layer, d in zip(layers, dtypes, strict=True)]
+    with torch.no_grad(), precision.full_precision(features[0][0].device):
+        solved = _solve_together(updated, dtypes)
+        solutions = [
+            [
+                Solution(
+                    u.group, u.pairs, u.batch.x, u.layer._weight(u.group, u.pairs, u.taken), tensors
+                )
+                for u, tensors in zip(own, found, strict=True)
+            ]
+            for own, found in zip(updated, solved, strict=True)
+        ]
+    return [
+        layer._differentiable(*found)
+        for layer, *found in zip(layers, solutions, features, dtypes, strict=True)
+    ]
+
+
+def _solve_together(
+    updated: list[list[_Updated]], dtypes: list[torch.dtype]
+) -> list[list[tuple[Tensor, ...]]]:
+    """Solutions of each layer's pairs."""
+    solved: list[list] = [[None] * len(own) for own in updated]
+    alike: dict[tuple, list[tuple[int, int, tuple[Tensor, ...]]]] = {}
+    for i, own in enumerate(updated):
+        for j, u in enumerate(own):
+            if isinstance(u.pairs, SeparatePairs) and not u.group.on_host:
+                s = u.pairs.covariances(u.group)
+                key = u.layer.statistic, u.layer.shrinkage, s[1].shape[1:]
+                alike.setdefault(key, []).append((i, j, s))
+    for (statistic, shrinkage, _), found in alike.items():
+        if len(found) > 1:
+            blocks = (torch.cat(own) for own in zip(*(s for _, _, s in found), strict=True))
+            tensors = SIMILARITIES[statistic].solve(*blocks, shrinkage)
+            counts = [len(s[1]) for _, _, s in found]
+            parts = zip(*(tensor.split(counts) for tensor in tensors), strict=True)
+            for (i, j, _), part in zip(found, parts, strict=True):
+                solved[i][j] = part
+    for own, found, dtype in zip(updated, solved, dtypes, strict=True):
+        shared: dict[int, dict] = {}
+        for j, u in enumerate(own):
+            if found[j] is None:
+                found[j] = u.layer._solve(u, dtype, shared.setdefault(id(u.group), {}))
+    return solved

@@ -20,9 +20,10 @@ def task_similarity(f1: Tensor, f2: Tensor) -> Tensor:
     by an orthonormal basis of its centred columns, in float64, so that rank-deficient sides
     (one-hot labels, constant columns) are right. A side without variance gives 0.
 
-    Features of any dtype give what the same values in float64 give. Where rounding to that dtype
-    has made a dependent column independent (softmax outputs in float16, whose sum is not exactly
-    1), its rounding errors are one more direction, related to nothing.
+    Directions count down to the rounding of float32 (of float64 features, float64), so that
+    float16 and bfloat16 features give what the same values in float32 give. Where rounding to half
+    precision has made a dependent column independent (softmax outputs, whose sum is then not
+    exactly 1), its rounding errors are one more direction, related to nothing.
 
     Differentiable, by the closed form
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 __all__ = ["Batch", "Solver"]
@@ -21,12 +22,14 @@ class Batch(NamedTuple):
         samples (int): that count, on all processes.
         momentum (float): m of the update.
         taken (bool): False where the covariances stayed as they were.
+        dtype (torch.dtype): of the features as they were given, which sets the accuracy.
     """
 
     features: Tensor
     samples: int
     momentum: float
     taken: bool
+    dtype: torch.dtype
 
 
 class Solver(Protocol):
@@ -38,8 +41,9 @@ class Solver(Protocol):
     def solve(
         self, state: Any, s: tuple[Tensor, Tensor, Tensor], shrinkage: float, batch: Batch
     ) -> tuple[tuple[Tensor, Tensor, Tensor], Any, bool]:
-        """Solution of S11 (1, d1, d1), S12 (1, d1, d2), S22 (1, d2, d2).
+        r"""Solution of S11 (P, d1, d1), S12 (P, d1, d2) and S22 (P, d2, d2).
 
         Returns:
-            tau (1,), a (1, d1) and b (1, d2); the next state; whether it was solved exactly.
+            tau (P,), a (P, d1) and b (P, d2) with :math:`a^\top (S_{11} + \epsilon v I)\, a = 1`,
+            all 0 where nothing is related; the next state; whether it was solved exactly.
         """

@@ -7,7 +7,7 @@ from torch import Tensor
 
 __all__ = ["Basis", "Projection"]
 
-MIN_GAP = 5e-4  # between Ritz values that are told apart
+MIN_GAP = 5e-4  # between Ritz values that are distinguished
 
 
 class Projection:

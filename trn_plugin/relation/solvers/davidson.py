@@ -25,7 +25,7 @@ from trn_plugin.relation.solvers._projection import Basis, Projection
 
 __all__ = ["Davidson", "DavidsonState"]
 
-KEPT = 8  # vectors kept from step to step: correlations that nearly touch are told apart by them
+KEPT = 8  # vectors kept from step to step: correlations that nearly touch are kept apart by them
 ITERATIONS_AFTER_EXACT = 4  # that refine an exact solution in float32
 # Extra iterations, for each feature, that cost as much as a new preconditioner.
 REFRESH_COST = 0.05
@@ -103,10 +103,10 @@ class Davidson:
         s: tuple[Tensor, Tensor, Tensor],
         shrinkage: float,
         batch: Batch,
-        tolerance: precision.Tolerance,
     ) -> tuple[tuple[Tensor, Tensor, Tensor], DavidsonState, bool]:
-        """See :class:`Solver`."""
+        """See :class:`Solver`; of one pair."""
         s, variates = tuple(block[0] for block in s), None
+        tolerance = precision.tolerance(batch.dtype)
         if state.is_ready:
             if batch.taken:
                 variates = _update_products(state, batch)
@@ -130,12 +130,12 @@ def _update_products(state: DavidsonState, batch: Batch) -> tuple[float, float, 
     own = all_variates.double()
     p, q = own[0, 0], own[1, 0]
     sums = torch.stack([p.dot(p), q.dot(q), p.dot(q), own.square().sum() / (2 * KEPT)])
-    *moments, length = sum_over_ranks(sums).tolist()
+    *inner, length = sum_over_ranks(sums).tolist()
     products = all_variates.flatten(0, 1).mul_(gain) @ x
     if world_size() > 1:
         products = sum_over_ranks(products.double())
     state.products.mul_(batch.momentum).add_(products.view_as(state.products))
-    return tuple(m / length for m in moments) if length > 0 else None
+    return tuple(value / length for value in inner) if length > 0 else None
 
 
 def _solve_exactly(

@@ -1,0 +1,63 @@
+"""A model in several processes, on CPUs too."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from mmengine.device import get_device
+from mmengine.dist import all_reduce, get_world_size
+from mmengine.model import MMDistributedDataParallel
+from timm.layers import convert_sync_batchnorm
+from torch import nn
+from torch.nn.modules.batchnorm import SyncBatchNorm, _NormBase
+
+from trn_plugin.errors import ConfigError
+
+__all__ = ["average_statistics", "distributed_model", "with_sync_bn"]
+
+
+def with_sync_bn(value: str | None, model: nn.Module) -> nn.Module:
+    """The model with the config's ``sync_bn``.
+
+    MMEngine's conversion drops the activation in timm's BatchNormAct layers.
+
+    Raises:
+        ConfigError: ``sync_bn`` without CUDA, or with another value than 'torch'.
+    """
+    if value is None:
+        return model
+    if value != "torch":
+        raise ConfigError(f"sync_bn: expected 'torch', found {value!r}")
+    if not torch.cuda.is_available():
+        raise ConfigError(
+            "sync_bn: torch's SyncBatchNorm runs on CUDA only; on CPUs leave it out, or take a "
+            "backbone with layer norm (convnext, vit), which needs none"
+        )
+    return convert_sync_batchnorm(model)
+
+
+def distributed_model(cfg, model: nn.Module) -> MMDistributedDataParallel:
+    """MMEngine's wrapper, on CPUs without the device that its runner names."""
+    device = get_device()
+    ids = dict(device_ids=[int(os.environ["LOCAL_RANK"])]) if device == "cuda" else {}
+    return MMDistributedDataParallel(
+        module=model.to(device),
+        broadcast_buffers=False,
+        find_unused_parameters=cfg.get("find_unused_parameters", False),
+        **ids,
+    )
+
+
+def average_statistics(model: nn.Module) -> None:
+    """One set of batch norm statistics for all processes: what is saved is what is tested.
+
+    MMEngine's ``SyncBuffersHook`` averages every buffer, counters and running covariances too.
+    """
+    if get_world_size() == 1:
+        return
+    for module in model.modules():
+        if isinstance(module, _NormBase) and not isinstance(module, SyncBatchNorm):
+            for statistic in (module.running_mean, module.running_var):
+                if statistic is not None:
+                    all_reduce(statistic, op="mean")
