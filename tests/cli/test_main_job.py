@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from tool_runs import tool
 
-from trn_plugin import cli
+from trn_plugin import TaskPredictor, cli
 from trn_plugin.cli.config import use_mixed_precision
 from trn_plugin.datasets.toy_faces import make_toy_faces
-from trn_plugin.deploy import TaskPredictor
+from trn_plugin.errors import DataError
+from trn_plugin.geometry import read_image
 
 ROOT = Path(__file__).parents[2]
 CONFIG = str(ROOT / "configs/toy/trn-hidden-output_test-resnet_toy.py")
@@ -100,6 +101,26 @@ def test_an_exported_file_holds_what_validation_found(job, tmp_path, monkeypatch
     again, _ = score(job, job["checkpoint"], tmp_path, monkeypatch, "--split", "val")
     known = {key: value for key, value in again.items() if value is not None}
     assert metadata["metrics"] == pytest.approx(known)
+
+
+def test_a_checkpoint_predicts_what_its_exported_file_does(job):
+    pictures = job["faces"] / "toy_test"
+    config = job["checkpoint"].parent / Path(CONFIG).name
+    network = TaskPredictor(config, checkpoint=job["checkpoint"])
+    found = network.predict(pictures)
+    expected = TaskPredictor(job["exported"]).predict(pictures)
+    assert len(found) == len(expected) == SIZES["test_size"]
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one["landmarks"], other["landmarks"], atol=0.01)
+        assert one["pose"]["label"] == other["pose"]["label"]
+        shares = other["pose"]["probabilities"]
+        assert one["pose"]["probabilities"] == pytest.approx(shares, abs=1e-4)
+    path = str(sorted(pictures.glob("*.jpg"))[0])
+    boxes = [(10, 8, 70, 72)]
+    (one,), (other,) = (network.predict(p, boxes) for p in (path, read_image(path)))
+    np.testing.assert_array_equal(one["landmarks"], other["landmarks"])
+    with pytest.raises(DataError, match=r"expected one box a picture, found 1 for"):
+        network.predict([pictures], boxes)
 
 
 def test_an_exported_file_scores_what_its_checkpoint_does(job, tmp_path, monkeypatch, capsys):

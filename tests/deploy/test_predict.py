@@ -126,7 +126,7 @@ def test_boxes_of_a_file_give_several_faces_a_picture(tmp_path, mean_colour_mode
     [
         ("gone.onnx face.png", "gone.onnx: no such file"),
         ("boxes.csv face.png", "boxes.csv: onnxruntime cannot load it"),
-        ("epoch_1.pth face.png", "; expected a file written by tools/export_onnx.py"),
+        ("epoch_1.pth face.png", "; expected a file written by trn-plugin export"),
         ("M --boxes gone_picture.csv", "gone_picture.csv:3: no such picture: gone.png"),
         ("M", "expected a picture"),
         ("M gone.png", "gone.png: no such picture"),

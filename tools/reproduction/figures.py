@@ -32,7 +32,7 @@ def pairs_beside_paper(path: Path) -> list[str]:
 
 
 def arrivals(path: Path) -> list[str]:
-    """Of the CSV of tools/benchmarks/convergence_study.py: the offline and the online tau of each course."""
+    """Of the CSV of convergence_study.py: the offline and the online tau of each course."""
     lines = [
         "| features | batch | m | τ offline | τ online | effective samples | needed | |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",

@@ -13,6 +13,7 @@ from pathlib import Path
 from mmengine.config import Config, DictAction
 from mmengine.registry import init_default_scope
 
+from trn_plugin import packaged
 from trn_plugin.cli.running import one_line
 from trn_plugin.engine.building import check_sections, config_errors
 from trn_plugin.engine.input_size import spread_input_size
@@ -40,7 +41,11 @@ MEANT = (
 
 def add_config_arguments(parser: argparse.ArgumentParser, optional: bool = False) -> None:
     """Add CONFIG, which may be ``optional``, and --cfg-options."""
-    parser.add_argument("config", nargs="?" if optional else None, help="config file")
+    parser.add_argument(
+        "config",
+        nargs="?" if optional else None,
+        help="config file, or trn_plugin::PATH for one of the package",
+    )
     parser.add_argument(
         "--cfg-options",
         nargs="+",
@@ -61,8 +66,8 @@ class _Options(DictAction):
                 parser.error(f"{option_string}: expected KEY=VALUE, got {value!r}")
 
 
-def load_config(path: str, options: dict | None) -> Config:
-    """Read a config file and apply ``--cfg-options``.
+def load_config(path: str, options: dict | None = None) -> Config:
+    """Read a config file and apply ``--cfg-options``; ``trn_plugin::PATH`` is a packaged config.
 
     ``input_size``, where the config has it, becomes the data sets' and the backbone's. Modules
     of ``custom_imports`` are also found in the working directory.
@@ -70,6 +75,7 @@ def load_config(path: str, options: dict | None) -> Config:
     Raises:
         ConfigError: no such file, a file that is no config, or an option that does not fit it.
     """
+    path = packaged.config_path(path)
     if not os.path.isfile(path):
         raise ConfigError(f"{path}: no such config file")
     if not path.endswith(CONFIG_SUFFIXES):
@@ -82,6 +88,7 @@ def load_config(path: str, options: dict | None) -> Config:
         config = Config.fromfile(path)
     except Exception as error:  # a config is code: it may raise anything
         raise ConfigError(f"{path}: not a usable config: {one_line(error)}") from error
+    packaged.drop_scope(config)
     if options:
         _merge(config, options)
     check_sections(config)
@@ -105,7 +112,7 @@ def _merge(config: Config, options: dict) -> None:
         if name not in config and close:
             raise ConfigError(f"--cfg-options {key}: no such key, did you mean {close[0]!r}?")
         instead = _places_of(config, key, read)
-        if instead or not config.get("custom_imports"):  # a user's own code may read it
+        if instead or not _own_imports(config):  # a user's own code may read it
             hint = f"; set {' and '.join(instead)}" if instead else ""
             raise ConfigError(
                 f"--cfg-options {key}: nothing reads {name!r} when the config is built{hint}"
@@ -114,6 +121,12 @@ def _merge(config: Config, options: dict) -> None:
         config.merge_from_dict(options)
     except Exception as error:  # of MMEngine, of any type
         raise ConfigError(f"--cfg-options: {one_line(error)}") from error
+
+
+def _own_imports(config: Config) -> bool:
+    """Whether a config imports more than this package."""
+    imports = (config.get("custom_imports") or {}).get("imports", ["trn_plugin.registry"])
+    return imports not in ("trn_plugin.registry", ["trn_plugin.registry"])
 
 
 def _places_of(config: Config, key: str, read: set[str]) -> list[str]:

@@ -11,8 +11,8 @@ from trn_plugin.cli.config import (
     load_config,
     start_process_group,
     use_mixed_precision,
-    work_dir,
 )
+from trn_plugin.cli.config import work_dir as folder_of
 
 
 def add_arguments(parser):
@@ -30,13 +30,42 @@ def add_arguments(parser):
 
 
 def main(args):
-    config = load_config(args.config, args.cfg_options)
-    config.work_dir = work_dir(config, args.work_dir, args.config)
-    config.launcher = args.launcher
-    if args.amp:
-        use_mixed_precision(config)
-    if args.resume:
-        config.resume = True
-        config.load_from = None if args.resume == "auto" else args.resume
-    start_process_group(args.launcher)
-    build_runner(config).train()
+    train(args.config, args.cfg_options, args.work_dir, args.resume, args.amp, args.launcher)
+
+
+def train(
+    config: str,
+    options: dict | None = None,
+    work_dir: str | None = None,
+    resume: str | bool | None = None,
+    amp: bool = False,
+    launcher: str = "none",
+):
+    """Train a model; what ``trn-plugin train`` does.
+
+    Args:
+        config: a config file, or ``trn_plugin::PATH``.
+        options: values by key path, such as ``{"train_cfg.max_epochs": 1}``.
+        work_dir: for logs and checkpoints; default the config's, or work_dirs/<config name>.
+        resume: a checkpoint to go on from; True or 'auto' for the newest of ``work_dir``.
+        amp: mixed precision (CUDA).
+        launcher: of several processes.
+
+    Returns:
+        SafeRunner: the runner, its training done.
+
+    Raises:
+        TrnPluginError: what the user can mend, in one line.
+    """
+    loaded = load_config(config, options)
+    loaded.work_dir = folder_of(loaded, work_dir, config)
+    loaded.launcher = launcher
+    if amp:
+        use_mixed_precision(loaded)
+    if resume:
+        loaded.resume = True
+        loaded.load_from = None if resume in (True, "auto") else resume
+    start_process_group(launcher)
+    runner = build_runner(loaded)
+    runner.train()
+    return runner

@@ -1,4 +1,4 @@
-"""What a checkpoint has scored: noted in it, logged by its run, or written by tools/test.py."""
+"""What a checkpoint has scored: noted in it, logged by its run, or written by trn-plugin test."""
 
 from __future__ import annotations
 
