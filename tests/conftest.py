@@ -6,8 +6,9 @@ import pytest
 import torch
 from mmengine.registry import init_default_scope
 
-for room in ("relation", "models", "datasets"):
-    sys.path.insert(0, str(Path(__file__).parent / room))
+TESTS = Path(__file__).parent
+for folder in ("relation", "models", "datasets", ".", "../tools", "../tools/benchmarks"):
+    sys.path.insert(0, str((TESTS / folder).resolve()))
 
 
 def pytest_collection_modifyitems(items):
@@ -41,3 +42,16 @@ def logged():
     logger.addHandler(handler)
     yield lambda: "\n".join(handler.lines)
     logger.removeHandler(handler)
+
+
+@pytest.fixture
+def run_tool(monkeypatch, capsys):
+    """A function that runs a tool with arguments: its exit status, output and errors."""
+    from tool_runs import tool
+
+    def run(name, *arguments):
+        status = tool(name, *arguments, monkeypatch=monkeypatch)
+        printed = capsys.readouterr()
+        return status, printed.out, printed.err
+
+    return run

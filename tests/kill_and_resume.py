@@ -11,7 +11,6 @@ differ. With --all every variant is run, one after the other.
 """
 
 import argparse
-import importlib.util
 import json
 import os
 import random
@@ -28,8 +27,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
+from trn_plugin import cli
 from trn_plugin.datasets.toy_faces import make_toy_faces
-from trn_plugin.engine import cli, load_checkpoint_file
+from trn_plugin.engine import load_checkpoint_file
 from trn_plugin.registry import METRICS, MODELS, TRANSFORMS
 
 torch.set_num_threads(1)
@@ -204,12 +204,9 @@ class Run:
                 os.dup2(file.fileno(), 1)
                 os.dup2(file.fileno(), 2)
             os.environ.update(environment)
-            spec = importlib.util.spec_from_file_location("train", ROOT / "tools/train.py")
-            train = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(train)
-            sys.argv = ["train.py", *arguments]
-            cli.run(train.main)
-            status = 0
+            cli.main(["train", *arguments])
+        except SystemExit as stop:
+            status = stop.code
         finally:
             os._exit(status)
 

@@ -13,7 +13,6 @@ Examples:
         --allow "*/checkpoint/meta/cfg=point 4 of the issue renames an option"
 """
 
-import argparse
 import csv
 import fnmatch
 import hashlib
@@ -28,8 +27,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+from trn_plugin.cli.running import start
 from trn_plugin.errors import ConfigError, TrnPluginError
-from trn_plugin.stopping import in_one_line
 
 ROOT = Path(__file__).resolve().parents[1]
 JOBS = ("stl", "mtl", "trn-output", "trn-hidden-output")
@@ -59,10 +58,7 @@ TIMESTAMP = re.compile(r"\d{8}_\d{6}")
 MOST_LINES = 8  # of differences, for each group
 
 
-def parse_args():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def add_arguments(parser):
     parser.add_argument("base", metavar="BASE", help="commit to compare with")
     parser.add_argument("head", metavar="HEAD", nargs="?", help="default: the working tree")
     parser.add_argument(
@@ -72,11 +68,9 @@ def parse_args():
         metavar="NAME=REASON",
         help="a difference that is intended, and why; NAME may hold * and ?; repeatable",
     )
-    return parser.parse_args()
 
 
-def main():
-    args = parse_args()
+def main(args):
     allowed = parse_allowed(args.allow)
     begun = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="compare_commits-") as name:
@@ -300,9 +294,4 @@ def report(groups, allowed):
 
 
 if __name__ == "__main__":
-    with in_one_line():
-        try:
-            sys.exit(main())
-        except TrnPluginError as problem:
-            print(f"error: {problem}", file=sys.stderr)
-            sys.exit(2)
+    start(__doc__, add_arguments, main)

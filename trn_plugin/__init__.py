@@ -1,12 +1,44 @@
 """Task Relation Networks for timm and MMEngine.
 
+Train, and predict::
+
+    from trn_plugin import TaskPredictor, train
+    train("trn_plugin::toy/trn-output_test-resnet_toy.py", work_dir="work_dirs/toy")
+
+    predictor = TaskPredictor("model.onnx")  # or a config, and checkpoint="epoch_15.pth"
+    predictor.predict("photos/")
+
 Importing the package imports nothing else: ``trn_plugin.deploy`` runs where torch is absent.
 """
 
 import os
+import sys
+from importlib import import_module
 
 # A picture's header can promise more than the memory holds; OpenCV reads these when it is imported.
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(2**28))
 os.environ.setdefault("OPENCV_LOG_LEVEL", "FATAL")  # what it cannot read is told by an error
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "TaskPredictor": "deploy",
+    "build_runner": "cli",
+    "load_config": "cli",
+    "train": "cli.train",
+}
+__all__ = ["TaskPredictor", "build_runner", "load_config", "train"]
+
+
+def __getattr__(name: str):
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])
+
+
+if "mmengine.config" in sys.modules:  # whoever reads configs finds this package's
+    import_module("trn_plugin.packaged").register()

@@ -9,6 +9,8 @@ are reached through it without a warning.
 from mmengine import registry as mmengine_registry
 from mmengine.registry import Registry
 
+from trn_plugin import packaged
+
 __all__ = [
     "DATASETS",
     "DATA_SAMPLERS",
@@ -22,6 +24,7 @@ __all__ = [
 ]
 
 SCOPE = "trn_plugin"
+packaged.register()
 
 
 def _child(parent: Registry, *rooms: str) -> Registry:

@@ -1,5 +1,6 @@
 default_scope = "trn_plugin"
-runner_type = "SafeRunner"
+runner_type = "trn_plugin.SafeRunner"
+custom_imports = dict(imports=["trn_plugin.registry"], allow_failed_imports=False)
 
 default_hooks = dict(
     timer=dict(type="IterTimerHook"),

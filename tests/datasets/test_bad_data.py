@@ -402,7 +402,7 @@ def test_the_limit_of_pixels_holds_in_the_tools(tmp_path):
     path = tmp_path / "huge.png"
     path.write_bytes(png(side, side, depth=1, kind=0, pixels=bytes((side // 8 + 1) * side)))
     code = (
-        "import trn_plugin.engine.cli, sys\n"
+        "import trn_plugin.cli.config, sys\n"
         "from trn_plugin.geometry import read_image\n"
         "print(read_image(sys.argv[1]).shape)"
     )

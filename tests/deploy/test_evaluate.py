@@ -5,7 +5,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from trn_plugin.deploy import FaceTaskPredictor
+from trn_plugin.deploy import TaskPredictor
 from trn_plugin.deploy.evaluate import (
     ExportedModel,
     crops_for_exported,
@@ -49,7 +49,7 @@ def test_predictions_have_the_form_of_a_models(mean_colour_model):
 
 
 def test_metrics_that_the_file_cannot_serve_are_named(mean_colour_model):
-    predictor = FaceTaskPredictor(mean_colour_model)
+    predictor = TaskPredictor(mean_colour_model)
     absent = [
         dict(type="AttributeMetric", task=("smile", "hats")),
         dict(type="AttributeMetric"),  # of its default task, 'attributes'

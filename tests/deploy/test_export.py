@@ -8,7 +8,7 @@ import torch
 from exported_faces import DATASET_TASKS, POINTS, POSES, SIZE, build, picture
 
 from trn_plugin.datasets.transforms import CropResize, PackMultiTaskInputs
-from trn_plugin.deploy import DeployModel, FaceTaskPredictor, check_export, export_onnx
+from trn_plugin.deploy import DeployModel, TaskPredictor, check_export, export_onnx
 from trn_plugin.deploy import export as export_module
 from trn_plugin.deploy.export import describe_model
 from trn_plugin.errors import CheckpointError, ConfigError
@@ -17,7 +17,7 @@ from trn_plugin.geometry import box_to_image
 
 @pytest.fixture(scope="module")
 def predictor(exported):
-    return FaceTaskPredictor(exported[0])
+    return TaskPredictor(exported[0])
 
 
 def test_export_leaves_one_file_and_the_model_as_it_was(model, exported):
@@ -184,7 +184,7 @@ def test_single_task_learning_exports_one_task_without_the_others_weights(tmp_pa
         model, path, SIZE, describe_model(model, SIZE), tasks=["pose"], opset=20
     )
     assert list(differences) == ["pose"]
-    predictor = FaceTaskPredictor(path)
+    predictor = TaskPredictor(path)
     assert list(predictor.predict([picture(50, 40)])[0]) == ["pose"]
     whole = sum(parameter.numel() * 4 for parameter in model.parameters())
     assert path.stat().st_size < 0.6 * whole
@@ -198,7 +198,7 @@ def test_a_trunk_shared_by_all_exports_in_the_order_asked(tmp_path):
     scores = {"landmarks/NME": 7.5, "pose/accuracy": 80.0, "relation/tau_gt": 0.8, "mAP": 5.0}
     metadata = describe_model(model, SIZE, metrics=scores)
     export_onnx(model, path, SIZE, metadata, tasks=["smile", "landmarks"])
-    predictor = FaceTaskPredictor(path)
+    predictor = TaskPredictor(path)
     assert list(predictor.tasks) == ["smile", "landmarks"]
     assert predictor.metadata["metrics"] == {"landmarks/NME": 7.5, "mAP": 5.0}
     assert predictor.tasks["landmarks"].names == ("0", "1", "2", "3", "4")

@@ -55,8 +55,8 @@ def test_pictures_and_videos_without_torch(python, exported, tmp_path):
     assert (tmp_path / "predictions/clip_predicted.mp4").stat().st_size > 0
     assert len((tmp_path / "table.csv").read_text().splitlines()) == 6
 
-    from trn_plugin.deploy import FaceTaskPredictor
+    from trn_plugin.deploy import TaskPredictor
 
-    (here,) = FaceTaskPredictor(exported[0]).predict([face])
+    (here,) = TaskPredictor(exported[0]).predict([face])
     points = list(json.loads(lines[0])["tasks"]["landmarks"].values())
     np.testing.assert_allclose(points, here["landmarks"], atol=0.01)

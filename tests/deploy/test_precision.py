@@ -9,7 +9,7 @@ import pytest
 import torch
 from exported_faces import DATASET_TASKS, SIZE, build, picture
 
-from trn_plugin.deploy import DeployModel, FaceTaskPredictor, export_onnx
+from trn_plugin.deploy import DeployModel, TaskPredictor, export_onnx
 from trn_plugin.deploy.export import describe_model, update_metadata
 from trn_plugin.deploy.precision import to_int8
 
@@ -43,7 +43,7 @@ def scale_of(task):
 
 @pytest.mark.parametrize(("name", "allowed"), [("fp16", 0.01), ("int8", 0.1)])
 def test_smaller_numbers_stay_near(model, sized, files, name, allowed):
-    predictor = FaceTaskPredictor(files[name])
+    predictor = TaskPredictor(files[name])
     deployed = DeployModel(sized if name == "fp16" else model, SIZE).eval()
     pictures = np.stack([picture(60, 50, seed) for seed in range(4)])
     with torch.no_grad():
@@ -93,14 +93,14 @@ def test_float_pictures_give_what_bytes_give(files):
     (given,) = onnx.load(path).graph.input
     assert given.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
     images = [picture(60, 50), picture(33, 70)]
-    plain = FaceTaskPredictor(files["plain"]).predict(images)
-    for found, expected in zip(FaceTaskPredictor(path).predict(images), plain, strict=True):
+    plain = TaskPredictor(files["plain"]).predict(images)
+    for found, expected in zip(TaskPredictor(path).predict(images), plain, strict=True):
         np.testing.assert_allclose(found["landmarks"], expected["landmarks"], atol=1e-3)
         assert found["pose"]["label"] == expected["pose"]["label"]
 
 
 def test_features_are_what_testing_measures(model, files):
-    predictor = FaceTaskPredictor(files["rich"])
+    predictor = TaskPredictor(files["rich"])
     assert list(predictor.tasks) == ["pose", "landmarks"]
     image = picture(60, 50)
     found = predictor.run(image[None])
@@ -118,9 +118,9 @@ def test_features_are_what_testing_measures(model, files):
 def test_what_a_file_says_can_be_completed(files, tmp_path):
     path = Path(shutil.copy(files["plain"], tmp_path))
     image = picture(60, 50)
-    before = FaceTaskPredictor(path)
+    before = TaskPredictor(path)
     update_metadata(path, metrics={"pose/accuracy": 12.5}, metrics_of="this file")
-    after = FaceTaskPredictor(path)
+    after = TaskPredictor(path)
     assert after.metadata["metrics"] == {"pose/accuracy": 12.5}
     changed = {"metrics": {"pose/accuracy": 12.5}, "metrics_of": "this file"}
     assert after.metadata == {**before.metadata, **changed}

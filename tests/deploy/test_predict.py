@@ -40,7 +40,7 @@ def test_importing_the_room_needs_neither_torch_nor_mmengine():
     code = (
         f"import sys; sys.modules.update(dict.fromkeys({(*TRAINING_ONLY, 'cv2', 'numpy')}))\n"
         "import trn_plugin.deploy\n"
-        "assert 'FaceTaskPredictor' in dir(trn_plugin.deploy)\n"
+        "assert 'TaskPredictor' in dir(trn_plugin.deploy)\n"
         "assert 'onnxruntime' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -126,7 +126,7 @@ def test_boxes_of_a_file_give_several_faces_a_picture(tmp_path, mean_colour_mode
     [
         ("gone.onnx face.png", "gone.onnx: no such file"),
         ("boxes.csv face.png", "boxes.csv: onnxruntime cannot load it"),
-        ("epoch_1.pth face.png", "; expected a file written by tools/export_onnx.py"),
+        ("epoch_1.pth face.png", "; expected a file written by trn-plugin export"),
         ("M --boxes gone_picture.csv", "gone_picture.csv:3: no such picture: gone.png"),
         ("M", "expected a picture"),
         ("M gone.png", "gone.png: no such picture"),
@@ -306,4 +306,4 @@ def test_the_table_holds_what_the_json_lines_hold(tmp_path, mean_colour_model):
 def test_help_shows_an_example(tmp_path):
     done = run("--help", cwd=tmp_path)
     assert done.returncode == 0
-    assert "python tools/predict.py model.onnx face.jpg" in done.stdout
+    assert "trn-plugin predict model.onnx face.jpg" in done.stdout

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from trn_plugin.deploy import DeployModel, FaceTaskPredictor, check_export, export_onnx
+from trn_plugin import cli
+from trn_plugin.deploy import DeployModel, TaskPredictor, check_export, export_onnx
 from trn_plugin.deploy.checkpoint import load_for_export
 from trn_plugin.deploy.evaluate import crop_loader, measure, some_crops
-from trn_plugin.engine import cli
 from trn_plugin.errors import CheckpointError
 
 pytestmark = [pytest.mark.slow, pytest.mark.real_data, pytest.mark.timeout(1200)]
@@ -85,7 +85,7 @@ def test_two_hundred_photographs(trained, crops, files):
     for precision, allowed in (("fp16", 0.02), ("int8", 0.2)):
         assert 1e-6 < max(files[precision][1].values()) < allowed
     # constant outputs would agree whatever became of the pictures
-    found = FaceTaskPredictor(path).run_each(crops)
+    found = TaskPredictor(path).run_each(crops)
     sides = np.array([crop.shape[1::-1] for crop in crops])[:, None]
     points = np.stack([outputs["landmarks"] for outputs in found]) / sides
     assert points.std(axis=0).mean() > 0.01

@@ -3,14 +3,14 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from trn_plugin.deploy import FaceTaskPredictor, runtime
+from trn_plugin.deploy import TaskPredictor, runtime
 from trn_plugin.deploy.runtime import open_session, providers_of
 from trn_plugin.errors import CheckpointError, ConfigError, DataError
 
 
 @pytest.fixture
 def predictor(mean_colour_model):
-    return FaceTaskPredictor(mean_colour_model)
+    return TaskPredictor(mean_colour_model)
 
 
 def picture(height, width, seed=0):
@@ -111,7 +111,7 @@ def test_no_pictures_give_no_results(predictor):
         (np.zeros((5, 5, 4), np.uint8), None, r"found shape \(5, 5, 4\)"),
         (np.zeros((0, 5, 3), np.uint8), None, r"found shape \(0, 5, 3\)"),
         (np.zeros((5, 5, 3), np.float32), None, "found float32"),
-        ("face.jpg", None, "found <class 'str'>"),
+        (None, None, "found <class 'NoneType'>"),
         (np.zeros((5, 5, 3), np.uint8), (6, 0, 9, 5), "outside the picture of 5 x 5"),
         (np.zeros((5, 5, 3), np.uint8), (3, 3, 3, 4), "empty"),
         (np.zeros((5, 5, 3), np.uint8), (0.5, 0, 3, 4), "whole pixels"),
@@ -138,7 +138,7 @@ def test_tasks_and_size_come_from_the_file(predictor, metadata):
 
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(CheckpointError, match=r"gone\.onnx: no such file"):
-        FaceTaskPredictor(tmp_path / "gone.onnx")
+        TaskPredictor(tmp_path / "gone.onnx")
 
 
 @pytest.mark.parametrize("content", [b"", b"not a model", b"\x08\x07"])
@@ -146,7 +146,7 @@ def test_a_file_that_is_no_model_is_refused(tmp_path, content):
     path = tmp_path / "model.onnx"
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match=r"model\.onnx"):
-        FaceTaskPredictor(path)
+        TaskPredictor(path)
 
 
 def message(number, content, spare=0):
@@ -189,20 +189,20 @@ def test_a_model_nested_beyond_measure_is_refused(tmp_path):
 
 def test_a_class_may_be_named_location(write_model, metadata, tmp_path):
     metadata["tasks"]["pose"]["classes"][0] = "location"
-    predictor = FaceTaskPredictor(write_model(tmp_path / "model.onnx", metadata))
+    predictor = TaskPredictor(write_model(tmp_path / "model.onnx", metadata))
     assert predictor.tasks["pose"].names[0] == "location"
 
 
 def test_a_truncated_model_is_refused(mean_colour_model):
     mean_colour_model.write_bytes(mean_colour_model.read_bytes()[:-200])
     with pytest.raises(CheckpointError, match=r"mean_colour\.onnx"):
-        FaceTaskPredictor(mean_colour_model)
+        TaskPredictor(mean_colour_model)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (None, "not one written by tools/export_onnx.py"),
+        (None, "not one written by trn-plugin export"),
         ("{", "damaged"),
         ("[]", "damaged"),
         ({"format_version": 2}, "export format 2, this trn_plugin reads up to 1"),
@@ -218,7 +218,7 @@ def test_foreign_damaged_and_newer_metadata_is_refused(
     content = {**metadata, **change} if isinstance(change, dict) else change
     path = write_model(tmp_path / "changed.onnx", content)
     with pytest.raises(CheckpointError, match=message) as error:
-        FaceTaskPredictor(path)
+        TaskPredictor(path)
     assert "changed.onnx" in str(error.value)
 
 
@@ -234,7 +234,7 @@ def test_foreign_damaged_and_newer_metadata_is_refused(
 def test_as_many_names_as_outputs(tmp_path, metadata, write_model, task, key, names, message):
     metadata["tasks"] = {**metadata["tasks"], task: {**metadata["tasks"][task], key: names}}
     with pytest.raises(CheckpointError, match=rf"changed\.onnx: .*{message}"):
-        FaceTaskPredictor(write_model(tmp_path / "changed.onnx", metadata))
+        TaskPredictor(write_model(tmp_path / "changed.onnx", metadata))
 
 
 def test_an_output_whose_size_is_not_declared_is_checked_when_it_is_there(predictor):
@@ -245,7 +245,7 @@ def test_an_output_whose_size_is_not_declared_is_checked_when_it_is_there(predic
 
 def test_an_unavailable_provider_is_named(mean_colour_model):
     with pytest.raises(ConfigError, match="no provider 'AbacusExecutionProvider'"):
-        FaceTaskPredictor(mean_colour_model, providers=["AbacusExecutionProvider"])
+        TaskPredictor(mean_colour_model, providers=["AbacusExecutionProvider"])
 
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
@@ -269,13 +269,13 @@ def broken_cuda(monkeypatch, request):
 
 def test_cuda_that_was_asked_for_does_not_become_the_cpu(mean_colour_model, broken_cuda):
     with pytest.raises(ConfigError, match=f"cannot start the provider '{CUDA}'") as error:
-        FaceTaskPredictor(mean_colour_model, providers_of("cuda"))
+        TaskPredictor(mean_colour_model, providers_of("cuda"))
     assert "\n" not in str(error.value)
     assert ("no CUDA-capable device" in str(error.value)) == (broken_cuda == "raises")
 
 
 def test_the_default_takes_the_cpu_where_cuda_cannot_start(mean_colour_model, broken_cuda, capfd):
-    predictor = FaceTaskPredictor(mean_colour_model)
+    predictor = TaskPredictor(mean_colour_model)
     assert predictor.session.get_providers() == [CPU]
     assert len(predictor.predict([picture(8, 8)])) == 1
     assert capfd.readouterr() == ("", "")
@@ -284,7 +284,7 @@ def test_the_default_takes_the_cpu_where_cuda_cannot_start(mean_colour_model, br
 def test_a_broken_file_is_told_as_such_with_cuda_too(tmp_path, broken_cuda):
     (tmp_path / "model.onnx").write_bytes(b"not a model")
     with pytest.raises(CheckpointError, match=r"model\.onnx: onnxruntime cannot load it"):
-        FaceTaskPredictor(tmp_path / "model.onnx", providers_of("cuda"))
+        TaskPredictor(tmp_path / "model.onnx", providers_of("cuda"))
 
 
 def test_a_grey_picture_is_read_as_three_channels(predictor, tmp_path):

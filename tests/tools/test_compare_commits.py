@@ -1,12 +1,12 @@
 """tools/compare_commits.py on made-up outputs; whole runs take minutes and are not made here."""
 
-import importlib.util
 import json
 import subprocess
 from pathlib import Path
 
 import pytest
 import torch
+from tool_runs import load
 
 from trn_plugin.errors import ConfigError
 
@@ -15,10 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def tool():
-    spec = importlib.util.spec_from_file_location("compare", ROOT / "tools/compare_commits.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load("compare_commits")
 
 
 def outputs():

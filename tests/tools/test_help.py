@@ -1,40 +1,75 @@
-"""--help of every tool: what it does, its options, and examples that it takes."""
+"""--help of every command, benchmark and tool shows examples that it takes."""
 
-import importlib.util
 import re
 import shlex
-import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
+from reproduction import main as reproduction
+from tool_runs import TOOLS, load
 
-ROOT = Path(__file__).parents[2]
-TOOLS = sorted((ROOT / "tools").glob("*.py"))
+from trn_plugin.cli import COMMANDS, main
+from trn_plugin.cli.parsing import build_parser
+
+CONFIGS = TOOLS.parent / "configs"
+SCRIPTS = [
+    path
+    for path in [*TOOLS.glob("*.py"), *TOOLS.glob("benchmarks/*.py")]
+    if "\nif __name__" in path.read_text(encoding="utf-8")
+    and "trn_plugin.cli import main" not in path.read_text(encoding="utf-8")
+]
 
 
-def load(path):
-    spec = importlib.util.spec_from_file_location(f"help_{path.stem}", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.mark.parametrize("path", TOOLS, ids=lambda path: path.stem)
-def test_help_has_examples_that_work(path, monkeypatch, capsys):
-    module = load(path)
-    monkeypatch.setattr(sys, "argv", [path.name, "--help"])
-    with pytest.raises(SystemExit) as stop:
-        module.parse_args()
-    assert stop.value.code == 0
-    text = capsys.readouterr().out
+def check(module, begins):
+    parser = build_parser(module.__doc__, begins)
+    module.add_arguments(parser)
+    text = parser.format_help()
     assert module.__doc__.splitlines()[0] in text
     joined = re.sub(r"\\\n\s*", " ", text)
-    examples = re.findall(r"^\s+(python tools/.*)$", joined, re.MULTILINE)
-    assert examples, f"{path.name} --help shows no example"
+    examples = re.findall(rf"^\s+{re.escape(begins)} (.*)$", joined, re.MULTILINE)
+    assert examples, f"{begins} --help shows no example"
     for example in examples:
-        _, script, *arguments = shlex.split(example)
-        assert script == f"tools/{path.name}"
-        monkeypatch.setattr(sys, "argv", [script, *arguments])
-        module.parse_args()
-        for config in (argument for argument in arguments if argument.startswith("configs/")):
-            assert (ROOT / config).is_file()
+        arguments = shlex.split(example)
+        parser.parse_args(arguments)
+        for argument in arguments:
+            if argument.startswith(("configs/", "trn_plugin::")):
+                assert (CONFIGS / re.split("configs/|::", argument)[1]).is_file()
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_commands(name, capsys):
+    check(import_module(f"trn_plugin.cli.{COMMANDS[name][0]}"), f"trn-plugin {name}")
+    with pytest.raises(SystemExit):
+        main([name, "--help"])
+    assert f"usage: trn-plugin {name}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
+def test_tools(path):
+    module = reproduction if path.stem == "reproduce" else load(path.stem)
+    check(module, f"python {path.relative_to(TOOLS.parent)}")
+
+
+def test_each_command_has_its_tool():
+    texts = [path.read_text(encoding="utf-8") for path in Path(TOOLS).glob("*.py")]
+    for name in COMMANDS:
+        assert any(f'main(["{name}", *sys.argv[1:]])' in text for text in texts), name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "told"),
+    [
+        ([], 0, "usage: trn-plugin COMMAND"),
+        (["--version"], 0, "trn-plugin 0."),
+        (["tune"], 2, "expected one of the commands train, test"),
+        (["train"], 2, "error: the following arguments are required: config"),
+        (["predict", "m.onnx", "--batch-size", "0"], 2, "--batch-size: expected at least 1"),
+    ],
+)
+def test_the_entry_point(arguments, status, told, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == status
+    printed = capsys.readouterr()
+    assert told in printed.out + printed.err

@@ -1,6 +1,6 @@
 """CPU time of the main process in a training and an evaluation step, beside the network itself.
 
-Behind `tools/benchmark_step.py --host`.
+Behind `tools/benchmarks/benchmark_step.py --host`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections import defaultdict
 import torch
 from mmengine.hooks import Hook
 
-from trn_plugin.engine import cli
+from trn_plugin.cli import build_runner
 
 
 class Enough(Exception):
@@ -85,7 +85,7 @@ def _report(config, steps: int, image_size: int) -> None:
     torch.set_num_threads(1)
     config.train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=1000, val_interval=1000)
     times = StepTimes(steps)
-    runner = cli.build_runner(config)
+    runner = build_runner(config)
     runner.register_hook(times)
     with contextlib.suppress(Enough):
         runner.train()

@@ -15,11 +15,12 @@ __all__ = ["multi_task_collate"]
 
 
 @FUNCTIONS.register_module()
-def multi_task_collate(samples: Sequence[dict]) -> dict:
+def multi_task_collate(samples: Sequence[dict], _scope_: str | None = None) -> dict:
     """Stack pictures, targets and masks.
 
     Args:
         samples (Sequence[dict]): what `PackMultiTaskInputs` makes of each picture.
+        _scope_ (str, optional): ignored; MMEngine adds it to configs of another package.
 
     Returns:
         dict: ``inputs`` (N, 3, H, W), ``data_samples``, a `MultiTaskBatch` of the tasks of all

@@ -1,16 +1,16 @@
 """Exporting a trained model to one ONNX file, and running that file.
 
-``FaceTaskPredictor`` and ``draw_faces`` need numpy, OpenCV and onnxruntime only; ``export_onnx``,
+``TaskPredictor`` and ``draw_faces`` need numpy, OpenCV and onnxruntime only; ``export_onnx``,
 ``check_export`` and ``DeployModel`` need torch. Each is imported when it is first asked for.
 """
 
 from importlib import import_module
 
-__all__ = ["DeployModel", "FaceTaskPredictor", "check_export", "draw_faces", "export_onnx"]
+__all__ = ["DeployModel", "TaskPredictor", "check_export", "draw_faces", "export_onnx"]
 
 _HOMES = {
     "DeployModel": "export",
-    "FaceTaskPredictor": "runtime",
+    "TaskPredictor": "runtime",
     "check_export": "check",
     "draw_faces": "drawing",
     "export_onnx": "export",

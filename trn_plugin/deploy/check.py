@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from trn_plugin.deploy.runtime import FaceTaskPredictor
+from trn_plugin.deploy.runtime import TaskPredictor
 from trn_plugin.errors import CheckpointError
 
 __all__ = ["TOLERANCE", "check_export"]
@@ -53,7 +53,7 @@ def check_export(
         CheckpointError: if a difference is over the tolerance or not a number.
     """
     name = name or str(path)
-    predictor = FaceTaskPredictor(str(path), providers=["CPUExecutionProvider"])
+    predictor = TaskPredictor(str(path), providers=["CPUExecutionProvider"])
     device = next(deployed.parameters()).device
     worst = dict.fromkeys(deployed.outputs, 0.0)
     allowed = np.finfo(float).max if tolerance is None else tolerance

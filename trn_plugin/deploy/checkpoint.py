@@ -19,9 +19,9 @@ def load_for_export(
     """Build the config's model and load the checkpoint into it.
 
     Args:
-        config: as from ``engine.cli.load_config``, its default scope in force.
+        config: as from ``cli.load_config``, its default scope in force.
         checkpoint_path: a checkpoint of that config's model.
-        metrics_path: what ``tools/test.py --out`` wrote of it, for the metadata; see
+        metrics_path: what ``trn-plugin test --out`` wrote of it, for the metadata; see
             :func:`trn_plugin.deploy.scores.scores_of`.
 
     Returns:

@@ -26,8 +26,8 @@ def summary_lines(tasks: dict[str, Task], prediction: dict, limit: int | None = 
     """Classes, values and attributes of one face as short lines; landmarks have none.
 
     Args:
-        tasks: :attr:`FaceTaskPredictor.tasks`.
-        prediction: one element of what :meth:`FaceTaskPredictor.predict` gives.
+        tasks: :attr:`TaskPredictor.tasks`.
+        prediction: one element of what :meth:`TaskPredictor.predict` gives.
         limit: at most so many lines: of the attributes only those farthest from a probability of
             one half, and a last line that counts the others.
     """
@@ -58,8 +58,8 @@ def draw_faces(
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        tasks: :attr:`FaceTaskPredictor.tasks`.
-        predictions: one for each face, from :meth:`FaceTaskPredictor.predict`.
+        tasks: :attr:`TaskPredictor.tasks`.
+        predictions: one for each face, from :meth:`TaskPredictor.predict`.
         boxes: the box of each face in pixels; None is the whole picture and is not drawn.
         steady: leave room for the longest text that the tasks can have, so that the frames of a
             video stay of one size.

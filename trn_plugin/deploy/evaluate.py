@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 
 from trn_plugin.deploy.export import DeployModel
 from trn_plugin.deploy.metadata import FEATURES
-from trn_plugin.deploy.runtime import FaceTaskPredictor, providers_of
+from trn_plugin.deploy.runtime import TaskPredictor, providers_of
 from trn_plugin.engine.building import config_errors
 from trn_plugin.engine.inference import build_loader
 from trn_plugin.errors import ConfigError
@@ -49,12 +49,12 @@ class ExportedModel(BaseModel):
         providers: onnxruntime execution providers; default CUDA where present, then the CPU.
 
     Raises:
-        CheckpointError, ConfigError: see :class:`trn_plugin.deploy.FaceTaskPredictor`.
+        CheckpointError, ConfigError: see :class:`trn_plugin.deploy.TaskPredictor`.
     """
 
     def __init__(self, path: str, providers: Sequence[str] | None = None) -> None:
         super().__init__()
-        self.predictor = FaceTaskPredictor(path, providers)
+        self.predictor = TaskPredictor(path, providers)
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -139,7 +139,7 @@ def crops_for_exported(loader: Mapping, key: str) -> dict:
 
 
 def evaluators_for(
-    evaluators: Mapping | Sequence[Mapping], predictor: FaceTaskPredictor
+    evaluators: Mapping | Sequence[Mapping], predictor: TaskPredictor
 ) -> tuple[list[dict], list[str]]:
     """The configs of those metrics that a file's outputs serve, and what is left out and why."""
     evaluators = [evaluators] if isinstance(evaluators, Mapping) else list(evaluators)
@@ -171,7 +171,7 @@ def _tasks_of(metric: dict) -> list[str]:
     return [task] if isinstance(task, str) else list(task or ())
 
 
-def _similarity_for(metric: dict, predictor: FaceTaskPredictor) -> tuple[dict | None, list[str]]:
+def _similarity_for(metric: dict, predictor: TaskPredictor) -> tuple[dict | None, list[str]]:
     """Similarities of the labels always, of features where the file gives them."""
     left_out = []
     wanted = metric.get("relations", ())
@@ -207,7 +207,7 @@ def use_exported(config: Config, path: str, provider: str | None = None) -> list
     own size. The evaluators are the config's, less what the file cannot tell.
 
     Args:
-        config: as from ``engine.cli.load_config``.
+        config: as from ``cli.load_config``.
         path: a file written by ``export_onnx``.
         provider: 'cpu' or 'cuda'; default CUDA where present, then the CPU.
 
@@ -219,7 +219,7 @@ def use_exported(config: Config, path: str, provider: str | None = None) -> list
         CheckpointError: a file that cannot be run.
     """
     providers = providers_of(provider)
-    predictor = FaceTaskPredictor(path, providers)
+    predictor = TaskPredictor(path, providers)
     if not config.get("test_dataloader") or not config.get("test_evaluator"):
         raise ConfigError("config: has no test_dataloader or no test_evaluator")
     config.test_dataloader = crops_for_exported(config.test_dataloader, "test_dataloader")
@@ -229,7 +229,8 @@ def use_exported(config: Config, path: str, provider: str | None = None) -> list
     config.test_evaluator = metrics
     config.model = dict(type="trn_plugin.ExportedModel", path=path, providers=providers)
     config.load_from = None
-    config.pop("compile", None)
+    for name in ("compile", "input_size"):  # of a backbone
+        config.pop(name, None)
     return left_out
 
 

@@ -30,6 +30,7 @@ from trn_plugin.deploy.metadata import (
 )
 from trn_plugin.deploy.precision import PRECISIONS, in_float16, to_int8
 from trn_plugin.errors import CheckpointError, ConfigError, first_line
+from trn_plugin.files import atomic_write
 from trn_plugin.onnx_translations import onnx_translations
 from trn_plugin.tasks import numbered
 
@@ -229,36 +230,30 @@ def export_onnx(
         )
     if out_path.is_dir():
         raise ConfigError(f"{out_path}: is a folder; expected the name of an .onnx file")
-    try:
-        out_path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{out_path}: cannot be written: {error.strerror or error}") from error
-    partial = out_path.with_name(f".{out_path.name}.{os.getpid()}.partial")
     modes = {module: module.training for module in model.modules()}
     deployed.eval()
     try:
-        partial.touch()
-        exported = deployed
-        if precision == "fp16":
-            exported = DeployModel(in_float16(model), input_size, tasks, features).eval()
-        proto = _cleaned(_export(exported, opset, float_input), opset)
-        metadata = {
-            **_complete(metadata, deployed),
-            "precision": precision,
-            "input": {"type": "float32" if float_input else "uint8", "range": [0, 255]},
-            "opset": _opset(proto),
-        }
-        check = functools.partial(check_export, partial, deployed, check_images, name=str(out_path))
-        _write(proto, partial, metadata)
-        differences = check(tolerance=None if precision == "fp16" else TOLERANCE)
-        if precision == "int8":
-            _write(_quantised(proto), partial, metadata)
-            differences = check(tolerance=None)
-        os.replace(partial, out_path)
-    except OSError as error:
-        raise ConfigError(f"{out_path}: cannot be written: {error.strerror or error}") from error
+        with atomic_write(out_path) as partial:
+            partial.touch()
+            exported = deployed
+            if precision == "fp16":
+                exported = DeployModel(in_float16(model), input_size, tasks, features).eval()
+            proto = _cleaned(_export(exported, opset, float_input), opset)
+            metadata = {
+                **_complete(metadata, deployed),
+                "precision": precision,
+                "input": {"type": "float32" if float_input else "uint8", "range": [0, 255]},
+                "opset": _opset(proto),
+            }
+            check = functools.partial(
+                check_export, partial, deployed, check_images, name=str(out_path)
+            )
+            _write(proto, partial, metadata)
+            differences = check(tolerance=None if precision == "fp16" else TOLERANCE)
+            if precision == "int8":
+                _write(_quantised(proto), partial, metadata)
+                differences = check(tolerance=None)
     finally:
-        partial.unlink(missing_ok=True)
         for module, training in modes.items():
             module.training = training
     return differences
@@ -380,17 +375,10 @@ def update_metadata(path: str | os.PathLike, **entries) -> None:
     Raises:
         ConfigError: if the file cannot be written.
     """
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     proto = onnx.load(path)
     known = {entry.key: entry.value for entry in proto.metadata_props}
-    try:
+    with atomic_write(path) as partial:
         _write(proto, partial, {**json.loads(known[METADATA_KEY]), **entries})
-        os.replace(partial, path)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be written: {error.strerror or error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""The pictures and boxes that ``tools/predict.py`` is given, and where it writes."""
+"""The pictures and boxes that ``trn-plugin predict`` is given, and where it writes."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def parse_metadata(text: str | None, path: str) -> dict:
         CheckpointError: if there is none, it is broken, or it is of a newer format.
     """
     if text is None:
-        raise CheckpointError(f"{path}: an ONNX file, but not one written by tools/export_onnx.py")
+        raise CheckpointError(f"{path}: an ONNX file, but not one written by trn-plugin export")
     try:
         metadata = json.loads(text)
         version = int(metadata["format_version"])

@@ -31,7 +31,7 @@ def columns(tasks: Mapping[str, Task]) -> list[str]:
 
 
 def as_row(tasks: Mapping[str, Task], record: Mapping) -> list:
-    """A record of ``tools/predict.py`` as the cells under :func:`columns`; None is empty."""
+    """A record of ``trn-plugin predict`` as the cells under :func:`columns`; None is empty."""
     box = record["box"] or [None] * 4
     row = [record["image"], record.get("frame"), record.get("seconds"), *box]
     return row + [cell for name, task in tasks.items() for cell in task.row(record["tasks"][name])]
@@ -44,7 +44,7 @@ class Results:
     an earlier run has found stays until this one has come to its end.
 
     Args:
-        tasks: as of ``FaceTaskPredictor``.
+        tasks: as of ``TaskPredictor``.
         jsonl: file of JSON lines.
         table: CSV file; None for none.
 

@@ -9,6 +9,7 @@ import numpy as np
 import onnxruntime
 
 from trn_plugin.deploy._onnx_wire import has_external_data
+from trn_plugin.deploy.inputs import find_pictures
 from trn_plugin.deploy.metadata import (
     INPUT_NAME,
     METADATA_KEY,
@@ -16,14 +17,15 @@ from trn_plugin.deploy.metadata import (
     parse_metadata,
 )
 from trn_plugin.errors import CheckpointError, ConfigError, DataError, first_line, printable
-from trn_plugin.geometry import LARGEST_BOX, crop
+from trn_plugin.geometry import LARGEST_BOX, crop, read_image
 from trn_plugin.tasks import TASKS, NumbersTask, Task, read_task
 
-__all__ = ["FaceTaskPredictor", "cut_face", "open_session", "providers_of"]
+__all__ = ["TaskPredictor", "cut_face", "open_session", "providers_of"]
 
 Box = tuple[int, int, int, int]
+Picture = np.ndarray | str | Path
 
-EXPORTED = "a file written by tools/export_onnx.py"
+EXPORTED = "a file written by trn-plugin export"
 WARNINGS, SILENT = 2, 4
 """onnxruntime's severities of log: its default, and fatal errors only."""
 LARGEST_BATCH = 32_000_000
@@ -124,13 +126,15 @@ def _refuse_external_data(path: str) -> None:
         raise CheckpointError(f"{path}: refused, it takes weights from another file")
 
 
-class FaceTaskPredictor:
-    """The tasks of an exported model, on pictures of faces.
+class TaskPredictor:
+    """The tasks of an exported model, or of a config and its checkpoint, on pictures.
 
     Args:
-        path: a file written by ``tools/export_onnx.py``.
+        path: a file written by ``trn-plugin export``; a config where a checkpoint is given.
         providers: onnxruntime execution providers; default CUDA where present, then the CPU.
         threads: of the CPU; default onnxruntime's choice, one for each core.
+        checkpoint: run this in PyTorch, on CUDA where present; the results are those of the
+            exported file.
 
     Attributes:
         tasks (dict[str, Task]): by name, see :mod:`trn_plugin.tasks`; named numbers where the file
@@ -146,15 +150,29 @@ class FaceTaskPredictor:
 
     Example::
 
-        predictor = FaceTaskPredictor("model.onnx")
-        face = predictor.predict([read_image("face.jpg")])[0]
+        predictor = TaskPredictor("model.onnx")
+        face = predictor.predict("face.jpg")[0]
         face["landmarks"], face["pose"]["label"]
     """
 
     def __init__(
-        self, path: str, providers: Sequence[str] | None = None, threads: int | None = None
+        self,
+        path: str,
+        providers: Sequence[str] | None = None,
+        threads: int | None = None,
+        *,
+        checkpoint: str | None = None,
     ):
-        self.path = str(path)
+        self.path = str(path if checkpoint is None else checkpoint)
+        self.network = None
+        if checkpoint is not None:
+            from trn_plugin.deploy.network import Network
+
+            self.network = Network(str(path), self.path)
+            self.metadata, self.tasks = self.network.metadata, self.network.tasks
+            self.input_size, self.features = self.metadata["input_size"], ()
+            self.outputs, self.dtype = list(self.tasks), np.uint8
+            return
         self.session = open_session(self.path, providers, threads)
         text = self.session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
         self.metadata = parse_metadata(text, self.path)
@@ -214,11 +232,11 @@ class FaceTaskPredictor:
 
     def __repr__(self) -> str:
         height, width = self.input_size
-        return f"FaceTaskPredictor({self.path!r}, tasks={list(self.tasks)}, {height}x{width})"
+        return f"TaskPredictor({self.path!r}, tasks={list(self.tasks)}, {height}x{width})"
 
     def predict(
         self,
-        images: Sequence[np.ndarray],
+        images: Picture | Sequence[Picture],
         boxes: Sequence[Box | None] | None = None,
         batch_size: int = 32,
         names: Sequence[str] | None = None,
@@ -226,12 +244,13 @@ class FaceTaskPredictor:
         """Predict every task for each picture, or for each picture's box.
 
         Args:
-            images: pictures or crops, each (H, W, 3) uint8 RGB; sizes may differ.
+            images: pictures or crops, one or several: (H, W, 3) uint8 RGB arrays, whose sizes may
+                differ, files, or folders, of which all pictures are taken in order of their names.
             boxes: one for each picture: (x0, y0, x1, y1) in whole pixels, x1 and y1 excluded, or
                 None for the whole picture. A box may reach beyond the picture (black there).
             batch_size: faces run at once; only crops of one size share a batch, and only as many
                 as have 32 million pixels together.
-            names: how to call each picture in a message; default "picture 0" and so on.
+            names: how to call each picture in a message; default its path, or "picture 0".
 
         Returns:
             list[dict]: for each picture, task -> landmarks: (P, 2) float array, x and y in pixels
@@ -243,14 +262,14 @@ class FaceTaskPredictor:
             DataError: if a picture or box cannot be used; the message names it.
             CheckpointError: if onnxruntime fails, for want of memory for example.
         """
+        images, known = _pictures(images)
+        names = names or known
         if boxes is None:
             boxes = [None] * len(images)
         if len(boxes) != len(images):
             raise DataError(f"expected one box a picture, found {len(boxes)} for {len(images)}")
         if batch_size < 1:
             raise ConfigError(f"batch_size must be at least 1, found {batch_size}")
-        if names is None:
-            names = [f"picture {index}" for index in range(len(images))]
         crops = [cut_face(*given) for given in zip(images, boxes, names, strict=True)]
         corners = [(0, 0) if box is None else box[:2] for box in boxes]
         return [
@@ -305,6 +324,8 @@ class FaceTaskPredictor:
             CheckpointError: if onnxruntime fails, for want of memory for example.
         """
         size = _times(images.shape)
+        if self.network is not None:
+            return self.network.run(images)
         try:
             images = np.ascontiguousarray(images, dtype=self.dtype)
             outputs = self.session.run(None, {INPUT_NAME: images})
@@ -316,6 +337,22 @@ class FaceTaskPredictor:
         for name, values in zip(self.outputs, outputs, strict=True):
             self._check_shape(name, values.shape)
         return dict(zip(self.outputs, outputs, strict=True))
+
+
+def _pictures(given: Picture | Sequence[Picture]) -> tuple[list[np.ndarray], list[str]]:
+    """All pictures that are given, and what messages call them."""
+    if isinstance(given, (str, Path, np.ndarray)) and np.ndim(given) < 4:
+        given = [given]
+    images, names = [], []
+    for item in given:
+        if not isinstance(item, (str, Path)):
+            names.append(f"picture {len(images)}")
+            images.append(item)
+            continue
+        for path in find_pictures([str(item)]):
+            names.append(str(path))
+            images.append(read_image(str(path)))
+    return images, names
 
 
 def _times(sizes: Sequence) -> str:

@@ -1,4 +1,4 @@
-"""What a checkpoint has scored: noted in it, logged by its run, or written by tools/test.py."""
+"""What a checkpoint has scored: noted in it, logged by its run, or written by trn-plugin test."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def scores_of(
     Args:
         checkpoint_path: of the file.
         meta: of the checkpoint.
-        metrics_path: what ``tools/test.py --out`` wrote of it; default what validation found
+        metrics_path: what ``trn-plugin test --out`` wrote of it; default what validation found
             during training, noted in the checkpoint or else in the log of its run beside it.
 
     Returns:
@@ -81,7 +81,7 @@ def logged_metrics(
 
 
 def read_metrics(path: str, checkpoint_path: str | os.PathLike) -> tuple[dict[str, float], str]:
-    """The numbers that ``tools/test.py --out`` wrote of a checkpoint, and of what set they are.
+    """The numbers that ``trn-plugin test --out`` wrote of a checkpoint, and of what set they are.
 
     Raises:
         ConfigError: a file that cannot be read, is none of those, or is of another checkpoint.
@@ -91,15 +91,15 @@ def read_metrics(path: str, checkpoint_path: str | os.PathLike) -> tuple[dict[st
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from error
     except ValueError as error:
-        raise ConfigError(f"{path}: expected JSON of tools/test.py --out: {error}") from error
+        raise ConfigError(f"{path}: expected JSON of trn-plugin test --out: {error}") from error
     metrics = _finite(record)
     if not metrics:
-        raise ConfigError(f"{path}: holds no metrics; expected what tools/test.py --out writes")
+        raise ConfigError(f"{path}: holds no metrics; expected what trn-plugin test --out writes")
     measured = Path(str(record.get("checkpoint", "unnamed"))).name
     if record.get("checkpoint_sha256") != file_sha256(checkpoint_path):
         raise ConfigError(
             f"{path}: expected the metrics of {checkpoint_path}, found those of {measured} with "
-            "another checkpoint_sha256; measure this checkpoint with tools/test.py --out"
+            "another checkpoint_sha256; measure this checkpoint with trn-plugin test --out"
         )
     return metrics, f"split {record.get('split', 'unnamed')}, checkpoint {measured}"
 

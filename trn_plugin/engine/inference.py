@@ -38,7 +38,7 @@ def load_model(config: Config, checkpoint_path: str) -> tuple[nn.Module, dict]:
     """Build the config's model and load a checkpoint into it.
 
     Args:
-        config: as from ``engine.cli.load_config``, its default scope in force.
+        config: as from ``cli.load_config``, its default scope in force.
         checkpoint_path: a checkpoint of that config's model.
 
     Returns:

@@ -12,6 +12,7 @@ from mmengine.dist import all_gather_object, is_main_process
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
+from trn_plugin import packaged
 from trn_plugin.engine import newest, run_state
 from trn_plugin.engine.building import ToldRunner, check_sections, config_errors
 from trn_plugin.engine.checkpoint import load_checkpoint_file
@@ -74,6 +75,7 @@ class SafeRunner(ToldRunner):
     def from_cfg(cls, cfg):
         """As MMEngine's; ``input_size`` is that of the data sets and the backbone."""
         cfg = copy.deepcopy(cfg)
+        packaged.drop_scope(cfg)
         check_sections(cfg)
         spread_input_size(cfg)
         with config_errors("config"):

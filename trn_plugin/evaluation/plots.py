@@ -348,7 +348,7 @@ def _figure(width: float, height: float):
 
 def _save(figure, path: str, tight: bool = False) -> None:
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-    figure.savefig(path, bbox_inches="tight" if tight else None)
+    figure.savefig(path, format="png", bbox_inches="tight" if tight else None)
 
 
 def _draw_case(axes, case: Case) -> None:

@@ -12,6 +12,7 @@ from mmengine.model import is_model_wrapper
 
 from trn_plugin.evaluation import plots
 from trn_plugin.evaluation.task_metric import to_array
+from trn_plugin.files import atomic_write
 from trn_plugin.geometry import read_image
 from trn_plugin.models.neck import TaskRelationNeck
 from trn_plugin.registry import HOOKS
@@ -114,9 +115,9 @@ def save_similarity_courses(
         if samples.get(relation) is not None:
             arrived.setdefault(relation, {})[level] = samples[relation] >= needed
             chance.setdefault(relation, {})[level] = _chance(samples[relation], d1, d2)
-    path, partial = (os.path.join(folder, name) for name in ("similarity.png", ".similarity.png"))
-    plots.save_courses(partial, panels, LABEL, last, arrived=arrived, chance=chance)
-    os.replace(partial, path)
+    path = os.path.join(folder, "similarity.png")
+    with atomic_write(path) as partial:
+        plots.save_courses(str(partial), panels, LABEL, last, arrived=arrived, chance=chance)
     return path
 
 

@@ -1,0 +1,39 @@
+"""Tools, run in this process as a shell would."""
+
+import importlib.util
+import runpy
+import sys
+from pathlib import Path
+
+TOOLS = Path(__file__).parents[1] / "tools"
+
+
+def path_of(name):
+    """The file of a tool or benchmark."""
+    return next(p for p in (TOOLS / f"{name}.py", TOOLS / f"benchmarks/{name}.py") if p.is_file())
+
+
+def tool(name, *arguments, monkeypatch):
+    """Run a tool; its exit status."""
+    path = path_of(name)
+    monkeypatch.setattr("sys.argv", [f"{name}.py", *map(str, arguments)])
+    with monkeypatch.context() as patch:
+        patch.syspath_prepend(path.parent)
+        try:
+            runpy.run_path(str(path), run_name="__main__")
+        except SystemExit as stop:
+            return stop.code
+    return 0
+
+
+def load(name):
+    """A tool's module."""
+    path = path_of(name)
+    spec = importlib.util.spec_from_file_location(f"loaded_{name}", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(path.parent))
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(path.parent))
+    return module

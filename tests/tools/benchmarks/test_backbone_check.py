@@ -1,0 +1,28 @@
+"""Backbones that differ most, cut before their last stage."""
+
+import pytest
+from backbone_check import check_backbone
+
+NAMES = {
+    "test_resnet": 5,
+    "test_convnext": 4,
+    "test_efficientnet": 5,
+    "mobilenetv3_small_050": 5,
+    "test_vit": 6,
+    "eva02_tiny_patch14_224": 12,
+    "swin_tiny_patch4_window7_224": 4,
+    "hiera_tiny_224": 4,
+    "mvitv2_tiny": 4,
+    "twins_svt_small": 4,
+    "densenet121": 5,
+    "hrnet_w18_small": 5,
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_cut_model_computes_and_trains_like_the_uncut_one(name):
+    report = check_backbone(name, boundaries=[NAMES[name] - 1], onnx=False)
+    assert not report.failures
+    assert report.boundaries == 1
+    assert report.eval <= 1e-5
+    assert report.train <= 1e-5

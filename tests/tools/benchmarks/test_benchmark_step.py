@@ -1,0 +1,187 @@
+"""The benchmark of a training step with and without the relation part, on the smallest model."""
+
+import csv
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from tool_runs import load
+
+from trn_plugin import cli
+from trn_plugin.cli.parsing import build_parser
+from trn_plugin.errors import ConfigError
+
+ROOT = Path(__file__).parents[3]
+CONFIG = ROOT / "configs/toy/trn-hidden-output_test-resnet_toy.py"
+
+
+def module_and_sides(monkeypatch, *options, config=CONFIG):
+    module = load("benchmark_step")
+    arguments = [str(config), "--batch", "16", "--image-size", "32"]
+    arguments += ["--cfg-options", *options] if options else []
+    parser = build_parser(module.__doc__)
+    module.add_arguments(parser)
+    args = parser.parse_args(arguments)
+    torch.manual_seed(0)
+    trn, mtl = module.build(cli.load_config(args.config, args.cfg_options), args)
+    return module, args, trn, mtl
+
+
+def weights(side):
+    return {k: v for k, v in side.model.state_dict().items() if not k.startswith("neck.")}
+
+
+def test_table_and_csv(run_tool, tmp_path):
+    out = tmp_path / "step.csv"
+    few = ("--batch", 16, "--image-size", 32, "--steps", 4, "--warmup", 1)
+    status, printed, errors = run_tool("benchmark_step", CONFIG, *few, "--out", out)
+    assert status == 0, errors
+    assert "hidden landmarks-pose (96 x 96), output landmarks-pose (10 x 5)" in printed
+    assert "lambda of hidden at the end: 0\n" in printed
+    with out.open(newline="") as file:
+        rows = {row["what"]: row for row in csv.DictReader(file)}
+    assert all(name in printed for name in rows)
+    trn, mtl, difference, *alone = rows.values()
+    for row in (trn, mtl, *alone):
+        assert 0 < float(row["quarter_ms"]) <= float(row["median_ms"])
+        assert float(row["median_ms"]) <= float(row["three_quarters_ms"])
+        assert (row["backbone"], row["batch"], row["device"]) == ("test_resnet", "16", "cpu")
+    assert float(mtl["percent"]) == 100
+    mean = float(trn["mean_ms"]) - float(mtl["mean_ms"])
+    assert math.isclose(float(difference["mean_ms"]), mean, abs_tol=1e-6)
+    forward, backward, both = (float(row["mean_ms"]) for row in alone)
+    assert math.isclose(forward + backward, both)
+    assert both < float(trn["mean_ms"])
+
+
+def test_the_two_models_differ_by_the_relation_part_alone(monkeypatch):
+    """With a lambda of 0 they stay the same, weight by weight, step after step."""
+    off = ["custom_hooks.0.weights.output=0", "custom_hooks.0.weights.hidden=0"]
+    for options, same in ((off, True), ([], False)):
+        options = [*options, "custom_hooks.0.min_samples_per_dim=0"]
+        module, args, trn, mtl = module_and_sides(monkeypatch, *options)
+        assert mtl.model.neck is None
+        batches = module.RandomBatches(trn.model, args)
+        trn.step(batches.draw())
+        mtl.follow(trn)
+        batch = batches.draw()
+        torch.testing.assert_close(weights(mtl), weights(trn), rtol=0, atol=0)
+        for side in (trn, mtl):
+            side.step(batch)
+        ours, others = weights(trn), weights(mtl)
+        assert all(torch.allclose(ours[k], others[k], atol=1e-7) for k in ours) == same
+
+
+def test_the_part_alone_does_what_the_step_does(monkeypatch):
+    module, args, trn, _ = module_and_sides(monkeypatch, "custom_hooks.0.min_samples_per_dim=0")
+    part, batches = module.RelationPart(trn), module.RandomBatches(trn.model, args)
+    for _ in range(3):
+        trn.step(batches.draw())
+        features = part.leaves()
+        loss = part.forward(features)
+        loss.backward()
+        in_step = sum(v for k, v in trn.logged.items() if k.startswith("loss_relation"))
+        assert loss.detach() > 0
+        torch.testing.assert_close(loss, in_step)
+        for level in ("hidden", "output"):
+            assert all(f.grad.abs().max() > 0 for f in features[level].values())
+    assert part.neck is not trn.model.neck
+    torch.testing.assert_close(part.neck.state_dict(), trn.model.neck.state_dict())
+
+
+def test_the_order_within_a_pair_does_not_count(monkeypatch):
+    """A step that comes second takes 5 ms more, whichever it is; the relation part takes 1 ms."""
+    module, *_ = module_and_sides(monkeypatch)
+    times = {
+        module.TRN: [0.106, 0.101] * 4,
+        module.MTL: [0.100, 0.105] * 4,
+        module.DIFFERENCE: [0.006, -0.004] * 4,
+    }
+    row = module.row_of(module.DIFFERENCE, times)
+    for key in ("median_ms", "quarter_ms", "three_quarters_ms", "mean_ms"):
+        assert math.isclose(row[key], 1, abs_tol=1e-9)
+    assert math.isclose(row["percent"], 100 * 0.001 / 0.1025)
+
+
+def test_labels_for_every_kind_of_head(tmp_path, monkeypatch):
+    config = tmp_path / "heads.py"
+    config.write_text(
+        f"_base_ = {str(CONFIG)!r}\n"
+        "model = dict(heads=dict(_delete_=True, a=dict(type='AttributeHead', num_attributes=3, "
+        "pos_weight='balanced'), b=dict(type='RegressionHead', num_values=2)), "
+        "neck=dict(relations=[('a', 'b')]))\n"
+    )
+    module, args, trn, _ = module_and_sides(monkeypatch, config=config)
+    trn.step(module.RandomBatches(trn.model, args).draw())
+    assert all(torch.isfinite(value).all() for value in trn.logged.values())
+
+
+def of_toy_faces(root):
+    few = {"data_root": root, "train_size": 30, "test_size": 1, "val_size": 2}
+    return [f"train_dataloader.dataset.{key}={value}" for key, value in few.items()]
+
+
+def test_pictures_of_the_training_set(tmp_path, monkeypatch):
+    module, args, trn, _ = module_and_sides(monkeypatch, *of_toy_faces(tmp_path / "faces"))
+    args.batch = 16
+    config = cli.load_config(args.config, args.cfg_options)
+    batches = module.DataBatches(trn.model, config, args)
+    drawn = [batches.draw() for _ in range(3)]  # one of an epoch of 28
+    for batch in drawn:
+        assert batch["inputs"].shape == (16, 3, 32, 32)
+        assert batch["inputs"].dtype == torch.uint8
+        assert batch["inputs"].float().std() > 10
+        trn.step(batch)
+    first, second, _ = (batch["inputs"] for batch in drawn)
+    assert not torch.equal(first, second)
+    args.batch = 29
+    with pytest.raises(ConfigError, match="--batch 29: no batch of 28 pictures"):
+        module.DataBatches(trn.model, config, args)
+    config.train_dataloader = None
+    with pytest.raises(ConfigError, match="expected a train_dataloader for --data, found none"):
+        module.DataBatches(trn.model, config, args)
+
+
+def test_the_relation_part_on_the_training_set(run_tool, tmp_path):
+    few = ("--batch", 14, "--image-size", 32, "--steps", 4, "--warmup", 1, "--data")
+    options = ("custom_hooks.0.min_samples_per_dim=0", *of_toy_faces(tmp_path / "faces"))
+    out = tmp_path / "step.csv"
+    status, printed, errors = run_tool(
+        "benchmark_step", CONFIG, *few, "--out", out, "--cfg-options", *options
+    )
+    assert status == 0, errors
+    assert "pictures of the training set" in printed
+    with out.open(newline="") as file:
+        assert {row["pictures"] for row in csv.DictReader(file)} == {"pictures of the training set"}
+
+
+@pytest.mark.parametrize(
+    ("config", "arguments", "message"),
+    [
+        (CONFIG, ("--steps", 2), "--steps: expected at least 4, found 2"),
+        (CONFIG, ("--steps", 5), "--steps: expected an even number, found 5"),
+        (CONFIG, ("--image-size", 0), "--image-size: expected at least 1, found 0"),
+        (CONFIG, ("--amp",), "--amp needs --device cuda, found cpu"),
+        (CONFIG, ("--batch", 2), "tends to 398: raise either"),
+        (CONFIG, ("--cfg-options", "model.neck=None"), "with a relation neck, found none"),
+        (
+            CONFIG.with_name("mtl_test-resnet_toy.py"),
+            (),
+            "expected a TaskRelationLossHook in custom_hooks, found none",
+        ),
+        ("nowhere.py", (), "no such config file"),
+    ],
+)
+def test_mistakes_are_one_line(run_tool, config, arguments, message):
+    status, _, errors = run_tool("benchmark_step", config, *arguments)
+    assert status == 2
+    assert message in errors
+    assert errors.startswith("error: ")
+    assert errors.count("\n") == 1
+
+
+def test_a_machine_without_cuda_says_so(run_tool, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    status, _, errors = run_tool("benchmark_step", CONFIG, "--device", "cuda")
+    assert (status, errors) == (2, "error: --device: this machine has no CUDA\n")

@@ -1,0 +1,73 @@
+"""tools/benchmarks/check_backbones.py: its table, and which rows it checks again."""
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+ANSWERED = dict(
+    file="byobnet",
+    model="test_resnet",
+    params="1",
+    img_size="64",
+    boundaries="4",
+    eval="0.0e+00",
+    train="0.0e+00",
+    gradient="0.0e+00",
+    outcome="ok",
+    onnx="nan",
+    onnx_outcome="not tried",
+    seconds="1",
+)
+
+
+def rows(path):
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def check(*arguments):
+    """In a process of its own: it starts others, which import it by its name."""
+    command = [sys.executable, ROOT / "tools/benchmarks/check_backbones.py", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def test_what_is_answered_is_not_asked_again(run_tool, tmp_path):
+    out = tmp_path / "b.csv"
+    with open(out, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, ANSWERED)
+        writer.writeheader()
+        writer.writerow(ANSWERED)
+    arguments = ("check_backbones", "test_resnet", "--out", out)
+    for more in (["--no-onnx"], ["--no-onnx", "--retry"], ["--no-onnx", "--img-size", 64]):
+        status, printed, _ = run_tool(*arguments, *more)
+        assert (status, "[1/" in printed) == (0, False)
+    assert "1 agree at every boundary" in printed
+
+
+@pytest.mark.slow
+def test_what_is_not_answered_is_asked(tmp_path):
+    out = tmp_path / "b.csv"
+    assert "[1/1] test_resnet" in check("test_resnet", "--no-onnx", "--out", out)
+    (row,) = rows(out)
+    assert (row["outcome"], row["onnx_outcome"], row["boundaries"]) == ("ok", "not tried", "4")
+    assert max(float(row[mode]) for mode in ("eval", "train", "gradient")) < 1e-5
+    assert "[1/1]" in check("test_resnet", "--no-onnx", "--img-size", 96, "--out", out)
+    assert "[1/1]" in check("test_resnet", "--img-size", 96, "--out", out)
+    (row,) = rows(out)
+    assert (row["img_size"], row["onnx_outcome"]) == ("96", "ok")
+
+
+@pytest.mark.slow
+def test_limits_are_told(tmp_path):
+    out = tmp_path / "b.csv"
+    check("test_resnet", "--no-onnx", "--time-limit", 0.01, "--out", out)
+    assert rows(out)[0]["outcome"].startswith("not done after")
+
+
+def test_an_unknown_name_is_an_error(run_tool, tmp_path):
+    status, _, error = run_tool("check_backbones", "nosuchnet*", "--out", tmp_path / "b.csv")
+    assert (status, error) == (2, "error: timm has no model 'nosuchnet*'\n")

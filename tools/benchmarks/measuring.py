@@ -1,0 +1,62 @@
+"""What the benchmarks share: devices, and times of alternatives in turn."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+
+import torch
+
+from trn_plugin.cli.parsing import positive_int
+from trn_plugin.errors import ConfigError
+
+
+def add_device_arguments(parser) -> None:
+    """Add --device and --threads."""
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument(
+        "--threads", type=positive_int, help="of the CPU (default: one for each core)"
+    )
+
+
+def use_device(args) -> None:
+    """Set the threads, and refuse CUDA where there is none; ``args.threads`` is then a number.
+
+    Raises:
+        ConfigError: no CUDA.
+    """
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("--device: this machine has no CUDA")
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    args.threads = torch.get_num_threads()
+
+
+def times_in_turn(
+    runs: Mapping[str, Callable[[], object]],
+    rounds: int,
+    clock: Callable[[], float] = time.perf_counter,
+    calls: int = 1,
+    pause: float = 0.0,
+) -> dict[str, float]:
+    """Median seconds of a call of each: in every round some calls of one, then of the next.
+
+    What else the machine does meets all of them. The first round does not count.
+
+    Args:
+        runs: by name.
+        rounds: that count.
+        clock: ``time.process_time`` for what other programs must not disturb.
+        calls: of each a round.
+        pause: seconds before each, for threads that wait for work to go to sleep.
+    """
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(rounds + 1):
+        for name, run in runs.items():
+            time.sleep(pause)
+            for _ in range(calls):
+                start = clock()
+                run()
+                times[name].append(clock() - start)
+    return {name: statistics.median(values[calls:]) for name, values in times.items()}

@@ -1,0 +1,203 @@
+"""Train and measure everything behind a table of the paper, or of the study, and write the table.
+
+A run that has its result is not done again, one that was stopped by a signal goes on. OUT_DIR then
+holds TABLE.md, TABLE.csv (every run with its settings and commands), TABLE.png and a folder of each
+run. figure3 needs labels only; figure4 trains one model. study compares what may make the relation
+loss work with plain MTL, on few pictures.
+
+Example:
+    python tools/reproduce.py table1 --scale small --seeds 0 1 2
+    python tools/reproduce.py table1 --scale paper --jobs 4 --amp --seconds 3600
+"""
+
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from reproduction.catalogue import TABLES
+from reproduction.execution import (
+    Executor,
+    checkpoint_of,
+    parsed_options,
+    result_of,
+    seconds_of,
+)
+from reproduction.plan import runs_of
+from reproduction.tables import FIGURE4
+from trn_plugin.cli.config import load_config
+from trn_plugin.cli.parsing import positive_int
+from trn_plugin.errors import ConfigError, TrnPluginError
+from trn_plugin.files import atomic_write, write_table
+
+ROOT = Path(__file__).resolve().parents[2]
+FIGURES = ("figure3", "figure4")
+
+
+def add_arguments(parser):
+    parser.add_argument("table", choices=(*TABLES, *FIGURES))
+    parser.add_argument(
+        "--scale",
+        choices=("small", "paper"),
+        default="small",
+        help="for two CPU cores, or the paper's own (%(default)s)",
+    )
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--out-dir", help="default: work_dirs/reproduce/SCALE/TABLE")
+    parser.add_argument(
+        "--jobs", type=positive_int, help="runs at a time; default: one a GPU, else 1"
+    )
+    parser.add_argument("--amp", action="store_true", help="train in mixed precision (CUDA)")
+    parser.add_argument(
+        "--seconds",
+        type=positive_int,
+        metavar="N",
+        help="begin no run that would take longer than what is left of N seconds, by the runs done",
+    )
+    parser.add_argument("--only", nargs="+", default=[], metavar="ROW", help="rows named so")
+    parser.add_argument(
+        "--report", action="store_true", help="run nothing, write the table of what is done"
+    )
+    parser.add_argument("--list", action="store_true", help="print the commands, run nothing")
+    parser.add_argument(
+        "--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="added to every run"
+    )
+
+
+def main(args):
+    check(args)
+    default = ROOT / "work_dirs" / "reproduce" / args.scale / args.table
+    folder = Path(args.out_dir or default).absolute()
+    folder = folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder
+    gpus = devices()
+    executor = Executor(ROOT, args.jobs or max(1, len(gpus)), gpus, tell, args.seconds)
+    os.chdir(ROOT)
+    folder.mkdir(parents=True, exist_ok=True)
+    if args.table == "figure3":
+        figure3(args, folder, executor)
+        return
+    table = FIGURE4 if args.table == "figure4" else TABLES[args.table]
+    runs = runs_of(table, args.scale, args.seeds, folder, args.cfg_options, args.only, args.amp)
+    if args.list:
+        for run in runs:
+            print(command_line(run.train_command()))
+            print(command_line(run.test_command(checkpoint_of(ROOT, run))))
+        return
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the runs' processes too
+    failed = [] if args.report else executor.run(runs)
+    done = finished(runs)
+    if args.table == "figure4":
+        figure4(args, folder, executor, done)
+    else:
+        report(args, folder, table, done)
+    if failed:
+        raise TrnPluginError(f"{len(failed)} of {len(runs)} runs failed: {'; '.join(failed)}")
+
+
+def check(args):
+    if len(set(args.seeds)) < len(args.seeds) or min(args.seeds) < 0:
+        raise ConfigError(f"--seeds: expected different numbers >= 0, found {args.seeds}")
+    if args.table == "figure4":
+        args.seeds = args.seeds[:1]
+    with_values = [option for option in args.cfg_options if "=" in option]
+    if len(with_values) < len(args.cfg_options):
+        raise ConfigError(f"--cfg-options: expected KEY=VALUE, found {args.cfg_options}")
+
+
+def devices():
+    """What CUDA_VISIBLE_DEVICES may be for a run; empty without GPUs."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is not None:
+        return [name for name in given.split(",") if name]
+    if shutil.which("nvidia-smi") is None:
+        return []
+    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
+    return [str(i) for i, line in enumerate(listed.stdout.splitlines()) if line.startswith("GPU")]
+
+
+def finished(runs):
+    from reproduction.report import Finished, box_of
+
+    found = []
+    for run in runs:
+        metrics = result_of(run)
+        if metrics is not None:
+            config = load_config(run.row.config, parsed_options(run.options))
+            box, leaks = box_of(config, run.scale.split)
+            found.append(Finished(run, metrics, box, leaks, seconds_of(run)))
+    return found
+
+
+def report(args, folder, table, done):
+    from reproduction.picture import save_comparison
+    from reproduction.report import csv_rows, markdown
+
+    if not done:
+        raise ConfigError(f"{folder}: no run is done yet")
+    command = ["tools/reproduce.py", *(a for a in sys.argv[1:] if a != "--report")]
+    text = markdown(table, args.scale, done, command_line(command))
+    with atomic_write(folder / f"{table.name}.md", "--out-dir") as partial:
+        partial.write_text(text + "\n", encoding="utf-8")
+    write_table(folder / f"{table.name}.csv", csv_rows(table, args.scale, done))
+    with atomic_write(folder / f"{table.name}.png", "--out-dir") as partial:
+        save_comparison(str(partial), table, done)
+    print(f"{text}\n\nwritten to {folder}")
+
+
+def figure3(args, folder, executor):
+    """tau of the labels of CelebA's attributes, and that of the paper's pairs beside it."""
+    from reproduction.figures import pairs_beside_paper
+
+    root = os.environ.get("CELEBA_ROOT", "data/celeba")
+    command = ["tools/task_similarity.py", "--celeba", root, "--order", "clustered"]
+    command += ["--out-dir", str(folder)]
+    if args.list:
+        print(command_line(command))
+        return
+    if not args.report:
+        executor.command(command, folder / "figure3.log")
+    lines = pairs_beside_paper(folder / "similarity.csv")
+    told = ["$CELEBA_ROOT" if part == root else part for part in command]
+    finish(folder, "figure3", lines, told, "similarity")
+
+
+def figure4(args, folder, executor, done):
+    """Online estimates of a trained model's features, beside the offline ones."""
+    from reproduction.figures import arrivals
+
+    if not done:
+        raise ConfigError(f"{folder}: the model of figure4 is not trained yet")
+    (trained,) = done
+    run = trained.run
+    command = [
+        "tools/benchmarks/convergence_study.py",
+        run.row.config,
+        trained.metrics["checkpoint"],
+    ]
+    command += ["--out-dir", str(folder), "--cfg-options", *run.options]
+    command += [o for o in run.train_options if o.startswith("train_dataloader")]
+    if not args.report:
+        executor.command(command, folder / "figure4.log")
+    finish(folder, "figure4", arrivals(folder / "convergence.csv"), command, "convergence")
+
+
+def finish(folder, name, lines, command, picture):
+    told = command_line(command).replace("'$CELEBA_ROOT'", "$CELEBA_ROOT")
+    text = "\n".join([*lines, "", "```bash", told, "```", ""])
+    with atomic_write(folder / f"{name}.md", "--out-dir") as partial:
+        partial.write_text(text, encoding="utf-8")
+    for suffix in ("png", "csv"):
+        with atomic_write(folder / f"{name}.{suffix}", "--out-dir") as partial:
+            shutil.copyfile(folder / f"{picture}.{suffix}", partial)
+    print(f"{text}\nwritten to {folder}")
+
+
+def command_line(arguments):
+    return shlex.join(["python", *map(str, arguments)])
+
+
+def tell(line):
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,1 @@
+../../../tools/task_similarity.py

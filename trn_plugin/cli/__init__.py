@@ -1,0 +1,67 @@
+"""The commands of ``trn-plugin``, one module each.
+
+For scripts::
+
+    config = load_config("trn_plugin::toy/mtl_test-resnet_toy.py", {"train_cfg.max_epochs": 1})
+    build_runner(config).train()
+
+Importing this package imports neither torch nor MMEngine: ``trn-plugin predict`` runs without.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+import trn_plugin
+from trn_plugin.cli.running import start
+
+__all__ = ["build_runner", "load_config", "main"]
+
+COMMANDS = {
+    "train": ("train", "train a model from a config"),
+    "test": ("test", "measure a checkpoint or an exported file"),
+    "export": ("export", "write a checkpoint as one ONNX file"),
+    "predict": ("predict", "run an exported file on pictures and videos"),
+    "similarity": ("similarity", "measure how related labels, outputs and features are"),
+    "to-timm": ("to_timm", "write one task's path as a timm model"),
+}
+
+
+def __getattr__(name: str):
+    if name not in ("build_runner", "load_config"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module("trn_plugin.cli.config"), name)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run ``trn-plugin COMMAND ARGUMENTS``; ends the process with the command's exit status.
+
+    Args:
+        arguments: command and its arguments; default those of the process.
+    """
+    command, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    if command == "--version":
+        print(f"trn-plugin {trn_plugin.__version__}")
+        sys.exit(0)
+    if command in ("-h", "--help"):
+        print("usage: trn-plugin COMMAND [ARGUMENTS]; COMMAND --help says more\n")
+        for name, (_, summary) in COMMANDS.items():
+            print(f"  {name:12}{summary}")
+        sys.exit(0)
+    if command not in COMMANDS:
+        known = ", ".join(COMMANDS)
+        sys.exit(_told(f"expected one of the commands {known}, found {command!r}"))
+    try:
+        module = import_module(f"trn_plugin.cli.{COMMANDS[command][0]}")
+    except ModuleNotFoundError as error:
+        if (error.name or "trn_plugin").startswith("trn_plugin"):
+            raise
+        sys.exit(_told(f"trn-plugin {command} needs {error.name}, which is not installed here"))
+    start(module.__doc__, module.add_arguments, module.main, rest, f"trn-plugin {command}")
+
+
+def _told(text: str) -> int:
+    print(f"error: {text}", file=sys.stderr)
+    return 2

@@ -1,0 +1,227 @@
+"""A config and a runner for a command, and the arguments that name them."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import inspect
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmengine.config import Config, DictAction
+from mmengine.registry import init_default_scope
+
+from trn_plugin import packaged
+from trn_plugin.cli.running import one_line
+from trn_plugin.engine.building import check_sections, config_errors
+from trn_plugin.engine.input_size import spread_input_size
+from trn_plugin.errors import ConfigError
+
+__all__ = [
+    "add_config_arguments",
+    "add_launcher_argument",
+    "build_runner",
+    "load_config",
+    "start_process_group",
+    "use_mixed_precision",
+    "work_dir",
+]
+
+CONFIG_SUFFIXES = (".py", ".yaml", ".yml", ".json")
+# keys of a config beside the Runner's arguments
+MEANT = (
+    *("activation_checkpointing", "auto_scale_lr", "compile", "custom_imports", "default_scope"),
+    *("efficient_conv_bn_eval", "find_unused_parameters", "input_size", "model_wrapper_cfg"),
+    *("non_finite", "resume_schedule", "runner_type", "save_on_sigterm", "sync_bn", "tta_model"),
+    *("tta_pipeline", "vis_backends"),
+)
+
+
+def add_config_arguments(parser: argparse.ArgumentParser, optional: bool = False) -> None:
+    """Add CONFIG, which may be ``optional``, and --cfg-options."""
+    parser.add_argument(
+        "config",
+        nargs="?" if optional else None,
+        help="config file, or trn_plugin::PATH for one of the package",
+    )
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action=_Options,
+        metavar="KEY=VALUE",
+        help="change values of the config, e.g. model.backbone.model_name=convnext_atto",
+    )
+
+
+class _Options(DictAction):
+    """MMEngine's KEY=VALUE parsing, its mistakes told as argparse tells them."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        for value in values:
+            try:
+                super().__call__(parser, namespace, [value], option_string)
+            except (ValueError, AssertionError, RecursionError):
+                parser.error(f"{option_string}: expected KEY=VALUE, got {value!r}")
+
+
+def load_config(path: str, options: dict | None = None) -> Config:
+    """Read a config file and apply ``--cfg-options``; ``trn_plugin::PATH`` is a packaged config.
+
+    ``input_size``, where the config has it, becomes the data sets' and the backbone's. Modules
+    of ``custom_imports`` are also found in the working directory.
+
+    Raises:
+        ConfigError: no such file, a file that is no config, or an option that does not fit it.
+    """
+    path = packaged.config_path(path)
+    if not os.path.isfile(path):
+        raise ConfigError(f"{path}: no such config file")
+    if not path.endswith(CONFIG_SUFFIXES):
+        raise ConfigError(
+            f"{path}: expected a config ({', '.join(CONFIG_SUFFIXES)}), which comes first"
+        )
+    if os.getcwd() not in sys.path:  # where a user's custom_imports are looked for
+        sys.path.insert(0, os.getcwd())
+    try:
+        config = Config.fromfile(path)
+    except Exception as error:  # a config is code: it may raise anything
+        raise ConfigError(f"{path}: not a usable config: {one_line(error)}") from error
+    packaged.drop_scope(config)
+    if options:
+        _merge(config, options)
+    check_sections(config)
+    if not isinstance(config.get("model"), dict):
+        raise ConfigError(f"{path}: expected a config with a 'model', found none")
+    spread_input_size(config)
+    init_default_scope(config.get("default_scope", "trn_plugin"))
+    return config
+
+
+def _merge(config: Config, options: dict) -> None:
+    """Apply ``--cfg-options``, which may change only what something reads."""
+    from mmengine.runner import Runner
+
+    read = {*MEANT, *inspect.signature(Runner.__init__).parameters} - {"self"}
+    for key in options:
+        name = key.split(".")[0]
+        if name in read:
+            continue
+        close = difflib.get_close_matches(name, {*config, *read}, n=1, cutoff=0.75)
+        if name not in config and close:
+            raise ConfigError(f"--cfg-options {key}: no such key, did you mean {close[0]!r}?")
+        instead = _places_of(config, key, read)
+        if instead or not _own_imports(config):  # a user's own code may read it
+            hint = f"; set {' and '.join(instead)}" if instead else ""
+            raise ConfigError(
+                f"--cfg-options {key}: nothing reads {name!r} when the config is built{hint}"
+            )
+    try:
+        config.merge_from_dict(options)
+    except Exception as error:  # of MMEngine, of any type
+        raise ConfigError(f"--cfg-options: {one_line(error)}") from error
+
+
+def _own_imports(config: Config) -> bool:
+    """Whether a config imports more than this package."""
+    imports = (config.get("custom_imports") or {}).get("imports", ["trn_plugin.registry"])
+    return imports not in ("trn_plugin.registry", ["trn_plugin.registry"])
+
+
+def _places_of(config: Config, key: str, read: set[str]) -> list[str]:
+    """Key paths that are read and hold what a variable of the config holds."""
+    whole = config.to_dict()
+    value = whole
+    for part in key.split("."):
+        if isinstance(value, (list, tuple)) and part.isdigit() and int(part) < len(value):
+            value = value[int(part)]
+        elif isinstance(value, dict) and part in value:
+            value = value[part]
+        else:
+            value = None
+    last, found = key.rpartition(".")[2], []
+
+    def search(path: str, inside) -> None:
+        pairs = inside.items() if isinstance(inside, dict) else enumerate(inside)
+        for name, inner in pairs:
+            below = f"{path}.{name}" if path else str(name)
+            if value is not None and type(inner) is type(value) and inner == value:
+                if name == last or not isinstance(inner, (bool, int)):
+                    found.append(below)
+            elif isinstance(inner, (dict, list, tuple)):
+                search(below, inner)
+
+    search("", {name: inside for name, inside in whole.items() if name in read})
+    named = [path for path in found if path.rpartition(".")[2] == last]
+    return named or found
+
+
+def build_runner(config: Config):
+    """The runner that the config names (``SafeRunner`` unless ``runner_type`` says otherwise).
+
+    Raises:
+        ConfigError: a name that no registry has, or arguments that a class does not take.
+    """
+    from trn_plugin.registry import RUNNERS
+
+    config.setdefault("runner_type", "SafeRunner")
+    check_sections(config)
+    with config_errors("config"):
+        return RUNNERS.build(config)
+
+
+def work_dir(config: Config, given: str | None, config_path: str) -> str:
+    """--work-dir, or the config's, or work_dirs/<config name>.
+
+    Raises:
+        ConfigError: it is a file.
+    """
+    folder = given or config.get("work_dir") or str(Path("work_dirs") / Path(config_path).stem)
+    if os.path.isfile(folder):
+        raise ConfigError(f"work directory {folder}: expected a folder, found a file")
+    return folder
+
+
+def start_process_group(launcher: str) -> None:
+    """Start torch.distributed on machines without CUDA, where MMEngine's set-up asks for it."""
+    import torch
+
+    if launcher == "none" or torch.cuda.is_available():
+        return
+    if launcher != "pytorch":
+        raise ConfigError(f"--launcher {launcher} needs CUDA; on CPUs use --launcher pytorch")
+    needed = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    missing = [name for name in needed if name not in os.environ]
+    if missing:
+        raise ConfigError(
+            f"--launcher pytorch: {', '.join(missing)} not set; start with "
+            "torchrun --nproc-per-node N tools/train.py CONFIG --launcher pytorch"
+        )
+    torch.distributed.init_process_group("gloo")
+
+
+def use_mixed_precision(config: Config) -> None:
+    """--amp: change ``OptimWrapper`` of a config into ``AmpOptimWrapper``.
+
+    Raises:
+        ConfigError: no CUDA, or another wrapper.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        raise ConfigError("--amp needs CUDA: MMEngine's AmpOptimWrapper does not run on CPUs")
+    kind = config.optim_wrapper.get("type", "OptimWrapper")
+    if kind not in ("OptimWrapper", "AmpOptimWrapper"):
+        raise ConfigError(f"--amp replaces OptimWrapper, but optim_wrapper.type is {kind!r}")
+    config.optim_wrapper.type = "AmpOptimWrapper"
+    config.optim_wrapper.setdefault("loss_scale", "dynamic")
+    if config.optim_wrapper.get("clip_grad"):
+        # a scale that overflowed is lowered by the scaler, which skips the step
+        config.optim_wrapper.clip_grad.error_if_nonfinite = False
+
+
+def add_launcher_argument(parser: argparse.ArgumentParser) -> None:
+    """Add --launcher."""
+    choices: Sequence[str] = ("none", "pytorch", "slurm")
+    parser.add_argument("--launcher", choices=choices, default="none", help="of several processes")

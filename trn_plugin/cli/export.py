@@ -1,0 +1,200 @@
+"""Export a checkpoint as one ONNX file that takes pictures, and check it against PyTorch.
+
+The file's input `images` is (N, H, W, 3) RGB, 0..255, of any size; resizing and normalisation are
+in the graph. It has one output for each task: landmarks in pixels, probabilities of classes and
+attributes. `trn-plugin predict` runs it, `trn-plugin test` measures it.
+
+Examples:
+    trn-plugin export trn_plugin::toy/trn-output_test-resnet_toy.py \\
+        work_dirs/toy/epoch_15.pth model.onnx --images face.jpg
+    trn-plugin export trn_plugin::toy/trn-output_test-resnet_toy.py \\
+        work_dirs/toy/epoch_15.pth pose_int8.onnx --tasks pose --precision int8 --evaluate val
+"""
+
+import math
+import os
+
+from trn_plugin.cli.config import add_config_arguments, load_config
+from trn_plugin.cli.running import one_line
+from trn_plugin.errors import ConfigError, DataError
+from trn_plugin.files import write_table
+
+SPLITS = ("test", "val")
+
+
+def add_arguments(parser):
+    add_config_arguments(parser)
+    parser.add_argument("checkpoint", help="checkpoint file")
+    parser.add_argument("out", metavar="OUT.onnx", help="file to write")
+    parser.add_argument("--tasks", nargs="+", metavar="TASK", help="export these only")
+    parser.add_argument(
+        "--precision",
+        choices=("fp32", "fp16", "int8"),
+        default="fp32",
+        help="of the network (%(default)s); int8 is quantised dynamically",
+    )
+    parser.add_argument(
+        "--evaluate",
+        choices=(*SPLITS, "none"),
+        help="measure the file and PyTorch on this set of the config and write the result into "
+        "the file (fp16 and int8: test, fp32: none)",
+    )
+    parser.add_argument(
+        "--input",
+        choices=("uint8", "float32"),
+        default="uint8",
+        help="type of the pictures' numbers, 0..255 (%(default)s)",
+    )
+    parser.add_argument("--opset", type=int, metavar="N", help="ONNX operator set, from 18 on")
+    parser.add_argument(
+        "--features",
+        action="store_true",
+        help="give hidden/TASK and output/TASK too, from which `trn-plugin test` measures tau",
+    )
+    parser.add_argument(
+        "--metrics",
+        metavar="JSON",
+        help="what `trn-plugin test --out` wrote of this checkpoint, to be written into the file "
+        "(default: what validation found during training, if the log of the run lies beside it)",
+    )
+    parser.add_argument(
+        "--report",
+        metavar="CSV",
+        help="add what was compared and measured to this table, a row a number",
+    )
+    parser.add_argument(
+        "--pictures",
+        type=int,
+        default=200,
+        metavar="N",
+        help="compare with PyTorch on so many pictures of the config's test or validation set "
+        "(%(default)s)",
+    )
+    parser.add_argument(
+        "--images", nargs="+", default=[], metavar="IMAGE", help="compare on these pictures too"
+    )
+
+
+def main(args):
+    from trn_plugin.deploy import DeployModel, export_onnx
+    from trn_plugin.deploy.checkpoint import load_for_export
+    from trn_plugin.deploy.export import check_opset
+    from trn_plugin.geometry import read_image
+    from trn_plugin.tasks import read_tasks
+
+    check_opset(args.opset)
+    if not args.out.endswith(".onnx"):
+        raise ConfigError(f"{args.out}: expected a file name that ends in .onnx")
+    if args.pictures < 0:
+        raise ConfigError(f"--pictures: expected 0 or more, found {args.pictures}")
+    split = args.evaluate or ("none" if args.precision == "fp32" else "test")
+    images = [read_image(path) for path in args.images]
+    config = load_config(args.config, args.cfg_options)
+    model, input_size, metadata = load_for_export(config, args.checkpoint, args.metrics)
+    loader, crops, source = evaluation_data(config, split, args)
+    print(f"exporting {metadata['backbone']} and comparing with PyTorch ...", flush=True)
+    options = dict(
+        opset=args.opset,
+        tasks=args.tasks,
+        check_images=[*images, *crops],
+        float_input=args.input == "float32",
+        features=args.features,
+    )
+    differences = export_onnx(
+        model, args.out, input_size, metadata, precision=args.precision, **options
+    )
+    height, width = input_size
+    size = os.path.getsize(args.out) / 1e6
+    kind = f"{args.precision}, {size:.1f} MB"
+    print(f"{args.out}: {kind}, resizes its input to {width} x {height} pixels")
+    compared = [f"{len(crops)} pictures of the {source} set"] if crops else []
+    compared += [f"{len(images)} of --images"] if images else []
+    print(f"compared on {', '.join([*compared, 'drawn pictures'])}, in batches of 1, 2 and 7")
+    tasks = read_tasks(metadata["tasks"])
+    rows = []
+    for output, difference in differences.items():
+        unit = tasks[output].difference_unit if output in tasks else "of the largest"
+        print(f"  {output}: differs from PyTorch by at most {difference:.1e} {unit}")
+        found = {"difference": difference, "unit": f"largest, {unit}"}
+        rows.append({"quantity": output, "set": source, "pictures": len(crops), **found})
+    if split == "none" and metadata["metrics"]:
+        print(f"its metrics are from: {metadata['metrics_of']}")
+    elif split == "none":
+        print(
+            "the file holds no metrics, neither the checkpoint nor a log of its run beside it has "
+            "any: --evaluate measures them, --metrics takes them over"
+        )
+    if split != "none":
+        deployed = DeployModel(model, input_size, args.tasks).eval()
+        rows += evaluate(config, split, loader, deployed, args.out)
+    if args.report:
+        report(args, size, metadata, rows)
+
+
+def evaluation_data(config, split, args):
+    """The loader of the set to measure on, if any; pictures to compare on, and of which set."""
+    from trn_plugin.deploy.evaluate import crop_loader, some_crops
+
+    if split != "none":
+        try:
+            loader = crop_loader(config, split)
+            return loader, some_crops(loader, args.pictures), split
+        except (ConfigError, DataError) as error:
+            raise type(error)(
+                f"{one_line(error)}; to measure the file needs these pictures: choose with "
+                "--evaluate test or val, or leave it unmeasured with --evaluate none"
+            ) from error
+    reasons = []
+    for split in SPLITS if args.pictures else ():
+        try:
+            return None, some_crops(crop_loader(config, split), args.pictures), split
+        except (ConfigError, DataError) as error:
+            reasons.append(one_line(error))
+    if reasons:
+        print(f"no real pictures to compare on, drawn ones only: {reasons[-1]}")
+    return None, [], None
+
+
+def evaluate(config, split, loader, deployed, path):
+    from trn_plugin.deploy.evaluate import measure
+    from trn_plugin.deploy.export import update_metadata
+
+    (before, after), boxes = measure(config, split, loader, deployed, [path])
+    named = "; ".join(f"{source} ({count})" for source, count in boxes.most_common())
+    print(f"measured on {boxes.total()} pictures of the {split} set, boxes: {named}")
+    width = max(map(len, before))
+    print(f"  {'':{width}}  {'PyTorch':>9}  {'this file':>9}  {'change':>9}")
+    rows = []
+    for name, value in before.items():
+        change = after[name] - value
+        print(f"  {name:{width}}  {value:9.3f}  {after[name]:9.3f}  {change:+9.3f}")
+        values = {"pytorch": value, "this_file": after[name], "difference": change}
+        rows.append({"quantity": name, "set": split, "pictures": boxes.total(), **values})
+    update_metadata(
+        path,
+        metrics=finite(after),
+        metrics_of=f"this file, split {split}, {boxes.total()} pictures, boxes: {named}",
+        pytorch_metrics=finite(before),
+    )
+    return rows
+
+
+def report(args, megabytes, metadata, rows):
+    height, width = metadata["input_size"]
+    setting = {
+        "file": os.path.basename(args.out),
+        "backbone": metadata["backbone"],
+        "input": f"{width} x {height}",
+        "precision": args.precision,
+        "megabytes": round(megabytes, 3),
+    }
+    columns = dict.fromkeys(
+        ("quantity", "set", "pictures", "pytorch", "this_file", "difference", "unit")
+    )
+    whole = [{**setting, **columns, **row} for row in rows]
+    write_table(args.report, whole, append=True, option="--report")
+
+
+def finite(metrics):
+    """What JSON can hold."""
+    return {name: float(value) for name, value in metrics.items() if math.isfinite(value)}

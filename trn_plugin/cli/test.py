@@ -1,0 +1,101 @@
+"""Measure a checkpoint, or an exported file, on the config's test set.
+
+An exported file gets the crops in their own size and resizes them itself.
+
+Examples:
+    trn-plugin test trn_plugin::toy/trn-output_test-resnet_toy.py work_dirs/toy/epoch_15.pth \\
+        --out metrics.json --show-dir work_dirs/toy/pictures
+    trn-plugin test trn_plugin::toy/trn-output_test-resnet_toy.py work_dirs/toy/model.onnx
+"""
+
+import math
+
+from mmengine.dist import is_main_process
+
+from trn_plugin.cli.config import (
+    add_config_arguments,
+    add_launcher_argument,
+    build_runner,
+    load_config,
+    start_process_group,
+    work_dir,
+)
+from trn_plugin.errors import ConfigError
+from trn_plugin.files import write_json
+
+
+def add_arguments(parser):
+    add_config_arguments(parser)
+    parser.add_argument("checkpoint", help="checkpoint, or exported .onnx file")
+    parser.add_argument("--work-dir", help="where logs go")
+    parser.add_argument("--out", help="write the metrics to this JSON file")
+    parser.add_argument("--show-dir", help="write pictures of cases and curves to this folder")
+    parser.add_argument(
+        "--split", choices=("test", "val"), default="test", help="which of the config's sets"
+    )
+    parser.add_argument(
+        "--provider", choices=("cpu", "cuda"), help="of an exported file: what runs it"
+    )
+    add_launcher_argument(parser)
+
+
+def main(args):
+    config = load_config(args.config, args.cfg_options)
+    config.work_dir = work_dir(config, args.work_dir, args.config)
+    config.launcher = args.launcher
+    config.load_from, config.resume = args.checkpoint, False
+    if args.split == "val":
+        config.test_dataloader, config.test_evaluator = config.val_dataloader, config.val_evaluator
+    if args.show_dir:
+        config.setdefault("custom_hooks", []).append(
+            dict(type="CasePicturesHook", out_dir=args.show_dir)
+        )
+    without_training(config)
+    left_out = []
+    if args.checkpoint.endswith(".onnx"):
+        from trn_plugin.deploy.evaluate import use_exported
+
+        if args.launcher != "none":
+            raise ConfigError("--launcher: an exported file is measured by one process")
+        left_out = use_exported(config, args.checkpoint, args.provider)
+    elif args.provider:
+        raise ConfigError("--provider: is for exported .onnx files; a checkpoint runs in PyTorch")
+    start_process_group(args.launcher)
+    runner = build_runner(config)
+    metrics = runner.test()
+    if is_main_process():
+        for line in left_out:
+            print(f"not measured: {line}")
+        if args.show_dir and args.checkpoint.endswith(".onnx"):
+            print(
+                "not drawn: similarity.png, the task similarity over training: an exported file "
+                "does not hold its log; testing the checkpoint draws it, and so did training, "
+                "into its work directory"
+            )
+        write(args.out, args, metrics, left_out)
+
+
+def without_training(config):
+    """Testing needs neither the training data nor pretrained weights."""
+    for name in ("train", "val"):
+        for part in ("dataloader", "cfg", "evaluator"):
+            config.pop(f"{name}_{part}", None)
+    for name in ("optim_wrapper", "param_scheduler"):
+        config.pop(name, None)
+    config.model.backbone.pretrained = False
+    config.model.backbone.pop("checkpoint_path", None)
+
+
+def write(path, args, metrics, left_out):
+    if path is None:
+        return
+    from trn_plugin.deploy.scores import file_sha256
+
+    record = {"config": args.config, "checkpoint": args.checkpoint, "split": args.split}
+    record["checkpoint_sha256"] = file_sha256(args.checkpoint)
+    if left_out:
+        record["not_measured"] = left_out
+    for name, value in metrics.items():
+        undefined = isinstance(value, float) and not math.isfinite(value)
+        record[name] = None if undefined else value
+    write_json(path, record)

@@ -1,0 +1,91 @@
+"""Files that tools write: whole or not at all, and with one line if they cannot."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from trn_plugin.errors import ConfigError
+
+__all__ = ["atomic_write", "write_json", "write_table"]
+
+
+@contextmanager
+def atomic_write(path: str | os.PathLike, option: str = "") -> Iterator[Path]:
+    """Yield a path to write to, which becomes ``path`` at the end, or goes if an error is raised.
+
+    Args:
+        path: the file; its folder is made.
+        option: what messages call it, such as ``--out``.
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield partial
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        told = f"{option} {path}".strip()
+        raise ConfigError(f"{told}: cannot be written: {error.strerror or error}") from error
+
+
+def write_json(path: str | os.PathLike, record, option: str = "--out") -> None:
+    """Write plain values as indented JSON.
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
+    with atomic_write(path, option) as partial:
+        partial.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def write_table(
+    path: str | os.PathLike, rows: Sequence[Mapping], append: bool = False, option: str = "--out"
+) -> None:
+    """Write rows as a CSV file with a header; a column that a row lacks is empty in it.
+
+    Args:
+        path: the file; its folder is made.
+        rows: values by column; None is empty.
+        append: to a file that is there, if its columns are these.
+        option: what messages call the path.
+
+    Raises:
+        ConfigError: the file cannot be written, or has other columns.
+    """
+    path = Path(path)
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    before = ""
+    if append and path.is_file():
+        before = _table_text(path, columns, option)
+    with atomic_write(path, option) as partial, partial.open("w", encoding="utf-8") as file:
+        file.write(before)
+        table = csv.DictWriter(file, columns, restval="", lineterminator="\n")
+        if not before:
+            table.writeheader()
+        table.writerows(rows)
+
+
+def _table_text(path: Path, columns: list[str], option: str) -> str:
+    try:
+        text = path.read_text(encoding="utf-8")
+        found = next(csv.reader(text.splitlines()), [])
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{option} {path}: cannot be written: {reason}") from error
+    if text and found != columns:
+        raise ConfigError(
+            f"{option} {path}: expected a table with the columns {','.join(columns)}, "
+            f"found {','.join(found)[:200]}; name another file"
+        )
+    return text

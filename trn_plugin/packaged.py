@@ -1,0 +1,77 @@
+"""``trn_plugin::PATH``, a config of the installed package, for MMEngine.
+
+MMEngine looks for packages by ``pkg_resources``, which setuptools 82 has dropped, and does not find
+those that are installed editable. Where it asks for this package it is told.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from pathlib import Path
+
+from mmengine.config.utils import MODULE2PACKAGE
+
+from trn_plugin.errors import ConfigError
+
+__all__ = ["config_path", "drop_scope", "register"]
+
+NAME = "trn_plugin"
+PACKAGE = Path(__file__).parent
+CONFIGS = PACKAGE / ".mim" / "configs"
+ANSWERS = {"is_installed": True, "install_package": None, "get_installed_path": str(PACKAGE)}
+ASKING = ("mmengine.utils.package_utils", "mmengine.utils", "mmengine.config.config")
+
+
+def config_path(path: str) -> str:
+    """The file of ``trn_plugin::PATH``; other paths as they are.
+
+    Raises:
+        ConfigError: the package has no such config.
+    """
+    package, found, inside = path.partition("::")
+    if not found or package != NAME:
+        return path
+    file = CONFIGS / inside
+    if not file.is_file():
+        raise ConfigError(f"{path}: no such config file in {CONFIGS}")
+    return str(file)
+
+
+def drop_scope(config) -> None:
+    """Remove the ``_scope_`` that MMEngine notes in dicts of a base of another package.
+
+    It would reach functions as an argument; where the package's is the default scope it says
+    nothing.
+    """
+    if config.get("default_scope") == NAME:
+        _drop(list(config.values()))
+
+
+def _drop(value) -> None:
+    if isinstance(value, dict):
+        if value.get("_scope_") == NAME:
+            del value["_scope_"]
+        value = list(value.values())
+    for inside in value if isinstance(value, (list, tuple)) else ():
+        _drop(inside)
+
+
+def register() -> None:
+    """Let MMEngine's ``Config.fromfile`` and ``hub.get_config`` find ``trn_plugin::``."""
+    if NAME in MODULE2PACKAGE:
+        return
+    MODULE2PACKAGE[NAME] = NAME
+    for module in filter(None, map(sys.modules.get, (*ASKING, "mmengine.hub.hub"))):
+        for name in ANSWERS.keys() & vars(module).keys():
+            setattr(module, name, _told(getattr(module, name), ANSWERS[name]))
+
+
+def _told(theirs, answer):
+    """MMEngine's function, but for this package."""
+
+    @functools.wraps(theirs)
+    def told(package, *args, **kwargs):
+        return answer if package == NAME else theirs(package, *args, **kwargs)
+
+    return told
