@@ -169,11 +169,14 @@ class CelebA(MultiTaskDataset):
         index = range(len(self.data_list))[idx]
         return dict(self.data_list[index], sample_idx=index)
 
-    def positive_shares(self, task: str) -> np.ndarray:
+    def labels_of(self, task: str, rows: np.ndarray | None = None) -> np.ndarray:
         """See `MultiTaskDataset`; at once, from the arrays."""
+        if not self._fully_initialized:
+            self.full_init()
         if task not in self._labels:
-            return super().positive_shares(task)
-        return self._labels[task][self.data_list.rows].mean(axis=0)
+            return super().labels_of(task, rows)
+        own = self.data_list.rows
+        return self._labels[task][own if rows is None else own[rows]]
 
     def _record(self, row: int) -> dict:
         gt = {}

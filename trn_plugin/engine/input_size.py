@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from mmengine.config import Config
 
+from trn_plugin.engine.data_config import datasets_in
 from trn_plugin.errors import ConfigError
 
 __all__ = ["spread_input_size"]
@@ -24,7 +23,7 @@ def spread_input_size(config: Config) -> None:
         return
     for part in ("train", "val", "test"):
         loader = config.get(f"{part}_dataloader")
-        for dataset in _datasets(loader.get("dataset") if isinstance(loader, dict) else None):
+        for dataset in datasets_in(loader.get("dataset") if isinstance(loader, dict) else None):
             if "input_size" in dataset:
                 dataset["input_size"] = size
     model = config.get("model")
@@ -40,14 +39,3 @@ def spread_input_size(config: Config) -> None:
             "set input_size alone"
         )
     backbone["img_size"] = size
-
-
-def _datasets(config: object) -> Iterator[dict]:
-    """A data set's config, and those of the data sets that it wraps."""
-    if isinstance(config, (list, tuple)):
-        for each in config:
-            yield from _datasets(each)
-    elif isinstance(config, dict):
-        yield config
-        for key in ("dataset", "datasets"):
-            yield from _datasets(config.get(key))
