@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from mmengine.config import Config
 
+from trn_plugin.engine.data_config import datasets_in
 from trn_plugin.errors import ConfigError
 
 __all__ = ["spread_input_size"]
@@ -24,7 +23,7 @@ def spread_input_size(config: Config) -> None:
         return
     loaders = [config.get(f"{part}_dataloader") for part in ("train", "val", "test")]
     tops = [loader.get("dataset") for loader in loaders if isinstance(loader, dict)]
-    sized = [dataset for dataset in _datasets(tops) if "input_size" in dataset]
+    sized = [dataset for dataset in datasets_in(tops) if "input_size" in dataset]
     before = {_sides(dataset["input_size"]) for dataset in sized}
     for dataset in sized:
         dataset["input_size"] = size
@@ -48,14 +47,3 @@ def spread_input_size(config: Config) -> None:
 def _sides(size: object) -> object:
     """One side or two as (height, width)."""
     return tuple(size) if isinstance(size, (list, tuple)) else (size, size)
-
-
-def _datasets(config: object) -> Iterator[dict]:
-    """A data set's config, and those of the data sets that it wraps."""
-    if isinstance(config, (list, tuple)):
-        for each in config:
-            yield from _datasets(each)
-    elif isinstance(config, dict):
-        yield config
-        for key in ("dataset", "datasets"):
-            yield from _datasets(config.get(key))

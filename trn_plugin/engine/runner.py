@@ -18,6 +18,7 @@ from trn_plugin.engine.building import ToldRunner, check_sections, config_errors
 from trn_plugin.engine.checkpoint import load_checkpoint_file
 from trn_plugin.engine.checkpoint_hook import own_default_hooks, own_hook
 from trn_plugin.engine.data_checks import batched, check_metrics, check_roots, check_training_set
+from trn_plugin.engine.data_config import with_draws
 from trn_plugin.engine.distributed import average_statistics, distributed_model, with_sync_bn
 from trn_plugin.engine.input_size import spread_input_size
 from trn_plugin.engine.loops import IterationLoop, own_loop
@@ -162,12 +163,16 @@ class SafeRunner(ToldRunner):
     def build_dataloader(dataloader, seed=None, diff_rank_seed=False):
         """As MMEngine's; a mistake in the config is a ConfigError; nothing is pinned on CPUs.
 
+        Samples know for which draw they are read, whatever sampler and data sets a config names.
+
         The loader has a generator of its own: it would draw its workers' seed from the global
         one each time that it is iterated, so that dropout would depend on how often it was.
         """
         if isinstance(dataloader, dict) and not torch.cuda.is_available():
             dataloader = {**dataloader, "pin_memory": False}  # or torch warns at every loader
         with config_errors("dataloader"):
+            if isinstance(dataloader, dict):
+                dataloader = with_draws(dataloader)
             built = Runner.build_dataloader(dataloader, seed, diff_rank_seed)
         if built.generator is None:
             built.generator = torch.Generator()

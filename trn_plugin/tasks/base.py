@@ -186,6 +186,10 @@ class Task:
         """A random label."""
         return rng.random(self.label_shape).astype(self.dtype)
 
+    def categories(self, label: Any) -> list[int]:
+        """Which of the names a label has, where a sample has some of them and lacks others."""
+        return []
+
     def parts(self, targets: np.ndarray) -> dict[str, np.ndarray]:
         """Target columns to relate separately (``--by-column``), (N, 1) by name."""
         return {}

@@ -93,6 +93,9 @@ class ClassTask(Task):
     def example(self, rng: np.random.Generator) -> int:
         return int(rng.integers(len(self.names)))
 
+    def categories(self, label: int) -> list[int]:
+        return [int(label)]
+
     def mirrored(self, label: int) -> int:
         return self.info["flip"][label] if "flip" in self.info else label
 
