@@ -125,9 +125,8 @@ class SafeRunner(ToldRunner):
 
     def register_hooks(self, default_hooks=None, custom_hooks=None):
         """As MMEngine's; with this package's own, and ``CheckpointHook`` means the safe one."""
-        super().register_hooks(
-            own_default_hooks(default_hooks), [own_hook(hook) for hook in custom_hooks or ()]
-        )
+        own = [own_hook(hook) for hook in custom_hooks or ()]
+        super().register_hooks(own_default_hooks(default_hooks), own)
         for hook in run_hooks(self.cfg):
             self.register_hook(hook)
 
@@ -136,8 +135,7 @@ class SafeRunner(ToldRunner):
 
         Raises:
             TrainingError: a loss or gradient that is not finite.
-            ConfigError: another training runs in the work directory; any error before the first
-                step.
+            ConfigError: another training runs in the work directory, or an error before a step.
         """
         self.finite_steps = None
         try:
@@ -283,8 +281,7 @@ class SafeRunner(ToldRunner):
 
         Raises:
             CheckpointError: the file cannot be written.
-            TrainingError: a state that could not be loaded again; an earlier checkpoint is not
-                replaced.
+            TrainingError: a state that could not be loaded; the earlier checkpoint stays.
         """
         if self.finite_steps is not None:
             self.finite_steps.log.flush()
