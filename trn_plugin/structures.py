@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -71,10 +71,11 @@ class _Array(NamedTuple):
         return cls(value.numpy())
 
 
-class MultiTaskBatch:
+class MultiTaskBatch(BaseDataElement):
     """Labels and predictions of a batch, task by task; a sequence of :class:`MultiTaskDataSample`.
 
-    Samples are made when they are asked for, by index or iteration, for what knows no batches.
+    Indexing or iterating builds data samples, for code that does not take batches. It is a
+    ``BaseDataElement`` only so that MMEngine moves it between devices.
 
     Args:
         tasks (Mapping[str, Task]): what each label is.
@@ -82,8 +83,12 @@ class MultiTaskBatch:
             label.
         mask (Tensor): (N, T) bool, which labels there are.
         meta (Mapping[str, list]): N entries by key, None where a sample has none.
-        fields (Mapping[str, Mapping[str, Tensor]]): (N, ...) by task, of those of a sample's
-            attributes that a model adds: 'pred', 'hidden', 'output', 'logits', 'target'.
+        fields (Mapping[str, Mapping[str, Tensor]]): model outputs by field ('pred', 'hidden',
+            'output', 'logits', 'target') and task, (N, ...).
+
+    Attributes:
+        targets (dict[str, Tensor]): (N, width) float32 by task.
+        masks (dict[str, Tensor]): (N,) bool by task, which samples have a label.
     """
 
     def __init__(
@@ -96,10 +101,18 @@ class MultiTaskBatch:
     ) -> None:
         self.tasks, self.matrix, self.mask = dict(tasks), matrix, mask
         self.meta, self.fields = dict(meta or {}), dict(fields or {})
+        widths = [task.width for task in self.tasks.values()]
+        self.targets = dict(zip(self.tasks, matrix.split(widths, 1), strict=True))
+        self.masks = dict(zip(self.tasks, mask.unbind(1), strict=True))
         self._arrays: dict[tuple[str, str], np.ndarray] = {}
 
+    def __setattr__(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)
+
     @classmethod
-    def of(cls, samples: Sequence[MultiTaskDataSample], tasks: Mapping[str, Task]):
+    def of(
+        cls, samples: Sequence[MultiTaskDataSample], tasks: Mapping[str, Task]
+    ) -> MultiTaskBatch:
         """The batch of these samples' labels.
 
         Raises:
@@ -117,32 +130,19 @@ class MultiTaskBatch:
                 mask[rows, column] = True
             start += task.width
         keys = dict.fromkeys(key for sample in samples for key in sample.metainfo_keys())
-        meta = {
-            key: [sample.get(key) for sample in samples] for key in keys if key not in ("tasks",)
-        }
+        meta = {key: [sample.get(key) for sample in samples] for key in keys if key != "tasks"}
         return cls(tasks, torch.from_numpy(matrix), torch.from_numpy(mask), meta)
 
-    @property
-    def targets(self) -> dict[str, torch.Tensor]:
-        """(N, width) float32 by task."""
-        widths = [task.width for task in self.tasks.values()]
-        return dict(zip(self.tasks, self.matrix.split(widths, 1), strict=True))
-
-    @property
-    def masks(self) -> dict[str, torch.Tensor]:
-        """(N,) bool by task: which samples have a label."""
-        return dict(zip(self.tasks, self.mask.unbind(1), strict=True))
-
     def labels(self, task: str) -> list:
-        """The label of each sample as an array, None where it has none."""
+        """The label of each sample as an array on the host, None where it has none."""
         if task not in self.tasks:
             return [None] * len(self)
         if ("labels", task) not in self._arrays:
             values = self.tasks[task].decode(self.targets[task].cpu().numpy())
-            self._arrays["labels", task] = values
-        present = self.masks[task].tolist()
-        rows = zip(self._arrays["labels", task], present, strict=True)
-        return [value if there else None for value, there in rows]
+            present = self.masks[task].tolist()
+            known = [v if there else None for v, there in zip(values, present, strict=True)]
+            self._arrays["labels", task] = known
+        return self._arrays["labels", task]
 
     def array(self, field: str, task: str) -> np.ndarray:
         """A field on the host, (N, ...); bfloat16, which numpy lacks, becomes float32."""
@@ -154,9 +154,8 @@ class MultiTaskBatch:
 
     def with_fields(self, **fields: Mapping[str, torch.Tensor]) -> MultiTaskBatch:
         """The same batch with fields added."""
-        return MultiTaskBatch(
-            self.tasks, self.matrix, self.mask, self.meta, {**self.fields, **fields}
-        )
+        fields = {**self.fields, **fields}
+        return MultiTaskBatch(self.tasks, self.matrix, self.mask, self.meta, fields)
 
     def give_to(self, samples: Sequence[MultiTaskDataSample]) -> Sequence[MultiTaskDataSample]:
         """Set each sample's row of the fields on it; returns the samples."""
@@ -174,19 +173,20 @@ class MultiTaskBatch:
         }
 
     def to(self, *args, **kwargs) -> MultiTaskBatch:
-        """As of a tensor."""
+        """Like ``Tensor.to``, for all tensors of the batch."""
         return self._changed(lambda values: values.to(*args, **kwargs))
 
     def pin_memory(self) -> MultiTaskBatch:
         """In page-locked memory; data loaders with ``pin_memory`` call it."""
         return self._changed(lambda values: values.pin_memory())
 
-    def _changed(self, change) -> MultiTaskBatch:
+    def _changed(self, change: Callable[[torch.Tensor], torch.Tensor]) -> MultiTaskBatch:
         fields = {
             field: {task: change(value) for task, value in values.items()}
             for field, values in self.fields.items()
         }
-        return MultiTaskBatch(self.tasks, change(self.matrix), change(self.mask), self.meta, fields)
+        mask = change(self.mask).bool()
+        return MultiTaskBatch(self.tasks, change(self.matrix), mask, self.meta, fields)
 
     def __len__(self) -> int:
         return len(self.matrix)
@@ -196,11 +196,16 @@ class MultiTaskBatch:
             return [self[index] for index in range(*row.indices(len(self)))]
         row = range(len(self))[row]
         sample = MultiTaskDataSample()
-        for key, values in {**self.meta, "tasks": [self.tasks] * len(self)}.items():
+        for key, values in self.meta.items():
             if values[row] is not None:
                 sample.set_field(values[row], key, field_type="metainfo")
+        sample.set_field(self.tasks, "tasks", field_type="metainfo")
         labels = {task: self.labels(task)[row] for task in self.tasks}
-        sample.gt = {t: torch.as_tensor(label) for t, label in labels.items() if label is not None}
+        sample.gt = {
+            task: torch.as_tensor(label, device=self.matrix.device)
+            for task, label in labels.items()
+            if label is not None
+        }
         for field in self.fields:
             sample.set_field(self._row(field, row), field)
         return sample
@@ -208,15 +213,20 @@ class MultiTaskBatch:
     def __iter__(self) -> Iterator[MultiTaskDataSample]:
         return (self[row] for row in range(len(self)))
 
-    def __getstate__(self) -> dict:
-        # arrays: torch would pass each tensor between processes as a shared-memory file
-        tensors = {"matrix": self.matrix.numpy(), "mask": self.mask.numpy()}
-        return {**self.__dict__, **tensors, "_arrays": {}}
+    def __repr__(self) -> str:
+        return f"MultiTaskBatch({len(self)} samples, tasks={list(self.tasks)})"
 
-    def __setstate__(self, state: dict) -> None:
-        for name in ("matrix", "mask"):
-            state[name] = torch.from_numpy(state[name])
-        self.__dict__.update(state)
+    def __deepcopy__(self, memo: dict) -> MultiTaskBatch:
+        return self._changed(lambda values: values.clone())
+
+    def __reduce__(self):
+        # arrays: torch would pass each tensor between processes as a shared-memory file
+        arrays = self.matrix.cpu().numpy(), self.mask.cpu().numpy()
+        return _from_arrays, (self.tasks, *arrays, self.meta, self.fields)
+
+
+def _from_arrays(tasks, matrix: np.ndarray, mask: np.ndarray, meta, fields) -> MultiTaskBatch:
+    return MultiTaskBatch(tasks, torch.from_numpy(matrix), torch.from_numpy(mask), meta, fields)
 
 
 def _on_host(label: object) -> object:

@@ -1,5 +1,6 @@
 """One batch of labels: what travels from the workers to losses, metrics and other projects."""
 
+import copy
 import pickle
 from multiprocessing.reduction import ForkingPickler
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.evaluator import BaseMetric
+from mmengine.model import BaseDataPreprocessor
 from torch.utils.data import DataLoader
 
 from trn_plugin.datasets import ToyFaces, multi_task_collate
@@ -88,6 +90,78 @@ def test_fields_reach_each_sample_and_the_samples_given():
     assert torch.equal(given[3].pred["pose"], pred["pose"][3])
     moved = found.to(torch.float64)
     assert moved.fields["pred"]["pose"].dtype == torch.float64
+
+
+def test_copies_keep_the_values_the_types_and_the_device():
+    found = batch().with_fields(pred={"pose": torch.zeros(5, 3, dtype=torch.bfloat16)})
+    again = copy.deepcopy(found)
+    assert again.fields["pred"]["pose"].dtype == torch.bfloat16
+    assert torch.equal(again.matrix, found.matrix)
+    assert found.to(torch.float64).mask.dtype == torch.bool
+    moved = found.to("meta")
+    assert {moved.matrix.device.type, moved.fields["pred"]["pose"].device.type} == {"meta"}
+
+
+def test_mmengine_moves_it_with_the_pictures():
+    data = dict(inputs=torch.zeros(5, 3, 4, 4), data_samples=batch())
+    preprocessor = BaseDataPreprocessor()
+    preprocessor.to(torch.device("meta"))
+    assert preprocessor(data)["data_samples"].matrix.device.type == "meta"
+
+
+def test_data_sets_of_a_batch_may_have_different_tasks():
+    packed = []
+    for name, label in (("pose", torch.tensor(2)), ("marks", torch.tensor([0.0, 1.0]))):
+        sample = MultiTaskDataSample(metainfo=dict(tasks={name: TASKS[name]}))
+        sample.gt = {name: label}
+        packed.append(dict(inputs=torch.zeros(3, 2, 2), data_samples=sample))
+    for order in (packed, packed[::-1]):
+        masks = multi_task_collate(order)["data_samples"].masks
+        assert {name: int(mask.sum()) for name, mask in masks.items()} == dict(pose=1, marks=1)
+    other = read_tasks(dict(pose=dict(kind="class", classes=("z", "y", "x"))))
+    packed[1]["data_samples"].set_field(other, "tasks", field_type="metainfo")
+    packed[1]["data_samples"].gt = {"pose": torch.tensor(1)}
+    with pytest.raises(DataError, match="task pose: two data sets of a batch"):
+        multi_task_collate(packed)
+    packed[0]["data_samples"].gt = {"smile": torch.tensor(1)}
+    with pytest.raises(DataError, match="a label of 'smile', which its data set does not"):
+        multi_task_collate(packed[:1])
+
+
+def test_further_entries_are_kept():
+    packed = [
+        dict(inputs=torch.zeros(3, 2, 2), data_samples=sample, weight=torch.tensor(2.0))
+        for sample in samples(3)
+    ]
+    assert multi_task_collate(packed)["weight"].tolist() == [2, 2, 2]
+
+
+def test_a_model_of_more_tasks_than_the_data_has_no_target_for_them():
+    from trn_plugin.evaluation import TaskSimilarity
+    from trn_plugin.evaluation.features import collect_features
+    from trn_plugin.registry import MODELS
+
+    backbone = dict(type="TimmTrunk", model_name="test_resnet", pretrained=False, img_size=32)
+    heads = dict(
+        pose=dict(type="ClassificationHead", num_classes=3),
+        marks=dict(type="AttributeHead", num_attributes=2),
+    )
+    model = MODELS.build(dict(type="MultiTaskModel", backbone=backbone, heads=heads)).eval()
+    few = MultiTaskBatch.of(list(samples()), {"pose": TASKS["pose"]})
+    data = dict(inputs=torch.zeros(5, 3, 32, 32), data_samples=few)
+    found = model.test_step(data)
+    assert set(found[0].target) == {"pose"}
+    assert set(found[4].target) == set()
+    assert np.isnan(collect_features(model, [data])["gt"]["marks"]).all()
+    metric = TaskSimilarity("all")
+    metric.process(None, found)
+    assert np.isnan(metric.evaluate(5)["relation/tau_output/marks-pose"])
+    losses = model.loss(torch.zeros(5, 3, 32, 32), few)
+    assert losses["loss_marks"] == 0
+    wrong = MultiTaskBatch.of(list(samples()), {"marks": TASKS["marks"]})
+    wrong.tasks["marks"] = read_tasks(dict(marks=dict(kind="values", names=("m", "n"))))["marks"]
+    with pytest.raises(DataError, match="marks: expected labels of kind 'attributes'"):
+        model.loss(torch.zeros(5, 3, 32, 32), wrong)
 
 
 def test_a_label_that_does_not_fit_is_named():

@@ -11,7 +11,15 @@ from celeba_files import make_celeba
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from trn_plugin.datasets import MTFL, CelebA, CropResize, DrawSampler, LoadCrop, LoadImage
+from trn_plugin.datasets import (
+    MTFL,
+    CelebA,
+    CropResize,
+    DrawSampler,
+    LoadCrop,
+    LoadImage,
+    SampleDraw,
+)
 from trn_plugin.datasets.transforms._cache import CachedPicture, PictureCache
 from trn_plugin.errors import ConfigError, DataError, PictureError
 from trn_plugin.geometry import jpeg_size
@@ -324,9 +332,10 @@ def test_cached_pictures_are_kept_as_they_were():
 
 def test_transforms_cannot_change_what_is_cached(sets):
     dataset = sets("celeba", 0.05)
-    before = dataset[0]["inputs"].clone()
-    dataset[0]["inputs"].zero_()
-    assert torch.equal(dataset[0]["inputs"], before)
+    draw = SampleDraw(0)
+    before = dataset[draw]["inputs"].clone()
+    dataset[draw]["inputs"].zero_()
+    assert torch.equal(dataset[draw]["inputs"], before)
 
 
 def test_boxes_of_other_transforms(tmp_path):
@@ -364,4 +373,5 @@ def test_a_subset_has_none_of_the_pictures_of_other_samples(sets):
     epochs(cached, [0])
     for dataset in (plain, cached):
         dataset.get_subset_([3, 4])
-    assert_same([[cached[0], cached[1]]], [[plain[0], plain[1]]])
+    draws = [SampleDraw(0), SampleDraw(1)]
+    assert_same([[cached[draw] for draw in draws]], [[plain[draw] for draw in draws]])

@@ -167,6 +167,21 @@ def test_a_resumed_run_keeps_no_more_checkpoints_than_asked_for(tmp_path):
     ]
 
 
+def test_a_best_checkpoint_that_a_kill_left_behind_is_removed(tmp_path):
+    checkpoint = dict(EVERY_EPOCH, save_best="tiny/error", rule="less")
+    options = dict(checkpoint=checkpoint, train_cfg=dict(EPOCHS, val_interval=1))
+    tiny_runner(tmp_path, "run", **options).train()
+    (best,) = (tmp_path / "run").glob("best_*.pth")
+    shutil.copy(best, tmp_path / "run" / "best_tiny_error_epoch_77.pth")
+    kept = tmp_path / "run" / "best_of_mine.pth"
+    shutil.copy(best, kept)
+    longer = dict(options, train_cfg=dict(EPOCHS, val_interval=1, max_epochs=4))
+    tiny_runner(tmp_path, "run", resume=True, **longer).train()
+    left = set((tmp_path / "run").glob("best_*.pth"))
+    assert len(left) == 2
+    assert kept in left
+
+
 def test_the_best_score_survives(tmp_path):
     """The validation that a killed run had not come to is made up for."""
     checkpoint = dict(EVERY_EPOCH, save_best="tiny/error", rule="less")

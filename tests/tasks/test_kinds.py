@@ -137,6 +137,20 @@ def test_labels_that_cannot_be_used_are_refused(task, bad):
         task.targets([np.zeros((7, 7))])
 
 
+@pytest.mark.parametrize(
+    ("info", "message"),
+    [
+        (dict(kind="values", names=("a", "a")), "twice"),
+        (dict(kind="class", classes=("a", "b"), flip=(1, 1)), "flip"),
+        (dict(kind="landmarks", names=("a", "b"), flip=(0, 7)), "flip"),
+        (dict(kind="landmarks", names=("a", "b"), interocular=(0, 2)), "interocular"),
+    ],
+)
+def test_descriptions_that_do_not_fit_are_refused(info, message):
+    with pytest.raises(ConfigError, match=f"task a: .*{message}"):
+        read_task("a", info)
+
+
 def test_missing_names_and_unknown_kinds_are_named():
     with pytest.raises(ConfigError, match="task a: expected names, a list of points, found None"):
         read_task("a", dict(kind="landmarks"))

@@ -94,6 +94,10 @@ def test_a_kind_of_ones_own_from_a_csv_file_to_a_prediction(home):
     assert unknown.returncode == 0, unknown.stderr[-2000:]
     record = json.loads((home / "numbers/predictions.jsonl").read_text())
     assert list(record["tasks"]["age_group"]) == [str(index) for index in range(7)]
+    code = "from __future__ import annotations\nfrom dataclasses import dataclass\n"
+    (home / "data.py").write_text(f"{code}@dataclass\nclass A:\n    a: int\n1 / 0\n")
+    broken = run(home, "predict", "ages.onnx", "faces/0.png", "--import", "data.py")
+    assert "data.py: ZeroDivisionError: division by zero (line 6)" in broken.stderr
     missing = run(home, "predict", "ages.onnx", "faces/0.png", "--import", "none.py")
     assert missing.returncode == 2
     assert "none.py" in missing.stderr

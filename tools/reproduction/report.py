@@ -155,8 +155,10 @@ def csv_rows(table: Table, scale: str, done: Sequence[Finished]) -> list[dict]:
 def box_of(config, split: str) -> tuple[str, bool]:
     """The box of a config's pictures, in words, and whether it is that of the true landmarks."""
     from trn_plugin.datasets.transforms import FaceBox
+    from trn_plugin.engine.data_config import plain_datasets_in
 
-    for transform in config[f"{split}_dataloader"].dataset.pipeline:
+    dataset = next(plain_datasets_in(config[f"{split}_dataloader"].dataset))
+    for transform in dataset["pipeline"]:
         options = dict(transform)
         if options.pop("type", "").split(".")[-1] == "FaceBox":
             box = FaceBox(**options)

@@ -17,6 +17,7 @@ import itertools
 import os
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -73,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="FILE.py",
-        help="run this file first, which registers a kind of task of your own",
+        help="Python file that registers your own kind of task, run before the model is loaded",
     )
     parser.add_argument("--csv", metavar="FILE", help="write a table too, one row a face")
     parser.add_argument(
@@ -161,9 +162,13 @@ def import_file(path: str) -> None:
         spec = importlib.util.spec_from_file_location(Path(path).stem, path)
         if spec is None:
             raise ConfigError("expected a .py file")
-        spec.loader.exec_module(importlib.util.module_from_spec(spec))
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module  # as dataclasses and pickles expect it
+        spec.loader.exec_module(module)
     except Exception as error:  # a user's code may raise anything
-        raise ConfigError(f"--import {path}: {first_line(error)}") from error
+        line = traceback.extract_tb(error.__traceback__)[-1].lineno
+        text = f"{type(error).__name__}: {first_line(error)}"
+        raise ConfigError(f"--import {path}: {text} (line {line})") from error
 
 
 def box_of(args: argparse.Namespace):
@@ -182,7 +187,7 @@ def batches(faces: dict[Path, list], size: int) -> Iterator[list[tuple[Path, lis
         yield chunk
 
 
-def summary(tasks: dict[str, dict], prediction: dict) -> str:
+def summary(tasks: dict, prediction: dict) -> str:
     parts = summary_lines(tasks, prediction, limit=6)
     for name, task in tasks.items():
         points = task.read_points(prediction[name])

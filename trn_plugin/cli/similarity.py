@@ -170,20 +170,23 @@ def placement(points, config, split, dataset, records, tasks):
     from trn_plugin.datasets.crops import EvaluationCrops
     from trn_plugin.evaluation.label_similarity import own_shape
 
-    first = ((task, r["gt"].get(name)) for name, task in tasks.items() for r in records[:1000])
-    if not any(label is not None and len(task.points(label)) for task, label in first):
+    pointed = [
+        any(task.has_points(record["gt"].get(name)) for name, task in tasks.items())
+        for record in records
+    ]
+    if not any(pointed):
         return None, ""
     if points == "shape":
-        return own_shape, ", shape of the points alone, without their place and scale"
+        return own_shape, ", points centred and scaled: no position, no size"
     if points == "file":
         return None, ", points in pixels of the file"
     loader = config.get("val_dataloader" if split == "train" else f"{split}_dataloader") or {}
     crops = EvaluationCrops.of(dataset, (loader.get("dataset") or {}).get("pipeline") or ())
     if crops is None:
-        return None, ", points in pixels of the file, as no crop of evaluation is configured"
-    missing = sum(box is None for box in crops.boxes)
+        return None, ", points in pixels of the file: the pipeline has no FaceBox or RegionBox"
+    missing = sum(box is None for box, has in zip(crops.boxes, pointed, strict=True) if has)
     if missing:
-        return None, f", points in pixels of the file, as {missing} pictures are missing"
+        return None, f", points in pixels of the file: {missing} have no crop, a picture is missing"
     return crops.place, f", points relative to the crop of evaluation: {crops.about}"
 
 

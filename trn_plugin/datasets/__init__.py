@@ -3,8 +3,9 @@
 from trn_plugin.datasets.base import MultiTaskDataset
 from trn_plugin.datasets.celeba import CelebA
 from trn_plugin.datasets.collate import multi_task_collate
+from trn_plugin.datasets.draws import SampleDraw
 from trn_plugin.datasets.mtfl import MTFL
-from trn_plugin.datasets.sampler import DrawSampler, SampleDraw
+from trn_plugin.datasets.sampler import DrawSampler, NumberedDraws
 from trn_plugin.datasets.tabular import TabularMultiTask
 from trn_plugin.datasets.toy_faces import ToyFaces
 from trn_plugin.datasets.transforms import (
@@ -17,6 +18,7 @@ from trn_plugin.datasets.transforms import (
     RandomFlip,
     RegionBox,
 )
+from trn_plugin.datasets.wrapped import DrawnDataset
 
 __all__ = [
     "MTFL",
@@ -24,10 +26,12 @@ __all__ = [
     "CelebA",
     "CropResize",
     "DrawSampler",
+    "DrawnDataset",
     "FaceBox",
     "LoadCrop",
     "LoadImage",
     "MultiTaskDataset",
+    "NumberedDraws",
     "PackMultiTaskInputs",
     "RandomFlip",
     "RegionBox",

@@ -15,13 +15,12 @@ from mmengine.logging import print_log
 from torch.utils.data import get_worker_info
 
 from trn_plugin.datasets._records import Records
+from trn_plugin.datasets.draws import DrawnResults, SampleGenerator, draw_of
+from trn_plugin.datasets.wrapped import mean_or_nan, moments
 from trn_plugin.errors import ConfigError, DataError, PictureError, TrnPluginError
 from trn_plugin.tasks import read_tasks
 
 __all__ = ["MultiTaskDataset", "input_shape"]
-
-# Keep the generators of training draws and of evaluation boxes apart.
-TRAIN_STREAM, EVAL_STREAM = 0, 1
 
 
 def input_shape(size: int | Sequence[int], name: str) -> tuple[int, int]:
@@ -51,8 +50,8 @@ class MultiTaskDataset(BaseDataset):
     (x0, y0, x1, y1 in pixels) is the part of the picture that `RegionBox` takes.
 
     The pipeline finds in its ``results``, besides the record: ``tasks`` (`Task` by name),
-    ``input_size``, ``rng`` (a ``np.random.Generator`` whose numbers depend on (seed, epoch, index)
-    alone; the next sample sets it anew) and ``eval_rng`` (made from (box_seed, row) alone: the
+    ``input_size``, ``rng`` (a ``np.random.Generator`` whose numbers depend on the draw alone, see
+    `draw_of`; the next sample sets it anew) and ``eval_rng`` (made from (box_seed, row) alone: the
     same in every epoch and run).
 
     A sample that fails is an error naming its record; no other sample takes its place. With
@@ -73,6 +72,8 @@ class MultiTaskDataset(BaseDataset):
         DataError: if the data cannot be read.
     """
 
+    takes_draws = True
+
     def __init__(
         self,
         *,
@@ -92,7 +93,7 @@ class MultiTaskDataset(BaseDataset):
         self.box_seed = box_seed
         self.skip_unreadable = bool(skip_unreadable)
         self.follow_links = bool(follow_links)
-        self._draws = _Draws()
+        self._draws = SampleGenerator()
         super().__init__(lazy_init=True, **kwargs)
         known = {**known, **self._metainfo["tasks"]}
         self._metainfo["tasks"] = {task: known[task] for task in self.tasks}
@@ -173,7 +174,7 @@ class MultiTaskDataset(BaseDataset):
             ) from None
 
     def __getitem__(self, index: int) -> dict:
-        """The sample of a plain index (epoch 0, seed 0) or a `SampleDraw`, after the pipeline."""
+        """The sample of an index, after the pipeline; without a draw (`draw_of`) a random view."""
         if not self._fully_initialized:
             self.full_init()
         return self.prepare_data(index)
@@ -201,15 +202,13 @@ class MultiTaskDataset(BaseDataset):
     def _results(self, index: int) -> tuple[dict, dict]:
         record = self.get_data_info(int(index))
         row = record.get("row", record["sample_idx"])
-        results = _Results(
+        results = DrawnResults(
             record,
+            eval_key=(self.box_seed, row),
             tasks=self._read_tasks,
             input_size=self.input_size,
-            rng=self._draws.at(
-                getattr(index, "seed", 0), getattr(index, "epoch", 0), record["sample_idx"]
-            ),
+            rng=self._draws.at(draw_of(index), record["sample_idx"]),
         )
-        results.eval_key = self.box_seed, EVAL_STREAM, row
         return results, record
 
     @property
@@ -223,8 +222,7 @@ class MultiTaskDataset(BaseDataset):
         Raises:
             ConfigError: if the data set has no such task.
         """
-        labels = self._labels_of(task)
-        return labels.mean(axis=0) if len(labels) else np.full(labels.shape[1], np.nan)
+        return mean_or_nan(self.labels_of(task))
 
     def value_moments(self, task: str) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation of the labels of a task of values, (V,) each; NaN without.
@@ -232,17 +230,40 @@ class MultiTaskDataset(BaseDataset):
         Raises:
             ConfigError: if the data set has no such task.
         """
-        labels = self._labels_of(task)
-        if not len(labels):
-            return (np.full(labels.shape[1], np.nan),) * 2
-        return labels.mean(axis=0), labels.std(axis=0)
+        return moments(self.labels_of(task))
 
-    def _labels_of(self, task: str) -> np.ndarray:
-        """Targets of the labels that there are, one in each row, (n, width)."""
+    def labels_of(self, task: str, rows: np.ndarray | None = None) -> np.ndarray:
+        """Targets of the labels that there are, one in each row, (n, width).
+
+        Args:
+            task: name of a task.
+            rows: (m,) indices of the samples, which may repeat; None for all.
+
+        Raises:
+            ConfigError: if the data set has no such task.
+        """
         if task not in self._read_tasks:
             raise ConfigError(f"{type(self).__name__} has no task {task!r}")
-        labels = [self.get_data_info(i)["gt"].get(task) for i in range(len(self))]
-        return self._read_tasks[task].targets([x for x in labels if x is not None], np.float64)
+        if not self._fully_initialized:
+            self.full_init()
+        rows = np.arange(len(self)) if rows is None else rows
+        samples, copies = np.unique(rows, return_counts=True)
+        labels = [self.get_data_info(i)["gt"].get(task) for i in samples.tolist()]
+        there = [label is not None for label in labels]
+        targets = self._read_tasks[task].targets(
+            [label for label in labels if label is not None], np.float64
+        )
+        return np.repeat(targets, copies[there], axis=0)
+
+    def get_cat_ids(self, idx: int) -> list[int]:
+        """Numbers of the classes and attributes that a sample has, for ``ClassBalancedDataset``."""
+        found, start = [], 0
+        labels = self.get_data_info(idx)["gt"]
+        for name, task in self._read_tasks.items():
+            if name in labels:
+                found += [start + category for category in task.categories(labels[name])]
+            start += len(task.names)
+        return found
 
     def _sample(self, results: dict) -> Any:
         if not self.skip_unreadable:
@@ -262,41 +283,6 @@ class MultiTaskDataset(BaseDataset):
                 )
             given.update(gt={}, unreadable=True)
             return self.pipeline(given)
-
-
-class _Draws:
-    """One generator that is set to the draws of a sample, which is cheaper than a new one.
-
-    Philox makes its numbers of a key, here the seed, and a counter, here (epoch, index): each
-    sample has a stretch of 2^64 blocks to itself.
-    """
-
-    def __init__(self) -> None:
-        self.generator = np.random.Generator(np.random.Philox(key=0))
-        self.state = self.generator.bit_generator.state
-
-    def at(self, seed: int, epoch: int, index: int) -> np.random.Generator:
-        key, counter = self.state["state"]["key"], self.state["state"]["counter"]
-        key[:] = seed % 2**64, TRAIN_STREAM
-        counter[:] = 0, 0, epoch, index
-        self.generator.bit_generator.state = self.state
-        return self.generator
-
-
-class _Results(dict):
-    """Makes ``eval_rng`` when it is asked for, which few pipelines do."""
-
-    eval_key: tuple[int, ...]
-
-    def __missing__(self, key: str) -> np.random.Generator:
-        if key != "eval_rng":
-            raise KeyError(key)
-        self[key] = _generator(*self.eval_key)
-        return self[key]
-
-
-def _generator(seed: int, *key: int) -> np.random.Generator:
-    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
 
 
 def _named(error: Exception, record: dict) -> TrnPluginError:

@@ -58,8 +58,9 @@ class CelebA(MultiTaskDataset):
     """CelebFaces Attributes (Liu et al., ICCV 2015), read as distributed.
 
     The label files may lie in ``data_root`` or in its ``Anno``, ``Eval`` and ``Img``, and all of it
-    in a folder ``celeba`` or ``CelebA`` of ``data_root``. Labels are kept as arrays, which forked
-    workers share.
+    in a folder ``celeba`` or ``CelebA`` of ``data_root``; ``.csv`` files in the place of the
+    ``.txt`` files, and a folder of the pictures in one of the same name, are read too. Labels are
+    kept as arrays, which forked workers share.
 
     Tasks: ``attributes``, all chosen ones as one task; ``group_a`` (the file's 1st to 20th) and
     ``group_b`` (21st to 40th), the paper's two groups, and the ``groups`` given; every single
@@ -169,11 +170,14 @@ class CelebA(MultiTaskDataset):
         index = range(len(self.data_list))[idx]
         return dict(self.data_list[index], sample_idx=index)
 
-    def positive_shares(self, task: str) -> np.ndarray:
+    def labels_of(self, task: str, rows: np.ndarray | None = None) -> np.ndarray:
         """See `MultiTaskDataset`; at once, from the arrays."""
+        if not self._fully_initialized:
+            self.full_init()
         if task not in self._labels:
-            return super().positive_shares(task)
-        return self._labels[task][self.data_list.rows].mean(axis=0)
+            return super().labels_of(task, rows)
+        own = self.data_list.rows
+        return self._labels[task][own if rows is None else own[rows]]
 
     def _record(self, row: int) -> dict:
         gt = {}
@@ -202,7 +206,9 @@ class CelebA(MultiTaskDataset):
                 continue
             for name in known[task]["names"]:
                 if name not in table.names:
-                    raise DataError(f"{path}:2: expected the attribute {name}, it is missing")
+                    raise DataError(
+                        f"{path}:{table.header}: expected the attribute {name}, it is missing"
+                    )
             columns = [table.names.index(name) for name in known[task]["names"]]
             self._labels[task] = table.values[np.ix_(rows, columns)]
 
@@ -294,6 +300,9 @@ class CelebA(MultiTaskDataset):
                 f"folder '{self.images}' of the pictures is missing: expected it in the data root "
                 f"'{self.data_root}' or its Img (CELEBA_ROOT); {SOURCE}"
             )
+        inner = os.path.join(found or "", os.path.basename(self.images))
+        if found and os.path.isdir(inner) and not _has_files(found):
+            return inner
         return found or os.path.join(self.data_root, self.images)
 
     def _file(self, name: str) -> str:
@@ -306,12 +315,17 @@ class CelebA(MultiTaskDataset):
         return found
 
     def _found(self, name: str, exists=os.path.isfile) -> str | None:
-        """The path of a file or folder in any of the layouts; an absolute one stays."""
-        for nest in NESTS:
-            for folder in FOLDERS:
-                path = os.path.normpath(os.path.join(self.data_root, nest, folder, name))
-                if exists(path):
-                    return path
+        """The path of a file or folder in any of the layouts; an absolute one stays.
+
+        A text file may be a CSV file instead.
+        """
+        stem, ending = os.path.splitext(name)
+        for given in (name, f"{stem}.csv") if ending == ".txt" else (name,):
+            for nest in NESTS:
+                for folder in FOLDERS:
+                    path = os.path.normpath(os.path.join(self.data_root, nest, folder, given))
+                    if exists(path):
+                        return path
         return None
 
 
@@ -326,6 +340,11 @@ def _attributes(key: str, names: Sequence[str]) -> tuple[str, ...]:
     if len(set(names)) < len(names):
         raise ConfigError(f"{key}: an attribute is named twice in {list(names)}")
     return tuple(names)
+
+
+def _has_files(folder: str) -> bool:
+    with os.scandir(folder) as entries:
+        return any(entry.is_file() for entry in entries)
 
 
 def _task_name(attribute: str) -> str:

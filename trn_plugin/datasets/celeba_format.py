@@ -1,8 +1,10 @@
-"""CelebA's text files, as they are really distributed.
+"""CelebA's text files, as they are really distributed, and the CSV files of a usual mirror.
 
 Label files (attributes, landmarks, boxes) hold the number of pictures, a line of column names, and
 one row a picture, ``000001.jpg -1  1 ...``; partition files hold rows ``000001.jpg 0`` alone.
-Columns are set apart by blanks; line ends are LF or CRLF.
+Columns are set apart by blanks; line ends are LF or CRLF. In a CSV file a header
+``image_id,5_o_Clock_Shadow,...`` takes the place of the first two lines; that of a partition may be
+absent. A byte-order mark does not count.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from trn_plugin.datasets.celeba_csv import split_csv
 from trn_plugin.errors import DataError
 
 __all__ = ["ATTRIBUTES", "SPLITS", "Table", "read_attributes", "read_partition", "read_table"]
@@ -48,12 +51,14 @@ class Table(NamedTuple):
         values: (N, len(names)) int32; of `read_attributes` int8, 0 and 1.
         files: (N,) str, names of the pictures, each once.
         lines: (N,) int32, line of each row, from 1.
+        header: line of the names.
     """
 
     names: tuple[str, ...]
     values: np.ndarray
     files: np.ndarray
     lines: np.ndarray
+    header: int = 2
 
 
 def read_attributes(path: str) -> Table:
@@ -80,7 +85,7 @@ def read_table(path: str, columns: Sequence[str]) -> Table:
         table = _parse(path, data)
         if table.names != tuple(columns):
             raise DataError(
-                f"{path}:2: expected the columns {' '.join(columns)}, "
+                f"{path}:{table.header}: expected the columns {' '.join(columns)}, "
                 f"found {_quoted(' '.join(table.names).encode())}"
             )
         return table
@@ -105,8 +110,8 @@ def _kept(path: str, kind: object, parse) -> Table:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
     key = (kind, hashlib.sha256(data).digest())
     if key not in _read:
-        table = parse(path, data)
-        for array in table[1:]:
+        table = parse(path, data.removeprefix(b"\xef\xbb\xbf"))
+        for array in (table.values, table.files, table.lines):
             array.flags.writeable = False
         while len(_read) >= KEPT:
             del _read[next(iter(_read))]
@@ -127,7 +132,8 @@ def _parse_attributes(path: str, data: bytes) -> Table:
 
 
 def _parse_partition(path: str, data: bytes) -> Table:
-    table = _rows(path, data, 0, 1, ("split",))
+    _, rows = split_csv(data) or ((), data)
+    table = _rows(path, rows, 0, 1, ("split",))
     bad = np.flatnonzero((table.values < 0) | (table.values >= len(SPLITS)))
     if bad.size:
         listing = ", ".join(f"{i} ({name})" for i, name in enumerate(SPLITS))
@@ -139,25 +145,34 @@ def _parse_partition(path: str, data: bytes) -> Table:
 
 
 def _parse(path: str, data: bytes) -> Table:
-    """A label file: count, names, rows."""
+    """A label file: count, names, rows; or CSV: names, rows."""
+    csv = split_csv(data)
+    if csv is not None:
+        names, rows = csv
+        _check_names(path, 1, names, data.split(b"\n", 1)[0])
+        return _rows(path, rows, 0, 1, names)._replace(header=1)
     first = data.find(b"\n") + 1
     second = data.find(b"\n", first) + 1
     if not first or not second:
         raise DataError(f"{path}:1: expected the number of pictures, a line of names, and rows")
-    count = data[:first].removeprefix(b"\xef\xbb\xbf").split()
+    count = data[:first].split()
     if len(count) != 1 or not count[0].isdigit():
         raise DataError(f"{path}:1: expected the number of pictures, found {_quoted(data[:first])}")
     names = tuple(name.decode("utf-8", "replace") for name in data[first:second].split())
-    if not names or len(set(names)) < len(names) or names[0].lstrip("-").isdigit():
-        raise DataError(
-            f"{path}:2: expected the columns' names, each once, found {_quoted(data[first:second])}"
-        )
+    _check_names(path, 2, names, data[first:second])
     table = _rows(path, data, second, 3, names)
     if len(table.files) != int(count[0]):
         raise DataError(
             f"{path}:1: expected as many rows as it says, {int(count[0])}, found {len(table.files)}"
         )
     return table
+
+
+def _check_names(path: str, line: int, names: tuple[str, ...], found: bytes) -> None:
+    if not names or len(set(names)) < len(names) or names[0].lstrip("-").isdigit():
+        raise DataError(
+            f"{path}:{line}: expected the columns' names, each once, found {_quoted(found)}"
+        )
 
 
 def _rows(path: str, data: bytes, start: int, line: int, names: tuple[str, ...]) -> Table:

@@ -8,7 +8,8 @@ from mmengine.dataset import default_collate
 
 from trn_plugin.errors import DataError
 from trn_plugin.registry import FUNCTIONS
-from trn_plugin.structures import MultiTaskBatch
+from trn_plugin.structures import MultiTaskBatch, MultiTaskDataSample
+from trn_plugin.tasks import Task
 
 __all__ = ["multi_task_collate"]
 
@@ -22,18 +23,47 @@ def multi_task_collate(samples: Sequence[dict], _scope_: str | None = None) -> d
         _scope_ (str, optional): ignored; MMEngine adds it to configs of another package.
 
     Returns:
-        dict: ``inputs`` (N, 3, H, W) and ``data_samples``, a `MultiTaskBatch`. Samples of other
-        projects go through MMEngine's ``default_collate``.
+        dict: ``inputs`` (N, 3, H, W), ``data_samples``, a `MultiTaskBatch` of the tasks of all
+        samples, and what else they have. Other samples are collated by MMEngine's
+        ``default_collate``.
 
     Raises:
-        DataError: pictures of different sizes, or a label that does not fit its task.
+        DataError: pictures of different sizes, a label that does not fit its task, or a task that
+            two data sets describe differently.
     """
-    packed = [sample["data_samples"] for sample in samples if "data_samples" in sample]
-    tasks = packed[0].get("tasks") if packed and hasattr(packed[0], "metainfo") else None
-    if len(packed) < len(samples) or tasks is None:
+    packed = [sample.get("data_samples") for sample in samples]
+    if not all(isinstance(each, MultiTaskDataSample) and "tasks" in each for each in packed):
         return default_collate(samples)
     pictures = [sample["inputs"] for sample in samples]
     shapes = {tuple(picture.shape) for picture in pictures}
     if len(shapes) > 1:
         raise DataError(f"pictures of one batch differ in shape: {sorted(shapes)}")
-    return {"inputs": default_collate(pictures), "data_samples": MultiTaskBatch.of(packed, tasks)}
+    others = [
+        {key: value for key, value in sample.items() if key not in ("inputs", "data_samples")}
+        for sample in samples
+    ]
+    return {
+        "inputs": default_collate(pictures),
+        "data_samples": MultiTaskBatch.of(packed, _all_tasks(packed)),
+        **(default_collate(others) if others[0] else {}),
+    }
+
+
+def _all_tasks(samples: Sequence[MultiTaskDataSample]) -> dict[str, Task]:
+    """The tasks of all samples, which may come from several data sets."""
+    tasks = dict(samples[0].tasks)
+    for sample in samples:
+        for name, task in sample.tasks.items():
+            known = tasks.setdefault(name, task)
+            if known is not task and known.exported() != task.exported():
+                raise DataError(
+                    f"task {name}: two data sets of a batch describe it differently, {known} and "
+                    f"{task}"
+                )
+        unknown = sample.gt.keys() - tasks.keys()
+        if unknown:
+            raise DataError(
+                f"{sample.get('img_path', 'a sample')}: has a label of {min(unknown)!r}, which its "
+                f"data set does not describe; it has {', '.join(tasks)}"
+            )
+    return tasks

@@ -1,4 +1,4 @@
-"""The crops that evaluation would take, found without decoding a picture."""
+"""Crop boxes of an evaluation pipeline, without decoding pictures."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ class EvaluationCrops(NamedTuple):
     """The crop of each record of a data set.
 
     Attributes:
-        boxes (list): x0, y0, x1, y1 in pixels; None where a picture's size is not known.
+        boxes (list): x0, y0, x1, y1 in pixels; None where there is none, for want of points or of
+            the picture's size.
         about (str): how they are made, in a few words.
     """
 
@@ -33,25 +34,29 @@ class EvaluationCrops(NamedTuple):
 
     @classmethod
     def of(cls, dataset: MultiTaskDataset, pipeline: Sequence[dict]) -> EvaluationCrops | None:
-        """Those of an evaluation pipeline; None if no step of it is a `FaceBox` or `RegionBox`.
-
-        Raises:
-            DataError: a record of which no box can be made.
-        """
+        """Crops of an evaluation pipeline; None if it has no `FaceBox` or `RegionBox`."""
         steps = [TRANSFORMS.build(dict(step)) for step in pipeline if _makes_box(step)]
         if not steps:
             return None
         boxes, sources = [], Counter()
         for index in range(len(dataset)):
-            results = dataset.results_of(index)
+            box, source = cls._one(dataset.results_of(index), steps)
+            boxes.append(box)
+            sources[source] += box is not None
+        return cls(boxes, ", ".join(source for source, count in sources.items() if count))
+
+    @staticmethod
+    def _one(results: dict, steps: Sequence) -> tuple[tuple[int, ...] | None, str]:
+        try:
             for step in steps:
                 step(results)
-            if results["box"] is None:
+            box = results["box"]
+            if box is None:
                 size = picture_size(results["img_path"])
-                results["box"] = None if size is None else (0, 0, *size)
-            boxes.append(results["box"])
-            sources[results["box_source"]] += 1
-        return cls(boxes, ", ".join(sources))
+                box = None if size is None else (0, 0, *size)
+        except DataError:  # of a record without points, or a picture that training leaves out
+            return None, ""
+        return box, results["box_source"]
 
     def place(self, row: int, points: np.ndarray) -> np.ndarray:
         """Points in pixels of the picture -> fractions of the crop."""

@@ -29,14 +29,16 @@ def csv_rows(path: str) -> Iterator[tuple[int, list[str]]]:
     """
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
-            yield from _checked_rows(path, csv.reader(file))
+            reader = csv.reader(file)
+            yield from _checked_rows(path, reader)
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         line = line_not_in_utf8(path)
         raise DataError(f"{path}:{line}: expected a CSV file in UTF-8: {error}") from None
     except csv.Error as error:
-        raise DataError(f"{path}: expected a CSV file in UTF-8: {error}") from None
+        line = reader.line_num
+        raise DataError(f"{path}:{line}: expected a CSV file in UTF-8: {error}") from None
 
 
 def _checked_rows(path: str, reader) -> Iterator[tuple[int, list[str]]]:

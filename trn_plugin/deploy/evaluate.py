@@ -22,6 +22,7 @@ from trn_plugin.deploy.export import DeployModel
 from trn_plugin.deploy.metadata import FEATURES
 from trn_plugin.deploy.runtime import TaskPredictor, providers_of
 from trn_plugin.engine.building import config_errors
+from trn_plugin.engine.data_config import plain_datasets_in
 from trn_plugin.engine.inference import build_loader
 from trn_plugin.errors import ConfigError
 from trn_plugin.registry import METRICS, MODELS
@@ -123,17 +124,19 @@ def crops_for_exported(loader: Mapping, key: str) -> dict:
         ConfigError: no pipeline with ``CropResize``.
     """
     loader = copy.deepcopy(dict(loader))
-    pipeline = (loader.get("dataset") or {}).get("pipeline") or ()
-    steps = [str(step.get("type")).removeprefix("trn_plugin.") for step in pipeline]
-    if steps.count("CropResize") != 1:
-        raise ConfigError(
-            f"{key}.dataset.pipeline: an exported file resizes by itself, in the place of one "
-            f"CropResize; found {', '.join(steps) or 'no pipeline'}"
-        )
-    loader["dataset"]["pipeline"] = [
-        dict(type="trn_plugin.Crop") if name == "CropResize" else step
-        for name, step in zip(steps, pipeline, strict=True)
-    ]
+    datasets = list(plain_datasets_in(loader.get("dataset"))) or [{}]
+    for dataset in datasets:
+        pipeline = dataset.get("pipeline") or ()
+        steps = [str(step.get("type")).removeprefix("trn_plugin.") for step in pipeline]
+        if steps.count("CropResize") != 1:
+            raise ConfigError(
+                f"{key}.dataset.pipeline: an exported file resizes by itself, in the place of one "
+                f"CropResize; found {', '.join(steps) or 'no pipeline'}"
+            )
+        dataset["pipeline"] = [
+            dict(type="trn_plugin.Crop") if name == "CropResize" else step
+            for name, step in zip(steps, pipeline, strict=True)
+        ]
     loader["collate_fn"] = dict(type="pseudo_collate")  # crops differ in size
     return loader
 

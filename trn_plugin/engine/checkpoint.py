@@ -119,7 +119,7 @@ def load_weights_file(path: str | os.PathLike) -> dict[str, torch.Tensor]:
         from safetensors.torch import load_file
 
         try:
-            return load_file(_existing(path))
+            return _unwrapped(load_file(_existing(path)))
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{path}: cannot be read: {error}") from None
     weights = _load(path, "cpu")
@@ -129,6 +129,10 @@ def load_weights_file(path: str | os.PathLike) -> dict[str, torch.Tensor]:
     if not isinstance(weights, dict):
         raise CheckpointError(f"{path}: expected weights by name, found {type(weights).__name__}")
     _check_weights(weights, path)
+    return _unwrapped(weights)
+
+
+def _unwrapped(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     for prefix in WRAPPERS * 2:
         if all(name.startswith(prefix) for name in weights):
             weights = {name.removeprefix(prefix): value for name, value in weights.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 
 from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook
@@ -50,6 +51,9 @@ class SafeCheckpointHook(CheckpointHook):
         for indicator, path in known.items():
             if not self._is_best(path):
                 known[indicator] = None
+        if getattr(runner, "resumed_from", None) and is_main_process():
+            for path in (self.best_ckpt_path, *known.values()):
+                _remove_earlier_best(path)
 
     def _is_best(self, path) -> bool:
         """Whether a file is one that this hook may have written as the best."""
@@ -170,6 +174,17 @@ def own_default_hooks(hooks: dict | None) -> dict:
         checkpoint=dict(type="CheckpointHook", interval=1),
     )
     return {name: own_hook(hook) for name, hook in {**always, **(hooks or {})}.items()}
+
+
+def _remove_earlier_best(path: str | None) -> None:
+    """Remove what a kill left between writing a best checkpoint and removing the one before."""
+    if path is None or not os.path.isfile(path):
+        return
+    folder, name = os.path.split(path)
+    parts = re.fullmatch(r"(best_.*_(?:epoch|iter)_)\d+\.pth", name)
+    for other in os.listdir(folder) if parts else ():
+        if other != name and re.fullmatch(rf"{re.escape(parts[1])}\d+\.pth", other):
+            os.remove(os.path.join(folder, other))
 
 
 class _RemovesLater:

@@ -7,6 +7,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from trn_plugin.engine.building import config_errors
+from trn_plugin.engine.data_config import datasets_in
 from trn_plugin.errors import ConfigError
 from trn_plugin.registry import DATASETS
 
@@ -16,6 +17,8 @@ __all__ = ["batched", "check_metrics", "check_roots", "check_training_set"]
 def check_roots(loaders: dict) -> None:
     """Refuse a data root that is not there, before anything expensive is begun.
 
+    Data sets are found within those that wrap them.
+
     Args:
         loaders (dict): configs of loaders by 'train', 'val' and 'test'; a training does not need
             the test set.
@@ -23,9 +26,9 @@ def check_roots(loaders: dict) -> None:
     names = ("train", "val") if loaders["train"] is not None else ("val", "test")
     for name in names:
         loader = loaders[name]
-        dataset = loader.get("dataset") if isinstance(loader, dict) else None
-        if isinstance(dataset, dict) and isinstance(dataset.get("type"), str):
-            kind = DATASETS.get(dataset["type"])
+        for dataset in datasets_in(loader.get("dataset") if isinstance(loader, dict) else None):
+            kind = dataset.get("type")
+            kind = DATASETS.get(kind) if isinstance(kind, str) else kind
             if "data_root" in dataset and hasattr(kind, "check_root"):
                 with config_errors(f"{name}_dataloader.dataset"):
                     DATASETS.build({**dataset, "lazy_init": True}).check_root()

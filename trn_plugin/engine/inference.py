@@ -9,6 +9,7 @@ from torch import nn
 
 from trn_plugin.engine.building import config_errors
 from trn_plugin.engine.checkpoint import load_checkpoint_file
+from trn_plugin.engine.data_config import plain_datasets_in
 from trn_plugin.engine.model_state import load_model_state
 from trn_plugin.errors import ConfigError
 from trn_plugin.registry import MODELS, RUNNERS
@@ -72,8 +73,10 @@ def build_loader(config: Config, split: str):
             raise ConfigError(f"config: has no {name}_dataloader")
     loader = copy.deepcopy(config[f"{needed[-1]}_dataloader"])
     if split == "train":
-        pipeline = loader.dataset.get("pipeline", [])
-        loader.dataset = dict(config.train_dataloader.dataset, pipeline=pipeline)
+        evaluated = next(plain_datasets_in(loader.dataset), {})
+        loader.dataset = copy.deepcopy(config.train_dataloader.dataset)
+        for dataset in plain_datasets_in(loader.dataset):
+            dataset["pipeline"] = evaluated.get("pipeline", [])
     runner = RUNNERS.get(config.get("runner_type", "SafeRunner"))
     with config_errors(f"{split}_dataloader"):
         return runner.build_dataloader(loader)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from mmengine.config import Config
 
+from trn_plugin.engine.data_config import datasets_in
 from trn_plugin.errors import ConfigError
 
 __all__ = ["spread_input_size"]
@@ -22,11 +21,12 @@ def spread_input_size(config: Config) -> None:
     size = config.get("input_size")
     if size is None:
         return
-    for part in ("train", "val", "test"):
-        loader = config.get(f"{part}_dataloader")
-        for dataset in _datasets(loader.get("dataset") if isinstance(loader, dict) else None):
-            if "input_size" in dataset:
-                dataset["input_size"] = size
+    loaders = [config.get(f"{part}_dataloader") for part in ("train", "val", "test")]
+    tops = [loader.get("dataset") for loader in loaders if isinstance(loader, dict)]
+    sized = [dataset for dataset in datasets_in(tops) if "input_size" in dataset]
+    before = {_sides(dataset["input_size"]) for dataset in sized}
+    for dataset in sized:
+        dataset["input_size"] = size
     model = config.get("model")
     backbone = model.get("backbone") if isinstance(model, dict) else None
     if not isinstance(backbone, dict):
@@ -34,7 +34,9 @@ def spread_input_size(config: Config) -> None:
             f"model.backbone: expected a dict, as input_size is that of the backbone too, "
             f"got {backbone!r}"
         )
-    if backbone.get("img_size", size) != size:
+    # where data sets and backbone agreed before, a new input_size is meant for both
+    own = _sides(backbone.get("img_size", size))
+    if own != _sides(size) and before != {own}:
         raise ConfigError(
             f"model.backbone.img_size is {backbone['img_size']}, but input_size is {size}: "
             "set input_size alone"
@@ -42,12 +44,6 @@ def spread_input_size(config: Config) -> None:
     backbone["img_size"] = size
 
 
-def _datasets(config: object) -> Iterator[dict]:
-    """A data set's config, and those of the data sets that it wraps."""
-    if isinstance(config, (list, tuple)):
-        for each in config:
-            yield from _datasets(each)
-    elif isinstance(config, dict):
-        yield config
-        for key in ("dataset", "datasets"):
-            yield from _datasets(config.get(key))
+def _sides(size: object) -> object:
+    """One side or two as (height, width)."""
+    return tuple(size) if isinstance(size, (list, tuple)) else (size, size)

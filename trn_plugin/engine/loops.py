@@ -135,6 +135,7 @@ class EpochLoop(_Loop):
         self.runner.call_hook("before_train_epoch")
         self.runner.restore_random_state()
         self.runner.model.train()
+        _number_epoch(self.dataloader, self.epoch)
         for idx, data_batch in enumerate(batches_from(self.dataloader, self.done), self.done):
             self._train_step(idx, data_batch)
         self.runner.call_hook("after_train_epoch")
@@ -198,15 +199,28 @@ class IterationLoop(_Loop):
         return self.runner.model
 
     def _batches(self, start: int) -> Iterator:
-        sampler = self.dataloader.batch_sampler.sampler
-        if isinstance(sampler, InfiniteSampler):
+        if isinstance(_sampler_within(self.dataloader), InfiniteSampler):
             yield from batches_from(self.dataloader, start)
         first, start = divmod(start, len(self.dataloader))
         for epoch in itertools.count(first):
-            if hasattr(sampler, "set_epoch"):
-                sampler.set_epoch(epoch)
+            _number_epoch(self.dataloader, epoch)
             yield from batches_from(self.dataloader, start)
             start = 0
+
+
+def _number_epoch(loader: DataLoader, epoch: int) -> None:
+    """Tell the sampler, also where no hook does: a number that stays repeats order and views."""
+    sampler = getattr(loader.batch_sampler, "sampler", None)
+    if hasattr(sampler, "set_epoch"):
+        sampler.set_epoch(epoch)
+
+
+def _sampler_within(loader: DataLoader):
+    """The sampler that a config names; `NumberedDraws` may be around it."""
+    sampler = getattr(loader.batch_sampler, "sampler", None)
+    while hasattr(sampler, "yields_draws") and hasattr(sampler, "sampler"):
+        sampler = sampler.sampler
+    return sampler
 
 
 def _whole(name: str, value, least: int) -> int:

@@ -13,21 +13,16 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from trn_plugin import packaged
-from trn_plugin.engine import run_state
+from trn_plugin.engine import newest, run_state
 from trn_plugin.engine.building import ToldRunner, check_sections, config_errors
 from trn_plugin.engine.checkpoint import load_checkpoint_file
 from trn_plugin.engine.checkpoint_hook import own_default_hooks, own_hook
 from trn_plugin.engine.data_checks import batched, check_metrics, check_roots, check_training_set
+from trn_plugin.engine.data_config import with_draws
 from trn_plugin.engine.distributed import average_statistics, distributed_model, with_sync_bn
 from trn_plugin.engine.input_size import spread_input_size
 from trn_plugin.engine.loops import IterationLoop, own_loop
 from trn_plugin.engine.model_state import load_fitting_state, load_model_state
-from trn_plugin.engine.newest import (
-    checkpoint_files,
-    last_checkpoint_text,
-    newest_first,
-    resume_newest,
-)
 from trn_plugin.engine.optimizers import accumulated, own_optimizer
 from trn_plugin.engine.random_state import set_random_state
 from trn_plugin.engine.run_hooks import check_loadable, run_hooks
@@ -147,12 +142,12 @@ class SafeRunner(ToldRunner):
         self.finite_steps = None
         try:
             with only_run_in(self.work_dir) if is_main_process() else nullcontext():
-                newest_first(self.work_dir)  # refuses to train over those of a newer version
+                newest.newest_first(self.work_dir)  # refuses those of a newer version
                 super().dump_config()
                 return super().train()
         except KeyboardInterrupt as error:
             where = self.last_checkpoint_text()
-            if checkpoint_files(self.work_dir):
+            if newest.checkpoint_files(self.work_dir):
                 where += "; --resume goes on from there"
             raise type(error)(where) from None
         except Exception:
@@ -168,12 +163,16 @@ class SafeRunner(ToldRunner):
     def build_dataloader(dataloader, seed=None, diff_rank_seed=False):
         """As MMEngine's; a mistake in the config is a ConfigError; nothing is pinned on CPUs.
 
+        Samples know for which draw they are read, whatever sampler and data sets a config names.
+
         The loader has a generator of its own: it would draw its workers' seed from the global
         one each time that it is iterated, so that dropout would depend on how often it was.
         """
         if isinstance(dataloader, dict) and not torch.cuda.is_available():
             dataloader = {**dataloader, "pin_memory": False}  # or torch warns at every loader
         with config_errors("dataloader"):
+            if isinstance(dataloader, dict):
+                dataloader = with_draws(dataloader)
             built = Runner.build_dataloader(dataloader, seed, diff_rank_seed)
         if built.generator is None:
             built.generator = torch.Generator()
@@ -230,7 +229,7 @@ class SafeRunner(ToldRunner):
         if self.loaded:
             return
         if self.resuming and self.load_from is None:
-            resume_newest(self)
+            newest.resume_newest(self)
         elif self.resuming:
             self.resume(self.load_from)
         elif self.load_from is not None:
@@ -267,7 +266,7 @@ class SafeRunner(ToldRunner):
 
     def last_checkpoint_text(self) -> str:
         """Where a run that ends now can be resumed from."""
-        return last_checkpoint_text(self.work_dir)
+        return newest.last_checkpoint_text(self.work_dir)
 
     def save_checkpoint(
         self,

@@ -59,8 +59,10 @@ def _owners(hidden: dict[str, torch.Tensor]) -> dict[str, str]:
 
 
 def _of_batch(batch: MultiTaskBatch, field: str, task: str) -> np.ndarray:
+    if task not in batch.fields[field]:
+        return np.full((len(batch), 0), np.nan, np.float32)
     rows = batch.array(field, task).astype(np.float32).reshape(len(batch), -1)
-    if field == LEVELS["gt"] and task in batch.tasks:
+    if field == LEVELS["gt"]:
         rows[~batch.masks[task].cpu().numpy()] = np.nan
     return rows
 

@@ -143,8 +143,10 @@ class CasePicturesHook(Hook):
             curve = task.curve(labels, outputs, np.array([case["box"] for case in labelled]))
             if curve is not None:
                 title = f"{name}, {len(labelled)} pictures"
-                save = getattr(plots, f"save_{curve.plot}")
-                save(self._sheet(f"{curve.plot}_{key_name(name)}"), **curve.arguments, title=title)
+                own = callable(curve.plot)
+                save = curve.plot if own else getattr(plots, f"save_{curve.plot}")
+                stem = curve.name or (curve.plot.__name__ if own else curve.plot)
+                save(self._sheet(f"{stem}_{key_name(name)}"), **curve.arguments, title=title)
         badness = np.array([_badness(case, tasks, spread) for case in cases])
         known = np.flatnonzero(~np.isnan(badness))
         worst = known[np.argsort(-badness[known], kind="stable")][: self.num_worst]

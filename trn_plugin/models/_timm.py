@@ -33,28 +33,15 @@ def create(
         ``timm.create_model`` that make such a model.
 
     Raises:
-        ConfigError: unknown name, weights that cannot be had, arguments that timm refuses.
+        ConfigError: unknown name, folder or tag, weights that cannot be had, arguments that timm
+            refuses.
     """
-    if not timm.is_model(model_name):
-        names = timm.list_models()
-        close = difflib.get_close_matches(model_name.split(".")[0], names, n=5, cutoff=0.5)
-        hint = ", ".join(close) if close else f"see timm.list_models(), {len(names)} names"
-        raise ConfigError(
-            f"{_WHERE}.model_name: timm knows no {model_name!r}; close matches: {hint}"
-        )
     if "num_classes" in kwargs:
         raise ConfigError(f"{_WHERE}.num_classes: not used; the heads are those of model.heads")
-    try:
-        config = timm.get_pretrained_cfg(model_name)
-    except RuntimeError as error:  # an unknown tag
-        tags = timm.list_pretrained(f"{model_name.split('.')[0]}.*")
-        raise ConfigError(
-            f"{_WHERE}.model_name: timm has no weights {model_name!r}; expected one of "
-            f"{', '.join(tags) or 'none'}"
-        ) from error
-    size = _pair(img_size) or tuple((config.input_size if config else (3, 224, 224))[1:])
+    config = _sourced(model_name) if ":" in model_name else _listed(model_name)
+    size = _pair(img_size) or tuple(config.get("input_size", (3, 224, 224))[1:])
     options = dict(kwargs, in_chans=in_chans, num_classes=0)
-    if img_size is not None and config is not None and config.fixed_input_size:
+    if img_size is not None and config.get("fixed_input_size"):
         options["img_size"] = size
     if checkpoint_path is not None:
         return _with_weights(model_name, options, checkpoint_path), size, options
@@ -73,12 +60,50 @@ def create(
     return model, size, options
 
 
+def _listed(model_name: str) -> dict:
+    """timm's own configuration of a model that it lists; empty where it has none.
+
+    Raises:
+        ConfigError: unknown name or tag.
+    """
+    if not timm.is_model(model_name):
+        names = timm.list_models()
+        close = difflib.get_close_matches(model_name.split(".")[0], names, n=5, cutoff=0.5)
+        hint = ", ".join(close) if close else f"see timm.list_models(), {len(names)} names"
+        raise ConfigError(
+            f"{_WHERE}.model_name: timm knows no {model_name!r}; close matches: {hint}"
+        )
+    try:
+        config = timm.get_pretrained_cfg(model_name)
+    except RuntimeError as error:  # an unknown tag
+        tags = timm.list_pretrained(f"{model_name.split('.')[0]}.*")
+        raise ConfigError(
+            f"{_WHERE}.model_name: timm has no weights {model_name!r}; expected one of "
+            f"{', '.join(tags) or 'none'}"
+        ) from error
+    return config.to_dict() if config else {}
+
+
+def _sourced(model_name: str) -> dict:
+    """The configuration of a model in a folder or on a hub, ``local-dir:`` or ``hf-hub:``.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    try:
+        return timm.create_model(model_name, pretrained=False, num_classes=0).pretrained_cfg
+    except Exception as error:  # anything from OSError to AssertionError
+        raise ConfigError(
+            f"{_WHERE}.model_name: expected 'local-dir:FOLDER' with the config.json of a timm "
+            f"model, or 'hf-hub:OWNER/NAME' of one that can be reached, found {model_name!r} "
+            f"({first_line(error)})"
+        ) from error
+
+
 def _with_weights(model_name: str, options: dict, path: str) -> nn.Module:
     """The model with weights from a file, converted by timm as its own are."""
-    weights = load_weights_file(path)
-    if all(key.startswith("module.") for key in weights):
-        weights = {key.removeprefix("module."): value for key, value in weights.items()}
-    overlay = {"state_dict": weights}
+    # no source: or those of a folder or hub come first
+    overlay = {"state_dict": load_weights_file(path), "source": ""}
     with _missing_keys() as missing:
         try:
             model = timm.create_model(

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from trn_plugin.errors import ConfigError, DataError
 from trn_plugin.registry import MODELS
-from trn_plugin.structures import MultiTaskBatch
 
 __all__ = ["MultiTaskDataPreprocessor"]
 
@@ -37,7 +36,6 @@ class MultiTaskDataPreprocessor(BaseDataPreprocessor):
         non_blocking: bool = True,
     ) -> None:
         super().__init__(non_blocking=non_blocking)
-        self.non_blocking = non_blocking
         if mean is None or std is None or len(mean) != len(std) or min(std) <= 0:
             raise ConfigError(
                 "model.data_preprocessor: expected mean and std (> 0) of the same length, in "
@@ -53,11 +51,7 @@ class MultiTaskDataPreprocessor(BaseDataPreprocessor):
 
     def forward(self, data: dict, training: bool = False) -> dict:
         """Collated batch -> dict(inputs=(N, 3, H, W) float32, data_samples as given or None)."""
-        samples = data.get("data_samples")
-        if not isinstance(samples, MultiTaskBatch):
-            samples = self.cast_data(samples)
-        elif training:
-            samples = samples.to(self.device, non_blocking=self.non_blocking)
+        samples = self.cast_data(data.get("data_samples"))
         inputs = self.cast_data(data["inputs"])
         if not torch.is_tensor(inputs):
             shapes = {tuple(image.shape) for image in inputs}

@@ -199,12 +199,13 @@ class MultiTaskModel(BaseModel):
         if data_samples is None:
             data_samples = [MultiTaskDataSample(gt={}) for _ in range(len(inputs))]
         batch = self._batch(data_samples)
+        targets, _ = self._encode(batch)
         batch = batch.with_fields(
             pred={task: head.predict(logits[task]) for task, head in self.heads.items()},
             hidden=hidden,
             output=self._activated(logits),
             logits=logits,
-            target=self._encode(batch)[0],
+            target={task: targets[task] for task in self.tasks if task in batch.tasks},
         )
         return batch if isinstance(data_samples, MultiTaskBatch) else batch.give_to(data_samples)
 
@@ -220,19 +221,21 @@ class MultiTaskModel(BaseModel):
         return MultiTaskBatch.of(samples, {task: head.task for task, head in self.heads.items()})
 
     def _encode(self, batch: MultiTaskBatch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Loss targets (N, d) and masks (N,) by task; nothing is masked in without a label."""
-        given, masks = batch.targets, batch.masks
+        """Loss targets (N, d) and masks (N,) by task; the mask is False without a label."""
+        given, masks = dict(batch.targets), dict(batch.masks)
         targets = {}
         for task, head in self.heads.items():
             if task not in given:
                 given[task] = batch.matrix.new_zeros(len(batch), head.out_features)
                 masks[task] = batch.mask.new_zeros(len(batch))
-            if given[task].shape[1] != head.out_features:
+            described = batch.tasks.get(task, head.task)
+            if given[task].shape[1] != head.out_features or described.kind != head.task.kind:
                 raise DataError(
-                    f"{task}: expected labels of {head.out_features} numbers, as "
-                    f"{type(head).__name__} predicts, found {given[task].shape[1]}"
+                    f"{task}: expected labels of kind {head.task.kind!r} with "
+                    f"{head.out_features} numbers, as {type(head).__name__} predicts, found "
+                    f"{described.kind!r} with {given[task].shape[1]}"
                 )
-            # a slice of the batch's matrix would take other kernels, and other roundings
+            # contiguous: a strided slice uses another kernel, which rounds differently
             targets[task] = head.prepare(given[task].contiguous(), masks[task])
         return targets, masks
 

@@ -46,7 +46,8 @@ class TimmTrunk(nn.Module):
         fully_shared (frozenset[str]): the tasks whose hidden features are one and the same tensor.
 
     Args:
-        model_name (str): any name of ``timm.list_models()``, with or without a pretrained tag.
+        model_name (str): any name of ``timm.list_models()``, with or without a pretrained tag;
+            ``local-dir:FOLDER`` or ``hf-hub:OWNER/NAME`` as of ``timm.create_model``.
         pretrained (bool): load timm's weights (needs timm's hub, or timm's cache).
         checkpoint_path (str, optional): load the uncut model's weights from this file instead.
         shared_stages (int | str | dict): 0 shares nothing (single-task learning), k the first k

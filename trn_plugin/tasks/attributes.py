@@ -46,6 +46,9 @@ class AttributeTask(Task):
     def example(self, rng: np.random.Generator) -> np.ndarray:
         return rng.integers(2, size=len(self.names)).astype(np.float32)
 
+    def categories(self, label: np.ndarray) -> list[int]:
+        return np.flatnonzero(np.asarray(label) > 0.5).tolist()
+
     def parts(self, targets: np.ndarray) -> dict[str, np.ndarray]:
         return self.each_column(targets)
 

@@ -39,8 +39,8 @@ class Line(NamedTuple):
     Attributes:
         text (str): the line.
         right (bool | None): whether the prediction is right; None where nothing can be said.
-        certainty (float | None): lines of the lowest certainty go first where room is short; None
-            always stays.
+        certainty (float | None): where room is short, the least certain lines are dropped first;
+            None: never dropped.
     """
 
     text: str
@@ -49,24 +49,31 @@ class Line(NamedTuple):
 
 
 class Curve(NamedTuple):
-    """A plot of a test set: ``save_<plot>`` of ``trn_plugin.evaluation.plots`` draws it."""
+    """A plot of a test set.
 
-    plot: str
+    Attributes:
+        plot (str | Callable): drawn by ``save_<plot>`` of ``trn_plugin.evaluation.plots``, or by a
+            function of (path, title=..., **arguments).
+        name (str): of its file; default ``plot``.
+    """
+
+    plot: str | Callable
     arguments: Mapping[str, Any]
+    name: str = ""
 
 
 class Task:
     """One task of a data set, a head or an exported file.
 
-    A label is what a data set gives; a target is the vector (width,) that the loss sees; an output
-    is what a head predicts, of :attr:`output_shape`; a prediction is an output as a user reads it.
+    A label comes from the data set; a target (width,) is what the loss sees; an output, of
+    :attr:`output_shape`, comes from a head; a prediction is an output in users' form.
 
     Args:
         name: of the task.
         info: as in ``METAINFO['tasks']`` of a data set; its entry ``names_key`` holds the names.
 
     Attributes:
-        names (tuple[str, ...]): of the points, classes, attributes or values.
+        names (tuple[str, ...]): names of the points, classes, attributes or values.
         info (dict): as given.
 
     Raises:
@@ -78,11 +85,11 @@ class Task:
     noun: ClassVar[str] = "names"
     """What the names are, in messages."""
     dtype: ClassVar[type] = np.float32
-    """Of a label."""
+    """NumPy type of a label."""
     columns_type: ClassVar[type[LabelColumns]] = LabelColumns
     """Reads the label from the columns of a CSV file."""
     difference_unit: ClassVar[str] = "in probability"
-    """Of the difference between two outputs."""
+    """Unit in which differences between two outputs are printed."""
 
     def __init__(self, name: str, info: Mapping) -> None:
         names = info.get(self.names_key)
@@ -92,14 +99,16 @@ class Task:
             )
         self.name = name
         self.names = tuple(map(str, names))
-        self.info = dict(info)
+        if len(set(self.names)) < len(self.names):
+            raise ConfigError(f"task {name}: a name is there twice in {list(names)}")
+        self.info = {"kind": self.kind, **info}
 
     def to_dict(self) -> dict:
         """The plain dict that it was made from."""
         return dict(self.info)
 
     def exported(self) -> dict:
-        """What an exported file says of it."""
+        """The task's entry in an exported file's metadata."""
         return {"kind": self.kind, self.names_key: list(self.names)}
 
     def __repr__(self) -> str:
@@ -114,7 +123,7 @@ class Task:
 
     @property
     def label_shape(self) -> tuple[int, ...]:
-        """Of a label."""
+        """NumPy type of a label."""
         return (len(self.names),)
 
     @property
@@ -177,8 +186,12 @@ class Task:
         """A random label."""
         return rng.random(self.label_shape).astype(self.dtype)
 
+    def categories(self, label: Any) -> list[int]:
+        """Which of the names a label has, where a sample has some of them and lacks others."""
+        return []
+
     def parts(self, targets: np.ndarray) -> dict[str, np.ndarray]:
-        """Columns of the targets (N, width) that are tasks of their own, (N, 1) by name."""
+        """Target columns to relate separately (``--by-column``), (N, 1) by name."""
         return {}
 
     def each_column(self, targets: np.ndarray) -> dict[str, np.ndarray]:
@@ -201,13 +214,17 @@ class Task:
         """The label of the mirrored crop.
 
         Raises:
-            ConfigError: nothing says what becomes of it.
+            ConfigError: the data set does not say how a mirror changes it.
         """
         return label
 
     def points(self, label: Any) -> np.ndarray:
         """The points (P, 2) of a label or an output that move with the picture; most have none."""
         return np.zeros((0, 2))
+
+    def has_points(self, label: Any) -> bool:
+        """Whether there is a label, with points."""
+        return label is not None and len(self.points(label)) > 0
 
     def with_points(self, label: Any, points: np.ndarray) -> Any:
         """The label with these points (P, 2) in the place of its own."""
@@ -238,7 +255,7 @@ class Task:
         return [f"{self.name}.{name}" for name in self.names]
 
     def row(self, record: Any) -> list:
-        """The cells below :meth:`columns`, of what :meth:`as_json` gives."""
+        """The CSV cells of a record from :meth:`as_json`, in the order of :meth:`columns`."""
         return list(record.values())
 
     def read_points(self, prediction: Any) -> np.ndarray:
@@ -274,7 +291,7 @@ class Task:
         return None
 
     def likelihoods(self, label: Any, output: np.ndarray, spread: Any) -> list[float]:
-        """What the output gave the label, in 0..1; the worst cases are found by it.
+        """Probability that the output assigns to the label, in 0..1; ranks the worst cases.
 
         Args:
             label, output: of one picture.
@@ -318,5 +335,5 @@ def read_tasks(infos: Mapping[str, Mapping], where: str = "task ") -> dict[str, 
 
 
 def numbered(name: str, count: int) -> list[str]:
-    """Names where none are known: the task's own for a lone output, else "0", "1", ..."""
+    """Names where none are known: the task's if there is one output, else "0", "1", ..."""
     return [name] if count == 1 else [str(index) for index in range(count)]

@@ -9,7 +9,7 @@ import numpy as np
 from trn_plugin.errors import ConfigError, DataError
 from trn_plugin.tasks.base import TASKS, Curve, Line, Task
 from trn_plugin.tasks.cells import listing, quoted
-from trn_plugin.tasks.columns import LabelColumns, flip_of
+from trn_plugin.tasks.columns import LabelColumns, check_flip, flip_of
 
 __all__ = ["ClassTask"]
 
@@ -64,7 +64,7 @@ class ClassColumn(LabelColumns):
 class ClassTask(Task):
     """A class index; its target is one-hot, its output the probability of each class.
 
-    ``info`` may hold ``flip``, the index of the class that each becomes in a mirror.
+    ``info`` may hold ``flip``: for each class, the index of its mirror image.
     """
 
     kind = "class"
@@ -72,6 +72,10 @@ class ClassTask(Task):
     dtype = np.int64
     columns_type = ClassColumn
     label_shape = ()
+
+    def __init__(self, name: str, info: Mapping) -> None:
+        super().__init__(name, info)
+        check_flip(name, info.get("flip"), len(self.names))
 
     @property
     def expected(self) -> str:
@@ -88,6 +92,9 @@ class ClassTask(Task):
 
     def example(self, rng: np.random.Generator) -> int:
         return int(rng.integers(len(self.names)))
+
+    def categories(self, label: int) -> list[int]:
+        return [int(label)]
 
     def mirrored(self, label: int) -> int:
         return self.info["flip"][label] if "flip" in self.info else label

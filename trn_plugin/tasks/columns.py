@@ -10,7 +10,7 @@ import numpy as np
 from trn_plugin.errors import ConfigError
 from trn_plugin.tasks.cells import number
 
-__all__ = ["LabelColumns", "are_names", "check_names", "flip_of", "two_of"]
+__all__ = ["LabelColumns", "are_names", "check_flip", "check_names", "flip_of", "two_of"]
 
 
 class LabelColumns:
@@ -53,7 +53,7 @@ class LabelColumns:
 
 
 def are_names(names: object, count: int | None = None) -> bool:
-    """Whether this is a list of texts, each once, and of so many."""
+    """Whether ``names`` is a list of distinct strings (of length ``count``)."""
     listed = isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names)
     return listed and len(set(names)) == len(names) == (len(names) if count is None else count)
 
@@ -81,6 +81,22 @@ def two_of(key: str, pair: Sequence[str], names: Sequence[str]) -> tuple[int, in
         if name not in names:
             raise ConfigError(f"{key}: expected two names out of {list(names)}, found {name!r}")
     return names.index(pair[0]), names.index(pair[1])
+
+
+def check_flip(task: str, flip: Sequence[int] | None, count: int) -> None:
+    """Refuse what is no pairing of indices.
+
+    Raises:
+        ConfigError: an index that does not come back by a second mirror.
+    """
+    if flip is None:
+        return
+    known = set(flip) <= set(range(count))
+    if len(flip) != count or not known or any(flip[flip[i]] != i for i in range(count)):
+        raise ConfigError(
+            f"task {task}: expected flip, for each of {count} the index of its mirror image, found "
+            f"{flip!r}"
+        )
 
 
 def flip_of(key: str, pairs: Sequence[Sequence[str]], names: Sequence[str]) -> tuple[int, ...]:

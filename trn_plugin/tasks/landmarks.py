@@ -9,7 +9,14 @@ import numpy as np
 from trn_plugin.errors import ConfigError
 from trn_plugin.tasks.base import TASKS, Curve, Line, Task
 from trn_plugin.tasks.cells import coordinate
-from trn_plugin.tasks.columns import LabelColumns, are_names, check_names, flip_of, two_of
+from trn_plugin.tasks.columns import (
+    LabelColumns,
+    are_names,
+    check_flip,
+    check_names,
+    flip_of,
+    two_of,
+)
 
 __all__ = ["NORMS", "LandmarkTask", "normalized_errors"]
 
@@ -71,6 +78,16 @@ class LandmarkTask(Task):
     columns_type = LandmarkColumns
     difference_unit = "of the picture's side"
 
+    def __init__(self, name: str, info: Mapping) -> None:
+        super().__init__(name, info)
+        check_flip(name, info.get("flip"), len(self.names))
+        eyes = info.get("interocular")
+        known = range(len(self.names))
+        if eyes is not None and (len(eyes) != 2 or not all(index in known for index in eyes)):
+            raise ConfigError(
+                f"task {name}: expected interocular, the indices of two points, found {eyes!r}"
+            )
+
     @property
     def interocular(self) -> tuple[int, int] | None:
         """The indices of the two eye points, where they are known."""
@@ -131,7 +148,7 @@ class LandmarkTask(Task):
 
     @property
     def norm(self) -> str:
-        """The normaliser that the description allows: the paper's, or 'crop'."""
+        """'interocular' if the eye points are known, else 'crop'."""
         return "crop" if self.interocular is None else "interocular"
 
     def _errors(self, outputs, labels, boxes) -> np.ndarray:

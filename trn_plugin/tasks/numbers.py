@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from trn_plugin.tasks.base import Line, Task, numbered
 
 __all__ = ["NumbersTask"]
@@ -13,15 +15,14 @@ class NumbersTask(Task):
     Args:
         name: of the task.
         info: as the file describes it.
-        shape: of the output of one picture; the names are taken where they fit, else numbers.
+        shape: of the output of one picture; names of ``info`` are used if their number fits, else
+            "0", "1", ...
     """
 
     difference_unit = "of the largest"
 
     def __init__(self, name: str, info: dict, shape: tuple[int, ...]) -> None:
-        count = 1
-        for size in shape:
-            count *= size
+        count = math.prod(shape)
         names = info.get("names") if isinstance(info, dict) else None
         fitting = isinstance(names, (list, tuple)) and len(names) == count
         super().__init__(name, {**info, "names": names if fitting else numbered(name, count)})
@@ -40,7 +41,8 @@ class NumbersTask(Task):
     def summary(self, prediction: dict) -> list[Line]:
         if list(prediction) == [self.name]:
             return [Line(f"{self.name}: {prediction[self.name]:.4g}")]
-        return [Line(f"{self.name}.{name}: {value:.4g}") for name, value in prediction.items()]
+        lines = (f"{self.name}.{name}: {value:.4g}" for name, value in prediction.items())
+        return [Line(text, certainty=0.0) for text in lines]
 
     def longest_summary(self) -> list[str]:
         return [f"{self.name}.{name}: -0.0000e+00" for name in self.names]

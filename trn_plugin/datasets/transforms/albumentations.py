@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import os
 import random
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import cv2
@@ -24,7 +25,9 @@ from albumentations.core.transforms_interface import BasicTransform
 
 __all__ = ["Albumentations"]
 
-MIRRORS = ("HorizontalFlip", "VerticalFlip", "Transpose", "D4", "SquareSymmetry")
+PROBES = 24  # times that a transform is tried when it is built
+PROBED_SIDE = 64
+REMAPPING = "keypoint_remapping_method"
 
 
 @TRANSFORMS.register_module()
@@ -35,14 +38,17 @@ class Albumentations:
     the first pixel, indices from its middle) and none is dropped when it leaves the picture. Each
     call is seeded from the sample's ``rng``. Belongs after `CropResize`.
 
+    Distortions move landmarks by ``keypoint_remapping_method='direct'``, to about a pixel; a
+    landmark outside the picture comes to its border.
+
     Args:
         transforms: one dict a transform, its ``type`` a class of albumentations and the rest its
             arguments; ``OneOf`` and the like take ``transforms`` of their own.
 
     Raises:
         ConfigError: for an unknown name or argument, a value that albumentations refuses, a
-            transform that mirrors (it would not swap left and right labels: use `RandomFlip`) or
-            changes the size or type of the picture (use `CropResize`).
+            transform that mirrors (it would not swap left and right labels: use `RandomFlip`),
+            drops landmarks, or changes the size or type of the picture (use `CropResize`).
     """
 
     def __init__(self, transforms: Sequence[dict]) -> None:
@@ -110,10 +116,6 @@ def _build(config: dict, path: str) -> BasicTransform | BaseCompose:
         raise ConfigError(f"{where}: expected a dict with a 'type', found {config!r}")
     arguments: dict[str, Any] = dict(config)
     name = arguments.pop("type")
-    if name in MIRRORS:
-        raise ConfigError(
-            f"{where}: {name} mirrors the picture but not its left and right labels; use RandomFlip"
-        )
     transform = getattr(albumentations, name, None)
     if not (isinstance(transform, type) and issubclass(transform, (BasicTransform, BaseCompose))):
         raise ConfigError(f"{where}: albumentations has no transform {name!r}")
@@ -128,11 +130,62 @@ def _build(config: dict, path: str) -> BasicTransform | BaseCompose:
         ]
     elif _is_validated(transform):
         arguments["strict"] = True  # or values that cannot be used become the defaults
+    if REMAPPING in known and arguments.setdefault(REMAPPING, "direct") != "direct":
+        raise ConfigError(
+            f"{where}: {name}: expected {REMAPPING} 'direct', found {arguments[REMAPPING]!r}, "
+            "which loses landmarks"
+        )
     try:
-        return transform(**arguments)
+        built = transform(**arguments)
     except (TypeError, ValueError) as error:
         text = " ".join(str(error).split())
         raise ConfigError(f"{where}: {name}: {text}") from None
+    if isinstance(built, BasicTransform) and _moves(built):
+        _check_points(built, _least(arguments.get("scale")) < 0, f"{where}: {name}")
+    return built
+
+
+def _check_points(transform: BasicTransform, mirrors: bool, where: str) -> None:
+    """Refuse what mirrors or drops landmarks, as found when it is tried on a grid of them.
+
+    Raises:
+        ConfigError: naming ``where``.
+    """
+    tried = copy.deepcopy(transform)
+    tried.p = 1.0
+    places = np.linspace(2, PROBED_SIDE - 3, 6)
+    points = np.zeros((36, 5), dtype=np.float32)
+    points[:, :2] = np.stack(np.meshgrid(places, places), -1).reshape(-1, 2)
+    image = np.zeros((PROBED_SIDE, PROBED_SIDE, 3), dtype=np.uint8)
+    image[::2, ::3] = 255
+    generators = np.random.default_rng(0), random.Random(0)
+    for _ in range(PROBES):
+        tried.set_random_state(*generators)
+        try:
+            moved = np.asarray(tried(image=image, keypoints=points.copy())["keypoints"])
+        except Exception:  # of another size of picture, which the first sample will tell
+            break
+        if len(moved) != len(points):
+            raise ConfigError(
+                f"{where} drops landmarks: {len(points)} went in, {len(moved)} came out"
+            )
+        grid = moved[:, :2].reshape(6, 6, 2).astype(np.float64)
+        right, down = np.diff(grid, axis=1)[:-1], np.diff(grid, axis=0)[:, :-1]
+        turned = right[..., 0] * down[..., 1] - right[..., 1] * down[..., 0]
+        mirrors |= bool((turned < 0).mean() > 0.5)
+    if mirrors:
+        raise ConfigError(
+            f"{where} mirrors the picture but not its left and right labels; use RandomFlip"
+        )
+
+
+def _least(scale: object) -> float:
+    """The lowest number in an argument that may be one, several, or some for each axis."""
+    if isinstance(scale, Mapping):
+        scale = list(scale.values())
+    if isinstance(scale, (list, tuple)):
+        return min(map(_least, scale), default=0.0)
+    return float(scale) if isinstance(scale, (int, float)) else 0.0
 
 
 def _moves(transform: BasicTransform | BaseCompose) -> bool:

@@ -33,7 +33,7 @@ class TaskHead(nn.Module):
 
     task_type: type[Task]
     uncertainty_share = 1.0
-    """c of ``UncertaintyWeighting``: 1/2 where the loss is that of a Gaussian."""
+    """Factor c in ``UncertaintyWeighting``; 1/2 for Gaussian losses."""
 
     def __init__(
         self,
@@ -50,7 +50,8 @@ class TaskHead(nn.Module):
             raise ConfigError(f"{owner}.names: expected {num_names} names, got {len(names)}")
         key = self.task_type.names_key
         self.names = None if names is None else tuple(names)
-        self.task = self.task_type(owner, {key: self.names or numbered(owner, num_names)})
+        names = self.names or numbered(owner, num_names)
+        self.task = self.task_type(owner, {key: names})
         self.out_features = self.task.width
         self.loss_weight = loss_weight
         self.fc = nn.Linear(in_features, self.out_features)
@@ -62,7 +63,10 @@ class TaskHead(nn.Module):
         return self.fc(hidden)
 
     def prepare(self, targets: Tensor, mask: Tensor) -> Tensor:
-        """What the loss sees of the task's targets (N, out_features); most heads change nothing."""
+        """What the loss sees of the targets (N, out_features), on their device; default the same.
+
+        ``mask`` (N,) bool says which samples have a label.
+        """
         return targets
 
     def loss(self, output: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
@@ -72,7 +76,7 @@ class TaskHead(nn.Module):
         return self.loss_weight * mean_over_labelled(losses, mask)
 
     def fit_to_labels(self, task: str, dataset) -> None:
-        """Take from the training labels what the head needs to know of them; most need nothing.
+        """Compute statistics of the training labels that the head needs; default none.
 
         Args:
             task: the head's name.

@@ -1,0 +1,107 @@
+"""Models that timm finds in a folder or on a hub, and files that its scripts write."""
+
+import argparse
+import json
+
+import pytest
+import timm
+import torch
+from builders import model_config
+from safetensors.torch import save_file
+
+from trn_plugin.errors import ConfigError
+from trn_plugin.models import TimmTrunk
+from trn_plugin.registry import MODELS
+
+X = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+
+def trained(name="test_resnet", **options):
+    torch.manual_seed(3)
+    return timm.create_model(name, num_classes=4, **options).eval()
+
+
+def folder_of(path, name, model, args=None):
+    """As timm writes for the hub."""
+    path.mkdir()
+    save_file(model.state_dict(), path / "model.safetensors")
+    keys = ("mean", "std", "classifier", "first_conv", "fixed_input_size")
+    shape = {key: model.pretrained_cfg[key] for key in keys if key in model.pretrained_cfg}
+    shape |= dict(input_size=[3, 64, 64], num_classes=4)
+    config = dict(architecture=name, num_classes=4, pretrained_cfg=shape, model_args=args or {})
+    (path / "config.json").write_text(json.dumps(config))
+    return f"local-dir:{path}"
+
+
+def features(model, x=X):
+    model.reset_classifier(0)
+    return model(x)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "args"),
+    [
+        ("test_resnet", {}, {}),
+        ("test_vit", dict(img_size=64), dict(img_size=64)),
+        ("test_resnet", dict(global_pool="max"), dict(global_pool="max")),
+    ],
+)
+def test_a_folder_is_a_model(tmp_path, name, options, args):
+    source = trained(name, **options)
+    given = folder_of(tmp_path / "model", name, source, args)
+    model = TimmTrunk(given, pretrained=True, tasks=("a",), shared_stages="all").eval()
+    assert model.img_size == (64, 64)
+    expected = features(source)
+    assert torch.allclose(model(X)["a"], expected, atol=1e-5)
+    assert torch.allclose(model.to_timm("a")(X), expected, atol=1e-5)
+
+
+def test_its_architecture_alone_and_weights_of_a_file(tmp_path):
+    source = trained()
+    given = folder_of(tmp_path / "model", "test_resnet", trained(), {})
+    torch.save({k: v + 1 for k, v in source.state_dict().items()}, tmp_path / "other.pth")
+    other = str(tmp_path / "other.pth")
+    model = TimmTrunk(given, checkpoint_path=other, tasks=("a",), shared_stages="all")
+    assert torch.equal(model.trunk.state_dict()["conv1.0.weight"], source.conv1[0].weight + 1)
+    fresh = TimmTrunk(given, tasks=("a",), shared_stages="all")
+    assert not torch.equal(fresh.trunk.state_dict()["conv1.0.weight"], source.conv1[0].weight)
+
+
+@pytest.mark.parametrize("name", ["local-dir:/no/where", "nowhere:model", "hf-hub:"])
+def test_a_source_that_is_not_there_is_one_line(name):
+    with pytest.raises(ConfigError, match=r"model_name: expected 'local-dir:FOLDER'.*") as caught:
+        TimmTrunk(name, tasks=("a",))
+    assert name in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_hub_that_cannot_be_reached_is_one_line(monkeypatch):
+    def unreachable(*args, **kwargs):
+        raise OSError("no network")
+
+    monkeypatch.setattr(timm, "create_model", unreachable)
+    with pytest.raises(ConfigError, match=r"'hf-hub:timm/resnet18\.a1_in1k' \(.*no network\)"):
+        TimmTrunk("hf-hub:timm/resnet18.a1_in1k", tasks=("a",))
+
+
+@pytest.mark.parametrize("prefix", ["", "_orig_mod.", "module.", "module._orig_mod."])
+@pytest.mark.parametrize("kind", ["training", "safetensors"])
+def test_files_of_timms_scripts(tmp_path, prefix, kind):
+    source = trained()
+    state = {prefix + name: value for name, value in source.state_dict().items()}
+    path = tmp_path / ("w.safetensors" if kind == "safetensors" else "w.pth.tar")
+    if kind == "safetensors":
+        save_file(state, path)
+    else:
+        args = argparse.Namespace(model="test_resnet", lr=0.1)
+        torch.save(dict(epoch=3, state_dict=state, args=args, metric=71.0), path)
+    options = dict(tasks=("a",), img_size=64, shared_stages="all")
+    model = TimmTrunk("test_resnet", checkpoint_path=str(path), **options).eval()
+    assert torch.allclose(model(X)["a"], features(source), atol=1e-5)
+
+
+def test_a_network_of_grey_pictures_is_refused():
+    config = model_config()
+    config.backbone.in_chans = 1
+    with pytest.raises(ConfigError, match=r"in_chans: the network takes pictures of 1 channels"):
+        MODELS.build(config)

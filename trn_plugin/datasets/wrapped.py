@@ -1,0 +1,137 @@
+"""Data sets within others: concatenated, repeated, balanced, or a part of one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from mmengine.dataset import ClassBalancedDataset, ConcatDataset, RepeatDataset
+from torch.utils.data import Subset
+
+from trn_plugin.datasets.draws import reading
+from trn_plugin.errors import ConfigError
+from trn_plugin.registry import DATASETS
+
+__all__ = ["DrawnDataset", "label_targets", "parts_of"]
+
+
+def parts_of(dataset: Any, rows: np.ndarray | None = None) -> Iterator[tuple[Any, np.ndarray]]:
+    """The data sets within one, and which of their samples its samples are.
+
+    Args:
+        dataset: one that wraps others, or a plain one.
+        rows: (n,) indices of its samples; None for all.
+
+    Yields:
+        A data set that wraps no other, and (m,) indices of its samples, as often as they are read.
+        Of a wrapper that is not known, all samples of what it wraps.
+    """
+    rows = np.arange(len(dataset)) if rows is None else rows
+    inner = getattr(dataset, "dataset", None)
+    if isinstance(dataset, ConcatDataset):
+        ends = np.asarray(dataset.cumulative_sizes)
+        part = np.searchsorted(ends, rows, side="right")
+        for number, each in enumerate(dataset.datasets):
+            yield from parts_of(each, rows[part == number] - (ends[number] - len(each)))
+    elif isinstance(dataset, RepeatDataset):
+        yield from parts_of(inner, rows % len(inner))
+    elif isinstance(dataset, ClassBalancedDataset):
+        yield from parts_of(inner, np.asarray(dataset.repeat_indices)[rows])
+    elif isinstance(dataset, Subset):
+        yield from parts_of(inner, np.asarray(dataset.indices)[rows])
+    elif isinstance(dataset, DrawnDataset):
+        yield from parts_of(inner, rows)
+    elif inner is not None:
+        yield from parts_of(inner)
+    elif hasattr(dataset, "datasets"):
+        for each in dataset.datasets:
+            yield from parts_of(each)
+    else:
+        yield dataset, rows
+
+
+def label_targets(dataset: Any, task: str) -> np.ndarray:
+    """Targets of all labels of a task in a data set and those within it, (n, width) float64.
+
+    Raises:
+        ConfigError: a data set that does not tell its labels, or none of which has the task.
+    """
+    found, problem = [], None
+    for part, rows in parts_of(dataset):
+        if not hasattr(part, "labels_of"):
+            raise ConfigError(f"{type(part).__name__} has no labels_of(task, rows)")
+        try:
+            found.append(part.labels_of(task, rows))
+        except ConfigError as error:  # a data set of other tasks among several
+            problem = error
+    if not found:
+        raise problem or ConfigError(f"no data set has the task {task!r}")
+    return np.concatenate(found)
+
+
+@DATASETS.register_module()
+class DrawnDataset:
+    """A data set whose inner data sets know which draw they are read for.
+
+    `SafeRunner` puts it around a data set that wraps others. Attributes that it lacks are those of
+    the data set.
+
+    Args:
+        dataset: config of a data set, or a data set.
+    """
+
+    takes_draws = True
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Any:
+        with reading(index):
+            return self.dataset[index]
+
+    @property
+    def metainfo(self) -> dict:
+        """Of the data set; if it has none, of the first one within it."""
+        found = (getattr(each, "metainfo", None) for each, _ in parts_of(self.dataset))
+        return getattr(self.dataset, "metainfo", None) or next(filter(None, found), {})
+
+    def positive_shares(self, task: str) -> np.ndarray:
+        """As of `MultiTaskDataset`, over all samples of the data sets within, as often as read.
+
+        Raises:
+            ConfigError: none of them has the task.
+        """
+        if hasattr(self.dataset, "positive_shares"):
+            return self.dataset.positive_shares(task)
+        return mean_or_nan(label_targets(self.dataset, task))
+
+    def value_moments(self, task: str) -> tuple[np.ndarray, np.ndarray]:
+        """As of `MultiTaskDataset`, over all samples of the data sets within, as often as read.
+
+        Raises:
+            ConfigError: none of them has the task.
+        """
+        if hasattr(self.dataset, "value_moments"):
+            return self.dataset.value_moments(task)
+        return moments(label_targets(self.dataset, task))
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "dataset" or name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self.dataset, name)
+
+
+def mean_or_nan(labels: np.ndarray) -> np.ndarray:
+    """Mean of labels (n, d), (d,); NaN of none."""
+    return labels.mean(axis=0) if len(labels) else np.full(labels.shape[1], np.nan)
+
+
+def moments(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of labels (n, d), (d,) each; NaN of none."""
+    if not len(labels):
+        return (np.full(labels.shape[1], np.nan),) * 2
+    return labels.mean(axis=0), labels.std(axis=0)
