@@ -47,6 +47,13 @@ def test_pictures_and_videos_without_torch(python, exported, tmp_path):
         writer.write(np.roll(face[..., ::-1], shift, axis=1))
     writer.release()
 
+    code = f"import sys; sys.path.insert(0, {str(TOOL.parents[1])!r}); "
+    code += "from trn_plugin.cli import main; main(sys.argv[1:])"
+    assert run("-c", code, "predict", exported[0], "face.png").returncode == 0
+    done = run("-c", code, "train", "config.py")
+    assert done.returncode == 2
+    assert done.stderr == "error: trn-plugin train needs mmengine, which is not installed here\n"
+
     done = run(TOOL, exported[0], "face.png", "clip.avi", "--csv", "table.csv")
     assert done.returncode == 0, done.stderr
     lines = (tmp_path / "predictions/predictions.jsonl").read_text().splitlines()

@@ -9,7 +9,9 @@ import torch
 from mmengine.config import Config
 from tiny import SquaredError, StopAt, TinyModel, tiny_runner
 
-from trn_plugin.engine import cli, load_checkpoint_file, save_checkpoint_file
+from trn_plugin import cli
+from trn_plugin.cli import running
+from trn_plugin.engine import load_checkpoint_file, save_checkpoint_file
 from trn_plugin.engine.building import check_sections
 from trn_plugin.engine.checkpoint import FORMAT
 from trn_plugin.errors import CheckpointError, ConfigError, TrainingError
@@ -318,7 +320,7 @@ sys.path.insert(0, {tests!r})
 from pathlib import Path
 from mmengine.hooks import Hook
 from tiny import tiny_runner
-from trn_plugin.engine import cli
+from trn_plugin.cli.running import run
 
 class Asks(Hook):
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
@@ -326,7 +328,7 @@ class Asks(Hook):
             os.kill(os.getpid(), signal.SIGTERM)
 
 cfg = dict(save_on_sigterm={save})
-cli.run(lambda: tiny_runner(Path({folder!r}), custom_hooks=[Asks()], cfg=cfg).train())
+run(lambda: tiny_runner(Path({folder!r}), custom_hooks=[Asks()], cfg=cfg).train())
 """
 
 
@@ -355,6 +357,6 @@ def test_an_interrupt_is_one_line_and_status_130(capsys):
         raise KeyboardInterrupt("the last checkpoint is epoch_1.pth")
 
     with pytest.raises(SystemExit) as stop:
-        cli.run(main)
+        running.run(main)
     assert stop.value.code == 130
     assert capsys.readouterr().err == "interrupted: the last checkpoint is epoch_1.pth\n"
