@@ -23,7 +23,7 @@ class MultiTaskDataSample(BaseDataElement):
     Attributes:
         gt (dict[str, Tensor]): labels; a task that has none is absent. Landmarks: (P, 2) float,
             x and y as fractions of the crop's width and height. Classes: () int64. Binary
-            attributes: (A,) float, 0 or 1. Values: (V,) float.
+            attributes: (A,) float, 0 or 1. Values: (V,) float64.
         pred (dict[str, Tensor]): predictions in the same form as the head's ``predict`` gives
             them: (P, 2) fractions of the crop, (C,) class or (A,) attribute probabilities, (V,)
             values.
@@ -78,8 +78,8 @@ class MultiTaskBatch:
 
     Args:
         tasks (Mapping[str, Task]): what each label is.
-        matrix (Tensor): (N, D) float32, the targets of all tasks side by side, 0 where there is no
-            label.
+        matrix (Tensor): (N, D), the targets of all tasks side by side, 0 where there is no label;
+            float64 if labels of a task are, else float32.
         mask (Tensor): (N, T) bool, which labels there are.
         meta (Mapping[str, list]): N entries by key, None where a sample has none.
         fields (Mapping[str, Mapping[str, Tensor]]): (N, ...) by task, of those of a sample's
@@ -105,7 +105,8 @@ class MultiTaskBatch:
         Raises:
             DataError: a label that does not fit its task.
         """
-        matrix = np.zeros((len(samples), sum(t.width for t in tasks.values())), np.float32)
+        dtype = np.result_type(np.float32, *(task.target_dtype for task in tasks.values()))
+        matrix = np.zeros((len(samples), sum(t.width for t in tasks.values())), dtype)
         mask = np.zeros((len(samples), len(tasks)), bool)
         start = 0
         for column, (name, task) in enumerate(tasks.items()):
@@ -113,7 +114,7 @@ class MultiTaskBatch:
             rows = [row for row, label in enumerate(labels) if label is not None]
             if rows:
                 own = slice(start, start + task.width)
-                matrix[rows, own] = task.targets([_on_host(labels[row]) for row in rows])
+                matrix[rows, own] = task.targets([_on_host(labels[row]) for row in rows], dtype)
                 mask[rows, column] = True
             start += task.width
         keys = dict.fromkeys(key for sample in samples for key in sample.metainfo_keys())
@@ -124,9 +125,13 @@ class MultiTaskBatch:
 
     @property
     def targets(self) -> dict[str, torch.Tensor]:
-        """(N, width) float32 by task."""
+        """(N, width) by task, float64 where the labels are, else float32."""
         widths = [task.width for task in self.tasks.values()]
-        return dict(zip(self.tasks, self.matrix.split(widths, 1), strict=True))
+        parts = zip(self.tasks.items(), self.matrix.split(widths, 1), strict=True)
+        return {
+            name: part if task.target_dtype is np.float64 else part.float()
+            for (name, task), part in parts
+        }
 
     @property
     def masks(self) -> dict[str, torch.Tensor]:
@@ -174,7 +179,13 @@ class MultiTaskBatch:
         }
 
     def to(self, *args, **kwargs) -> MultiTaskBatch:
-        """As of a tensor."""
+        """As of a tensor; on MPS, which has no float64, targets are float32."""
+        device = kwargs.get("device", args[0] if args else None)
+        if str(device).startswith("mps"):
+            small = MultiTaskBatch(
+                self.tasks, self.matrix.float(), self.mask, self.meta, self.fields
+            )
+            return small._changed(lambda values: values.to(*args, **kwargs))
         return self._changed(lambda values: values.to(*args, **kwargs))
 
     def pin_memory(self) -> MultiTaskBatch:
