@@ -23,7 +23,7 @@ class MultiTaskDataSample(BaseDataElement):
     Attributes:
         gt (dict[str, Tensor]): labels; a task that has none is absent. Landmarks: (P, 2) float,
             x and y as fractions of the crop's width and height. Classes: () int64. Binary
-            attributes: (A,) float, 0 or 1. Values: (V,) float.
+            attributes: (A,) float, 0 or 1. Values: (V,) float64.
         pred (dict[str, Tensor]): predictions in the same form as the head's ``predict`` gives
             them: (P, 2) fractions of the crop, (C,) class or (A,) attribute probabilities, (V,)
             values.
@@ -79,15 +79,15 @@ class MultiTaskBatch(BaseDataElement):
 
     Args:
         tasks (Mapping[str, Task]): what each label is.
-        matrix (Tensor): (N, D) float32, the targets of all tasks side by side, 0 where there is no
-            label.
+        matrix (Tensor): (N, D), the targets of all tasks side by side, 0 where there is no label;
+            float64 if labels of a task are, else float32.
         mask (Tensor): (N, T) bool, which labels there are.
         meta (Mapping[str, list]): N entries by key, None where a sample has none.
         fields (Mapping[str, Mapping[str, Tensor]]): model outputs by field ('pred', 'hidden',
             'output', 'logits', 'target') and task, (N, ...).
 
     Attributes:
-        targets (dict[str, Tensor]): (N, width) float32 by task.
+        targets (dict[str, Tensor]): (N, width) by task, float64 where the labels are, else float32.
         masks (dict[str, Tensor]): (N,) bool by task, which samples have a label.
     """
 
@@ -102,7 +102,11 @@ class MultiTaskBatch(BaseDataElement):
         self.tasks, self.matrix, self.mask = dict(tasks), matrix, mask
         self.meta, self.fields = dict(meta or {}), dict(fields or {})
         widths = [task.width for task in self.tasks.values()]
-        self.targets = dict(zip(self.tasks, matrix.split(widths, 1), strict=True))
+        parts = zip(self.tasks.items(), matrix.split(widths, 1), strict=True)
+        self.targets = {
+            name: part if task.target_dtype is np.float64 else part.float()
+            for (name, task), part in parts
+        }
         self.masks = dict(zip(self.tasks, mask.unbind(1), strict=True))
         self._arrays: dict[tuple[str, str], np.ndarray] = {}
 
@@ -118,7 +122,8 @@ class MultiTaskBatch(BaseDataElement):
         Raises:
             DataError: a label that does not fit its task.
         """
-        matrix = np.zeros((len(samples), sum(t.width for t in tasks.values())), np.float32)
+        dtype = np.result_type(np.float32, *(task.target_dtype for task in tasks.values()))
+        matrix = np.zeros((len(samples), sum(t.width for t in tasks.values())), dtype)
         mask = np.zeros((len(samples), len(tasks)), bool)
         start = 0
         for column, (name, task) in enumerate(tasks.items()):
@@ -126,7 +131,7 @@ class MultiTaskBatch(BaseDataElement):
             rows = [row for row, label in enumerate(labels) if label is not None]
             if rows:
                 own = slice(start, start + task.width)
-                matrix[rows, own] = task.targets([_on_host(labels[row]) for row in rows])
+                matrix[rows, own] = task.targets([_on_host(labels[row]) for row in rows], dtype)
                 mask[rows, column] = True
             start += task.width
         keys = dict.fromkeys(key for sample in samples for key in sample.metainfo_keys())
@@ -173,7 +178,13 @@ class MultiTaskBatch(BaseDataElement):
         }
 
     def to(self, *args, **kwargs) -> MultiTaskBatch:
-        """Like ``Tensor.to``, for all tensors of the batch."""
+        """Like ``Tensor.to``, for all tensors of the batch; MPS has no float64 targets."""
+        device = kwargs.get("device", args[0] if args else None)
+        if str(device).startswith("mps"):
+            small = MultiTaskBatch(
+                self.tasks, self.matrix.float(), self.mask, self.meta, self.fields
+            )
+            return small._changed(lambda values: values.to(*args, **kwargs))
         return self._changed(lambda values: values.to(*args, **kwargs))
 
     def pin_memory(self) -> MultiTaskBatch:

@@ -7,8 +7,9 @@ import re
 import cv2
 import numpy as np
 import pytest
+import torch
 
-from trn_plugin.datasets import TabularMultiTask
+from trn_plugin.datasets import TabularMultiTask, multi_task_collate
 from trn_plugin.errors import ConfigError, DataError, PictureError
 from trn_plugin.evaluation.label_similarity import label_features
 from trn_plugin.registry import DATASETS
@@ -51,6 +52,17 @@ def changed(row=ROW, **cells):
 
 def records(dataset):
     return [dataset.get_data_info(i) for i in range(len(dataset))]
+
+
+def test_large_numbers_keep_their_differences(tmp_path):
+    stamps = [1_700_000_000_000 + 250 * i for i in range(4)]
+    root = write(tmp_path, *[changed(weight=str(stamp)) for stamp in stamps])
+    dataset = make(root, "labels.csv", LABELS, pipeline=PIPELINE)
+    batch = multi_task_collate([dataset[i] for i in range(4)])["data_samples"]
+    assert batch.targets["size"].ravel().tolist() == stamps
+    assert batch.targets["ears"].dtype == torch.float32
+    mean, std = dataset.value_moments("size")
+    np.testing.assert_allclose([mean, std], [[np.mean(stamps)], [np.std(stamps)]], rtol=1e-15)
 
 
 def test_a_row_of_every_kind(tmp_path):

@@ -1,5 +1,6 @@
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -8,6 +9,7 @@ from builders import build
 from trn_plugin.errors import ConfigError, DataError
 from trn_plugin.models import AttributeHead, ClassificationHead, LandmarkHead, RegressionHead
 from trn_plugin.structures import MultiTaskBatch, MultiTaskDataSample
+from trn_plugin.tasks import ValueTask
 
 HEADS = [
     (LandmarkHead(5, 8), torch.rand(5, 2)),
@@ -168,6 +170,21 @@ def test_standardised_targets_and_predictions_in_the_labels_units():
     other = RegressionHead(2, 4)
     other.load_state_dict(head.state_dict())  # a checkpoint knows the units
     torch.testing.assert_close(other.predict(targets), head.predict(targets))
+
+
+def test_large_labels_keep_their_differences():
+    """Time stamps in milliseconds, which float32 tells apart by two minutes."""
+    stamps = 1.7e12 + np.array([[0.0], [250.0], [500.0], [750.0]])
+    samples = [MultiTaskDataSample(gt=dict(at=torch.from_numpy(stamp))) for stamp in stamps]
+    task = ValueTask("at", dict(kind="values", names=["at"]))
+    batch = MultiTaskBatch.of(samples, dict(at=task))
+    head = RegressionHead(1, 4, mean=stamps.mean(0), std=stamps.std(0))
+    found = head.prepare(batch.targets["at"], batch.masks["at"])
+    assert found.dtype == torch.float32
+    expected = (stamps - stamps.mean(0)) / stamps.std(0)
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-6)
+    assert [label.tolist() for label in batch.labels("at")] == stamps.tolist()
+    assert "mean_rest" not in head.state_dict()
 
 
 def test_values_are_standardised_by_the_training_labels():

@@ -60,7 +60,7 @@ def test_a_batch_encoded_equals_its_rows_encoded(task):
     labels = examples(task)
     batch = task.targets(labels)
     assert batch.shape == (20, task.width)
-    assert batch.dtype == np.float32
+    assert batch.dtype == task.target_dtype
     rows = np.stack([task.targets([label])[0] for label in labels])
     assert np.array_equal(batch, rows)
     assert np.array_equal(task.targets(np.stack([np.asarray(x) for x in labels])), batch)

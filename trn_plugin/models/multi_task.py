@@ -226,7 +226,7 @@ class MultiTaskModel(BaseModel):
         targets = {}
         for task, head in self.heads.items():
             if task not in given:
-                given[task] = batch.matrix.new_zeros(len(batch), head.out_features)
+                given[task] = batch.matrix.new_zeros(len(batch), head.out_features).float()
                 masks[task] = batch.mask.new_zeros(len(batch))
             described = batch.tasks.get(task, head.task)
             if given[task].shape[1] != head.out_features or described.kind != head.task.kind:

@@ -166,13 +166,22 @@ class Task:
             raise self._misfit(rows[int(np.argmin(valid))])
         return stacked
 
-    def targets(self, labels: Sequence, dtype: type = np.float32) -> np.ndarray:
+    @property
+    def target_dtype(self) -> type:
+        """Of targets: float64 if labels are, else float32."""
+        return np.float64 if self.dtype is np.float64 else np.float32
+
+    def targets(self, labels: Sequence, dtype: type | None = None) -> np.ndarray:
         """Loss targets (N, width) of N labels; task similarity is measured on them too.
+
+        Args:
+            labels: N labels.
+            dtype: of the targets; default :attr:`target_dtype`.
 
         Raises:
             DataError: see :meth:`check`.
         """
-        return self.encode(self.check(labels)).astype(dtype, copy=False)
+        return self.encode(self.check(labels)).astype(dtype or self.target_dtype, copy=False)
 
     def encode(self, labels: np.ndarray) -> np.ndarray:
         """Targets (N, width) of labels (N, *label_shape) that can be used."""

@@ -27,14 +27,19 @@ class ValueColumns(LabelColumns):
                 raise DataError(
                     f"{where}: expected {column} within {LARGEST_VALUE:g}, found {quoted(cell)}"
                 )
-        return values.astype(np.float32)
+        return values
 
 
 @TASKS.register
 class ValueTask(Task):
-    """Quantities (V,), each in its own unit."""
+    """Quantities (V,), each in its own unit.
+
+    Labels are float64 until a head standardises them: float32 tells numbers near 1e12 apart by
+    65,536 only.
+    """
 
     kind = "values"
+    dtype = np.float64
     columns_type = ValueColumns
     difference_unit = "of the labels' standard deviation"
 

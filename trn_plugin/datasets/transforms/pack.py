@@ -21,8 +21,8 @@ class PackMultiTaskInputs:
     ``inputs`` is a (3, H, W) tensor, 0..255, of the crop's type (uint8 after
     `Albumentations`, else float32); ``data_samples`` a `MultiTaskDataSample` whose ``gt``
     holds landmarks as (P, 2) float32 fractions of the crop, classes as () int64, attributes as
-    (A,) and values as (V,) float32. A task without label is absent. `multi_task_collate` makes a
-    batch of them.
+    (A,) float32 and values as (V,) float64. A task without label is absent.
+    `multi_task_collate` makes a batch of them.
 
     Args:
         meta_keys: what of the results becomes the sample's metainfo.

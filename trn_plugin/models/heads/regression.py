@@ -63,6 +63,8 @@ class RegressionHead(TaskHead):
         self.loss_name = loss
         self.loss_options = {"beta": beta} if loss == "smooth_l1" else {}
         self.register_buffer("mean", torch.zeros(num_values))
+        # what float32 rounds off the mean: near 1e12 that is many deviations
+        self.register_buffer("mean_rest", torch.zeros(num_values), persistent=False)
         self.register_buffer("std", torch.ones(num_values))
         self._waits_for_labels = mean is None
         if mean is not None:
@@ -74,7 +76,8 @@ class RegressionHead(TaskHead):
         Raises:
             ConfigError: they are not V finite numbers each, or a deviation is negative.
         """
-        mean, std = (torch.as_tensor(value, dtype=torch.float32) for value in (mean, std))
+        exact = torch.as_tensor(mean, dtype=torch.float64)
+        mean, std = exact.float(), torch.as_tensor(std, dtype=torch.float32)
         shape = (self.num_values,)
         usable = mean.shape == shape and std.shape == shape and bool((std >= 0).all())
         if not usable or not torch.isfinite(mean).all() or not torch.isfinite(std).all():
@@ -83,6 +86,7 @@ class RegressionHead(TaskHead):
                 f"not negative, got {mean.tolist()} and {std.tolist()}"
             )
         self.mean.copy_(mean)
+        self.mean_rest.copy_(exact - mean)
         self.std.copy_(torch.where(std > 0, std, 1.0))
         self._waits_for_labels = False
 
@@ -108,9 +112,9 @@ class RegressionHead(TaskHead):
         return self.std
 
     def prepare(self, targets: Tensor, mask: Tensor) -> Tensor:
-        """(N, V) in the labels' units -> standardised, 0 where there is no label."""
-        mean, std = self.mean.to(targets.device), self.std.to(targets.device)
-        return torch.where(mask[:, None], (targets - mean) / std, 0.0)
+        """(N, V) in the labels' units -> standardised, float32, 0 where there is no label."""
+        mean, rest, std = (x.to(targets.device) for x in (self.mean, self.mean_rest, self.std))
+        return torch.where(mask[:, None], (targets - mean - rest) / std, 0.0).float()
 
     def sample_loss(self, output: Tensor, targets: Tensor) -> Tensor:
         """(N, V), (N, V), both standardised -> (N,)."""
