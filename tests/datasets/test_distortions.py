@@ -1,5 +1,8 @@
 """Landmarks stay where a distorted picture shows them; what loses or mirrors them is refused."""
 
+import pickle
+import time
+
 import albumentations
 import numpy as np
 import pytest
@@ -47,8 +50,8 @@ def test_landmarks_follow_a_distortion(make_results, config, nested):
                 row, column = np.unravel_index(away.argmin(), away.shape)
                 errors.append(np.hypot(x - column, y - row))
                 moves.append(np.hypot(*(point - (column, row))))
-    assert np.median(errors) <= 1.5
-    assert np.quantile(errors, 0.9) <= 2.5
+    assert np.median(errors) <= 0.75  # the picture is whole pixels, and says whole numbers
+    assert np.quantile(errors, 0.9) <= 1.5
     assert np.quantile(moves, 0.9) > 1
 
 
@@ -62,10 +65,6 @@ def test_landmarks_follow_a_distortion(make_results, config, nested):
         (dict(type="Affine", scale=dict(x=(-1, -1), y=(1, 1))), "Affine mirrors"),
         (dict(type="Affine", scale=(-0.01, 1.0)), "Affine mirrors"),
         (dict(type="Affine", scale=dict(x=-1, y=1)), "Affine mirrors"),
-        (
-            dict(type="GridDistortion", keypoint_remapping_method="mask"),
-            "GridDistortion: expected keypoint_remapping_method 'direct', found 'mask'",
-        ),
         (
             dict(type="Sequential", transforms=[dict(type="TimeReverse")]),
             r"\.transforms\[0\]: Time",
@@ -102,3 +101,28 @@ def test_what_drops_landmarks_is_found_out(monkeypatch):
 )
 def test_what_keeps_landmarks_is_taken(config):
     Albumentations([config])
+
+
+def test_a_landmark_outside_the_picture_stays_outside(make_results):
+    points = np.array([[-6.0, 40], [50, -9], [SIDE + 8, 50], [40, SIDE + 5], [48, 48]])
+    results = make_results(coordinates(), points)
+    results["gt"]["landmarks"], results["crop_shape"] = points / SIDE, (SIDE, SIDE)
+    found = Albumentations([dict(DISTORTIONS[0], p=1.0)])(results)["gt"]["landmarks"] * SIDE
+    assert found[0, 0] < 0
+    assert found[1, 1] < 0
+    assert found[2, 0] > SIDE
+    assert found[3, 1] > SIDE
+    assert np.abs(found - points).max() < 25
+
+
+@pytest.mark.parametrize("config", [DISTORTIONS[0], DISTORTIONS[2]], ids=lambda c: c["type"])
+def test_a_distortion_is_fast_and_survives_pickling(make_results, config):
+    transform = pickle.loads(pickle.dumps(Albumentations([dict(config, p=1.0)])))
+    points = np.full((5, 2), 100.0)
+    image = np.zeros((224, 224, 3), np.uint8)
+    start = time.process_time()
+    for _ in range(5):
+        results = make_results(image, points)
+        results["gt"]["landmarks"], results["crop_shape"] = points / 224, (224, 224)
+        transform(results)
+    assert (time.process_time() - start) / 5 < 0.1  # albumentations' own direct way takes 0.19 s

@@ -13,6 +13,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from trn_plugin.datasets.transforms import _distortions
 from trn_plugin.datasets.transforms._cropped import require_crop
 from trn_plugin.errors import ConfigError
 from trn_plugin.registry import TRANSFORMS
@@ -27,7 +28,6 @@ __all__ = ["Albumentations"]
 
 PROBES = 24  # times that a transform is tried when it is built
 PROBED_SIDE = 64
-REMAPPING = "keypoint_remapping_method"
 
 
 @TRANSFORMS.register_module()
@@ -38,8 +38,8 @@ class Albumentations:
     the first pixel, indices from its middle) and none is dropped when it leaves the picture. Each
     call is seeded from the sample's ``rng``. Belongs after `CropResize`.
 
-    Distortions move landmarks by ``keypoint_remapping_method='direct'``, to about a pixel; a
-    landmark outside the picture comes to its border.
+    Distortions take landmarks along by a search in their maps; ``keypoint_remapping_method`` is
+    not read.
 
     Args:
         transforms: one dict a transform, its ``type`` a class of albumentations and the rest its
@@ -116,7 +116,7 @@ def _build(config: dict, path: str) -> BasicTransform | BaseCompose:
         raise ConfigError(f"{where}: expected a dict with a 'type', found {config!r}")
     arguments: dict[str, Any] = dict(config)
     name = arguments.pop("type")
-    transform = getattr(albumentations, name, None)
+    transform = getattr(_distortions, name, getattr(albumentations, name, None))
     if not (isinstance(transform, type) and issubclass(transform, (BasicTransform, BaseCompose))):
         raise ConfigError(f"{where}: albumentations has no transform {name!r}")
     known = [key for key in inspect.signature(transform).parameters if key != "strict"]
@@ -130,11 +130,6 @@ def _build(config: dict, path: str) -> BasicTransform | BaseCompose:
         ]
     elif _is_validated(transform):
         arguments["strict"] = True  # or values that cannot be used become the defaults
-    if REMAPPING in known and arguments.setdefault(REMAPPING, "direct") != "direct":
-        raise ConfigError(
-            f"{where}: {name}: expected {REMAPPING} 'direct', found {arguments[REMAPPING]!r}, "
-            "which loses landmarks"
-        )
     try:
         built = transform(**arguments)
     except (TypeError, ValueError) as error:
