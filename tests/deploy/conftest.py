@@ -1,3 +1,4 @@
+import copy
 import json
 
 import numpy as np
@@ -68,7 +69,7 @@ def write_mean_colour_model(path, metadata):
 
 @pytest.fixture
 def metadata():
-    return {"format_version": 1, "tasks": dict(TASKS), "input_size": [8, 8]}
+    return {"format_version": 1, "tasks": copy.deepcopy(TASKS), "input_size": [8, 8]}
 
 
 @pytest.fixture
