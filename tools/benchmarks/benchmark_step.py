@@ -89,6 +89,10 @@ def main(args):
     torch.manual_seed(args.seed)
     config = load_config(args.config, args.cfg_options)
     if args.host:
+        if args.amp or args.out or args.device != "cpu":
+            raise ConfigError(
+                "--host: runs on the CPU and prints; leave --amp, --device, --out out"
+            )
         from host_time import report as report_host
 
         report_host(config, args.steps, args.image_size)
