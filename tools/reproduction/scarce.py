@@ -14,13 +14,11 @@ from reproduction.tables import MTFL_COLUMNS
 __all__ = ["SCARCE"]
 
 MTL, TRN = (f"configs/mtfl/{name}-fast_resnet18_mtfl.py" for name in ("mtl", "trn-hidden-output"))
-IMPORTS = "custom_imports.imports=[trn_plugin.registry,reproduction.scarce_data]"
 UNLABELLED = "model.neck.type=UnlabelledRelationNeck"
 
 
 def _rows(share: float) -> list[Row]:
     scarce = (
-        IMPORTS,
         "train_dataloader.dataset.type=ScarceMTFL",
         f"train_dataloader.dataset.share={share}",
     )

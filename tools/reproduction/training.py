@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from reproduction import scarce_data  # noqa: F401, registers its classes
 from trn_plugin.cli import train
 from trn_plugin.cli.running import start
 from trn_plugin.datasets.transforms import FaceBox

@@ -69,7 +69,7 @@ def test_a_stopped_training_goes_on_and_leaves_the_others_alone(root, results, t
 def test_a_folder_of_other_settings_is_refused(root, results, table):
     run(root, results, runs_of(table, "small", [0], root / "out"))
     results.path.unlink()
-    with pytest.raises(ConfigError, match="found 'c.py randomness.seed=0 s=1 t=1'"):
+    with pytest.raises(ConfigError, match=r"found 'c\.py randomness\.seed=0 s=1 t=1'"):
         run(root, results, runs_of(with_options(table, "x=2"), "small", [0], root / "out"))
 
 
