@@ -2,7 +2,7 @@
 
 Each finished run adds its rows to the file of results, which is kept with the code: a run that is
 there is not done again, on whatever machine, and one that was stopped goes on. OUT_DIR then holds
-TABLE.md, TABLE.png and a folder of each run. figure3 needs labels only; figure4 trains one model.
+TABLE.md, TABLE.png and a folder of each run. figure4 trains one model and studies it.
 
 Example:
     python tools/reproduce.py table1 --scale small --seeds 0 1 2
@@ -19,21 +19,22 @@ import subprocess
 import sys
 from pathlib import Path
 
-from reproduction.catalogue import TABLES
 from reproduction.execution import Executor
 from reproduction.plan import runs_of
 from reproduction.results import Results
-from reproduction.tables import FIGURE4
+from reproduction.scarce import SCARCE
+from reproduction.study import STUDY
+from reproduction.tables import FIGURE4, TABLE1, TABLE2, TABLE3
 from trn_plugin.cli.parsing import positive_int
 from trn_plugin.errors import ConfigError, TrnPluginError
 from trn_plugin.files import atomic_write
 
 ROOT = Path(__file__).resolve().parents[2]
-FIGURES = ("figure3", "figure4")
+TABLES = {table.name: table for table in (TABLE1, TABLE2, TABLE3, STUDY, SCARCE, FIGURE4)}
 
 
 def add_arguments(parser):
-    parser.add_argument("table", choices=(*TABLES, *FIGURES))
+    parser.add_argument("table", choices=TABLES)
     parser.add_argument("--scale", default="small", help="of the table (%(default)s)")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--out-dir", help="default: work_dirs/reproduce/SCALE/TABLE")
@@ -70,10 +71,7 @@ def main(args):
     gpus = devices()
     executor = Executor(ROOT, results, args.jobs or max(1, len(gpus)), gpus, tell, args.seconds)
     os.chdir(ROOT)
-    if args.table == "figure3":
-        figure3(args, folder, executor)
-        return
-    table = FIGURE4 if args.table == "figure4" else TABLES[args.table]
+    table = TABLES[args.table]
     runs = runs_of(table, args.scale, args.seeds, folder, args.cfg_options, args.only, args.amp)
     if args.list:
         for run in runs:
@@ -81,7 +79,7 @@ def main(args):
         return
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the runs' processes too
     failed = [] if args.report else executor.run(runs)
-    if args.table == "figure4":
+    if table is FIGURE4:
         figure4(args, folder, executor, runs[0])
     else:
         report(args, folder, table, runs, results)
@@ -130,24 +128,8 @@ def report(args, folder, table, runs, results):
     print(f"{text}\n\nwritten to {folder}")
 
 
-def figure3(args, folder, executor):
-    """tau of the labels of CelebA's attributes, and that of the paper's pairs beside it."""
-    from reproduction.figures import pairs_beside_paper
-
-    command = ["tools/task_similarity.py", "--celeba", "$CELEBA_ROOT", "--order", "clustered"]
-    command += ["--out-dir", str(folder)]
-    if args.list:
-        print(command_line(command))
-        return
-    if not args.report:
-        executor.command(command, folder / "figure3.log")
-    finish(folder, "figure3", pairs_beside_paper(folder / "similarity.csv"), command, "similarity")
-
-
 def figure4(args, folder, executor, run):
     """Online estimates of a trained model's features, beside the offline ones."""
-    from reproduction.figures import arrivals
-
     checkpoints = sorted(run.folder.glob("epoch_*.pth"))
     if not checkpoints:
         raise ConfigError(f"{run.folder}: the model of figure4 is not trained yet")
@@ -156,17 +138,7 @@ def figure4(args, folder, executor, run):
     command += [o for o in run.options if o.startswith(("model.", "input_size", "train_data"))]
     if not args.report:
         executor.command(command, folder / "figure4.log")
-    finish(folder, "figure4", arrivals(folder / "convergence.csv"), command, "convergence")
-
-
-def finish(folder, name, lines, command, picture):
-    text = "\n".join([*lines, "", "```bash", command_line(command), "```", ""])
-    with atomic_write(folder / f"{name}.md", "--out-dir") as partial:
-        partial.write_text(text, encoding="utf-8")
-    for suffix in ("png", "csv"):
-        with atomic_write(folder / f"{name}.{suffix}", "--out-dir") as partial:
-            shutil.copyfile(folder / f"{picture}.{suffix}", partial)
-    print(f"{text}\nwritten to {folder}")
+    print(f"{command_line(command)}\n\nwritten to {folder}")
 
 
 def command_line(arguments):

@@ -48,8 +48,8 @@ class Row:
         name (str): as the table shows it.
         config (str): config file, from the repository's root.
         options (Sequence[str]): KEY=VALUE, what this method changes in it.
-        paper (Mapping[str, float]): the paper's numbers by column key.
         baseline (str): name of the row that it is compared with; '' for none.
+        paper (Mapping[str, float]): the paper's numbers by column key.
         part (str): the rows of a part stand together under this name.
         keys (Mapping[str, str]): by column key the metric's, where they differ.
         at (Mapping[str, Sequence[str]]): more options, by scale.
@@ -58,8 +58,8 @@ class Row:
     name: str
     config: str
     options: Sequence[str] = ()
-    paper: Mapping[str, float] = field(default_factory=dict)
     baseline: str = ""
+    paper: Mapping[str, float] = field(default_factory=dict)
     part: str = ""
     keys: Mapping[str, str] = field(default_factory=dict)
     at: Mapping[str, Sequence[str]] = field(default_factory=dict)

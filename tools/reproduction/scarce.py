@@ -6,14 +6,12 @@ them to tau of the labels of those pictures that have both.
 
 from __future__ import annotations
 
-from reproduction.options import weights_times
 from reproduction.plan import Row, Table
 from reproduction.scales import small_mtfl
-from reproduction.tables import MTFL_COLUMNS
+from reproduction.tables import MTFL_COLUMNS, MTL, TRN, weights_times
 
 __all__ = ["SCARCE"]
 
-MTL, TRN = (f"configs/mtfl/{name}-fast_resnet18_mtfl.py" for name in ("mtl", "trn-hidden-output"))
 UNLABELLED = "model.neck.type=UnlabelledRelationNeck"
 
 
@@ -30,7 +28,7 @@ def _rows(share: float) -> list[Row]:
                 f"TRN on all pictures, {factor} times λ",
                 TRN,
                 (*scarce, UNLABELLED, *weights_times(factor)),
-                baseline="MTL",
+                "MTL",
                 part=part,
             )
             for factor in (10, 100)

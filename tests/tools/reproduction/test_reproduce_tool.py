@@ -3,10 +3,8 @@
 import shlex
 from functools import partial
 
-import numpy as np
 import pytest
-from reproduction.catalogue import TABLES
-from reproduction.tables import TAU_OF_PAIRS
+from reproduction.main import TABLES
 
 
 @pytest.fixture
@@ -45,21 +43,3 @@ def test_bad_arguments_are_one_line(tool, tmp_path, arguments, message):
     assert status == 2
     (line,) = [line for line in error.splitlines() if line.startswith("error:")]
     assert message in line
-
-
-@pytest.mark.slow
-def test_figure3_beside_the_paper(tool, tmp_path, monkeypatch):
-    names = list(dict.fromkeys(name for pair in TAU_OF_PAIRS for name in pair))
-    values = np.where(np.random.default_rng(0).random((60, len(names))) < 0.4, 1, -1)
-    rows = [f"{i:06d}.jpg {' '.join(map(str, row))}" for i, row in enumerate(values, 1)]
-    text = "\n".join([str(len(rows)), " ".join(names), *rows, ""])
-    (tmp_path / "list_attr_celeba.txt").write_text(text)
-    monkeypatch.setenv("CELEBA_ROOT", str(tmp_path))
-    status, printed, error = tool("figure3", "--out-dir", tmp_path / "out")
-    assert status == 0, error
-    correlation = np.corrcoef(values.T)
-    for (a, b), paper in TAU_OF_PAIRS.items():
-        tau = abs(correlation[names.index(a), names.index(b)])
-        assert f"| {a} and {b} | {tau:.4f} | {paper:.3f} |" in printed
-    for name in ("figure3.md", "figure3.csv", "figure3.png"):
-        assert (tmp_path / "out" / name).stat().st_size

@@ -3,10 +3,9 @@
 from pathlib import Path
 
 import pytest
-from reproduction.catalogue import TABLES
+from reproduction.main import TABLES
 from reproduction.plan import runs_of
 from reproduction.report import baseline_of
-from reproduction.tables import FIGURE4
 from reproduction.training import box_of
 
 from trn_plugin.cli import load_config
@@ -18,7 +17,7 @@ NEW = (  # options that no config names
     *("cache_gb", "channels_last", "checkpoint_path", "decay_mult", "indices", "pin_memory"),
     *("dataset.partition", "dataset.share", "neck.statistic", "neck.type", "task_weighting.type"),
 )
-SCALES = [(table, scale) for table in (*TABLES.values(), FIGURE4) for scale in table.scales]
+SCALES = [(table, scale) for table in TABLES.values() for scale in table.scales]
 
 
 def has(config, key):
