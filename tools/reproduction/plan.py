@@ -173,7 +173,7 @@ def runs_of(
         seeds (Sequence[int]): of the runs.
         out_dir (Path): holds a folder for each row and seed.
         extra (Sequence[str]): KEY=VALUE added to every run.
-        only (Sequence[str]): slugs of rows; all where it is empty.
+        only (Sequence[str]): slugs of rows, in order; all where it is empty.
         amp (bool): train in mixed precision.
 
     Raises:
@@ -183,14 +183,13 @@ def runs_of(
         raise ConfigError(
             f"--scale: {table.name} has no scale {scale!r}, but {', '.join(table.scales)}"
         )
-    slugs = [row.slug for row in table.rows]
+    by_slug = {row.slug: row for row in table.rows}
     for name in only:
-        if name not in slugs:
-            raise ConfigError(f"--only: no row is named {name!r}; they are {', '.join(slugs)}")
+        if name not in by_slug:
+            raise ConfigError(f"--only: no row is named {name!r}; they are {', '.join(by_slug)}")
     rows = [
         replace(row, options=(*row.options, *row.at.get(scale, ())))
-        for row in table.rows
-        if not only or row.slug in only
+        for row in map(by_slug.get, only or by_slug)
     ]
     return [
         Run(row, seed, table.scales[scale], out_dir / row.slug / f"seed{seed}", tuple(extra), amp)

@@ -1,5 +1,7 @@
 """Which runs a table has, and what makes one of them."""
 
+from pathlib import Path
+
 import pytest
 from reproduction.plan import runs_of
 
@@ -7,7 +9,7 @@ from trn_plugin.errors import ConfigError
 
 
 def settings(table, *extra, **options):
-    return runs_of(table, "small", [0], "out", extra, **options)[0].settings
+    return runs_of(table, "small", [0], Path("out"), extra, **options)[0].settings
 
 
 def test_only_what_changes_a_result_is_part_of_the_settings(table):
@@ -20,21 +22,23 @@ def test_only_what_changes_a_result_is_part_of_the_settings(table):
 
 
 def test_mixed_precision_and_one_checkpoint(table):
-    plain, mixed = (runs_of(table, "small", [0], "out", amp=amp)[0].command() for amp in (0, 1))
+    plain, mixed = (
+        runs_of(table, "small", [0], Path("out"), amp=amp)[0].command() for amp in (0, 1)
+    )
     assert "--amp" not in plain
     assert "--amp" in mixed[: mixed.index("--cfg-options")]
     assert "default_hooks.checkpoint.max_keep_ckpts=1" in plain
 
 
 def test_rows_are_chosen_by_name(table):
-    (chosen,) = runs_of(table, "small", [0], "out", only=["more-much"])
+    (chosen,) = runs_of(table, "small", [0], Path("out"), only=["more-much"])
     assert chosen.row.name == "More (much)"
     with pytest.raises(ConfigError, match="no row is named 'less'; they are plain, more-much"):
-        runs_of(table, "small", [0], "out", only=["less"])
+        runs_of(table, "small", [0], Path("out"), only=["less"])
 
 
 def test_each_seed_has_all_rows_before_the_next(table):
-    runs = runs_of(table, "small", [4, 2], "out")
+    runs = runs_of(table, "small", [4, 2], Path("out"))
     assert [(run.seed, run.row.slug) for run in runs] == [
         *[(4, "plain"), (4, "more-much")],
         *[(2, "plain"), (2, "more-much")],

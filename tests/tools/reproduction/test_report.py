@@ -1,6 +1,7 @@
 """Means, paired differences; the Markdown, the picture."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ def rows_of(table, values, split="val"):
 
 
 def page(table, rows):
-    return markdown(table, "small", rows, runs_of(table, "small", [0], "out"), "python tool")
+    return markdown(table, "small", rows, runs_of(table, "small", [0], Path("out")), "python tool")
 
 
 def test_the_interval_holds_the_true_difference_19_times_of_20():

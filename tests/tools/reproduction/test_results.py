@@ -2,6 +2,7 @@
 
 import dataclasses
 import threading
+from pathlib import Path
 
 import pytest
 from reproduction.plan import runs_of
@@ -20,7 +21,7 @@ def record(error=1.0, labels="l1", splits=("val", "test"), **metrics):
 
 
 def test_a_row_for_each_set_comes_back(results, table):
-    one, other = runs_of(table, "small", [0], "out")
+    one, other = runs_of(table, "small", [0], Path("out"))
     results.add(one, record(1.5), 20.0)
     results.add(other, record(2.5, **{"b/c": 3.0}), 30.0)
     rows = results.of(other)
@@ -31,7 +32,7 @@ def test_a_row_for_each_set_comes_back(results, table):
 
 
 def test_a_run_is_done_when_all_its_sets_are(results, table):
-    (run, _) = runs_of(table, "small", [0], "out")
+    (run, _) = runs_of(table, "small", [0], Path("out"))
     results.add(run, record(splits=("val",)), 1.0)
     assert not results.has(run)
     results.add(run, record(), 1.0)
@@ -40,7 +41,7 @@ def test_a_run_is_done_when_all_its_sets_are(results, table):
 
 
 def test_other_settings_are_refused(results, table):
-    (run, _) = runs_of(table, "small", [0], "out")
+    (run, _) = runs_of(table, "small", [0], Path("out"))
     results.add(run, record(), 1.0)
     other = dataclasses.replace(run, extra=("y=1",))
     with pytest.raises(ConfigError, match="Plain, seed 0: expected the settings"):
@@ -48,18 +49,18 @@ def test_other_settings_are_refused(results, table):
 
 
 def test_labels_of_two_conventions_are_not_compared(results, table):
-    one, other = runs_of(table, "small", [0], "out")
+    one, other = runs_of(table, "small", [0], Path("out"))
     results.add(one, record(), 1.0)
     results.add(other, record(), 1.0)
     results.check(results.rows())
-    (later, _) = runs_of(table, "small", [1], "out")
+    (later, _) = runs_of(table, "small", [1], Path("out"))
     results.add(later, record(labels="l2"), 1.0)
     with pytest.raises(ConfigError, match=r"the same labels \(\w+\), found l1, l2"):
         results.check(results.rows())
 
 
 def test_processes_that_share_a_file_lose_no_row(results, table):
-    runs = runs_of(table, "small", range(10), "out")
+    runs = runs_of(table, "small", range(10), Path("out"))
     add = [threading.Thread(target=results.add, args=(run, record(), 1.0)) for run in runs]
     for thread in add:
         thread.start()
