@@ -125,7 +125,7 @@ class Executor:
 
     def _train(self, run: Run) -> None:
         before = _record(run).get("seconds", 0.0)
-        begun = (run.folder / "last_checkpoint").is_file()
+        begun = any(run.folder.glob("*.pth"))
         self.tell(f"{'go on ' if begun else 'begin '}  {run}")
         started = time.perf_counter()
         try:
