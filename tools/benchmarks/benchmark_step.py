@@ -89,13 +89,13 @@ def main(args):
     torch.manual_seed(args.seed)
     config = load_config(args.config, args.cfg_options)
     if args.host:
-        if args.amp or args.out or args.device != "cpu":
-            raise ConfigError(
-                "--host: runs on the CPU and prints; leave --amp, --device, --out out"
-            )
-        from host_time import report as report_host
+        if args.amp or args.data or args.device != "cpu":
+            raise ConfigError("--host: takes the config's data on the CPU; leave --amp, --data out")
+        from host_time import measure as measure_host
 
-        report_host(config, args.steps, args.image_size)
+        rows = measure_host(config, args)
+        if args.out:
+            write_table(args.out, rows)
         return
     if args.amp:
         use_mixed_precision(config)
