@@ -22,6 +22,7 @@ from mmengine.hooks import Hook
 from torch import nn
 
 from trn_plugin.cli import build_runner
+from trn_plugin.errors import ConfigError
 from trn_plugin.registry import MODELS
 
 MODES = {"train": "training", "val": "evaluation"}
@@ -32,7 +33,6 @@ BACKWARD, CLIP, STEP = "backward", "clip", "optimiser step, check of gradients"
 
 def measure(config, args) -> list[dict]:
     """Print and return what a step costs on both sides, and in which part they differ."""
-    config.input_size = args.image_size
     config.train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=10**6, val_interval=10**6)
     for loader in (config.train_dataloader, config.val_dataloader):
         loader.update(batch_size=args.batch, persistent_workers=loader.num_workers > 0)
@@ -112,6 +112,8 @@ class PairedSteps(Hook):
         self.clock: Clock | None = None
 
     def before_train(self, runner):
+        if min(len(runner.train_dataloader), len(runner.val_dataloader)) < 2:
+            raise ConfigError("--batch: expected two batches or more of each data set")
         self.plain = PlainLoop(runner, self)
         model, wrapper = runner.model, runner.optim_wrapper
         self.watch_network(model)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import csv
 import math
+import os
 from array import array
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from trn_plugin.errors import DataError
+from trn_plugin.datasets.celeba_format import read_attributes
+from trn_plugin.errors import ConfigError, DataError
 from trn_plugin.tasks.cells import listing, quoted
 from trn_plugin.text_files import line_not_in_utf8
 
-__all__ = ["csv_rows", "read_label_csv"]
+__all__ = ["csv_rows", "read_celeba_columns", "read_label_csv"]
 
 MAX_CLASSES = 1000
 
@@ -112,6 +114,27 @@ def read_label_csv(
         name: _one_hot(path, name, texts[name]) if name in classes else found[name][:, None]
         for name in chosen
     }
+
+
+def read_celeba_columns(path: str, columns: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+    """(N, 1) float32 of each attribute in CelebA's file, or of those named.
+
+    Args:
+        path: ``list_attr_celeba.txt``, or the folder that holds it.
+        columns: attributes; default all.
+
+    Raises:
+        DataError: a file that cannot be read.
+        ConfigError: a column that it does not have.
+    """
+    if os.path.isdir(path):
+        path = os.path.join(path, "list_attr_celeba.txt")
+    table = read_attributes(path)
+    for name in columns or ():
+        if name not in table.names:
+            raise ConfigError(f"--columns: {path} has no {name!r}; it has {', '.join(table.names)}")
+    values = dict(zip(table.names, table.values.T.astype(np.float32, order="C"), strict=True))
+    return {name: values[name][:, None] for name in columns or table.names}
 
 
 def _one_hot(path: str, name: str, labels: list[str]) -> np.ndarray:
