@@ -1,21 +1,17 @@
 """What the relation part costs in a training step: a config's TRN beside the same model without.
 
-Two models are trained on the same pictures, in pairs of steps: the config's model with its
-neck and its relation losses, and the same without both (MTL). The pictures are random ones, or
-with `--data` those of the config's training set. The models have the same weights and
-optimizer state when the first pair begins. The order is swapped each time, and a difference is
-the mean of two neighbouring pairs, one of either order. A step is MMEngine's: normalise, forward,
-losses, backward, clip, optimizer. Pictures lie on the device; reading data, schedules of the
-learning rate, other hooks and `compile` are left out. A warm-up trains the first model, so that
-its running moments are filled; with less of it a relation's loss may still be 0, which takes the
-same time.
+Two models are trained on the same pictures, in pairs of steps: the config's model with its neck and
+its relation losses, and the same without both (MTL), from the same weights and optimizer state.
+Pictures are random, or with `--data` those of the config's training set, and lie on the device. The
+order is swapped each time; a difference is the mean of two neighbouring pairs, one of either order.
+A step is MMEngine's: normalise, forward, losses, backward, clip, optimizer; reading data, other
+hooks and `compile` are left out. A warm-up trains the TRN, so that its moments are filled.
 
-A step on a CPU takes so long that a difference of a few ms drowns. So the relation part is also
-timed alone, within the same steps: after each step of the TRN a second neck, in the same state,
-gets copies of that step's features and does what the step did with them. `forward` is the neck,
-its log entries and the relation losses of all levels, `backward` goes from their sum to the
-features. On a GPU every time ends when the device has finished; this part alone then holds
-launches that a whole step hides, so that the difference of the steps is what training pays.
+On a CPU a difference of a few ms drowns in a step. So the relation part is also timed alone, within
+the same steps: a second neck, in the same state, gets copies of a step's features and does what the
+step did with them. `forward` is the neck, its log entries and the relation losses, `backward` goes
+from their sum to the features. On a GPU every time ends when the device has finished; the part
+alone then holds launches that a whole step hides: the difference is what training pays.
 
 Percentages are of the MTL step of the same pair.
 
@@ -23,6 +19,8 @@ Example:
     python tools/benchmarks/benchmark_step.py configs/mtfl/trn-hidden-output_resnet18_mtfl.py
     python tools/benchmarks/benchmark_step.py --data \\
         --cfg-options train_dataloader.dataset.data_root=data/MTFL
+    python tools/benchmarks/benchmark_step.py --host configs/mtfl/mtl-fast_resnet18_mtfl.py \\
+        --threads 1 --steps 100
     python tools/benchmarks/benchmark_step.py --device cuda --amp --image-size 224 \\
         --steps 100 --out step.csv
 """
@@ -47,6 +45,7 @@ from trn_plugin.engine.inference import build_model
 from trn_plugin.engine.runner import SafeRunner
 from trn_plugin.engine.timing import timed
 from trn_plugin.errors import ConfigError
+from trn_plugin.evaluation.task_metric import table
 from trn_plugin.files import write_table
 from trn_plugin.hooks import TaskRelationLossHook
 from trn_plugin.models import MultiTaskModel
@@ -55,10 +54,8 @@ from trn_plugin.structures import MultiTaskBatch, MultiTaskDataSample
 
 CONFIG = Path(__file__).parents[2] / "configs/mtfl/trn-hidden-output_resnet18_mtfl.py"
 TRN, MTL = "step with the relation part (TRN)", "step without it (MTL)"
-DIFFERENCE = "difference of the two"
-FORWARD, BACKWARD, BOTH = (
-    f"relation part alone, {part}" for part in ("forward", "backward", "both")
-)
+DIFFERENCE, ALONE = "difference of the two", "relation part alone, "
+FORWARD, BACKWARD, BOTH = (ALONE + part for part in ("forward", "backward", "both"))
 PICTURES = ("random pictures", "pictures of the training set")
 COARSE, KINDS = 4, 64  # pixels of a random picture's side, labels of a task
 
@@ -96,10 +93,10 @@ def main(args):
 
 
 def check(args):
-    for name, minimum in {"batch": 2, "steps": 4}.items():
-        value = getattr(args, name)
-        if value < minimum:
-            raise ConfigError(f"--{name}: expected at least {minimum}, found {value}")
+    if min(args.batch, args.steps / 2) < 2:
+        raise ConfigError(
+            f"--batch, --steps: expected at least 2 and 4, found {args.batch} and {args.steps}"
+        )
     if args.steps % 2:
         raise ConfigError(f"--steps: expected an even number, found {args.steps}")
     if args.host and (args.amp or args.data or args.device != "cpu"):
@@ -145,10 +142,9 @@ class Side:
     """A model in training with its optimizer."""
 
     def __init__(self, model, config, device):
-        self.model = model.to(device).train()
+        self.model, self.logged = model.to(device).train(), {}
         with config_errors("optim_wrapper"):
             self.optim_wrapper = build_optim_wrapper(self.model, config.optim_wrapper)
-        self.logged = {}
 
     def step(self, batch):
         self.logged = self.model.train_step(batch, self.optim_wrapper)
@@ -308,16 +304,10 @@ def row_of(name, times) -> dict:
     if name == DIFFERENCE:
         seconds, steps = both_orders(seconds), both_orders(steps)
     values = [1e3 * s for s in seconds]
-    shares = [100 * a / b for a, b in zip(seconds, steps, strict=True)]
     low, median, high = statistics.quantiles(values, n=4, method="inclusive")
-    return {
-        "what": name,
-        "median_ms": median,
-        "quarter_ms": low,
-        "three_quarters_ms": high,
-        "mean_ms": statistics.mean(values),
-        "percent": statistics.median(shares),
-    }
+    shares = [100 * a / b for a, b in zip(seconds, steps, strict=True)]
+    row = {"what": name, "median_ms": median, "quarter_ms": low, "three_quarters_ms": high}
+    return row | {"mean_ms": statistics.mean(values), "percent": statistics.median(shares)}
 
 
 def both_orders(values):
@@ -326,13 +316,10 @@ def both_orders(values):
 
 
 def report(rows, logged):
-    print(f"{'':38}{'median ms':>10}{'quartiles':>18}{'mean ms':>10}{'of MTL':>10}")
-    for row in rows:
-        quartiles = f"{row['quarter_ms']:.2f} - {row['three_quarters_ms']:.2f}"
-        print(
-            f"{row['what']:38}{row['median_ms']:10.2f}{quartiles:>18}{row['mean_ms']:10.2f}"
-            f"{row['percent']:8.2f} %"
-        )
+    header = ["", "median ms", "quarter", "three quarters", "mean ms", "% of MTL"]
+    print(
+        table(header, [[k if isinstance(k, str) else f"{k:.2f}" for k in r.values()] for r in rows])
+    )
     for name, value in logged.items():
         if name.startswith("relation/weight_"):
             print(f"lambda of {name.removeprefix('relation/weight_')} at the end: {value:g}")

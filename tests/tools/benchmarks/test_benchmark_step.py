@@ -160,7 +160,7 @@ def test_the_relation_part_on_the_training_set(run_tool, tmp_path):
 @pytest.mark.parametrize(
     ("config", "arguments", "message"),
     [
-        (CONFIG, ("--steps", 2), "--steps: expected at least 4, found 2"),
+        (CONFIG, ("--steps", 2), "--steps: expected at least 2 and 4, found 128 and 2"),
         (CONFIG, ("--steps", 5), "--steps: expected an even number, found 5"),
         (CONFIG, ("--image-size", 0), "--image-size: expected at least 1, found 0"),
         (CONFIG, ("--amp",), "--amp needs --device cuda, found cpu"),
