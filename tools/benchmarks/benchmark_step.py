@@ -26,23 +26,20 @@ Example:
 """
 
 import copy
-import itertools
 import statistics
 from pathlib import Path
 from types import SimpleNamespace
 
 import host_time
-import numpy as np
 import torch
+from batches import data_batches, random_batches
 from measuring import add_count, add_device_arguments, add_out, use_device
 from mmengine.optim import build_optim_wrapper
-from torch import nn
 
 from trn_plugin.cli.config import add_config_arguments, load_config, use_mixed_precision
 from trn_plugin.cli.running import start
 from trn_plugin.engine.building import config_errors
 from trn_plugin.engine.inference import build_model
-from trn_plugin.engine.runner import SafeRunner
 from trn_plugin.engine.timing import timed
 from trn_plugin.errors import ConfigError
 from trn_plugin.evaluation.task_metric import table
@@ -50,14 +47,12 @@ from trn_plugin.files import write_table
 from trn_plugin.hooks import TaskRelationLossHook
 from trn_plugin.models import MultiTaskModel
 from trn_plugin.registry import HOOKS, MODELS
-from trn_plugin.structures import MultiTaskBatch, MultiTaskDataSample
 
 CONFIG = Path(__file__).parents[2] / "configs/mtfl/trn-hidden-output_resnet18_mtfl.py"
 TRN, MTL = "step with the relation part (TRN)", "step without it (MTL)"
 DIFFERENCE, ALONE = "difference of the two", "relation part alone, "
 FORWARD, BACKWARD, BOTH = (ALONE + part for part in ("forward", "backward", "both"))
 PICTURES = ("random pictures", "pictures of the training set")
-COARSE, KINDS = 4, 64  # pixels of a random picture's side, labels of a task
 
 
 def add_arguments(parser):
@@ -192,51 +187,6 @@ def build(config, args) -> tuple[Side, Side]:
     for hook in hooks:
         hook.before_train(runner)
     return trn, mtl
-
-
-def random_batches(model, config, args):
-    """Smooth random pictures, and labels that depend on them, as a data loader gives batches."""
-    generator, rng = torch.Generator().manual_seed(0), np.random.default_rng(0)
-    tasks, teachers = {}, {}
-    for name, head in model.heads.items():
-        tasks[name] = head.task
-        teacher = torch.randn((3 * COARSE**2, KINDS), generator=generator)
-        teachers[name] = teacher, [head.task.example(rng) for _ in range(KINDS)]
-    widths = {name: task.width for name, task in tasks.items()}
-    statistics_of_labels = SimpleNamespace(
-        positive_shares=lambda task: [0.5] * widths[task],
-        value_moments=lambda task: ([0.0] * widths[task], [1.0] * widths[task]),
-    )
-    model.fit_to_labels(statistics_of_labels)
-    size = (args.image_size, args.image_size)
-    while True:
-        coarse = torch.rand((args.batch, 3, COARSE, COARSE), generator=generator)
-        images = nn.functional.interpolate(255 * coarse, size=size, mode="bilinear")
-        samples = [MultiTaskDataSample(gt={}) for _ in range(args.batch)]
-        for task, (teacher, examples) in teachers.items():
-            chosen = ((coarse - 0.5).flatten(1) @ teacher).argmax(1).tolist()
-            for sample, index in zip(samples, chosen, strict=True):
-                sample.gt[task] = examples[index]
-        inputs = images.to(args.device, torch.uint8)
-        yield {"inputs": inputs, "data_samples": MultiTaskBatch.of(samples, tasks)}
-
-
-def data_batches(model, config, args):
-    """Batches of the config's training set, epoch after epoch."""
-    if not config.get("train_dataloader"):
-        raise ConfigError(f"{args.config}: expected a train_dataloader for --data, found none")
-    settings = dict(config.train_dataloader, batch_size=args.batch, num_workers=0)
-    settings |= dict(persistent_workers=False, drop_last=True)
-    settings.pop("prefetch_factor", None)  # of workers
-    loader = SafeRunner.build_dataloader(settings, seed=0)
-    if len(loader) == 0:
-        found = f"{len(loader.dataset)} pictures in the training set"
-        raise ConfigError(f"--batch {args.batch}: no batch of {found}")
-    model.fit_to_labels(loader.dataset)
-    for epoch in itertools.count():
-        loader.sampler.set_epoch(epoch)
-        for batch in loader:
-            yield {**batch, "inputs": torch.stack(list(batch["inputs"])).to(args.device)}
 
 
 class RelationPart:

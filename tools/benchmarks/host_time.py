@@ -25,7 +25,7 @@ from trn_plugin.cli import build_runner
 from trn_plugin.errors import ConfigError
 from trn_plugin.registry import MODELS
 
-MODES = {"train": "training", "val": "evaluation"}
+MODES = {"train": "a training step", "val": "an evaluation step"}
 LOADER, REST = "PyTorch: data loader", "trn_plugin and MMEngine: what is left of the step"
 NORMALISE, NETWORK, HEADS, NECK = "normalise", "trunk and tails", "heads and losses", "neck"
 BACKWARD, CLIP, STEP = "backward", "clip", "optimiser step, check of gradients"
@@ -104,7 +104,7 @@ class Clock:
 
 
 class PairedSteps(Hook):
-    """After each step of the runner the plain loop's step; lowest, to be the last hook."""
+    """Before or after each step of the runner the plain loop's; the last hook of all."""
 
     def __init__(self, warmup: int, steps: int) -> None:
         self.warmup, self.number = min(warmup, 10), steps
@@ -285,7 +285,7 @@ def report(config, args, clocks) -> list[dict]:
         runner, plain = ([1e3 * t for t in steps[-args.steps :]] for steps in clock.steps.values())
         beside = [a - b for a, b in zip(runner, plain, strict=True)]
         whole = [statistics.median(values) for values in (runner, plain, beside)]
-        rows.append((mode, f"a {MODES[mode]} step, medians", *whole))
+        rows.append((mode, f"{MODES[mode]}, medians", *whole))
         parts = []
         for name in clock.parts["runner"] | clock.parts["plain"]:
             both = [1e3 * clock.parts[side][name] / args.steps for side in clock.steps]
