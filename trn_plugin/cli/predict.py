@@ -325,7 +325,11 @@ def predict_pictures(
 
 
 def predict_video(
-    predictor: TaskPredictor, path: Path, drawn: Path, results: Results, args: argparse.Namespace
+    predictor: TaskPredictor,
+    path: Path,
+    drawn: Path,
+    results: Results,
+    args: argparse.Namespace,
 ) -> None:
     """Every frame of a video, a batch at a time; the whole frame or the one box."""
     video, box = VideoFile(path), box_of(args)
