@@ -7,8 +7,11 @@ shows in the output; dropout and stochastic depth are on where the model has the
 from __future__ import annotations
 
 import collections
+import math
 import re
 import tempfile
+import traceback
+from collections.abc import Iterable
 from pathlib import Path
 
 import timm
@@ -54,7 +57,7 @@ def check_backbone(name: str, boundaries=None, onnx: bool = True) -> dict:
             continue
         count += 1
         for what, (difference, where) in found.items():
-            largest[what] = max(largest[what], difference)
+            largest[what], _ = worst([(largest[what], ""), (difference, "")])
             if not difference <= TOLERANCES[what]:
                 of = f"{what} of {where}, cut after {stages[boundary - 1]!r},"
                 failures.append(f"{of} differs by {difference:.1e}")
@@ -110,9 +113,7 @@ class Uncut:
         trunk, found = self.cut(boundary), {}
         with torch.no_grad():
             features = trunk.eval()(self.x)
-        found["eval"] = max(
-            (relative_difference(f, self.eval), task) for task, f in features.items()
-        )
+        found["eval"] = worst((relative_difference(f, self.eval), t) for t, f in features.items())
         trunk.train()
         passes = []
         for task in trunk.tasks:
@@ -129,7 +130,12 @@ class Uncut:
         for name, expected in self.gradients.items():
             scale = max(float(expected.abs().max()), 1e-3 * largest)
             gradients.append((float((sums[name] - expected).abs().max()) / scale, name))
-        return found | {"train": max(passes), "gradient": max(gradients)}
+        return found | {"train": worst(passes), "gradient": worst(gradients)}
+
+
+def worst(found: Iterable[tuple[float, str]]) -> tuple[float, str]:
+    """The largest difference and what has it; what is no number is the largest."""
+    return max(found, key=lambda each: math.inf if math.isnan(each[0]) else each[0])
 
 
 def uncut_name(name: str) -> str:
@@ -184,41 +190,28 @@ def randomise_constants(model: nn.Module) -> None:
             parameter.copy_(0.2 * torch.rand(parameter.shape, generator=generator) + 0.1)
 
 
-class Features(nn.Module):
-    """A trunk whose outputs are a tuple."""
-
-    def __init__(self, trunk: TimmTrunk) -> None:
-        super().__init__()
-        self.trunk = trunk
-
-    def forward(self, x):
-        return tuple(self.trunk(x).values())
-
-
 def onnx_difference(trunk: TimmTrunk, x: torch.Tensor) -> float:
     """Largest difference, relative to the largest feature, of an exported trunk."""
     import onnxruntime
 
-    model = Features(trunk).eval()
+    trunk.eval()
     batch = torch.cat([x, x.flip(0), x.flip(3)])[:3]
     options = dict(dynamo=True, verbose=False, input_names=["x"])
     options |= dict(dynamic_shapes=({0: torch.export.Dim("N")},))
     options |= dict(custom_translation_table=onnx_translations())
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         path = str(Path(folder) / "backbone.onnx")
-        torch.onnx.export(model, (batch[:2],), path, **options)
+        torch.onnx.export(trunk, (batch[:2],), path, **options)
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         found = map(torch.from_numpy, session.run(None, {"x": batch.numpy()}))
-        return max(map(relative_difference, found, model(batch)))
+        differences = map(relative_difference, found, trunk(batch).values())
+        return worst((difference, "") for difference in differences)[0]
 
 
 def reason_of(error: BaseException) -> str:
-    """The operator that has no export, or else the innermost error's first line."""
-    while True:
-        found = re.search(r"No ONNX function found for <OpOverload\(op='([\w.]+)'", str(error))
-        if found:
-            return f"no ONNX function for {found.group(1)}"
-        cause = error.__cause__ or error.__context__
-        if cause is None:
-            return f"{type(error).__name__}: {first_line(error)}"
-        error = cause
+    """The operator that has no export, or else the error's first line."""
+    text = "".join(traceback.format_exception(error))
+    found = re.search(r"No ONNX function found for <OpOverload\(op='([\w.]+)'", text)
+    if found:
+        return f"no ONNX function for {found.group(1)}"
+    return f"{type(error).__name__}: {first_line(error)}"
