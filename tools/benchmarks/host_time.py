@@ -59,48 +59,34 @@ class Enough(Exception):
 
 
 class Clock:
-    """CPU seconds of the steps of both sides, and of their parts without the parts inside them."""
+    """CPU seconds of steps by side and part; what a part calls that is a part counts there."""
 
     def __init__(self) -> None:
-        self.steps = {"runner": [], "plain": []}
-        self.clear_parts()
-        self.side, self.open, self.since, self.begun = "runner", [], 0.0, 0.0
+        self.steps: list[dict] = []
+        self.restart()
+
+    def restart(self) -> None:
+        self.step, self.stack, self.since = defaultdict(float), [], time.process_time()
 
     def charge(self) -> None:
         now = time.process_time()
-        if self.open:
-            self.parts[self.side][self.open[-1]] += now - self.since
+        if self.stack:
+            self.step[self.stack[-1]] += now - self.since
         self.since = now
 
-    def begin(self, side: str, part: str) -> None:
-        self.side, self.open = side, [part]
-        self.since = self.begun = time.process_time()
-
-    def clear_parts(self) -> None:
-        self.parts = {side: defaultdict(float) for side in self.steps}
-
-    def end(self) -> None:
+    def runner_in(self, part: str) -> None:
         self.charge()
-        self.open = []
-        self.steps[self.side].append(self.since - self.begun)
+        self.stack = [("runner", part)]
 
     @contextlib.contextmanager
-    def paused(self):
+    def part(self, name: str, side: str | None = None):
         self.charge()
-        side, parts, before = self.side, self.open, self.since - self.begun
-        yield
-        self.side, self.open, self.since = side, parts, time.process_time()
-        self.begun = self.since - before
-
-    @contextlib.contextmanager
-    def part(self, name: str):
-        self.charge()
-        self.open.append(name)
+        self.stack.append((side or self.stack[-1][0], name))
         try:
             yield
         finally:
             self.charge()
-            self.open = self.open[:-1]
+            self.stack.pop()
 
 
 class PairedSteps(Hook):
@@ -170,37 +156,30 @@ class PairedSteps(Hook):
         self.after_step("val", data_batch)
 
     def before_step(self, mode, batch):
-        clock = self.clock
-        if clock is None:
-            return
-        if len(clock.steps["plain"]) % 2:
-            with clock.paused():
+        if self.clock is not None:
+            if len(self.clock.steps) % 2:
                 self.plain_step(mode, batch)
-        clock.charge()
-        clock.open = [REST]
+            self.clock.runner_in(REST)
 
     def after_step(self, mode, batch):
         clock = self.clocks[mode]
         if self.clock is not None:  # else it was the first step of an epoch
-            clock.end()
-            done = len(clock.steps["runner"])
-            if len(clock.steps["plain"]) < done:
+            clock.charge()
+            if not len(clock.steps) % 2:
                 self.plain_step(mode, batch)
-            if done == self.warmup:
-                clock.clear_parts()
-            if done == self.warmup + self.number:
+            clock.steps.append(clock.step)
+            if len(clock.steps) == self.warmup + self.number:
                 self.clock = None
                 raise Enough
+        clock.restart()
+        clock.runner_in(LOADER)
         self.clock = clock
-        clock.begin("runner", LOADER)
 
     def plain_step(self, mode, batch):
-        clock, self.clock = self.clock, None
-        prepared = self.plain.prepared(batch, mode == "train")
-        self.clock = clock
-        clock.begin("plain", REST)
-        (self.plain.train if mode == "train" else self.plain.evaluate)(*prepared)
-        clock.end()
+        with self.clock.part("prepare", side="neither"):
+            prepared = self.plain.prepared(batch, mode == "train")
+        with self.clock.part(REST, side="plain"):
+            (self.plain.train if mode == "train" else self.plain.evaluate)(*prepared)
 
 
 class PlainLoop:
@@ -282,15 +261,21 @@ def report(config, args, clocks) -> list[dict]:
     )
     rows = []
     for mode, clock in clocks.items():
-        runner, plain = ([1e3 * t for t in steps[-args.steps :]] for steps in clock.steps.values())
-        beside = [a - b for a, b in zip(runner, plain, strict=True)]
-        whole = [statistics.median(values) for values in (runner, plain, beside)]
-        rows.append((mode, f"{MODES[mode]}, medians", *whole))
+        steps = clock.steps[-args.steps :]
+        sides = [
+            [1e3 * sum(t for (owner, _), t in step.items() if owner == side) for step in steps]
+            for side in ("runner", "plain")
+        ]
+        sides.append([a - b for a, b in zip(*sides, strict=True)])
+        rows.append((mode, f"{MODES[mode]}, medians", *map(statistics.median, sides)))
         parts = []
-        for name in clock.parts["runner"] | clock.parts["plain"]:
-            both = [1e3 * clock.parts[side][name] / args.steps for side in clock.steps]
+        for name in {part: None for step in steps for side, part in step if side != "neither"}:
+            both = [
+                1e3 * statistics.mean(step.get((side, name), 0.0) for step in steps)
+                for side in ("runner", "plain")
+            ]
             parts.append((mode, f"  {name}", *both, both[0] - both[1]))
-        parts.append((mode, "  all, means", *map(statistics.mean, (runner, plain, beside))))
+        parts.append((mode, "  all, means", *map(statistics.mean, sides)))
         rows += sorted((p for p in parts if max(p[2:4]) > 0.005), key=lambda part: -part[-1])
     print(f"{'':52} {'runner':>9} {'plain':>9} {'difference':>11}")
     for _, name, *values in rows:

@@ -76,9 +76,13 @@ def add_arguments(parser):
         help="rows of the heat map (%(default)s)",
     )
     parser.add_argument(
-        "--listed", type=positive_int, default=10, help="pairs to print at either end"
+        "--listed",
+        type=positive_int,
+        default=10,
+        metavar="N",
+        help="pairs to print at either end (%(default)s)",
     )
-    parser.add_argument("--out-dir", help="write CSV, JSON and heat maps here")
+    parser.add_argument("--out-dir", metavar="D", help="write CSV, JSON and heat maps here")
 
 
 def main(args):
