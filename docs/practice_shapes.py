@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 SIDE = 64
-SHAPES = ("circle", "square", "triangle")
+SHAPES = ("circle", "square")
 
 
 def main() -> None:
@@ -40,19 +40,16 @@ def main() -> None:
 def draw(rng: np.random.Generator) -> tuple[np.ndarray, tuple]:
     """A picture (SIDE, SIDE, 3), and its shape, its size in pixels and whether it is filled."""
     shape, filled = str(rng.choice(SHAPES)), bool(rng.random() < 0.5)
-    # circles tend to be large and triangles small: the two labels are related
-    size = int(np.clip(rng.normal({"circle": 40, "square": 30, "triangle": 20}[shape], 5), 10, 52))
+    # circles tend to be larger than squares: the two labels are related
+    size = int(np.clip(rng.normal(40 if shape == "circle" else 26, 6), 10, 52))
     picture = np.full((SIDE, SIDE, 3), rng.integers(160, 256, 3), np.uint8)
     colour = tuple(int(value) for value in rng.integers(0, 100, 3))
     x, y = (int(value) for value in rng.integers(size // 2 + 2, SIDE - size // 2 - 1, 2))
     half, thickness = size // 2, cv2.FILLED if filled else 2
     if shape == "circle":
         cv2.circle(picture, (x, y), half, colour, thickness)
-    elif shape == "square":
-        cv2.rectangle(picture, (x - half, y - half), (x + half, y + half), colour, thickness)
     else:
-        corners = np.array([(x - half, y + half), (x + half, y + half), (x, y - half)])
-        cv2.drawContours(picture, [corners], 0, colour, thickness)
+        cv2.rectangle(picture, (x - half, y - half), (x + half, y + half), colour, thickness)
     return picture, (shape, size, int(filled))
 
 
