@@ -44,6 +44,7 @@ STUB = r"""#!/bin/bash
 { printf '%s\0' "$PWD" "$(basename "$0")" "$@"; printf '\1'; } >> "$TRN_RECORD"
 """
 _built = set()
+_epochs = {}
 
 
 def install_programs(folder):
@@ -62,13 +63,15 @@ def recorded(text, folder):
     record.write_bytes(b"")
     path = f"{folder / '.programs'}:/usr/bin:/bin"
     roots = {name: str(folder / "data") for name in ("MTFL_ROOT", "CELEBA_ROOT")}
-    subprocess.run(
+    done = subprocess.run(
         ["/bin/bash", "-euo", "pipefail", "-c", text],
         cwd=folder,
         env={"PATH": path, "TRN_RECORD": str(record), "HOME": str(folder), **roots},
-        check=True,
+        capture_output=True,
+        text=True,
         timeout=60,
     )
+    assert done.returncode == 0, done.stderr
     calls = [call.split("\0")[:-1] for call in record.read_text().split("\1")[:-1]]
     return [(Path(folder), program, arguments) for folder, program, *arguments in calls]
 
@@ -123,6 +126,8 @@ def _check_script(folder, script, arguments):
 
 
 def _check_command(folder, command, arguments):
+    if command in ("--help", "--version"):
+        return
     assert command in COMMANDS, command
     module = import_module(f"trn_plugin.cli.{COMMANDS[command][0]}")
     args = _parsed(module, arguments)
@@ -131,6 +136,7 @@ def _check_command(folder, command, arguments):
         place = folder / work_dir(config, args.work_dir, args.config)
         place.mkdir(parents=True, exist_ok=True)
         config.dump(str(place / f"{Path(args.config).stem}.py"))
+        _epochs[folder, args.config] = config.train_cfg.max_epochs
 
 
 def _parsed(module, arguments) -> Namespace:
@@ -152,7 +158,8 @@ def _check_config(folder, args):
     build(config)
     epoch = re.search(r"epoch_(\d+)\.pth$", str(getattr(args, "checkpoint", None)))
     if epoch:
-        assert int(epoch[1]) == config.train_cfg.max_epochs, f"{args.config}: {epoch[0]}"
+        trained = _epochs.get((folder, args.config), config.train_cfg.max_epochs)
+        assert int(epoch[1]) == trained, f"{args.config}: {epoch[0]}, but {trained} epochs"
     return config
 
 

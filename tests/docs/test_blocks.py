@@ -94,7 +94,7 @@ def test_blocks(page, reader):
         try:
             run_block(block, reader, names)
         except Exception as error:
-            raise AssertionError(f"{block.where}: {type(error).__name__}: {error}") from error
+            raise AssertionError(f"{block.where}: {type(error).__name__}: {error}") from None
 
 
 def run_block(block, folder, names):
