@@ -104,7 +104,7 @@ def child(args, checkout, folder, name):
         check=False,
     )
     if result.returncode:
-        raise ConfigError(f"{checkout}: {result.stderr.strip()[-500:]}")
+        raise ConfigError(f"{checkout}: {result.stderr.strip()[-1500:]}")
     return json.loads(result.stdout.splitlines()[-1])
 
 
