@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import csv
 import itertools
+import os
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
 
+from trn_plugin.datasets.celeba_format import read_attributes
 from trn_plugin.datasets.csv_cells import Batch, plain_lines, read_plain, read_quoted
-from trn_plugin.errors import DataError
+from trn_plugin.errors import ConfigError, DataError
 from trn_plugin.tasks.cells import listing, quoted
 from trn_plugin.text_files import line_not_in_utf8
 
-__all__ = ["csv_batches", "csv_header", "csv_rows", "read_label_csv"]
+__all__ = ["csv_batches", "csv_header", "csv_rows", "read_celeba_columns", "read_label_csv"]
 
 MAX_CLASSES = 1000
 
@@ -127,6 +129,27 @@ def read_label_csv(
         else np.concatenate(found)[:, None]
         for name, found in parts.items()
     }
+
+
+def read_celeba_columns(path: str, columns: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+    """(N, 1) float32 of each attribute in CelebA's file, or of those named.
+
+    Args:
+        path: ``list_attr_celeba.txt``, or the folder that holds it.
+        columns: attributes; default all.
+
+    Raises:
+        DataError: a file that cannot be read.
+        ConfigError: a column that it does not have.
+    """
+    if os.path.isdir(path):
+        path = os.path.join(path, "list_attr_celeba.txt")
+    table = read_attributes(path)
+    for name in columns or ():
+        if name not in table.names:
+            raise ConfigError(f"--columns: {path} has no {name!r}; it has {', '.join(table.names)}")
+    values = dict(zip(table.names, table.values.T.astype(np.float32, order="C"), strict=True))
+    return {name: values[name][:, None] for name in columns or table.names}
 
 
 def _values(path: str, batch: Batch, name: str) -> np.ndarray:
