@@ -50,9 +50,9 @@ class MultiTaskDataset(BaseDataset):
     (x0, y0, x1, y1 in pixels) is the part of the picture that `RegionBox` takes.
 
     The pipeline finds in its ``results``, besides the record: ``tasks`` (`Task` by name),
-    ``input_size``, ``rng`` (a ``np.random.Generator`` whose numbers depend on the draw alone, see
-    `draw_of`; the next sample sets it anew) and ``eval_rng`` (made from (box_seed, row) alone: the
-    same in every epoch and run).
+    ``dataset`` (its name), ``input_size``, ``rng`` (a ``np.random.Generator`` whose numbers depend
+    on the draw alone, see `draw_of`; the next sample sets it anew) and ``eval_rng`` (made from
+    (box_seed, row) alone: the same in every epoch and run).
 
     A sample that fails is an error naming its record; no other sample takes its place. With
     ``skip_unreadable``, ``num_unreadable`` says how many different records had no readable picture.
@@ -206,6 +206,7 @@ class MultiTaskDataset(BaseDataset):
             record,
             eval_key=(self.box_seed, row),
             tasks=self._read_tasks,
+            dataset=self._metainfo.get("dataset"),
             input_size=self.input_size,
             rng=self._draws.at(draw_of(index), record["sample_idx"]),
         )
