@@ -13,12 +13,15 @@ from trn_plugin.evaluation import Accuracy
 from trn_plugin.registry import MODELS
 
 POINTS, SMILES = ("landmarks", "pose"), ("smile",)
-PIPELINE = [
-    dict(type="LoadImage"),
-    dict(type="FaceBox", mode="jitter"),
-    dict(type="CropResize"),
-    dict(type="PackMultiTaskInputs"),
-]
+
+
+def steps(mode):
+    return [
+        dict(type="LoadImage"),
+        dict(type="FaceBox", mode=mode),
+        dict(type="CropResize"),
+        dict(type="PackMultiTaskInputs"),
+    ]
 
 
 @pytest.fixture(autouse=True)
@@ -28,9 +31,9 @@ def scope():
 
 @pytest.fixture
 def toy(toy_root):
-    def config(tasks, indices, **options):
+    def config(tasks, indices, mode="jitter", **options):
         sizes = dict(train_size=60, test_size=20)
-        own = dict(tasks=tasks, indices=indices, pipeline=PIPELINE, input_size=32)
+        own = dict(tasks=tasks, indices=indices, pipeline=steps(mode), input_size=32)
         return dict(type="ToyFaces", data_root=toy_root, **sizes, **own, **options)
 
     return config
@@ -92,7 +95,7 @@ def test_a_step_is_that_of_the_labels_that_are_there(toy):
     """Task losses of a mixed batch are those of the parts."""
     torch.manual_seed(0)
     model = model_of(*POINTS, *SMILES, relations=[POINTS]).eval()
-    parts = toy(POINTS, 5), toy(SMILES, -8)
+    parts = toy(POINTS, 5, "perturbed"), toy(SMILES, -8, "perturbed")
     losses = []
     for datasets in (parts, parts[:1], parts[1:]):
         dataset = dict(type="MixedDataset", datasets=list(datasets))

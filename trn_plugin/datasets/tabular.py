@@ -15,11 +15,11 @@ from mmengine.logging import print_log
 from trn_plugin.datasets._inside import Inside
 from trn_plugin.datasets.base import MultiTaskDataset
 from trn_plugin.datasets.label_csv import csv_rows
-from trn_plugin.datasets.tabular_format import absent_column, is_missing, label_columns
+from trn_plugin.datasets.tabular_format import absent_column, label_columns
 from trn_plugin.errors import ConfigError, DataError, PictureError
 from trn_plugin.registry import DATASETS
 from trn_plugin.tasks import LabelColumns, read_tasks
-from trn_plugin.tasks.cells import coordinate, quoted, relative_path
+from trn_plugin.tasks.cells import coordinate, is_missing, quoted, relative_path
 from trn_plugin.tasks.columns import are_names
 
 __all__ = ["SPLITS", "TabularMultiTask"]
@@ -34,7 +34,8 @@ class TabularMultiTask(MultiTaskDataset):
     ``labels`` has for each task its kind and columns, ``dict(pose=dict(kind='class', ...))``:
 
     - ``landmarks``: ``points``, names of points, whose columns are ``<name>_x`` and ``<name>_y``;
-      or the two columns by name, ``dict(nose=('nx', 'ny'))``. Pixels of the picture.
+      or the two columns by name, ``dict(nose=('nx', 'ny'))``. Pixels of the picture; see below
+      for points that are missing.
       ``flip_pairs``, pairs of points that change places in a mirror (``[]`` if none do; needed for
       `RandomFlip`); ``interocular``, the two points whose distance the NME is relative to.
     - ``class``: ``column`` (default: the task's name); ``classes``, what its cells hold, names or
@@ -43,9 +44,11 @@ class TabularMultiTask(MultiTaskDataset):
     - ``attributes``: ``columns`` of 0 and 1 (default: the task's name).
     - ``values``: ``columns`` of numbers (default: the task's name).
 
-    An empty cell is a missing label. A task of which a row has some cells but not all is missing
-    there too, and the log counts such rows: columns that are filled independently belong in tasks
-    of their own.
+    An empty cell is a missing label. Of landmarks single points may be missing: an empty cell, or
+    0 in a third column, ``dict(nose=('nx', 'ny', 'visible'))`` (1 and 2: the point is there). Such
+    a point is in no loss and no metric. A task of another kind of which a row has some cells but
+    not all is missing there too, and the log counts such rows: columns that are filled
+    independently belong in tasks of their own.
 
     Args:
         data_root: folder that holds the pictures; no path in the file may lead out of it.
@@ -213,11 +216,12 @@ class TabularMultiTask(MultiTaskDataset):
         self, task: str, columns: LabelColumns, cells: dict[str, str], where: str
     ) -> np.ndarray | int | None:
         own = [cells[column] for column in columns.columns]
-        missing = [is_missing(cell) for cell in own]
-        if any(missing):
-            self._partial[task] += not all(missing)
+        missing = np.array([is_missing(cell) for cell in own])
+        if not columns.labelled(missing[None])[0]:
+            self._partial[task] += not missing.all()
             return None
-        return columns.read(own, where)
+        label = columns.read(own, where)
+        return None if np.isnan(label).all() else label
 
     def _region(self, cells: dict[str, str], where: str) -> tuple[float, ...] | None:
         own = [cells[column] for column in self.box_columns]
@@ -250,6 +254,10 @@ class TabularMultiTask(MultiTaskDataset):
                     "all: they count as rows without it; give columns that are filled "
                     "independently tasks of their own"
                 )
+            lacking = sum(bool(np.isnan(record["gt"].get(task, 0)).any()) for record in records)
+            if lacking:
+                what = f"{lacking} rows lack some of the points of {task}"
+                self._warn(f"{name}: {what}: those are in no loss and no metric")
             if not any(task in record["gt"] for record in records):
                 split = "" if self.split is None else f" of the split {self.split!r}"
                 self._warn(f"{name}: no row{split} has a label of {task}")

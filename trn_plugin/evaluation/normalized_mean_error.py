@@ -19,7 +19,7 @@ from trn_plugin.evaluation.task_metric import (
 )
 from trn_plugin.registry import METRICS
 from trn_plugin.tasks import ClassTask, LandmarkTask
-from trn_plugin.tasks.landmarks import NORMS, normalized_errors
+from trn_plugin.tasks.landmarks import NORMS, mean_points, normalized_errors
 
 __all__ = ["NormalizedMeanError"]
 
@@ -29,8 +29,9 @@ class NormalizedMeanError(TaskMetric):
     """Mean over pictures of (mean point error / normaliser), in percent.
 
     Distances are measured in the picture's pixels, so that crops that are not square count right.
-    Pictures without landmarks are left out; so are those whose normaliser is 0 or not finite
-    (said in the log). With no picture left every value is NaN (with a warning).
+    Pictures without landmarks are left out; so are those whose normaliser is 0 or not finite, or
+    lacks one of its points (said in the log). A picture that lacks other points counts with those
+    that it has. With no picture left every value is NaN (with a warning).
 
     Keys: ``NME``; ``failure_rate``, the percentage of pictures whose error exceeds
     ``failure_threshold``; with ``by``, ``NME_<class>`` for each class; with ``mean_shape``,
@@ -119,7 +120,7 @@ class NormalizedMeanError(TaskMetric):
             usable = ~np.isnan(errors)
             errors, classes = errors[usable], classes[usable]
             if errors.size:
-                constant = np.broadcast_to(truth[usable].mean(axis=0), truth[usable].shape)
+                constant = np.broadcast_to(mean_points(truth[usable]), truth[usable].shape)
                 mean_errors = normalized_errors(
                     constant, truth[usable], boxes[usable], self.norm, eyes
                 )
@@ -155,7 +156,8 @@ class NormalizedMeanError(TaskMetric):
             logger="current",
         )
         if left_out := len(labelled) - errors.size:
-            warn(f"{name}: left out {left_out} pictures whose normaliser is 0 or not finite")
+            why = "whose normaliser is 0, not finite, or lacks a point"
+            warn(f"{name}: left out {left_out} pictures {why}")
         if broken := int(np.isinf(errors).sum()):
             warn(f"{name}: {broken} predictions are not finite; they count as failures")
 

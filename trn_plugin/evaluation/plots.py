@@ -359,7 +359,8 @@ def _draw_case(axes, case: Case) -> None:
     if case.frame is not None:
         x0, y0, x1, y1 = case.frame
         axes.plot([x0, x1, x1, x0, x0], [y0, y0, y1, y1, y0], color="white", lw=0.7, alpha=0.7)
-    if case.truth is not None and case.prediction is not None:
+    both = case.truth is not None and case.prediction is not None
+    if both and len(case.truth) == len(case.prediction):  # else single points are missing
         for (x0, y0), (x1, y1) in zip(case.truth, case.prediction, strict=True):
             axes.plot([x0, x1], [y0, y1], color="white", lw=0.8, clip_on=True)
     if case.truth is not None:

@@ -166,9 +166,10 @@ class MultiTaskModel(BaseModel):
         """
         hidden, tapped = self.backbone.features(inputs)
         logits = self._outputs(hidden)
-        target, mask = self._encode(self._batch(data_samples).to(inputs.device))
+        batch = self._batch(data_samples).to(inputs.device)
+        target, mask = self._encode(batch)
         of_tasks = {
-            task: head.loss(logits[task], target[task], mask[task])
+            task: head.loss(logits[task], target[task], mask[task], batch.parts.get(task))
             for task, head in self.heads.items()
         }
         weights = {}
@@ -180,7 +181,8 @@ class MultiTaskModel(BaseModel):
                 features = {"hidden": hidden, "logits": logits, "label": target, **tapped}
                 if "output" in self.neck.levels:
                     features["output"] = self._activated(logits)
-                measured = self.neck(features, mask)
+                whole = {task: batch.whole(task) for task in batch.parts.keys() & mask.keys()}
+                measured = self.neck(features, {**mask, **whole})
             losses.update(self.neck.logged(measured))
             for relation_loss in self.relation_losses:
                 losses.update(relation_loss(measured))

@@ -40,7 +40,7 @@ class LabelColumns:
         self.info = dict(kind=kind, names=self.columns)
 
     def read(self, cells: Sequence[str], where: str) -> Any:
-        """The label of a row in which none of the cells is missing.
+        """The label of a row that has one, see :meth:`labelled`.
 
         Raises:
             DataError: naming ``where``, the column, what was expected and what was found.
@@ -50,6 +50,10 @@ class LabelColumns:
             for cell, column in zip(cells, self.columns, strict=True)
         ]
         return np.array(values)
+
+    def labelled(self, missing: np.ndarray) -> np.ndarray:
+        """(N,) bool: rows that have a label, by which of their cells (N, C) are missing."""
+        return ~missing.any(axis=1)
 
 
 def are_names(names: object, count: int | None = None) -> bool:
