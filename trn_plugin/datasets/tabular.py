@@ -15,16 +15,17 @@ from mmengine.logging import print_log
 from trn_plugin.datasets._inside import Inside
 from trn_plugin.datasets.base import MultiTaskDataset
 from trn_plugin.datasets.label_csv import csv_rows
-from trn_plugin.datasets.tabular_format import absent_column, label_columns
+from trn_plugin.datasets.tabular_format import absent_column, box_rule, label_columns
+from trn_plugin.datasets.transforms import RegionBox
 from trn_plugin.errors import ConfigError, DataError, PictureError
 from trn_plugin.registry import DATASETS
 from trn_plugin.tasks import LabelColumns, read_tasks
 from trn_plugin.tasks.cells import coordinate, is_missing, quoted, relative_path
-from trn_plugin.tasks.columns import are_names
 
 __all__ = ["SPLITS", "TabularMultiTask"]
 
 SPLITS = ("train", "val", "test")
+NO_BOX = dict(columns="no box in its columns", landmarks="no two landmarks for a box")
 
 
 @DATASETS.register_module()
@@ -56,8 +57,10 @@ class TabularMultiTask(MultiTaskDataset):
         labels: see above.
         image_column: name of the column of the pictures' paths.
         image_folder: the paths begin there, in ``data_root``.
-        box_columns: names of four columns, x0, y0, x1, y1 in pixels, of the part of the picture
-            that a row is about, for `RegionBox`; all four cells may be empty.
+        box: the part of the picture that a row is about, for `RegionBox`: 'whole', all of it;
+            'landmarks', a box around the points that are there; or the names of four columns,
+            x0, y0, x1, y1 in pixels. None: 'landmarks' if the labels have two points or more,
+            else 'whole'. A row that has no such box is refused.
         split: 'train', 'val' or 'test'; None for all rows.
         split_column: name of the column that holds those three words; None draws a picture's split
             by a hash of ``split_seed`` and its path, which depends on nothing else.
@@ -82,7 +85,7 @@ class TabularMultiTask(MultiTaskDataset):
         labels: Mapping[str, Mapping],
         image_column: str = "image",
         image_folder: str = "",
-        box_columns: Sequence[str] | None = None,
+        box: str | Sequence[str] | None = None,
         split: str | None = None,
         split_column: str | None = None,
         val_share: float = 0.1,
@@ -105,15 +108,11 @@ class TabularMultiTask(MultiTaskDataset):
             raise ConfigError(
                 f"val_share, test_share: nothing is left to train on, {val_share} + {test_share}"
             )
-        if box_columns is not None and not are_names(box_columns, 4):
-            raise ConfigError(
-                f"box_columns: expected the four columns of x0, y0, x1, y1, found {box_columns!r}"
-            )
         self.labels = label_columns(labels)
         self._readers = read_tasks(self._known_tasks(), "labels.")
+        self.box_rule, self.box_columns = box_rule(box, self._readers)
         self.image_column = image_column
         self.image_folder = relative_path(image_folder, "image_folder")
-        self.box_columns = tuple(box_columns or ())
         self.split = split
         self.split_column = split_column
         self.shares = {"val": val_share, "test": test_share}
@@ -156,6 +155,7 @@ class TabularMultiTask(MultiTaskDataset):
             which = "rows below its header" if self.split is None else f"row of {self.split!r}"
             raise DataError(f"{self.ann_file}: has no {which}")
         self._report(records)
+        self._check_boxes(records)
         return self._there(records)
 
     def _places(self, header: Sequence[str]) -> dict[str, int]:
@@ -261,6 +261,23 @@ class TabularMultiTask(MultiTaskDataset):
             if not any(task in record["gt"] for record in records):
                 split = "" if self.split is None else f" of the split {self.split!r}"
                 self._warn(f"{name}: no row{split} has a label of {task}")
+
+    def _check_boxes(self, records: list[dict]) -> None:
+        """Refuse rows that have no box of the kind that all are to have."""
+        if not any(isinstance(step, RegionBox) for step in self.pipeline.transforms):
+            return
+        boxless = [record for record in records if not self._has_box(record)]
+        if boxless:
+            raise DataError(
+                f"{boxless[0]['where']}: {NO_BOX[self.box_rule]}, as in {len(boxless)} of "
+                f"{len(records)} rows; set box to 'whole', or to four columns that all rows fill"
+            )
+
+    def _has_box(self, record: dict) -> bool:
+        if self.box_rule == "landmarks":
+            points = record["landmarks"]
+            return points is not None and bool((np.ptp(points, axis=0) > 0).any())
+        return self.box_rule == "whole" or record["region"] is not None
 
     def _there(self, records: list[dict]) -> list[dict]:
         """The records whose picture exists; all of them if no pipeline would read it."""

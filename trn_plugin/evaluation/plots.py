@@ -72,7 +72,10 @@ class Panel:
 
 
 def save_cases(path: str, cases: Sequence[Case], title: str = "", columns: int = 4) -> None:
-    """A sheet of pictures, each with its text to the right: truth green, prediction red."""
+    """A sheet of pictures, each with its text to the right: truth green, prediction red.
+
+    Without any prediction there is no legend.
+    """
     columns = min(columns, len(cases))
     rows = math.ceil(len(cases) / columns)
     cell, top, bottom = (4.35, 2.3), 0.45 if title else 0.1, 0.35
@@ -91,7 +94,7 @@ def save_cases(path: str, cases: Sequence[Case], title: str = "", columns: int =
         _draw_lines(text, case.lines)
     if title:
         figure.text(0.1 / width, 1 - 0.1 / height, title, va="top", fontsize=11, color=PLAIN)
-    if any(case.truth is not None or case.prediction is not None for case in cases):
+    if any(case.prediction is not None for case in cases):
         _draw_legend(figure, width, height)
     _save(figure, path)
 

@@ -124,7 +124,7 @@ class LandmarkTask(Task):
 
     @property
     def expected(self) -> str:
-        return f"shape {self.label_shape}, finite (NaN for missing points, not all)"
+        return f"shape {self.label_shape}, finite"
 
     def fits(self, shape: tuple[int, ...]) -> bool:
         return shape == self.label_shape
@@ -189,6 +189,14 @@ class LandmarkTask(Task):
 
     def error(self, label, output, box) -> float:
         return float(self._errors(*(np.asarray(value)[None] for value in (output, label, box)))[0])
+
+    def label_text(self, label: np.ndarray) -> str:
+        """How many points, and which are missing."""
+        gone = np.isnan(label).any(axis=1)
+        missing = [name for name, each in zip(self.names, gone, strict=True) if each]
+        if not missing:
+            return f"{len(label)} points"
+        return f"{len(label) - len(missing)} points, missing: {', '.join(missing)}"
 
     def case_lines(self, label, output, box) -> list[Line]:
         if label is None:
