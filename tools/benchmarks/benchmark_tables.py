@@ -33,10 +33,10 @@ LABELS = dict(
     weight=dict(kind="values"),
 )
 PIPELINE = [
-    dict(type="LoadImage"),
-    dict(type="FaceBox", mode="jitter"),
-    dict(type="CropResize", size=32),
-    dict(type="PackMultiTaskInputs"),
+    dict(type="trn_plugin.LoadImage"),
+    dict(type="trn_plugin.FaceBox", mode="jitter"),
+    dict(type="trn_plugin.CropResize", size=32),
+    dict(type="trn_plugin.PackMultiTaskInputs"),
 ]
 SETS = {"all rows": {}, "a drawn split": dict(split="train")}
 

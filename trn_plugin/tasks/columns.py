@@ -64,7 +64,7 @@ class LabelColumns:
         self.info = dict(kind=kind, names=self.columns)
 
     def read(self, cells: Sequence[str], where: str) -> Any:
-        """The label of a row in which none of the cells is missing.
+        """The label of a row that has one, see :meth:`labelled`.
 
         Raises:
             DataError: naming ``where``, the column, what was expected and what was found.
