@@ -5,7 +5,8 @@ import pytest
 
 from trn_plugin.errors import DataError
 from trn_plugin.tasks import LabelColumns, read_task
-from trn_plugin.tasks.landmarks import LandmarkColumns, mean_points, normalized_errors
+from trn_plugin.tasks.landmark_columns import LandmarkColumns
+from trn_plugin.tasks.landmarks import mean_points, normalized_errors
 
 NAMES = tuple("abcde")
 TASK = read_task("t", dict(kind="landmarks", names=NAMES, flip=(1, 0, 2, 4, 3), interocular=(0, 1)))

@@ -74,7 +74,11 @@ def both_pictures(packed):
     sample = packed["data_samples"] if isinstance(packed, dict) else None
     if sample is None or "tasks" not in sample:
         raise ConfigError("browse: expected samples of PackMultiTaskInputs, with their tasks")
-    about = [Line(Path(sample.img_path).name), Line(f"box: {sample.get('box_source', 'unnamed')}")]
+    about = [
+        Line(Path(sample.img_path).name),
+        Line(f"of {sample.get('dataset', 'an unnamed data set')}"),
+        Line(f"box: {sample.get('box_source', 'unnamed')}"),
+    ]
     if sample.get("unreadable"):
         about.append(Line("the picture cannot be read", False))
         original = np.zeros((8, 8, 3), np.uint8)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from mmengine.logging import print_log
 
+from trn_plugin.datasets._boxes import NO_BOX, has_box
 from trn_plugin.datasets._inside import Inside
 from trn_plugin.datasets._options import PIXEL_CENTRE, pixel_shift
 from trn_plugin.datasets._pictures import existing
@@ -21,13 +22,10 @@ from trn_plugin.datasets.tabular_reader import SPLITS, LabelReader
 from trn_plugin.datasets.transforms import RegionBox
 from trn_plugin.errors import ConfigError, DataError, PictureError
 from trn_plugin.registry import DATASETS
-from trn_plugin.tasks import LandmarkTask, Task, read_tasks
+from trn_plugin.tasks import read_tasks
 from trn_plugin.tasks.cells import quoted, relative_path
 
 __all__ = ["SPLITS", "TabularMultiTask"]
-
-
-NO_BOX = dict(columns="no box in its columns", landmarks="no two landmarks for a box")
 
 
 @DATASETS.register_module()
@@ -221,9 +219,10 @@ class TabularMultiTask(MultiTaskDataset):
                     "independently tasks of their own"
                 )
             table = self._table.labels[task]
-            lacking = np.isnan(table.labels.reshape(len(table.there), -1)).any(axis=1)
-            if lacking.any():
-                what = f"{lacking.sum()} rows lack some of the points of {task}"
+            there = table.labels[table.there]
+            lacking = np.isnan(there.reshape(len(there), -1)).any(axis=1).sum() if len(there) else 0
+            if lacking:
+                what = f"{lacking} rows lack some of the points of {task}"
                 self._warn(f"{name}: {what}: those are in no loss and no metric")
             if not table.there.any():
                 split = "" if self.split is None else f" of the split {self.split!r}"
@@ -233,34 +232,13 @@ class TabularMultiTask(MultiTaskDataset):
         """Refuse rows that have no box of the kind that all are to have."""
         if not any(isinstance(step, RegionBox) for step in self.pipeline.transforms):
             return
-        boxless = np.flatnonzero(~self._have_boxes())
+        boxless = np.flatnonzero(~has_box(self.box_rule, self.readers, self._table))
         if boxless.size:
             raise DataError(
-                f"{self._where(boxless[0])}: {NO_BOX[self.box_rule]}, as in {len(boxless)} of "
+                f"{self._where(boxless[0])}: {NO_BOX[self.box_rule]}, as in {boxless.size} of "
                 f"{len(self._table.lines)} rows; set box to 'whole', or to four columns that all "
                 "rows fill"
             )
-
-    def _have_boxes(self) -> np.ndarray:
-        """(N,) bool: rows that have what their box is made of."""
-        rows = len(self._table.lines)
-        if self.box_rule == "whole":
-            return np.ones(rows, dtype=bool)
-        if self.box_rule == "columns":
-            return ~np.isnan(self._table.regions[:, 0])
-        low, high = np.full((rows, 2), np.nan), np.full((rows, 2), np.nan)
-        for task, table in self._table.labels.items():
-            reader, there = self.readers[task], np.flatnonzero(table.there)
-            if type(reader).points is Task.points:  # this kind has none
-                continue
-            if isinstance(reader, LandmarkTask):
-                points = table.labels[there]
-            else:
-                points = _padded([reader.points(table.labels[row]) for row in there])
-            if points.size:
-                low[there] = np.fmin(low[there], np.fmin.reduce(points, axis=1))
-                high[there] = np.fmax(high[there], np.fmax.reduce(points, axis=1))
-        return (high > low).any(axis=1)
 
     def _there(self) -> np.ndarray:
         """The rows whose picture exists; all of them if no pipeline would read it."""
@@ -287,11 +265,3 @@ class TabularMultiTask(MultiTaskDataset):
     @staticmethod
     def _warn(text: str) -> None:
         print_log(text, "current", logging.WARNING)
-
-
-def _padded(points: Sequence[np.ndarray]) -> np.ndarray:
-    """(N, P, 2) of N arrays of at most P points, NaN behind those."""
-    whole = np.full((len(points), max(map(len, points), default=0), 2), np.nan)
-    for row, own in zip(whole, points, strict=True):
-        row[: len(own)] = own
-    return whole

@@ -186,9 +186,11 @@ class LabelReader:
             return None, there
         own = [column.take(rows) for column in cells]
         labels = columns.read_all(own, lambda row: where(rows[row]))
-        absent = np.isnan(labels.reshape(len(rows), -1)).all(axis=1)  # all points are invisible
-        there[rows[absent]] = False
-        return labels[~absent], there
+        if labels.dtype.kind == "f":  # a label may consist of what is said not to be there
+            empty = np.isnan(labels.reshape(len(labels), -1)).all(axis=1)
+            there[rows[empty]] = False
+            labels = labels[~empty]
+        return labels, there
 
     def _read_regions(self, cells: dict[str, Cells], where: Callable[[int], str]) -> np.ndarray:
         own = [cells[name] for name in self.box_columns]

@@ -24,6 +24,9 @@ __all__ = [
 class CellColumn(Protocol):
     """One column of N rows of a file."""
 
+    missing: np.ndarray
+    """(N,) bool: cells that hold no label."""
+
     def __getitem__(self, row: int) -> str:
         """The cell of a row."""
 

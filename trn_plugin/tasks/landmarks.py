@@ -2,103 +2,19 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
-from trn_plugin.errors import ConfigError, DataError
+from trn_plugin.errors import ConfigError
 from trn_plugin.tasks.base import TASKS, Curve, Line, Task
-from trn_plugin.tasks.cells import LARGEST_COORDINATE, coordinate, is_missing, quoted
-from trn_plugin.tasks.columns import (
-    LabelColumns,
-    are_names,
-    check_flip,
-    check_names,
-    flip_of,
-    two_of,
-)
+from trn_plugin.tasks.columns import check_flip
+from trn_plugin.tasks.landmark_columns import LandmarkColumns
 
 __all__ = ["NORMS", "LandmarkTask", "mean_points", "normalized_errors", "point_offsets"]
 
 NORMS = ("interocular", "box", "diagonal", "crop")
-VISIBILITY = ("0", "1", "2")
 NORM_NAMES = {"interocular": "interocular distance", "crop": "side of the crop"}
-
-
-class LandmarkColumns(LabelColumns):
-    """Two columns of pixels for each point, and a third that says whether it is there.
-
-    A point is missing where one of its cells is, or where the third is 0.
-    """
-
-    keys = ("points", "flip_pairs", "interocular")
-
-    def __init__(
-        self,
-        kind: str,
-        task: str,
-        points: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
-        flip_pairs: Sequence[Sequence[str]] | None = None,
-        interocular: Sequence[str] | None = None,
-    ) -> None:
-        key = f"labels.{task}"
-        if isinstance(points, Mapping):
-            check_names(f"{key}.points", list(points))
-            for name, pair in points.items():
-                if not (are_names(pair, 2) or are_names(pair, 3)):
-                    raise ConfigError(
-                        f"{key}.points.{name}: expected the columns of x and y (and of visibility),"
-                        f" found {pair!r}"
-                    )
-            self.columns = tuple(column for pair in points.values() for column in pair)
-            self.cells = tuple(map(len, points.values()))
-        else:
-            points = check_names(f"{key}.points", points)
-            self.columns = tuple(f"{name}_{axis}" for name in points for axis in "xy")
-            self.cells = (2,) * len(points)
-        names = tuple(points)
-        self.info = dict(kind=kind, names=names)
-        if flip_pairs is not None:
-            self.info["flip"] = flip_of(f"{key}.flip_pairs", flip_pairs, names)
-        if interocular is not None:
-            self.info["interocular"] = two_of(f"{key}.interocular", interocular, names)
-
-    def read(self, cells: Sequence[str], where: str) -> np.ndarray:
-        """(P, 2), in pixels; NaN for a point that is missing."""
-        points = np.full((len(self.cells), 2), np.nan)
-        columns = zip(self.columns, cells, strict=True)
-        for point, count in enumerate(self.cells):
-            own = list(itertools.islice(columns, count))
-            if any(is_missing(cell) for _, cell in own):
-                continue
-            if count == 2 or _visible(*own[2], where):
-                points[point] = [coordinate(c, f"{name} in pixels", where) for name, c in own[:2]]
-        return points
-
-    def labelled(self, missing: np.ndarray) -> np.ndarray:
-        """Rows that have at least one point."""
-        ends = np.cumsum(self.cells)
-        points = np.split(missing, ends[:-1], axis=1)
-        return ~np.all([point.any(axis=1) for point in points], axis=0)
-
-    def read_all(self, cells, where) -> np.ndarray:
-        starts = np.cumsum([0, *self.cells[:-1]])
-        points, known = [], []
-        for start, count in zip(starts, self.cells, strict=True):
-            own = cells[start : start + count]
-            missing = np.any([column.missing for column in own], axis=0)
-            values = np.stack([column.numbers() for column in own[:2]], axis=1)
-            usable = (np.abs(values) <= LARGEST_COORDINATE).all(axis=1)
-            if count > 2:
-                index, texts = own[2].distinct()
-                hidden = np.array([text == "0" for text in texts], dtype=bool)[index]
-                readable = np.array([text in VISIBILITY for text in texts], dtype=bool)[index]
-                usable = readable & (usable | hidden)
-                missing |= hidden
-            points.append(np.where(missing[:, None], np.nan, values))
-            known.append(usable | missing)
-        return self.completed(np.stack(points, axis=1), np.all(known, axis=0), cells, where)
 
 
 @TASKS.register
@@ -310,12 +226,3 @@ def _missing(label: np.ndarray) -> np.ndarray | None:
     """(P,) bool: which points are missing; None if none is."""
     missing = np.isnan(label).any(axis=1)
     return missing if missing.any() else None
-
-
-def _visible(column: str, cell: str, where: str) -> bool:
-    """Whether a point is there, as a cell says it: 0 if not, 1 or 2 if it is."""
-    if cell not in VISIBILITY:
-        raise DataError(
-            f"{where}: expected {column} to be 0 (not there), 1 or 2, found {quoted(cell)}"
-        )
-    return cell != "0"
