@@ -22,9 +22,9 @@ def on_config(config):
 
 
 def on_page_markdown(markdown, page, **kwargs):
-    """The front page has no navigation beside it, only the tabs above."""
+    """The front page has no columns beside it, only the tabs above."""
     if page.is_homepage:
-        page.meta["hide"] = ["navigation"]
+        page.meta["hide"] = ["navigation", "toc"]
     return markdown
 
 
