@@ -90,7 +90,8 @@ class Results:
             for split, metrics in record["metrics"].items()
         ]
         with self._locked():
-            kept = [r for r in self.rows() if r not in self.of(run)]
+            earlier = self.of(run)
+            kept = [row for row in self.rows() if row not in earlier]
             write_table(self.path, [*kept, *new], option="--results")
 
     def check(self, rows: Sequence[dict[str, str]]) -> None:
