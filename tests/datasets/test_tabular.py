@@ -13,6 +13,7 @@ from trn_plugin.datasets import TabularMultiTask, multi_task_collate
 from trn_plugin.errors import ConfigError, DataError, PictureError
 from trn_plugin.evaluation.label_similarity import label_features
 from trn_plugin.registry import DATASETS
+from trn_plugin.tasks import read_tasks
 
 LABELS = dict(
     ears=dict(kind="landmarks", points=["left", "right"], flip_pairs=[("left", "right")]),
@@ -136,7 +137,7 @@ def test_empty_cells_are_missing_labels(tmp_path, logged):
     ]
     assert found[2]["landmarks"] is None
     assert "1 rows have some of marks's columns but not all" in logged()
-    features = label_features(found, dataset.metainfo["tasks"])
+    features = label_features(found, read_tasks(dataset.metainfo["tasks"]))
     assert [np.isnan(v).all(1).tolist().index(True) for v in features.values()] == [2, 1, 3, 1]
 
 

@@ -102,7 +102,7 @@ def test_a_prediction_is_written_as_json_and_as_a_row(task):
 
 def test_points_are_read_where_the_crop_is(task):
     output = output_of(task, examples(task, 1)[0])
-    here, there = (task.read_points(task.read(output, corner)) for corner in ((0, 0), (7, 9)))
+    here, there = (task.points(task.read(output, corner)) for corner in ((0, 0), (7, 9)))
     assert np.allclose(there - here, np.broadcast_to((7, 9), here.shape), atol=1e-6)
 
 

@@ -9,6 +9,7 @@ Example:
     trn-plugin similarity CONFIG --checkpoint CHECKPOINT --split val
 """
 
+import copy
 import itertools
 import math
 import os
@@ -73,13 +74,14 @@ def main(args):
     check(args)
     from trn_plugin.evaluation.pairwise import pair_similarities
 
-    levels, pairs, data = read(args)
+    levels, pairs, data, points = read(args)
     present = levels.pop("present", None)
     started = time.perf_counter()
     found = {level: pair_similarities(levels[level], pairs, present) for level in levels}
     took = time.perf_counter() - started
     rows = [
-        row(a, b, {level: s[i] for level, s in found.items()}) for i, (a, b) in enumerate(pairs)
+        row(a, b, points, {level: s[i] for level, s in found.items()})
+        for i, (a, b) in enumerate(pairs)
     ]
     rows.sort(key=lambda r: -(r["tau_gt"] if r["tau_gt"] is not None else -1))
     count = len(next(iter(levels[LABELS].values())))
@@ -108,11 +110,14 @@ def check(args):
 
 
 def read(args):
-    """Features by level and name, the pairs to measure, and what the data are called."""
+    """Features by level and name, the pairs to measure, what the data are called, and how points
+    are placed: 'crop', 'shape', 'file', or None where there are none.
+    """
     if args.checkpoint:
         return read_checkpoint(args)
+    points = None
     if args.config:
-        features, data = read_dataset(args)
+        features, data, points = read_dataset(args)
     elif args.celeba:
         features, data = read_celeba(args.celeba, listed(args.columns)), args.celeba
     else:
@@ -126,7 +131,7 @@ def read(args):
         features = grouped(features, parse_groups(args.groups, features))
     if len(features) < 2:
         raise ConfigError(f"{data}: expected at least two tasks to relate, found {len(features)}")
-    return {LABELS: features}, list(itertools.combinations(features, 2)), data
+    return {LABELS: features}, list(itertools.combinations(features, 2)), data, points
 
 
 def read_celeba(path, columns):
@@ -146,8 +151,9 @@ def read_celeba(path, columns):
 
 
 def read_dataset(args):
+    from trn_plugin.datasets.wrapped import DrawnDataset, parts_of
+    from trn_plugin.engine.data_config import plain_datasets_in
     from trn_plugin.evaluation.label_similarity import label_features
-    from trn_plugin.registry import DATASETS
     from trn_plugin.tasks import read_tasks
 
     config = load_config(args.config, args.cfg_options)
@@ -155,39 +161,48 @@ def read_dataset(args):
     loader = config.get(f"{split}_dataloader")
     if not loader:
         raise ConfigError(f"{args.config}: has no {split}_dataloader")
-    settings = dict(loader.dataset, tasks=args.tasks, pipeline=[])  # labels need no pictures
+    settings = copy.deepcopy(loader.dataset)
+    for plain in plain_datasets_in(settings):
+        plain.update(tasks=args.tasks, pipeline=[])  # labels need no pictures
     with config_errors(f"{split}_dataloader.dataset"):
-        dataset = DATASETS.build(settings)
-    records = [dataset.get_data_info(index) for index in range(len(dataset))]
+        dataset = DrawnDataset(settings)
+    records = []
+    for part, rows in parts_of(dataset):
+        if not hasattr(part, "results_of"):
+            raise ConfigError(
+                f"{split}_dataloader.dataset: {type(part).__name__} has no results_of"
+            )
+        records += map(part.results_of, rows.tolist())
     tasks = read_tasks(dataset.metainfo["tasks"])
-    place, about = placement(args.points, config, split, dataset, records, tasks)
-    features = label_features(records, dataset.metainfo["tasks"], args.by_column, place)
-    return features, f"{dataset.metainfo.get('dataset', args.config)} ({split}{about})"
+    points, place, about = placement(args.points, config, split, records, tasks)
+    features = label_features(records, tasks, args.by_column, place)
+    return features, f"{dataset.metainfo.get('dataset', args.config)} ({split}{about})", points
 
 
-def placement(points, config, split, dataset, records, tasks):
-    """How points are placed before they are measured, and what to say of it."""
+def placement(points, config, split, records, tasks):
+    """How points are placed before they are measured: a word, a function, and what to say of it."""
     from trn_plugin.datasets.crops import EvaluationCrops
+    from trn_plugin.engine.data_config import plain_datasets_in
     from trn_plugin.evaluation.label_similarity import own_shape
 
-    pointed = [
-        any(task.has_points(record["gt"].get(name)) for name, task in tasks.items())
-        for record in records
-    ]
+    names = {name for name, task in tasks.items() if task.has_points}
+    pointed = [bool(names & record["gt"].keys()) for record in records]
     if not any(pointed):
-        return None, ""
+        return None, None, ""
     if points == "shape":
-        return own_shape, ", points centred and scaled: no position, no size"
+        return "shape", own_shape, ", points centred and scaled: no position, no size"
+    in_file = ", points in pixels of the file"
     if points == "file":
-        return None, ", points in pixels of the file"
+        return "file", None, in_file
     loader = config.get("val_dataloader" if split == "train" else f"{split}_dataloader") or {}
-    crops = EvaluationCrops.of(dataset, (loader.get("dataset") or {}).get("pipeline") or ())
+    evaluated = next(plain_datasets_in(loader.get("dataset")), {})
+    crops = EvaluationCrops.of(records, evaluated.get("pipeline") or ())
     if crops is None:
-        return None, ", points in pixels of the file: the pipeline has no FaceBox or RegionBox"
+        return "file", None, f"{in_file}: the pipeline has no FaceBox or RegionBox"
     missing = sum(box is None for box, has in zip(crops.boxes, pointed, strict=True) if has)
     if missing:
-        return None, f", points in pixels of the file: {missing} have no crop, a picture is missing"
-    return crops.place, f", points relative to the crop of evaluation: {crops.about}"
+        return "file", None, f"{in_file}: {missing} have no crop, a picture is missing"
+    return "crop", crops.place, f", points relative to the crop of evaluation: {crops.about}"
 
 
 def read_checkpoint(args):
@@ -212,7 +227,8 @@ def read_checkpoint(args):
     levels["present"] = {
         name: np.isfinite(values).all(1) for name, values in levels[LABELS].items()
     }
-    return levels, pairs, data
+    measured = [model.heads[task].task for side in sides.values() for task in side]
+    return levels, pairs, data, "crop" if any(task.has_points for task in measured) else None
 
 
 def chosen_relations(args, config, tasks):
@@ -260,8 +276,8 @@ def listed(names):
     return names and [part for name in names for part in name.split(",") if part]
 
 
-def row(a, b, found):
-    cells = {"a": a, "b": b, "N": found[LABELS].n}
+def row(a, b, points, found):
+    cells = {"a": a, "b": b, "N": found[LABELS].n, "points": points}
     for level, similarity in found.items():
         for name in ("tau", "chance", "d1", "d2", "note"):
             value = getattr(similarity, name)

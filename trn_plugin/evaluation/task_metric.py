@@ -81,6 +81,7 @@ class TaskMetric(BaseMetric):
     ) -> None:
         super().__init__(collect_device, prefix or task, collect_dir)
         self.task = task
+        self._described: dict[str, Task] = {}
 
     @property
     def predicted_tasks(self) -> tuple[str, ...]:
@@ -94,7 +95,7 @@ class TaskMetric(BaseMetric):
         Raises:
             ConfigError: here, while the loop is built, rather than after the evaluation.
         """
-        self._dataset_meta = dataset_meta
+        self._dataset_meta, self._described = dataset_meta, {}
         if dataset_meta and "tasks" in dataset_meta:
             self._check_tasks()
 
@@ -105,8 +106,8 @@ class TaskMetric(BaseMetric):
         """The data set's task of this name; None if it describes no tasks."""
         wanted = task_type or self.task_type
         tasks = (self.dataset_meta or {}).get("tasks", {})
-        if not tasks:
-            return None
+        if not tasks or task in self._described:
+            return self._described.get(task)
         name = type(self).__name__
         if task not in tasks:
             raise ConfigError(
@@ -117,7 +118,13 @@ class TaskMetric(BaseMetric):
                 f"{name}: expected a task of kind {wanted.kind!r}, "
                 f"found {task!r} of kind {tasks[task]['kind']!r}"
             )
-        return read_task(task, tasks[task], "the data set's task ")
+        self._described[task] = read_task(task, tasks[task], "the data set's task ")
+        return self._described[task]
+
+    def process(self, data_batch: object, data_samples: Samples) -> None:
+        """Keep (prediction, label or None) of each picture."""
+        predictions, labels = self.predictions(data_samples), self.labels(data_samples)
+        self.results.extend(zip(predictions, labels, strict=True))
 
     def _names(self, task: str, count: int) -> Sequence[str]:
         """The data set's names of the task, else numbers."""

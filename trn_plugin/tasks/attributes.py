@@ -35,6 +35,7 @@ class AttributeTask(Task):
 
     kind = "attributes"
     columns_type = AttributeColumns
+    apart = True
 
     @property
     def expected(self) -> str:
@@ -48,9 +49,6 @@ class AttributeTask(Task):
 
     def categories(self, label: np.ndarray) -> list[int]:
         return np.flatnonzero(np.asarray(label) > 0.5).tolist()
-
-    def parts(self, targets: np.ndarray) -> dict[str, np.ndarray]:
-        return self.each_column(targets)
 
     def summary(self, prediction: dict) -> list[Line]:
         return [Line(f"{n} {p:.2f}", certainty=abs(p - 0.5)) for n, p in prediction.items()]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from trn_plugin.errors import ConfigError, DataError
-from trn_plugin.tasks.columns import LabelColumns
+from trn_plugin.tasks.columns import LabelColumns, check_flip
 
 __all__ = ["TASKS", "Curve", "Line", "Task", "numbered", "read_task", "read_tasks"]
 
@@ -28,6 +27,20 @@ class Kinds(dict):
         self[task.kind] = task
         return task
 
+    def named(self, kind: object, where: str) -> type[Task]:
+        """The class of a kind.
+
+        Raises:
+            ConfigError: it is not registered; begins with ``where``.
+        """
+        if not isinstance(kind, str) or kind not in self:
+            raise ConfigError(
+                f"{where}: expected a kind out of {', '.join(self)}, found {kind!r}; a kind of "
+                "your own is known once its file is imported, by custom_imports of a config or "
+                "by --import FILE.py of trn-plugin predict"
+            )
+        return self[kind]
+
 
 TASKS = Kinds()
 """All kinds of task; ``@TASKS.register`` on a subclass of :class:`Task` adds one."""
@@ -37,8 +50,7 @@ class Line(NamedTuple):
     """A line of text about a prediction.
 
     Attributes:
-        text (str): the line.
-        right (bool | None): whether the prediction is right; None where nothing can be said.
+        right (bool | None): whether the prediction is right, if known.
         certainty (float | None): where room is short, the least certain lines are dropped first;
             None: never dropped.
     """
@@ -70,14 +82,12 @@ class Task:
 
     Args:
         name: of the task.
-        info: as in ``METAINFO['tasks']`` of a data set; its entry ``names_key`` holds the names.
-
-    Attributes:
-        names (tuple[str, ...]): names of the points, classes, attributes or values.
-        info (dict): as given.
+        info: as in ``METAINFO['tasks']`` of a data set. Its entry ``names_key`` holds the names of
+            the points, classes, attributes or values; ``flip``, if there is one, the index that
+            each becomes in a mirror.
 
     Raises:
-        ConfigError: names that are no list of texts.
+        ConfigError: names that are no list, or a flip that is no pairing.
     """
 
     kind: ClassVar[str] = ""
@@ -90,6 +100,8 @@ class Task:
     """Reads the label from the columns of a CSV file."""
     difference_unit: ClassVar[str] = "in probability"
     """Unit in which differences between two outputs are printed."""
+    apart: ClassVar[bool] = False
+    """Whether the columns of targets can be related one by one (``--by-column``)."""
 
     def __init__(self, name: str, info: Mapping) -> None:
         names = info.get(self.names_key)
@@ -101,6 +113,7 @@ class Task:
         self.names = tuple(map(str, names))
         if len(set(self.names)) < len(self.names):
             raise ConfigError(f"task {name}: a name is there twice in {list(names)}")
+        check_flip(name, info.get("flip"), len(self.names))
         self.info = {"kind": self.kind, **info}
 
     def to_dict(self) -> dict:
@@ -123,7 +136,7 @@ class Task:
 
     @property
     def label_shape(self) -> tuple[int, ...]:
-        """NumPy type of a label."""
+        """Of a label; axes of size 1 may be left out or added."""
         return (len(self.names),)
 
     @property
@@ -139,25 +152,16 @@ class Task:
         """(N,) bool: which labels (N, *label_shape) can be used."""
         return np.isfinite(labels.reshape(len(labels), -1)).all(1)
 
-    def fits(self, shape: tuple[int, ...]) -> bool:
-        """Whether an array of this shape can be a label."""
-        return math.prod(shape) == math.prod(self.label_shape)
-
     def check(self, labels: Sequence) -> np.ndarray:
-        """Labels as one array.
-
-        Args:
-            labels: N labels.
-
-        Returns:
-            (N, *label_shape).
+        """N labels as one array (N, *label_shape).
 
         Raises:
             DataError: a label of another shape, or one that cannot be used.
         """
         rows = [np.asarray(label) for label in labels]
+        sizes = [size for size in self.label_shape if size != 1]
         for row in rows:
-            if not self.fits(row.shape):
+            if [size for size in row.shape if size != 1] != sizes:
                 raise self._misfit(row)
         shape = (len(rows), *self.label_shape)
         stacked = np.stack(rows).reshape(shape) if rows else np.zeros(shape, self.dtype)
@@ -172,14 +176,9 @@ class Task:
         return np.float64 if self.dtype is np.float64 else np.float32
 
     def targets(self, labels: Sequence, dtype: type | None = None) -> np.ndarray:
-        """Loss targets (N, width) of N labels; task similarity is measured on them too.
+        """Loss targets (N, width) of N labels after :meth:`check`, default of `target_dtype`.
 
-        Args:
-            labels: N labels.
-            dtype: of the targets; default :attr:`target_dtype`.
-
-        Raises:
-            DataError: see :meth:`check`.
+        Task similarity of labels is measured on them.
         """
         return self.encode(self.check(labels)).astype(dtype or self.target_dtype, copy=False)
 
@@ -200,12 +199,8 @@ class Task:
         return []
 
     def parts(self, targets: np.ndarray) -> dict[str, np.ndarray]:
-        """Target columns to relate separately (``--by-column``), (N, 1) by name."""
-        return {}
-
-    def each_column(self, targets: np.ndarray) -> dict[str, np.ndarray]:
-        """Every column of the targets by ``task/name``, where there are several."""
-        if len(self.names) < 2:
+        """Target columns to relate one by one, (N, 1) by ``task/name``."""
+        if not self.apart or len(self.names) < 2:
             return {}
         columns = np.ascontiguousarray(targets.T)
         return {
@@ -220,20 +215,17 @@ class Task:
     # Geometry
 
     def mirrored(self, label: Any) -> Any:
-        """The label of the mirrored crop.
-
-        Raises:
-            ConfigError: the data set does not say how a mirror changes it.
-        """
+        """The label of the mirrored crop; a ConfigError where nothing says what that is."""
         return label
 
     def points(self, label: Any) -> np.ndarray:
-        """The points (P, 2) of a label or an output that move with the picture; most have none."""
+        """The points (P, 2), which move with the picture, of a label, an output or a prediction."""
         return np.zeros((0, 2))
 
-    def has_points(self, label: Any) -> bool:
-        """Whether there is a label, with points."""
-        return label is not None and len(self.points(label)) > 0
+    @property
+    def has_points(self) -> bool:
+        """Whether labels have points."""
+        return len(self.points(self.example(np.random.default_rng(0)))) > 0
 
     def with_points(self, label: Any, points: np.ndarray) -> Any:
         """The label with these points (P, 2) in the place of its own."""
@@ -247,12 +239,7 @@ class Task:
     # Predictions as a user reads them
 
     def read(self, output: np.ndarray, corner: tuple[int, int]) -> Any:
-        """A prediction of plain values.
-
-        Args:
-            output: of :attr:`output_shape`, as an exported file gives it.
-            corner: x and y of the crop in the picture, in pixels.
-        """
+        """A prediction from what an exported file gives for a crop with this ``corner`` (x, y)."""
         return {name: float(v) for name, v in zip(self.names, output, strict=True)}
 
     def as_json(self, prediction: Any) -> Any:
@@ -267,10 +254,6 @@ class Task:
         """The CSV cells of a record from :meth:`as_json`, in the order of :meth:`columns`."""
         return list(record.values())
 
-    def read_points(self, prediction: Any) -> np.ndarray:
-        """The points (P, 2) of a prediction, in pixels of the picture."""
-        return np.zeros((0, 2))
-
     def summary(self, prediction: Any) -> list[Line]:
         """Short lines to stand beside a picture."""
         return []
@@ -282,29 +265,23 @@ class Task:
     # How far off an output is
 
     def difference_scale(self, width: int, height: int, spread: Any) -> Any:
-        """What the difference of two outputs of an exported file is divided by.
+        """What differences of outputs of pictures of a size in pixels are divided by.
 
-        Args:
-            width, height: of the picture, in pixels.
-            spread: standard deviation of the labels (width,), or 1.
+        ``spread`` is the standard deviation of the labels (width,), or 1.
         """
         return 1.0
 
     def error(self, label: Any, output: np.ndarray, box: Sequence[float]) -> float | None:
-        """Distance in percent; None for tasks without points, NaN where it is undefined.
+        """Distance in percent, NaN where it is undefined; None for tasks without points.
 
-        Args:
-            label, output: of one picture, points as fractions of the crop.
-            box: x0, y0, x1, y1 of the crop in the picture's pixels.
+        Points are fractions of the crop, ``box`` is the crop in the picture's pixels.
         """
         return None
 
     def likelihoods(self, label: Any, output: np.ndarray, spread: Any) -> list[float]:
-        """Probability that the output assigns to the label, in 0..1; ranks the worst cases.
+        """Probabilities in 0..1 that the output gives to the label; they rank the worst cases.
 
-        Args:
-            label, output: of one picture.
-            spread: standard deviation of the labels, of the label's shape.
+        ``spread`` is the standard deviation of the labels, of the label's shape.
         """
         return []
 
@@ -313,13 +290,7 @@ class Task:
         return []
 
     def curve(self, labels: np.ndarray, outputs: np.ndarray, boxes: np.ndarray) -> Curve | None:
-        """The plot of a test set.
-
-        Args:
-            labels (np.ndarray): (N, *label_shape).
-            outputs (np.ndarray): (N, *output_shape).
-            boxes (np.ndarray): (N, 4) of the crops in the pictures' pixels.
-        """
+        """The plot of a test set of N pictures; ``boxes`` (N, 4) are the crops in pixels."""
         return None
 
 
@@ -327,15 +298,10 @@ def read_task(name: str, info: Mapping, where: str = "task ") -> Task:
     """The task that a plain dict describes.
 
     Raises:
-        ConfigError: no dict, a kind that is not registered, or entries that do not fit.
+        ConfigError: a kind that is not registered, or entries that do not fit.
     """
     kind = info.get("kind") if isinstance(info, Mapping) else None
-    if not isinstance(kind, str) or kind not in TASKS:
-        raise ConfigError(
-            f"{where}{name}: expected one of the kinds {', '.join(TASKS)}, found {kind!r}; a kind "
-            "of your own is known once its file is imported (custom_imports)"
-        )
-    return TASKS[kind](name, info)
+    return TASKS.named(kind, f"{where}{name}")(name, info)
 
 
 def read_tasks(infos: Mapping[str, Mapping], where: str = "task ") -> dict[str, Task]:

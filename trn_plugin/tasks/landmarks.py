@@ -12,7 +12,6 @@ from trn_plugin.tasks.cells import coordinate
 from trn_plugin.tasks.columns import (
     LabelColumns,
     are_names,
-    check_flip,
     check_names,
     flip_of,
     two_of,
@@ -69,8 +68,8 @@ class LandmarkColumns(LabelColumns):
 class LandmarkTask(Task):
     """Points (P, 2), x and y as fractions of the crop's width and height.
 
-    ``info`` may hold ``flip``, the index of the point that each becomes in a mirror, and
-    ``interocular``, the indices of the two points whose distance errors are relative to.
+    ``info`` may hold ``interocular``, the indices of the two points whose distance errors are
+    relative to.
     """
 
     kind = "landmarks"
@@ -80,7 +79,6 @@ class LandmarkTask(Task):
 
     def __init__(self, name: str, info: Mapping) -> None:
         super().__init__(name, info)
-        check_flip(name, info.get("flip"), len(self.names))
         eyes = info.get("interocular")
         known = range(len(self.names))
         if eyes is not None and (len(eyes) != 2 or not all(index in known for index in eyes)):
@@ -107,11 +105,8 @@ class LandmarkTask(Task):
     def expected(self) -> str:
         return f"shape {self.label_shape}, finite"
 
-    def fits(self, shape: tuple[int, ...]) -> bool:
-        return shape == self.label_shape
-
     def points(self, label: np.ndarray) -> np.ndarray:
-        return label
+        return np.asarray(label)
 
     def with_points(self, label: np.ndarray, points: np.ndarray) -> np.ndarray:
         return points
@@ -139,9 +134,6 @@ class LandmarkTask(Task):
 
     def row(self, record: dict) -> list:
         return [value for point in record.values() for value in point]
-
-    def read_points(self, prediction: np.ndarray) -> np.ndarray:
-        return np.asarray(prediction)
 
     def difference_scale(self, width: int, height: int, spread) -> np.ndarray:
         return np.array([width, height])

@@ -41,14 +41,12 @@ class ValueTask(Task):
     kind = "values"
     dtype = np.float64
     columns_type = ValueColumns
+    apart = True
     difference_unit = "of the labels' standard deviation"
 
     @property
     def expected(self) -> str:
         return f"{len(self.names)} finite numbers"
-
-    def parts(self, targets: np.ndarray) -> dict[str, np.ndarray]:
-        return self.each_column(targets)
 
     def summary(self, prediction: dict) -> list[Line]:
         return [Line(f"{name}: {value:.4g}") for name, value in prediction.items()]

@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trn_plugin.errors import ConfigError
 from trn_plugin.models._reduce import mean_over_labelled
 from trn_plugin.tasks import Task, numbered, read_task
 
-__all__ = ["TaskHead"]
+__all__ = ["TaskHead", "distance_loss"]
+
+DISTANCES = {"l1": F.l1_loss, "l2": F.mse_loss, "smooth_l1": F.smooth_l1_loss}
+
+
+def distance_loss(head: str, name: str, beta: float) -> Callable[[Tensor, Tensor], Tensor]:
+    """Elementwise loss of (N, d) and (N, d): 'l1', 'l2' or 'smooth_l1', quadratic below ``beta``.
+
+    Raises:
+        ConfigError: another name.
+    """
+    if name not in DISTANCES:
+        raise ConfigError(f"{head}.loss: expected one of {list(DISTANCES)}, got {name!r}")
+    options = {"beta": beta} if name == "smooth_l1" else {}
+    return functools.partial(DISTANCES[name], reduction="none", **options)
 
 
 class TaskHead(nn.Module):

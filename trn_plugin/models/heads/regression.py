@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from trn_plugin.errors import ConfigError
-from trn_plugin.models.heads.base import TaskHead
+from trn_plugin.models.heads.base import TaskHead, distance_loss
 from trn_plugin.registry import MODELS
 from trn_plugin.tasks import ValueTask
 
 __all__ = ["RegressionHead"]
-
-LOSSES = {"l1": F.l1_loss, "l2": F.mse_loss, "smooth_l1": F.smooth_l1_loss}
 
 
 @MODELS.register_module()
@@ -55,13 +52,10 @@ class RegressionHead(TaskHead):
         names: Sequence[str] | None = None,
     ) -> None:
         super().__init__(num_values, in_features, loss_weight, names)
-        if loss not in LOSSES:
-            raise ConfigError(f"RegressionHead.loss: expected one of {list(LOSSES)}, got {loss!r}")
         if (mean is None) != (std is None):
             raise ConfigError("RegressionHead: expected mean and std, or neither")
         self.num_values = num_values
-        self.loss_name = loss
-        self.loss_options = {"beta": beta} if loss == "smooth_l1" else {}
+        self.distance = distance_loss("RegressionHead", loss, beta)
         self.register_buffer("mean", torch.zeros(num_values))
         # what float32 rounds off the mean: near 1e12 that is many deviations
         self.register_buffer("mean_rest", torch.zeros(num_values), persistent=False)
@@ -123,9 +117,7 @@ class RegressionHead(TaskHead):
                 "RegressionHead.mean, std: taken from the training labels, which SafeRunner "
                 "passes; set runner_type='SafeRunner' or give both"
             )
-        return LOSSES[self.loss_name](output, targets, reduction="none", **self.loss_options).mean(
-            1
-        )
+        return self.distance(output, targets).mean(1)
 
     def predict(self, output: Tensor) -> Tensor:
         """(N, V) standardised -> (N, V) in the labels' units."""
