@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from trn_plugin.errors import ConfigError
-from trn_plugin.evaluation import plots
+from trn_plugin.evaluation import case_sheets, plots
 from trn_plugin.geometry import image_to_box, read_image
 from trn_plugin.hooks.case_pictures import CasePicturesHook
 from trn_plugin.registry import HOOKS
@@ -66,7 +66,7 @@ def sheets(monkeypatch):
         os.makedirs(os.path.dirname(path), exist_ok=True)
         cv2.imwrite(path, np.zeros((2, 2, 3), np.uint8))
 
-    monkeypatch.setattr(plots, "save_cases", keep)
+    monkeypatch.setattr(case_sheets, "save_cases", keep)
     return kept
 
 
@@ -261,7 +261,7 @@ def test_points_without_eyes_are_measured_by_the_crop(tmp_path, monkeypatch):
     monkeypatch.setattr(
         plots, "save_cumulative_error", lambda path, errors, **text: drawn.update(errors, **text)
     )
-    monkeypatch.setattr(plots, "save_cases", lambda *args: None)
+    monkeypatch.setattr(case_sheets, "save_cases", lambda *args: None)
     monkeypatch.setattr("trn_plugin.hooks.case_pictures.read_image", lambda p: np.zeros((9, 9, 3)))
     tasks = dict(landmarks=dict(kind="landmarks", names=tuple("abcde")))
     samples = make_samples(tmp_path / "in", count=2, tasks=("landmarks",))

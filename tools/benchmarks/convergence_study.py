@@ -123,7 +123,7 @@ def study(args, level, sides, batch_size, rows, courses):
         effective_sample_size,
         online_similarity,
     )
-    from trn_plugin.evaluation.plots import Course, Panel
+    from trn_plugin.evaluation.similarity_plots import Course, Panel
     from trn_plugin.relation import chance_similarity, task_similarity
 
     d1, d2 = (side.shape[1] for side in sides)
@@ -195,7 +195,7 @@ def report(rows):
 
 
 def write(folder, rows, courses, panels, title):
-    from trn_plugin.evaluation.plots import save_convergence
+    from trn_plugin.evaluation.similarity_plots import save_convergence
 
     known = [{key: None if v != v else v for key, v in row.items()} for row in rows]
     write_table(folder / "convergence.csv", known, option="--out-dir")

@@ -315,7 +315,7 @@ def number(value):
 
 def write(folder, rows, data, found, pairs, order):
     from trn_plugin.evaluation.pairwise import clustered_order, similarity_matrix
-    from trn_plugin.evaluation.plots import save_similarity
+    from trn_plugin.evaluation.similarity_plots import save_similarity
 
     names = list(dict.fromkeys(name for pair in pairs for name in pair))
     matrices = {level: similarity_matrix(names, pairs, s) for level, s in found.items()}
