@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,14 @@ def output_of(task, label):
     """What a head would predict for a label."""
     target = task.targets([label])[0]
     return target.reshape(task.output_shape)
+
+
+def test_the_docs_name_all_that_a_task_defines():
+    text = (DOCS.parent / "your_own_task.md").read_text()
+    table = text[text.index("What a `Task` defines") :].split("A head names")[0]
+    derived = {"check", "targets", "target_dtype", "to_dict", "mapped", "has_points"}
+    public = {name for name in vars(Task) if not name.startswith("_")} - derived
+    assert set(re.findall("`([a-z_]+)`", table)) >= public
 
 
 def test_every_kind_of_the_package_is_here():

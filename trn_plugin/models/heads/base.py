@@ -48,6 +48,10 @@ class TaskHead(nn.Module):
     """
 
     task_type: type[Task]
+    statistic = ""
+    """Method of a data set that gives the statistics of the labels that the head may need."""
+    waits_for: str | None = None
+    """The argument whose numbers are still to come from the training labels."""
     uncertainty_share = 1.0
     """Factor c in ``UncertaintyWeighting``; 1/2 for Gaussian losses."""
 
@@ -87,20 +91,35 @@ class TaskHead(nn.Module):
 
     def loss(self, output: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
         """0-d: mean loss over the labelled samples of all ranks, times ``loss_weight``."""
+        if self.waits_for is not None:
+            raise ConfigError(
+                f"{type(self).__name__}.{self.waits_for}: taken from the training labels, which "
+                "SafeRunner passes; set runner_type='SafeRunner' or give numbers"
+            )
         with torch.autocast(output.device.type, enabled=False):
             losses = self.sample_loss(output.float(), targets)
         return self.loss_weight * mean_over_labelled(losses, mask)
 
     def fit_to_labels(self, task: str, dataset) -> None:
-        """Compute statistics of the training labels that the head needs; default none.
-
-        Args:
-            task: the head's name.
-            dataset: of the training.
+        """Take the statistics of the training labels that the head waits for.
 
         Raises:
-            ConfigError: the data set cannot tell.
+            ConfigError: the data set cannot tell; names the head by ``task``.
         """
+        if self.waits_for is None:
+            return
+        key = f"model.heads.{task}.{self.waits_for}"
+        if not hasattr(dataset, self.statistic):
+            raise ConfigError(
+                f"{key}: no numbers are given, and they are asked of the training data set's "
+                f"{self.statistic}, which {type(dataset).__name__} has not"
+            )
+        self.take(key, getattr(dataset, self.statistic)(task))
+        self.waits_for = None
+
+    def take(self, key: str, statistic) -> None:
+        """Use what the data set's method of that name gives; ``key`` begins messages."""
+        raise NotImplementedError
 
     def check_labels(self, task: str, info: Mapping) -> None:
         """Refuse labels of another kind or number, as a data set's metainfo describes them.
