@@ -35,7 +35,7 @@ class Kinds(dict):
         """
         if not isinstance(kind, str) or kind not in self:
             raise ConfigError(
-                f"{where}: expected a kind out of {', '.join(self)}, found {kind!r}; a kind of "
+                f"{where}: expected one of the kinds {', '.join(self)}, found {kind!r}; a kind of "
                 "your own is known once its file is imported, by custom_imports of a config or "
                 "by --import FILE.py of trn-plugin predict"
             )
