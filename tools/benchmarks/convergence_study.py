@@ -110,7 +110,7 @@ def read(args):
             f"--batch-sizes: expected at most {both.sum()}, the samples with both labels, "
             f"found {max(args.batch_sizes)}"
         )
-    name = loader.dataset.metainfo["dataset"]
+    name = loader.dataset.metainfo.get("dataset", args.config)
     return features, tasks, f"{name} ({args.split}), {both.sum()} samples"
 
 

@@ -223,7 +223,8 @@ def read_checkpoint(args):
     sides = {"+".join(side): side for relation in relations for side in relation}
     levels = {level: grouped(features[level], sides) for level in LEVELS}
     pairs = [tuple("+".join(side) for side in relation) for relation in relations]
-    data = f"{os.path.basename(args.checkpoint)} on {loader.dataset.metainfo['dataset']} ({split})"
+    name = loader.dataset.metainfo.get("dataset", args.config)
+    data = f"{os.path.basename(args.checkpoint)} on {name} ({split})"
     levels["present"] = {
         name: np.isfinite(values).all(1) for name, values in levels[LABELS].items()
     }

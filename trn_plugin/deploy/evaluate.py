@@ -273,7 +273,7 @@ def measure(
         scores = [Evaluator(copy.deepcopy(kept)) for _ in models]
     boxes: Counter = Counter()
     for score in scores:
-        score.dataset_meta = loader.dataset.metainfo
+        score.dataset_meta = getattr(loader.dataset, "metainfo", None)
     for batch in loader:
         boxes.update(sample.get("box_source", "unnamed") for sample in batch["data_samples"])
         for model, score in zip(models, scores, strict=True):

@@ -81,7 +81,8 @@ class CasePicturesHook(Hook):
     def before_test(self, runner) -> None:
         """Refuse what could not be drawn in the end, before the work is done."""
         self._cases, self._sheets = [], []
-        if not runner.test_loop.dataloader.dataset.metainfo.get("tasks"):
+        metainfo = getattr(runner.test_loop.dataloader.dataset, "metainfo", None) or {}
+        if not metainfo.get("tasks"):
             raise ConfigError("CasePicturesHook: expected 'tasks' in the test set's metainfo")
         if is_main_process():
             try:
