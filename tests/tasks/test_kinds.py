@@ -163,7 +163,9 @@ def test_descriptions_that_do_not_fit_are_refused(info, message):
 def test_missing_names_and_unknown_kinds_are_named():
     with pytest.raises(ConfigError, match="task a: expected names, a list of points, found None"):
         read_task("a", dict(kind="landmarks"))
-    with pytest.raises(ConfigError, match=r"expected one of the kinds .*found 'colour'.*custom_imports.*--import"):
+    with pytest.raises(
+        ConfigError, match=r"expected one of the kinds .*found 'colour'.*custom_imports.*--import"
+    ):
         read_task("a", dict(kind="colour", names=["x"]))
     with pytest.raises(ConfigError, match="found None"):
         read_task("a", dict(names=["x"]))

@@ -97,7 +97,8 @@ class MultiTaskDataset(BaseDataset):
         super().__init__(lazy_init=True, **kwargs)
         known = {**known, **self._metainfo["tasks"]}
         self._metainfo["tasks"] = {task: known[task] for task in self.tasks}
-        self._read_tasks = read_tasks(self._metainfo["tasks"], "metainfo.tasks.")
+        self.known = read_tasks(known, "metainfo.tasks.")
+        self.described = {task: self.known[task] for task in self.tasks}
         if not lazy_init:
             self.full_init()
 
@@ -138,10 +139,21 @@ class MultiTaskDataset(BaseDataset):
         self.data_list = self._chosen_records(self.filter_data())
         if not self.data_list:
             raise DataError(f"{self.ann_file}: no samples are left for {type(self).__name__}")
+        if isinstance(self.data_list, Records):
+            self.serialize_data = False  # arrays already, which forked workers share
         if self.serialize_data:
             self.data_bytes, self.data_address = self._serialize_data()
         self._fully_initialized = True
         self._open()
+
+    def get_data_info(self, idx: int) -> dict:
+        """The record of an index, made anew."""
+        if not self._fully_initialized:
+            self.full_init()
+        if not isinstance(self.data_list, Records):
+            return super().get_data_info(idx)
+        index = range(len(self))[idx]
+        return dict(self.data_list[index], sample_idx=index)
 
     def get_subset_(self, indices: int | Sequence[int]) -> None:
         """As MMEngine's; samples are numbered anew, so that what was kept of them is not theirs."""
@@ -205,7 +217,7 @@ class MultiTaskDataset(BaseDataset):
         results = DrawnResults(
             record,
             eval_key=(self.box_seed, row),
-            tasks=self._read_tasks,
+            tasks=self.described,
             input_size=self.input_size,
             rng=self._draws.at(draw_of(index), record["sample_idx"]),
         )
@@ -242,15 +254,19 @@ class MultiTaskDataset(BaseDataset):
         Raises:
             ConfigError: if the data set has no such task.
         """
-        if task not in self._read_tasks:
+        if task not in self.described:
             raise ConfigError(f"{type(self).__name__} has no task {task!r}")
         if not self._fully_initialized:
             self.full_init()
         rows = np.arange(len(self)) if rows is None else rows
+        if isinstance(self.data_list, Records) and task in self.data_list.tables:
+            table = self.data_list.tables[task]
+            own = self.data_list.rows[rows]
+            return self.described[task].targets(table.labels[own[table.there[own]]], np.float64)
         samples, copies = np.unique(rows, return_counts=True)
         labels = [self.get_data_info(i)["gt"].get(task) for i in samples.tolist()]
         there = [label is not None for label in labels]
-        targets = self._read_tasks[task].targets(
+        targets = self.described[task].targets(
             [label for label in labels if label is not None], np.float64
         )
         return np.repeat(targets, copies[there], axis=0)
@@ -259,7 +275,7 @@ class MultiTaskDataset(BaseDataset):
         """Numbers of the classes and attributes that a sample has, for ``ClassBalancedDataset``."""
         found, start = [], 0
         labels = self.get_data_info(idx)["gt"]
-        for name, task in self._read_tasks.items():
+        for name, task in self.described.items():
             if name in labels:
                 found += [start + category for category in task.categories(labels[name])]
             start += len(task.names)

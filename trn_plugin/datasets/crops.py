@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +14,7 @@ from trn_plugin.errors import DataError
 from trn_plugin.geometry import image_to_box
 from trn_plugin.registry import TRANSFORMS
 
-__all__ = ["EvaluationCrops", "picture_size"]
+__all__ = ["EvaluationCrops", "picture_size", "placement"]
 
 ORIENTATION, TURNED = 0x0112, (5, 6, 7, 8)  # EXIF tag, and its values that swap the sides
 
@@ -35,7 +35,7 @@ class EvaluationCrops(NamedTuple):
     def of(cls, records: Iterable[dict], pipeline: Sequence[dict]) -> EvaluationCrops | None:
         """Crops of an evaluation pipeline; None if it has no `FaceBox` or `RegionBox`.
 
-        ``records`` are copies of what the pipeline is given, as of ``results_of`` of a data set.
+        ``records`` are what the pipeline is given, as of ``results_of`` of a data set.
         """
         steps = [TRANSFORMS.build(dict(step)) for step in pipeline if _makes_box(step)]
         if not steps:
@@ -63,6 +63,29 @@ class EvaluationCrops(NamedTuple):
     def place(self, row: int, points: np.ndarray) -> np.ndarray:
         """Points in pixels of the picture -> fractions of the crop."""
         return image_to_box(points, self.boxes[row])
+
+
+def placement(
+    records: Iterable[dict], pipeline: Sequence[dict], pointed: Sequence[bool]
+) -> tuple[Callable | None, str]:
+    """How points are placed in the crop of an evaluation, and what to say of it.
+
+    Args:
+        records: as of `EvaluationCrops.of`.
+        pipeline: of the evaluation.
+        pointed: which records have points.
+
+    Returns:
+        a function of a record's number and its points, or None where they stay in pixels of the
+        file, and a few words.
+    """
+    crops = EvaluationCrops.of(records, pipeline)
+    if crops is None:
+        return None, "points in pixels of the file: the pipeline has no FaceBox or RegionBox"
+    missing = sum(box is None for box, has in zip(crops.boxes, pointed, strict=True) if has)
+    if missing:
+        return None, f"points in pixels of the file: {missing} have no crop, a picture is missing"
+    return crops.place, f"points relative to the crop of evaluation: {crops.about}"
 
 
 def picture_size(path: str) -> tuple[int, int] | None:
