@@ -1,5 +1,6 @@
 """What holds for every kind of task, those of the package and one of the docs."""
 
+import copy
 import importlib.util
 import json
 import re
@@ -7,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from trn_plugin.errors import ConfigError, DataError
+from trn_plugin.structures import MultiTaskBatch, MultiTaskDataSample
 from trn_plugin.tasks import TASKS, NumbersTask, Task, read_task
 
 DOCS = Path(__file__).resolve().parents[2] / "docs/age_groups"
@@ -18,6 +21,20 @@ INFOS = {
     "attributes": dict(kind="attributes", names=("hat", "beard")),
     "values": dict(kind="values", names=("age", "weight")),
     "ordinal": dict(kind="ordinal", levels=tuple("0123")),
+}
+CLASSES = ["left", "front", "right"]
+COLUMNS = {  # what a config gives, and the cells of a label
+    "landmarks": (
+        dict(points=list("abc"), flip_pairs=[["a", "b"]], interocular=["a", "b"]),
+        np.ravel,
+    ),
+    "class": (
+        dict(classes=CLASSES, flip_pairs=[["left", "right"]]),
+        lambda label: [CLASSES[label]],
+    ),
+    "attributes": (dict(columns=["hat", "beard"]), lambda label: label.astype(int)),
+    "values": (dict(columns=["age", "weight"]), list),
+    "ordinal": (dict(levels=list("0123")), lambda label: [label]),
 }
 
 
@@ -80,6 +97,31 @@ def test_labels_come_back_from_their_targets(task):
     decoded = task.decode(task.targets(labels))
     assert decoded.dtype == task.dtype
     assert np.array_equal(decoded, labels.astype(task.dtype))
+
+
+def test_a_batch_of_samples_holds_the_targets_and_gives_the_labels_back(task):
+    labels = examples(task, 6)
+    labels[2] = None
+    gts = [{} if label is None else {"t": torch.as_tensor(label)} for label in labels]
+    batch = MultiTaskBatch.of([MultiTaskDataSample(gt=gt) for gt in gts], {"t": task})
+    for each in (batch, copy.deepcopy(batch)):
+        there = each.masks["t"].numpy()
+        assert there.tolist() == [label is not None for label in labels]
+        known = [label for label in labels if label is not None]
+        assert np.array_equal(each.targets["t"].numpy()[there], task.targets(known))
+        assert not each.targets["t"][2].any()
+        for label, back in zip(labels, each.labels("t"), strict=True):
+            assert (back is None) if label is None else np.array_equal(back, label)
+
+
+def test_the_columns_of_a_file_give_the_task_and_its_labels(task):
+    options, cells = COLUMNS[task.kind]
+    columns = task.columns_type(task.kind, "t", **options)
+    assert read_task("t", columns.info).to_dict() == task.to_dict()
+    for label in examples(task, 5):
+        own = [str(cell) for cell in cells(label)]
+        assert len(own) == len(columns.columns)
+        assert np.allclose(columns.read(own, "file:1"), label)
 
 
 def test_a_mirror_twice_is_nothing(task):
