@@ -57,7 +57,7 @@ def _of_level(samples: Samples, field: str, tasks: Sequence[str]) -> dict[str, n
         values = {task: [sample.get(field, {}).get(task) for sample in samples] for task in tasks}
         return _shared(values, _memory, _rows)
     values = {task: [samples.fields[field].get(task)] for task in tasks}
-    found = _shared(values, _memory, lambda x: _rows(x).reshape(len(samples), -1))
+    found = _shared(values, _memory, lambda x: _matrix(x[0], len(samples)))
     for task in tasks if field == FIELDS[LABELS] else ():
         if task in samples.masks:
             known = samples.masks[task].cpu().numpy()[:, None]
@@ -84,9 +84,14 @@ def _memory(values: torch.Tensor | None) -> tuple | None:
     return values.data_ptr(), values.shape, values.stride(), values.dtype
 
 
+def _matrix(values: torch.Tensor | None, count: int) -> np.ndarray:
+    array = np.zeros((count, 0)) if values is None else to_array(values)
+    return array.astype(np.float32, copy=False).reshape(count, -1)
+
+
 def _rows(values: list[torch.Tensor | None]) -> np.ndarray:
     """(n, d) of n tensors, NaN for None."""
-    rows = [None if each is None else to_array(each).astype(np.float32).ravel() for each in values]
+    rows = [None if each is None else _matrix(each, 1)[0] for each in values]
     width = max((len(row) for row in rows if row is not None), default=0)
     rows = [np.full(width, np.nan, np.float32) if row is None else row for row in rows]
     return np.array(rows, np.float32).reshape(len(rows), width)
