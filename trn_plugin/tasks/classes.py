@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from trn_plugin.errors import ConfigError, DataError
-from trn_plugin.tasks.base import TASKS, Curve, Line, Task
+from trn_plugin.tasks.base import Curve, Line, Task
 from trn_plugin.tasks.cells import listing, quoted
 from trn_plugin.tasks.columns import LabelColumns, flip_of
+from trn_plugin.tasks.kinds import TASKS
 
 __all__ = ["ClassTask"]
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from trn_plugin.errors import ConfigError
-from trn_plugin.tasks.base import TASKS, Curve, Line, Task
+from trn_plugin.tasks.base import Curve, Line, Task
 from trn_plugin.tasks.cells import LARGEST_COORDINATE, coordinate
 from trn_plugin.tasks.columns import (
     LabelColumns,
@@ -16,6 +16,7 @@ from trn_plugin.tasks.columns import (
     flip_of,
     two_of,
 )
+from trn_plugin.tasks.kinds import TASKS
 
 __all__ = ["NORMS", "LandmarkTask", "normalized_errors"]
 

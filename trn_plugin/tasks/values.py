@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from trn_plugin.errors import DataError
-from trn_plugin.tasks.base import TASKS, Curve, Line, Task
+from trn_plugin.tasks.base import Curve, Line, Task
 from trn_plugin.tasks.cells import quoted
 from trn_plugin.tasks.columns import LabelColumns
+from trn_plugin.tasks.kinds import TASKS
 
 __all__ = ["ValueTask"]
 
