@@ -25,7 +25,7 @@ from trn_plugin.engine.data_config import plain_datasets_in
 from trn_plugin.engine.inference import build_loader
 from trn_plugin.errors import ConfigError
 from trn_plugin.registry import METRICS, MODELS
-from trn_plugin.structures import MultiTaskBatch, MultiTaskDataSample, relation_sides
+from trn_plugin.structures import MultiTaskBatch, MultiTaskDataSample
 
 __all__ = [
     "ExportedModel",
@@ -152,30 +152,19 @@ def evaluators_for(
 
 def _similarity_for(metric: dict, predictor: TaskPredictor) -> tuple[dict | None, list[str]]:
     """Similarities of the labels always, of features where the file gives them."""
-    left_out = []
-    wanted = metric.get("relations", ())
-    if wanted == "all":
-        wanted = list(combinations(sorted(predictor.tasks), 2))
-    relations = [
-        relation
-        for relation in wanted
-        if all(
-            task in predictor.tasks
-            for side in relation_sides(relation, "TaskSimilarity.relations")
-            for task in side
-        )
-    ]
+    left_out, built, tasks = [], METRICS.build(metric), predictor.tasks
+    every = [((a,), (b,)) for a, b in combinations(sorted(tasks), 2)]
+    wanted = list(built.relations.values()) or every
+    relations = [pair for pair in wanted if {t for side in pair for t in side} <= tasks.keys()]
     if len(relations) < len(wanted):
         left_out.append("TaskSimilarity: relations with tasks that the file does not have")
-    levels = metric.get("levels", FEATURES)
-    levels = (levels,) if isinstance(levels, str) else tuple(levels)
-    missing = [level for level in levels if level not in predictor.features]
+    missing = [level for level in built.levels if level not in predictor.features]
     if missing:
         keys = ", ".join(f"tau_{level}" for level in missing)
         left_out.append(f"TaskSimilarity: {keys}; the file gives no features (export --features)")
     if not relations:
         return None, left_out
-    levels = tuple(level for level in levels if level not in missing)
+    levels = tuple(level for level in built.levels if level not in missing)
     return {**metric, "relations": relations, "levels": levels}, left_out
 
 
