@@ -68,7 +68,8 @@ class NamesHook(Hook):
 
     def before_test(self, runner) -> None:
         trained_on = runner.trained_on or getattr(runner.bare_model, "dataset_meta", None)
-        model, data = map(_tasks, (trained_on, runner.test_dataloader.dataset.metainfo))
+        tested_on = getattr(runner.test_dataloader.dataset, "metainfo", None)
+        model, data = _tasks(trained_on), _tasks(tested_on)
         for task in model.keys() & data.keys():
             theirs, ours = list(model[task].names), list(data[task].names)
             if theirs != ours:
