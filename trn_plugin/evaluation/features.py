@@ -60,7 +60,7 @@ def _of_level(samples: Samples, field: str, tasks: Sequence[str]) -> dict[str, n
     found = _shared(values, _memory, lambda x: _matrix(x[0], len(samples)))
     for task in tasks if field == FIELDS[LABELS] else ():
         if task in samples.masks:
-            known = samples.masks[task].cpu().numpy()[:, None]
+            known = samples.whole(task).cpu().numpy()[:, None]
             found[task] = np.where(known, found[task], np.float32(np.nan))
     return found
 

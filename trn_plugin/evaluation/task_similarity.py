@@ -28,7 +28,8 @@ NONE = np.zeros((0, 1), np.float32)
 class TaskSimilarity(BaseMetric):
     """tau of each relation on its hidden features, outputs (Eq. 11) and labels (Eq. 12).
 
-    Measured over the pictures that have all labels of both sides, the same ones at every level.
+    Measured over the pictures that have all labels of both sides, in whole, the same ones at every
+    level.
     A tau is NaN where it says nothing: N - 1 <= d1 + d2, or features that are not finite; the
     logged table says which.
 
