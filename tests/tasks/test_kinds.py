@@ -140,6 +140,18 @@ def test_only_points_move_with_the_picture(task):
         assert np.array_equal(task.with_points(label, task.points(label)), label)
 
 
+def test_points_of_many_labels_are_those_of_each(task):
+    labels = np.stack([np.asarray(label) for label in examples(task)])
+    shift = np.array([3.0, -2.0])
+    points, shifted = task.all_points(labels), task.shifted(labels, shift)
+    assert len(points) == len(shifted) == len(labels)
+    for label, own, moved in zip(labels, points, shifted, strict=True):
+        assert np.array_equal(own, task.points(label))
+        assert np.allclose(moved, task.mapped(label, lambda points: points + shift))
+    assert task.all_points(labels[:0]).size == 0
+    assert len(task.shifted(labels[:0], shift)) == 0
+
+
 def test_a_prediction_is_written_as_json_and_as_a_row(task):
     output = output_of(task, examples(task, 1)[0])
     prediction = task.read(output, (7, 9))

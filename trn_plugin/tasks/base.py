@@ -203,6 +203,18 @@ class Task:
         points = self.points(label)
         return self.with_points(label, change(points)) if len(points) else label
 
+    def all_points(self, labels: np.ndarray) -> np.ndarray:
+        """The points (N, P, 2) of N labels, NaN for a missing one; override it for speed."""
+        if not self.has_points or not len(labels):
+            return np.zeros((len(labels), 0, 2))
+        return np.stack([self.points(label) for label in labels])
+
+    def shifted(self, labels: np.ndarray, shift: np.ndarray) -> np.ndarray:
+        """N labels with (2,) added to all their points; override it for speed."""
+        if not self.has_points or not len(labels):
+            return labels
+        return np.stack([self.mapped(label, lambda points: points + shift) for label in labels])
+
     # Predictions as a user reads them
 
     def read(self, output: np.ndarray, corner: tuple[int, int]) -> Any:

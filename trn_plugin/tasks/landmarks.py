@@ -78,6 +78,12 @@ class LandmarkTask(Task):
         whole[~missing] = points
         return whole
 
+    def all_points(self, labels: np.ndarray) -> np.ndarray:
+        return labels
+
+    def shifted(self, labels: np.ndarray, shift: np.ndarray) -> np.ndarray:
+        return labels + shift
+
     def mirrored(self, label: np.ndarray) -> np.ndarray:
         if "flip" not in self.info:
             raise ConfigError(
