@@ -13,6 +13,7 @@ from trn_plugin.datasets import TabularMultiTask, multi_task_collate
 from trn_plugin.errors import ConfigError, DataError, PictureError
 from trn_plugin.evaluation.label_similarity import label_features
 from trn_plugin.registry import DATASETS
+from trn_plugin.tasks import read_tasks
 
 LABELS = dict(
     ears=dict(kind="landmarks", points=["left", "right"], flip_pairs=[("left", "right")]),
@@ -461,3 +462,48 @@ def test_a_mirror_needs_to_know_the_pairs(tmp_path):
     dataset = make(write(tmp_path, ROW), "labels.csv", labels, pipeline=pipeline)
     with pytest.raises(ConfigError, match=r"which points of 'ears' change places.*flip_pairs"):
         dataset[0]
+
+
+def test_the_labels_of_many_rows_at_once_are_those_of_the_records(tmp_path):
+    rows = [ROW, changed(coat=""), changed(left_x="", left_y="", weight="7"), changed(white="")]
+    dataset = make(write(tmp_path, *rows), "labels.csv", LABELS)
+    chosen = np.array([3, 0, 2, 2, 1])
+    for part, numbers in ((dataset, chosen), (dataset.get_subset([2, 0]), np.array([1, 0, 0]))):
+        for task in LABELS:
+            labels = [part.get_data_info(i)["gt"].get(task) for i in sorted(numbers.tolist())]
+            labels = [label for label in labels if label is not None]
+            reader = read_tasks(part.metainfo["tasks"])[task]
+            found = part.labels_of(task, numbers)
+            assert len(found) == len(labels)
+            assert np.array_equal(
+                np.sort(found, axis=0),
+                np.sort(reader.targets(labels, np.float64), axis=0),
+                equal_nan=True,
+            )
+
+
+def test_a_record_is_a_copy(tmp_path):
+    dataset = make(write(tmp_path, ROW), "labels.csv", LABELS)
+    dataset.get_data_info(0)["gt"]["ears"][:] = 0
+    assert dataset.get_data_info(0)["gt"]["ears"][0].tolist() == [10, 20]
+
+
+@pytest.mark.parametrize(
+    ("centre", "shift"), [(0, (0.5, 0.5)), (1, (-0.5, -0.5)), ((0, 2), (0.5, -1.5))]
+)
+def test_where_a_pixels_middle_is(tmp_path, centre, shift):
+    root = write(tmp_path, [*ROW, *GIVEN], header=[*HEADER, *BOX])
+    plain, moved = (
+        make(root, "labels.csv", LABELS, box=BOX, **options).get_data_info(0)
+        for options in ({}, dict(pixel_centre=centre))
+    )
+    assert np.array_equal(moved["gt"]["ears"], plain["gt"]["ears"] + shift)
+    assert np.array_equal(moved["landmarks"], plain["landmarks"] + shift)
+    assert moved["region"] == plain["region"]
+    assert moved["gt"]["size"] == plain["gt"]["size"]
+
+
+@pytest.mark.parametrize("centre", ["middle", (1, 2, 3), True, float("nan"), None])
+def test_a_pixels_middle_is_a_number_or_two(tmp_path, centre):
+    with pytest.raises(ConfigError, match=r"^pixel_centre: expected the coordinate"):
+        make(write(tmp_path, ROW), "labels.csv", LABELS, pixel_centre=centre)

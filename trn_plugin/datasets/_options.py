@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
+
+import numpy as np
 
 from trn_plugin.errors import ConfigError
 
-__all__ = ["augmentations", "chosen_tasks", "input_shape"]
+__all__ = ["PIXEL_CENTRE", "augmentations", "chosen_tasks", "input_shape", "pixel_shift"]
+
+PIXEL_CENTRE = 0.5
+"""Coordinate of the middle of a picture's first pixel here, in crops, exports and predictions."""
 
 AUGMENTATIONS = ("shift", "scale", "turn", "mirror", "colour")
 
@@ -61,3 +67,24 @@ def augmentations(names: Sequence[str]) -> frozenset[str]:
             f"without: expected a list of names out of {list(AUGMENTATIONS)}, found {names!r}"
         )
     return frozenset(names)
+
+
+def pixel_shift(pixel_centre: float | Sequence[float]) -> np.ndarray:
+    """(2,): what is added to x and y of a file to make the middle of the first pixel 0.5.
+
+    Args:
+        pixel_centre: coordinate of that middle in the file, a number or (x, y).
+
+    Raises:
+        ConfigError: anything else.
+    """
+    pair = isinstance(pixel_centre, (list, tuple)) and len(pixel_centre) == 2
+    values = tuple(pixel_centre) if pair else (pixel_centre,) * 2
+    for value in values:
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not number or not math.isfinite(value):
+            raise ConfigError(
+                "pixel_centre: expected the coordinate of the middle of the first pixel, such as "
+                f"0, 0.5 or 1, or (x, y), found {pixel_centre!r}"
+            )
+    return PIXEL_CENTRE - np.array(values, dtype=np.float64)

@@ -12,6 +12,7 @@ from mmengine.logging import print_log
 
 from trn_plugin.datasets._boxes import NO_BOX, has_box
 from trn_plugin.datasets._inside import Inside
+from trn_plugin.datasets._options import PIXEL_CENTRE, pixel_shift
 from trn_plugin.datasets._pictures import existing
 from trn_plugin.datasets._records import Records
 from trn_plugin.datasets.base import MultiTaskDataset
@@ -60,6 +61,9 @@ class TabularMultiTask(MultiTaskDataset):
             'landmarks', a box around the points that are there; or the names of four columns,
             x0, y0, x1, y1 in pixels. None: 'landmarks' if the labels have two points or more,
             else 'whole'. A row that has no such box is refused.
+        pixel_centre: coordinate of the middle of the picture's first pixel in the file's points,
+            or (x, y): 0.5 where the picture's edge is 0, as in crops and predictions; 0 or 1 where
+            whole numbers are middles of pixels. Edges of boxes stay.
         split: 'train', 'val' or 'test'; None for all rows.
         split_column: name of the column that holds those three words; None draws a picture's split
             by a hash of ``split_seed`` and its path, which depends on nothing else.
@@ -85,6 +89,7 @@ class TabularMultiTask(MultiTaskDataset):
         image_column: str = "image",
         image_folder: str = "",
         box: str | Sequence[str] | None = None,
+        pixel_centre: float | Sequence[float] = PIXEL_CENTRE,
         split: str | None = None,
         split_column: str | None = None,
         val_share: float = 0.1,
@@ -110,6 +115,7 @@ class TabularMultiTask(MultiTaskDataset):
         self.labels = label_columns(labels)
         self.readers = read_tasks(self._known_tasks(), "labels.")
         self.box_rule, self.box_columns = box_rule(box, self.readers)
+        self._shift = pixel_shift(pixel_centre)
         self.image_column = image_column
         self.image_folder = relative_path(image_folder, "image_folder")
         self.split = split
@@ -152,7 +158,7 @@ class TabularMultiTask(MultiTaskDataset):
         )
         for batch in csv_batches(self.ann_file, header, names):
             reader.read(batch)
-        self._table = reader.table()
+        self._table = reader.table().shifted(self.readers, self._shift)
         if not self._table.lines.size:
             which = "rows below its header" if self.split is None else f"row of {self.split!r}"
             raise DataError(f"{self.ann_file}: has no {which}")

@@ -11,7 +11,7 @@ from trn_plugin.tasks.base import TASKS, Curve, Line, Task
 from trn_plugin.tasks.columns import check_flip
 from trn_plugin.tasks.landmark_columns import LandmarkColumns
 
-__all__ = ["NORMS", "LandmarkTask", "mean_points", "normalized_errors"]
+__all__ = ["NORMS", "LandmarkTask", "mean_points", "normalized_errors", "point_offsets"]
 
 NORMS = ("interocular", "box", "diagonal", "crop")
 NORM_NAMES = {"interocular": "interocular distance", "crop": "side of the crop"}
@@ -209,6 +209,17 @@ def normalized_errors(
     usable = np.isfinite(normalizer) & (normalizer > 0) & known
     distances = np.where(np.isfinite(distances), distances, np.inf)
     return np.where(usable, distances / np.where(usable, normalizer, 1.0), np.nan)
+
+
+def point_offsets(pred: np.ndarray, truth: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """(N, P, 2): how far predictions lie to the right of and below the labels, in pixels.
+
+    Args:
+        pred, truth, boxes: see `normalized_errors`; NaN for a point that is missing.
+    """
+    boxes = np.asarray(boxes, np.float64)
+    sides = boxes[:, None, 2:] - boxes[:, None, :2]
+    return (np.asarray(pred, np.float64) - np.asarray(truth, np.float64)) * sides
 
 
 def _missing(label: np.ndarray) -> np.ndarray | None:
