@@ -171,16 +171,12 @@ class CelebA(MultiTaskDataset):
         return self._labels[task][own if rows is None else own[rows]]
 
     def _record(self, row: int) -> dict:
-        gt = {}
-        for task in self.tasks:
-            if task in self._labels:
-                gt[task] = self._labels[task][row].astype(np.float32)
-            else:
-                gt[task] = self._geometry[task][row].astype(np.float64)
+        known = {**self._labels, **self._geometry}
+        dtypes = {task: np.float64 if task in GEOMETRY else np.float32 for task in self.tasks}
         landmarks = self._geometry.get("landmarks")
         return dict(
             img_path=self._path(str(self._rows.files[row])),
-            gt=gt,
+            gt={task: known[task][row].astype(dtype) for task, dtype in dtypes.items()},
             landmarks=None if landmarks is None else landmarks[row].astype(np.float64),
             where=f"{os.path.basename(self.ann_file)}:{self._rows.lines[row]}",
             row=int(self._rows.lines[row]),
@@ -192,9 +188,7 @@ class CelebA(MultiTaskDataset):
         known = self._metainfo["tasks"]
         rows = self._rows_of(table, path)
         self._labels = {}
-        for task in self.tasks:
-            if task in GEOMETRY:
-                continue
+        for task in filter(lambda task: task not in GEOMETRY, self.tasks):
             for name in known[task]["names"]:
                 if name not in table.names:
                     raise DataError(
