@@ -15,6 +15,8 @@ from trn_plugin.registry import DATA_SAMPLERS, DATASETS
 
 __all__ = ["MixedDataset", "ShareSampler"]
 
+EPOCH, PASS = 0, 1  # keep the seeds of their orders apart
+
 
 @DATASETS.register_module()
 class MixedDataset(ConcatDataset):
@@ -99,7 +101,7 @@ class ShareSampler(DrawSampler):
 
     def __iter__(self) -> Iterator[SampleDraw]:
         order = np.concatenate([self._drawn(part) for part in range(len(self.sizes))])
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(order)
+        order = np.random.default_rng((self.seed, EPOCH, self.epoch)).permutation(order)
         order = np.resize(order, self.total_size) if self.round_up else order
         places = range(self.rank, self.total_size, self.world_size)
         for place in places:  # a sample may come twice in an epoch
@@ -111,7 +113,7 @@ class ShareSampler(DrawSampler):
         start = self.epoch * count
         passes = range(start // size, -(-(start + count) // size))
         orders = [
-            np.random.default_rng((self.seed, part, number, 0)).permutation(size)
+            np.random.default_rng((self.seed, PASS, part, number)).permutation(size)
             for number in passes
         ]
         drawn = np.concatenate([*orders, np.zeros(0, int)])[start - passes.start * size :][:count]
