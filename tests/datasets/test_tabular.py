@@ -76,6 +76,8 @@ def test_a_row_of_every_kind(tmp_path):
     assert np.array_equal(record["landmarks"], record["gt"]["ears"])
     assert record["where"] == "labels.csv:2"
     assert dataset.metainfo["dataset"] == "labels.csv"
+    named = make(str(tmp_path), "labels.csv", LABELS, metainfo=dict(dataset="coats"))
+    assert named.metainfo["dataset"] == "coats"
     tasks = dataset.metainfo["tasks"]
     assert tasks["ears"] == dict(kind="landmarks", names=("left", "right"), flip=(1, 0))
     assert tasks["coat"]["classes"] == ("short", "long")

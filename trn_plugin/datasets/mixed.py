@@ -23,7 +23,7 @@ class MixedDataset(ConcatDataset):
     """MMEngine's ``ConcatDataset`` for data sets of different tasks.
 
     Each sample has the labels that its own data set has. ``metainfo['tasks']`` holds the tasks of
-    all data sets, ``metainfo['tasks_together']`` those of each.
+    all data sets, ``metainfo['tasks_together']`` those of each, ``metainfo['datasets']`` their names.
 
     Args:
         datasets: configs of data sets, or data sets.
@@ -48,12 +48,13 @@ class MixedDataset(ConcatDataset):
                         f"{tasks[task]} and {info}"
                     )
         together = [list(each.metainfo.get("tasks", {})) for each in built]
-        names = (str(each.metainfo.get("dataset", type(each).__name__)) for each in built)
+        names = [str(each.metainfo.get("dataset", type(each).__name__)) for each in built]
         self._metainfo = dict(
             self._metainfo,
             tasks=tasks,
             tasks_together=together,
             dataset="+".join(dict.fromkeys(names)),
+            datasets=names,
         )
 
 
