@@ -23,7 +23,8 @@ class MixedDataset(ConcatDataset):
     """MMEngine's ``ConcatDataset`` for data sets of different tasks.
 
     Each sample has the labels that its own data set has. ``metainfo['tasks']`` holds the tasks of
-    all data sets, ``metainfo['tasks_together']`` those of each, ``metainfo['datasets']`` their names.
+    all data sets, ``metainfo['tasks_together']`` those of each, and ``metainfo['datasets']`` the
+    data sets' names.
 
     Args:
         datasets: configs of data sets, or data sets.
@@ -49,11 +50,12 @@ class MixedDataset(ConcatDataset):
                     )
         together = [list(each.metainfo.get("tasks", {})) for each in built]
         names = [str(each.metainfo.get("dataset", type(each).__name__)) for each in built]
+        names = list(dict.fromkeys(names))
         self._metainfo = dict(
             self._metainfo,
             tasks=tasks,
             tasks_together=together,
-            dataset="+".join(dict.fromkeys(names)),
+            dataset="+".join(names),
             datasets=names,
         )
 
