@@ -40,6 +40,7 @@ SCRIPTS = {
     "tools/predict.py": "predict",
     "tools/task_similarity.py": "similarity",
     "tools/to_timm.py": "to-timm",
+    "tools/browse_dataset.py": "browse",
 }
 STUB = r"""#!/bin/bash
 { printf '%s\0' "$PWD" "$(basename "$0")" "$@"; printf '\1'; } >> "$TRN_RECORD"

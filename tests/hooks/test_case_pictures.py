@@ -131,6 +131,18 @@ def test_writes_every_picture(tmp_path):
         assert np.ptp(read_image(str(tmp_path / "out" / name))) > 100
 
 
+def test_single_points_may_be_missing(tmp_path, sheets):
+    samples = make_samples(tmp_path / "in")
+    samples[5].gt["landmarks"][2:] = torch.nan
+    samples[4].gt["landmarks"][0] = torch.nan
+    run(CasePicturesHook(str(tmp_path / "out"), num_worst=1, num_sample=6), samples)
+    (worst,), _ = sheets[str(tmp_path / "out" / "worst.png")]
+    assert worst.truth.shape == (2, 2)
+    assert worst.prediction.shape == (5, 2)
+    assert ("landmarks: error 12.5 %, 3 of 5 points missing", None) in said(worst.lines)
+    assert "cumulative_error_landmarks.png" in files(tmp_path / "out")
+
+
 def test_truth_is_green_and_prediction_red(tmp_path):
     samples = make_samples(tmp_path / "in", count=6)
 

@@ -123,7 +123,8 @@ class TabularMultiTask(MultiTaskDataset):
         self.shares = {"val": val_share, "test": test_share}
         self.split_seed = split_seed
         super().__init__(data_root=os.path.expanduser(data_root), ann_file=ann_file, **kwargs)
-        self._metainfo["dataset"] = os.path.basename(ann_file)
+        if "dataset" not in (kwargs.get("metainfo") or {}):
+            self._metainfo["dataset"] = os.path.basename(ann_file)
 
     def _known_tasks(self) -> dict[str, dict]:
         return {task: columns.info for task, columns in self.labels.items()}

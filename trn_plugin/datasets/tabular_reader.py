@@ -110,6 +110,10 @@ class LabelReader:
 
     def table(self) -> Table:
         """All rows that were added."""
+        if not self._lines:
+            return Table(
+                Strings(np.zeros(0, np.uint8), np.zeros(1, np.int64)), np.zeros(0), {}, None
+            )
         return Table(
             Strings.concatenate(self._paths),
             np.concatenate(self._lines),

@@ -95,7 +95,7 @@ class TaskMetric(BaseMetric):
 
     @BaseMetric.dataset_meta.setter
     def dataset_meta(self, dataset_meta: dict | None) -> None:
-        """Take the data set's metainfo; refuse one in which the task is absent or of another kind.
+        """Take the metainfo; refuse one without the task or the data set, or of another kind.
 
         Raises:
             ConfigError: here, while the loop is built, rather than after the evaluation.
@@ -103,6 +103,12 @@ class TaskMetric(BaseMetric):
         self._dataset_meta, self._described = dataset_meta, {}
         if dataset_meta and "tasks" in dataset_meta:
             self._check_tasks()
+        known = (dataset_meta or {}).get("datasets")
+        if self.dataset is not None and known and self.dataset not in known:
+            raise ConfigError(
+                f"{type(self).__name__}.dataset: expected one of {listed(known)}, found "
+                f"{self.dataset!r}"
+            )
 
     def _check_tasks(self) -> None:
         self.described(self.task)
