@@ -484,6 +484,15 @@ def test_the_labels_of_many_rows_at_once_are_those_of_the_records(tmp_path):
             )
 
 
+def test_no_label_at_all(tmp_path, logged):
+    rows = [changed(striped="", white="", left_x="", left_y="", right_x="", right_y="")] * 2
+    dataset = make(write(tmp_path, *rows), "labels.csv", LABELS)
+    assert dataset.labels_of("marks").shape == (0, 2)
+    assert dataset.labels_of("ears").shape == (0, 4)
+    assert set(dataset.get_data_info(1)["gt"]) == {"coat", "size"}
+    assert "no row has a label of ears" in logged()
+
+
 def test_a_record_is_a_copy(tmp_path):
     dataset = make(write(tmp_path, ROW), "labels.csv", LABELS)
     dataset.get_data_info(0)["gt"]["ears"][:] = 0

@@ -241,7 +241,11 @@ class MultiTaskDataset(BaseDataset):
         if isinstance(self.data_list, Records) and task in self.data_list.tables:
             table = self.data_list.tables[task]
             own = self.data_list.rows[rows]
-            return self.described[task].targets(table.labels[own[table.there[own]]], np.float64)
+            own = own[table.there[own]]
+            if own.size:
+                targets = self.described[task].encode(table.labels[own])
+                return targets.astype(np.float64, copy=False)
+            return np.zeros((0, self.described[task].width))
         samples, copies = np.unique(rows, return_counts=True)
         labels = [self.get_data_info(i)["gt"].get(task) for i in samples.tolist()]
         there = [label is not None for label in labels]
