@@ -67,7 +67,7 @@ def check_sections(config) -> None:
 def _check(key: str, value, kinds: tuple[type, ...]) -> None:
     plain = value is None or isinstance(value, (bool, int, float, str, bytes, list, tuple, dict))
     if value is not None and plain and not isinstance(value, kinds):
-        names = " or ".join(dict.fromkeys(NAMES[kind] for kind in kinds if kind in NAMES))
+        names = " or ".join(dict.fromkeys(NAMES[each] for each in kinds if each in NAMES))
         raise ConfigError(f"{key}: expected {names}, found {printable(repr(value))}")
 
 
