@@ -152,25 +152,24 @@ def commands():
 
 def collect(folder):
     """{group: {name: value}} of what a side's jobs left; a value by steps is {step: value}."""
-    from trn_plugin.engine import load_checkpoint_file
-
-    found, predicted = {}, folder / "predicted"
+    found = {}
     for job in (*JOBS, "resumed"):
         found[f"{job}/log"] = read_log(folder / job)
-        checkpoint = load_checkpoint_file(folder / job / f"epoch_{EPOCHS}.pth")
-        found |= {f"{job}/checkpoint/{part}": flat(v, folder) for part, v in checkpoint.items()}
+        checkpoint = read_checkpoint(folder / job / f"epoch_{EPOCHS}.pth")
+        for part, value in checkpoint.items():
+            found[f"{job}/checkpoint/{part}"] = flat(value, folder)
+    found["test"] = flat(json.loads((folder / "metrics.json").read_text()), folder)
+    found["export"] = flat(read_metadata(folder / "model.onnx"), folder)
+    predicted = folder / "predicted"
     lines = (predicted / "predictions.jsonl").read_text().splitlines()
+    found["predict/jsonl"] = flat([json.loads(line) for line in lines], folder)
     with open(predicted / "found.csv", newline="") as file:
-        table = list(csv.DictReader(file))
-    drawn = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in predicted.glob("*.jpg")}
-    values = {
-        "test": json.loads((folder / "metrics.json").read_text()),
-        "export": read_metadata(folder / "model.onnx"),
-        "predict/jsonl": [json.loads(line) for line in lines],
-        "predict/csv": table,
-        "predict/drawn": dict(sorted(drawn.items())),
+        found["predict/csv"] = flat(list(csv.DictReader(file)), folder)
+    found["predict/drawn"] = {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(predicted.glob("*.jpg"))
     }
-    return found | {group: flat(value, folder) for group, value in values.items()}
+    return found
 
 
 def read_log(work):
@@ -184,6 +183,17 @@ def read_log(work):
                 if not IGNORED.search(name):
                     values.setdefault(name, {})[step] = value
     return values
+
+
+def read_checkpoint(path):
+    import torch
+
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:
+        from trn_plugin.engine import load_checkpoint_file
+
+        return load_checkpoint_file(path)
 
 
 def read_metadata(path):
