@@ -14,12 +14,11 @@ import copy
 import statistics
 
 import torch
-from measuring import add_device_arguments, use_device
+from measuring import add_device_arguments, timed, use_device
 from torch import Tensor, nn
 
 from trn_plugin.cli.parsing import positive_int
 from trn_plugin.cli.running import start
-from trn_plugin.engine.timing import timed
 from trn_plugin.files import write_table
 from trn_plugin.relation import TaskRelationLayer
 

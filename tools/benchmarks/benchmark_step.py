@@ -35,14 +35,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
-from measuring import add_device_arguments, use_device
+from measuring import add_device_arguments, timed, use_device
 from torch import nn
 
 from trn_plugin.cli.config import add_config_arguments, load_config, use_mixed_precision
 from trn_plugin.cli.parsing import positive_int
 from trn_plugin.cli.running import start
 from trn_plugin.engine.building import config_errors
-from trn_plugin.engine.timing import timed
 from trn_plugin.errors import ConfigError
 from trn_plugin.files import write_table
 

@@ -41,7 +41,7 @@ def main(args):
 def save(state: dict, path: str):
     from safetensors.torch import save_file
 
-    from trn_plugin.engine import save_checkpoint_file
+    from trn_plugin.checkpoints import save_checkpoint_file
 
     if path.endswith(".pth"):
         save_checkpoint_file(state, path)

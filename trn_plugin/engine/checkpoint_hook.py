@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
+from collections import deque
 
 from mmengine.dist import is_main_process
+from mmengine.fileio import LocalBackend
 from mmengine.hooks import CheckpointHook
 
-from trn_plugin.engine.checkpoint import load_checkpoint_file
-from trn_plugin.engine.directions import direction_of, with_directions
 from trn_plugin.engine.loops import IterationLoop
 from trn_plugin.engine.step_log import StepLogHook
-from trn_plugin.engine.writing import save_checkpoint_file
-from trn_plugin.errors import CheckpointError, ConfigError
+from trn_plugin.errors import ConfigError
+from trn_plugin.registry import METRICS
 
-__all__ = ["SafeCheckpointHook", "own_default_hooks", "own_hook"]
+__all__ = ["SafeCheckpointHook", "own_hook", "with_defaults"]
 
 
 class SafeCheckpointHook(CheckpointHook):
@@ -41,38 +40,24 @@ class SafeCheckpointHook(CheckpointHook):
                 )
 
     def before_train(self, runner) -> None:
-        """As MMEngine's; a best checkpoint that a file names elsewhere is not this run's."""
+        """As MMEngine's; what a kill left beside a best checkpoint is removed."""
         if self.by_epoch and isinstance(runner.train_loop, IterationLoop):
-            self._count_iterations(runner)
-        super().before_train(runner)
-        if not self._is_best(getattr(self, "best_ckpt_path", None)):
-            self.best_ckpt_path = None
-        known = getattr(self, "best_ckpt_path_dict", None) or {}
-        for indicator, path in known.items():
-            if not self._is_best(path):
-                known[indicator] = None
-        if getattr(runner, "resumed_from", None) and is_main_process():
-            for path in (self.best_ckpt_path, *known.values()):
-                _remove_earlier_best(path)
-
-    def _is_best(self, path) -> bool:
-        """Whether a file is one that this hook may have written as the best."""
-        if not isinstance(path, str):
-            return False
-        folder, name = os.path.split(path)
-        inside = os.path.realpath(folder) == os.path.realpath(self.out_dir)
-        return inside and name.startswith("best_") and name.endswith(".pth")
-
-    def _count_iterations(self, runner) -> None:
-        length = len(runner.train_dataloader)
-        self.by_epoch = False
-        self.interval, self.save_begin = self.interval * length, self.save_begin * length
-        self.filename_tmpl = self.filename_tmpl.replace("epoch_", "iter_")
-        if self.interval > 0:
+            length = len(runner.train_dataloader)
+            self.by_epoch = False
+            self.interval, self.save_begin = self.interval * length, self.save_begin * length
+            self.filename_tmpl = self.filename_tmpl.replace("epoch_", "iter_")
             runner.logger.info(
-                f"default_hooks.checkpoint: a checkpoint every {self.interval} iterations, that "
-                f"is {self.interval // length} passes over the data"
+                f"default_hooks.checkpoint: its interval is one of passes over the data, "
+                f"{self.interval} iterations"
             )
+        super().before_train(runner)
+        if runner.resumed_from:
+            for path in self._best():
+                parts = re.fullmatch(r"(best_.*_(?:epoch|iter)_)\d+\.pth", os.path.basename(path))
+                names = os.listdir(self.out_dir) if parts and os.path.isfile(path) else ()
+                for name in names:
+                    if re.fullmatch(rf"{re.escape(parts[1])}\d+\.pth", name):
+                        self._remove_best(os.path.join(self.out_dir, name))
 
     def after_val_epoch(self, runner, metrics) -> None:
         """As MMEngine's; old best checkpoints are removed when the new one is written.
@@ -88,17 +73,29 @@ class SafeCheckpointHook(CheckpointHook):
                 )
             if indicator == "auto" and metrics:
                 metrics = self._best_known_first(metrics)
-        backend = self.file_backend
-        self.file_backend = later = _RemovesLater(backend)
+        before, backend = self._best(), self.file_backend
+        self.file_backend = _RemovesNothing()
         try:
             super().after_val_epoch(runner, metrics)
         finally:
             self.file_backend = backend
-        best = getattr(self, "best_ckpt_path_dict", None) or {}
-        kept = (getattr(self, "best_ckpt_path", None), *best.values())
-        for path in later.removed:
-            if path not in kept:
-                backend.remove(path)
+        for path in before:
+            self._remove_best(path)
+
+    def _best(self) -> list[str]:
+        """Best checkpoints, as a file may name them that was resumed from."""
+        several = getattr(self, "best_ckpt_path_dict", None) or {}
+        found = (getattr(self, "best_ckpt_path", None), *several.values())
+        return [path for path in found if isinstance(path, str)]
+
+    def _remove_best(self, path: str) -> None:
+        """Remove a file that this hook has written and that is no longer the best."""
+        folder, name = os.path.split(path)
+        inside = os.path.realpath(folder) == os.path.realpath(self.out_dir)
+        own = inside and name.startswith("best_") and name.endswith(".pth")
+        kept = [os.path.basename(best) for best in self._best()]
+        if own and name not in kept and os.path.isfile(path) and is_main_process():
+            os.remove(path)
 
     def _best_known_first(self, metrics: dict) -> dict:
         for name in metrics:
@@ -112,46 +109,25 @@ class SafeCheckpointHook(CheckpointHook):
             f"{', '.join(metrics) or 'no measures'} whether more is better; name one, and its rule"
         )
 
-    def _publish_model(self, runner, ckpt_path: str) -> None:
-        if is_main_process():
-            checkpoint = load_checkpoint_file(ckpt_path)
-            published = {k: v for k, v in checkpoint.items() if k in self.published_keys}
-            name = os.path.splitext(ckpt_path)[0]
-            save_checkpoint_file(published, f"{name}-published.pth")
-            with open(f"{name}-published.pth", "rb") as file:
-                path = f"{name}-{hashlib.sha256(file.read()).hexdigest()[:8]}.pth"
-            os.replace(f"{name}-published.pth", path)
-            runner.logger.info(f"{ckpt_path} is published as {path}")
-
     def _save_checkpoint_with_step(self, runner, step, meta):
-        kept = list(getattr(self, "keep_ckpt_ids", ()))
         old = []
-        if self.max_keep_ckpts > 0 and step not in kept:
-            old = kept[: max(0, len(kept) + 1 - self.max_keep_ckpts)]
-            for known in old:
-                self.keep_ckpt_ids.remove(known)
-            self.keep_ckpt_ids.append(step)
-            runner.message_hub.update_info("keep_ckpt_ids", list(self.keep_ckpt_ids))
-        filename = self.filename_tmpl.format(step)
-        self.last_ckpt = self.file_backend.join_path(self.out_dir, filename)
-        runner.message_hub.update_info("last_ckpt", self.last_ckpt)
-        runner.save_checkpoint(
-            self.out_dir,
-            filename,
-            self.file_client_args,
-            save_optimizer=self.save_optimizer,
-            save_param_scheduler=self.save_param_scheduler,
-            meta=meta,
-            by_epoch=self.by_epoch,
-            backend_args=self.backend_args,
-            **self.args,
-        )
-        if is_main_process():
-            _write_name(os.path.join(runner.work_dir, "last_checkpoint"), self.last_ckpt)
-            for known in old:
-                path = self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(known))
-                if self.file_backend.isfile(path):
-                    self.file_backend.remove(path)
+        if self.max_keep_ckpts > 0 and step not in self.keep_ckpt_ids:
+            kept = [*self.keep_ckpt_ids, step]
+            old, kept = kept[: -self.max_keep_ckpts], kept[-self.max_keep_ckpts :]
+            self.keep_ckpt_ids = deque(kept, self.max_keep_ckpts)
+            runner.message_hub.update_info("keep_ckpt_ids", kept)
+        super()._save_checkpoint_with_step(runner, step, meta)
+        for known in old if is_main_process() else ():
+            path = os.path.join(self.out_dir, self.filename_tmpl.format(known))
+            if os.path.isfile(path):
+                os.remove(path)
+
+
+class _RemovesNothing(LocalBackend):
+    def isfile(self, filepath) -> bool:
+        return False
+
+    isdir = isfile
 
 
 def own_hook(hook):
@@ -161,54 +137,48 @@ def own_hook(hook):
     kind = hook.get("type")
     kind = kind.removeprefix("mmengine.") if isinstance(kind, str) else kind
     if kind == "CheckpointHook":
-        return {**with_directions(hook), "type": SafeCheckpointHook}
+        return {**_with_rule(hook, "save_best"), "type": SafeCheckpointHook}
     if kind == "RuntimeInfoHook":
         return {**hook, "type": StepLogHook}
-    return with_directions(hook) if kind == "EarlyStoppingHook" else hook
+    return _with_rule(hook, "monitor") if kind == "EarlyStoppingHook" else hook
 
 
-def own_default_hooks(hooks: dict | None) -> dict:
-    """The default hooks of a config, with those that MMEngine adds."""
+def with_defaults(hooks: dict | None) -> dict:
+    """The default hooks of a config, with those that MMEngine adds; None leaves one out."""
     always = dict(
         runtime_info=dict(type="RuntimeInfoHook"),
+        timer=dict(type="IterTimerHook"),
+        sampler_seed=dict(type="DistSamplerSeedHook"),
+        logger=dict(type="LoggerHook"),
+        param_scheduler=dict(type="ParamSchedulerHook"),
         checkpoint=dict(type="CheckpointHook", interval=1),
     )
-    return {name: own_hook(hook) for name, hook in {**always, **(hooks or {})}.items()}
+    return {k: hook for k, hook in {**always, **(hooks or {})}.items() if hook is not None}
 
 
-def _remove_earlier_best(path: str | None) -> None:
-    """Remove what a kill left between writing a best checkpoint and removing the one before."""
-    if path is None or not os.path.isfile(path):
-        return
-    folder, name = os.path.split(path)
-    parts = re.fullmatch(r"(best_.*_(?:epoch|iter)_)\d+\.pth", name)
-    for other in os.listdir(folder) if parts else ():
-        if other != name and re.fullmatch(rf"{re.escape(parts[1])}\d+\.pth", other):
-            os.remove(os.path.join(folder, other))
+def direction_of(measure: str) -> str | None:
+    """'greater' or 'less' for a key of the metrics; None where no metric says so.
+
+    A metric's class says it in ``directions``, by the name of a measure; longer names that begin
+    with it and an underscore are measured likewise.
+    """
+    METRICS.import_from_location()
+    name = measure.rpartition("/")[2]
+    for kind in METRICS.module_dict.values():
+        known = getattr(kind, "directions", {})
+        for own in sorted(known, key=len, reverse=True):
+            if name == own or name.startswith(f"{own}_"):
+                return known[own]
+    return None
 
 
-class _RemovesLater:
-    """A file backend that notes what is to be removed; folders are no checkpoints of ours."""
-
-    def __init__(self, backend) -> None:
-        self._backend = backend
-        self.removed: list[str] = []
-
-    def __getattr__(self, name: str):
-        return getattr(self._backend, name)
-
-    def isdir(self, path) -> bool:
-        return False
-
-    def remove(self, path) -> None:
-        self.removed.append(path)
-
-
-def _write_name(path: str, name: str) -> None:
-    """MMEngine's other tools look for the newest checkpoint in this file."""
-    try:
-        with open(f"{path}.part", "w", encoding="utf-8") as file:
-            file.write(name)
-        os.replace(f"{path}.part", path)
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be written: {error.strerror}") from error
+def _with_rule(hook: dict, key: str) -> dict:
+    """The config of a hook that compares measures, with the rule of those that it names."""
+    measures = hook.get(key)
+    listed = measures if isinstance(measures, (list, tuple)) else [measures]
+    if hook.get("rule") is not None or not all(isinstance(name, str) for name in listed):
+        return hook
+    rules = [direction_of(name) for name in listed]
+    if not rules or None in rules:
+        return hook
+    return {**hook, "rule": rules[0] if isinstance(measures, str) else rules}

@@ -11,20 +11,17 @@ from trn_plugin.engine.data_config import datasets_in
 from trn_plugin.errors import ConfigError
 from trn_plugin.registry import DATASETS
 
-__all__ = ["batched", "check_metrics", "check_roots", "check_training_set"]
+__all__ = ["check_metrics", "check_roots", "check_training_set"]
 
 
 def check_roots(loaders: dict) -> None:
     """Refuse a data root that is not there, before anything expensive is begun.
 
-    Data sets are found within those that wrap them.
-
     Args:
         loaders (dict): configs of loaders by 'train', 'val' and 'test'; a training does not need
             the test set.
     """
-    names = ("train", "val") if loaders["train"] is not None else ("val", "test")
-    for name in names:
+    for name in ("train", "val") if loaders["train"] is not None else ("val", "test"):
         loader = loaders[name]
         for dataset in datasets_in(loader.get("dataset") if isinstance(loader, dict) else None):
             kind = dataset.get("type")
@@ -72,11 +69,3 @@ def check_metrics(evaluator: Evaluator, model: nn.Module) -> None:
                     f"{type(metric).__name__}: expected one of the model's tasks "
                     f"({', '.join(tasks)}), found {task!r}"
                 )
-
-
-def batched(evaluator):
-    """The config of MMEngine's Evaluator as one of the evaluator that hands on batches."""
-    is_dict = isinstance(evaluator, dict) and "metrics" not in evaluator
-    if isinstance(evaluator, list) or is_dict:
-        return dict(type="trn_plugin.BatchEvaluator", metrics=evaluator)
-    return evaluator

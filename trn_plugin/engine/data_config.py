@@ -1,12 +1,15 @@
-"""Data sets in the config of a data loader, and what is put around them."""
+"""Data sets in a config, and one ``input_size`` for them and the backbone."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+from mmengine.config import Config
+
+from trn_plugin.errors import ConfigError
 from trn_plugin.registry import DATA_SAMPLERS, DATASETS
 
-__all__ = ["datasets_in", "plain_datasets_in", "with_draws"]
+__all__ = ["datasets_in", "plain_datasets_in", "spread_input_size", "with_draws"]
 
 
 def datasets_in(config: object) -> Iterator[dict]:
@@ -47,3 +50,37 @@ def _has(registry, config: object, mark: str) -> bool:
     kind = config.get("type")
     kind = registry.get(kind) if isinstance(kind, str) else kind
     return kind is None or hasattr(kind, mark)
+
+
+def spread_input_size(config: Config) -> None:
+    """Make ``input_size`` at the top of a config that of the data sets and of the backbone.
+
+    Raises:
+        ConfigError: a model without backbone, or one with another ``img_size``.
+    """
+    size = config.get("input_size")
+    if size is None:
+        return
+    loaders = [config.get(f"{part}_dataloader") for part in ("train", "val", "test")]
+    tops = [loader.get("dataset") for loader in loaders if isinstance(loader, dict)]
+    sized = [dataset for dataset in datasets_in(tops) if "input_size" in dataset]
+    before = {_sides(dataset["input_size"]) for dataset in sized}
+    for dataset in sized:
+        dataset["input_size"] = size
+    model = config.get("model")
+    backbone = model.get("backbone") if isinstance(model, dict) else None
+    if not isinstance(backbone, dict):
+        raise ConfigError(f"model.backbone: expected a dict, found {backbone!r}")
+    # where data sets and backbone agreed before, a new input_size is meant for both
+    own = _sides(backbone.get("img_size", size))
+    if own != _sides(size) and before != {own}:
+        raise ConfigError(
+            f"model.backbone.img_size is {backbone['img_size']}, but input_size is {size}: "
+            "set input_size alone"
+        )
+    backbone["img_size"] = size
+
+
+def _sides(size: object) -> object:
+    """One side or two as (height, width)."""
+    return tuple(size) if isinstance(size, (list, tuple)) else (size, size)

@@ -54,9 +54,7 @@ def average_statistics(model: nn.Module) -> None:
 
     MMEngine's ``SyncBuffersHook`` averages every buffer, counters and running covariances too.
     """
-    if get_world_size() == 1:
-        return
-    for module in model.modules():
+    for module in model.modules() if get_world_size() > 1 else ():
         if isinstance(module, _NormBase) and not isinstance(module, SyncBatchNorm):
             for statistic in (module.running_mean, module.running_var):
                 if statistic is not None:

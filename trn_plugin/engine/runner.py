@@ -13,22 +13,23 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from trn_plugin import packaged
-from trn_plugin.engine import newest, run_state
+from trn_plugin.checkpoints import (
+    load_checkpoint_file,
+    load_fitting_state,
+    load_model_state,
+    save_checkpoint_file,
+)
+from trn_plugin.engine import resuming, run_state, work_dir
 from trn_plugin.engine.building import ToldRunner, check_sections, config_errors
-from trn_plugin.engine.checkpoint import load_checkpoint_file
-from trn_plugin.engine.checkpoint_hook import own_default_hooks, own_hook
-from trn_plugin.engine.data_checks import batched, check_metrics, check_roots, check_training_set
-from trn_plugin.engine.data_config import with_draws
+from trn_plugin.engine.checkpoint_hook import own_hook, with_defaults
+from trn_plugin.engine.data_checks import check_metrics, check_roots, check_training_set
+from trn_plugin.engine.data_config import spread_input_size, with_draws
 from trn_plugin.engine.distributed import average_statistics, distributed_model, with_sync_bn
-from trn_plugin.engine.input_size import spread_input_size
+from trn_plugin.engine.hooks import run_hooks
+from trn_plugin.engine.logs import quiet_screen
 from trn_plugin.engine.loops import IterationLoop, own_loop
-from trn_plugin.engine.model_state import load_fitting_state, load_model_state
 from trn_plugin.engine.optimizers import accumulated, own_optimizer
-from trn_plugin.engine.random_state import set_random_state
-from trn_plugin.engine.run_hooks import check_loadable, run_hooks
 from trn_plugin.engine.schedules import as_iterations
-from trn_plugin.engine.work_dir import only_run_in
-from trn_plugin.engine.writing import save_checkpoint_file
 from trn_plugin.registry import RUNNERS
 
 __all__ = ["SafeRunner"]
@@ -69,8 +70,9 @@ class SafeRunner(ToldRunner):
         self.trained_on: dict = {}
         self.random_state: dict | None = None
         self.resumed_from: str | None = None
-        self.finite_steps = None
+        self.finite_steps, self.is_built = None, False
         super().__init__(*args, load_from=load_from, resume=resume, **options)
+        self.is_built = True
 
     @classmethod
     def from_cfg(cls, cfg):
@@ -86,6 +88,18 @@ class SafeRunner(ToldRunner):
     def bare_model(self):
         """The model without its wrapper for several processes."""
         return self.model.module if is_model_wrapper(self.model) else self.model
+
+    def build_logger(self, *args, **kwargs):
+        """As MMEngine's; what fills pages goes to the log file only."""
+        logger = super().build_logger(*args, **kwargs)
+        quiet_screen(logger, lambda: self.is_built)
+        return logger
+
+    def build_log_processor(self, log_processor):
+        """As MMEngine's; by default `ScreenLogProcessor`."""
+        if isinstance(log_processor, dict):
+            log_processor = {"type": "trn_plugin.ScreenLogProcessor", **log_processor}
+        return super().build_log_processor(log_processor)
 
     def build_model(self, model):
         """As MMEngine's; a data root that is not there is told before weights are looked for."""
@@ -125,8 +139,12 @@ class SafeRunner(ToldRunner):
 
     def register_hooks(self, default_hooks=None, custom_hooks=None):
         """As MMEngine's; with this package's own, and ``CheckpointHook`` means the safe one."""
-        own = [own_hook(hook) for hook in custom_hooks or ()]
-        super().register_hooks(own_default_hooks(default_hooks), own)
+        for place, hook in [
+            *((f"default_hooks.{key}", hook) for key, hook in with_defaults(default_hooks).items()),
+            *((f"custom_hooks.{key}", hook) for key, hook in enumerate(custom_hooks or ())),
+        ]:
+            with config_errors(place):
+                self.register_hook(own_hook(hook))
         for hook in run_hooks(self.cfg):
             self.register_hook(hook)
 
@@ -139,13 +157,13 @@ class SafeRunner(ToldRunner):
         """
         self.finite_steps = None
         try:
-            with only_run_in(self.work_dir) if is_main_process() else nullcontext():
-                newest.newest_first(self.work_dir)  # refuses those of a newer version
+            with work_dir.only_run_in(self.work_dir) if is_main_process() else nullcontext():
+                work_dir.newest_first(self.work_dir)  # refuses those of a newer version
                 super().dump_config()
                 return super().train()
         except KeyboardInterrupt as error:
             where = self.last_checkpoint_text()
-            if newest.checkpoint_files(self.work_dir):
+            if work_dir.checkpoint_files(self.work_dir):
                 where += "; --resume goes on from there"
             raise type(error)(where) from None
         except Exception:
@@ -166,11 +184,11 @@ class SafeRunner(ToldRunner):
         The loader has a generator of its own: it would draw its workers' seed from the global
         one each time that it is iterated, so that dropout would depend on how often it was.
         """
-        if isinstance(dataloader, dict) and not torch.cuda.is_available():
-            dataloader = {**dataloader, "pin_memory": False}  # or torch warns at every loader
         with config_errors("dataloader"):
             if isinstance(dataloader, dict):
                 dataloader = with_draws(dataloader)
+                if not torch.cuda.is_available():  # or torch warns at every loader
+                    dataloader["pin_memory"] = False
             built = Runner.build_dataloader(dataloader, seed, diff_rank_seed)
         if built.generator is None:
             built.generator = torch.Generator()
@@ -194,8 +212,11 @@ class SafeRunner(ToldRunner):
         return super().build_param_scheduler(scheduler)
 
     def build_evaluator(self, evaluator):
-        """As MMEngine's; a metric of a task that the model has not is refused."""
-        built = super().build_evaluator(batched(evaluator))
+        """As MMEngine's, with batches; a metric of a task that the model has not is refused."""
+        is_dict = isinstance(evaluator, dict) and "metrics" not in evaluator
+        if isinstance(evaluator, list) or is_dict:
+            evaluator = dict(type="trn_plugin.BatchEvaluator", metrics=evaluator)
+        built = super().build_evaluator(evaluator)
         check_metrics(built, self.bare_model)
         return built
 
@@ -227,7 +248,7 @@ class SafeRunner(ToldRunner):
         if self.loaded:
             return
         if self.resuming and self.load_from is None:
-            newest.resume_newest(self)
+            resuming.resume_newest(self)
         elif self.resuming:
             self.resume(self.load_from)
         elif self.load_from is not None:
@@ -251,20 +272,19 @@ class SafeRunner(ToldRunner):
         self.optim_wrapper = self.build_optim_wrapper(self.optim_wrapper)
         if self.param_schedulers is not None:
             self.param_schedulers = self.build_param_scheduler(self.param_schedulers)
-        run_state.resume(self, checkpoint, filename, resume_optimizer, resume_param_scheduler)
-        self.loaded = True
+        resuming.resume(self, checkpoint, filename, resume_optimizer, resume_param_scheduler)
         self.resumed_from = str(filename)
         self.logger.info(f"resumed epoch: {self.epoch}, iter: {self.iter}")
 
     def restore_random_state(self):
         """Set the generators to what they were at the checkpoint; the loops call it in time."""
         if self.random_state is not None:
-            set_random_state(self.random_state)
+            run_state.set_random_state(self.random_state)
             self.random_state = None
 
     def last_checkpoint_text(self) -> str:
         """Where a run that ends now can be resumed from."""
-        return newest.last_checkpoint_text(self.work_dir)
+        return work_dir.last_checkpoint_text(self.work_dir)
 
     def save_checkpoint(
         self,
@@ -286,7 +306,7 @@ class SafeRunner(ToldRunner):
         if self.finite_steps is not None:
             self.finite_steps.log.flush()
         average_statistics(self.bare_model)
-        check_loadable(self, save_optimizer)
+        run_state.check_loadable(self, save_optimizer)
         ranks = all_gather_object(run_state.process_state(self))
         if not is_main_process():
             return

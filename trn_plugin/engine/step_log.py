@@ -2,33 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
 from mmengine.hooks import LoggerHook, RuntimeInfoHook
 
-__all__ = ["StepLog", "StepLogHook", "finite_only"]
+__all__ = ["StepLog", "StepLogHook"]
 
 MOST_PENDING = 100
 """Steps read at once, at the latest."""
 
 
-def finite_only(entries: dict, skipped: int) -> dict:
-    """Log entries without those that are not finite, and whether the step was skipped."""
-    finite = {
-        name: value
-        for name, value in entries.items()
-        if not isinstance(value, (float, torch.Tensor))
-        or (math.isfinite(value) if isinstance(value, float) else bool(value.isfinite().all()))
-    }
-    return {**finite, "skipped_steps": skipped}
-
-
 class StepLog:
-    """Entries of steps whose values are on their way to the host.
-
-    The entries of a step become one tensor, copied without waiting.
+    """Entries of steps whose values are on their way to the host, those of a step in one tensor.
 
     Args:
         runner (SafeRunner): whose message hub gets the entries.
@@ -39,9 +25,6 @@ class StepLog:
     def __init__(self, runner, tell: Callable[[int, dict, list], dict]) -> None:
         self.runner, self.tell = runner, tell
         self.pending: list[tuple] = []
-
-    def __len__(self) -> int:
-        return len(self.pending)
 
     def add(self, iteration: int, entries: dict, good: torch.Tensor | None, norms: list) -> None:
         """Begin to copy the entries of a step.
@@ -64,22 +47,17 @@ class StepLog:
             if on_gpu:
                 event = torch.cuda.Event()
                 event.record()
-        names = list(tensors)
-        self.pending.append((iteration, entries, names, host, event, good is not None, norms))
+        self.pending.append((iteration, entries, list(tensors), host, event, good, norms))
 
     def flush(self) -> None:
-        """Wait for the steps begun so far, and log them.
-
-        Raises:
-            TrainingError: one of them was not finite.
-        """
+        """Wait for the steps begun so far, and log them; TrainingError if one was not finite."""
         pending, self.pending = self.pending, []
-        for iteration, entries, names, host, event, flagged, norms in pending:
+        for iteration, entries, names, host, event, good, norms in pending:
             if event is not None:
                 event.synchronize()
             values = [] if host is None else host.tolist()
             entries = {**entries, **dict(zip(names, values, strict=False))}
-            if flagged and not values[-1]:
+            if good is not None and not values[-1]:
                 entries = self.tell(iteration, entries, norms)
             for name, value in entries.items():
                 self.runner.message_hub.update_scalar(f"train/{name}", value)
@@ -97,12 +75,14 @@ class StepLogHook(RuntimeInfoHook):
         steps = runner.finite_steps
         if not steps.late:
             super().after_train_iter(runner, batch_idx, data_batch, outputs)
-            return
-        due = len(steps.log) >= MOST_PENDING or any(
-            isinstance(hook, LoggerHook) and hook.every_n_inner_iters(batch_idx, hook.interval)
-            for hook in runner.hooks
-        )
-        if due or self.end_of_epoch(runner.train_dataloader, batch_idx):
+        elif (
+            len(steps.log.pending) >= MOST_PENDING
+            or self.end_of_epoch(runner.train_dataloader, batch_idx)
+            or any(
+                isinstance(hook, LoggerHook) and hook.every_n_inner_iters(batch_idx, hook.interval)
+                for hook in runner.hooks
+            )
+        ):
             steps.log.flush()
 
     def before_val(self, runner) -> None:

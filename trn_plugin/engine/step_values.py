@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from typing import NamedTuple
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-__all__ = ["Losses", "is_of", "losses_text", "norms_of", "statistics_of"]
+__all__ = ["Losses", "Norms", "finite_only", "losses_text", "norms_of", "statistics_of"]
 
 
 class Losses(dict):
@@ -17,28 +20,54 @@ class Losses(dict):
             for name, value in output.items():
                 values = value if isinstance(value, (list, tuple)) else [value]
                 if "loss" in name and all(torch.is_tensor(v) for v in values):
-                    self.setdefault(name, []).extend(v.detach() for v in values)
+                    self.setdefault(name, []).extend(v.detach().reshape(-1) for v in values)
 
     def __deepcopy__(self, memo):
         return Losses()  # a copy of the model has had no step
 
+    def bad_text(self) -> str | None:
+        """Which losses are not finite; None where all are."""
+        flat = {name: torch.cat(values) for name, values in self.items()}
+        bad = {name: values[~values.isfinite()] for name, values in flat.items()}
+        return losses_text({name: float(found[0]) for name, found in bad.items() if found.numel()})
 
-def norms_of(gradients: list[torch.Tensor], order: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """The norm of all gradients together, as ``torch.nn.utils.get_total_norm``, and each one's."""
+
+class Norms(NamedTuple):
+    """The norm of an optimizer's gradients together, each one's, and of which parameters.
+
+    ``strict``: a norm that overflows is refused, even if no gradient does.
+    """
+
+    total: Tensor
+    each: Tensor
+    parameters: list
+    strict: bool
+
+    def bad_text(self, names: dict[int, str], tasks: list[str]) -> str:
+        """Which gradients are not finite."""
+        pairs = zip(self.parameters, self.each.tolist(), strict=True)
+        bad = [names.get(id(p), "a parameter") for p, norm in pairs if not math.isfinite(norm)]
+        if not bad and not math.isfinite(float(self.total)):
+            return "the norm of the gradients is not finite"
+        if not bad:
+            return "a loss of another process is not finite"
+        of = [task for task in tasks if any(task in name.split(".")[:-1] for name in bad)]
+        more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
+        tasks = f" (of {' and '.join(of)})" if of else ""
+        return f"the gradient of {bad[0]}{more}{tasks} is not finite"
+
+
+def norms_of(parameters: list[Tensor], order: float = 2.0, strict: bool = False) -> Norms:
+    """Norms as ``torch.nn.utils.get_total_norm`` computes them."""
+    gradients = [parameter.grad for parameter in parameters]
     if not gradients:
-        return torch.zeros(()), torch.zeros(0)
+        return Norms(torch.zeros(()), torch.zeros(0), parameters, strict)
     if len({(gradient.dtype, gradient.device) for gradient in gradients}) == 1:
         each = torch.stack(torch._foreach_norm(gradients, order))
     else:
-        device = gradients[0].device
         norms = [torch.linalg.vector_norm(gradient, order) for gradient in gradients]
-        each = torch.stack([norm.to(device, torch.float32) for norm in norms])
-    return torch.linalg.vector_norm(each, order), each
-
-
-def is_of(task: str, names: list[str]) -> bool:
-    """Whether parameters of these names are of a task."""
-    return any(task in name.split(".")[:-1] for name in names)
+        each = torch.stack([norm.to(gradients[0].device, torch.float32) for norm in norms])
+    return Norms(torch.linalg.vector_norm(each, order), each, parameters, strict)
 
 
 def losses_text(bad: dict[str, float]) -> str | None:
@@ -55,7 +84,14 @@ def _loss_name(key: str) -> str:
     return f"the loss of task {task!r}" if task != key else repr(key)
 
 
-def statistics_of(model: nn.Module) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def finite_only(entries: dict, skipped: int) -> dict:
+    """Log entries without those that are not finite, and whether the step was skipped."""
+    numbers = {k: torch.as_tensor(v) for k, v in entries.items() if not isinstance(v, str)}
+    bad = [name for name, value in numbers.items() if not bool(value.isfinite().all())]
+    return {**{k: v for k, v in entries.items() if k not in bad}, "skipped_steps": skipped}
+
+
+def statistics_of(model: nn.Module) -> list[tuple[Tensor, Tensor]]:
     """The buffers that a forward pass changes in normalisation layers, with copies of them."""
     return [
         (buffer, buffer.clone())

@@ -1,4 +1,4 @@
-"""A checkpoint's weights and a model: what fits, what is missing, what cannot be used.
+"""Load a checkpoint's weights into a model.
 
 A model may say more of its own state dict, all of it optional:
 
@@ -15,10 +15,10 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from trn_plugin.engine.checkpoint import EXTRA_STATE, WRAPPERS
+from trn_plugin.checkpoints.reading import EXTRA_STATE, unwrapped
 from trn_plugin.errors import CheckpointError, printable
 
-__all__ = ["listed", "load_fitting_state", "load_model_state", "nonfinite_state"]
+__all__ = ["load_fitting_state", "load_model_state", "nonfinite", "nonfinite_state"]
 
 
 def load_model_state(model: nn.Module, state: dict[str, Tensor], path: str | os.PathLike) -> None:
@@ -27,24 +27,19 @@ def load_model_state(model: nn.Module, state: dict[str, Tensor], path: str | os.
     Raises:
         CheckpointError: names the first keys that differ, or a value that is not finite.
     """
-    own, state = model.state_dict(), _unwrapped(state)
+    own, state = model.state_dict(), unwrapped(state)
     optional = getattr(model, "is_optional_state", lambda key: False)
-    differing = [
+    lacks, more = (
         [key for key in one if key not in other and not optional(key) and not _is_extra(key)]
         for one, other in ((own, state), (state, own))
-    ]
-    listings = zip(
-        ("lacks", "also holds", "has"), (*differing, _misshapen(own, state)), strict=True
     )
-    problems = [f"{name} {listed(keys)}" for name, keys in listings if keys]
+    found = {"lacks": lacks, "also holds": more, "has": _misshapen(own, state)}
+    problems = [f"it {name} {_listed(keys)}" for name, keys in found.items() if keys]
     if problems:
         raise CheckpointError(
-            f"{path} is of another model than the config's: it {'; it '.join(problems)}"
+            f"{path} is of another model than the config's: {'; '.join(problems)}"
         )
-    bad = nonfinite_state(state, own)
-    if bad is not None:
-        raise CheckpointError(f"{path}: the values of {printable(bad)} are not finite")
-    _load(model, state, path)
+    _load(model, state, own, path)
 
 
 def load_fitting_state(
@@ -60,26 +55,20 @@ def load_fitting_state(
     """
     of_run = getattr(model, "is_run_state", lambda key: False)
     own = {k: v for k, v in model.state_dict().items() if not of_run(k) and not _is_extra(k)}
-    state = _unwrapped(state)
+    state = unwrapped(state)
     fits = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
     if not fits:
         raise CheckpointError(
-            f"{path}: no weight of it fits the config's model; it holds {listed(list(state))}, "
-            f"the model {listed(list(own))}"
+            f"{path}: no weight of it fits the config's model; it holds {_listed(list(state))}, "
+            f"the model {_listed(list(own))}"
         )
-    bad = nonfinite_state(fits, own)
-    if bad is not None:
-        raise CheckpointError(f"{path}: the values of {printable(bad)} are not finite")
-    _load(model, fits, path)
-    lines = [f"{len(fits)} of {len(own)} weights taken from {path}"]
-    missing = [key for key in own if key not in state]
-    for problem, keys in (("lacks", missing), ("has", _misshapen(own, state))):
-        if keys:
-            lines.append(f"{path} {problem} {listed(keys)}: these start anew")
-    return lines
+    _load(model, fits, own, path)
+    found = {"lacks": [k for k in own if k not in state], "has": _misshapen(own, state)}
+    lines = [f"{path} {name} {_listed(k)}: these start anew" for name, k in found.items() if k]
+    return [f"{len(fits)} of {len(own)} weights taken from {path}", *lines]
 
 
-def nonfinite_state(state: dict[str, Tensor], own: dict[str, Tensor] | None = None) -> str | None:
+def nonfinite_state(state: dict[str, Tensor], own: dict[str, Tensor]) -> str | None:
     """The first key whose values are not finite.
 
     Args:
@@ -87,31 +76,31 @@ def nonfinite_state(state: dict[str, Tensor], own: dict[str, Tensor] | None = No
         own: of the model as it is built; its own infinities, as in masks of attention, may be in
             the state too.
     """
-    floating = {
-        key: value
-        for key, value in state.items()
-        if torch.is_tensor(value) and value.is_floating_point() and value.numel()
-    }
-    if not floating:
-        return None
-    finite = torch.stack([torch.isfinite(value).all().cpu() for value in floating.values()])
-    for key, good in zip(floating, finite.tolist(), strict=True):
-        if not good:
-            mine = None if own is None else own.get(key)
-            value = floating[key]
-            if mine is None or not torch.equal(torch.isinf(mine), ~torch.isfinite(value)):
-                return key
+    for key in nonfinite(state.items()):
+        masked = key in own and own[key].isinf().cpu()
+        if masked is False or not torch.equal(masked, ~state[key].isfinite().cpu()):
+            return key
     return None
 
 
-def listed(keys: Iterable[str]) -> str:
-    """The first three of some names, and how many there are more."""
-    keys = list(keys)
+def nonfinite(values: Iterable[tuple[str, object]]) -> list[str]:
+    """Names of the tensors that are not finite; the device is waited for once."""
+    tensors = [(k, v) for k, v in values if torch.is_tensor(v) and v.is_floating_point()]
+    if not tensors:
+        return []
+    good = torch.stack([torch.isfinite(value).all().cpu() for _, value in tensors]).tolist()
+    return [name for (name, _), fine in zip(tensors, good, strict=True) if not fine]
+
+
+def _listed(keys: list[str]) -> str:
     more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
     return ", ".join(printable(key) for key in keys[:3]) + more
 
 
-def _load(model: nn.Module, state: dict[str, Tensor], path: str | os.PathLike) -> None:
+def _load(model: nn.Module, state: dict, own: dict, path: str | os.PathLike) -> None:
+    bad = nonfinite_state(state, own)
+    if bad is not None:
+        raise CheckpointError(f"{path}: the values of {printable(bad)} are not finite")
     try:
         model.load_state_dict(state, strict=False)
     except Exception as error:  # what a module makes of an extra state is its own affair
@@ -127,12 +116,6 @@ def _misshapen(own: dict[str, Tensor], state: dict[str, Tensor]) -> list[str]:
         for key in own
         if key in state and not _is_extra(key) and state[key].shape != own[key].shape
     ]
-
-
-def _unwrapped(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    for prefix in WRAPPERS * 2:
-        state = {key.removeprefix(prefix): value for key, value in state.items()}
-    return state
 
 
 def _is_extra(key: str) -> bool:

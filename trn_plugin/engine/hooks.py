@@ -9,15 +9,12 @@ import torch
 from mmengine.dist import all_reduce, get_world_size
 from mmengine.hooks import EarlyStoppingHook, Hook
 
-from trn_plugin.engine.checkpoint import shown
 from trn_plugin.engine.distributed import average_statistics
 from trn_plugin.engine.finite import FiniteSteps
-from trn_plugin.engine.model_state import nonfinite_state
-from trn_plugin.engine.optimizers import nonfinite_moment
-from trn_plugin.errors import ConfigError, TrainingError
+from trn_plugin.errors import ConfigError, shown
 from trn_plugin.stopping import Terminated
 
-__all__ = ["check_loadable", "run_hooks"]
+__all__ = ["NamesHook", "run_hooks"]
 
 FIRST, LAST = 1, 99
 
@@ -70,9 +67,8 @@ class NamesHook(Hook):
         for task in model.keys() & data.keys():
             for key in ("classes", "names"):
                 theirs, ours = (kind.get(key) for kind in (model[task], data[task]))
-                if all(isinstance(names, (list, tuple)) for names in (theirs, ours)) and [
-                    *theirs
-                ] != [*ours]:
+                listed = all(isinstance(names, (list, tuple)) for names in (theirs, ours))
+                if listed and [*theirs] != [*ours]:
                     runner.logger.warning(
                         f"{task}: the model was trained with {key} {shown(list(theirs))}, the "
                         f"test data has {shown(list(ours))}: what it measures may be wrong"
@@ -89,16 +85,14 @@ class SaveOnTerminateHook(Hook):
     """Writes a checkpoint when the process is asked to end by SIGTERM, then ends the run."""
 
     priority = LAST
-
-    def __init__(self) -> None:
-        self.asked = False
+    before, asked = None, False
 
     def before_train(self, runner) -> None:
         if threading.current_thread() is threading.main_thread():
             self.before = signal.signal(signal.SIGTERM, self._note)
 
     def after_train(self, runner) -> None:
-        if hasattr(self, "before"):
+        if self.before is not None:
             signal.signal(signal.SIGTERM, self.before)
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
@@ -111,32 +105,12 @@ class SaveOnTerminateHook(Hook):
         self.asked = True
 
     def _save_if_asked(self, runner, iteration: int) -> None:
-        asked = torch.tensor(int(self.asked), device=next(runner.model.parameters()).device)
-        if get_world_size() > 1:
-            all_reduce(asked, op="max")
-        if self.asked or (get_world_size() > 1 and bool(asked)):
-            meta = dict(epoch=runner.epoch, iter=iteration)
-            runner.save_checkpoint(
-                runner.work_dir, f"iter_{iteration}.pth", meta=meta, by_epoch=False
-            )
+        asked = self.asked
+        if get_world_size() > 1:  # one that was asked ends all
+            flag = torch.tensor(int(asked), device=next(runner.model.parameters()).device)
+            all_reduce(flag, op="max")
+            asked = bool(flag)
+        if asked:
+            meta, name = dict(epoch=runner.epoch, iter=iteration), f"iter_{iteration}.pth"
+            runner.save_checkpoint(runner.work_dir, name, meta=meta, by_epoch=False)
             raise Terminated
-
-
-def check_loadable(runner, optimizer: bool) -> None:
-    """Refuse to save what could not be loaded again.
-
-    Raises:
-        TrainingError: weights, statistics, or moments of an optimizer, that are not finite.
-    """
-    model = runner.bare_model
-    bad = nonfinite_state(model.state_dict(), runner.finite_steps and runner.finite_steps.built)
-    kind = "weights" if bad in dict(model.named_parameters()) else "statistics"
-    what = f"the {kind} of {bad} are"
-    if bad is None and optimizer:
-        bad = nonfinite_moment(runner.optim_wrapper)
-        what = f"the optimizer's {bad} is"
-    if bad is not None:
-        raise TrainingError(
-            f"iteration {runner.iter}: {what} not finite and not saved; "
-            f"{runner.last_checkpoint_text()}"
-        )
