@@ -46,11 +46,7 @@ def config_errors(where: str) -> Iterator[None]:
 
 
 def check_sections(config) -> None:
-    """Refuse a section of a config that is of another type than its readers expect.
-
-    Raises:
-        ConfigError: naming the key.
-    """
+    """ConfigError, with its key, for a section of another type than its readers expect."""
     for kinds, name, keys in SECTIONS:
         for key in keys.split():
             _check(key, config.get(key), kinds, name)

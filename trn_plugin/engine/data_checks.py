@@ -17,9 +17,7 @@ __all__ = ["check_metrics", "check_roots", "check_training_set"]
 def check_roots(loaders: dict) -> None:
     """Refuse a data root that is not there, before anything expensive is begun.
 
-    Args:
-        loaders (dict): configs of loaders by 'train', 'val' and 'test'; a training does not need
-            the test set.
+    ``loaders`` are configs by 'train', 'val' and 'test'; a training does not need the test set.
     """
     for name in ("train", "val") if loaders["train"] is not None else ("val", "test"):
         loader = loaders[name]
@@ -32,11 +30,7 @@ def check_roots(loaders: dict) -> None:
 
 
 def check_training_set(loader: DataLoader, model: nn.Module) -> None:
-    """Refuse an epoch without a batch, and data that do not fit the model; fit the heads to them.
-
-    Raises:
-        ConfigError: naming the loader, the head, or the pipeline.
-    """
+    """Refuse an epoch without a batch, and data that do not fit the model; fit the heads to them."""
     if len(loader) == 0:
         raise ConfigError(
             f"train_dataloader: {len(loader.dataset)} samples give no batch of "
@@ -56,11 +50,7 @@ def check_training_set(loader: DataLoader, model: nn.Module) -> None:
 
 
 def check_metrics(evaluator: Evaluator, model: nn.Module) -> None:
-    """Refuse a metric of a task that the model has not, which only an evaluation would meet.
-
-    Raises:
-        ConfigError: naming the metric and the task.
-    """
+    """Refuse a metric of a task that the model has not, which only an evaluation would meet."""
     tasks = getattr(model, "tasks", None)
     for metric in evaluator.metrics if tasks is not None else ():
         for task in getattr(metric, "predicted_tasks", ()):

@@ -53,11 +53,7 @@ def _has(registry, config: object, mark: str) -> bool:
 
 
 def spread_input_size(config: Config) -> None:
-    """Make ``input_size`` at the top of a config that of the data sets and of the backbone.
-
-    Raises:
-        ConfigError: a model without backbone, or one with another ``img_size``.
-    """
+    """Make ``input_size`` at the top of a config that of the data sets and of the backbone."""
     size = config.get("input_size")
     if size is None:
         return

@@ -18,13 +18,7 @@ __all__ = ["average_statistics", "distributed_model", "with_sync_bn"]
 
 
 def with_sync_bn(value: str | None, model: nn.Module) -> nn.Module:
-    """The model with the config's ``sync_bn``.
-
-    MMEngine's conversion drops the activation in timm's BatchNormAct layers.
-
-    Raises:
-        ConfigError: ``sync_bn`` without CUDA, or with another value than 'torch'.
-    """
+    """The config's ``sync_bn``; MMEngine's drops the activation in timm's BatchNormAct layers."""
     if value is None:
         return model
     if value != "torch":

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import bisect
 import itertools
 from collections.abc import Iterator
 
 from mmengine.dataset import InfiniteSampler
 from mmengine.runner import BaseLoop
-from mmengine.runner.utils import calc_dynamic_intervals
 from torch.utils.data import DataLoader
 
 from trn_plugin.errors import CheckpointError, ConfigError, shown
@@ -17,21 +15,11 @@ __all__ = ["EpochLoop", "IterationLoop", "batches_from", "own_loop"]
 
 
 def batches_from(loader: DataLoader, start: int) -> Iterator:
-    """The batches of an epoch from the one of index ``start`` on; those before are not read.
-
-    Raises:
-        ConfigError: a batch sampler that cannot be forwarded.
-    """
-    batch_sampler = loader.batch_sampler
+    """The batches of an epoch from the one of index ``start`` on; those before are not read."""
     if start == 0:
         yield from loader
         return
-    if not hasattr(batch_sampler, "sampler") or not hasattr(batch_sampler, "batch_size"):
-        raise ConfigError(
-            f"train_dataloader.batch_sampler: {type(batch_sampler).__name__} has no 'sampler' and "
-            "'batch_size', so that a run cannot go on within an epoch; resume from the checkpoint "
-            "of a whole epoch"
-        )
+    batch_sampler = loader.batch_sampler
     sampler = batch_sampler.sampler
     batch_sampler.sampler = _Remaining(sampler, start * batch_sampler.batch_size)
     try:
@@ -64,22 +52,16 @@ class _Loop(BaseLoop):
             that may be due at its iteration.
     """
 
-    def __init__(
-        self, runner, dataloader, length, val_begin=1, val_interval=1, dynamic_intervals=None
-    ) -> None:
+    def __init__(self, runner, dataloader, length, val_begin=1, val_interval=1) -> None:
         super().__init__(runner, dataloader)
         self.length = _whole(*length, 0)
         self.val_begin = _whole("val_begin", val_begin, 0)
         self.val_interval = _whole("val_interval", val_interval, 1)
-        self.milestones, self.intervals = calc_dynamic_intervals(
-            self.val_interval, dynamic_intervals
-        )
         self.epoch = self.iter = self.done = 0
         self.stop_training = self.validation_pending = False
         runner.visualizer.dataset_meta = getattr(self.dataloader.dataset, "metainfo", None)
 
     def _validate_if_due(self, step: int) -> None:
-        self.val_interval = self.intervals[bisect.bisect(self.milestones, step + 1) - 1]
         due = step % self.val_interval == 0 or step == self.length
         if self.runner.val_loop is not None and step >= self.val_begin and due:
             self.runner.val_loop.run()
@@ -137,11 +119,7 @@ class EpochLoop(_Loop):
         self.done = 0
 
     def find_batch(self, meta: dict, filename) -> None:
-        """Go on from the batch within an epoch that a checkpoint's metadata names.
-
-        Raises:
-            CheckpointError: it is of an epoch of another length.
-        """
+        """Go on from the batch within an epoch that a checkpoint's metadata names."""
         batches = len(self.dataloader)
         known, done = meta.get("batches", batches), meta.get("batch")
         if done is None:  # written by MMEngine
@@ -159,10 +137,9 @@ class EpochLoop(_Loop):
 
 
 class IterationLoop(_Loop):
-    """As MMEngine's ``IterBasedTrainLoop``; passes over the data are numbered from 0.
+    """As MMEngine's ``IterBasedTrainLoop``; a pass over the data has its own order and views.
 
-    The sampler's epoch is the number of the pass, so that every pass has its own order and
-    augmentation. MMEngine's ``InfiniteSampler`` has one endless pass.
+    Passes are numbered from 0; MMEngine's ``InfiniteSampler`` has one endless pass.
     """
 
     max_epochs = 1

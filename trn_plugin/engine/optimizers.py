@@ -39,9 +39,6 @@ def own_optimizer(wrapper, on_gpu: bool):
     """The config of an optimizer wrapper; on a GPU fused unless the config says otherwise.
 
     A fused optimizer can leave out a step without its host waiting to know.
-
-    Raises:
-        ConfigError: no optimizer of that name.
     """
     optimizer = wrapper.get("optimizer") if isinstance(wrapper, dict) else None
     name = optimizer.get("type") if isinstance(optimizer, dict) else None
@@ -59,8 +56,7 @@ def own_optimizer(wrapper, on_gpu: bool):
 def optimized_names(wrapper, model: nn.Module) -> dict[str, list[list[str]]]:
     """Names of the parameters of an optimizer's groups, by the name of the optimizer, in order.
 
-    An optimizer's state knows its parameters by their number only, and their order in a model may
-    change: with the version of timm, or when gradient checkpointing is switched on.
+    A state knows them by number, and their order may change with the version of timm.
     """
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     return {

@@ -72,11 +72,7 @@ def capture(runner, save_optimizer: bool, save_param_scheduler: bool) -> dict:
 
 
 def check_loadable(runner, optimizer: bool) -> None:
-    """Refuse to save what could not be loaded again.
-
-    Raises:
-        TrainingError: weights, statistics, or moments of an optimizer, that are not finite.
-    """
+    """TrainingError for weights, statistics or moments that could not be loaded again."""
     model, built = runner.bare_model, runner.finite_steps.built if runner.finite_steps else {}
     bad = nonfinite_state(model.state_dict(), built)
     kind = "weights" if bad in dict(model.named_parameters()) else "statistics"
@@ -201,11 +197,7 @@ def random_state() -> dict:
 
 
 def set_random_state(state: dict) -> None:
-    """Set the generators to a state that :func:`random_state` gave.
-
-    Raises:
-        TypeError, ValueError, KeyError, RuntimeError: no such state.
-    """
+    """Set the generators to a state that :func:`random_state` gave."""
     version, words, gauss = state["python"]
     kind, keys, *rest = state["numpy"]
     random.setstate((version, tuple(words.tolist()), gauss))

@@ -12,13 +12,7 @@ from mmengine.dist import all_gather_object, is_main_process
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
-from trn_plugin import packaged
-from trn_plugin.checkpoints import (
-    load_checkpoint_file,
-    load_fitting_state,
-    load_model_state,
-    save_checkpoint_file,
-)
+from trn_plugin import checkpoints, packaged
 from trn_plugin.engine import resuming, run_state, work_dir
 from trn_plugin.engine.building import ToldRunner, check_sections, config_errors
 from trn_plugin.engine.checkpoint_hook import own_hook, with_defaults
@@ -39,20 +33,16 @@ PARTS = ("train", "val", "test")
 
 @RUNNERS.register_module()
 class SafeRunner(ToldRunner):
-    """MMEngine's Runner with another way of writing and reading checkpoints.
+    """MMEngine's Runner with checkpoints of plain data (``runner_type='SafeRunner'``).
 
-    A checkpoint holds tensors, numbers and strings only, is written whole or not at all, and
-    nothing in it is executed when it is read: MMEngine 0.10.7 cannot read its own checkpoints on
-    torch >= 2.6 without allowing code in them, and evaluates the config text that they hold.
-    Checkpoints of the plain Runner can be read too. Set ``runner_type='SafeRunner'``.
+    A checkpoint is written whole or not at all, and nothing in it is executed when it is read.
+    Checkpoints of the plain Runner can be read too.
 
-    A resumed run ends as one that was not stopped, bit for bit on a CPU: a checkpoint also holds
-    every process's random generators and gradients that wait for more micro-batches, the loops go
-    on from the very batch, and the data loaders draw nothing from the generators that training
-    draws from. What of a changed config it does not follow is one warning; with
-    ``resume_schedule='config'`` it follows the rates and schedules, as if they had been so from
-    the start. A step that is not finite ends the run (``non_finite='skip'`` in the config leaves
-    it out instead). ``save_on_sigterm=True`` writes a checkpoint before SIGTERM ends it.
+    A resumed run ends as one that was not stopped, bit for bit on a CPU. What of a changed config
+    it does not follow is one warning; with ``resume_schedule='config'`` it follows the rates and
+    schedules, as if they had been so from the start. A step that is not finite ends the run
+    (``non_finite='skip'`` leaves it out instead). ``save_on_sigterm=True`` writes a checkpoint
+    before SIGTERM ends it.
 
     Attributes:
         finite_steps (FiniteSteps): runs the training steps, while training.
@@ -66,11 +56,9 @@ class SafeRunner(ToldRunner):
         self.trains = options.get("train_cfg") is not None
         self.randomness = options.setdefault("randomness", {"seed": None})
         self.load_from, self.resuming, self.loaded = load_from, resume, False
-        self.validated: tuple[int, dict] = (-1, {})
-        self.trained_on: dict = {}
-        self.random_state: dict | None = None
-        self.resumed_from: str | None = None
-        self.finite_steps, self.is_built = None, False
+        self.validated, self.trained_on = (-1, {}), {}
+        self.random_state = self.resumed_from = self.finite_steps = None
+        self.is_built = False
         super().__init__(*args, load_from=load_from, resume=resume, **options)
         self.is_built = True
 
@@ -110,11 +98,7 @@ class SafeRunner(ToldRunner):
         """Nothing: a training dumps its config when it has the work directory to itself."""
 
     def wrap_model(self, model_wrapper_cfg, model):
-        """As MMEngine's; without CUDA too, and with timm's conversion of batch norm.
-
-        Raises:
-            ConfigError: ``sync_bn`` without CUDA, or with another value than 'torch'.
-        """
+        """As MMEngine's; without CUDA too, and with timm's conversion of batch norm."""
         if not self.distributed or is_model_wrapper(model):
             return super().wrap_model(model_wrapper_cfg, model)
         sync_bn = self.cfg.get("sync_bn")
@@ -149,12 +133,7 @@ class SafeRunner(ToldRunner):
             self.register_hook(hook)
 
     def train(self):
-        """As MMEngine's.
-
-        Raises:
-            TrainingError: a loss or gradient that is not finite.
-            ConfigError: another training runs in the work directory, or an error before a step.
-        """
+        """As MMEngine's; what fails before the first step is a ConfigError."""
         self.finite_steps = None
         try:
             with work_dir.only_run_in(self.work_dir) if is_main_process() else nullcontext():
@@ -177,22 +156,15 @@ class SafeRunner(ToldRunner):
 
     @staticmethod
     def build_dataloader(dataloader, seed=None, diff_rank_seed=False):
-        """As MMEngine's; a mistake in the config is a ConfigError; nothing is pinned on CPUs.
-
-        Samples know for which draw they are read, whatever sampler and data sets a config names.
-
-        The loader has a generator of its own: it would draw its workers' seed from the global
-        one each time that it is iterated, so that dropout would depend on how often it was.
-        """
+        """As MMEngine's; samples know for which draw they are read; nothing is pinned on CPUs."""
         with config_errors("dataloader"):
             if isinstance(dataloader, dict):
                 dataloader = with_draws(dataloader)
                 if not torch.cuda.is_available():  # or torch warns at every loader
                     dataloader["pin_memory"] = False
             built = Runner.build_dataloader(dataloader, seed, diff_rank_seed)
-        if built.generator is None:
-            built.generator = torch.Generator()
-            built.generator.manual_seed(seed or 0)
+        if built.generator is None:  # or each pass draws a seed from training's own generator
+            built.generator = torch.Generator().manual_seed(seed or 0)
         return built
 
     def build_optim_wrapper(self, optim_wrapper):
@@ -228,17 +200,18 @@ class SafeRunner(ToldRunner):
 
     def load_checkpoint(self, filename, map_location="cpu", strict=False, revise_keys=()):
         """Load weights; every name must fit unless the run trains from them (``load_from``)."""
-        checkpoint = load_checkpoint_file(filename, map_location)
+        checkpoint = checkpoints.load_checkpoint_file(filename, map_location)
         self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
         if strict or self.resuming or not self.trains:
-            load_model_state(self.bare_model, checkpoint["state_dict"], filename)
+            checkpoints.load_model_state(self.bare_model, checkpoint["state_dict"], filename)
         else:
-            first, *more = load_fitting_state(self.bare_model, checkpoint["state_dict"], filename)
+            first, *more = checkpoints.load_fitting_state(
+                self.bare_model, checkpoint["state_dict"], filename
+            )
             self.logger.info(first)
             for line in more:
                 self.logger.warning(line)
-        self.loaded = True
-        trained_on = checkpoint["meta"].get("dataset_meta")
+        self.loaded, trained_on = True, checkpoint["meta"].get("dataset_meta")
         self.trained_on = trained_on if isinstance(trained_on, dict) else {}
         self.logger.info(f"Load checkpoint from {filename}")
         return checkpoint
@@ -255,18 +228,9 @@ class SafeRunner(ToldRunner):
             self.load_checkpoint(self.load_from)
 
     def resume(
-        self,
-        filename,
-        resume_optimizer=True,
-        resume_param_scheduler=True,
-        map_location="default",
+        self, filename, resume_optimizer=True, resume_param_scheduler=True, map_location="default"
     ):
-        """Continue a training run: weights, counters, optimiser, schedules, logs, generators.
-
-        Raises:
-            CheckpointError: as ``load_checkpoint``; a file without a run's counters, or with the
-                state of other optimizers; one from within an epoch of another length.
-        """
+        """Continue a run: weights, counters, optimizers, schedules, logs, random generators."""
         device = get_device() if map_location == "default" else map_location
         checkpoint = self.load_checkpoint(filename, map_location=device, strict=True)
         self.optim_wrapper = self.build_optim_wrapper(self.optim_wrapper)
@@ -297,11 +261,11 @@ class SafeRunner(ToldRunner):
         by_epoch=True,
         backend_args=None,
     ):
-        """Write a checkpoint of plain data; all processes must call it.
+        """Write a checkpoint; all processes must call it.
 
         Raises:
             CheckpointError: the file cannot be written.
-            TrainingError: a state that could not be loaded; the earlier checkpoint stays.
+            TrainingError: a state that could not be loaded again; the earlier checkpoint stays.
         """
         if self.finite_steps is not None:
             self.finite_steps.log.flush()
@@ -317,4 +281,4 @@ class SafeRunner(ToldRunner):
             **run_state.capture(self, save_optimizer, save_param_scheduler),
         }
         self.call_hook("before_save_checkpoint", checkpoint=checkpoint)
-        save_checkpoint_file(checkpoint, mmengine.fileio.join_path(out_dir, filename))
+        checkpoints.save_checkpoint_file(checkpoint, mmengine.fileio.join_path(out_dir, filename))

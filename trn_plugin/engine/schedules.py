@@ -14,11 +14,7 @@ COUNTERS = ("last_step", "verbose")
 
 
 def as_iterations(scheduler, epoch_length: int, max_iters: int):
-    """The config of schedules for a loop that counts iterations: an epoch is a pass of the data.
-
-    Raises:
-        ConfigError: a schedule by epochs that has no form in iterations.
-    """
+    """The config of schedules for a loop that counts iterations: an epoch is a pass of the data."""
     if isinstance(scheduler, (list, tuple)):
         return [as_iterations(each, epoch_length, max_iters) for each in scheduler]
     if not isinstance(scheduler, dict) or not scheduler.get("by_epoch", True):
@@ -45,10 +41,7 @@ def schedules_in(schedulers) -> Iterator:
 
 
 def restore_schedules(schedulers, saved) -> list[str]:
-    """Set schedules to saved states of schedules like them.
-
-    Returns:
-        list[str]: in what the saved ones are of another form than the config's.
+    """Set schedules to saved states; in what those are of another form than the config's.
 
     Raises:
         ValueError, TypeError: naming what a state lacks, or what is of another kind.
@@ -73,11 +66,7 @@ def restore_schedules(schedulers, saved) -> list[str]:
 
 
 def replay(schedulers, iterations: int, epoch_length: int) -> None:
-    """Bring new schedulers to where they are after so many iterations.
-
-    Raises:
-        ConfigError: a schedule that follows the validations, which cannot be replayed.
-    """
+    """Bring new schedulers to where they are after so many iterations."""
     schedules = list(schedules_in(schedulers))
     for schedule in schedules:
         if getattr(schedule, "need_val_args", False):

@@ -27,12 +27,12 @@ class StepLog:
         self.pending: list[tuple] = []
 
     def add(self, iteration: int, entries: dict, good: torch.Tensor | None, norms: list) -> None:
-        """Begin to copy the entries of a step.
+        """Begin to copy the entries of a step, numbers and tensors of one number.
 
         Args:
             iteration: counted from 1.
-            entries: numbers, and tensors of one number.
-            good: flag on the device; None if the step is known to be told already.
+            entries: by name.
+            good: flag on the device; None if what was not finite is told already.
             norms: of the gradients, as ``tell`` takes them.
         """
         tensors = {k: v.detach().reshape(1) for k, v in entries.items() if torch.is_tensor(v)}
@@ -71,7 +71,6 @@ class StepLogHook(RuntimeInfoHook):
     """
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
-        """As MMEngine's, or read what is due."""
         steps = runner.finite_steps
         if not steps.late:
             super().after_train_iter(runner, batch_idx, data_batch, outputs)
@@ -86,12 +85,10 @@ class StepLogHook(RuntimeInfoHook):
             steps.log.flush()
 
     def before_val(self, runner) -> None:
-        """As MMEngine's."""
         if runner.finite_steps is not None:
             runner.finite_steps.log.flush()
         super().before_val(runner)
 
     def after_train(self, runner) -> None:
-        """As MMEngine's."""
         runner.finite_steps.log.flush()
         super().after_train(runner)
