@@ -95,7 +95,7 @@ def main(args):
 def load(config, checkpoint):
     from trn_plugin.deploy.checkpoint import load_for_export
     from trn_plugin.deploy.export import describe_model
-    from trn_plugin.engine.inference import build_model
+    from trn_plugin.deploy.inference import build_model
 
     if checkpoint:
         model, _, metadata = load_for_export(config, checkpoint)

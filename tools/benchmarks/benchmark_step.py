@@ -149,7 +149,7 @@ def build(config, args) -> tuple[Side, Side]:
     Raises:
         ConfigError: a config without either.
     """
-    from trn_plugin.engine.inference import build_model
+    from trn_plugin.deploy.inference import build_model
     from trn_plugin.hooks import TaskRelationLossHook
     from trn_plugin.models import MultiTaskModel
     from trn_plugin.registry import HOOKS, MODELS

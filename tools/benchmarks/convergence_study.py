@@ -75,7 +75,7 @@ def read(args):
     from mmengine.device import get_device
     from tqdm import tqdm
 
-    from trn_plugin.engine.inference import build_loader, load_model
+    from trn_plugin.deploy.inference import build_loader, load_model
     from trn_plugin.evaluation.features import collect_features
 
     config = load_config(args.config, args.cfg_options)

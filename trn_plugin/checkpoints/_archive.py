@@ -51,11 +51,7 @@ def is_archive(path: str) -> bool:
 
 
 def check_archive(path: str) -> None:
-    """Refuse odd records, less data than declared, and pickles that fill the memory or hang.
-
-    Raises:
-        CheckpointError: naming the record or the sizes.
-    """
+    """Refuse odd records, less data than declared, and pickles that fill the memory or hang."""
     if not is_archive(path):  # no records: torch reads the data in order and stops at the end
         with open(path, "rb") as file:
             for _ in range(OLD_PICKLES):

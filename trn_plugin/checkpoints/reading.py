@@ -65,12 +65,7 @@ def load_checkpoint_file(path: str | os.PathLike, map_location="cpu") -> dict:
 
 
 def read_meta(path: str | os.PathLike) -> tuple[dict, bool]:
-    """The 'meta' of a checkpoint and whether it has an optimizer's state, without its tensors.
-
-    Raises:
-        NewerFormatError: a file of a newer version.
-        CheckpointError: as :func:`load_checkpoint_file`, as far as that can be seen.
-    """
+    """The 'meta' of a checkpoint and whether it has an optimizer's state, without its tensors."""
     checkpoint = _load(path, "cpu", mmap=True)
     meta = checkpoint.get("meta") if isinstance(checkpoint, dict) else None
     if not isinstance(meta, dict):
@@ -117,7 +112,7 @@ def _check_weights(weights: dict, path: str | os.PathLike) -> None:
             raise CheckpointError(f"{path}: expected weights by name, found the key {shown(name)}")
         if name.endswith(EXTRA_STATE):
             continue
-        found = _odd_tensor(value) if torch.is_tensor(value) else type(value).__name__
+        found = _odd_kind(value)
         if found:
             raise CheckpointError(
                 f"{path}: expected {printable(name)!r} to be a dense tensor, found {found}"
@@ -126,8 +121,10 @@ def _check_weights(weights: dict, path: str | os.PathLike) -> None:
             raise CheckpointError(f"{path}: the values of {printable(name)} are negative")
 
 
-def _odd_tensor(value: torch.Tensor) -> str:
-    """What is odd about a tensor; nothing about those that a model can be given."""
+def _odd_kind(value) -> str:
+    """What is odd about a weight; nothing about tensors that a model can be given."""
+    if not torch.is_tensor(value):
+        return type(value).__name__
     if value.layout != torch.strided or value.is_meta or value.is_nested:
         return f"a {value.layout} tensor on {value.device}"
     small = value.dtype.is_floating_point and value.element_size() < 2  # float8 has no arithmetic
@@ -141,13 +138,13 @@ def _existing(path: str | os.PathLike) -> str:
         raise CheckpointError(f"{path}: expected a checkpoint file, found a folder")
     if not os.path.exists(path):
         raise CheckpointError(f"{path}: no such checkpoint file")
+    if os.path.getsize(path) == 0:
+        raise CheckpointError(f"{path}: the file is empty (0 bytes)")
     return path
 
 
 def _load(path: str | os.PathLike, map_location, mmap: bool = False):
     path = _existing(path)
-    if os.path.getsize(path) == 0:
-        raise CheckpointError(f"{path}: the file is empty (0 bytes)")
     try:
         check_archive(path)
         with _stand_ins_only():

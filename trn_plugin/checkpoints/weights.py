@@ -22,11 +22,7 @@ __all__ = ["load_fitting_state", "load_model_state", "nonfinite", "nonfinite_sta
 
 
 def load_model_state(model: nn.Module, state: dict[str, Tensor], path: str | os.PathLike) -> None:
-    """Load ``state`` into ``model``, every name and shape fitting.
-
-    Raises:
-        CheckpointError: names the first keys that differ, or a value that is not finite.
-    """
+    """Load ``state``, all of whose names and shapes must fit, or CheckpointError names them."""
     own, state = model.state_dict(), unwrapped(state)
     optional = getattr(model, "is_optional_state", lambda key: False)
     lacks, more = (
@@ -45,14 +41,7 @@ def load_model_state(model: nn.Module, state: dict[str, Tensor], path: str | os.
 def load_fitting_state(
     model: nn.Module, state: dict[str, Tensor], path: str | os.PathLike
 ) -> list[str]:
-    """Load the weights whose names and shapes fit, for a training that starts from them.
-
-    Returns:
-        list[str]: lines for the log.
-
-    Raises:
-        CheckpointError: nothing fits, or a value is not finite.
-    """
+    """Load the weights that fit, for a training that starts from them; lines for the log."""
     of_run = getattr(model, "is_run_state", lambda key: False)
     own = {k: v for k, v in model.state_dict().items() if not of_run(k) and not _is_extra(k)}
     state = unwrapped(state)
@@ -69,13 +58,7 @@ def load_fitting_state(
 
 
 def nonfinite_state(state: dict[str, Tensor], own: dict[str, Tensor]) -> str | None:
-    """The first key whose values are not finite.
-
-    Args:
-        state: of a checkpoint or a model.
-        own: of the model as it is built; its own infinities, as in masks of attention, may be in
-            the state too.
-    """
+    """The first key whose values are not finite; infinities of ``own``, as in masks, may be."""
     for key in nonfinite(state.items()):
         masked = key in own and own[key].isinf().cpu()
         if masked is False or not torch.equal(masked, ~state[key].isfinite().cpu()):

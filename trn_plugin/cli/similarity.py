@@ -195,7 +195,7 @@ def read_checkpoint(args):
     from mmengine.device import get_device
     from tqdm import tqdm
 
-    from trn_plugin.engine.inference import build_loader, load_model
+    from trn_plugin.deploy.inference import build_loader, load_model
     from trn_plugin.evaluation.features import collect_features
     from trn_plugin.evaluation.pairwise import grouped
 

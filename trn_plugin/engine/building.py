@@ -14,14 +14,13 @@ from trn_plugin.errors import ConfigError, TrnPluginError, first_line, printable
 __all__ = ["ToldRunner", "check_sections", "config_errors"]
 
 LIST, PLAIN = (list, tuple), (bool, int, float, str, bytes, list, tuple, dict)
+DICTS = (
+    "train_dataloader val_dataloader test_dataloader train_cfg val_cfg test_cfg default_hooks "
+    "auto_scale_lr model optim_wrapper env_cfg randomness visualizer log_processor "
+    "model_wrapper_cfg data_preprocessor"
+)
 SECTIONS = (
-    (
-        dict,
-        "a dict",
-        "train_dataloader val_dataloader test_dataloader train_cfg val_cfg test_cfg default_hooks "
-        "auto_scale_lr model optim_wrapper env_cfg randomness visualizer log_processor "
-        "model_wrapper_cfg data_preprocessor",
-    ),
+    (dict, "a dict", DICTS),
     ((dict, *LIST), "a dict or a list", "param_scheduler val_evaluator test_evaluator"),
     (str, "text", "work_dir load_from default_scope experiment_name runner_type launcher"),
     ((str, int), "text or a number", "log_level"),

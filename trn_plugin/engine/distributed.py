@@ -46,7 +46,7 @@ def distributed_model(cfg, model: nn.Module) -> MMDistributedDataParallel:
 def average_statistics(model: nn.Module) -> None:
     """One set of batch norm statistics for all processes: what is saved is what is tested.
 
-    MMEngine's ``SyncBuffersHook`` averages every buffer, counters and running covariances too.
+    MMEngine's ``SyncBuffersHook`` averages counters and running covariances too.
     """
     for module in model.modules() if get_world_size() > 1 else ():
         if isinstance(module, _NormBase) and not isinstance(module, SyncBatchNorm):

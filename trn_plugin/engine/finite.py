@@ -8,10 +8,10 @@ import math
 import torch
 import torch.distributed
 
+from trn_plugin.engine import step_log
 from trn_plugin.engine.building import config_errors
 from trn_plugin.engine.optimizers import wrappers_of
-from trn_plugin.engine.step_log import StepLog
-from trn_plugin.engine.step_values import Losses, finite_only, losses_text, norms_of, statistics_of
+from trn_plugin.engine.step_log import StepLog, finite_only
 from trn_plugin.errors import CheckpointError, ConfigError, TrainingError, first_line, printable
 
 __all__ = ["FiniteSteps", "reads_late"]
@@ -33,18 +33,16 @@ def reads_late(device: torch.device) -> bool:
 class FiniteSteps:
     """Runs a runner's training steps; one that is not finite ends the run, or is left out.
 
-    Losses and the norm of the gradients, which is that of clipping where there is clipping, are
-    looked at after the backward pass. On a CPU this is at once. A GPU is not waited for: a fused
-    optimizer leaves its weights and moments as they are where a flag on the device says so, and
-    the flag is read with the log (:class:`StepLog`); other optimizers, and the first step, wait.
-    Of several processes all see the same gradients and so decide alike; whether to skip for a
-    loss alone they agree on. Under mixed precision a gradient that overflowed is the business of
-    the gradient scaler, which skips that step and lowers its scale.
+    Losses and the norm of the gradients are checked after the backward pass, on a CPU at once. A
+    GPU is not waited for: a fused optimizer changes nothing where a flag on the device says so,
+    and the flag is read with the log (:class:`StepLog`); other optimizers, and the first step,
+    wait. Several processes see the same gradients; whether to skip for a loss alone they agree
+    on. A gradient that overflowed under mixed precision is left to the gradient scaler.
 
     Args:
         runner (SafeRunner): whose model and optimizers are built.
-        action (str): 'stop' raises TrainingError, 'skip' leaves weights and normalisation
-            statistics as they were before the step, says so in the log and counts.
+        action (str): 'stop' raises TrainingError; 'skip' restores weights and statistics, says so
+            in the log and counts.
 
     Attributes:
         begun (bool): whether a step was begun.
@@ -55,14 +53,14 @@ class FiniteSteps:
     def __init__(self, runner, action: str = "stop") -> None:
         if action not in ACTIONS:
             raise ConfigError(f"non_finite: expected one of {', '.join(ACTIONS)}, found {action!r}")
-        self.runner, self.skips, self.begun, self.in_a_row = runner, action == "skip", False, 0
-        self.last_bad = -1
+        self.runner, self.skips, self.begun = runner, action == "skip", False
+        self.in_a_row, self.last_bad = 0, -1
         model = runner.bare_model
         self.names = {id(p): name for name, p in model.named_parameters()}
         self.built = {k: b.clone() for k, b in model.named_buffers() if bool(b.isinf().any())}
         self.device = next(model.parameters()).device
         self.late = reads_late(self.device)
-        self.log, self.losses = StepLog(runner, self._tell), Losses()
+        self.log, self.losses = StepLog(runner, self._tell), step_log.Losses()
         self.wrappers = list(wrappers_of(runner.optim_wrapper).values())
         self.handles = [model.register_forward_hook(self.losses)]
         self.clipped, self.flagged = {}, []
@@ -86,20 +84,15 @@ class FiniteSteps:
             wrapper.clip_func = torch.nn.utils.clip_grad_norm_
 
     def train_step(self, data_batch) -> dict:
-        """The model's training step.
-
-        Returns:
-            dict: what there is to log; where steps can be skipped also ``skipped_steps``, 1 for a
-            step that was.
+        """The model's training step; what there is to log of it.
 
         Raises:
             TrainingError: naming iteration, task and level, as far as they are known.
-            CheckpointError: in the first step of a resumed run, from an optimizer whose state in
-                the file is of no use.
+            CheckpointError: in the first step of a resumed run, if its optimizer cannot go on.
         """
         runner, self.begun = self.runner, True
         counts = [getattr(wrapper, "inner_count", 0) for wrapper in self.wrappers]
-        statistics = statistics_of(runner.bare_model) if self.skips else []
+        statistics = step_log.statistics_of(runner.bare_model) if self.skips else []
         self.stepped, self.good, self.masked, self.norms = False, None, None, {}
         try:
             outputs = runner.model.train_step(data_batch, optim_wrapper=runner.optim_wrapper)
@@ -131,18 +124,15 @@ class FiniteSteps:
         if scaled or self.skips:
             outputs = {**outputs, "skipped_steps": skipped if self.masked is None else self.masked}
         clipped = {
-            self.clipped[key].grad_name: norms.total
-            for key, norms in self.norms.items()
-            if key in self.clipped
+            w.grad_name: self.norms[k].total for k, w in self.clipped.items() if k in self.norms
         }
-        norms = list(self.norms.values())
-        self.log.add(runner.iter + 1, {**clipped, **outputs}, self.good, norms)
+        self.log.add(runner.iter + 1, {**clipped, **outputs}, self.good, [*self.norms.values()])
         return outputs
 
     def _tell(self, iteration: int, entries: dict, norms: list) -> dict:
         """End the run for a step that was read late; or what to log of it."""
         losses = {k: v for k, v in entries.items() if "loss" in k and not math.isfinite(v)}
-        self._stop_or_count(iteration, losses_text(losses) or self._gradients_text(norms))
+        self._stop_or_count(iteration, step_log.losses_text(losses) or self._gradients_text(norms))
         return finite_only(entries, 1)
 
     def _stop_or_skip(self, problem: str, counts: list[int], statistics: list) -> dict:
@@ -181,7 +171,7 @@ class FiniteSteps:
         """``clip_grad_norm_`` that keeps the norm on its device, for the check and the log."""
 
         def clip(parameters, max_norm, norm_type=2.0, error_if_nonfinite=False, foreach=None):
-            norms = norms_of(parameters, float(norm_type), error_if_nonfinite)
+            norms = step_log.norms_of(parameters, float(norm_type), error_if_nonfinite)
             self.norms[id(wrapper.optimizer)] = norms
             torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, norms.total, foreach)
             if not self.late:
@@ -196,7 +186,7 @@ class FiniteSteps:
         scaler = getattr(optimizer, "found_inf", None)  # then gradients are its business
         if id(optimizer) not in self.norms:
             params = [p for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
-            self.norms[id(optimizer)] = norms_of(params)
+            self.norms[id(optimizer)] = step_log.norms_of(params)
         norms = self.norms[id(optimizer)]
         values = [v for losses in self.losses.values() for v in losses]
         values += [norms.total.reshape(1)] if scaler is None else []

@@ -1,45 +1,62 @@
-"""Small hooks that every run of ``SafeRunner`` has."""
+"""The hooks of a run of ``SafeRunner``."""
 
 from __future__ import annotations
 
-import signal
-import threading
-
-import torch
-from mmengine.dist import all_reduce, get_world_size
-from mmengine.hooks import EarlyStoppingHook, Hook
+from mmengine.hooks import Hook
 
 from trn_plugin.engine.distributed import average_statistics
 from trn_plugin.engine.finite import FiniteSteps
-from trn_plugin.errors import ConfigError, shown
-from trn_plugin.stopping import Terminated
+from trn_plugin.engine.step_log import StepLogHook
 
-__all__ = ["NamesHook", "run_hooks"]
+__all__ = ["hooks_of"]
 
-FIRST, LAST = 1, 99
+# what MMEngine's hooks become, and which it has by default
+OWN = {
+    "CheckpointHook": "trn_plugin.SafeCheckpointHook",
+    "EarlyStoppingHook": "trn_plugin.CheckedEarlyStoppingHook",
+    "RuntimeInfoHook": StepLogHook,
+}
+DEFAULT = dict(
+    runtime_info=dict(type="RuntimeInfoHook"),
+    timer=dict(type="IterTimerHook"),
+    sampler_seed=dict(type="DistSamplerSeedHook"),
+    logger=dict(type="LoggerHook"),
+    param_scheduler=dict(type="ParamSchedulerHook"),
+    checkpoint=dict(type="CheckpointHook", interval=1),
+)
 
 
-def run_hooks(cfg) -> list[Hook]:
-    """The hooks of a run with this config."""
-    hooks = [FiniteStepsHook(), ValidationHook(), NamesHook()]
-    return [*hooks, SaveOnTerminateHook()] if cfg.get("save_on_sigterm") else hooks
+def hooks_of(cfg, default_hooks: dict | None, custom_hooks: list | None) -> dict[str, object]:
+    """The hooks of a run, or their configs, by their places in the config; None leaves one out."""
+    given = {f"default_hooks.{k}": hook for k, hook in {**DEFAULT, **(default_hooks or {})}.items()}
+    given |= {f"custom_hooks.{k}": hook for k, hook in enumerate(custom_hooks or ())}
+    hooks = {place: _own(hook) for place, hook in given.items() if hook is not None}
+    hooks |= dict(finite_steps=FiniteStepsHook(), validation=ValidationHook())
+    hooks["names"] = dict(type="trn_plugin.NamesHook")
+    if cfg.get("save_on_sigterm"):
+        hooks["save_on_sigterm"] = dict(type="trn_plugin.SaveOnTerminateHook")
+    return hooks
+
+
+def _own(hook):
+    kind = hook.get("type") if isinstance(hook, dict) else None
+    kind = kind.removeprefix("mmengine.") if isinstance(kind, str) else None
+    return {**hook, "type": OWN[kind]} if kind in OWN else hook
 
 
 class FiniteStepsHook(Hook):
     """Makes ``runner.finite_steps``, which run the training steps."""
 
-    priority = FIRST
+    priority = 1
 
     def before_train(self, runner) -> None:
         runner.finite_steps = FiniteSteps(runner, runner.cfg.get("non_finite", "stop"))
 
 
 class ValidationHook(Hook):
-    """Averages statistics before a validation, notes what it measured, and refuses monitors of
-    ``EarlyStoppingHook`` that it does not measure.
-    """
+    """Averages statistics before a validation, and notes what it measured."""
 
-    priority = FIRST
+    priority = 1
 
     def before_val(self, runner) -> None:
         average_statistics(runner.bare_model)
@@ -48,69 +65,3 @@ class ValidationHook(Hook):
         runner.validated = runner.iter, metrics or {}
         # the log's own count is of epochs, a checkpoint's of iterations
         runner.message_hub.update_scalar("val/at_iter", runner.iter)
-        for hook in runner.hooks if metrics else ():
-            if isinstance(hook, EarlyStoppingHook) and hook.monitor not in metrics:
-                raise ConfigError(
-                    f"EarlyStoppingHook.monitor: expected one of {', '.join(metrics)}, "
-                    f"got {hook.monitor!r}"
-                )
-
-
-class NamesHook(Hook):
-    """Says so when classes, points or attributes have other names than the model's."""
-
-    priority = FIRST
-
-    def before_test(self, runner) -> None:
-        trained_on = runner.trained_on or getattr(runner.bare_model, "dataset_meta", None)
-        model, data = map(_tasks, (trained_on, runner.test_dataloader.dataset.metainfo))
-        for task in model.keys() & data.keys():
-            for key in ("classes", "names"):
-                theirs, ours = (kind.get(key) for kind in (model[task], data[task]))
-                listed = all(isinstance(names, (list, tuple)) for names in (theirs, ours))
-                if listed and [*theirs] != [*ours]:
-                    runner.logger.warning(
-                        f"{task}: the model was trained with {key} {shown(list(theirs))}, the "
-                        f"test data has {shown(list(ours))}: what it measures may be wrong"
-                    )
-
-
-def _tasks(metainfo) -> dict[str, dict]:
-    tasks = metainfo.get("tasks") if isinstance(metainfo, dict) else None
-    kinds = tasks.items() if isinstance(tasks, dict) else ()
-    return {task: kind for task, kind in kinds if isinstance(kind, dict)}
-
-
-class SaveOnTerminateHook(Hook):
-    """Writes a checkpoint when the process is asked to end by SIGTERM, then ends the run."""
-
-    priority = LAST
-    before, asked = None, False
-
-    def before_train(self, runner) -> None:
-        if threading.current_thread() is threading.main_thread():
-            self.before = signal.signal(signal.SIGTERM, self._note)
-
-    def after_train(self, runner) -> None:
-        if self.before is not None:
-            signal.signal(signal.SIGTERM, self.before)
-
-    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
-        self._save_if_asked(runner, runner.iter + 1)
-
-    def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
-        self._save_if_asked(runner, runner.iter)
-
-    def _note(self, signum, frame) -> None:
-        self.asked = True
-
-    def _save_if_asked(self, runner, iteration: int) -> None:
-        asked = self.asked
-        if get_world_size() > 1:  # one that was asked ends all
-            flag = torch.tensor(int(asked), device=next(runner.model.parameters()).device)
-            all_reduce(flag, op="max")
-            asked = bool(flag)
-        if asked:
-            meta, name = dict(epoch=runner.epoch, iter=iteration), f"iter_{iteration}.pth"
-            runner.save_checkpoint(runner.work_dir, name, meta=meta, by_epoch=False)
-            raise Terminated

@@ -11,18 +11,13 @@ from trn_plugin.registry import LOG_PROCESSORS
 
 __all__ = ["ScreenLogProcessor", "quiet_screen"]
 
-UNREAD = r"at_iter|relation/(N|chance_\w+|d[12]_\w+)/.*|(data_)?time"
+UNREAD = r"at_iter|relation/(N|chance_\w+|d[12]_\w+)/.*|.*/AP_.*|(data_)?time"
 MOST_TAUS = 6
 """Relations of a level on a line; with more, their mean."""
 
 
 def quiet_screen(logger: logging.Logger, is_built) -> None:
-    """Keep from the screen what a runner says until it is built, and deprecations of packages.
-
-    Args:
-        logger: whose file keeps all.
-        is_built (Callable): whether the runner is built: its config, environment and hooks told.
-    """
+    """Keep from the screen what a runner says until ``is_built()``, and packages' deprecations."""
 
     def fit_for_the_screen(record: logging.LogRecord) -> bool:
         if record.levelno >= logging.WARNING:

@@ -42,14 +42,9 @@ class _Remaining:
 
 
 class _Loop(BaseLoop):
-    """Counters, and the validation that is due at one of them.
+    """Counters of what is done (``done``: batches of this epoch), and validations that are due.
 
-    Attributes:
-        epoch, iter (int): that are done.
-        done (int): batches of the current epoch that are done.
-        stop_training (bool): hooks set it to end the run.
-        validation_pending (bool): the checkpoint resumed from was written before the validation
-            that may be due at its iteration.
+    ``validation_pending``: the checkpoint resumed from was written before a validation.
     """
 
     def __init__(self, runner, dataloader, length, val_begin=1, val_interval=1) -> None:
@@ -75,7 +70,7 @@ class _Loop(BaseLoop):
     def _train_step(self, idx: int, data_batch) -> None:
         self.runner.call_hook("before_train_iter", batch_idx=idx, data_batch=data_batch)
         outputs = self.runner.finite_steps.train_step(data_batch)
-        self.done += 1  # before the hooks that may write a checkpoint
+        self.done = idx + 1  # before the hooks that may write a checkpoint
         self.runner.call_hook(
             "after_train_iter", batch_idx=idx, data_batch=data_batch, outputs=outputs
         )
@@ -137,10 +132,7 @@ class EpochLoop(_Loop):
 
 
 class IterationLoop(_Loop):
-    """As MMEngine's ``IterBasedTrainLoop``; a pass over the data has its own order and views.
-
-    Passes are numbered from 0; MMEngine's ``InfiniteSampler`` has one endless pass.
-    """
+    """As MMEngine's ``IterBasedTrainLoop``; each pass over the data has its own order and views."""
 
     max_epochs = 1
 
@@ -168,7 +160,7 @@ class IterationLoop(_Loop):
         sampler = getattr(self.dataloader.batch_sampler, "sampler", None)
         while hasattr(sampler, "yields_draws") and hasattr(sampler, "sampler"):
             sampler = sampler.sampler  # within NumberedDraws
-        if isinstance(sampler, InfiniteSampler):
+        if isinstance(sampler, InfiniteSampler):  # one endless pass
             yield from batches_from(self.dataloader, start)
         first, start = divmod(start, len(self.dataloader))
         for epoch in itertools.count(first):
@@ -187,13 +179,10 @@ def _whole(name: str, value, least: int) -> int:
 
 def own_loop(loop):
     """The config of MMEngine's loops as one of the loops here."""
-    if not isinstance(loop, dict):
-        return loop
-    loop = dict(loop)
-    if "type" not in loop and isinstance(loop.get("by_epoch"), bool):
-        loop["type"] = "EpochBasedTrainLoop" if loop.pop("by_epoch") else "IterBasedTrainLoop"
     own = {"EpochBasedTrainLoop": EpochLoop, "IterBasedTrainLoop": IterationLoop}
-    kind = loop.get("type")
-    if isinstance(kind, str):
-        loop["type"] = own.get(kind.removeprefix("mmengine."), kind)
-    return loop
+    if isinstance(loop, dict) and "type" not in loop and isinstance(loop.get("by_epoch"), bool):
+        rest = {key: value for key, value in loop.items() if key != "by_epoch"}
+        return {**rest, "type": EpochLoop if loop["by_epoch"] else IterationLoop}
+    kind = loop.get("type") if isinstance(loop, dict) else None
+    kind = kind.removeprefix("mmengine.") if isinstance(kind, str) else None
+    return {**loop, "type": own[kind]} if kind in own else loop

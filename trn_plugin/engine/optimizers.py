@@ -11,14 +11,7 @@ from torch import nn
 from trn_plugin.checkpoints.weights import nonfinite
 from trn_plugin.errors import ConfigError, shown
 
-__all__ = [
-    "accumulated",
-    "nonfinite_moment",
-    "optimized_names",
-    "own_optimizer",
-    "restore_optimizers",
-    "wrappers_of",
-]
+__all__ = ["nonfinite_moment", "optimized_names", "own_optimizer", "restore_optimizers"]
 
 IMPLEMENTATION = ("fused", "foreach", "capturable", "differentiable")
 """Options of an optimizer that do not change what it computes."""
@@ -31,7 +24,6 @@ def wrappers_of(wrapper) -> dict[str, object]:
 
 
 def accumulated(wrapper) -> int:
-    """Over how many steps gradients are accumulated."""
     return max(getattr(each, "_accumulative_counts", 1) for each in wrappers_of(wrapper).values())
 
 
@@ -66,19 +58,10 @@ def optimized_names(wrapper, model: nn.Module) -> dict[str, list[list[str]]]:
 
 
 def restore_optimizers(wrapper, model: nn.Module, saved: dict, names, keep_rates: bool) -> list:
-    """Load the saved state of optimizers.
+    """Load the saved state of optimizers; in which options they are others than this run's.
 
-    Args:
-        wrapper, model: of the run.
-        saved (dict): of the wrapper.
-        names: ``optimized_names`` when it was saved.
-        keep_rates (bool): whether learning rates stay as they are, as a schedule sets them.
-
-    Returns:
-        list[str]: options in which the saved optimizers are others than this run's.
-
-    Raises:
-        ValueError, TypeError, KeyError: a state that the next step could not use.
+    ``names`` are ``optimized_names`` when it was saved; with ``keep_rates`` scheduled values stay.
+    A state that the next step could not use raises an error of any type.
     """
     own = optimized_names(wrapper, model)
     if names.keys() != own.keys():

@@ -18,11 +18,7 @@ MOST = 8
 
 
 def resume(runner, checkpoint: dict, filename, optimizer: bool, param_scheduler: bool) -> None:
-    """Set a runner to the state of a checkpoint whose weights it has.
-
-    Raises:
-        CheckpointError: a file without a run's counters, or of a run that does not fit.
-    """
+    """Set a runner to the state of a checkpoint whose weights it has."""
     meta, loop = checkpoint["meta"], runner.train_loop
     counts = [meta.get(name) for name in ("epoch", "iter")]
     if not all(type(count) is int and 0 <= count < 2**53 for count in counts):
@@ -67,8 +63,7 @@ def resume(runner, checkpoint: dict, filename, optimizer: bool, param_scheduler:
 
 
 def _changed_settings(own: dict, saved) -> list[str]:
-    if not isinstance(saved, dict):
-        return []
+    saved = saved if isinstance(saved, dict) else own
     lines = [
         f"{path} (was {shown(saved.get(path))}, is {shown(own.get(path))})"
         for path in {**own, **saved}
@@ -82,11 +77,7 @@ def _same(own, saved) -> bool:
 
 
 def resume_newest(runner) -> None:
-    """Resume from the first checkpoint that all processes can use, the newest before others.
-
-    Raises:
-        CheckpointError: there are some, but none can be used.
-    """
+    """Resume from the newest checkpoint that all processes can use."""
     found = [newest_first(runner.work_dir) if is_main_process() else ([], [])]
     broadcast_object_list(found)
     paths, unreadable = found[0]
@@ -106,14 +97,12 @@ def resume_newest(runner) -> None:
     problems = failed + unreadable
     for problem in problems:
         runner.logger.warning(f"not resumed from: {problem}")
-    if runner.resumed_from is None and problems:
-        raise CheckpointError(
-            f"no checkpoint in {runner.work_dir} can be resumed from: {problems[0]}"
-        )
     if runner.resumed_from is None:
-        runner.logger.warning(
-            f"--resume: there is no checkpoint in {runner.work_dir}; starting from the beginning"
-        )
+        if problems:
+            where = f"no checkpoint in {runner.work_dir}"
+            raise CheckpointError(f"{where} can be resumed from: {problems[0]}")
+        where = f"there is no checkpoint in {runner.work_dir}"
+        runner.logger.warning(f"--resume: {where}; starting from the beginning")
 
 
 def _start_again(runner, state: dict) -> None:

@@ -19,15 +19,7 @@ from trn_plugin.engine.optimizers import nonfinite_moment, optimized_names, rest
 from trn_plugin.engine.schedules import replay, restore_schedules
 from trn_plugin.errors import TrainingError, shown
 
-__all__ = [
-    "capture",
-    "check_loadable",
-    "describe",
-    "process_state",
-    "restore",
-    "set_random_state",
-    "settings_of",
-]
+__all__ = ["capture", "check_loadable", "describe", "process_state", "restore", "settings_of"]
 
 COUNTED = ("wait_count", "best_score")
 """Attributes of ``EarlyStoppingHook`` that decide how a run goes on."""
@@ -125,19 +117,10 @@ def settings_of(cfg) -> dict:
 def restore(
     runner, checkpoint: dict, optimizer: bool, param_scheduler: bool, stretch: bool
 ) -> list[str]:
-    """Set optimizers, schedules, logs, hooks and this process to a checkpoint's.
+    """Set a run to the state of a checkpoint; what of its config it then does not follow.
 
-    Args:
-        runner (SafeRunner): its optimizers and schedules are as its config says.
-        checkpoint (dict): what :func:`capture` gave, and of every process in 'ranks'.
-        optimizer, param_scheduler (bool): what to restore.
-        stretch (bool): keep the config's rates and schedules, as they are after so many steps.
-
-    Returns:
-        list[str]: what of the config the run does not follow.
-
-    Raises:
-        Exception: of any type, where the state is of another run or none.
+    With ``stretch`` the config's rates and schedules stay, as they are after so many steps. A
+    state of another run, or none, raises an error of any type.
     """
     ignored = []
     _restore_hub(runner.message_hub, checkpoint.get("message_hub", {}))

@@ -15,11 +15,15 @@ from mmengine.runner import Runner
 from trn_plugin import checkpoints, packaged
 from trn_plugin.engine import resuming, run_state, work_dir
 from trn_plugin.engine.building import ToldRunner, check_sections, config_errors
-from trn_plugin.engine.checkpoint_hook import own_hook, with_defaults
-from trn_plugin.engine.data_checks import check_metrics, check_roots, check_training_set
-from trn_plugin.engine.data_config import spread_input_size, with_draws
+from trn_plugin.engine.data_config import (
+    check_metrics,
+    check_roots,
+    check_training_set,
+    spread_input_size,
+    with_draws,
+)
 from trn_plugin.engine.distributed import average_statistics, distributed_model, with_sync_bn
-from trn_plugin.engine.hooks import run_hooks
+from trn_plugin.engine.hooks import hooks_of
 from trn_plugin.engine.logs import quiet_screen
 from trn_plugin.engine.loops import IterationLoop, own_loop
 from trn_plugin.engine.optimizers import accumulated, own_optimizer
@@ -27,8 +31,6 @@ from trn_plugin.engine.schedules import as_iterations
 from trn_plugin.registry import RUNNERS
 
 __all__ = ["SafeRunner"]
-
-PARTS = ("train", "val", "test")
 
 
 @RUNNERS.register_module()
@@ -48,11 +50,13 @@ class SafeRunner(ToldRunner):
         finite_steps (FiniteSteps): runs the training steps, while training.
         validated (tuple[int, dict]): iteration and metrics of the last validation.
         trained_on (dict): metainfo of the data set that the loaded weights were trained on.
-        resumed_from (str | None): the checkpoint, until the first step after it is done.
+        resumed_from (str | None): the checkpoint, until the first step after it.
     """
 
     def __init__(self, *args, load_from=None, resume=False, **options) -> None:
-        self.loaders = {part: options.get(f"{part}_dataloader") for part in PARTS}
+        self.loaders = {
+            part: options.get(f"{part}_dataloader") for part in ("train", "val", "test")
+        }
         self.trains = options.get("train_cfg") is not None
         self.randomness = options.setdefault("randomness", {"seed": None})
         self.load_from, self.resuming, self.loaded = load_from, resume, False
@@ -123,14 +127,9 @@ class SafeRunner(ToldRunner):
 
     def register_hooks(self, default_hooks=None, custom_hooks=None):
         """As MMEngine's; with this package's own, and ``CheckpointHook`` means the safe one."""
-        for place, hook in [
-            *((f"default_hooks.{key}", hook) for key, hook in with_defaults(default_hooks).items()),
-            *((f"custom_hooks.{key}", hook) for key, hook in enumerate(custom_hooks or ())),
-        ]:
+        for place, hook in hooks_of(self.cfg, default_hooks, custom_hooks).items():
             with config_errors(place):
-                self.register_hook(own_hook(hook))
-        for hook in run_hooks(self.cfg):
-            self.register_hook(hook)
+                self.register_hook(hook)
 
     def train(self):
         """As MMEngine's; what fails before the first step is a ConfigError."""

@@ -9,9 +9,6 @@ from trn_plugin.errors import ConfigError, shown
 
 __all__ = ["as_iterations", "replay", "restore_schedules", "schedules_in"]
 
-COUNTERS = ("last_step", "verbose")
-"""Of a schedule's state, what is not of its form."""
-
 
 def as_iterations(scheduler, epoch_length: int, max_iters: int):
     """The config of schedules for a loop that counts iterations: an epoch is a pass of the data."""
@@ -41,11 +38,7 @@ def schedules_in(schedulers) -> Iterator:
 
 
 def restore_schedules(schedulers, saved) -> list[str]:
-    """Set schedules to saved states; in what those are of another form than the config's.
-
-    Raises:
-        ValueError, TypeError: naming what a state lacks, or what is of another kind.
-    """
+    """Set schedules to saved states; in what those are of another form than the config's."""
     if isinstance(schedulers, dict) and saved.keys() != schedulers.keys():
         raise ValueError(f"schedules of the optimizers {shown(list(saved))}")
     differing = []
@@ -55,7 +48,7 @@ def restore_schedules(schedulers, saved) -> list[str]:
             if name not in state or not _alike(own, state[name]):
                 found = shown(state.get(name))
                 raise ValueError(f"{name} of a {kind.__name__} is {found}, expected {own!r}")
-            form = not name.startswith("_") and name not in COUNTERS
+            form = not name.startswith("_") and name not in ("last_step", "verbose")
             if form and isinstance(own, (bool, int, float, str)) and state[name] != own:
                 differing.append(f"{kind.__name__}.{name} ({shown(state[name])}, not {own!r})")
         methods = [name for name in state if hasattr(kind, name)]

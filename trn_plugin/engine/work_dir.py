@@ -15,11 +15,7 @@ __all__ = ["checkpoint_files", "last_checkpoint_text", "newest_first", "only_run
 
 @contextmanager
 def only_run_in(folder: str | os.PathLike) -> Iterator[None]:
-    """Hold a work directory, until the training or its process ends.
-
-    Raises:
-        ConfigError: another process trains there.
-    """
+    """Hold a work directory until the training or its process ends; ConfigError if one does."""
     try:
         import fcntl
     except ImportError:  # Windows
@@ -44,10 +40,7 @@ def only_run_in(folder: str | os.PathLike) -> Iterator[None]:
 
 
 def checkpoint_files(folder: str | os.PathLike) -> list[Path]:
-    """The checkpoints in a work directory; where there are none, those that it points to.
-
-    MMEngine names the newest one, which ``out_dir`` may have put elsewhere, in a file.
-    """
+    """The checkpoints in a work directory; where there are none, those that its pointer names."""
     folder = Path(folder)
     paths, pointer = sorted(folder.glob("*.pth")), folder / "last_checkpoint"
     if not paths and pointer.is_file():
@@ -57,22 +50,17 @@ def checkpoint_files(folder: str | os.PathLike) -> list[Path]:
 
 
 def newest_first(folder: str | os.PathLike) -> tuple[list[str], list[str]]:
-    """The checkpoints of a work directory, by their metadata alone.
+    """The checkpoints of a work directory, the one to go on from first; what is wrong with others.
 
-    Returns:
-        Their paths, the one of the highest iteration first, those with an optimizer's state
-        before all others; and what is wrong with those that cannot be read.
-
-    Raises:
-        NewerFormatError: one of them is of a newer version, whose run this one would overwrite.
+    A NewerFormatError is raised: this run would overwrite one of a newer version.
     """
     runs, problems = [], []
     for path in checkpoint_files(folder):
         try:
             meta, has_optimizer = read_meta(path)
-        except NewerFormatError:
-            raise
         except CheckpointError as error:
+            if isinstance(error, NewerFormatError):
+                raise
             problems.append(str(error))
             continue
         if isinstance(meta.get("epoch"), int) and isinstance(meta.get("iter"), int):
@@ -87,5 +75,4 @@ def last_checkpoint_text(folder: str | os.PathLike) -> str:
     """Where a run that ends now can be resumed from."""
     paths = checkpoint_files(folder)
     newest = max(paths, key=lambda path: path.stat().st_mtime_ns, default=None)
-    found = newest and f"the last checkpoint is {newest}"
-    return found or "no checkpoint has been written yet"
+    return f"the last checkpoint is {newest}" if newest else "no checkpoint has been written yet"

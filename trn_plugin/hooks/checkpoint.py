@@ -10,14 +10,14 @@ from mmengine.dist import is_main_process
 from mmengine.fileio import LocalBackend
 from mmengine.hooks import CheckpointHook
 
-from trn_plugin.engine.loops import IterationLoop
-from trn_plugin.engine.step_log import StepLogHook
 from trn_plugin.errors import ConfigError
-from trn_plugin.registry import METRICS
+from trn_plugin.hooks._directions import rule_of
+from trn_plugin.registry import HOOKS
 
-__all__ = ["SafeCheckpointHook", "own_hook", "with_defaults"]
+__all__ = ["SafeCheckpointHook"]
 
 
+@HOOKS.register_module()
 class SafeCheckpointHook(CheckpointHook):
     """MMEngine's ``CheckpointHook``, which deletes old checkpoints before it writes the new one.
 
@@ -30,8 +30,9 @@ class SafeCheckpointHook(CheckpointHook):
         ConfigError: after a validation that does not measure what ``save_best`` names.
     """
 
-    def __init__(self, interval: int = -1, *args, **options) -> None:
-        super().__init__(interval, *args, **options)
+    def __init__(self, interval: int = -1, save_best=None, rule=None, **options) -> None:
+        rule = rule or rule_of(save_best)
+        super().__init__(interval, save_best=save_best, rule=rule, **options)
         for name in ("interval", "max_keep_ckpts", "save_begin"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int):
@@ -41,7 +42,7 @@ class SafeCheckpointHook(CheckpointHook):
 
     def before_train(self, runner) -> None:
         """As MMEngine's; what a kill left beside a best checkpoint is removed."""
-        if self.by_epoch and isinstance(runner.train_loop, IterationLoop):
+        if self.by_epoch and not hasattr(runner.train_loop, "run_epoch"):
             length = len(runner.train_dataloader)
             self.by_epoch = False
             self.interval, self.save_begin = self.interval * length, self.save_begin * length
@@ -51,7 +52,7 @@ class SafeCheckpointHook(CheckpointHook):
                 f"{self.interval} iterations"
             )
         super().before_train(runner)
-        if runner.resumed_from:
+        if getattr(runner, "resumed_from", None):
             for path in self._best():
                 parts = re.fullmatch(r"(best_.*_(?:epoch|iter)_)\d+\.pth", os.path.basename(path))
                 names = os.listdir(self.out_dir) if parts and os.path.isfile(path) else ()
@@ -99,7 +100,7 @@ class SafeCheckpointHook(CheckpointHook):
 
     def _best_known_first(self, metrics: dict) -> dict:
         for name in metrics:
-            rule = direction_of(name)
+            rule = rule_of(name)
             if rule is not None:
                 self.greater_keys = [name] if rule == "greater" else []
                 self.less_keys = [name] if rule == "less" else []
@@ -128,57 +129,3 @@ class _RemovesNothing(LocalBackend):
         return False
 
     isdir = isfile
-
-
-def own_hook(hook):
-    """The config of a hook: this package's own for MMEngine's, with the rules of measures."""
-    if not isinstance(hook, dict):
-        return hook
-    kind = hook.get("type")
-    kind = kind.removeprefix("mmengine.") if isinstance(kind, str) else kind
-    if kind == "CheckpointHook":
-        return {**_with_rule(hook, "save_best"), "type": SafeCheckpointHook}
-    if kind == "RuntimeInfoHook":
-        return {**hook, "type": StepLogHook}
-    return _with_rule(hook, "monitor") if kind == "EarlyStoppingHook" else hook
-
-
-def with_defaults(hooks: dict | None) -> dict:
-    """The default hooks of a config, with those that MMEngine adds; None leaves one out."""
-    always = dict(
-        runtime_info=dict(type="RuntimeInfoHook"),
-        timer=dict(type="IterTimerHook"),
-        sampler_seed=dict(type="DistSamplerSeedHook"),
-        logger=dict(type="LoggerHook"),
-        param_scheduler=dict(type="ParamSchedulerHook"),
-        checkpoint=dict(type="CheckpointHook", interval=1),
-    )
-    return {k: hook for k, hook in {**always, **(hooks or {})}.items() if hook is not None}
-
-
-def direction_of(measure: str) -> str | None:
-    """'greater' or 'less' for a key of the metrics; None where no metric says so.
-
-    A metric's class says it in ``directions``, by the name of a measure; longer names that begin
-    with it and an underscore are measured likewise.
-    """
-    METRICS.import_from_location()
-    name = measure.rpartition("/")[2]
-    for kind in METRICS.module_dict.values():
-        known = getattr(kind, "directions", {})
-        for own in sorted(known, key=len, reverse=True):
-            if name == own or name.startswith(f"{own}_"):
-                return known[own]
-    return None
-
-
-def _with_rule(hook: dict, key: str) -> dict:
-    """The config of a hook that compares measures, with the rule of those that it names."""
-    measures = hook.get(key)
-    listed = measures if isinstance(measures, (list, tuple)) else [measures]
-    if hook.get("rule") is not None or not all(isinstance(name, str) for name in listed):
-        return hook
-    rules = [direction_of(name) for name in listed]
-    if not rules or None in rules:
-        return hook
-    return {**hook, "rule": rules[0] if isinstance(measures, str) else rules}
