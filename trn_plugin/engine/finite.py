@@ -21,10 +21,6 @@ MOST_SKIPPED = 100
 """Steps in a row; a run that skips more of them does not train."""
 
 
-class _NotFinite(TrainingError):
-    """Raised between the backward pass and the optimizer's step."""
-
-
 def reads_late(device: torch.device) -> bool:
     """Whether the host should not wait for what a step computed on this device."""
     return device.type == "cuda"
@@ -212,7 +208,7 @@ class FiniteSteps:
             if problem is None and (norms.strict or not fine or bool(norms.total.isfinite())):
                 problem = self._gradients_text([norms])
             if problem is not None:  # else a norm has overflowed, but no gradient
-                raise _NotFinite(problem)
+                raise TrainingError(problem)
         self.losses.clear()
 
     def _after_step(self, optimizer, args, kwargs) -> None:
