@@ -67,7 +67,7 @@ def test_many_relations_are_their_mean(tmp_path, capsys):
 
 def test_warnings_are_shown_before_a_runner_is_built(tmp_path, capsys):
     run = tiny_runner(tmp_path, log_level="INFO")
-    run.is_built = False
+    run.screen.is_built = False
     run.logger.log(logging.INFO, "of the set-up")
     run.logger.log(logging.WARNING, "of the user's")
     out = capsys.readouterr().out

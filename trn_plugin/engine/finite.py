@@ -17,8 +17,7 @@ from trn_plugin.errors import CheckpointError, ConfigError, TrainingError, first
 __all__ = ["FiniteSteps", "reads_late"]
 
 ACTIONS = ("stop", "skip")
-MOST_SKIPPED = 100
-"""Steps in a row; a run that skips more of them does not train."""
+MOST_SKIPPED = 100  # in a row; a run that skips more steps does not train
 
 
 def reads_late(device: torch.device) -> bool:

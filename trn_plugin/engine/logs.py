@@ -9,24 +9,27 @@ from mmengine.runner import LogProcessor
 
 from trn_plugin.registry import LOG_PROCESSORS
 
-__all__ = ["ScreenLogProcessor", "quiet_screen"]
+__all__ = ["ScreenFilter", "ScreenLogProcessor"]
 
 UNREAD = r"at_iter|relation/(N|chance_\w+|d[12]_\w+)/.*|.*/AP_.*|(data_)?time"
-MOST_TAUS = 6
-"""Relations of a level on a line; with more, their mean."""
+MOST_TAUS = 6  # relations of a level on a line; with more, their mean
 
 
-def quiet_screen(logger: logging.Logger, is_built) -> None:
-    """Keep from the screen what a runner says until ``is_built()``, and packages' deprecations."""
+class ScreenFilter(logging.Filter):
+    """Keeps from the screen what a runner says while it is built, and packages' deprecations."""
 
-    def fit_for_the_screen(record: logging.LogRecord) -> bool:
+    is_built = False
+
+    def filter(self, record: logging.LogRecord) -> bool:
         if record.levelno >= logging.WARNING:
             return "deprecated" not in record.getMessage()
-        return is_built()
+        return self.is_built
 
-    for handler in logger.handlers:
-        if not isinstance(handler, logging.FileHandler):
-            handler.addFilter(fit_for_the_screen)
+    def add_to(self, logger: logging.Logger) -> None:
+        """Filter all but what goes to a file."""
+        for handler in logger.handlers:
+            if not isinstance(handler, logging.FileHandler):
+                handler.addFilter(self)
 
 
 @LOG_PROCESSORS.register_module()

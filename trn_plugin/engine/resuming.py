@@ -13,8 +13,7 @@ from trn_plugin.errors import CheckpointError, ConfigError, first_line, printabl
 
 __all__ = ["resume", "resume_newest"]
 
-MOST = 8
-"""Changed settings that are listed."""
+MOST = 8  # changed settings that are listed
 
 
 def resume(runner, checkpoint: dict, filename, optimizer: bool, param_scheduler: bool) -> None:

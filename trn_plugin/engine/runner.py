@@ -24,7 +24,7 @@ from trn_plugin.engine.data_config import (
 )
 from trn_plugin.engine.distributed import average_statistics, distributed_model, with_sync_bn
 from trn_plugin.engine.hooks import hooks_of
-from trn_plugin.engine.logs import quiet_screen
+from trn_plugin.engine.logs import ScreenFilter
 from trn_plugin.engine.loops import IterationLoop, own_loop
 from trn_plugin.engine.optimizers import accumulated, own_optimizer
 from trn_plugin.engine.schedules import as_iterations
@@ -62,9 +62,9 @@ class SafeRunner(ToldRunner):
         self.load_from, self.resuming, self.loaded = load_from, resume, False
         self.validated, self.trained_on = (-1, {}), {}
         self.random_state = self.resumed_from = self.finite_steps = None
-        self.is_built = False
+        self.screen = ScreenFilter()
         super().__init__(*args, load_from=load_from, resume=resume, **options)
-        self.is_built = True
+        self.screen.is_built = True
 
     @classmethod
     def from_cfg(cls, cfg):
@@ -84,7 +84,7 @@ class SafeRunner(ToldRunner):
     def build_logger(self, *args, **kwargs):
         """As MMEngine's; what fills pages goes to the log file only."""
         logger = super().build_logger(*args, **kwargs)
-        quiet_screen(logger, lambda: self.is_built)
+        self.screen.add_to(logger)
         return logger
 
     def build_log_processor(self, log_processor):

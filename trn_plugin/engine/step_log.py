@@ -13,8 +13,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 __all__ = ["StepLog", "StepLogHook"]
 
-MOST_PENDING = 100
-"""Steps read at once, at the latest."""
+MOST_PENDING = 100  # steps read at once, at the latest
 
 
 class StepLog:
