@@ -13,7 +13,7 @@ import numpy as np
 from trn_plugin.datasets._records import LabelTable
 from trn_plugin.datasets.csv_cells import Batch, Cells, Strings
 from trn_plugin.errors import DataError
-from trn_plugin.tasks import LabelColumns, LandmarkTask, Task
+from trn_plugin.tasks import LabelColumns, Task
 from trn_plugin.tasks.cells import LARGEST_COORDINATE, coordinate, quoted, relative_path
 
 __all__ = ["SPLITS", "LabelReader", "Table"]
@@ -41,13 +41,11 @@ class Table(NamedTuple):
         """The table with ``shift`` (2,) added to all points of its labels."""
         if not shift.any():
             return self
-        for name, (labels, there) in self.labels.items():
-            if isinstance(tasks[name], LandmarkTask):
-                labels += shift
-            elif type(tasks[name]).points is not Task.points:
-                for row in np.flatnonzero(there):
-                    labels[row] = tasks[name].mapped(labels[row], lambda points: points + shift)
-        return self
+        labels = {
+            name: table._replace(labels=tasks[name].all_moved(table.labels, table.there, shift))
+            for name, table in self.labels.items()
+        }
+        return self._replace(labels=labels)
 
 
 class LabelReader:

@@ -244,6 +244,23 @@ class Task:
         points = self.points(label)
         return self.with_points(label, change(points)) if len(points) else label
 
+    def all_points(self, labels: np.ndarray) -> np.ndarray:
+        """(N, P, 2): the points of N labels, NaN behind those of a label that has fewer."""
+        found = [] if type(self).points is Task.points else [self.points(each) for each in labels]
+        points = np.full((len(labels), max(map(len, found), default=0), 2), np.nan)
+        for row, own in zip(points, found, strict=False):
+            row[: len(own)] = own
+        return points
+
+    def all_moved(self, labels: np.ndarray, there: np.ndarray, shift: np.ndarray) -> np.ndarray:
+        """Labels (N, ...) with ``shift`` (2,) added to the points of those that are ``there``."""
+        if type(self).points is Task.points:
+            return labels
+        moved = labels.copy()
+        for row in np.flatnonzero(there):
+            moved[row] = self.mapped(labels[row], lambda points: points + shift)
+        return moved
+
     # Predictions as a user reads them
 
     def read(self, output: np.ndarray, corner: tuple[int, int]) -> Any:

@@ -82,6 +82,12 @@ class LandmarkTask(Task):
         whole[~missing] = points
         return whole
 
+    def all_points(self, labels: np.ndarray) -> np.ndarray:
+        return labels if len(labels) else np.zeros((0, len(self.names), 2))
+
+    def all_moved(self, labels, there, shift) -> np.ndarray:
+        return labels + shift if there.any() else labels
+
     def mirrored(self, label: np.ndarray) -> np.ndarray:
         if "flip" not in self.info:
             raise ConfigError(
