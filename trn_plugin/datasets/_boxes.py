@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from trn_plugin.datasets._records import LabelTable
 from trn_plugin.datasets.tabular_reader import Table
 from trn_plugin.tasks import Task
 
@@ -29,9 +30,18 @@ def has_box(rule: str, tasks: Mapping[str, Task], table: Table) -> np.ndarray:
         return ~np.isnan(table.regions[:, 0])
     low, high = np.full((2, count, 2), np.nan)
     for name, task in tasks.items():
-        labels, there = table.labels[name]
-        points = task.all_points(labels[there])
-        if points.size:
-            low[there] = np.fmin(low[there], np.fmin.reduce(points, axis=1))
-            high[there] = np.fmax(high[there], np.fmax.reduce(points, axis=1))
+        points = _points(task, table.labels[name])
+        if points is not None:
+            low = np.fmin(low, np.fmin.reduce(points, axis=1))
+            high = np.fmax(high, np.fmax.reduce(points, axis=1))
     return (high > low).any(axis=1)
+
+
+def _points(task: Task, labels: LabelTable) -> np.ndarray | None:
+    """Points (N, P, 2) of a task in all rows, NaN where there are none; None of one without."""
+    known = task.all_points(labels.labels[labels.there])
+    if not known.size:
+        return None
+    points = np.full((len(labels.there), *known.shape[1:]), np.nan)
+    points[labels.there] = known
+    return points

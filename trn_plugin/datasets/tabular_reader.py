@@ -41,11 +41,10 @@ class Table(NamedTuple):
         """The table with ``shift`` (2,) added to all points of its labels."""
         if not shift.any():
             return self
-        labels = {
-            name: table._replace(labels=tasks[name].all_moved(table.labels, table.there, shift))
-            for name, table in self.labels.items()
-        }
-        return self._replace(labels=labels)
+        for name, (labels, there) in self.labels.items():
+            if tasks[name].has_points and there.any():
+                labels[there] = tasks[name].shifted(labels[there], shift)
+        return self
 
 
 class LabelReader:
@@ -111,6 +110,10 @@ class LabelReader:
 
     def table(self) -> Table:
         """All rows that were added."""
+        if not self._lines:
+            return Table(
+                Strings(np.zeros(0, np.uint8), np.zeros(1, np.int64)), np.zeros(0), {}, None
+            )
         return Table(
             Strings.concatenate(self._paths),
             np.concatenate(self._lines),
