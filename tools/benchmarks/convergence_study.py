@@ -27,7 +27,7 @@ from trn_plugin.evaluation.convergence import (
     online_similarity,
 )
 from trn_plugin.evaluation.features import collect_features
-from trn_plugin.evaluation.plots import Course, Panel, save_convergence
+from trn_plugin.evaluation.similarity_plots import Course, Panel, save_convergence
 from trn_plugin.evaluation.task_metric import table
 from trn_plugin.files import atomic_write, write_table
 from trn_plugin.relation import chance_similarity, task_similarity

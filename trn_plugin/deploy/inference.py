@@ -66,10 +66,13 @@ def build_loader(config: Config, split: str):
             raise ConfigError(f"config: has no {name}_dataloader")
     loader = copy.deepcopy(config[f"{needed[-1]}_dataloader"])
     if split == "train":
-        evaluated = next(plain_datasets_in(loader.dataset), {})
+        evaluated = list(plain_datasets_in(loader.dataset)) or [{}]
         loader.dataset = copy.deepcopy(config.train_dataloader.dataset)
-        for dataset in plain_datasets_in(loader.dataset):
-            dataset["pipeline"] = evaluated.get("pipeline", [])
+        trained = list(plain_datasets_in(loader.dataset))
+        if len(trained) != len(evaluated):
+            evaluated = evaluated[:1] * len(trained)
+        for dataset, like in zip(trained, evaluated, strict=True):
+            dataset["pipeline"] = like.get("pipeline", [])
     runner = RUNNERS.get(config.get("runner_type", "SafeRunner"))
     with config_errors(f"{split}_dataloader"):
         return runner.build_dataloader(loader)

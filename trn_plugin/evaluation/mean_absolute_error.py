@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from trn_plugin.evaluation.task_metric import Samples, TaskMetric, key_name, warn
+from trn_plugin.evaluation.task_metric import TaskMetric, key_name, warn
 from trn_plugin.registry import METRICS
 from trn_plugin.tasks import ValueTask
 
@@ -30,11 +30,6 @@ class MeanAbsoluteError(TaskMetric):
 
     task_type = ValueTask
     directions = {"MAE": "less"}
-
-    def process(self, data_batch: object, data_samples: Samples) -> None:
-        """Keep (prediction, label or None) of each picture."""
-        predictions, labels = self.predictions(data_samples), self.labels(data_samples)
-        self.results.extend(zip(predictions, labels, strict=True))
 
     def compute_metrics(self, results: list[tuple]) -> dict[str, float]:
         """Errors by key; NaN where no picture is labelled."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from mmengine.hooks import Hook
 
-from trn_plugin.errors import shown
+from trn_plugin.errors import ConfigError, shown
 from trn_plugin.registry import HOOKS
+from trn_plugin.tasks import Task, read_task
 
 __all__ = ["NamesHook"]
 
@@ -18,19 +21,22 @@ class NamesHook(Hook):
 
     def before_test(self, runner) -> None:
         trained_on = runner.trained_on or getattr(runner.bare_model, "dataset_meta", None)
-        model, data = map(_tasks, (trained_on, runner.test_dataloader.dataset.metainfo))
+        tested_on = getattr(runner.test_dataloader.dataset, "metainfo", None)
+        model, data = _tasks(trained_on), _tasks(tested_on)
         for task in model.keys() & data.keys():
-            for key in ("classes", "names"):
-                theirs, ours = (kind.get(key) for kind in (model[task], data[task]))
-                listed = all(isinstance(names, (list, tuple)) for names in (theirs, ours))
-                if listed and [*theirs] != [*ours]:
-                    runner.logger.warning(
-                        f"{task}: the model was trained with {key} {shown(list(theirs))}, the "
-                        f"test data has {shown(list(ours))}: what it measures may be wrong"
-                    )
+            theirs, ours = list(model[task].names), list(data[task].names)
+            if theirs != ours:
+                runner.logger.warning(
+                    f"{task}: the model was trained with {model[task].noun} {shown(theirs)}, the "
+                    f"test data has {shown(ours)}: what it measures may be wrong"
+                )
 
 
-def _tasks(metainfo) -> dict[str, dict]:
-    tasks = metainfo.get("tasks") if isinstance(metainfo, dict) else None
-    kinds = tasks.items() if isinstance(tasks, dict) else ()
-    return {task: kind for task, kind in kinds if isinstance(kind, dict)}
+def _tasks(metainfo) -> dict[str, Task]:
+    """The tasks that can be read."""
+    infos = metainfo.get("tasks") if isinstance(metainfo, dict) else None
+    tasks = {}
+    for name, info in infos.items() if isinstance(infos, dict) else ():
+        with contextlib.suppress(ConfigError):
+            tasks[name] = read_task(name, info)
+    return tasks
