@@ -3,7 +3,7 @@
 Source: Li et al., "Task Relation Networks", WACV 2019, doi:10.1109/WACV.2019.00104.
 """
 
-from trn_plugin.relation._ranks import sum_over_ranks, world_size
+from trn_plugin.ranks import sum_over_ranks, world_size
 from trn_plugin.relation.chance import chance_similarity, corrected_similarity
 from trn_plugin.relation.layer import TaskRelationLayer, measure_together
 from trn_plugin.relation.loss import task_similarity_loss

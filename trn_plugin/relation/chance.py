@@ -27,8 +27,7 @@ def chance_similarity(n: int, d1: int, d2: int) -> float:
 
     Args:
         n (int): number of samples N.
-        d1 (int): features (rank) of one side.
-        d2 (int): features (rank) of the other.
+        d1, d2 (int): features (rank) of each side.
 
     Returns:
         float: in [0, 1]; NaN for N - 1 <= d1 + d2, where even independent features are perfectly
@@ -60,17 +59,11 @@ def corrected_similarity(
     Args:
         tau (Tensor): largest sample canonical correlation, in [0, 1], any shape.
         n (Tensor or float): number of samples, or the effective one.
-        d1 (Tensor or float): features of one side.
-        d2 (Tensor or float): features of the other.
+        d1, d2 (Tensor or float): features of each side.
 
     Returns:
         Tensor: of tau's shape, in [0, 1], differentiable in tau; NaN where n - 1 <= d1 + d2,
         where a sample says nothing.
-
-    Example:
-        >>> import torch
-        >>> corrected_similarity(torch.tensor([0.3, 0.9]), 1000, 20, 20).round(decimals=2).tolist()
-        [0.0, 0.9]
     """
     n, d1, d2 = (torch.as_tensor(x, dtype=torch.float64, device=tau.device) for x in (n, d1, d2))
     defined = n - 1 > d1 + d2

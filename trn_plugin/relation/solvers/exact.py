@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from trn_plugin.relation import precision
-from trn_plugin.relation._whitening import unwhiten, whiten, whitener
+from trn_plugin.relation._whitening import factors, unwhiten, whiten
 
-__all__ = ["Exact", "canonical_vectors", "leading_vectors"]
+__all__ = ["Exact", "leading_vectors"]
 
 # Squared correlations are raised to at least the power 2^SQUARINGS: what is left of a second
 # correlation that is 1e-4 below the first is e^-13.
@@ -28,26 +28,10 @@ class Exact:
     def solve(self, state: None, s, shrinkage: float, batch=None):
         """See :class:`Solver`; P pairs at once."""
         s11, s12, s22 = s
-        if s11.shape == s22.shape:
-            w1, w2 = whitener(torch.cat([s11, s22]), shrinkage).split(len(s11))
-        else:
-            w1, w2 = whitener(s11, shrinkage), whitener(s22, shrinkage)
-        return canonical_vectors(w1, s12, w2), state, True
-
-
-def canonical_vectors(w1: Tensor, s12: Tensor, w2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    r"""Largest canonical correlation and its canonical vectors (Eq. 10).
-
-    Args:
-        w1, w2 (Tensor): (P, d1, d1) and (P, d2, d2), see :func:`whitener`.
-        s12 (Tensor): (P, d1, d2) cross-covariances.
-
-    Returns:
-        tau (P,), a (P, d1), b (P, d2) with :math:`a^\top (S_{11} + \epsilon v I)\, a = 1`. Where
-        nothing is related, tau, a and b are 0.
-    """
-    tau, u, v = leading_vectors(whiten(w2, whiten(w1, s12).mT).mT)
-    return tau, unwhiten(w1, u[..., None])[..., 0], unwhiten(w2, v[..., None])[..., 0]
+        l1, l2 = factors(s11, s22, shrinkage)
+        tau, u, v = leading_vectors(whiten(l1, s12, l2))
+        a, b = unwhiten(l1, u[..., None])[..., 0], unwhiten(l2, v[..., None])[..., 0]
+        return (tau, a, b), state, True
 
 
 def leading_vectors(k: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -68,7 +52,7 @@ def leading_vectors(k: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         length, v, u = _by_squaring(k.mT)
     else:
         length, u, v = _by_squaring(k)
-    related = length > 64 * torch.finfo(k.dtype).eps
+    related = precision.is_related(length)
     keep = related[..., None]
     tau = torch.where(related, length.clamp(max=1.0), 0.0)
     return tau, torch.where(keep, u, 0.0), torch.where(keep, v, 0.0)
