@@ -53,16 +53,11 @@ class RunningCovariance(nn.Module):
 
     Task i's block is the paper's :math:`S_{ii}`, the block of i and j its :math:`S_{ij}`. They are
     not divided by the sum of the samples' weights, on which no similarity depends. Wide ones on
-    the host are updated in place, and only in the blocks of i <= j.
+    the host are updated in place, and only in the blocks of i <= j. The widths of the tasks of a
+    set are those of every set.
     """
 
-    def __init__(
-        self,
-        sets: Sequence[tuple[int, ...]],  # tasks of each; their widths are the same in every set
-        widths: Sequence[int],  # of all tasks
-        pairs: Sequence[tuple[int, int]],  # which tasks are measured
-        identity: bool = False,  # start from S = I, as Algorithm 1 is printed
-    ) -> None:
+    def __init__(self, sets, widths: Sequence[int], pairs, identity: bool = False) -> None:
         super().__init__()
         self.sets = tuple(sets)
         self.dims = tuple(widths[task] for task in sets[0])

@@ -5,9 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from trn_plugin.relation.pairs import Pairs
 from trn_plugin.relation.precision import full_precision
-from trn_plugin.relation.similarities import Similarity
 
 __all__ = ["ClosedFormGradient"]
 
@@ -21,33 +19,21 @@ class ClosedFormGradient(torch.autograd.Function):
               + \bar F_2 \frac{\partial\tau}{\partial S_{12}}^\top\right)
 
     Its columns sum to 0 over the samples, as those of the centred features do, so that it is the
-    gradient of the features too.
+    gradient of the features too. Of features (B, N, D), which are x when centred; factors (P,) of
+    the gradient; the solution of ``Similarity.solve``, whose first is tau (P,).
     """
 
     @staticmethod
-    def forward(
-        ctx,
-        features: Tensor,  # (B, N, D), to which the gradient flows
-        x: Tensor,  # (B, N, D), centred
-        weight: Tensor,  # (P,), 1 - m, or 0 where there is to be no gradient
-        places: Pairs,  # of the pairs' columns
-        similarity: Similarity,
-        shrinkage: float,
-        dtype: torch.dtype,  # of tau
-        *solution: Tensor,  # of Similarity.solve; the first is tau (P,)
-    ) -> Tensor:
-        ctx.given = features.dtype
-        ctx.weight, ctx.places, ctx.similarity = weight, places, similarity
-        ctx.shrinkage = shrinkage
-        ctx.save_for_backward(x, *solution)
+    def forward(ctx, features, x, weight, pairs, similarity, shrinkage, dtype, *solution) -> Tensor:
+        ctx.options = pairs, similarity, shrinkage, features.dtype
+        ctx.save_for_backward(x, weight, *solution)
         return solution[0].to(dtype, copy=True)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad: Tensor):
-        x, *solution = ctx.saved_tensors
+        x, weight, *solution = ctx.saved_tensors
+        pairs, similarity, shrinkage, dtype = ctx.options
         with full_precision(grad.device):
-            scale = grad * ctx.weight
-            x1, x2 = ctx.places.take(x)
-            grads = ctx.similarity.gradient(x1, x2, solution, ctx.shrinkage, scale)
-            return ctx.places.scatter(x, *grads).to(ctx.given), *[None] * (6 + len(solution))
+            grads = similarity.gradient(*pairs.take(x), solution, shrinkage, grad * weight)
+            return pairs.scatter(x, *grads).to(dtype), *[None] * (6 + len(solution))

@@ -25,15 +25,11 @@ Mask = Tensor | Sequence[Tensor | None] | None
 class TaskRelationLayer(RelationState):
     r"""Task similarity of features that change as the network learns (Algorithm 1).
 
-    Each training step centres the mini-batch, updates running covariances
-
-    .. math:: S_{ij} \leftarrow m S_{ij} + (1-m)\, \bar F_i^\top \bar F_j,
-              \qquad S = 0 \text{ at the start}
-
-    and returns the largest canonical correlation tau of two tasks, or of every pair of several.
-    Gradients flow through this batch's covariances only, in closed form (``gradient.py``): no
-    decomposition is differentiated, so that they are finite with fewer samples than features, with
-    dead features and one-hot labels. They are 0 until enough samples were seen.
+    Each training step updates running covariances, :math:`S_{ij} \leftarrow m S_{ij} + (1-m)\,
+    \bar F_i^\top \bar F_j` from 0, and returns the largest canonical correlation tau of two tasks,
+    or of every pair of several. Gradients flow through this batch's covariances only, in closed
+    form: no decomposition is differentiated, so that they are finite with fewer samples than
+    features, with dead features and one-hot labels. They are 0 until enough samples were seen.
 
     On a CPU a pair of wide tasks is solved by Davidson iterations from the last step's solution;
     on other devices every step is exact and none makes the host wait. Under torch.distributed
@@ -132,7 +128,7 @@ class TaskRelationLayer(RelationState):
     def similarity(self) -> Tensor:
         """tau of the covariances, 0-d for two tasks, else (P,); 0 before the first update."""
         steps = [Step(s, pairs) for s in self.groups for pairs in s.pairs]
-        similarities(steps, *self._line14)
+        similarities(steps, *self._options)
         return self._corrected(self._ordered([step.solution[0] for step in steps]))
 
     @torch.compiler.disable
@@ -155,7 +151,7 @@ class TaskRelationLayer(RelationState):
         return f"momentum={self.momentum}, shrinkage={self.shrinkage}, dims={self.dims}"
 
     @property
-    def _line14(self) -> tuple[Similarity, float]:
+    def _options(self) -> tuple[Similarity, float]:
         return SIMILARITIES[self.statistic], self.shrinkage
 
     def _corrected(self, tau: Tensor) -> Tensor:
@@ -201,7 +197,7 @@ class TaskRelationLayer(RelationState):
     def _tau(self, steps: list[Step], dtype: torch.dtype) -> Tensor:
         """Line 15 of Algorithm 1: tau of all pairs, with its gradient."""
         kept = torch.float64 if self.correct_chance else dtype
-        tau = [gradient(s, *self._line14, self._weight(s), kept) for s in steps]
+        tau = [gradient(s, *self._options, self._weight(s), kept) for s in steps]
         return self._corrected(self._ordered(tau)).to(dtype)
 
     @torch.no_grad()
@@ -264,10 +260,7 @@ def measure_together(
 ) -> list[Tensor]:
     """What each layer returns for its features and mask, solved together where widths are equal.
 
-    Args:
-        layers (Sequence[TaskRelationLayer]): all in training mode, or all in evaluation mode.
-        features (Sequence[Sequence[Tensor]]): of each layer, see its ``forward``.
-        masks (Sequence): of each layer, see its ``forward``.
+    The layers are all in training mode, or all in evaluation mode.
     """
     dtypes = [layer._fit(own) for layer, own in zip(layers, features, strict=True)]
     if not layers[0].training:
@@ -275,8 +268,8 @@ def measure_together(
     with precision.full_precision(features[0][0].device):
         inputs = zip(layers, features, masks, dtypes, strict=True)
         steps = [layer._take_in(*own) for layer, *own in inputs]
-        for options in {layer._line14 for layer in layers}:
+        for options in {layer._options for layer in layers}:
             alike = zip(layers, steps, strict=True)
-            alike = [s for layer, own in alike if layer._line14 == options for s in own]
+            alike = [s for layer, own in alike if layer._options == options for s in own]
             similarities(alike, *options)
         return [layer._tau(*own) for layer, *own in zip(layers, steps, dtypes, strict=True)]

@@ -14,14 +14,13 @@ __all__ = ["Pairs", "group_pairs"]
 
 
 class Pairs(nn.Module):
-    """P pairs of tasks of widths d1 and d2, the first before the second in each set."""
+    """P pairs of tasks of widths d1 and d2, the first before the second in each set.
 
-    def __init__(
-        self,
-        indices: list[int],  # of the pairs among the layer's
-        sets: slice,  # one set for each pair, or one for all
-        columns: list[tuple[slice, slice]],  # of each pair's tasks; or the same of all pairs
-    ) -> None:
+    Each has a set of its own and the same columns, or all have columns of their own in one set.
+    ``indices`` are theirs among the pairs of the layer.
+    """
+
+    def __init__(self, indices: list[int], sets: slice, columns: list[tuple[slice, slice]]) -> None:
         super().__init__()
         self.indices, self.sets = indices, sets
         self.state: DavidsonState | None = None  # of a solver

@@ -24,13 +24,9 @@ def task_similarity(f1: Tensor, f2: Tensor) -> Tensor:
     to half precision has made a dependent column independent (softmax outputs, whose sum is then
     not exactly 1), its rounding errors are one more direction, related to nothing.
 
-    Differentiable, by the closed form
-
-    .. math:: \partial\tau / \partial F_1 = (q - \tau p)\, a^\top, \quad
-              p = \bar F_1 a, \; q = \bar F_2 b, \; |p| = |q| = 1
-
-    where p and q are the first pair of canonical variates; where the largest correlation is
-    attained more than once, it is one of the subgradients.
+    Differentiable, by :math:`\partial\tau / \partial F_1 = (q - \tau p)\, a^\top` with the first
+    pair of canonical variates :math:`p = \bar F_1 a, \; q = \bar F_2 b, \; |p| = |q| = 1`; where
+    the largest correlation is attained more than once, it is one of the subgradients.
 
     Args:
         f1, f2 (Tensor): (N, d1) and (N, d2) features of the same samples, floating point.

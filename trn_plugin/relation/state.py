@@ -17,16 +17,13 @@ __all__ = ["RelationState"]
 
 
 class RelationState(nn.Module):
-    """Running covariances of several tasks; none until the widths of the tasks are known."""
+    """Running covariances of several tasks; none until the widths of the tasks are known.
 
-    def __init__(
-        self,
-        dims: Sequence[int] | None,  # width of each task
-        pairs: Sequence[tuple[int, int]] | None,  # which tasks are measured; None for all pairs
-        is_joint: bool,  # one covariance of all tasks, instead of one for each pair
-        identity: bool,  # start from S = I
-        has_solvers: bool,  # solve wide pairs by iterations, on a CPU
-    ) -> None:
+    One for each pair of tasks, or a joint one; from S = 0, or the identity; with solver states of
+    wide pairs for a CPU.
+    """
+
+    def __init__(self, dims, pairs, is_joint: bool, identity: bool, has_solvers: bool) -> None:
         super().__init__()
         self._given_pairs = None if pairs is None else tuple(map(tuple, pairs))
         self._is_joint, self._identity, self._has_solvers = is_joint, identity, has_solvers

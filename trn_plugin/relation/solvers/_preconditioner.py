@@ -59,17 +59,13 @@ def shift_inverted(
 class Correction:
     """Solves the two equations for a residual, with the covariances of the preconditioner.
 
-    With p and q the batch's canonical variates, ``variates`` are p'p, q'q and p'q over the mean
-    square length of all its variates.
+    tau and the cross-covariances (d1, d2) are of now. With p and q the batch's canonical variates,
+    ``variates`` are p'p, q'q and p'q over the mean square length of all its variates. The accuracy
+    is the relative error of the gradient that is small enough.
     """
 
     def __init__(
-        self,
-        preconditioner: Preconditioner,  # of covariances some steps ago
-        cross: Tensor,  # (d1, d2) cross-covariances of now
-        tau: float,  # the largest canonical correlation now
-        variates: tuple[float, float, float] | None,
-        accuracy: float,  # relative error of the gradient that is small enough
+        self, preconditioner: Preconditioner, cross: Tensor, tau: float, variates, accuracy: float
     ) -> None:
         self.inverse1, self.elimination, self.inverse2, shift = preconditioner
         self.shift, self.cross, self.tau = float(shift), cross, tau

@@ -94,18 +94,11 @@ class Projection:
 class Basis:
     """Vectors of one side, orthonormal in its shrunk covariance, and their products.
 
-    A row is a vector (d,), its product with the covariance of this side (d,), shrunk in the
-    basis, and its product with the cross-covariance (other,).
+    A row (2 d + other,) is a vector (d,), its product with the covariance s (d, d) of this side,
+    and that with the cross-covariance (d, other); shrunk in the basis only. There is room for more.
     """
 
-    def __init__(
-        self,
-        s: Tensor,  # (d, d) covariance of this side
-        cross: Tensor,  # (d, other) cross-covariance
-        shrinkage: float,
-        rows: Tensor,  # (k, 2 d + other) float64, not shrunk
-        room: int,  # vectors that can be appended
-    ) -> None:
+    def __init__(self, s: Tensor, cross: Tensor, shrinkage: float, rows: Tensor, room: int) -> None:
         self.s, self.cross = s, cross
         self.ridge = shrinkage * float(s.diagonal().mean(dtype=torch.float64))
         self.rows = rows.new_empty(len(rows) + room, rows.shape[1])

@@ -18,6 +18,7 @@ from trn_plugin.relation._whitening import factors, unwhiten, whiten
 from trn_plugin.relation.solvers import Update
 from trn_plugin.relation.solvers._preconditioner import Correction, Preconditioner, shift_inverted
 from trn_plugin.relation.solvers._projection import Basis, Projection
+from trn_plugin.relation.solvers.exact import leading_triples
 
 __all__ = ["Davidson", "DavidsonState"]
 
@@ -162,7 +163,7 @@ def _solve_exactly(state: DavidsonState, s: Solution, shrinkage: float) -> Solut
     """By decompositions in float64; the state starts from it where float32 can hold it."""
     s11, s12, s22 = (block.double() for block in s)
     (l1,), (l2,) = factors(s11[None], s22[None], shrinkage)
-    u, values, v = _leading_triples(whiten(l1, s12, l2))
+    u, values, v = leading_triples(whiten(l1, s12, l2), KEPT)
     tau, a, b = values[:1].clamp(max=1.0), unwhiten(l1, u).mT, unwhiten(l2, v).mT
     if not precision.is_related(tau):
         return torch.zeros_like(tau), torch.zeros_like(a[:1]), torch.zeros_like(b[:1])
@@ -189,18 +190,3 @@ def _refresh(state: DavidsonState, s: Solution, shrinkage: float, tau: float) ->
         return False
     state.preconditioner = found
     return True
-
-
-def _leading_triples(k: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """u (d1, KEPT), s (KEPT,), v (d2, KEPT), faster than by ``linalg.svd``.
-
-    As exact; values below sqrt(eps) of the first are not in order.
-    """
-    if len(k) < k.shape[1]:
-        v, s, u = _leading_triples(k.mT)
-        return u, s, v
-    v = torch.linalg.eigh(k.mT @ k)[1][:, -KEPT:].flip(1)
-    # orthonormal even where squares of small values are lost to rounding
-    u, r = torch.linalg.qr(k @ v)
-    s = r.diagonal()
-    return u * s.sign().add(0.5).sign(), s.abs(), v
