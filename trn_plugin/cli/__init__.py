@@ -24,6 +24,7 @@ COMMANDS = {
     "test": ("test", "measure a checkpoint or an exported file"),
     "export": ("export", "write a checkpoint as one ONNX file"),
     "predict": ("predict", "run an exported file on pictures and videos"),
+    "browse": ("browse", "draw what training sees"),
     "similarity": ("similarity", "measure how related labels, outputs and features are"),
     "to-timm": ("to_timm", "write one task's path as a timm model"),
 }
@@ -49,6 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print("usage: trn-plugin COMMAND [ARGUMENTS]; COMMAND --help says more\n")
         for name, (_, summary) in COMMANDS.items():
             print(f"  {name:12}{summary}")
+        print(f"  {'--version':12}print the version")
         sys.exit(0)
     if command not in COMMANDS:
         known = ", ".join(COMMANDS)

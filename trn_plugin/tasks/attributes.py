@@ -28,6 +28,15 @@ class AttributeColumns(LabelColumns):
                 raise DataError(f"{where}: expected {column} to be 0 or 1, found {quoted(cell)}")
         return np.array(values, dtype=np.float32)
 
+    def read_all(self, cells, where) -> np.ndarray:
+        values = []
+        for column in cells:
+            index, texts = column.distinct()
+            known = [YES_OR_NO.get(text.lower(), np.nan) for text in texts]
+            values.append(np.array(known, dtype=np.float32)[index])
+        labels = np.stack(values, axis=1)
+        return self.completed(labels, ~np.isnan(labels).any(1), cells, where)
+
 
 @TASKS.register
 class AttributeTask(Task):
@@ -57,6 +66,10 @@ class AttributeTask(Task):
 
     def longest_summary(self) -> list[str]:
         return [f"{name} 0.00" for name in self.names]
+
+    def label_text(self, label: np.ndarray) -> str:
+        """The attributes that are there."""
+        return ", ".join(self.names[index] for index in self.categories(label)) or "none"
 
     def likelihoods(self, label, output, spread) -> list[float]:
         return np.where(label > 0.5, output, 1 - output).tolist()
