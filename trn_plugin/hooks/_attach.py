@@ -34,8 +34,7 @@ class AttachedRelations:
         features (Mapping[str, Mapping[str, str | Mapping]]): by level and task, see
             ``FeatureReader``.
         labels (Mapping[str, str | Mapping]): by task, see ``LabelReader``.
-        relations (Sequence[tuple] or str): as of ``TaskRelationNeck``.
-        momentum (float): as of ``TaskRelationNeck``.
+        relations, momentum: as of ``TaskRelationNeck``.
         data_samples (str): the argument of the model's ``forward`` that holds the labels.
         **options: others of ``TaskRelationNeck``.
 
@@ -148,13 +147,12 @@ class AttachedRelations:
         """The running moments as tensors, numbers and strings, for a checkpoint."""
         if self.dims is None:
             return self._saved or {}
+        state = self.neck.state_dict()
         return {
             "relations": list(self.neck.names),
             "dims": {level: dict(widths) for level, widths in self.dims.items()},
             "double_labels": sorted(self._double_labels),
-            "moments": {
-                name: value.detach().cpu().clone() for name, value in self.neck.state_dict().items()
-            },
+            "moments": {name: value.detach().cpu().clone() for name, value in state.items()},
         }
 
     def load(self, state: Mapping | None) -> None:
