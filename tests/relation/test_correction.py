@@ -118,7 +118,7 @@ def test_other_pairs_are_coupled_the_more_the_nearer_they_are(second):
         vectors = own[:3] + off.double() @ own
         s, cross = (s11, s12) if start == 0 else (s22, s12.T)
         rows = torch.cat([vectors, vectors @ s, vectors @ cross], 1)
-        sides.append(Basis(s, cross, EPSILON, rows))
+        sides.append(Basis(s, cross, EPSILON, rows, 2))
     space = Projection(*sides)
     tau, u, v = space.solve()
     found = shift_inverted(s11, s12, s22, EPSILON, tau)

@@ -104,10 +104,10 @@ class RunningCovariance(nn.Module):
                 products = sum_over_ranks(torch.bmm(x.mT, x))
                 squares = products.diagonal(dim1=-2, dim2=-1)
                 return Batch(features, x, count, squares, products)
-            squares = torch.linalg.vector_norm(x, dim=1).square_()
+            squares = x.square().sum(1)
             if dtype == torch.float32 and precision.exceeds_float32(x, squares, self.columns):
                 x, count = centre(features, mask, torch.float64)
-                squares = torch.linalg.vector_norm(x, dim=1).square_()
+                squares = x.square().sum(1)
             return Batch(features, x, count, squares)
 
     def update(self, batch: Batch, m: float, finite: Tensor | None) -> Tensor | None:

@@ -14,19 +14,26 @@ class Projection:
     """Canonical correlations (Ritz values) within a basis of each side."""
 
     def __init__(self, first: Basis, second: Basis) -> None:
-        self.sides = first, second
+        self.sides, n = (first, second), first.count
         gram = torch.stack([side.along @ side.vectors.mT for side in self.sides])
         lower, info = torch.linalg.cholesky_ex(gram)
         self.is_valid = not info.any()
-        identity = torch.eye(len(first.rows), dtype=lower.dtype)
+        identity = torch.eye(n, dtype=lower.dtype)
         for side, factor in zip(self.sides, lower, strict=True):
-            side.set(torch.linalg.solve_triangular(factor, identity, upper=False) @ side.rows)
+            inverse = torch.linalg.solve_triangular(factor, identity, upper=False)
+            side.rows[:n] = inverse @ side.rows[:n]
+        self.cross = lower.new_empty(len(first.rows), len(second.rows))
+        self.cross[:n, :n] = first.across @ second.vectors.mT
+
+    @property
+    def whitened(self) -> Tensor:
+        """(k, k) cross-covariance of the two orthonormal bases."""
+        n = self.sides[0].count
+        return self.cross[:n, :n]
 
     def solve(self) -> tuple[float, Tensor, Tensor]:
         """Largest Ritz value tau, and its coefficients (k,) in each basis."""
-        first, second = self.sides
-        # (k, k) cross-covariance of the two orthonormal bases
-        self.whitened = k = first.across @ second.vectors.mT
+        k = self.whitened
         self.squares, self.right = torch.linalg.eigh(k.mT @ k)
         tau = max(float(self.squares[-1]), 0.0) ** 0.5
         v = self.right[:, -1]
@@ -62,13 +69,15 @@ class Projection:
 
     def extend(self, x: Tensor, y: Tensor) -> None:
         """Add the orthogonal part of a vector to each basis, (d1,) and (d2,)."""
-        first, second = self.sides
+        (first, second), n = self.sides, self.sides[0].count
         x, y = first.orthogonal_part(x), second.orthogonal_part(y)
         # both products with the cross-covariance in a row, while it is in the cache
         own1, cross1 = torch.mv(first.s, x), torch.mv(first.cross.mT, x)
         cross2, own2 = torch.mv(first.cross, y), torch.mv(second.s, y)
         first.append(x, own1, cross1)
         second.append(y, own2, cross2)
+        torch.mv(second.vectors, first.across[n], out=self.cross[n, : n + 1])
+        self.cross[:n, n] = torch.mv(first.across[:n], second.vectors[n])
 
     def ritz_vectors(self, count: int) -> list[Tensor]:
         """Rows of the leading ``count`` Ritz vectors of each side, not shrunk."""
@@ -86,19 +95,20 @@ class Basis:
     """Vectors of one side, orthonormal in its shrunk covariance, and their products.
 
     A row (2 d + other,) is a vector (d,), its product with the covariance s (d, d) of this side,
-    and that with the cross-covariance (d, other); shrunk in the basis only.
+    and that with the cross-covariance (d, other); shrunk in the basis only. There is room for more.
     """
 
-    def __init__(self, s: Tensor, cross: Tensor, shrinkage: float, rows: Tensor) -> None:
+    def __init__(self, s: Tensor, cross: Tensor, shrinkage: float, rows: Tensor, room: int) -> None:
         self.s, self.cross = s, cross
         self.ridge = shrinkage * float(s.diagonal().mean(dtype=torch.float64))
-        self.set(rows.clone())
+        self.rows = rows.new_empty(len(rows) + room, rows.shape[1])
+        self.rows[: len(rows)] = rows
+        self._resize(len(rows))
         self.along.add_(self.vectors, alpha=self.ridge)
 
-    def set(self, rows: Tensor) -> None:
-        """Go on with other rows."""
-        d = len(self.s)
-        self.rows, (self.vectors, self.along, self.across) = rows, rows.tensor_split((d, 2 * d), 1)
+    def _resize(self, count: int) -> None:
+        self.count, d = count, len(self.s)
+        self.vectors, self.along, self.across = self.rows[:count].tensor_split((d, 2 * d), 1)
 
     def relative_change(self, coefficients: Tensor, x: Tensor, within: Tensor) -> float:
         """Norm of x and a combination ``within``, over that of the vector that they change."""
@@ -118,15 +128,16 @@ class Basis:
 
     def append(self, *row: Tensor) -> None:
         """Append a vector with its products, made orthonormal."""
-        new, d = torch.cat(row).double(), len(self.s)
+        n, new, d = self.count, self.rows[self.count], len(self.s)
+        new.copy_(torch.cat(row))
         vector, along = new[:d], new[d : 2 * d]
         along.add_(vector, alpha=self.ridge)
-        new.addmv_(self.rows.mT, torch.mv(self.along, vector), alpha=-1)
+        new.addmv_(self.rows[:n].mT, torch.mv(self.along, vector), alpha=-1)
         new *= vector.dot(along).rsqrt()
-        self.set(torch.cat([self.rows, new[None]]))
+        self._resize(n + 1)
 
     def combined(self, coefficients: Tensor) -> Tensor:
         """Rows of linear combinations (n, k) of the vectors, not shrunk."""
-        new, d = coefficients @ self.rows, len(self.s)
+        new, d = coefficients @ self.rows[: self.count], len(self.s)
         new[:, d : 2 * d].add_(new[:, :d], alpha=-self.ridge)
         return new

@@ -117,8 +117,9 @@ def _iterate(
 ) -> Solution | None:
     """tau, a and b; None where they are not accurate enough."""
     s11, s12, s22 = s
-    first = Basis(s11, s12, shrinkage, state.rows1)
-    second = Basis(s22, s12.mT, shrinkage, state.rows2)
+    room = precision.tolerance(update.dtype)[1]
+    first = Basis(s11, s12, shrinkage, state.rows1, room)
+    second = Basis(s22, s12.mT, shrinkage, state.rows2, room)
     try:
         projection = Projection(first, second)
         found = projection.is_valid and _improve(
