@@ -190,7 +190,7 @@ def batches(faces: dict[Path, list], size: int) -> Iterator[list[tuple[Path, lis
 def summary(tasks: dict, prediction: dict) -> str:
     parts = summary_lines(tasks, prediction, limit=6)
     for name, task in tasks.items():
-        points = task.read_points(prediction[name])
+        points = task.points(prediction[name])
         if len(points):
             parts.append(f"{name} " + " ".join(f"({x:.1f}, {y:.1f})" for x, y in points))
     return "; ".join(parts)

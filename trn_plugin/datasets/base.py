@@ -91,7 +91,8 @@ class MultiTaskDataset(BaseDataset):
         super().__init__(lazy_init=True, **kwargs)
         known = {**known, **self._metainfo["tasks"]}
         self._metainfo["tasks"] = {task: known[task] for task in self.tasks}
-        self._read_tasks = read_tasks(self._metainfo["tasks"], "metainfo.tasks.")
+        self.known = read_tasks(known, "metainfo.tasks.")
+        self.described = {task: self.known[task] for task in self.tasks}
         if not lazy_init:
             self.full_init()
 
@@ -123,8 +124,7 @@ class MultiTaskDataset(BaseDataset):
 
     def get_data_info(self, idx: int) -> dict:
         """The record of an index, made anew."""
-        if not self._fully_initialized:
-            self.full_init()
+        self.full_init()
         if not isinstance(self.data_list, Records):
             return super().get_data_info(idx)
         index = range(len(self))[idx]
@@ -162,8 +162,7 @@ class MultiTaskDataset(BaseDataset):
 
     def __getitem__(self, index: int) -> dict:
         """The sample of an index, after the pipeline; without a draw (`draw_of`) a random view."""
-        if not self._fully_initialized:
-            self.full_init()
+        self.full_init()
         return self.prepare_data(index)
 
     def prepare_data(self, index: int) -> dict:
@@ -192,7 +191,7 @@ class MultiTaskDataset(BaseDataset):
         results = DrawnResults(
             record,
             eval_key=(self.box_seed, row),
-            tasks=self._read_tasks,
+            tasks=self.described,
             dataset=self._metainfo.get("dataset"),
             box_rule=self.box_rule,
             without=self.without,
@@ -232,19 +231,22 @@ class MultiTaskDataset(BaseDataset):
         Raises:
             ConfigError: if the data set has no such task.
         """
-        if task not in self._read_tasks:
+        if task not in self.described:
             raise ConfigError(f"{type(self).__name__} has no task {task!r}")
-        if not self._fully_initialized:
-            self.full_init()
+        self.full_init()
         rows = np.arange(len(self)) if rows is None else rows
         if isinstance(self.data_list, Records) and task in self.data_list.tables:
             table = self.data_list.tables[task]
             own = self.data_list.rows[rows]
-            return self._read_tasks[task].targets(table.labels[own[table.there[own]]], np.float64)
+            own = own[table.there[own]]
+            if own.size:
+                targets = self.described[task].encode(table.labels[own])
+                return targets.astype(np.float64, copy=False)
+            return np.zeros((0, self.described[task].width))
         samples, copies = np.unique(rows, return_counts=True)
         labels = [self.get_data_info(i)["gt"].get(task) for i in samples.tolist()]
         there = [label is not None for label in labels]
-        targets = self._read_tasks[task].targets(
+        targets = self.described[task].targets(
             [label for label in labels if label is not None], np.float64
         )
         return np.repeat(targets, copies[there], axis=0)
@@ -253,7 +255,7 @@ class MultiTaskDataset(BaseDataset):
         """Numbers of the classes and attributes that a sample has, for ``ClassBalancedDataset``."""
         found, start = [], 0
         labels = self.get_data_info(idx)["gt"]
-        for name, task in self._read_tasks.items():
+        for name, task in self.described.items():
             if name in labels:
                 found += [start + category for category in task.categories(labels[name])]
             start += len(task.names)

@@ -84,7 +84,7 @@ def draw_faces(
             side = min(side, min(box[2] - box[0], box[3] - box[1]) * factor)
             _draw_box(canvas, [value * factor for value in box], str(number) if numbered else "")
         for name, task in tasks.items():
-            _draw_points(canvas, task.read_points(prediction[name]) * factor, side)
+            _draw_points(canvas, task.points(prediction[name]) * factor, side)
     room = _longest_lines(tasks) if steady else []
     return _with_panel(canvas, _sections(canvas, tasks, predictions), room)
 
