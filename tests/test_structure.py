@@ -25,6 +25,7 @@ ROOMS = (
     "evaluation",
     "deploy",
     "engine",
+    "checkpoints",
     "cli",
 )
 # what a room may import of the others; everybody may use the plain files at the top
@@ -32,12 +33,13 @@ ALLOWED = {
     "tasks": set(),
     "relation": set(),
     "datasets": set(),
-    "models": {"relation", "engine"},  # of engine: safe loading of weights
+    "models": {"relation", "checkpoints"},
     "hooks": {"models", "evaluation", "relation"},
     "evaluation": {"relation"},
-    "deploy": {"engine", "cli"},
-    "engine": set(),
-    "cli": {"datasets", "deploy", "engine", "evaluation", "models"},
+    "deploy": {"checkpoints", "engine", "cli"},
+    "engine": {"checkpoints"},
+    "checkpoints": set(),
+    "cli": {"checkpoints", "datasets", "deploy", "engine", "evaluation", "models"},
 }
 
 

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from trn_plugin import cli
+from trn_plugin.checkpoints import save_checkpoint_file
 from trn_plugin.datasets.toy_faces import make_toy_faces
-from trn_plugin.engine import save_checkpoint_file
 from trn_plugin.registry import MODELS
 from trn_plugin.relation import chance_similarity, task_similarity
 

@@ -6,8 +6,8 @@ from mmengine.config import Config
 from torch import nn
 
 from trn_plugin.deploy.export import describe_model
+from trn_plugin.deploy.inference import load_model
 from trn_plugin.deploy.scores import scores_of
-from trn_plugin.engine.inference import load_model
 from trn_plugin.errors import ConfigError
 
 __all__ = ["load_for_export"]

@@ -18,8 +18,8 @@ class MeanAbsoluteError(TaskMetric):
     Pictures without a label are left out; with none left every value is NaN (with a warning), as
     where a prediction is not finite.
 
-    Keys: ``MAE`` and ``median_MAE``, what always answering the median of the evaluated labels
-    would score; for a task of several quantities ``MAE_<name>`` and ``median_MAE_<name>`` of each.
+    Keys: ``MAE`` and ``baseline_MAE``, what always answering the median of the evaluated labels
+    would score; for a task of several quantities ``MAE_<name>`` and ``baseline_MAE_<name>``.
 
     Args:
         task: Name of the task, and the keys' prefix.
@@ -51,5 +51,5 @@ class MeanAbsoluteError(TaskMetric):
         for name, own, constant in zip(names, error, median, strict=True):
             suffix = "" if len(names) == 1 else f"_{key_name(name)}"
             metrics[f"MAE{suffix}"] = float(own)
-            metrics[f"median_MAE{suffix}"] = float(constant)
+            metrics[f"baseline_MAE{suffix}"] = float(constant)
         return metrics
