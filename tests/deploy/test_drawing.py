@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from trn_plugin.deploy import draw_faces
+from trn_plugin.deploy import draw_objects
 from trn_plugin.deploy.drawing import summary_lines
 from trn_plugin.tasks import read_tasks
 
@@ -50,7 +50,7 @@ def test_summary_never_exceeds_its_limit(limit):
     "shape", [(1, 1), (4, 900), (900, 4), (48, 64), (96, 96), (400, 400), (600, 800)]
 )
 def test_a_small_picture_is_enlarged_and_none_is_shrunk(shape):
-    drawn = draw_faces(np.zeros((*shape, 3), np.uint8), FACE, [prediction()])
+    drawn = draw_objects(np.zeros((*shape, 3), np.uint8), FACE, [prediction()])
     assert drawn.dtype == np.uint8
     assert drawn.shape[0] >= shape[0]
     assert drawn.shape[1] > shape[1]
@@ -60,14 +60,14 @@ def test_a_small_picture_is_enlarged_and_none_is_shrunk(shape):
 def test_text_stays_beside_the_picture():
     image = np.full((400, 400, 3), 90, np.uint8)
     tasks = {name: task for name, task in FACE.items() if name != "landmarks"}
-    drawn = draw_faces(image, tasks, [prediction()])
+    drawn = draw_objects(image, tasks, [prediction()])
     np.testing.assert_array_equal(drawn[:400, :400], image)
     assert drawn[:, 400:].max() > 200
 
 
 def test_the_given_picture_is_left_alone():
     image = np.full((400, 400, 3), 90, np.uint8)
-    draw_faces(image, FACE, [prediction()], [(10, 10, 200, 200)])
+    draw_objects(image, FACE, [prediction()], [(10, 10, 200, 200)])
     assert (image == 90).all()
 
 
@@ -75,7 +75,7 @@ def test_the_given_picture_is_left_alone():
 def test_points_are_drawn_where_they_are(side):
     points = np.array([[0.25, 0.5], [0.75, 0.25]]) * side
     tasks = {"landmarks": FACE["landmarks"]}
-    drawn = draw_faces(np.zeros((side, side, 3), np.uint8), tasks, [prediction(points)])
+    drawn = draw_objects(np.zeros((side, side, 3), np.uint8), tasks, [prediction(points)])
     factor = drawn.shape[0] / side
     green = drawn[..., 1] > 128
     for point in points:
@@ -89,13 +89,13 @@ def test_points_are_drawn_where_they_are(side):
 
 def test_points_and_boxes_outside_the_picture_do_no_harm():
     wild = prediction([[-500, 3], [float("nan"), 1e12]])
-    drawn = draw_faces(np.zeros((64, 64, 3), np.uint8), FACE, [wild], [(-30, -30, 900, 20)])
+    drawn = draw_objects(np.zeros((64, 64, 3), np.uint8), FACE, [wild], [(-30, -30, 900, 20)])
     assert drawn.shape[0] >= 320
 
 
 def test_many_faces_are_numbered_and_the_panel_stays_bounded():
     boxes = [(i, i, i + 20, i + 20) for i in range(60)]
-    drawn = draw_faces(np.zeros((100, 100, 3), np.uint8), FACE, [prediction()] * 60, boxes)
+    drawn = draw_objects(np.zeros((100, 100, 3), np.uint8), FACE, [prediction()] * 60, boxes)
     assert drawn.shape[0] < 640
 
 
@@ -112,5 +112,5 @@ def test_frames_of_a_video_are_of_one_size():
         found = {"label": tasks["pose"].names[index], "index": index}
         found["probabilities"] = [0.5, 0.5]
         prediction = {"pose": found, "age": {"years": [0.5, -123456.0][index]}}
-        shapes.add(draw_faces(image, tasks, [prediction], steady=True).shape)
+        shapes.add(draw_objects(image, tasks, [prediction], steady=True).shape)
     assert len(shapes) == 1

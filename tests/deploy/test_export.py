@@ -10,7 +10,7 @@ from exported_faces import DATASET_TASKS, POINTS, POSES, SIZE, build, picture
 from trn_plugin.datasets.transforms import CropResize, PackMultiTaskInputs
 from trn_plugin.deploy import DeployModel, TaskPredictor, check_export, export_onnx
 from trn_plugin.deploy import export as export_module
-from trn_plugin.deploy.export import describe_model
+from trn_plugin.deploy.describe import describe_model
 from trn_plugin.errors import CheckpointError, ConfigError
 from trn_plugin.geometry import box_to_image
 

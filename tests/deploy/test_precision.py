@@ -10,7 +10,8 @@ import torch
 from exported_faces import DATASET_TASKS, SIZE, build, picture
 
 from trn_plugin.deploy import DeployModel, TaskPredictor, export_onnx
-from trn_plugin.deploy.export import describe_model, update_metadata
+from trn_plugin.deploy.describe import describe_model
+from trn_plugin.deploy.export import update_metadata
 from trn_plugin.deploy.precision import to_int8
 
 KINDS = ("plain", "fp16", "int8", "rich")

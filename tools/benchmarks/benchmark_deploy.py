@@ -94,7 +94,7 @@ def main(args):
 
 def load(config, checkpoint):
     from trn_plugin.deploy.checkpoint import load_for_export
-    from trn_plugin.deploy.export import describe_model
+    from trn_plugin.deploy.describe import describe_model
     from trn_plugin.engine.inference import build_model
 
     if checkpoint:
@@ -146,7 +146,7 @@ def backends(model, metadata, args, folder):
 
 def exported(model, metadata, args, precision, folder):
     from trn_plugin.deploy import TaskPredictor, export_onnx
-    from trn_plugin.deploy.runtime import providers_of
+    from trn_plugin.deploy.session import providers_of
 
     path = os.path.join(folder, f"{precision}.onnx")
     export_onnx(model, path, metadata["input_size"], metadata, precision=precision)

@@ -45,6 +45,14 @@ def add_arguments(parser):
         default="uint8",
         help="type of the pictures' numbers, 0..255 (%(default)s)",
     )
+    parser.add_argument(
+        "--resize",
+        choices=("operator", "exact", "none"),
+        default="operator",
+        help="how the file resizes its pictures: ONNX's antialiased Resize, which OpenVINO and "
+        "TensorRT lack; two matrix products, alike in every runtime; or not at all, its input then "
+        "has the network's size (%(default)s)",
+    )
     parser.add_argument("--opset", type=int, metavar="N", help="ONNX operator set, from 18 on")
     parser.add_argument(
         "--features",
@@ -99,6 +107,7 @@ def main(args):
         check_images=[*images, *crops],
         float_input=args.input == "float32",
         features=args.features,
+        resize=args.resize,
     )
     differences = export_onnx(
         model, args.out, input_size, metadata, precision=args.precision, **options
@@ -106,7 +115,8 @@ def main(args):
     height, width = input_size
     size = os.path.getsize(args.out) / 1e6
     kind = f"{args.precision}, {size:.1f} MB"
-    print(f"{args.out}: {kind}, resizes its input to {width} x {height} pixels")
+    resizes = "takes pictures of" if args.resize == "none" else "resizes its input to"
+    print(f"{args.out}: {kind}, {resizes} {width} x {height} pixels")
     compared = [f"{len(crops)} pictures of the {source} set"] if crops else []
     compared += [f"{len(images)} of --images"] if images else []
     print(f"compared on {', '.join([*compared, 'drawn pictures'])}, in batches of 1, 2 and 7")

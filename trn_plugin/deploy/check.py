@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from trn_plugin.deploy.resize import resized
 from trn_plugin.deploy.runtime import TaskPredictor
 from trn_plugin.errors import CheckpointError
 
@@ -58,6 +59,8 @@ def check_export(
     worst = dict.fromkeys(deployed.outputs, 0.0)
     allowed = np.finfo(float).max if tolerance is None else tolerance
     for batch in [*_drawn(*deployed.input_size), *_batches(images or [])]:
+        if deployed.resize == "none" and batch.shape[1:3] != deployed.input_size:
+            batch = resized(batch, deployed.input_size)
         expected = deployed(torch.from_numpy(batch).to(device))
         found = predictor.run(batch)
         for output, reference in zip(deployed.outputs, expected, strict=True):

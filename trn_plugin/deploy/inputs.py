@@ -8,14 +8,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
+
 from trn_plugin.errors import DataError
 from trn_plugin.text_files import line_not_in_utf8
 
-__all__ = ["BoxRow", "find_pictures", "output_paths", "read_boxes", "whole_pixels"]
+__all__ = ["BoxRow", "Found", "find_inputs", "output_paths", "read_boxes", "whole_pixels"]
 
 Box = tuple[int, int, int, int]
 
 SUFFIXES = {".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+"""Of pictures for certain; files with other suffixes are looked into."""
+VIDEO_SUFFIXES = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"}
 BOX_COLUMNS = ("image", "x0", "y0", "x1", "y1")
 
 
@@ -28,37 +32,64 @@ class BoxRow(NamedTuple):
     """``file:line``"""
 
 
-def find_pictures(arguments: Sequence[str], exclude: Path | None = None) -> list[Path]:
-    """The pictures named, and those in the folders named and in their subfolders, in order.
+class Found(NamedTuple):
+    """What paths of pictures, videos and folders hold, each file once, in order."""
+
+    pictures: list[Path]
+    videos: list[Path]
+    left_out: list[Path]
+    """Files of folders that are neither pictures nor videos."""
+
+    def told(self) -> str:
+        """The files left out, in one line; empty where there are none."""
+        if not self.left_out:
+            return ""
+        shown = ", ".join(str(path) for path in self.left_out[:3])
+        more = f" and {len(self.left_out) - 3} more" if len(self.left_out) > 3 else ""
+        return f"left out, neither pictures nor videos: {shown}{more}"
+
+
+def find_inputs(arguments: Sequence[str | Path], exclude: Path | None = None) -> Found:
+    """The pictures and videos named, and those in the folders named and in their subfolders.
 
     Args:
-        arguments: paths of pictures or folders.
+        arguments: paths of pictures, videos or folders; hidden files of folders are passed over.
         exclude: a folder left out of the search, where earlier results may lie.
 
     Raises:
-        DataError: if a path does not exist or a folder holds no picture.
+        DataError: if a path does not exist, or a folder holds neither picture nor video.
     """
     pictures: dict[Path, None] = {}
-    for argument in arguments:
-        path = Path(argument)
-        if path.is_dir():
-            inside = sorted(
-                file
-                for file in path.rglob("*")
-                if file.suffix.lower() in SUFFIXES
-                and not any(part.startswith(".") for part in file.relative_to(path).parts)
-                and file.is_file()
-                and not (exclude is not None and exclude.resolve() in file.resolve().parents)
-            )
-            if not inside:
-                endings = ", ".join(sorted(SUFFIXES))
-                raise DataError(f"{path}: a folder without pictures ({endings})")
-            pictures.update(dict.fromkeys(inside))
-        elif path.exists():
-            pictures[path] = None
-        else:
-            raise DataError(f"{path}: no such picture or folder")
-    return list(pictures)
+    videos: dict[Path, None] = {}
+    left_out: dict[Path, None] = {}
+    for path in map(Path, arguments):
+        if not path.exists():
+            raise DataError(f"{path}: no such picture, video or folder")
+        if not path.is_dir():
+            (videos if path.suffix.lower() in VIDEO_SUFFIXES else pictures)[path] = None
+            continue
+        usable = False
+        for file in sorted(path.rglob("*")):
+            hidden = any(part.startswith(".") for part in file.relative_to(path).parts)
+            earlier = exclude is not None and exclude.resolve() in file.resolve().parents
+            if hidden or earlier or not file.is_file():
+                continue
+            suffix = file.suffix.lower()
+            picture = suffix in SUFFIXES or _is_picture(file)
+            kind = videos if suffix in VIDEO_SUFFIXES else pictures if picture else left_out
+            kind[file] = None
+            usable |= kind is not left_out
+        if not usable:
+            raise DataError(f"{path}: a folder without pictures or videos")
+    return Found(list(pictures), list(videos), list(left_out))
+
+
+def _is_picture(path: Path) -> bool:
+    """Whether OpenCV can read it, by its first bytes."""
+    try:
+        return cv2.haveImageReader(str(path))
+    except cv2.error:
+        return False
 
 
 def whole_pixels(values: Sequence[str | float], where: str) -> Box:

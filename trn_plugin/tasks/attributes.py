@@ -35,6 +35,7 @@ class AttributeTask(Task):
 
     kind = "attributes"
     columns_type = AttributeColumns
+    meaning = "probability of each attribute, 0 to 1"
 
     @property
     def expected(self) -> str:
@@ -53,7 +54,7 @@ class AttributeTask(Task):
         return self.each_column(targets)
 
     def summary(self, prediction: dict) -> list[Line]:
-        return [Line(f"{n} {p:.2f}", certainty=abs(p - 0.5)) for n, p in prediction.items()]
+        return [Line(f"{n} {p:.2f}") for n, p in prediction.items()]
 
     def longest_summary(self) -> list[str]:
         return [f"{name} 0.00" for name in self.names]

@@ -39,13 +39,10 @@ class Line(NamedTuple):
     Attributes:
         text (str): the line.
         right (bool | None): whether the prediction is right; None where nothing can be said.
-        certainty (float | None): where room is short, the least certain lines are dropped first;
-            None: never dropped.
     """
 
     text: str
     right: bool | None = None
-    certainty: float | None = None
 
 
 class Curve(NamedTuple):
@@ -88,6 +85,8 @@ class Task:
     """NumPy type of a label."""
     columns_type: ClassVar[type[LabelColumns]] = LabelColumns
     """Reads the label from the columns of a CSV file."""
+    meaning: ClassVar[str] = "one number for each name"
+    """What an exported file's output is, in words for its reader."""
     difference_unit: ClassVar[str] = "in probability"
     """Unit in which differences between two outputs are printed."""
 
@@ -123,7 +122,7 @@ class Task:
 
     @property
     def label_shape(self) -> tuple[int, ...]:
-        """NumPy type of a label."""
+        """Shape of a label."""
         return (len(self.names),)
 
     @property

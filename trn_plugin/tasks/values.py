@@ -41,6 +41,7 @@ class ValueTask(Task):
     kind = "values"
     dtype = np.float64
     columns_type = ValueColumns
+    meaning = "each value in the unit of its labels"
     difference_unit = "of the labels' standard deviation"
 
     @property
