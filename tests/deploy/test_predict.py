@@ -143,7 +143,7 @@ def test_boxes_of_a_file_give_several_faces_a_picture(tmp_path, mean_colour_mode
         ("M face.png --boxes gone.csv", "gone.csv: cannot read the boxes"),
         ("M clip.mp4", "clip.mp4: no such picture, video or folder"),
         ("M broken.avi", "broken.avi: not a readable video"),
-        ("M broken.avi --boxes boxes.csv", "--boxes: is for pictures; the face in broken.avi"),
+        ("M broken.avi --boxes boxes.csv", "--boxes: is for pictures; the object in broken.avi"),
         ("M face.png broken.avi --box 1 2 3 4", "found 1 pictures and 1 videos"),
         ("M face.png --provider cuda", "no provider 'CUDAExecutionProvider'"),
         ("M face.png --csv face.png", "would be overwritten"),
@@ -192,7 +192,7 @@ def test_a_bad_picture_or_box_does_not_stop_the_others(tmp_path, mean_colour_mod
     assert errors[0].startswith("error: boxes.csv:3: b.png: not a readable picture")
     assert errors[1].startswith("error: boxes.csv:5: c.png: box (90, 90, 99, 99) lies outside")
     assert errors[2].startswith("error: boxes.csv:9: e.png: box (-70, 0, -3, 9) lies outside")
-    assert done.stderr.splitlines()[-1] == "4 of 8 faces could not be used"
+    assert done.stderr.splitlines()[-1] == "4 of 8 objects could not be used"
     records = read_lines(tmp_path / "predictions/predictions.jsonl")
     assert [(record["image"], record["box"]) for record in records] == [
         ("a.png", [0, 0, 9, 9]),

@@ -98,8 +98,12 @@ def detections(detector: Detector, image: np.ndarray, where: str) -> list[Detect
     found = []
     for each in detector(image):
         each = each if isinstance(each, Detection) else Detection(each)
-        box = np.asarray(each.box, dtype=float)
-        if box.shape != (4,) or not np.isfinite(box).all():
+        try:
+            box = np.asarray(each.box, dtype=float)
+            usable = box.shape == (4,) and bool(np.isfinite(box).all())
+        except (TypeError, ValueError):
+            usable = False
+        if not usable:
             raise ConfigError(
                 f"{where}: expected boxes x0, y0, x1, y1 of the detector, found {each.box!r}"
             )

@@ -128,7 +128,7 @@ def _draw_names(canvas: np.ndarray, points: np.ndarray, names: Sequence[str], si
         (width, height), _ = cv2.getTextSize(name, FONT, scale, 1)
         origin = round(x - width / 2), round(y + height + side / 40)
         cv2.putText(canvas, name, origin, FONT, scale, DARK, 3, cv2.LINE_AA)
-        cv2.putText(canvas, name, origin, FONT, scale, POINT_COLOR, 1, cv2.LINE_AA)
+        cv2.putText(canvas, name, origin, FONT, scale, TEXT_COLOR, 1, cv2.LINE_AA)
 
 
 def _text_scale(canvas: np.ndarray) -> float:
