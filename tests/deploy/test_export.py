@@ -303,7 +303,7 @@ def test_every_way_to_resize_agrees_with_the_operator(model, exported, tmp_path,
         np.testing.assert_allclose(
             found["pose"]["probabilities"], expected["pose"]["probabilities"], atol=bound
         )
-    docs, about, metadata = documented(path)
+    metadata = documented(path)[2]
     height, width = SIZE
     sides = ["H", "W"] if resize == "exact" else [height, width]
     assert metadata["input"]["shape"] == ["N", *sides, 3]
