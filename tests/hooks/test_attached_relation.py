@@ -568,8 +568,8 @@ def test_positions_are_averaged(shape, dim, expected):
     assert torch.allclose(found, expected(x.float()), atol=1e-6)
 
 
-def test_the_example_in_the_readme(tmp_path):
-    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+def test_the_example_in_the_docs(tmp_path):
+    text = (Path(__file__).parents[2] / "docs/guides/any_model.md").read_text(encoding="utf-8")
     blocks = [part.split("```")[0] for part in text.split("```python")[1:]]
     config: dict = {}
     exec(next(block for block in blocks if "depth_head.conv1" in block), config)

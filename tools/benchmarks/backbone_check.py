@@ -1,266 +1,165 @@
-"""Does a backbone, cut at its stage boundaries, still compute what timm's own model computes?"""
+"""Does a backbone, cut at its stage boundaries, still compute what timm's own model computes?
+
+Weights are random, constants (a layer scale of 1e-6, zeroed branches) too, so that every part
+shows in the output; dropout and stochastic depth are on where the model has them.
+"""
 
 from __future__ import annotations
 
-import copy
+import collections
+import math
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+import traceback
+from collections.abc import Iterable
 from pathlib import Path
 
 import timm
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from trn_plugin.errors import ConfigError, first_line
 from trn_plugin.models._timm import stage_names
 from trn_plugin.models.trunk import TimmTrunk, relative_difference
 from trn_plugin.onnx_translations import onnx_translations
 
-__all__ = ["BackboneReport", "check_backbone"]
-
+UNTRIED = "not tried"
+TOLERANCES = {"eval": 1e-5, "train": 1e-5, "gradient": 1e-4, "onnx": 1e-3}
+"""Of features relative to the largest, of a parameter's gradient to its largest entry."""
 SIZES = (64, 112, 128, 160, 192, 224, 256, 288, 320, 384, 448, 512)
-"""Of pictures that are tried, smallest first, before the model's own."""
-TOLERANCE = 1e-5
-"""Of features, relative to the largest, in evaluation and in training mode."""
-GRADIENT_TOLERANCE = 1e-4
-"""Of a parameter's gradient, relative to its largest entry."""
-ONNX_TOLERANCE = 1e-3
-_DROP = ("drop_rate", "drop_path_rate", "proj_drop_rate", "attn_drop_rate")
-_DROPS = (_DROP, _DROP[:-1], ())  # TNT's backward pass fails with attention dropout
-_TAIL_BUDGET = 600e6  # parameters of all tails that are held at once
+DROP = ("drop_rate", "drop_path_rate", "proj_drop_rate", "attn_drop_rate")
+DROPS = (DROP, DROP[:-1], ())  # TNT's backward pass fails with attention dropout
 
 
-@dataclass
-class BackboneReport:
-    """What :func:`check_backbone` found.
-
-    Attributes:
-        model (str): timm's name.
-        params (int): of the model without its classifier.
-        img_size (int): side of the pictures, in pixels.
-        boundaries (int): how many were cut at.
-        eval, train (float): largest difference of features in either mode, over all boundaries.
-        gradient (float): largest difference of gradients.
-        onnx (float): largest difference of the exported model.
-        failures (list[str]): what did not agree or could not be done; empty if all is well.
-        onnx_failure (str): why there is no agreeing ONNX file; empty if there is one.
-    """
-
-    model: str
-    params: int = 0
-    img_size: int = 0
-    boundaries: int = 0
-    eval: float = 0.0
-    train: float = 0.0
-    gradient: float = 0.0
-    onnx: float = float("nan")
-    failures: list[str] = field(default_factory=list)
-    onnx_failure: str = ""
-
-    def as_dict(self) -> dict:
-        return asdict(self)
+def failed(reason: str) -> dict:
+    return dict(outcome=reason, onnx_outcome=reason)
 
 
-def check_backbone(
-    name: str,
-    img_size: int | None = None,
-    boundaries: Sequence[int] | None = None,
-    onnx: bool = True,
-) -> BackboneReport:
-    """Cut a model, compare it with the uncut one, and export it.
-
-    Weights are random, constants (a layer scale of 1e-6, zeroed branches) too, so that every part
-    of the model shows in its output; dropout and stochastic depth are on where the model has them.
+def check_backbone(name: str, boundaries=None, onnx: bool = True) -> dict:
+    """Cut a model, compare it with the uncut one, and export it; a row of the table.
 
     Args:
         name (str): of ``timm.list_models()``.
-        img_size (int, optional): side of the pictures; default the smallest that works.
         boundaries (Sequence[int], optional): stages to cut after, from 1; default all.
         onnx (bool): export the model cut before its last stage, and run that with onnxruntime.
-
-    Returns:
-        BackboneReport: what failed is in it.
     """
-    report = BackboneReport(name)
     try:
-        model, size, options = _smallest(name, img_size)
+        uncut = Uncut(name)
     except ConfigError as error:
-        report.failures.append(str(error))
-        return report
-    report.params = sum(p.numel() for p in model.parameters())
-    report.img_size = size
-    stages = stage_names(model)
-    if boundaries is None:
-        boundaries = range(1, len(stages))
-    uncut = _Uncut(name, model, size)
-    at_once = max(1, int(_TAIL_BUDGET / max(report.params, 1)))
-    for group in _groups(list(boundaries), at_once):
-        _compare(report, uncut, group, options)
+        return failed(str(error))
+    stages = stage_names(uncut.model)
+    largest, failures, count = dict.fromkeys(("eval", "train", "gradient"), 0.0), [], 0
+    for boundary in boundaries or range(1, len(stages)):
+        try:
+            found = uncut.differences(boundary)
+        except ConfigError as error:
+            failures.append(str(error))
+            continue
+        count += 1
+        for what, (difference, where) in found.items():
+            largest[what], _ = worst([(largest[what], ""), (difference, "")])
+            if not difference <= TOLERANCES[what]:
+                of = f"{what} of {where}, cut after {stages[boundary - 1]!r},"
+                failures.append(f"{of} differs by {difference:.1e}")
+    more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
+    exported, onnx_outcome = float("nan"), UNTRIED
     if onnx:
         try:
-            trunk = _trunk(uncut, -1 if len(stages) > 1 else 0, ("a",), options)
-            report.onnx = onnx_difference(trunk, uncut.x)
-            if not report.onnx <= ONNX_TOLERANCE:
-                report.onnx_failure = f"differs by {report.onnx:.1e}"
+            exported = onnx_difference(uncut.cut(-1 if len(stages) > 1 else 0), uncut.x)
+            agrees = exported <= TOLERANCES["onnx"]
+            onnx_outcome = "ok" if agrees else f"differs by {exported:.1e}"
         except Exception as error:  # torch.onnx and onnxruntime raise anything
-            report.onnx_failure = _reason(error)
-    return report
-
-
-class _Uncut:
-    """The model, pictures, and its features and gradients with them."""
-
-    def __init__(self, name: str, model: nn.Module, size: int) -> None:
-        self.name, self.model, self.size = name, model, size
-        self.x = _pictures(model, size)
-        self.state = copy.deepcopy(model.state_dict())
-        with torch.no_grad():
-            self.eval = model.eval()(self.x)
-        self.weights = torch.randn(self.eval.shape, generator=torch.Generator().manual_seed(2))
-        model.train().zero_grad()
-        torch.manual_seed(1)
-        self.train = model(self.x)
-        self.loss(self.train).backward()
-        self.gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
-        self.train = self.train.detach()
-
-    def loss(self, features: Tensor) -> Tensor:
-        return (features * self.weights).sum()
-
-
-def _compare(
-    report: BackboneReport, uncut: _Uncut, boundaries: Sequence[int], options: dict
-) -> None:
-    tasks = {f"after{count}": count for count in boundaries} | {"twin": boundaries[-1]}
-    try:
-        trunk = _trunk(uncut, tasks, tuple(tasks), options)
-    except ConfigError as error:
-        if len(boundaries) == 1:
-            report.failures.append(str(error))
-        else:
-            for count in boundaries:
-                _compare(report, uncut, [count], options)
-        return
-    report.boundaries += len(boundaries)
-
-    def note(mode: str, task: str, found: Tensor, expected: Tensor) -> None:
-        difference = relative_difference(found, expected)
-        setattr(report, mode, max(getattr(report, mode), difference))
-        if not difference <= TOLERANCE:
-            name = trunk.stages[tasks[task] - 1]
-            report.failures.append(f"{mode} after {name!r} differs by {difference:.1e}")
-
-    with torch.no_grad():
-        for task, features in trunk.eval()(uncut.x).items():
-            note("eval", task, features, uncut.eval)
-    trunk.train()
-    for task in tasks:
-        torch.manual_seed(1)
-        features = trunk.path(task, uncut.x)
-        note("train", task, features, uncut.train)
-        uncut.loss(features).backward()
-    _compare_gradients(report, uncut, trunk)
-
-
-def _compare_gradients(report: BackboneReport, uncut: _Uncut, trunk: TimmTrunk) -> None:
-    sums: dict[str, Tensor] = {}
-    for name, parameter in trunk.named_parameters():
-        if parameter.grad is not None:
-            own = _uncut_name(name)
-            sums[own] = sums.get(own, 0) + parameter.grad / len(trunk.tasks)
-        elif _uncut_name(name) in uncut.gradients:
-            report.failures.append(f"no gradient of {name}")
-    largest = max(float(g.abs().max()) for g in uncut.gradients.values())
-    for name, expected in uncut.gradients.items():
-        if name not in sums:
-            report.failures.append(f"no gradient of {name}")
-            continue
-        scale = max(float(expected.abs().max()), 1e-3 * largest)
-        difference = float((sums[name] - expected).abs().max()) / scale
-        report.gradient = max(report.gradient, difference)
-        if not difference <= GRADIENT_TOLERANCE:
-            report.failures.append(f"gradient of {name} differs by {difference:.1e}")
-
-
-def onnx_difference(trunk: TimmTrunk, x: Tensor) -> float:
-    """Largest difference, relative to the largest feature, of an exported trunk.
-
-    Args:
-        trunk (TimmTrunk): put into eval mode.
-        x (Tensor): (N, C, H, W) pictures; the exported model takes any N.
-    """
-    import onnxruntime
-
-    model = _Features(trunk).eval()
-    batch = torch.cat([x, x.flip(0), x.flip(3)])[:3]
-    with tempfile.TemporaryDirectory() as folder, torch.no_grad():
-        path = Path(folder) / "backbone.onnx"
-        torch.onnx.export(
-            model,
-            (batch[:2],),
-            str(path),
-            dynamo=True,
-            verbose=False,
-            dynamic_shapes=({0: torch.export.Dim("N")},),
-            input_names=["x"],
-            custom_translation_table=onnx_translations(),
-        )
-        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-        found = session.run(None, {"x": batch.numpy()})
-        expected = model(batch)
-    return max(
-        relative_difference(torch.from_numpy(f), e) for f, e in zip(found, expected, strict=True)
+            onnx_outcome = reason_of(error)
+    return dict(
+        params=sum(p.numel() for p in uncut.model.parameters()),
+        img_size=uncut.size,
+        boundaries=count,
+        **{what: f"{difference:.1e}" for what, difference in largest.items()},
+        outcome=failures[0] + more if failures else "ok",
+        onnx=f"{exported:.1e}",
+        onnx_outcome=onnx_outcome,
     )
 
 
-class _Features(nn.Module):
-    def __init__(self, trunk: TimmTrunk) -> None:
-        super().__init__()
-        self.trunk = trunk
+class Uncut:
+    """timm's model for the smallest pictures that it takes, its features and its gradients."""
 
-    def forward(self, x):
-        return tuple(self.trunk(x).values())
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.model, self.size, self.options = smallest_input(name)
+        self.x = pictures(self.size)
+        self.state = {key: value.clone() for key, value in self.model.state_dict().items()}
+        with torch.no_grad():
+            self.eval = self.model.eval()(self.x)
+        self.weights = torch.randn(self.eval.shape, generator=torch.Generator().manual_seed(2))
+        self.model.train().zero_grad()
+        torch.manual_seed(1)
+        self.train = self.model(self.x)
+        (self.train * self.weights).sum().backward()
+        self.gradients = {n: p.grad for n, p in self.model.named_parameters() if p.grad is not None}
+
+    def cut(self, shared_stages: int) -> TimmTrunk:
+        """The same weights, cut for two tasks."""
+        sizes = dict(shared_stages=shared_stages, tasks=("a", "b"), img_size=self.size)
+        trunk = TimmTrunk(self.name, **sizes, **self.options)
+        with torch.no_grad():
+            for name, value in [*trunk.named_parameters(), *trunk.named_buffers()]:
+                if uncut_name(name) in self.state:
+                    value.copy_(self.state[uncut_name(name)])
+        return trunk
+
+    def differences(self, boundary: int) -> dict[str, tuple[float, str]]:
+        """The largest in either mode and of the gradients, and of what."""
+        trunk, found = self.cut(boundary), {}
+        with torch.no_grad():
+            features = trunk.eval()(self.x)
+        found["eval"] = worst((relative_difference(f, self.eval), t) for t, f in features.items())
+        trunk.train()
+        passes = []
+        for task in trunk.tasks:
+            torch.manual_seed(1)
+            features = trunk.path(task, self.x)
+            passes.append((relative_difference(features, self.train.detach()), task))
+            (features * self.weights).sum().backward()
+        sums = collections.defaultdict(float)
+        for name, parameter in trunk.named_parameters():
+            if parameter.grad is not None:
+                sums[uncut_name(name)] = sums[uncut_name(name)] + parameter.grad / len(trunk.tasks)
+        largest = max(float(g.abs().max()) for g in self.gradients.values())
+        gradients = [(0.0, "")]
+        for name, expected in self.gradients.items():
+            scale = max(float(expected.abs().max()), 1e-3 * largest)
+            gradients.append((float((sums[name] - expected).abs().max()) / scale, name))
+        return found | {"train": worst(passes), "gradient": worst(gradients)}
 
 
-def _trunk(uncut: _Uncut, shared, tasks: tuple[str, ...], options: dict) -> TimmTrunk:
-    trunk = TimmTrunk(uncut.name, shared_stages=shared, tasks=tasks, img_size=uncut.size, **options)
-    own = {**dict(trunk.named_parameters()), **dict(trunk.named_buffers())}
-    with torch.no_grad():
-        for name, value in own.items():
-            if _uncut_name(name) in uncut.state:
-                value.copy_(uncut.state[_uncut_name(name)])
-    return trunk
+def worst(found: Iterable[tuple[float, str]]) -> tuple[float, str]:
+    """The largest difference and what has it; what is no number is the largest."""
+    return max(found, key=lambda each: math.inf if math.isnan(each[0]) else each[0])
 
 
-def _uncut_name(name: str) -> str:
+def uncut_name(name: str) -> str:
     return re.sub(r"^(trunk|tails\.[^.]+)\.", "", name)
 
 
-def _groups(items: list[int], size: int) -> Iterator[list[int]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
-
-
-def _pictures(model: nn.Module, size: int) -> Tensor:
+def pictures(size: int) -> torch.Tensor:
     return torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(3))
 
 
-def _smallest(name: str, img_size: int | None) -> tuple[nn.Module, int, dict]:
+def smallest_input(name: str) -> tuple[nn.Module, int, dict]:
     """The model for the smallest pictures at which its features and gradients are finite."""
     config = timm.get_pretrained_cfg(name)
     native = max(config.input_size[1:]) if config else 224
     reason = ""
-    for size in (img_size,) if img_size else sorted({*(s for s in SIZES if s < native), native}):
-        for drops in _DROPS:
+    for size in sorted({*(s for s in SIZES if s < native), native}):
+        for drops in DROPS:
             try:
-                options = dict.fromkeys(drops, 0.1)
-                model, options = _create(name, size, options, config is not None)
-                features = model.train()(_pictures(model, size))
+                sized = {"img_size": size} if config and config.fixed_input_size else {}
+                model, options = create(name, sized, dict.fromkeys(drops, 0.1))
+                features = model.train()(pictures(size))
                 features.sum().backward()
                 if torch.isfinite(features).all():
-                    model.load_state_dict(_shaken(model))
+                    randomise_constants(model)
                     return model, size, options
                 reason = "features are not finite"
             except Exception as error:  # a model's own shape errors are of any type
@@ -270,10 +169,8 @@ def _smallest(name: str, img_size: int | None) -> tuple[nn.Module, int, dict]:
     raise ConfigError(f"{name} runs with no size of pictures: {reason}")
 
 
-def _create(name: str, size: int, options: dict, fixed: bool) -> tuple[nn.Module, dict]:
+def create(name: str, sized: dict, options: dict) -> tuple[nn.Module, dict]:
     """The model, with those of ``options`` that it takes."""
-    sized = {"img_size": size} if fixed and timm.get_pretrained_cfg(name).fixed_input_size else {}
-    options = dict(options)
     while True:
         torch.manual_seed(0)
         try:
@@ -285,24 +182,36 @@ def _create(name: str, size: int, options: dict, fixed: bool) -> tuple[nn.Module
             del options[unknown[0]]
 
 
-def _shaken(model: nn.Module) -> dict[str, Tensor]:
-    """The model's state, with random numbers for parameters that are all (nearly) zero."""
+@torch.no_grad()
+def randomise_constants(model: nn.Module) -> None:
     generator = torch.Generator().manual_seed(4)
-    state = model.state_dict()
-    for name, parameter in model.named_parameters():
-        if parameter.numel() and float(parameter.detach().abs().max()) < 1e-2:
-            state[name] = 0.2 * torch.rand(parameter.shape, generator=generator) + 0.1
-    return state
+    for parameter in model.parameters():
+        if parameter.numel() and float(parameter.abs().max()) < 1e-2:
+            parameter.copy_(0.2 * torch.rand(parameter.shape, generator=generator) + 0.1)
 
 
-def _reason(error: BaseException) -> str:
-    """The operator that has no export, or else the innermost error's first line."""
-    chain = [error]
-    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
-        chain.append(cause)
-    for link in chain:
-        found = re.search(r"No ONNX function found for <OpOverload\(op='([\w.]+)'", str(link))
-        if found:
-            return f"no ONNX function for {found.group(1)}"
-    last = chain[-1]
-    return f"{type(last).__name__}: {first_line(last)}"
+def onnx_difference(trunk: TimmTrunk, x: torch.Tensor) -> float:
+    """Largest difference, relative to the largest feature, of an exported trunk."""
+    import onnxruntime
+
+    trunk.eval()
+    batch = torch.cat([x, x.flip(0), x.flip(3)])[:3]
+    options = dict(dynamo=True, verbose=False, input_names=["x"])
+    options |= dict(dynamic_shapes=({0: torch.export.Dim("N")},))
+    options |= dict(custom_translation_table=onnx_translations())
+    with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+        path = str(Path(folder) / "backbone.onnx")
+        torch.onnx.export(trunk, (batch[:2],), path, **options)
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        found = map(torch.from_numpy, session.run(None, {"x": batch.numpy()}))
+        differences = map(relative_difference, found, trunk(batch).values())
+        return worst((difference, "") for difference in differences)[0]
+
+
+def reason_of(error: BaseException) -> str:
+    """The operator that has no export, or else the error's first line."""
+    text = "".join(traceback.format_exception(error))
+    found = re.search(r"No ONNX function found for <OpOverload\(op='([\w.]+)'", text)
+    if found:
+        return f"no ONNX function for {found.group(1)}"
+    return f"{type(error).__name__}: {first_line(error)}"

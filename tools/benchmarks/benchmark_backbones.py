@@ -14,25 +14,23 @@ Example:
 
 import time
 
-from measuring import add_device_arguments, times_in_turn, use_device
+import timm
+import torch
+from measuring import add_count, add_device_arguments, times_in_turn, use_device
 
-from trn_plugin.cli.parsing import positive_int
 from trn_plugin.cli.running import start
+from trn_plugin.models import TimmTrunk
 
 
 def add_arguments(parser):
     parser.add_argument("names", nargs="+", help="timm's names")
-    parser.add_argument("--shared-stages", type=int, default=-1, help="default -1")
-    parser.add_argument("--batch-size", type=positive_int, default=4)
-    parser.add_argument("--runs", type=positive_int, default=20, help="default 20")
+    add_count(parser, "--batch-size", 4, "pictures")
+    add_count(parser, "--runs", 20, "of each side")
     add_device_arguments(parser)
     parser.set_defaults(threads=1)
-    parser.add_argument("--train", action="store_true", help="forward and backward, in train mode")
 
 
 def main(args):
-    import torch
-
     use_device(args)
     print(f"torch {torch.__version__}, {args.threads} threads, {args.device}")
     print(f"{'model':30} {'build (s)':>10} {'step':>8} {'memory':>8} {'bare':>8}")
@@ -41,68 +39,45 @@ def main(args):
 
 
 def measure(name: str, args) -> str:
-    import timm
-    import torch
-
-    from trn_plugin.models import TimmTrunk
-
-    def shared(stages, tasks):
-        return TimmTrunk(name, shared_stages=stages, tasks=tasks)
-
-    build = times_in_turn(
-        dict(
-            cut=lambda: shared(args.shared_stages, ("a",)),
-            uncut=lambda: timm.create_model(name, num_classes=0),
-        ),
-        3,
-        time.process_time,
+    builds = dict(
+        cut=lambda: TimmTrunk(name, shared_stages=-1, tasks=("a",)),
+        uncut=lambda: timm.create_model(name, num_classes=0),
     )
-    device = torch.device(args.device)
-    model = shared(args.shared_stages, ("a", "b")).to(device)
-    bare = timm.create_model(name, num_classes=0).to(device)
-    everything = shared("all", ("a",)).to(device)
-    x = torch.randn(args.batch_size, 3, *model.img_size, device=device)
+    build = times_in_turn(builds, 3, time.process_time)
+    cut = TimmTrunk(name, shared_stages=-1, tasks=("a", "b")).to(args.device).eval()
+    bare = timm.create_model(name, num_classes=0).to(args.device).eval()
+    everything = TimmTrunk(name, shared_stages="all", tasks=("a",)).to(args.device).eval()
+    x = torch.randn(args.batch_size, 3, *cut.img_size, device=args.device)
     with torch.no_grad():
-        values = model.trunk(x)[0]
+        values = cut.trunk(x)[0]
     held = [v.requires_grad_(v.is_floating_point()) if torch.is_tensor(v) else v for v in values]
     parts = dict(
-        trunk=lambda: model.trunk(x)[0],
-        first=lambda: model.tails["a"](*held)[0],
-        second=lambda: model.tails["b"](*held)[0],
+        trunk=lambda: cut.trunk(x)[0],
+        first=lambda: cut.tails["a"](*held)[0],
+        second=lambda: cut.tails["b"](*held)[0],
     )
-    whole = dict(whole=lambda: tuple(model(x).values()))
-    memory = {key: kept_bytes(run, model) for key, run in (whole | parts).items()}
+    sides = dict(whole=lambda: tuple(cut(x).values()), **parts)
+    memory = {key: kept_bytes(run, cut) for key, run in sides.items()}
+    sides |= dict(bare=lambda: bare(x), everything=lambda: everything(x))
+    on_gpu = args.device == "cuda"
 
     def step(run):
-        if not args.train:
-            with torch.no_grad():
-                run()
-        else:
-            tensors = [t for t in run() if torch.is_tensor(t) and t.requires_grad]
-            sum(t.sum() for t in tensors).backward()
-        if device.type == "cuda":
+        with torch.no_grad():
+            run()
+        if on_gpu:
             torch.cuda.synchronize()
 
-    for module in (model, bare, everything):
-        module.train(args.train)
-    sides = whole | parts
-    sides |= dict(bare=lambda: (bare(x),), everything=lambda: tuple(everything(x).values()))
-    clock = time.perf_counter if device.type == "cuda" else time.process_time
-    times = times_in_turn(
-        {k: lambda run=run: step(run) for k, run in sides.items()}, args.runs, clock
-    )
-    alone = times["trunk"] + times["first"] + times["second"]
-    alone_bytes = memory["trunk"] + memory["first"] + memory["second"]
+    runs = {key: lambda run=run: step(run) for key, run in sides.items()}
+    times = times_in_turn(runs, args.runs, time.perf_counter if on_gpu else time.process_time)
+    of_parts, bytes_of_parts = (sum(found[key] for key in parts) for found in (times, memory))
     return (
-        f"{build['cut'] - build['uncut']:10.2f} {times['whole'] / alone:8.3f} "
-        f"{memory['whole'] / alone_bytes:8.3f} {times['everything'] / times['bare']:8.3f}"
+        f"{build['cut'] - build['uncut']:10.2f} {times['whole'] / of_parts:8.3f} "
+        f"{memory['whole'] / bytes_of_parts:8.3f} {times['everything'] / times['bare']:8.3f}"
     )
 
 
 def kept_bytes(run, model) -> int:
     """Bytes that the backward pass of ``run`` would need, besides the weights."""
-    import torch
-
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
     kept = {}
 
@@ -115,6 +90,7 @@ def kept_bytes(run, model) -> int:
     model.train()
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         outputs = run()
+    model.eval()
     del outputs
     return sum(size for size, _ in kept.values())
 

@@ -17,15 +17,23 @@ import functools
 import os
 import tempfile
 
-from measuring import add_device_arguments, times_in_turn, use_device
+import numpy as np
+import onnxruntime
+import torch
+from measuring import add_count, add_device_arguments, add_out, times_in_turn, use_device
 
 from trn_plugin.cli.config import add_config_arguments, load_config
 from trn_plugin.cli.parsing import positive_int
 from trn_plugin.cli.running import start
+from trn_plugin.deploy import DeployModel, TaskPredictor, export_onnx
+from trn_plugin.deploy.checkpoint import load_for_export
+from trn_plugin.deploy.describe import describe_model
+from trn_plugin.deploy.session import providers_of
+from trn_plugin.engine.inference import build_model
 from trn_plugin.errors import CheckpointError, TrnPluginError, first_line
 from trn_plugin.files import write_table
+from trn_plugin.tasks import read_tasks
 
-BACKENDS = ("eager", "compile", "fp32", "fp16", "int8")
 TITLES = {
     "eager": "PyTorch eager",
     "compile": "torch.compile",
@@ -38,33 +46,25 @@ TITLES = {
 def add_arguments(parser):
     add_config_arguments(parser)
     parser.add_argument("--checkpoint", help="default: random weights, which are as fast")
-    parser.add_argument(
-        "--batch-sizes", type=positive_int, nargs="+", default=[1, 8, 32], metavar="N"
-    )
-    parser.add_argument(
-        "--backends", nargs="+", choices=BACKENDS, default=["eager", "compile", "fp32", "int8"]
-    )
-    parser.add_argument(
-        "--picture-size",
-        type=positive_int,
-        metavar="S",
-        help="side in pixels (default: the network's)",
-    )
-    parser.add_argument("--rounds", type=positive_int, default=5, help="default %(default)s")
-    parser.add_argument(
-        "--calls", type=positive_int, default=5, help="of each a round (%(default)s)"
-    )
+    sizes = dict(type=positive_int, metavar="N")
+    parser.add_argument("--batch-sizes", nargs="+", default=[1, 8, 32], **sizes)
+    backends = ["eager", "compile", "fp32", "int8"]
+    parser.add_argument("--backends", nargs="+", choices=tuple(TITLES), default=backends)
+    parser.add_argument("--picture-size", help="side in pixels (default: the network's)", **sizes)
+    add_count(parser, "--rounds", 5)
+    add_count(parser, "--calls", 5, "of each a round")
     add_device_arguments(parser)
-    parser.add_argument("--out", metavar="CSV", help="write the numbers to this table too")
+    add_out(parser)
 
 
 def main(args):
-    import onnxruntime
-    import torch
-
     use_device(args)
     config = load_config(args.config, args.cfg_options)
-    model, metadata = load(config, args.checkpoint)
+    if args.checkpoint:
+        model, _, metadata = load_for_export(config, args.checkpoint)
+    else:
+        model = build_model(config)
+        metadata = describe_model(model, tuple(model.backbone.img_size))
     height, width = metadata["input_size"]
     shape = (args.picture_size or height, args.picture_size or width)
     setting = {
@@ -77,9 +77,8 @@ def main(args):
         "onnxruntime": onnxruntime.__version__,
     }
     print(
-        f"{setting['backbone']} at {setting['input']} from uint8 pictures of {setting['picture']}, "
-        f"{args.device}, {args.threads} threads, torch {torch.__version__}, "
-        f"onnxruntime {onnxruntime.__version__}"
+        "{backbone} at {input} from uint8 pictures of {picture}, {device}, {threads} threads, "
+        "torch {torch}, onnxruntime {onnxruntime}".format(**setting)
     )
     rows = []
     with tempfile.TemporaryDirectory() as folder:
@@ -87,67 +86,36 @@ def main(args):
         for size in args.batch_sizes:
             print(f"batch of {size}")
             print(f"  {'':18} {'latency (ms)':>13} {'pictures/s':>11} {'over eager':>11}  differs")
-            rows += measure(runs, skipped, batch_of(size, shape), metadata, args)
+            pictures = np.random.default_rng(0).integers(0, 256, (size, *shape, 3), np.uint8)
+            rows += measure(runs, dict(skipped), pictures, metadata, args)
     if args.out:
         write_table(args.out, [{**setting, **row} for row in rows])
 
 
-def load(config, checkpoint):
-    from trn_plugin.deploy.checkpoint import load_for_export
-    from trn_plugin.deploy.describe import describe_model
-    from trn_plugin.engine.inference import build_model
-
-    if checkpoint:
-        model, _, metadata = load_for_export(config, checkpoint)
-        return model, metadata
-    model = build_model(config)
-    return model, describe_model(model, tuple(model.backbone.img_size))
-
-
-def batch_of(size, shape):
-    import numpy as np
-
-    return np.random.default_rng(0).integers(0, 256, (size, *shape, 3), dtype=np.uint8)
-
-
 def backends(model, metadata, args, folder):
     """What can run, (pictures) -> {output: array} by name, and why the others cannot."""
-    import torch
-
-    from trn_plugin.deploy import DeployModel
-
     deployed = DeployModel(model, metadata["input_size"]).eval()
-    ready, skipped = {}, {}
-    for name in ("fp32", "fp16", "int8"):  # before the model moves to another device
-        if name in args.backends:
+    runs, skipped = {}, {}
+    for precision in ("fp32", "fp16", "int8"):  # before the model moves to another device
+        if precision in args.backends:
             try:
-                ready[name] = exported(model, metadata, args, name, folder)
+                runs[precision] = exported(model, metadata, args, precision, folder)
             except TrnPluginError as error:
-                skipped[name] = first_line(error)
+                skipped[precision] = first_line(error)
     deployed.to(args.device)
 
-    def in_torch(network):
-        def run(pictures):
-            with torch.inference_mode():
-                outputs = network(torch.from_numpy(pictures).to(args.device))
-                return {
-                    task: output.cpu().numpy()
-                    for task, output in zip(deployed.tasks, outputs, strict=True)
-                }
+    def in_torch(network, pictures):
+        with torch.inference_mode():
+            outputs = network(torch.from_numpy(pictures).to(args.device))
+            return dict(zip(deployed.tasks, (o.cpu().numpy() for o in outputs), strict=True))
 
-        return run
-
-    torch_backends = {"eager": in_torch(deployed)}
+    runs["eager"] = functools.partial(in_torch, deployed)
     if "compile" in args.backends:
-        torch_backends["compile"] = in_torch(torch.compile(deployed, dynamic=False))
-    known = torch_backends | ready
-    return {name: known[name] for name in BACKENDS if name in known}, skipped
+        runs["compile"] = functools.partial(in_torch, torch.compile(deployed, dynamic=False))
+    return {name: runs[name] for name in TITLES if name in runs}, skipped
 
 
 def exported(model, metadata, args, precision, folder):
-    from trn_plugin.deploy import TaskPredictor, export_onnx
-    from trn_plugin.deploy.session import providers_of
-
     path = os.path.join(folder, f"{precision}.onnx")
     export_onnx(model, path, metadata["input_size"], metadata, precision=precision)
     predictor = TaskPredictor(path, providers_of(args.device), args.threads)
@@ -158,52 +126,40 @@ def exported(model, metadata, args, precision, folder):
 
 
 def measure(runs, skipped, pictures, metadata, args):
-    skipped, outputs, usable = dict(skipped), {}, {}
+    outputs, usable = {}, {}
     for name, run in runs.items():
         try:
             outputs[name] = run(pictures)  # compiles, too
-            usable[name] = run
+            usable[name] = functools.partial(run, pictures)
         except Exception as error:  # compilers' and runtimes' errors share no base class
             skipped[name] = f"{type(error).__name__}: {first_line(error)}"
-    ready = {name: functools.partial(run, pictures) for name, run in usable.items()}
-    times = times_in_turn(ready, args.rounds, calls=args.calls, pause=0.05)
+    times = times_in_turn(usable, args.rounds, calls=args.calls, pause=0.05)
     rows = []
-    for name in (name for name in BACKENDS if name in args.backends):
+    for name in (name for name in TITLES if name in args.backends):
         row = {"backend": name, "batch_size": len(pictures)}
+        told = f"skipped: {skipped.get(name)}"
         if name in skipped:
             row["skipped"] = skipped[name]
-            print(f"  {TITLES[name]:18} skipped: {skipped[name]}", flush=True)
         else:
-            seconds = times[name]
-            row |= {
-                "milliseconds": 1e3 * seconds,
-                "pictures_per_second": len(pictures) / seconds,
-                "over_eager": times["eager"] / seconds if "eager" in times else None,
-                "differs": difference(outputs[name], outputs.get("eager"), pictures, metadata),
-            }
-            print(
-                f"  {TITLES[name]:18} {row['milliseconds']:13.2f} "
-                f"{row['pictures_per_second']:11.1f} {row['over_eager'] or float('nan'):10.2f}x  "
-                f"{row['differs']:.0e}",
-                flush=True,
-            )
+            rate, ratio = len(pictures) / times[name], times.get("eager", np.nan) / times[name]
+            differs = difference(outputs[name], outputs.get("eager"), pictures, metadata)
+            row |= {"milliseconds": 1e3 * times[name], "pictures_per_second": rate}
+            row |= {"over_eager": ratio, "differs": differs}
+            told = f"{row['milliseconds']:13.2f} {rate:11.1f} {ratio:10.2f}x  {differs:.0e}"
+        print(f"  {TITLES[name]:18} {told}", flush=True)
         rows.append(row)
     return rows
 
 
 def difference(found, expected, pictures, metadata):
-    import numpy as np
-
-    from trn_plugin.tasks import read_task
-
     if expected is None:
         return float("nan")
-    worst = 0.0
-    for task, values in found.items():
-        described = read_task(task, metadata["tasks"][task])
-        scale = described.difference_scale(*pictures.shape[2:0:-1], 1)
-        worst = max(worst, float((np.abs(values - expected[task]) / scale).max()))
-    return worst
+    tasks = read_tasks(metadata["tasks"])
+    size = pictures.shape[2:0:-1]
+    return max(
+        float((np.abs(found[name] - expected[name]) / task.difference_scale(*size, 1)).max())
+        for name, task in tasks.items()
+    )
 
 
 if __name__ == "__main__":

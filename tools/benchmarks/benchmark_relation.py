@@ -14,21 +14,21 @@ import copy
 import statistics
 
 import torch
-from measuring import add_device_arguments, use_device
+from measuring import add_count, add_device_arguments, add_out, use_device
 from torch import Tensor, nn
 
-from trn_plugin.cli.parsing import positive_int
 from trn_plugin.cli.running import start
 from trn_plugin.engine.timing import timed
+from trn_plugin.evaluation.task_metric import table
 from trn_plugin.files import write_table
 from trn_plugin.relation import TaskRelationLayer
 
-MOMENTUM, SHRINKAGE = 0.99, 1e-5
-METHODS = ("floor", "Algorithm 1 (SVD, autograd)", "eigh, autograd", "ours, cold", "ours, warm")
+MOMENTUM, SHRINKAGE, EVERY = 0.99, 1e-5, 2
+METHODS = ("floor", "Algorithm 1 (SVD, autograd)", "ours, cold", "ours, warm")
 
 
 def main(args):
-    torch.manual_seed(args.seed)
+    torch.manual_seed(0)
     use_device(args)
     print(
         f"{args.device}, {args.threads} threads, batch {args.batch}, torch "
@@ -37,14 +37,14 @@ def main(args):
     rows = []
     for dims in args.dims:
         steps = args.steps if max(dims) < 1024 else min(args.steps, args.wide_steps)
-        recorded = record(dims, args.batch, args.start + steps * args.every)
+        recorded = record(dims, args.batch, args.start + EVERY * steps)
         for dtype in args.dtypes:
             features = [
                 [f.to(args.device, getattr(torch, dtype)) for f in pair] for pair in recorded
             ]
             rows += [
                 {"d1": dims[0], "d2": dims[1], "dtype": dtype, **row}
-                for row in measure(features, args.start, args.every, dims)
+                for row in measure(features, args.start, dims)
             ]
             report(rows[-len(METHODS) :])
     if args.out:
@@ -60,19 +60,14 @@ def add_arguments(parser):
         default=[(10, 5), (40, 40), (128, 128), (512, 512), (2048, 2048)],
         help="widths of the two tasks, 10x5, or 512 for both",
     )
-    parser.add_argument(
-        "--dtypes", nargs="+", choices=("float32", "float64"), default=["float32", "float64"]
-    )
+    dtypes = ["float32", "float64"]
+    parser.add_argument("--dtypes", nargs="+", choices=tuple(dtypes), default=dtypes)
     add_device_arguments(parser)
-    parser.add_argument("--batch", type=positive_int, default=128)
-    parser.add_argument("--start", type=int, default=100, help="steps before the first timed one")
-    parser.add_argument("--steps", type=positive_int, default=30, help="timed steps")
-    parser.add_argument(
-        "--wide-steps", type=positive_int, default=5, help="timed steps from d = 1024 on"
-    )
-    parser.add_argument("--every", type=positive_int, default=2, help="time every k-th step")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", metavar="FILE.csv", help="write the table here too")
+    add_count(parser, "--batch", 128)
+    add_count(parser, "--start", 100, "steps before the first timed one")
+    add_count(parser, "--steps", 30, "timed steps, every second one")
+    add_count(parser, "--wide-steps", 5, "timed steps from d = 1024 on")
+    add_out(parser)
 
 
 def widths(text: str) -> tuple[int, int]:
@@ -112,7 +107,7 @@ def record(dims: tuple[int, int], batch: int, steps: int) -> list[list[Tensor]]:
     return recorded
 
 
-def measure(features: list[list[Tensor]], start: int, every: int, dims: tuple[int, int]):
+def measure(features: list[list[Tensor]], start: int, dims: tuple[int, int]):
     """A row for each method: medians over the timed steps."""
     device = features[0][0].device
     layer = TaskRelationLayer(
@@ -125,14 +120,13 @@ def measure(features: list[list[Tensor]], start: int, every: int, dims: tuple[in
     for step, pair in enumerate(features):
         advance(doubles, [f.double() for f in pair])
         pair = [f.clone().requires_grad_() for f in pair]
-        if step >= start and (step - start) % every == 0:
+        if step >= start and (step - start) % EVERY == 0:
             reference = exact_solution(doubles, [f.detach().double() for f in pair])
             cold = copy.deepcopy(layer)
             cold.reset_solvers()
             runs = (
                 lambda p=pair: products(*centred(p)),
-                lambda p=pair: by_autograd(inverse_sqrt_by_svd, moments, p),
-                lambda p=pair: by_autograd(inverse_sqrt_by_eigh, moments, p),
+                lambda p=pair: by_autograd(moments, p),
                 lambda p=pair, c=cold: (tau := c(*p), *torch.autograd.grad(tau, p)),
                 lambda p=pair: (tau := layer(*p), *torch.autograd.grad(tau, p)),
             )
@@ -150,7 +144,6 @@ def measure(features: list[list[Tensor]], start: int, every: int, dims: tuple[in
         yield {
             "method": method,
             "milliseconds": 1e3 * statistics.median(times[method]),
-            "mean_milliseconds": 1e3 * statistics.mean(times[method]),
             "factor": statistics.median(a / b for a, b in pairs),
             "floor": statistics.median(b / a for a, b in floors),
             "tau_error": max((e[0] for e in errors.get(method, ())), default=None),
@@ -186,17 +179,12 @@ def shrunk(s: Tensor) -> Tensor:
     return s + ridge * torch.eye(len(s), dtype=s.dtype, device=s.device)
 
 
-def inverse_sqrt_by_svd(s: Tensor) -> Tensor:
+def inverse_sqrt(s: Tensor) -> Tensor:
     u, e, _ = torch.linalg.svd(s)
     return u @ torch.diag(e.rsqrt()) @ u.mT
 
 
-def inverse_sqrt_by_eigh(s: Tensor) -> Tensor:
-    e, u = torch.linalg.eigh(s)
-    return u @ torch.diag(e.rsqrt()) @ u.mT
-
-
-def by_autograd(inverse_sqrt, moments: list[Tensor], pair: list[Tensor]) -> tuple[Tensor, ...]:
+def by_autograd(moments: list[Tensor], pair: list[Tensor]) -> tuple[Tensor, ...]:
     """Algorithm 1 with autograd through its decompositions, on the layer's shrunk moments."""
     s11, s12, s22 = (
         MOMENTUM * s + (1 - MOMENTUM) * c
@@ -231,22 +219,17 @@ def difference(found: tuple[Tensor, ...], reference: tuple[Tensor, ...]) -> tupl
 
 
 def report(rows: list[dict]) -> None:
-    first = rows[0]
+    first, last = rows[0], rows[-1]
     print(f"\n{first['d1']} x {first['d2']}, {first['dtype']}")
-    print(
-        f"  {'':29}{'median ms':>10}{'mean ms':>10}{'factor':>9}{'/ floor':>9}"
-        f"{'tau error':>11}{'gradient':>10}"
-    )
-    for row in rows:
-        tau, gradient = (
-            "" if row[key] is None else f"{row[key]:.1e}" for key in ("tau_error", "gradient_error")
-        )
-        print(
-            f"  {row['method']:29}{row['milliseconds']:10.2f}{row['mean_milliseconds']:10.2f}"
-            f"{row['factor']:9.1f}{row['floor']:9.2f}{tau:>11}{gradient:>10}"
-        )
-    if rows[-1]["exact_rate"] is not None:
-        print(f"  exact route in {100 * rows[-1]['exact_rate']:.1f} % of all steps")
+    columns = {"milliseconds": ".2f", "factor": ".1f", "floor": ".2f"}
+    columns |= {"tau_error": ".1e", "gradient_error": ".1e"}
+    lines = [
+        [row["method"], *("" if row[k] is None else format(row[k], f) for k, f in columns.items())]
+        for row in rows
+    ]
+    print(table(["", "median ms", "factor", "/ floor", "tau error", "gradient"], lines))
+    if last["exact_rate"] is not None:
+        print(f"exact route in {100 * last['exact_rate']:.1f} % of all steps")
 
 
 if __name__ == "__main__":

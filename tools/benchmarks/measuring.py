@@ -1,4 +1,4 @@
-"""What the benchmarks share: devices, and times of alternatives in turn."""
+"""What the benchmarks share: options, devices, and times of alternatives in turn."""
 
 from __future__ import annotations
 
@@ -12,12 +12,24 @@ from trn_plugin.cli.parsing import positive_int
 from trn_plugin.errors import ConfigError
 
 
+def add_count(parser, name: str, default: int, help: str = "") -> None:
+    """Add an option that is a positive number."""
+    parser.add_argument(
+        name, type=positive_int, default=default, metavar="N", help=f"{help} (%(default)s)".strip()
+    )
+
+
 def add_device_arguments(parser) -> None:
     """Add --device and --threads."""
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="(%(default)s)")
     parser.add_argument(
-        "--threads", type=positive_int, help="of the CPU (default: one for each core)"
+        "--threads", type=positive_int, metavar="N", help="of the CPU (default: one for each core)"
     )
+
+
+def add_out(parser) -> None:
+    """Add --out, a table."""
+    parser.add_argument("--out", metavar="FILE.csv", help="write the numbers to this table too")
 
 
 def use_device(args) -> None:

@@ -1,8 +1,7 @@
-"""Runs trainings and their tests as processes of their own, some at a time, and goes on later."""
+"""Runs trainings as processes of their own, some at a time, and goes on later."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import subprocess
@@ -14,50 +13,47 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
 
-from reproduction.plan import Run, identity
-from trn_plugin.cli.config import add_config_arguments, load_config
-from trn_plugin.cli.parsing import build_parser
+from reproduction.plan import Run
+from reproduction.results import Results
 from trn_plugin.errors import ConfigError, TrnPluginError
 from trn_plugin.files import write_json
 
-__all__ = ["Executor", "RunError", "checkpoint_of", "parsed_options", "result_of", "seconds_of"]
-
-MEASURED = ("/NME", "/accuracy", "/mAP")
+__all__ = ["Executor", "RunError"]
 
 
 class RunError(TrnPluginError):
-    """A training or a test ended with an error."""
+    """A training ended with an error."""
 
 
 class Executor:
     """Does the runs that have no result yet.
 
-    A run's folder holds its checkpoints, logs, ``run.json`` (settings, commands, seconds) and
-    metrics. It is finished when it has metrics and its settings are those that are asked for; a
-    training that was stopped goes on from its newest checkpoint. What changes no result, such as
-    the number of workers, may be another than it was.
+    A run's folder holds its checkpoint, its log, ``run.json`` (settings, seconds of earlier
+    attempts) and ``metrics.json``. A training that was stopped goes on from its checkpoint.
 
     Args:
         root (Path): the repository's root, where the tools and configs are.
+        results (Results): what is done; gets the rows of each finished run.
         jobs (int): runs at a time.
         gpus (Sequence[str]): devices for ``CUDA_VISIBLE_DEVICES``, given to the jobs in turn.
         tell (Callable): takes a line about what begins and ends.
         seconds (float, optional): begin no run that would take longer than what is left of them,
-            by the longest of those done, of its own row if there is one.
+            by the longest of those done here, of its own row if there is one.
     """
 
     def __init__(
         self,
         root: Path,
+        results: Results,
         jobs: int = 1,
         gpus: Sequence[str] = (),
         tell: Callable[[str], object] = print,
         seconds: float | None = None,
     ) -> None:
-        self.root, self.jobs, self.tell = root, jobs, tell
-        self.slots: SimpleQueue[str | None] = SimpleQueue()
+        self.root, self.results, self.jobs, self.tell = root, results, jobs, tell
+        self._devices: SimpleQueue[str | None] = SimpleQueue()
         for job in range(jobs):
-            self.slots.put(gpus[job % len(gpus)] if gpus else None)
+            self._devices.put(gpus[job % len(gpus)] if gpus else None)
         self._processes: set[subprocess.Popen] = set()
         self._lock = threading.Lock()
         self._stopped = False
@@ -71,22 +67,21 @@ class Executor:
             list[str]: what went wrong, a line for each failed run.
 
         Raises:
-            ConfigError: a folder holds a run of other settings.
+            ConfigError: there is a result, or a folder, of other settings.
         """
-        waiting = [run for run in runs if result_of(run) is None]
+        waiting = [run for run in runs if not self.results.has(run)]
         self.tell(f"{len(runs)} runs, {len(runs) - len(waiting)} of them done")
-        done = [run for run in runs if run not in waiting]
-        self._took = [(run.row.slug, seconds_of(run) or 0.0) for run in done]
+        for run in waiting:
+            _record(run)
         pool = ThreadPoolExecutor(self.jobs)
         try:
             futures = [pool.submit(self._one, run) for run in waiting]
-            failed = [found for future in futures if (found := future.result())]
+            return [failure for future in futures if (failure := future.result())]
         except BaseException:
             self.stop()
             raise
         finally:
             pool.shutdown(cancel_futures=True)
-        return failed
 
     def stop(self) -> None:
         """End the processes that run, and begin no other."""
@@ -101,22 +96,20 @@ class Executor:
         Raises:
             RunError: it ended with another status than 0; its last line.
         """
-        gpu = self.slots.get()
+        device = self._devices.get()
         try:
-            self._command(arguments, log, gpu)
+            self._command(arguments, log, device)
         finally:
-            self.slots.put(gpu)
+            self._devices.put(device)
 
     def _one(self, run: Run) -> str | None:
-        gpu = self.slots.get()
         try:
-            if not self._stopped and self._in_time(run):
-                self._train_and_test(run, gpu)
+            # another machine's result may have come in the meantime
+            if not self._stopped and not self.results.has(run) and self._in_time(run):
+                self._train(run)
         except (TrnPluginError, OSError) as error:
             self.tell(f"failed  {run}: {error}")
             return f"{run}: {error}"
-        finally:
-            self.slots.put(gpu)
         return None
 
     def _in_time(self, run: Run) -> bool:
@@ -130,42 +123,37 @@ class Executor:
             return False
         return True
 
-    def _train_and_test(self, run: Run, gpu: str | None) -> None:
-        run.folder.mkdir(parents=True, exist_ok=True)
-        record = {**run.settings, "config_sha256": config_digest(self.root, run)}
-        seconds = _record(run).get("seconds", 0.0)
-        checkpoint = checkpoint_of(self.root, run)
-        begun = (run.folder / "last_checkpoint").is_file()
+    def _train(self, run: Run) -> None:
+        before = _record(run).get("seconds", 0.0)
+        begun = any(run.folder.glob("*.pth"))
         self.tell(f"{'go on ' if begun else 'begin '}  {run}")
         started = time.perf_counter()
         try:
-            _write(run, record, seconds)
-            if not checkpoint.is_file():
-                self._command(run.train_command(begun), run.folder / "train.log", gpu)
-            keep_validation(run)
-            self._command(run.test_command(checkpoint), run.folder / "test.log", gpu)
+            if not run.metrics.is_file():
+                self.command(run.command(begun), run.folder / "train.log")
         finally:
-            _write(run, record, seconds + time.perf_counter() - started)
-        took = time.perf_counter() - started
+            took = time.perf_counter() - started
+            record = {"settings": run.settings, "seconds": round(before + took, 1)}
+            write_json(run.folder / "run.json", record)
         self._took.append((run.row.slug, took))
+        self.results.add(run, read_json(run.metrics), record["seconds"])
         self.tell(f"done    {run} ({took:.0f} s)")
 
-    def _command(self, arguments: Sequence[str], log: Path, gpu: str | None) -> None:
+    def _command(self, arguments: Sequence[str], log: Path, device: str | None) -> None:
         environment = dict(os.environ)
-        environment["PYTHONPATH"] = os.pathsep.join(
-            filter(None, [str(self.root), environment.get("PYTHONPATH")])
-        )
+        paths = [str(self.root), str(self.root / "tools"), environment.get("PYTHONPATH")]
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         environment.setdefault("OMP_NUM_THREADS", str(max(1, (cores or 1) // self.jobs)))
-        if gpu is not None:
-            environment["CUDA_VISIBLE_DEVICES"] = gpu
+        if device is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = device
         log.parent.mkdir(parents=True, exist_ok=True)
         with open(log, "ab") as output:
             with self._lock:
                 if self._stopped:
                     raise RunError("stopped")
                 process = subprocess.Popen(
-                    [sys.executable, *arguments],
+                    [sys.executable, *map(expanded, arguments)],
                     cwd=self.root,
                     env=environment,
                     stdout=output,
@@ -180,82 +168,44 @@ class Executor:
             raise RunError(f"{arguments[0]} ended with status {status}: {_last_line(log)} ({log})")
 
 
-def result_of(run: Run) -> dict | None:
-    """A run's metrics; None where it is not finished.
+def expanded(argument: str) -> str:
+    """An argument with the environment variable that it names, such as KEY=$LITE0_WEIGHTS.
 
     Raises:
-        ConfigError: the folder holds a run of other settings, or files that cannot be read.
+        ConfigError: the variable is not set.
     """
-    record = _record(run)
-    for name, wanted in run.settings.items():
-        found = record.get(name)
-        if isinstance(wanted, list) and isinstance(found, list):
-            wanted, found = identity(wanted), identity(found)
-            wanted, found = sorted(wanted - found), sorted(found - wanted)
-        if record and found != wanted:
-            raise ConfigError(
-                f"{run.folder}: holds a run with other {name}, {found} where {wanted} is asked "
-                "for; remove the folder or give another --out-dir"
-            )
-    if not record or not run.metrics.is_file():
-        return None
-    return _read(run.metrics)
+    text = os.path.expandvars(argument)
+    if "=$" in text:
+        raise ConfigError(f"{argument}: expected the environment variable to be set")
+    return text
 
 
-def seconds_of(run: Run) -> float | None:
-    """How long a run took, all its attempts together."""
-    return _record(run).get("seconds")
+def read_json(path: Path) -> dict:
+    """A JSON file's object.
 
-
-def checkpoint_of(root: Path, run: Run) -> Path:
-    """The file that a run's last epoch writes."""
-    return run.folder / f"epoch_{_config(root, run).train_cfg.max_epochs}.pth"
-
-
-def config_digest(root: Path, run: Run) -> str:
-    """SHA-256 of a run's whole config, in which a change of a base config shows."""
-    return hashlib.sha256(_config(root, run).pretty_text.encode()).hexdigest()
-
-
-def keep_validation(run: Run) -> None:
-    """Write what the training itself measured at its end beside the metrics of the test half."""
-    if run.scale.split == "val":
-        return
-    logs = sorted(run.folder.glob("*/vis_data/scalars.json"))
-    rows = [json.loads(line) for log in logs for line in log.read_text().splitlines()]
-    measured = [row for row in rows if any(key.endswith(MEASURED) for key in row)]
-    if measured:
-        found = {key: value for key, value in measured[-1].items() if "/" in key}
-        write_json(run.folder / "metrics_val.json", found)
-
-
-def parsed_options(options: Sequence[str]) -> dict:
-    """KEY=VALUE texts as --cfg-options reads them."""
-    parser = build_parser("")
-    add_config_arguments(parser, optional=True)
-    if not options:
-        return {}
-    return parser.parse_args(["--cfg-options", *options]).cfg_options
-
-
-def _config(root: Path, run: Run):
-    return load_config(str(root / run.row.config), parsed_options(run.train_options))
-
-
-def _record(run: Run) -> dict:
-    path = run.folder / "run.json"
-    return _read(path) if path.is_file() else {}
-
-
-def _read(path: Path) -> dict:
+    Raises:
+        ConfigError: the file cannot be read.
+    """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
 
 
-def _write(run: Run, record: dict, seconds: float) -> None:
-    write_json(run.folder / "run.json", {**record, "seconds": round(seconds, 3)})
+def _record(run: Run) -> dict:
+    """What a run's folder says of earlier attempts.
+
+    Raises:
+        ConfigError: they had other settings.
+    """
+    path = run.folder / "run.json"
+    record = read_json(path) if path.is_file() else {}
+    if record and record["settings"] != run.settings:
+        raise ConfigError(
+            f"{run.folder}: expected a run of the settings {run.settings!r}, "
+            f"found {record['settings']!r}; remove the folder or give another --out-dir"
+        )
+    return record
 
 
 def _last_line(log: Path) -> str:

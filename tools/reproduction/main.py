@@ -1,13 +1,14 @@
-"""Train and measure everything behind a table of the paper, or of the study, and write the table.
+"""Train and measure everything behind a table of the paper, or of a study, and write the table.
 
-A run that has its result is not done again, one that was stopped by a signal goes on. OUT_DIR then
-holds TABLE.md, TABLE.csv (every run with its settings and commands), TABLE.png and a folder of each
-run. figure3 needs labels only; figure4 trains one model. study compares what may make the relation
-loss work with plain MTL, on few pictures.
+Each finished run adds its rows to the file of results, which is kept with the code: a run that is
+there is not done again, on whatever machine, and one that was stopped goes on. OUT_DIR then holds
+TABLE.md, TABLE.png and a folder of each run. figure4 trains one model and studies it.
 
 Example:
     python tools/reproduce.py table1 --scale small --seeds 0 1 2
+    python tools/reproduce.py table1 --scale finetune --seeds 0 1 2 3 4 --only mtl trn-output
     python tools/reproduce.py table1 --scale paper --jobs 4 --amp --seconds 3600
+    python tools/reproduce.py table2 --scale full --seeds 0 1 2 --jobs 4 --amp
 """
 
 import os
@@ -18,35 +19,28 @@ import subprocess
 import sys
 from pathlib import Path
 
-from reproduction.catalogue import TABLES
-from reproduction.execution import (
-    Executor,
-    checkpoint_of,
-    parsed_options,
-    result_of,
-    seconds_of,
-)
+from reproduction.execution import Executor
 from reproduction.plan import runs_of
-from reproduction.tables import FIGURE4
-from trn_plugin.cli.config import load_config
+from reproduction.results import Results
+from reproduction.scarce import SCARCE
+from reproduction.study import STUDY
+from reproduction.tables import FIGURE4, TABLE1, TABLE2, TABLE3
 from trn_plugin.cli.parsing import positive_int
 from trn_plugin.errors import ConfigError, TrnPluginError
-from trn_plugin.files import atomic_write, write_table
+from trn_plugin.files import atomic_write
 
 ROOT = Path(__file__).resolve().parents[2]
-FIGURES = ("figure3", "figure4")
+TABLES = {table.name: table for table in (TABLE1, TABLE2, TABLE3, STUDY, SCARCE, FIGURE4)}
 
 
 def add_arguments(parser):
-    parser.add_argument("table", choices=(*TABLES, *FIGURES))
-    parser.add_argument(
-        "--scale",
-        choices=("small", "paper"),
-        default="small",
-        help="for two CPU cores, or the paper's own (%(default)s)",
-    )
+    parser.add_argument("table", choices=TABLES)
+    parser.add_argument("--scale", default="small", help="of the table (%(default)s)")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--out-dir", help="default: work_dirs/reproduce/SCALE/TABLE")
+    parser.add_argument(
+        "--results", help="file of finished runs; default: docs/results/runs_TABLE_SCALE.csv"
+    )
     parser.add_argument(
         "--jobs", type=positive_int, help="runs at a time; default: one a GPU, else 1"
     )
@@ -72,27 +66,23 @@ def main(args):
     default = ROOT / "work_dirs" / "reproduce" / args.scale / args.table
     folder = Path(args.out_dir or default).absolute()
     folder = folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder
+    kept = ROOT / "docs" / "results" / f"runs_{args.table}_{args.scale}.csv"
+    results = Results(Path(args.results or kept).absolute())
     gpus = devices()
-    executor = Executor(ROOT, args.jobs or max(1, len(gpus)), gpus, tell, args.seconds)
+    executor = Executor(ROOT, results, args.jobs or max(1, len(gpus)), gpus, tell, args.seconds)
     os.chdir(ROOT)
-    folder.mkdir(parents=True, exist_ok=True)
-    if args.table == "figure3":
-        figure3(args, folder, executor)
-        return
-    table = FIGURE4 if args.table == "figure4" else TABLES[args.table]
+    table = TABLES[args.table]
     runs = runs_of(table, args.scale, args.seeds, folder, args.cfg_options, args.only, args.amp)
     if args.list:
         for run in runs:
-            print(command_line(run.train_command()))
-            print(command_line(run.test_command(checkpoint_of(ROOT, run))))
+            print(command_line(run.command()))
         return
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the runs' processes too
     failed = [] if args.report else executor.run(runs)
-    done = finished(runs)
-    if args.table == "figure4":
-        figure4(args, folder, executor, done)
+    if table is FIGURE4:
+        figure4(args, folder, executor, runs[0])
     else:
-        report(args, folder, table, done)
+        report(args, folder, table, runs, results)
     if failed:
         raise TrnPluginError(f"{len(failed)} of {len(runs)} runs failed: {'; '.join(failed)}")
 
@@ -118,85 +108,44 @@ def devices():
     return [str(i) for i, line in enumerate(listed.stdout.splitlines()) if line.startswith("GPU")]
 
 
-def finished(runs):
-    from reproduction.report import Finished, box_of
-
-    found = []
-    for run in runs:
-        metrics = result_of(run)
-        if metrics is not None:
-            config = load_config(run.row.config, parsed_options(run.options))
-            box, leaks = box_of(config, run.scale.split)
-            found.append(Finished(run, metrics, box, leaks, seconds_of(run)))
-    return found
-
-
-def report(args, folder, table, done):
+def report(args, folder, table, runs, results):
+    """The table of all rows and seeds asked for that are done."""
     from reproduction.picture import save_comparison
-    from reproduction.report import csv_rows, markdown
+    from reproduction.report import markdown
 
-    if not done:
-        raise ConfigError(f"{folder}: no run is done yet")
+    done = [run for run in runs if results.has(run)]
+    rows = [row for run in done for row in results.of(run)]
+    if not rows:
+        raise ConfigError(f"{results.path}: no run is done yet")
+    results.check(rows)
+    firsts = list({run.row.slug: run for run in reversed(done)}.values())[::-1]
     command = ["tools/reproduce.py", *(a for a in sys.argv[1:] if a != "--report")]
-    text = markdown(table, args.scale, done, command_line(command))
+    text = markdown(table, args.scale, rows, firsts, command_line(command))
     with atomic_write(folder / f"{table.name}.md", "--out-dir") as partial:
         partial.write_text(text + "\n", encoding="utf-8")
-    write_table(folder / f"{table.name}.csv", csv_rows(table, args.scale, done))
     with atomic_write(folder / f"{table.name}.png", "--out-dir") as partial:
-        save_comparison(str(partial), table, done)
+        save_comparison(str(partial), table, rows)
     print(f"{text}\n\nwritten to {folder}")
 
 
-def figure3(args, folder, executor):
-    """tau of the labels of CelebA's attributes, and that of the paper's pairs beside it."""
-    from reproduction.figures import pairs_beside_paper
-
-    root = os.environ.get("CELEBA_ROOT", "data/celeba")
-    command = ["tools/task_similarity.py", "--celeba", root, "--order", "clustered"]
-    command += ["--out-dir", str(folder)]
-    if args.list:
-        print(command_line(command))
-        return
-    if not args.report:
-        executor.command(command, folder / "figure3.log")
-    lines = pairs_beside_paper(folder / "similarity.csv")
-    told = ["$CELEBA_ROOT" if part == root else part for part in command]
-    finish(folder, "figure3", lines, told, "similarity")
-
-
-def figure4(args, folder, executor, done):
+def figure4(args, folder, executor, run):
     """Online estimates of a trained model's features, beside the offline ones."""
-    from reproduction.figures import arrivals
-
-    if not done:
-        raise ConfigError(f"{folder}: the model of figure4 is not trained yet")
-    (trained,) = done
-    run = trained.run
-    command = [
-        "tools/benchmarks/convergence_study.py",
-        run.row.config,
-        trained.metrics["checkpoint"],
-    ]
-    command += ["--out-dir", str(folder), "--cfg-options", *run.options]
-    command += [o for o in run.train_options if o.startswith("train_dataloader")]
+    checkpoints = sorted(run.folder.glob("epoch_*.pth"))
+    if not checkpoints:
+        raise ConfigError(f"{run.folder}: the model of figure4 is not trained yet")
+    command = ["tools/benchmarks/convergence_study.py", run.row.config, str(checkpoints[-1])]
+    command += ["--out-dir", str(folder), "--cfg-options"]
+    command += [o for o in run.options if o.startswith(("model.", "input_size", "train_data"))]
     if not args.report:
         executor.command(command, folder / "figure4.log")
-    finish(folder, "figure4", arrivals(folder / "convergence.csv"), command, "convergence")
-
-
-def finish(folder, name, lines, command, picture):
-    told = command_line(command).replace("'$CELEBA_ROOT'", "$CELEBA_ROOT")
-    text = "\n".join([*lines, "", "```bash", told, "```", ""])
-    with atomic_write(folder / f"{name}.md", "--out-dir") as partial:
-        partial.write_text(text, encoding="utf-8")
-    for suffix in ("png", "csv"):
-        with atomic_write(folder / f"{name}.{suffix}", "--out-dir") as partial:
-            shutil.copyfile(folder / f"{picture}.{suffix}", partial)
-    print(f"{text}\nwritten to {folder}")
+    print(f"{command_line(command)}\n\nwritten to {folder}")
 
 
 def command_line(arguments):
-    return shlex.join(["python", *map(str, arguments)])
+    """For a shell, which is left to fill in environment variables."""
+    quoted = [shlex.quote(str(part).replace("$", "")) for part in arguments]
+    parts = [q if "$" not in str(p) else str(p) for p, q in zip(arguments, quoted, strict=True)]
+    return " ".join(["python", *parts])
 
 
 def tell(line):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from trn_plugin.errors import ConfigError
 
-__all__ = ["Column", "Row", "Run", "Scale", "Table", "identity", "runs_of", "shell"]
+__all__ = ["Column", "Row", "Run", "Scale", "Table", "runs_of"]
 
 ONE_CHECKPOINT = (
     "default_hooks.checkpoint.interval=1000000",  # and at the end
@@ -28,7 +28,7 @@ class Column:
     """A measured number.
 
     Attributes:
-        key (str): as tools/test.py writes it.
+        key (str): as the metrics name it.
         title (str): as the table shows it.
         better (int): -1 if less is better, 1 if more is, 0 if neither.
         digits (int): after the point.
@@ -48,8 +48,8 @@ class Row:
         name (str): as the table shows it.
         config (str): config file, from the repository's root.
         options (Sequence[str]): KEY=VALUE, what this method changes in it.
-        paper (Mapping[str, float]): the paper's numbers by column key.
         baseline (str): name of the row that it is compared with; '' for none.
+        paper (Mapping[str, float]): the paper's numbers by column key.
         part (str): the rows of a part stand together under this name.
         keys (Mapping[str, str]): by column key the metric's, where they differ.
         at (Mapping[str, Sequence[str]]): more options, by scale.
@@ -58,8 +58,8 @@ class Row:
     name: str
     config: str
     options: Sequence[str] = ()
-    paper: Mapping[str, float] = field(default_factory=dict)
     baseline: str = ""
+    paper: Mapping[str, float] = field(default_factory=dict)
     part: str = ""
     keys: Mapping[str, str] = field(default_factory=dict)
     at: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -78,16 +78,14 @@ class Scale:
     """How large everything is.
 
     Attributes:
-        options (Sequence[str]): KEY=VALUE for training and testing.
-        train_options (Sequence[str]): for training only.
-        split (str): what is measured, 'val' or 'test'.
         about (str): what it means, in a sentence.
+        options (Sequence[str]): KEY=VALUE for every row.
+        splits (Sequence[str]): what is measured, 'val' and 'test'.
     """
 
-    options: Sequence[str]
-    train_options: Sequence[str]
-    split: str
     about: str
+    options: Sequence[str]
+    splits: Sequence[str] = ("val", "test")
 
 
 @dataclass(frozen=True)
@@ -96,9 +94,9 @@ class Table:
 
     Attributes:
         name, title (str): of the table.
-        rows (Sequence[Row]): in order; a row's ``baseline`` is an earlier one.
+        rows (Sequence[Row]): in order.
         columns (Sequence[Column]): what is shown.
-        scales (Mapping[str, Scale]): 'small' and 'paper'.
+        scales (Mapping[str, Scale]): by name.
     """
 
     name: str
@@ -129,66 +127,33 @@ class Run:
     amp: bool = False
 
     @property
-    def shared_options(self) -> tuple[str, ...]:
-        """Of the training of every row at this scale."""
-        return (*ONE_CHECKPOINT, *self.scale.options, *self.scale.train_options)
-
-    @property
     def options(self) -> tuple[str, ...]:
-        """Of the tested model."""
-        return (*self.scale.options, *self.row.options, *self.extra)
+        """KEY=VALUE; a later one replaces an earlier one of the same key."""
+        seed = f"randomness.seed={self.seed}"
+        return (*ONE_CHECKPOINT, *self.scale.options, *self.row.options, seed, *self.extra)
 
     @property
-    def train_options(self) -> tuple[str, ...]:
-        """Of the training."""
-        return (
-            *self.shared_options,
-            *self.row.options,
-            f"randomness.seed={self.seed}",
-            *self.extra,
-        )
-
-    @property
-    def settings(self) -> dict:
-        """What makes a result this run's."""
-        return {
-            "config": self.row.config,
-            "train_options": [*self.train_options, *["--amp"][: int(self.amp)]],
-            "test_options": list(self.options),
-            "split": self.scale.split,
-        }
+    def settings(self) -> str:
+        """What makes a result this run's, on whatever machine."""
+        last = {option.partition("=")[0]: option for option in self.options}
+        kept = sorted(option for key, option in last.items() if not key.endswith(WITHOUT_EFFECT))
+        return shlex.join([self.row.config, *["--amp"] * self.amp, *kept])
 
     @property
     def metrics(self) -> Path:
         """The file of results."""
-        return self.folder / f"metrics_{self.scale.split}.json"
+        return self.folder / "metrics.json"
 
-    def train_command(self, resume: bool = False) -> list[str]:
+    def command(self, resume: bool = False) -> list[str]:
         """Arguments of the interpreter."""
-        command = ["tools/train.py", self.row.config, "--work-dir", str(self.folder)]
-        flags = [*["--resume"][: int(resume)], *["--amp"][: int(self.amp)]]
-        return [*command, *flags, "--cfg-options", *self.train_options]
-
-    def test_command(self, checkpoint: str | Path) -> list[str]:
-        """Arguments of the interpreter."""
-        command = ["tools/test.py", self.row.config, str(checkpoint)]
-        command += ["--work-dir", str(self.folder / "test"), "--split", self.scale.split]
-        options = ["--cfg-options", *self.options] if self.options else []
-        return [*command, "--out", str(self.metrics), *options]
+        command = ["tools/reproduction/training.py", self.row.config]
+        command += ["--work-dir", str(self.folder), "--out", str(self.metrics)]
+        flags = ["--resume"] * resume + ["--amp"] * self.amp
+        return [*command, "--splits", *self.scale.splits, *flags, "--cfg-options", *self.options]
 
     def __str__(self) -> str:
         part = f"{self.row.part}: " if self.row.part else ""
         return f"{part}{self.row.name}, seed {self.seed}"
-
-
-def identity(options: Sequence[str]) -> set[str]:
-    """The options that change a run's result."""
-    return {o for o in options if not o.partition("=")[0].endswith(WITHOUT_EFFECT)}
-
-
-def shell(arguments: Sequence[str]) -> str:
-    """A command line for the arguments of the interpreter."""
-    return shlex.join(["python", *arguments])
 
 
 def runs_of(
@@ -208,24 +173,23 @@ def runs_of(
         seeds (Sequence[int]): of the runs.
         out_dir (Path): holds a folder for each row and seed.
         extra (Sequence[str]): KEY=VALUE added to every run.
-        only (Sequence[str]): slugs of rows, or parts of slugs; all where it is empty.
+        only (Sequence[str]): slugs of rows, in order; all where it is empty.
         amp (bool): train in mixed precision.
 
     Raises:
-        ConfigError: a scale that the table has not, an ``only`` that is no part of any row's slug.
+        ConfigError: a scale that the table has not, an ``only`` that is no row's slug.
     """
     if scale not in table.scales:
         raise ConfigError(
             f"--scale: {table.name} has no scale {scale!r}, but {', '.join(table.scales)}"
         )
-    for text in only:
-        if not any(text in row.slug for row in table.rows):
-            slugs = ", ".join(row.slug for row in table.rows)
-            raise ConfigError(f"--only: {text!r} is in no row's name; they are {slugs}")
+    by_slug = {row.slug: row for row in table.rows}
+    for name in only:
+        if name not in by_slug:
+            raise ConfigError(f"--only: no row is named {name!r}; they are {', '.join(by_slug)}")
     rows = [
         replace(row, options=(*row.options, *row.at.get(scale, ())))
-        for row in table.rows
-        if not only or any(text in row.slug for text in only)
+        for row in map(by_slug.get, only or by_slug)
     ]
     return [
         Run(row, seed, table.scales[scale], out_dir / row.slug / f"seed{seed}", tuple(extra), amp)

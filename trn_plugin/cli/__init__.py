@@ -49,6 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print("usage: trn-plugin COMMAND [ARGUMENTS]; COMMAND --help says more\n")
         for name, (_, summary) in COMMANDS.items():
             print(f"  {name:12}{summary}")
+        print(f"  {'--version':12}print the version")
         sys.exit(0)
     if command not in COMMANDS:
         known = ", ".join(COMMANDS)

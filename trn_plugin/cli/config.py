@@ -7,7 +7,7 @@ import difflib
 import inspect
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from mmengine.config import Config, DictAction
@@ -131,30 +131,23 @@ def _own_imports(config: Config) -> bool:
 
 def _places_of(config: Config, key: str, read: set[str]) -> list[str]:
     """Key paths that are read and hold what a variable of the config holds."""
-    whole = config.to_dict()
-    value = whole
+    value = whole = config.to_dict()
     for part in key.split("."):
-        if isinstance(value, (list, tuple)) and part.isdigit() and int(part) < len(value):
-            value = value[int(part)]
-        elif isinstance(value, dict) and part in value:
-            value = value[part]
-        else:
-            value = None
-    last, found = key.rpartition(".")[2], []
+        value = value.get(part) if isinstance(value, dict) else None
+    last = key.rpartition(".")[2]
 
-    def search(path: str, inside) -> None:
+    def search(inside, above: str = "") -> Iterator[str]:
         pairs = inside.items() if isinstance(inside, dict) else enumerate(inside)
         for name, inner in pairs:
-            below = f"{path}.{name}" if path else str(name)
-            if value is not None and type(inner) is type(value) and inner == value:
+            if type(inner) is type(value) and inner == value:
                 if name == last or not isinstance(inner, (bool, int)):
-                    found.append(below)
+                    yield f"{above}{name}"
             elif isinstance(inner, (dict, list, tuple)):
-                search(below, inner)
+                yield from search(inner, f"{above}{name}.")
 
-    search("", {name: inside for name, inside in whole.items() if name in read})
-    named = [path for path in found if path.rpartition(".")[2] == last]
-    return named or found
+    found = list(search({name: inside for name, inside in whole.items() if name in read}))
+    found = [] if value is None else found
+    return [path for path in found if path.rpartition(".")[2] == last] or found
 
 
 def build_runner(config: Config):
@@ -223,5 +216,6 @@ def use_mixed_precision(config: Config) -> None:
 
 def add_launcher_argument(parser: argparse.ArgumentParser) -> None:
     """Add --launcher."""
-    choices: Sequence[str] = ("none", "pytorch", "slurm")
-    parser.add_argument("--launcher", choices=choices, default="none", help="of several processes")
+    choices = ("none", "pytorch", "slurm")
+    told = "what started several processes (%(default)s)"
+    parser.add_argument("--launcher", choices=choices, default="none", help=told)

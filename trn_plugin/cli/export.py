@@ -11,15 +11,11 @@ Examples:
         work_dirs/toy/epoch_15.pth pose_int8.onnx --tasks pose --precision int8 --evaluate val
 """
 
-import math
 import os
 
 from trn_plugin.cli.config import add_config_arguments, load_config
-from trn_plugin.cli.running import one_line
-from trn_plugin.errors import ConfigError, DataError
+from trn_plugin.errors import ConfigError
 from trn_plugin.files import write_table
-
-SPLITS = ("test", "val")
 
 
 def add_arguments(parser):
@@ -35,7 +31,7 @@ def add_arguments(parser):
     )
     parser.add_argument(
         "--evaluate",
-        choices=(*SPLITS, "none"),
+        choices=("test", "val", "none"),
         help="measure the file and PyTorch on this set of the config and write the result into "
         "the file (fp16 and int8: test, fp32: none)",
     )
@@ -87,6 +83,7 @@ def main(args):
     from trn_plugin.deploy import DeployModel, export_onnx
     from trn_plugin.deploy.checkpoint import load_for_export
     from trn_plugin.deploy.export import check_opset
+    from trn_plugin.deploy.measured import data_to_compare, measure_into
     from trn_plugin.geometry import read_image
     from trn_plugin.tasks import read_tasks
 
@@ -99,7 +96,7 @@ def main(args):
     images = [read_image(path) for path in args.images]
     config = load_config(args.config, args.cfg_options)
     model, input_size, metadata = load_for_export(config, args.checkpoint, args.metrics)
-    loader, crops, source = evaluation_data(config, split, args)
+    loader, crops, source = data_to_compare(config, split, args.pictures)
     print(f"exporting {metadata['backbone']} and comparing with PyTorch ...", flush=True)
     options = dict(
         opset=args.opset,
@@ -136,57 +133,12 @@ def main(args):
         )
     if split != "none":
         deployed = DeployModel(model, input_size, args.tasks).eval()
-        rows += evaluate(config, split, loader, deployed, args.out)
+        before, after, count = measure_into(config, split, loader, deployed, args.out)
+        for name, value in before.items():
+            values = {"pytorch": value, "this_file": after[name], "difference": after[name] - value}
+            rows.append({"quantity": name, "set": split, "pictures": count, **values})
     if args.report:
         report(args, size, metadata, rows)
-
-
-def evaluation_data(config, split, args):
-    """The loader of the set to measure on, if any; pictures to compare on, and of which set."""
-    from trn_plugin.deploy.evaluate import crop_loader, some_crops
-
-    if split != "none":
-        try:
-            loader = crop_loader(config, split)
-            return loader, some_crops(loader, args.pictures), split
-        except (ConfigError, DataError) as error:
-            raise type(error)(
-                f"{one_line(error)}; to measure the file needs these pictures: choose with "
-                "--evaluate test or val, or leave it unmeasured with --evaluate none"
-            ) from error
-    reasons = []
-    for split in SPLITS if args.pictures else ():
-        try:
-            return None, some_crops(crop_loader(config, split), args.pictures), split
-        except (ConfigError, DataError) as error:
-            reasons.append(one_line(error))
-    if reasons:
-        print(f"no real pictures to compare on, drawn ones only: {reasons[-1]}")
-    return None, [], None
-
-
-def evaluate(config, split, loader, deployed, path):
-    from trn_plugin.deploy.evaluate import measure
-    from trn_plugin.deploy.export import update_metadata
-
-    (before, after), boxes = measure(config, split, loader, deployed, [path])
-    named = "; ".join(f"{source} ({count})" for source, count in boxes.most_common())
-    print(f"measured on {boxes.total()} pictures of the {split} set, boxes: {named}")
-    width = max(map(len, before))
-    print(f"  {'':{width}}  {'PyTorch':>9}  {'this file':>9}  {'change':>9}")
-    rows = []
-    for name, value in before.items():
-        change = after[name] - value
-        print(f"  {name:{width}}  {value:9.3f}  {after[name]:9.3f}  {change:+9.3f}")
-        values = {"pytorch": value, "this_file": after[name], "difference": change}
-        rows.append({"quantity": name, "set": split, "pictures": boxes.total(), **values})
-    update_metadata(
-        path,
-        metrics=finite(after),
-        metrics_of=f"this file, split {split}, {boxes.total()} pictures, boxes: {named}",
-        pytorch_metrics=finite(before),
-    )
-    return rows
 
 
 def report(args, megabytes, metadata, rows):
@@ -203,8 +155,3 @@ def report(args, megabytes, metadata, rows):
     )
     whole = [{**setting, **columns, **row} for row in rows]
     write_table(args.report, whole, append=True, option="--report")
-
-
-def finite(metrics):
-    """What JSON can hold."""
-    return {name: float(value) for name, value in metrics.items() if math.isfinite(value)}

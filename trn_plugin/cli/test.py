@@ -27,15 +27,13 @@ from trn_plugin.files import write_json
 def add_arguments(parser):
     add_config_arguments(parser)
     parser.add_argument("checkpoint", help="checkpoint, or exported .onnx file")
-    parser.add_argument("--work-dir", help="where logs go")
-    parser.add_argument("--out", help="write the metrics to this JSON file")
-    parser.add_argument("--show-dir", help="write pictures of cases and curves to this folder")
+    parser.add_argument("--work-dir", metavar="D", help="where logs go")
+    parser.add_argument("--out", metavar="JSON", help="write the metrics to this file")
+    parser.add_argument("--show-dir", metavar="D", help="write pictures of cases and curves here")
     parser.add_argument(
-        "--split", choices=("test", "val"), default="test", help="which of the config's sets"
+        "--split", choices=("test", "val"), default="test", help="set of the config (%(default)s)"
     )
-    parser.add_argument(
-        "--provider", choices=("cpu", "cuda"), help="of an exported file: what runs it"
-    )
+    parser.add_argument("--provider", choices=("cpu", "cuda"), help="what runs an exported file")
     add_launcher_argument(parser)
 
 

@@ -17,7 +17,7 @@ from trn_plugin.cli.config import work_dir as folder_of
 
 def add_arguments(parser):
     add_config_arguments(parser)
-    parser.add_argument("--work-dir", help="where logs and checkpoints go")
+    parser.add_argument("--work-dir", metavar="D", help="where logs and checkpoints go")
     parser.add_argument(
         "--resume",
         nargs="?",
@@ -25,7 +25,7 @@ def add_arguments(parser):
         metavar="CHECKPOINT",
         help="continue from this checkpoint, or from the newest in the work dir",
     )
-    parser.add_argument("--amp", action="store_true", help="mixed precision (CUDA)")
+    parser.add_argument("--amp", action="store_true", help="train in mixed precision (CUDA)")
     add_launcher_argument(parser)
 
 

@@ -138,10 +138,21 @@ class MultiTaskDataset(BaseDataset):
         self.data_list = self._chosen_records(self.filter_data())
         if not self.data_list:
             raise DataError(f"{self.ann_file}: no samples are left for {type(self).__name__}")
+        if isinstance(self.data_list, Records):
+            self.serialize_data = False  # arrays already, which forked workers share
         if self.serialize_data:
             self.data_bytes, self.data_address = self._serialize_data()
         self._fully_initialized = True
         self._open()
+
+    def get_data_info(self, idx: int) -> dict:
+        """The record of an index, made anew."""
+        if not self._fully_initialized:
+            self.full_init()
+        if not isinstance(self.data_list, Records):
+            return super().get_data_info(idx)
+        index = range(len(self))[idx]
+        return dict(self.data_list[index], sample_idx=index)
 
     def get_subset_(self, indices: int | Sequence[int]) -> None:
         """As MMEngine's; samples are numbered anew, so that what was kept of them is not theirs."""
@@ -247,6 +258,10 @@ class MultiTaskDataset(BaseDataset):
         if not self._fully_initialized:
             self.full_init()
         rows = np.arange(len(self)) if rows is None else rows
+        if isinstance(self.data_list, Records) and task in self.data_list.tables:
+            table = self.data_list.tables[task]
+            own = self.data_list.rows[rows]
+            return self._read_tasks[task].targets(table.labels[own[table.there[own]]], np.float64)
         samples, copies = np.unique(rows, return_counts=True)
         labels = [self.get_data_info(i)["gt"].get(task) for i in samples.tolist()]
         there = [label is not None for label in labels]

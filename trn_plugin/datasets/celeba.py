@@ -116,10 +116,7 @@ class CelebA(MultiTaskDataset):
         }
         if tasks is None:
             tasks = [_task_name(name) for name in self.attributes]
-        # the records are arrays already: there is nothing to serialise
-        super().__init__(
-            data_root=os.path.expanduser(data_root), tasks=tasks, serialize_data=False, **kwargs
-        )
+        super().__init__(data_root=os.path.expanduser(data_root), tasks=tasks, **kwargs)
 
     def _known_tasks(self) -> dict[str, dict]:
         """As of `MultiTaskDataset`: the tasks that this instance can give."""
@@ -162,13 +159,6 @@ class CelebA(MultiTaskDataset):
         self._read_attributes()
         self._read_geometry()
         return Records(self._record, len(chosen))
-
-    def get_data_info(self, idx: int) -> dict:
-        """The record of an index, made anew."""
-        if not self._fully_initialized:
-            self.full_init()
-        index = range(len(self.data_list))[idx]
-        return dict(self.data_list[index], sample_idx=index)
 
     def labels_of(self, task: str, rows: np.ndarray | None = None) -> np.ndarray:
         """See `MultiTaskDataset`; at once, from the arrays."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +15,7 @@ from trn_plugin.errors import DataError
 from trn_plugin.geometry import image_to_box
 from trn_plugin.registry import TRANSFORMS
 
-__all__ = ["EvaluationCrops", "picture_size"]
+__all__ = ["EvaluationCrops", "picture_size", "placement"]
 
 ORIENTATION, TURNED = 0x0112, (5, 6, 7, 8)  # EXIF tag, and its values that swap the sides
 
@@ -61,6 +61,29 @@ class EvaluationCrops(NamedTuple):
     def place(self, row: int, points: np.ndarray) -> np.ndarray:
         """Points in pixels of the picture -> fractions of the crop."""
         return image_to_box(points, self.boxes[row])
+
+
+def placement(
+    dataset: MultiTaskDataset, pipeline: Sequence[dict], pointed: Sequence[bool]
+) -> tuple[Callable | None, str]:
+    """How points are placed in the crop of an evaluation, and what to say of it.
+
+    Args:
+        dataset: whose pictures are cropped.
+        pipeline: of the evaluation.
+        pointed: which records have points.
+
+    Returns:
+        a function of a record's number and its points, or None where they stay in pixels of the
+        file, and a few words.
+    """
+    crops = EvaluationCrops.of(dataset, pipeline)
+    if crops is None:
+        return None, "points in pixels of the file: the pipeline has no FaceBox or RegionBox"
+    missing = sum(box is None for box, has in zip(crops.boxes, pointed, strict=True) if has)
+    if missing:
+        return None, f"points in pixels of the file: {missing} have no crop, a picture is missing"
+    return crops.place, f"points relative to the crop of evaluation: {crops.about}"
 
 
 def picture_size(path: str) -> tuple[int, int] | None:

@@ -1,19 +1,22 @@
-"""Label columns of a CSV file of anybody's."""
+"""Label columns of a user's CSV file."""
 
 from __future__ import annotations
 
 import csv
-import math
-from array import array
+import itertools
+import os
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+import pyarrow as pa
 
-from trn_plugin.errors import DataError
+from trn_plugin.datasets.celeba_format import read_attributes
+from trn_plugin.datasets.csv_cells import Batch, plain_lines, read_plain, read_quoted
+from trn_plugin.errors import ConfigError, DataError
 from trn_plugin.tasks.cells import listing, quoted
 from trn_plugin.text_files import line_not_in_utf8
 
-__all__ = ["csv_rows", "read_label_csv"]
+__all__ = ["csv_batches", "csv_header", "csv_rows", "read_celeba_columns", "read_label_csv"]
 
 MAX_CLASSES = 1000
 
@@ -60,6 +63,38 @@ def _checked_rows(path: str, reader) -> Iterator[tuple[int, list[str]]]:
         yield reader.line_num, [cell.strip() for cell in row]
 
 
+def csv_header(path: str) -> list[str]:
+    """The columns' names of a CSV file.
+
+    Raises:
+        DataError: see `csv_rows`.
+    """
+    return next(csv_rows(path))[1]
+
+
+def csv_batches(path: str, header: Sequence[str], names: Sequence[str]) -> Iterator[Batch]:
+    """Columns of a CSV file, some thousand rows at a time.
+
+    Args:
+        path: the file.
+        header: of `csv_header`.
+        names: the columns to read.
+
+    Raises:
+        DataError: see `csv_rows`.
+    """
+    lines, done = plain_lines(path), 0
+    if lines is not None:
+        try:
+            for batch in read_plain(path, lines, header, names):
+                done += len(batch.lines)
+                yield batch
+            return
+        except pa.ArrowInvalid:  # the csv module says in which line
+            pass
+    yield from read_quoted(itertools.islice(csv_rows(path), 1 + done, None), header, names)
+
+
 def read_label_csv(
     path: str, columns: Sequence[str] | None = None, classes: Sequence[str] = ()
 ) -> dict[str, np.ndarray]:
@@ -77,41 +112,57 @@ def read_label_csv(
     Raises:
         DataError: naming file and line, for what cannot be read so, or a column that is not there.
     """
-    rows = csv_rows(path)
-    _, header = next(rows)
+    header = csv_header(path)
     chosen = list(dict.fromkeys([*(header if columns is None else columns), *classes]))
     for name in chosen:
         if name not in header:
             raise DataError(f"{path}:1: has no column {name!r}; it has {listing(header)}")
-    places = [(header.index(name), name, name in classes) for name in chosen]
-    numbers, texts = array("d"), {name: [] for name in classes}
-    count = 0
-    for line, row in rows:
-        count += 1
-        for place, name, is_class in places:
-            cell = row[place]
-            if is_class:
-                texts[name].append(cell)
-                continue
-            try:
-                value = float(cell) if cell else math.nan
-            except ValueError:
-                value = math.inf
-            if math.isinf(value):
-                raise DataError(
-                    f"{path}:{line}: expected {name} to be a number, found {quoted(cell)}; "
-                    "choose the columns to read, or read it as classes"
-                )
-            numbers.append(value)
-    if not count:
+    parts: dict[str, list] = {name: [] for name in chosen}
+    for batch in csv_batches(path, header, chosen):
+        for name, cells in batch.cells.items():
+            parts[name].append(cells.tolist() if name in classes else _values(path, batch, name))
+    if not any(len(found[0]) for found in parts.values() if found):
         raise DataError(f"{path}: has no rows below its header")
-    plain = [name for name in chosen if name not in classes]
-    values = np.ascontiguousarray(np.frombuffer(numbers).reshape(count, len(plain)).T)
-    found = dict(zip(plain, values, strict=True))
     return {
-        name: _one_hot(path, name, texts[name]) if name in classes else found[name][:, None]
-        for name in chosen
+        name: _one_hot(path, name, list(itertools.chain.from_iterable(found)))
+        if name in classes
+        else np.concatenate(found)[:, None]
+        for name, found in parts.items()
     }
+
+
+def read_celeba_columns(path: str, columns: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+    """(N, 1) float32 of each attribute in CelebA's file, or of those named.
+
+    Args:
+        path: ``list_attr_celeba.txt``, or the folder that holds it.
+        columns: attributes; default all.
+
+    Raises:
+        DataError: a file that cannot be read.
+        ConfigError: a column that it does not have.
+    """
+    if os.path.isdir(path):
+        path = os.path.join(path, "list_attr_celeba.txt")
+    table = read_attributes(path)
+    for name in columns or ():
+        if name not in table.names:
+            raise ConfigError(f"--columns: {path} has no {name!r}; it has {', '.join(table.names)}")
+    values = dict(zip(table.names, table.values.T.astype(np.float32, order="C"), strict=True))
+    return {name: values[name][:, None] for name in columns or table.names}
+
+
+def _values(path: str, batch: Batch, name: str) -> np.ndarray:
+    """(N,) numbers of a column; NaN where its cell is missing."""
+    cells = batch.cells[name]
+    values = cells.numbers()
+    bad = np.flatnonzero(~np.isfinite(values) & ~cells.missing)
+    if bad.size:
+        raise DataError(
+            f"{path}:{batch.lines[bad[0]]}: expected {name} to be a number, found "
+            f"{quoted(cells[bad[0]])}; choose the columns to read, or read it as classes"
+        )
+    return values
 
 
 def _one_hot(path: str, name: str, labels: list[str]) -> np.ndarray:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,18 +11,19 @@ import numpy as np
 from mmengine.logging import print_log
 
 from trn_plugin.datasets._inside import Inside
+from trn_plugin.datasets._pictures import existing
+from trn_plugin.datasets._records import Records
 from trn_plugin.datasets.base import MultiTaskDataset
-from trn_plugin.datasets.label_csv import csv_rows
-from trn_plugin.datasets.tabular_format import absent_column, is_missing, label_columns
+from trn_plugin.datasets.label_csv import csv_batches, csv_header
+from trn_plugin.datasets.tabular_format import absent_column, label_columns
+from trn_plugin.datasets.tabular_reader import SPLITS, LabelReader
 from trn_plugin.errors import ConfigError, DataError, PictureError
 from trn_plugin.registry import DATASETS
-from trn_plugin.tasks import LabelColumns, read_tasks
-from trn_plugin.tasks.cells import coordinate, quoted, relative_path
+from trn_plugin.tasks import read_tasks
+from trn_plugin.tasks.cells import quoted, relative_path
 from trn_plugin.tasks.columns import are_names
 
 __all__ = ["SPLITS", "TabularMultiTask"]
-
-SPLITS = ("train", "val", "test")
 
 
 @DATASETS.register_module()
@@ -107,7 +106,7 @@ class TabularMultiTask(MultiTaskDataset):
                 f"box_columns: expected the four columns of x0, y0, x1, y1, found {box_columns!r}"
             )
         self.labels = label_columns(labels)
-        self._readers = read_tasks(self._known_tasks(), "labels.")
+        self.readers = read_tasks(self._known_tasks(), "labels.")
         self.image_column = image_column
         self.image_folder = relative_path(image_folder, "image_folder")
         self.box_columns = tuple(box_columns or ())
@@ -134,29 +133,33 @@ class TabularMultiTask(MultiTaskDataset):
                 "name is looked for in data_root)"
             )
 
-    def load_data_list(self) -> list[dict]:
+    def load_data_list(self) -> Records:
         """Read the file; pictures are first opened when they are used."""
         self.check_root()
-        rows = csv_rows(self.ann_file)
-        _, header = next(rows)
-        places = self._places(header)
-        self._partial: Counter[str] = Counter()
-        self._split_of_picture: dict[str, str] = {}
-        self._in_two_splits: dict[str, str] = {}
-        records = []
-        for line, cells in rows:
-            where = f"{os.path.basename(self.ann_file)}:{line}"
-            record = self._record({c: cells[place] for c, place in places.items()}, where)
-            if record is not None:
-                records.append(dict(record, where=where, row=line))
-        if not records:
+        header = csv_header(self.ann_file)
+        names = self._columns(header)
+        reader = LabelReader(
+            self.ann_file,
+            self.labels,
+            self.image_column,
+            self.box_columns,
+            self.split,
+            self.split_column,
+            self.shares,
+            self.split_seed,
+        )
+        for batch in csv_batches(self.ann_file, header, names):
+            reader.read(batch)
+        self._table = reader.table()
+        if not self._table.lines.size:
             which = "rows below its header" if self.split is None else f"row of {self.split!r}"
             raise DataError(f"{self.ann_file}: has no {which}")
-        self._report(records)
-        return self._there(records)
+        self._report(reader)
+        labels = {task: self._table.labels[task] for task in self.tasks}
+        return Records(self._record, self._there(), labels)
 
-    def _places(self, header: Sequence[str]) -> dict[str, int]:
-        """Where in a row each column stands that is read."""
+    def _columns(self, header: Sequence[str]) -> list[str]:
+        """Names of the columns that are read."""
         needed = [self.image_column, *self.box_columns]
         if self.split_column is not None and self.split is not None:
             needed.append(self.split_column)
@@ -167,112 +170,70 @@ class TabularMultiTask(MultiTaskDataset):
                 if name == self.split_column:
                     text += "; split_column=None draws the split, split=None takes all rows"
                 raise DataError(text)
-        return {name: header.index(name) for name in needed}
+        return list(dict.fromkeys(needed))
 
-    def _record(self, cells: dict[str, str], where: str) -> dict | None:
-        """The record of a row; None if it is of another split."""
-        path = relative_path(cells[self.image_column], where)
-        if not path:
-            raise DataError(f"{where}: expected {self.image_column} to be a path, found ''")
-        if self.split not in (None, self._split_of(path, cells, where)):
-            return None
-        labels = {}
-        for task, columns in self.labels.items():
-            label = self._label(task, columns, cells, where)
-            if label is not None:
-                labels[task] = label
-        found = (self._readers[task].points(label) for task, label in labels.items())
-        points = [each for each in found if len(each)]
+    def _record(self, row: int) -> dict:
+        table = self._table
+        found = {task: labels.label(row) for task, labels in table.labels.items()}
+        found = {task: label for task, label in found.items() if label is not None}
+        points = [self.readers[task].points(label) for task, label in found.items()]
+        points = [each for each in points if len(each)]
+        region = None if table.regions is None else table.regions[row]
+        folder = os.path.join(self.data_root, self.image_folder)
         return dict(
-            img_path=os.path.normpath(os.path.join(self.data_root, self.image_folder, path)),
-            gt={task: labels[task] for task in self.tasks if task in labels},
+            img_path=os.path.normpath(os.path.join(folder, table.paths.text(row))),
+            gt={task: found[task] for task in self.tasks if task in found},
             landmarks=np.concatenate(points) if points else None,
-            region=self._region(cells, where),
+            region=None if region is None or np.isnan(region[0]) else tuple(region.tolist()),
+            where=self._where(row),
+            row=int(table.lines[row]),
         )
 
-    def _split_of(self, path: str, cells: dict[str, str], where: str) -> str | None:
-        if self.split is None:
-            return None
-        if self.split_column is not None:
-            found = cells[self.split_column]
-            if found not in SPLITS:
-                raise DataError(
-                    f"{where}: expected {self.split_column} to be one of {', '.join(SPLITS)}, "
-                    f"found {quoted(found)}"
-                )
-            if self._split_of_picture.setdefault(path, found) != found:
-                self._in_two_splits.setdefault(path, where)
-            return found
-        digest = hashlib.sha256(f"{self.split_seed}:{path}".encode()).digest()
-        place = int.from_bytes(digest[:8], "big") / 2**64
-        if place < self.shares["val"]:
-            return "val"
-        return "test" if place < self.shares["val"] + self.shares["test"] else "train"
+    def _where(self, row: int) -> str:
+        return f"{os.path.basename(self.ann_file)}:{self._table.lines[row]}"
 
-    def _label(
-        self, task: str, columns: LabelColumns, cells: dict[str, str], where: str
-    ) -> np.ndarray | int | None:
-        own = [cells[column] for column in columns.columns]
-        missing = [is_missing(cell) for cell in own]
-        if any(missing):
-            self._partial[task] += not all(missing)
-            return None
-        return columns.read(own, where)
-
-    def _region(self, cells: dict[str, str], where: str) -> tuple[float, ...] | None:
-        own = [cells[column] for column in self.box_columns]
-        if all(is_missing(cell) for cell in own):
-            return None
-        x0, y0, x1, y1 = (
-            coordinate(cell, f"{column} in pixels", where)
-            for cell, column in zip(own, self.box_columns, strict=True)
-        )
-        if x1 <= x0 or y1 <= y0:
-            raise DataError(
-                f"{where}: expected {' < '.join(self.box_columns[::2])} and "
-                f"{' < '.join(self.box_columns[1::2])}, found the box {', '.join(own)}"
-            )
-        return x0, y0, x1, y1
-
-    def _report(self, records: list[dict]) -> None:
+    def _report(self, reader: LabelReader) -> None:
         """Say what a user would want to know of labels that are missing."""
         name = os.path.basename(self.ann_file)
-        for path, where in list(self._in_two_splits.items())[:1]:
+        line, path, count = reader.in_two_splits()
+        if count:
             self._warn(
-                f"{where}: {quoted(path)} is in another split before, and so are "
-                f"{len(self._in_two_splits) - 1} other pictures: what is measured on pictures "
+                f"{name}:{line}: {quoted(path)} is in another split before, and so are "
+                f"{count - 1} other pictures: what is measured on pictures "
                 "that were trained on says little of others"
             )
         for task in self.tasks:
-            if self._partial[task]:
+            if reader.partial[task]:
                 self._warn(
-                    f"{name}: {self._partial[task]} rows have some of {task}'s columns but not "
+                    f"{name}: {reader.partial[task]} rows have some of {task}'s columns but not "
                     "all: they count as rows without it; give columns that are filled "
                     "independently tasks of their own"
                 )
-            if not any(task in record["gt"] for record in records):
+            if not self._table.labels[task].there.any():
                 split = "" if self.split is None else f" of the split {self.split!r}"
                 self._warn(f"{name}: no row{split} has a label of {task}")
 
-    def _there(self, records: list[dict]) -> list[dict]:
-        """The records whose picture exists; all of them if no pipeline would read it."""
+    def _there(self) -> np.ndarray:
+        """The rows whose picture exists; all of them if no pipeline would read it."""
+        table = self._table
+        rows = np.arange(len(table.lines))
         if not self.pipeline.transforms:
-            return records
-        inside = Inside(self.data_root)
-        if not self.follow_links:
-            for record in records:
-                inside.check(record["img_path"], record["where"])
-        missing = [r for r in records if not os.path.isfile(r["img_path"])]
-        if not missing:
-            return records
+            return rows
+        folder = os.path.join(self.data_root, self.image_folder)
+        inside = None if self.follow_links else Inside(self.data_root)
+        paths = map(table.paths.text, range(len(rows)))
+        there = existing(folder, paths, self._where, inside)
+        if there.all():
+            return rows
+        missing = np.flatnonzero(~there)
         text = (
-            f"{missing[0]['where']}: no picture {missing[0]['img_path']}; {len(missing)} of "
-            f"{len(records)} pictures are missing"
+            f"{self._where(missing[0])}: no picture {self._record(missing[0])['img_path']}; "
+            f"{len(missing)} of {len(rows)} pictures are missing"
         )
         if not self.skip_unreadable:
             raise PictureError(text)
         self._warn(f"{text}: left out (skip_unreadable)")
-        return [record for record in records if os.path.isfile(record["img_path"])]
+        return rows[there]
 
     @staticmethod
     def _warn(text: str) -> None:

@@ -9,12 +9,7 @@ from trn_plugin.errors import ConfigError
 from trn_plugin.tasks import TASKS, LabelColumns
 from trn_plugin.tasks.cells import listing, quoted
 
-__all__ = ["absent_column", "is_missing", "label_columns"]
-
-
-def is_missing(cell: str) -> bool:
-    """Whether a cell holds no label: it is empty, or "nan" as some programs write it."""
-    return not cell or cell.lower() == "nan"
+__all__ = ["absent_column", "label_columns"]
 
 
 def label_columns(labels: Mapping[str, Mapping]) -> dict[str, LabelColumns]:

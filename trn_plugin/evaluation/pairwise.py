@@ -10,14 +10,18 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from trn_plugin.evaluation.task_metric import table
 from trn_plugin.relation import chance_similarity, task_similarity_matrix
 
 __all__ = [
     "PairSimilarity",
+    "chance_text",
     "clustered_order",
     "grouped",
     "pair_similarities",
     "similarity_matrix",
+    "similarity_rows",
+    "similarity_table",
 ]
 
 
@@ -108,6 +112,61 @@ def similarity_matrix(
         i, j = position[a], position[b]
         matrix[i, j] = matrix[j, i] = similarity.tau
     return matrix
+
+
+def similarity_rows(
+    pairs: Sequence[tuple[str, str]], found: Mapping[str, Sequence[PairSimilarity]]
+) -> list[dict]:
+    """A row of plain values for each pair, the most related of the first level first.
+
+    Args:
+        pairs: their names.
+        found: similarity of each pair, by level.
+
+    Returns:
+        a, b, N, and for each level ``tau_<level>``, ``chance_``, ``d1_``, ``d2_``, ``note_``; None
+        where a number is undefined.
+    """
+    first, rows = next(iter(found)), []
+    for index, (a, b) in enumerate(pairs):
+        row = {"a": a, "b": b, "N": found[first][index].n}
+        for level, similarities in found.items():
+            similarity = similarities[index]
+            tau, chance = (
+                None if math.isnan(value) else round(value, 6)
+                for value in (similarity.tau, similarity.chance)
+            )
+            row |= {f"tau_{level}": tau, f"chance_{level}": chance}
+            row |= {f"{name}_{level}": getattr(similarity, name) for name in ("d1", "d2", "note")}
+        rows.append(row)
+    return sorted(rows, key=lambda row: -1 if row[f"tau_{first}"] is None else -row[f"tau_{first}"])
+
+
+def similarity_table(rows: Sequence[Mapping], levels: Sequence[str], listed: int) -> str:
+    """The rows as text, only ``listed`` of them at either end."""
+    header, lines = ["pair, most related labels first", "N"], []
+    for level in levels:
+        header += [f"tau {level}", "chance", "d1", "d2"]
+    for row in rows if len(rows) <= 2 * listed else [*rows[:listed], *rows[-listed:]]:
+        line = [f"{row['a']} - {row['b']}", str(row["N"])]
+        for level in levels:
+            values = row[f"tau_{level}"], row[f"chance_{level}"]
+            line += ["-" if value is None else f"{value:.4f}" for value in values]
+            line += [str(row[f"d1_{level}"]), str(row[f"d2_{level}"])]
+        notes = [f"{level}: {row[f'note_{level}']}" for level in levels if row[f"note_{level}"]]
+        lines.append([*line, "; ".join(notes)])
+    if len(rows) > 2 * listed:
+        lines.insert(listed, ["...", *[""] * len(header)])
+    return table([*header, ""], lines, left=(0, len(header)))
+
+
+def chance_text(similarities: Sequence[PairSimilarity]) -> str:
+    """What unrelated features would give, lowest and highest of all pairs."""
+    known = [s.chance for s in similarities if not math.isnan(s.chance)]
+    if not known:
+        return "undefined: too few samples"
+    low, high = f"{min(known):.3f}", f"{max(known):.3f}"
+    return f"unrelated features would give {low if low == high else f'{low} to {high}'}"
 
 
 def clustered_order(matrix: np.ndarray) -> list[int]:

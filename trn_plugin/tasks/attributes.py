@@ -28,6 +28,15 @@ class AttributeColumns(LabelColumns):
                 raise DataError(f"{where}: expected {column} to be 0 or 1, found {quoted(cell)}")
         return np.array(values, dtype=np.float32)
 
+    def read_all(self, cells, where) -> np.ndarray:
+        values = []
+        for column in cells:
+            index, texts = column.distinct()
+            known = [YES_OR_NO.get(text.lower(), np.nan) for text in texts]
+            values.append(np.array(known, dtype=np.float32)[index])
+        labels = np.stack(values, axis=1)
+        return self.completed(labels, ~np.isnan(labels).any(1), cells, where)
+
 
 @TASKS.register
 class AttributeTask(Task):

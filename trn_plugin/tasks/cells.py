@@ -7,7 +7,14 @@ from collections.abc import Iterable
 
 from trn_plugin.errors import DataError
 
-__all__ = ["coordinate", "listing", "number", "quoted", "relative_path"]
+__all__ = [
+    "LARGEST_COORDINATE",
+    "coordinate",
+    "listing",
+    "number",
+    "quoted",
+    "relative_path",
+]
 
 LARGEST_COORDINATE = 1e6
 LONGEST, LISTED = 60, 12  # letters of a name, names

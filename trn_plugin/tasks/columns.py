@@ -2,15 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
 from trn_plugin.errors import ConfigError
 from trn_plugin.tasks.cells import number
 
-__all__ = ["LabelColumns", "are_names", "check_flip", "check_names", "flip_of", "two_of"]
+__all__ = [
+    "CellColumn",
+    "LabelColumns",
+    "are_names",
+    "check_flip",
+    "check_names",
+    "flip_of",
+    "two_of",
+]
+
+
+class CellColumn(Protocol):
+    """One column of N rows of a file."""
+
+    def __getitem__(self, row: int) -> str:
+        """The cell of a row."""
+
+    def tolist(self) -> list[str]:
+        """All cells."""
+
+    def numbers(self) -> np.ndarray:
+        """(N,) float64; NaN for a cell that is no decimal number."""
+
+    def distinct(self) -> tuple[np.ndarray, list[str]]:
+        """(N,) index of each cell among the distinct ones, and these."""
 
 
 class LabelColumns:
@@ -50,6 +74,44 @@ class LabelColumns:
             for cell, column in zip(cells, self.columns, strict=True)
         ]
         return np.array(values)
+
+    def labelled(self, missing: np.ndarray) -> np.ndarray:
+        """(N,) bool: rows that have a label, by which of their cells (N, C) are missing."""
+        return ~missing.any(axis=1)
+
+    def read_all(self, cells: Sequence[CellColumn], where: Callable[[int], str]) -> np.ndarray:
+        """The labels (N, ...) of N rows, as :meth:`read` gives them; override it for speed.
+
+        Args:
+            cells: of each column, in rows that have a label.
+            where: names a row.
+
+        Raises:
+            DataError: see :meth:`read`.
+        """
+        if len(cells) > 1:
+            rows = zip(*(column.tolist() for column in cells), strict=True)
+            return np.array([self.read(own, where(row)) for row, own in enumerate(rows)])
+        index, texts = cells[0].distinct()
+        first = np.unique(index, return_index=True)[1].tolist()
+        labels = [self.read([text], where(row)) for text, row in zip(texts, first, strict=True)]
+        return np.array(labels)[index]
+
+    def completed(
+        self,
+        labels: np.ndarray,
+        known: np.ndarray,
+        cells: Sequence[CellColumn],
+        where: Callable[[int], str],
+    ) -> np.ndarray:
+        """Labels (N, ...) of which those that are not ``known`` (N,) are read one by one.
+
+        Raises:
+            DataError: see :meth:`read`.
+        """
+        for row in np.flatnonzero(~known).tolist():
+            labels[row] = self.read([column[row] for column in cells], where(row))
+        return labels
 
 
 def are_names(names: object, count: int | None = None) -> bool:

@@ -8,7 +8,7 @@ import numpy as np
 
 from trn_plugin.errors import ConfigError
 from trn_plugin.tasks.base import TASKS, Curve, Line, Task
-from trn_plugin.tasks.cells import coordinate
+from trn_plugin.tasks.cells import LARGEST_COORDINATE, coordinate
 from trn_plugin.tasks.columns import (
     LabelColumns,
     are_names,
@@ -63,6 +63,13 @@ class LandmarkColumns(LabelColumns):
             for cell, column in zip(cells, self.columns, strict=True)
         ]
         return np.array(values).reshape(-1, 2)
+
+    def read_all(self, cells, where) -> np.ndarray:
+        points = np.stack([column.numbers() for column in cells], axis=1).reshape(
+            -1, len(cells) // 2, 2
+        )
+        known = (np.abs(points) <= LARGEST_COORDINATE).all((1, 2))
+        return self.completed(points, known, cells, where)
 
 
 @TASKS.register

@@ -24,7 +24,8 @@ def module_and_sides(monkeypatch, *options, config=CONFIG):
     module.add_arguments(parser)
     args = parser.parse_args(arguments)
     torch.manual_seed(0)
-    trn, mtl = module.build(cli.load_config(args.config, args.cfg_options), args)
+    config = cli.load_config(args.config, {**(args.cfg_options or {}), "input_size": 32})
+    trn, mtl = module.build(config, args)
     return module, args, trn, mtl
 
 
@@ -62,10 +63,10 @@ def test_the_two_models_differ_by_the_relation_part_alone(monkeypatch):
         options = [*options, "custom_hooks.0.min_samples_per_dim=0"]
         module, args, trn, mtl = module_and_sides(monkeypatch, *options)
         assert mtl.model.neck is None
-        batches = module.RandomBatches(trn.model, args)
-        trn.step(batches.draw())
+        batches = module.random_batches(trn.model, None, args)
+        trn.step(next(batches))
         mtl.follow(trn)
-        batch = batches.draw()
+        batch = next(batches)
         torch.testing.assert_close(weights(mtl), weights(trn), rtol=0, atol=0)
         for side in (trn, mtl):
             side.step(batch)
@@ -75,9 +76,9 @@ def test_the_two_models_differ_by_the_relation_part_alone(monkeypatch):
 
 def test_the_part_alone_does_what_the_step_does(monkeypatch):
     module, args, trn, _ = module_and_sides(monkeypatch, "custom_hooks.0.min_samples_per_dim=0")
-    part, batches = module.RelationPart(trn), module.RandomBatches(trn.model, args)
+    part, batches = module.RelationPart(trn), module.random_batches(trn.model, None, args)
     for _ in range(3):
-        trn.step(batches.draw())
+        trn.step(next(batches))
         features = part.leaves()
         loss = part.forward(features)
         loss.backward()
@@ -113,7 +114,7 @@ def test_labels_for_every_kind_of_head(tmp_path, monkeypatch):
         "neck=dict(relations=[('a', 'b')]))\n"
     )
     module, args, trn, _ = module_and_sides(monkeypatch, config=config)
-    trn.step(module.RandomBatches(trn.model, args).draw())
+    trn.step(next(module.random_batches(trn.model, None, args)))
     assert all(torch.isfinite(value).all() for value in trn.logged.values())
 
 
@@ -125,9 +126,9 @@ def of_toy_faces(root):
 def test_pictures_of_the_training_set(tmp_path, monkeypatch):
     module, args, trn, _ = module_and_sides(monkeypatch, *of_toy_faces(tmp_path / "faces"))
     args.batch = 16
-    config = cli.load_config(args.config, args.cfg_options)
-    batches = module.DataBatches(trn.model, config, args)
-    drawn = [batches.draw() for _ in range(3)]  # one of an epoch of 28
+    config = cli.load_config(args.config, {**args.cfg_options, "input_size": 32})
+    batches = module.data_batches(trn.model, config, args)
+    drawn = [next(batches) for _ in range(3)]  # one of an epoch of 28
     for batch in drawn:
         assert batch["inputs"].shape == (16, 3, 32, 32)
         assert batch["inputs"].dtype == torch.uint8
@@ -137,10 +138,10 @@ def test_pictures_of_the_training_set(tmp_path, monkeypatch):
     assert not torch.equal(first, second)
     args.batch = 29
     with pytest.raises(ConfigError, match="--batch 29: no batch of 28 pictures"):
-        module.DataBatches(trn.model, config, args)
+        next(module.data_batches(trn.model, config, args))
     config.train_dataloader = None
     with pytest.raises(ConfigError, match="expected a train_dataloader for --data, found none"):
-        module.DataBatches(trn.model, config, args)
+        next(module.data_batches(trn.model, config, args))
 
 
 def test_the_relation_part_on_the_training_set(run_tool, tmp_path):
@@ -159,10 +160,11 @@ def test_the_relation_part_on_the_training_set(run_tool, tmp_path):
 @pytest.mark.parametrize(
     ("config", "arguments", "message"),
     [
-        (CONFIG, ("--steps", 2), "--steps: expected at least 4, found 2"),
+        (CONFIG, ("--steps", 2), "--steps: expected at least 2 and 4, found 128 and 2"),
         (CONFIG, ("--steps", 5), "--steps: expected an even number, found 5"),
         (CONFIG, ("--image-size", 0), "--image-size: expected at least 1, found 0"),
         (CONFIG, ("--amp",), "--amp needs --device cuda, found cpu"),
+        (CONFIG, ("--host", "--data"), "--host: takes the config's data on the CPU"),
         (CONFIG, ("--batch", 2), "tends to 398: raise either"),
         (CONFIG, ("--cfg-options", "model.neck=None"), "with a relation neck, found none"),
         (
@@ -179,6 +181,35 @@ def test_mistakes_are_one_line(run_tool, config, arguments, message):
     assert message in errors
     assert errors.startswith("error: ")
     assert errors.count("\n") == 1
+
+
+def test_host_time_beside_a_plain_loop(run_tool, tmp_path):
+    """All parts of both sides add up to their steps, and the screen shows the table alone."""
+    few = ("--batch", 5, "--steps", 4, "--warmup", 2, "--threads", 1)
+    loaders = [
+        f"{part}_dataloader.{option}"
+        for part in ("train", "val")
+        for option in ("num_workers=0", "persistent_workers=False")
+    ]
+    options = [*of_toy_faces(tmp_path / "faces"), *loaders]
+    options += [option.replace("train_d", "val_d", 1) for option in options[:3]]
+    options += [f"{part}_dataloader.dataset.val_size=10" for part in ("train", "val")]
+    options += ["custom_hooks.0.min_samples_per_dim=0"]
+    out = tmp_path / "host.csv"
+    status, printed, errors = run_tool(
+        "benchmark_step", CONFIG, "--host", *few, "--out", out, "--cfg-options", *options
+    )
+    assert status == 0, errors
+    assert "mmengine - INFO - Config" not in printed
+    with out.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for mode in ("train", "val"):
+        of_mode = {row["part"].strip(): row for row in rows if row["mode"] == mode}
+        whole = float(of_mode.pop("all, means")["runner_ms"])
+        median = next(name for name in of_mode if name.endswith("medians"))
+        assert float(of_mode.pop(median)["plain_ms"]) > 0
+        parts = sum(float(row["runner_ms"]) for row in of_mode.values())
+        assert math.isclose(parts, whole, rel_tol=0.05)
 
 
 def test_a_machine_without_cuda_says_so(run_tool, monkeypatch):

@@ -1,109 +1,64 @@
-"""Means, spreads and verdicts; the Markdown, the CSV, the picture."""
+"""Means, paired differences; the Markdown, the picture."""
 
-import csv
-import dataclasses
-import shlex
+import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 from reproduction.picture import save_comparison
-from reproduction.plan import ONE_CHECKPOINT, runs_of
-from reproduction.report import (
-    Finished,
-    Summary,
-    _comparison,
-    csv_rows,
-    markdown,
-    summaries,
-)
-
-from trn_plugin.files import write_table
+from reproduction.plan import runs_of
+from reproduction.report import markdown, paired
 
 
-def finished(table, values, leaks=False, extra=()):
-    """Runs with these errors, by row, a seed each."""
-    seeds = range(max(map(len, values)))
-    runs = runs_of(table, "small", seeds, table_folder, extra)
+def rows_of(table, values, split="val"):
+    """Rows with these errors, by row, a seed each."""
     return [
-        Finished(run, {"checkpoint": "c", "a/error": v[run.seed]}, "box (val)", leaks, 1.5)
-        for row, v in zip(table.rows, values, strict=True)
-        for run in runs
-        if run.row.slug == row.slug and run.seed < len(v)
+        dict(part="", row=row.name, seed=str(seed), split=split, box="a box", device="a CPU")
+        | {"a/error": str(value), "a/none": ""}
+        for row, errors in zip(table.rows, values, strict=True)
+        for seed, value in enumerate(errors)
     ]
 
 
-@pytest.fixture(autouse=True)
-def folder(tmp_path):
-    global table_folder
-    table_folder = tmp_path
+def page(table, rows):
+    return markdown(table, "small", rows, runs_of(table, "small", [0], Path("out")), "python tool")
 
 
-def verdict(table, values):
-    found = summaries(table.rows, table.columns, finished(table, values))
-    return found["more-much"]["a/error"].verdict(-1)
+def test_the_interval_holds_the_true_difference_19_times_of_20():
+    rng = np.random.default_rng(0)
+    inside = []
+    for _ in range(2000):
+        seeds = rng.normal(5, 1, 4)  # what both methods have of a seed
+        own, base = seeds + rng.normal(0.3, 0.1, 4), seeds + rng.normal(0, 0.1, 4)
+        found = paired(dict(enumerate(own)), dict(enumerate(base)))
+        inside.append(abs(found.mean - 0.3) < found.half_width)
+    assert np.mean(inside) == pytest.approx(0.95, abs=0.015)
 
 
-def test_means_and_spreads(table):
-    values = np.random.default_rng(0).normal(5, 1, (2, 4))
-    found = summaries(table.rows, table.columns, finished(table, values.tolist()))
-    for slug, row in zip(("plain", "more-much"), values, strict=True):
-        assert found[slug]["a/error"].mean == pytest.approx(row.mean())
-        assert found[slug]["a/error"].deviation == pytest.approx(row.std(ddof=1))
-    difference = found["more-much"]["a/error"].difference
-    assert difference == pytest.approx(values[1].mean() - values[0].mean())
+def test_only_pairs_with_one_seed_count():
+    found = paired({0: 5.0, 1: 6.0, 7: 100.0}, {1: 5.5, 0: 4.0, 3: -100.0})
+    assert (found.pairs, found.mean) == (2, 0.75)
+    assert math.isnan(paired({0: 1.0}, {0: 2.0}).half_width)
+    assert math.isnan(paired({0: 1.0}, {1: 2.0}).mean)
 
 
-def test_verdict_asks_for_more_than_the_spread(table):
-    base = [5.0, 5.1, 4.9]
-    assert verdict(table, [base, [v - 1 for v in base]]) == "better"
-    assert verdict(table, [base, [v + 1 for v in base]]) == "worse"
-    assert verdict(table, [base, [v - 0.05 for v in base]]) == "same"
-    assert verdict(table, [base, [1.0]]) == "one seed"
-    # few are called different where nothing is
-    draws = np.random.default_rng(0).normal(size=(300, 2, 3)).tolist()
-    assert np.mean([verdict(table, draw) != "same" for draw in draws]) < 0.08
+def test_an_interval_without_0_is_bold():
+    assert paired({0: 1.0, 1: 1.1}, {0: 3.0, 1: 3.1}).text(1) == "**-2.0 [-2.0, -2.0]**"
+    assert paired({0: 1.0, 1: 3.0}, {0: 2.0, 1: 2.0}).text(1) == "+0.0 [-12.7, +12.7]"
+    assert paired({0: 1.0}, {0: 2.0}).text(2) == "-1.00"
 
 
-def test_markdown_says_box_seeds_commands_and_when_nothing_is_gained(table):
-    text = markdown(table, "small", finished(table, [[5.0, 5.2], [5.1, 5.2]]), "python tool")
-    assert "Box: box (val). Mean ± standard deviation over the seeds 0, 1." in text
-    assert "| Plain | 2 | 5.10 ± 0.14 |  | 9.50 |" in text
-    assert "- More (much): not told from Plain by these seeds in error (%)." in text
-    lines = text.splitlines()
-    (command,) = [line for line in lines if "x=1" in line and "train.py" in line]
-    assert "randomness.seed=$seed" in shlex.split(command)
-    assert f'common="{" ".join(ONE_CHECKPOINT)} s=1 t=1"' in lines
-
-
-def test_a_p_shows_on_which_side_of_the_limit_it_is(table):
-    told = [_comparison(Summary({}, -1.0, p), table.columns[0]) for p in (0.049, 0.051, 0.26)]
-    assert told == ["**-1.00** (p 0.049)", "-1.00 (p 0.051)", "-1.00 (p 0.26)"]
-
-
-def test_markdown_says_what_the_user_changed(table):
-    assert "Changed" not in markdown(table, "small", finished(table, [[5.0], [5.1]]))
-    text = markdown(table, "small", finished(table, [[5.0], [5.1]], extra=("lr=1",)))
-    assert "Changed in every run: `lr=1`." in text
-
-
-def test_the_paper_stands_beside_no_leaking_box(table):
-    text = markdown(table, "small", finished(table, [[5.0], [5.1]], leaks=True))
-    assert "| Plain (box of the true landmarks) |" in text
-    assert "9.50" not in text
-
-
-def test_csv_has_every_run_and_its_command(table, tmp_path):
-    done = finished(table, [[5.0, 5.2], [5.1, 5.2]])
-    write_table(tmp_path / "t.csv", csv_rows(table, "small", done))
-    with open(tmp_path / "t.csv", newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    assert [float(row["a/error"]) for row in rows] == [5.0, 5.2, 5.1, 5.2]
-    assert [row["seed"] for row in rows] == ["0", "1", "0", "1"]
-    assert "x=1" in shlex.split(rows[2]["train_command"])
-    assert rows[2]["box"] == "box (val)"
+def test_markdown_has_a_table_and_differences_of_each_set(table):
+    rows = rows_of(table, [[5.0, 5.2], [5.1, 5.4]]) + rows_of(table, [[7.0], [7.5]], "test")
+    validation, test = page(table, rows).split("Test half (a box)")
+    assert "| Plain | 2 | 5.10 ± 0.14 | - |" in validation
+    assert "- More (much) - Plain = error (%) +0.15 [-0.49, +0.79] (2)." in validation
+    assert "| Plain | 1 | 7.00 | 9.50 | - |" in test, "the paper measured the test half"
+    assert "- More (much) - Plain = error (%) +0.50 (1)." in test
+    assert "#   default_hooks" in test
+    assert "# More (much): c.py x=1" in test
 
 
 def test_picture_is_drawn_with_missing_numbers(table, tmp_path):
-    table = dataclasses.replace(table, rows=[*table.rows, table.rows[0]])
-    save_comparison(str(tmp_path / "t.png"), table, finished(table, [[5.0], [5.1, 4.0], []]))
+    save_comparison(str(tmp_path / "t.png"), table, rows_of(table, [[5.0], [5.1, 4.0]]))
     assert (tmp_path / "t.png").read_bytes().startswith(b"\x89PNG")

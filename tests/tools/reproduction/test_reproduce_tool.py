@@ -3,10 +3,8 @@
 import shlex
 from functools import partial
 
-import numpy as np
 import pytest
-from reproduction.catalogue import TABLES
-from reproduction.tables import TAU_OF_PAIRS
+from reproduction.main import TABLES
 
 
 @pytest.fixture
@@ -15,18 +13,17 @@ def tool(run_tool, monkeypatch, tmp_path):
     return partial(run_tool, "reproduce")
 
 
-def test_list_prints_commands_that_a_shell_can_read(tool, tmp_path):
+def test_list_prints_a_command_of_each_run_that_a_shell_can_read(tool, tmp_path):
     status, printed, error = tool("table1", "--seeds", 4, 5, "--list", "--out-dir", tmp_path)
     assert status == 0, error
-    trained = [c for line in printed.splitlines() if "train.py" in (c := shlex.split(line))[1]]
-    assert len(trained) == 2 * len(TABLES["table1"].rows)
-    assert {c[-1] for c in trained} == {"randomness.seed=4", "randomness.seed=5"}
-    tested = [c for line in printed.splitlines() if "test.py" in (c := shlex.split(line))[1]]
-    expected = set()
-    for c in trained:
-        epochs = [o for o in c if o.startswith("train_cfg.max_epochs=")][-1].partition("=")[2]
-        expected.add(tmp_path / c[c.index("--work-dir") + 1] / f"epoch_{epochs}.pth")
-    assert {tmp_path / c[3] for c in tested} == expected
+    commands = [shlex.split(line) for line in printed.splitlines()]
+    assert len(commands) == 2 * len(TABLES["table1"].rows)
+    assert {command[-1] for command in commands} == {"randomness.seed=4", "randomness.seed=5"}
+
+
+def test_weights_of_the_environment_are_left_to_the_shell(tool):
+    _, printed, _ = tool("table1", "--scale", "finetune", "--seeds", 0, "--list")
+    assert " model.backbone.checkpoint_path=$LITE0_WEIGHTS " in printed
 
 
 @pytest.mark.parametrize(
@@ -35,30 +32,14 @@ def test_list_prints_commands_that_a_shell_can_read(tool, tmp_path):
         (["table1", "--jobs", "0"], "--jobs: expected at least 1, found 0"),
         (["table1", "--seeds", "1", "1"], "--seeds: expected different numbers"),
         (["table1", "--cfg-options", "x"], "--cfg-options: expected KEY=VALUE"),
-        (["table1", "--only", "best"], "--only: 'best' is in no row's name"),
+        (["table1", "--only", "best"], "--only: no row is named 'best'"),
+        (["study", "--scale", "paper"], "study has no scale 'paper', but small"),
         (["table1", "--report"], "no run is done yet"),
     ],
 )
 def test_bad_arguments_are_one_line(tool, tmp_path, arguments, message):
-    status, _, error = tool(*arguments, "--out-dir", tmp_path / "out")
+    arguments = [*arguments, "--out-dir", tmp_path / "out", "--results", tmp_path / "runs.csv"]
+    status, _, error = tool(*arguments)
     assert status == 2
     (line,) = [line for line in error.splitlines() if line.startswith("error:")]
     assert message in line
-
-
-@pytest.mark.slow
-def test_figure3_beside_the_paper(tool, tmp_path, monkeypatch):
-    names = list(dict.fromkeys(name for pair in TAU_OF_PAIRS for name in pair))
-    values = np.where(np.random.default_rng(0).random((60, len(names))) < 0.4, 1, -1)
-    rows = [f"{i:06d}.jpg {' '.join(map(str, row))}" for i, row in enumerate(values, 1)]
-    text = "\n".join([str(len(rows)), " ".join(names), *rows, ""])
-    (tmp_path / "list_attr_celeba.txt").write_text(text)
-    monkeypatch.setenv("CELEBA_ROOT", str(tmp_path))
-    status, printed, error = tool("figure3", "--out-dir", tmp_path / "out")
-    assert status == 0, error
-    correlation = np.corrcoef(values.T)
-    for (a, b), paper in TAU_OF_PAIRS.items():
-        tau = abs(correlation[names.index(a), names.index(b)])
-        assert f"| {a} and {b} | {tau:.4f} | {paper:.3f} |" in printed
-    for name in ("figure3.md", "figure3.csv", "figure3.png"):
-        assert (tmp_path / "out" / name).stat().st_size

@@ -3,27 +3,21 @@
 from pathlib import Path
 
 import pytest
-from reproduction.catalogue import TABLES
-from reproduction.execution import parsed_options
+from reproduction.main import TABLES
 from reproduction.plan import runs_of
-from reproduction.report import baseline_of, box_of
-from reproduction.tables import FIGURE4
+from reproduction.report import baseline_of
+from reproduction.training import box_of
 
 from trn_plugin.cli import load_config
-from trn_plugin.errors import ConfigError
+from trn_plugin.cli.config import add_config_arguments
+from trn_plugin.cli.parsing import build_parser
 
 ROOT = Path(__file__).parents[3]
 NEW = (  # options that no config names
-    "dataset.partition",
-    "cache_gb",
-    "channels_last",
-    "pin_memory",
-    "indices",
-    "task_weighting.type",
-    "decay_mult",
-    "correct_chance",
-    "neck.statistic",
+    *("cache_gb", "channels_last", "checkpoint_path", "decay_mult", "indices", "pin_memory"),
+    *("dataset.partition", "dataset.share", "neck.statistic", "neck.type", "task_weighting.type"),
 )
+SCALES = [(table, scale) for table in TABLES.values() for scale in table.scales]
 
 
 def has(config, key):
@@ -36,34 +30,36 @@ def has(config, key):
     return True
 
 
-@pytest.mark.parametrize("table", [*TABLES.values(), FIGURE4], ids=lambda table: table.name)
-@pytest.mark.parametrize("scale", ["small", "paper"])
+def config_of(run):
+    parser = build_parser("")
+    add_config_arguments(parser)
+    arguments = parser.parse_args([run.row.config, "--cfg-options", *run.options])
+    path = str(ROOT / run.row.config)
+    return load_config(path, None), arguments.cfg_options, load_config(path, arguments.cfg_options)
+
+
+@pytest.mark.parametrize(
+    ("table", "scale"), SCALES, ids=[f"{table.name}-{scale}" for table, scale in SCALES]
+)
 def test_options_change_what_is_there(table, scale, tmp_path):
-    if scale not in table.scales:
-        with pytest.raises(ConfigError, match=f"{table.name} has no scale 'paper', but small"):
-            runs_of(table, scale, [5], tmp_path)
-        return
     runs = runs_of(table, scale, [5], tmp_path)
     assert len({(run.row.config, run.row.options) for run in runs}) == len(runs), "two rows alike"
     for run in runs[:4] + runs[-4:]:
-        path = str(ROOT / run.row.config)
-        plain = load_config(path, None)
-        options = parsed_options(run.train_options)
+        plain, options, config = config_of(run)
         missing = [k for k in options if not has(plain, k) and not k.endswith(NEW)]
         assert not missing, f"{run}: {missing}"
-        assert load_config(path, options).randomness.seed == 5
-        loader = load_config(path, parsed_options(run.options))[f"{run.scale.split}_dataloader"]
-        assert loader.dataset.type in ("MTFL", "CelebA")
+        assert config.randomness.seed == 5
+        for split in run.scale.splits:
+            assert config[f"{split}_dataloader"].dataset.type in ("MTFL", "CelebA")
+        if "test" not in run.scale.splits:
+            assert config.test_dataloader is None, "its pictures need not be here"
 
 
-def test_small_rows_are_measured_on_boxes_that_do_not_leak(tmp_path):
+def test_rows_are_measured_on_boxes_that_do_not_leak(tmp_path):
     for run in runs_of(TABLES["table1"], "small", [0], tmp_path):
-        config = load_config(str(ROOT / run.row.config), parsed_options(run.options))
-        box, leaks = box_of(config, "val")
-        assert "perturbed" in box
-        assert not leaks
-        box, leaks = box_of(config, "test")
-        assert box == "whole picture (test)"
+        _, _, config = config_of(run)
+        assert "perturbed" in box_of(config, "val")
+        assert box_of(config, "test") == "whole picture"
 
 
 def test_every_row_has_its_config_and_its_baseline():

@@ -1,0 +1,45 @@
+"""Which runs a table has, and what makes one of them."""
+
+from pathlib import Path
+
+import pytest
+from reproduction.plan import runs_of
+
+from trn_plugin.errors import ConfigError
+
+
+def settings(table, *extra, **options):
+    return runs_of(table, "small", [0], Path("out"), extra, **options)[0].settings
+
+
+def test_only_what_changes_a_result_is_part_of_the_settings(table):
+    plain = settings(table)
+    assert settings(table, "train_dataloader.num_workers=4", "a.checkpoint.interval=1") == plain
+    assert settings(table, "y=1") != plain
+    assert settings(table, "s=2") != plain
+    assert settings(table, "s=2", "s=1") == plain, "the last of one key counts"
+    assert settings(table, amp=True) != plain
+
+
+def test_mixed_precision_and_one_checkpoint(table):
+    plain, mixed = (
+        runs_of(table, "small", [0], Path("out"), amp=amp)[0].command() for amp in (0, 1)
+    )
+    assert "--amp" not in plain
+    assert "--amp" in mixed[: mixed.index("--cfg-options")]
+    assert "default_hooks.checkpoint.max_keep_ckpts=1" in plain
+
+
+def test_rows_are_chosen_by_name(table):
+    (chosen,) = runs_of(table, "small", [0], Path("out"), only=["more-much"])
+    assert chosen.row.name == "More (much)"
+    with pytest.raises(ConfigError, match="no row is named 'less'; they are plain, more-much"):
+        runs_of(table, "small", [0], Path("out"), only=["less"])
+
+
+def test_each_seed_has_all_rows_before_the_next(table):
+    runs = runs_of(table, "small", [4, 2], Path("out"))
+    assert [(run.seed, run.row.slug) for run in runs] == [
+        *[(4, "plain"), (4, "more-much")],
+        *[(2, "plain"), (2, "more-much")],
+    ]

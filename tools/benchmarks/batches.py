@@ -1,0 +1,61 @@
+"""Batches for benchmarks, as a data loader gives them: random pictures, or a config's own."""
+
+from __future__ import annotations
+
+import itertools
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from torch import nn
+
+from trn_plugin.engine.runner import SafeRunner
+from trn_plugin.errors import ConfigError
+from trn_plugin.structures import MultiTaskBatch, MultiTaskDataSample
+
+COARSE, KINDS = 4, 64  # pixels of a random picture's side, labels of a task
+
+
+def random_batches(model, config, args):
+    """Smooth random pictures, and labels that depend on them, as a data loader gives batches."""
+    generator, rng = torch.Generator().manual_seed(0), np.random.default_rng(0)
+    tasks, teachers = {}, {}
+    for name, head in model.heads.items():
+        tasks[name] = head.task
+        teacher = torch.randn((3 * COARSE**2, KINDS), generator=generator)
+        teachers[name] = teacher, [head.task.example(rng) for _ in range(KINDS)]
+    widths = {name: task.width for name, task in tasks.items()}
+    statistics_of_labels = SimpleNamespace(
+        positive_shares=lambda task: [0.5] * widths[task],
+        value_moments=lambda task: ([0.0] * widths[task], [1.0] * widths[task]),
+    )
+    model.fit_to_labels(statistics_of_labels)
+    size = (args.image_size, args.image_size)
+    while True:
+        coarse = torch.rand((args.batch, 3, COARSE, COARSE), generator=generator)
+        images = nn.functional.interpolate(255 * coarse, size=size, mode="bilinear")
+        samples = [MultiTaskDataSample(gt={}) for _ in range(args.batch)]
+        for task, (teacher, examples) in teachers.items():
+            chosen = ((coarse - 0.5).flatten(1) @ teacher).argmax(1).tolist()
+            for sample, index in zip(samples, chosen, strict=True):
+                sample.gt[task] = examples[index]
+        inputs = images.to(args.device, torch.uint8)
+        yield {"inputs": inputs, "data_samples": MultiTaskBatch.of(samples, tasks)}
+
+
+def data_batches(model, config, args):
+    """Batches of the config's training set, epoch after epoch."""
+    if not config.get("train_dataloader"):
+        raise ConfigError(f"{args.config}: expected a train_dataloader for --data, found none")
+    settings = dict(config.train_dataloader, batch_size=args.batch, num_workers=0)
+    settings |= dict(persistent_workers=False, drop_last=True)
+    settings.pop("prefetch_factor", None)  # of workers
+    loader = SafeRunner.build_dataloader(settings, seed=0)
+    if len(loader) == 0:
+        found = f"{len(loader.dataset)} pictures in the training set"
+        raise ConfigError(f"--batch {args.batch}: no batch of {found}")
+    model.fit_to_labels(loader.dataset)
+    for epoch in itertools.count():
+        loader.sampler.set_epoch(epoch)
+        for batch in loader:
+            yield {**batch, "inputs": torch.stack(list(batch["inputs"])).to(args.device)}

@@ -1,0 +1,175 @@
+"""Seconds and memory that a CSV file of many rows takes, in the main process and in workers.
+
+Writes a file (two points, a class, an attribute, a value in each row) and a few pictures, builds
+its data set in a fresh process, and reads samples with data-loader workers. --beside names other
+checkouts of the package, which do the same in turn.
+
+Examples:
+    python tools/benchmarks/benchmark_tables.py --rows 1000000
+    git worktree add /tmp/before f5eac23
+    python tools/benchmarks/benchmark_tables.py --beside /tmp/before --out tables.json
+"""
+
+import gc
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from trn_plugin.cli.parsing import positive_int
+from trn_plugin.cli.running import start
+from trn_plugin.errors import ConfigError
+from trn_plugin.files import write_json
+
+ROOT = Path(__file__).resolve().parents[2]
+PICTURES = 1000
+LABELS = dict(
+    points=dict(kind="landmarks", points=["left", "right"], flip_pairs=[("left", "right")]),
+    coat=dict(kind="class", classes=["short", "long"]),
+    striped=dict(kind="attributes"),
+    weight=dict(kind="values"),
+)
+PIPELINE = [
+    dict(type="LoadImage"),
+    dict(type="FaceBox", mode="jitter"),
+    dict(type="CropResize", size=32),
+    dict(type="PackMultiTaskInputs"),
+]
+SETS = {"all rows": {}, "a drawn split": dict(split="train")}
+
+
+def add_arguments(parser):
+    parser.add_argument("--rows", type=positive_int, default=1_000_000, help="(%(default)s)")
+    parser.add_argument("--workers", type=positive_int, default=4, help="(%(default)s)")
+    parser.add_argument(
+        "--samples", type=positive_int, default=20_000, help="that they read (%(default)s)"
+    )
+    parser.add_argument("--beside", nargs="*", default=[], help="checkouts of other commits")
+    parser.add_argument("--out", help="write the numbers to this JSON file")
+    parser.add_argument("--measure", nargs=2, help="measure this data root and set, print JSON")
+
+
+def main(args):
+    if args.measure:
+        print(json.dumps(measure(args, *args.measure)))
+        return
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        size = write(Path(folder), args.rows)
+        print(f"{args.rows} rows, {size / 1e6:.0f} MB")
+        print(f"{'':<34}{'seconds':>9}{'MB':>7}{'peak':>7}{'worker':>8}{'all PSS':>9}")
+        for checkout in (Path(each).resolve() for each in [*args.beside, ROOT]):
+            for name in SETS:
+                found.append(
+                    dict(checkout=checkout.name, set=name) | child(args, checkout, folder, name)
+                )
+                print(line(found[-1]), flush=True)
+    if args.out:
+        write_json(args.out, found)
+
+
+def write(folder, rows):
+    """labels.csv of random labels; the rows share the pictures. Returns its size in bytes."""
+    import cv2
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    (folder / "pictures").mkdir()
+    for number in range(min(PICTURES, rows)):
+        image = rng.integers(0, 255, (48, 48, 3), dtype=np.uint8)
+        cv2.imwrite(str(folder / f"pictures/{number:06d}.jpg"), image)
+    with open(folder / "labels.csv", "w", encoding="utf-8") as file:
+        file.write("image,left_x,left_y,right_x,right_y,coat,striped,weight\n")
+        for row in range(rows):
+            x0, y0, x1, y1 = (f"{value:.2f}" for value in rng.uniform(4, 44, 4))
+            coat = ("short", "long")[rng.integers(2)]
+            file.write(
+                f"pictures/{row % PICTURES:06d}.jpg,{x0},{y0},{x1},{y1},{coat},"
+                f"{rng.integers(2)},{rng.normal():.4f}\n"
+            )
+    return (folder / "labels.csv").stat().st_size
+
+
+def child(args, checkout, folder, name):
+    command = [sys.executable, __file__, "--measure", folder, name]
+    command += ["--workers", args.workers, "--samples", args.samples]
+    result = subprocess.run(
+        list(map(str, command)),
+        env={**os.environ, "PYTHONPATH": str(checkout)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if result.returncode:
+        raise ConfigError(f"{checkout}: {result.stderr.strip()[-500:]}")
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def measure(args, root, name):
+    import torch
+    from torch.utils.data import DataLoader
+
+    import trn_plugin.datasets as datasets
+
+    torch.set_num_threads(1)
+    gc.collect()
+    before = memory(os.getpid())["Rss"]
+    clock, begin = time.perf_counter(), time.process_time()
+    dataset = datasets.TabularMultiTask(root, "labels.csv", LABELS, pipeline=PIPELINE, **SETS[name])
+    seconds = dict(seconds=time.perf_counter() - clock, cpu_seconds=time.process_time() - begin)
+    peak = peak_memory()
+    own = memory(os.getpid())["Rss"]
+    loader = DataLoader(
+        dataset,
+        batch_size=100,
+        num_workers=args.workers,
+        persistent_workers=True,
+        sampler=torch.randperm(len(dataset))[: args.samples].tolist(),
+        collate_fn=datasets.multi_task_collate,
+        multiprocessing_context="fork",
+    )
+    batches = iter(loader)
+    for _ in range(len(loader)):
+        next(batches)
+    workers = [process.pid for process in torch.multiprocessing.active_children()]
+    own_of_workers = [memory(pid) for pid in workers]
+    everything = [memory(os.getpid()), *own_of_workers]
+    return dict(
+        package=str(Path(datasets.__file__).parents[2]),
+        rows=len(dataset),
+        **seconds,
+        imports_mb=before,
+        dataset_mb=own - before,
+        peak_mb=peak - before,
+        worker_mb=max(part["Private_Dirty"] + part["Private_Clean"] for part in own_of_workers),
+        workers=len(workers),
+        all_pss_mb=sum(part["Pss"] for part in everything),
+    )
+
+
+def memory(pid):
+    """Megabytes by the names of /proc/PID/smaps_rollup."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8").splitlines()[1:]
+    cells = (row.split() for row in lines)
+    return {name.rstrip(":"): int(value) / 1024 for name, value, *_ in cells}
+
+
+def peak_memory():
+    """The most resident megabytes that this process had so far."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+
+
+def line(found):
+    name = f"{found['checkout']}, {found['set']}"
+    return (
+        f"{name:<34}{found['seconds']:9.1f}{found['dataset_mb']:7.0f}{found['peak_mb']:7.0f}"
+        f"{found['worker_mb']:8.0f}{found['all_pss_mb']:9.0f}"
+    )
+
+
+if __name__ == "__main__":
+    start(__doc__, add_arguments, main)

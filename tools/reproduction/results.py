@@ -1,0 +1,124 @@
+"""The table of finished runs: a CSV file that is kept, so that no run is done twice."""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from reproduction.plan import Run
+from trn_plugin.errors import ConfigError
+from trn_plugin.files import write_table
+
+__all__ = ["Results", "numbers"]
+
+SAME = ("labels", "weights")
+"""Columns in which all runs of a table must agree: other labels are another problem."""
+
+
+@dataclass(frozen=True)
+class Results:
+    """A row for each run and measured set.
+
+    A run is one of the file's if the part, the row's name, the seed and the settings are; what
+    changes no result is not part of the settings, so that machines may share a file.
+
+    Attributes:
+        path (Path): the CSV file, which need not be there yet.
+    """
+
+    path: Path
+
+    def rows(self) -> list[dict[str, str]]:
+        """All rows, as text.
+
+        Raises:
+            ConfigError: the file cannot be read, or is no table of runs.
+        """
+        if not self.path.is_file():
+            return []
+        try:
+            with open(self.path, newline="", encoding="utf-8") as file:
+                rows = list(csv.DictReader(file))
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            raise ConfigError(f"{self.path}: cannot be read: {error}") from error
+        if any("settings" not in row for row in rows):
+            raise ConfigError(f"{self.path}: expected the column 'settings'; name another file")
+        return rows
+
+    def of(self, run: Run) -> list[dict[str, str]]:
+        """A run's rows; none where it is not done.
+
+        Raises:
+            ConfigError: the file has this row and seed with other settings.
+        """
+        key = (run.row.part, run.row.name, str(run.seed))
+        rows = [row for row in self.rows() if (row["part"], row["row"], row["seed"]) == key]
+        for row in rows:
+            if row["settings"] != run.settings:
+                raise ConfigError(
+                    f"{self.path}: {run}: expected the settings {run.settings!r}, "
+                    f"found {row['settings']!r}; name another file with --results"
+                )
+        return rows
+
+    def has(self, run: Run) -> bool:
+        """Whether a run is done, with all sets that its scale measures."""
+        return {row["split"] for row in self.of(run)} >= set(run.scale.splits)
+
+    def add(self, run: Run, record: dict, seconds: float) -> None:
+        """Write a finished run's rows.
+
+        Args:
+            run: the run.
+            record: what ``training.py`` wrote.
+            seconds: all its attempts together.
+        """
+        about = {key: record.get(key) for key in ("device", "torch", "commit", "weights")}
+        new = [
+            {
+                **dict(part=run.row.part, row=run.row.name, seed=run.seed, split=split),
+                **dict(box=record["box"][split], labels=record["labels"][split], seconds=seconds),
+                **about,
+                **metrics,
+                "settings": run.settings,
+            }
+            for split, metrics in record["metrics"].items()
+        ]
+        with self._locked():
+            kept = [r for r in self.rows() if r not in self.of(run)]
+            write_table(self.path, [*kept, *new], option="--results")
+
+    def check(self, rows: Sequence[dict[str, str]]) -> None:
+        """Refuse to compare what was measured on other labels or began from other weights.
+
+        Raises:
+            ConfigError: naming the column and its values.
+        """
+        for split in {row["split"] for row in rows}:
+            for column in SAME:
+                found = {row.get(column) for row in rows if row["split"] == split}
+                if len(found) > 1:
+                    raise ConfigError(
+                        f"{self.path}: expected runs of the same {column} ({split}), found "
+                        f"{', '.join(sorted(map(str, found)))}; tables need a file for each"
+                    )
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        folder = os.open(self.path.parent, os.O_RDONLY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(folder)
+
+
+def numbers(row: dict[str, str]) -> dict[str, float]:
+    """The metrics of a row."""
+    return {key: float(value) for key, value in row.items() if "/" in key and value}
