@@ -307,3 +307,56 @@ def test_help_shows_an_example(tmp_path):
     done = run("--help", cwd=tmp_path)
     assert done.returncode == 0
     assert "trn-plugin predict model.onnx face.jpg" in done.stdout
+
+
+def test_files_that_are_left_out_are_named_and_unusual_pictures_are_read(
+    tmp_path, mean_colour_model
+):
+    write_picture(tmp_path / "photos/a.png")
+    write_picture(tmp_path / "photos/b.gif")
+    (tmp_path / "photos/notes.txt").write_text("not a picture")
+    done = run(mean_colour_model, "photos", cwd=tmp_path)
+    assert done.returncode == 0
+    records = read_lines(tmp_path / "predictions/predictions.jsonl")
+    assert [record["image"] for record in records] == ["photos/a.png", "photos/b.gif"]
+    (line,) = (line for line in done.stderr.splitlines() if "left out" in line)
+    assert "photos/notes.txt" in line
+
+
+def test_only_the_tasks_to_be_shown_are_printed_and_drawn(tmp_path, mean_colour_model):
+    write_picture(tmp_path / "face.png")
+    done = run(mean_colour_model, "face.png", "--show", "pose", cwd=tmp_path)
+    assert done.stdout.startswith("face.png: pose: bright 0.80 -> ")
+    (record,) = read_lines(tmp_path / "predictions/predictions.jsonl")
+    assert set(record["tasks"]) == {"landmarks", "pose", "smile"}
+    pose_alone = cv2.imread(str(tmp_path / record["drawn"]))
+    run(mean_colour_model, "face.png", cwd=tmp_path)
+    assert not np.array_equal(pose_alone, cv2.imread(str(tmp_path / record["drawn"])))
+    done = run(mean_colour_model, "face.png", "--show", "age", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "--show: expected landmarks, pose, smile, found 'age'" in done.stderr
+
+
+def test_drawing_can_be_left_out(tmp_path, mean_colour_model):
+    for index in range(40):
+        write_picture(tmp_path / f"photos/{index:02}.png", (index, 102, 204))
+    found = []
+    for option in ("--batch-size=16", "--no-draw"):
+        done = run(mean_colour_model, "photos", option, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        found.append(read_lines(tmp_path / "predictions/predictions.jsonl"))
+        assert len(done.stdout.splitlines()) == 40
+    assert {record.pop("drawn") for record in found[1]} == {None}
+    assert len({record.pop("drawn") for record in found[0]}) == 40
+    assert found[0] == found[1]
+    assert [record["image"] for record in found[0]] == [f"photos/{i:02}.png" for i in range(40)]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+@pytest.mark.parametrize("option", ["--jsonl", "--csv"])
+def test_a_full_disk_names_the_file(tmp_path, mean_colour_model, option):
+    write_picture(tmp_path / "face.png")
+    done = run(mean_colour_model, "face.png", option, "/dev/full", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "/dev/full: cannot be written: No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr

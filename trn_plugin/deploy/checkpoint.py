@@ -8,8 +8,7 @@ import numpy as np
 from mmengine.config import Config
 from torch import nn
 
-from trn_plugin.datasets.transforms import FaceBox, RegionBox
-from trn_plugin.deploy.crops import GIVEN, POINTS, WHOLE, describe_crop
+from trn_plugin.deploy.crops import describe_crop
 from trn_plugin.deploy.describe import describe_model
 from trn_plugin.deploy.scores import scores_of
 from trn_plugin.engine.data_config import plain_datasets_in
@@ -53,23 +52,16 @@ def load_for_export(
 
 def crop_of(config: Config, tasks: Sequence[Task]) -> dict | None:
     """The crop of the config's validation or test pictures; None where no transform makes one."""
+    points = any(len(task.points(np.zeros(task.label_shape))) > 1 for task in tasks)
     for loader in ("val_dataloader", "test_dataloader"):
         for dataset in plain_datasets_in((config.get(loader) or {}).get("dataset")):
             for step in dataset.get("pipeline", ()):
                 kind = step["type"]
                 kind = TRANSFORMS.get(kind) if isinstance(kind, str) else kind
-                if kind is FaceBox or kind is RegionBox:
-                    return _crop_by(TRANSFORMS.build(dict(step)), dataset, tasks)
+                if hasattr(kind, "crop_rule"):
+                    built = TRANSFORMS.build(dict(step))
+                    return describe_crop(*built.crop_rule(dataset.get("box"), points))
     return None
-
-
-def _crop_by(step: FaceBox | RegionBox, dataset: dict, tasks: Sequence[Task]) -> dict:
-    if isinstance(step, RegionBox):
-        if dataset.get("box_columns"):
-            return describe_crop(GIVEN)
-        counts = [len(task.points(np.zeros(task.label_shape))) for task in tasks]
-        step = step.around_landmarks if max(counts) > 1 else step.whole
-    return describe_crop(WHOLE if step.factor is None else POINTS, step.factor)
 
 
 def _check_input_size(config: Config, input_size: tuple[int, int]) -> None:
