@@ -4,13 +4,11 @@ MkDocs loads this file as a hook, mkdocstrings as an extension of Griffe.
 """
 
 import re
-from html import escape
 
 import griffe
 from latex2mathml.converter import convert
 
 DIRECTIVE = re.compile(r"^( *)\.\. math:: *((?:.*)(?:\n\1 +\S.*)*)\n?", re.MULTILINE)
-BLOCK = re.compile(r"\n\n(?=( *)\S)")
 ROLE = re.compile(r":(?:class|func|meth|mod|attr|ref):`~?([^`]*)`")
 INLINE = re.compile(r":math:`([^`]*)`")
 
@@ -21,6 +19,13 @@ def on_config(config):
         "custom_fences": [{"name": "math", "class": "math", "format": equation}]
     }
     return config
+
+
+def on_page_markdown(markdown, page, **kwargs):
+    """The front page has no columns beside it, only the tabs above."""
+    if page.is_homepage:
+        page.meta["hide"] = ["navigation", "toc"]
+    return markdown
 
 
 def equation(source, language, css_class, options, md, **kwargs):
@@ -34,10 +39,10 @@ class Docstrings(griffe.Extension):
     def on_object(self, *, obj, loader, **kwargs):
         """Once for each module, class and function."""
         if obj.docstring:
-            obj.docstring.value = markdown(obj.docstring.value)
+            obj.docstring.value = in_markdown(obj.docstring.value)
 
 
-def markdown(text):
+def in_markdown(text):
     """A docstring, its ``.. math::`` and ``:role:`` in Markdown."""
     text = DIRECTIVE.sub(_display, text)
     text = INLINE.sub(lambda match: convert(match[1]), text)
@@ -47,4 +52,4 @@ def markdown(text):
 
 def _display(match):
     math = " ".join(line.strip() for line in match[2].splitlines())
-    return f"{match[1]}{convert(math, display='block')}\n" if math else escape(match[0])
+    return f"{match[1]}{convert(math, display='block')}\n"

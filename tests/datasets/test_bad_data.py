@@ -181,7 +181,7 @@ def fuzz_table(folder, seed):
     rng = random.Random(seed)
     changed = mutated(TABLE.replace(b",", b" "), rng).replace(b" ", b",")
     (folder / "labels.csv").write_bytes(changed)
-    options = dict(box_columns=["x0", "y0", "x1", "y1"], split_column="split", split="train")
+    options = dict(box=["x0", "y0", "x1", "y1"], split_column="split", split="train")
     options["serialize_data"] = False  # MMEngine collects garbage after it, which takes long
     make = lambda: TabularMultiTask(str(folder), "labels.csv", COLUMNS, **options)  # noqa: E731
     dataset, error = refusal(make, "labels.csv")

@@ -13,6 +13,7 @@ from trn_plugin.datasets import TabularMultiTask, multi_task_collate
 from trn_plugin.errors import ConfigError, DataError, PictureError
 from trn_plugin.evaluation.label_similarity import label_features
 from trn_plugin.registry import DATASETS
+from trn_plugin.tasks import read_tasks
 
 LABELS = dict(
     ears=dict(kind="landmarks", points=["left", "right"], flip_pairs=[("left", "right")]),
@@ -252,10 +253,13 @@ def test_unusable_labels_name_their_key(tmp_path, labels, message):
         (dict(image_folder=None), "image_folder: expected a text, found None"),
         (dict(split_column=5), "split_column: expected a text, found 5"),
         (dict(split=["train"]), r"split: expected None or one of .* found \['train'\]"),
-        (dict(box_columns=5), "box_columns: expected the four columns .* found 5"),
-        (dict(box_columns="abcd"), "box_columns: expected the four columns .* found 'abcd'"),
-        (dict(box_columns=[1, 2, 3, 4]), r"box_columns: expected .* found \[1, 2, 3, 4\]"),
-        (dict(box_columns=["a", "b", "c", "a"]), "box_columns: expected the four columns"),
+        (dict(box=5), "box: expected 'whole', 'landmarks' or the four columns .* found 5"),
+        (
+            dict(box="abcd"),
+            "box: expected 'whole', 'landmarks' or the four columns .* found 'abcd'",
+        ),
+        (dict(box=[1, 2, 3, 4]), r"box: expected .* found \[1, 2, 3, 4\]"),
+        (dict(box=["a", "b", "c", "a"]), "box: expected 'whole', 'landmarks' or the four columns"),
         (dict(val_share="a"), "val_share: expected a share from 0 to below 1, found 'a'"),
         (dict(tasks=5), r"tasks: expected a list of names out of .* found 5"),
         (dict(tasks=[["coat"]]), r"tasks: expected a list of names out of .* found \[\['coat'\]\]"),
@@ -307,24 +311,53 @@ def test_drawn_splits_are_of_pictures_and_of_nothing_else(tmp_path):
     assert split("val") == [name for name in parts["val"] if int(name.split(".")[0]) < 100]
 
 
-def test_boxes_from_what_is_known(tmp_path):
-    header = [*HEADER, "x0", "y0", "x1", "y1"]
-    no_ears = dict(left_x="", left_y="", right_x="", right_y="")
-    given, none = ["4", "6.4", "30", "33"], [""] * 4
-    rows = [[*ROW, *given], [*ROW, *none], [*changed(**no_ears), *none]]
-    options = dict(box_columns=["x0", "y0", "x1", "y1"], pipeline=PIPELINE)
-    dataset = make(write(tmp_path, *rows, header=header), "labels.csv", LABELS, **options)
-    samples = [dataset[i]["data_samples"] for i in range(3)]
-    assert samples[0].box == (4, 6, 30, 33)
-    assert samples[2].box == (0, 0, 50, 40)
-    sources = [sample.box_source.split()[0] for sample in samples]
-    assert sources == ["given", "perturbed", "whole"]
+BOX = ["x0", "y0", "x1", "y1"]
+GIVEN = ["4", "6.4", "30", "33"]
+NO_EARS = dict(left_x="", left_y="", right_x="", right_y="")
+ONE_EAR = dict(left_x="", left_y="")
+
+
+@pytest.mark.parametrize(
+    ("box", "source"),
+    [(BOX, "given"), ("landmarks", "perturbed"), ("whole", "whole"), (None, "perturbed")],
+)
+def test_one_word_says_what_boxes_are_made_of(tmp_path, box, source):
+    root = write(tmp_path, [*ROW, *GIVEN], [*ROW, *GIVEN], header=[*HEADER, *BOX])
+    dataset = make(root, "labels.csv", LABELS, box=box, pipeline=PIPELINE)
+    samples = [dataset[i]["data_samples"] for i in range(2)]
+    assert [sample.box_source.split()[0] for sample in samples] == [source] * 2
+    expected = dict(given=(4, 6, 30, 33), whole=(0, 0, 50, 40)).get(source)
+    assert expected in (None, samples[0].box)
+
+
+def test_without_two_points_the_default_is_the_whole_picture(tmp_path):
+    labels = dict(LABELS, ears=dict(kind="landmarks", points=["left"], flip_pairs=[]))
+    dataset = make(write(tmp_path, ROW), "labels.csv", labels, pipeline=PIPELINE)
+    assert dataset[0]["data_samples"].box_source == "whole picture"
+    with pytest.raises(ConfigError, match="box: 'landmarks' needs"):
+        make(str(tmp_path), "labels.csv", labels, box="landmarks")
+
+
+@pytest.mark.parametrize("box", [BOX, "landmarks", None])
+@pytest.mark.parametrize("ears", [NO_EARS, ONE_EAR])
+def test_no_mixture_of_boxes(tmp_path, box, ears):
+    lacks = [""] * 4 if box == BOX else GIVEN
+    rows = [[*ROW, *GIVEN], [*changed(**ears), *lacks], [*changed(**ears), *lacks]]
+    root = write(tmp_path, *rows, header=[*HEADER, *BOX])
+    with pytest.raises(DataError, match=r"labels\.csv:3: no .* in 2 of 3 rows; set box"):
+        make(root, "labels.csv", LABELS, box=box, pipeline=PIPELINE)
+    make(root, "labels.csv", LABELS, box=box)  # labels alone need no boxes
+    dataset = make(root, "labels.csv", LABELS, box="whole", pipeline=PIPELINE)
+    assert {dataset[i]["data_samples"].box_source for i in range(3)} == {"whole picture"}
+
+
+def test_unusable_boxes_name_their_line(tmp_path):
     for bad in (["4", "6", "30", ""], ["4", "6", "2", "9"]):
-        root = write(tmp_path, [*ROW, *bad], header=header)
+        root = write(tmp_path, [*ROW, *bad], header=[*HEADER, *BOX])
         with pytest.raises(
             DataError, match=r"labels\.csv:2: expected (y1 in pix|x0 < x1 and y0 <)"
         ):
-            make(root, "labels.csv", LABELS, **options)
+            make(root, "labels.csv", LABELS, box=BOX, pipeline=PIPELINE)
 
 
 def test_training_draws_around_a_given_box(make_results):
@@ -379,3 +412,48 @@ def test_a_mirror_needs_to_know_the_pairs(tmp_path):
     dataset = make(write(tmp_path, ROW), "labels.csv", labels, pipeline=pipeline)
     with pytest.raises(ConfigError, match=r"which points of 'ears' change places.*flip_pairs"):
         dataset[0]
+
+
+def test_the_labels_of_many_rows_at_once_are_those_of_the_records(tmp_path):
+    rows = [ROW, changed(coat=""), changed(left_x="", left_y="", weight="7"), changed(white="")]
+    dataset = make(write(tmp_path, *rows), "labels.csv", LABELS)
+    chosen = np.array([3, 0, 2, 2, 1])
+    for part, numbers in ((dataset, chosen), (dataset.get_subset([2, 0]), np.array([1, 0, 0]))):
+        for task in LABELS:
+            labels = [part.get_data_info(i)["gt"].get(task) for i in sorted(numbers.tolist())]
+            labels = [label for label in labels if label is not None]
+            reader = read_tasks(part.metainfo["tasks"])[task]
+            found = part.labels_of(task, numbers)
+            assert len(found) == len(labels)
+            assert np.array_equal(
+                np.sort(found, axis=0),
+                np.sort(reader.targets(labels, np.float64), axis=0),
+                equal_nan=True,
+            )
+
+
+def test_a_record_is_a_copy(tmp_path):
+    dataset = make(write(tmp_path, ROW), "labels.csv", LABELS)
+    dataset.get_data_info(0)["gt"]["ears"][:] = 0
+    assert dataset.get_data_info(0)["gt"]["ears"][0].tolist() == [10, 20]
+
+
+@pytest.mark.parametrize(
+    ("centre", "shift"), [(0, (0.5, 0.5)), (1, (-0.5, -0.5)), ((0, 2), (0.5, -1.5))]
+)
+def test_where_a_pixels_middle_is(tmp_path, centre, shift):
+    root = write(tmp_path, [*ROW, *GIVEN], header=[*HEADER, *BOX])
+    plain, moved = (
+        make(root, "labels.csv", LABELS, box=BOX, **options).get_data_info(0)
+        for options in ({}, dict(pixel_centre=centre))
+    )
+    assert np.array_equal(moved["gt"]["ears"], plain["gt"]["ears"] + shift)
+    assert np.array_equal(moved["landmarks"], plain["landmarks"] + shift)
+    assert moved["region"] == plain["region"]
+    assert moved["gt"]["size"] == plain["gt"]["size"]
+
+
+@pytest.mark.parametrize("centre", ["middle", (1, 2, 3), True, float("nan"), None])
+def test_a_pixels_middle_is_a_number_or_two(tmp_path, centre):
+    with pytest.raises(ConfigError, match=r"^pixel_centre: expected the coordinate"):
+        make(write(tmp_path, ROW), "labels.csv", LABELS, pixel_centre=centre)

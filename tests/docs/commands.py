@@ -4,6 +4,7 @@ What was recorded is then checked: arguments with the program's own parser, conf
 and building the model, hooks and metrics that they describe.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -45,6 +46,17 @@ STUB = r"""#!/bin/bash
 """
 _built = set()
 _epochs = {}
+
+
+@contextlib.contextmanager
+def inside(folder):
+    """With ``folder`` as the working directory (contextlib.chdir is new in Python 3.11)."""
+    before = os.getcwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
 
 
 def install_programs(folder):
@@ -116,6 +128,8 @@ def _check_script(folder, script, arguments):
     if script == "tools/reproduce.py":
         sys.path.insert(0, str(ROOT / "tools"))
         module = import_module("reproduction.main")
+        with inside(folder):  # --list checks the scale and the rows too
+            module.main(_parsed(module, [*arguments, "--list"]))
     else:
         module = tool_runs.load(Path(script).stem) if script.startswith("tools") else None
     if hasattr(module, "add_arguments"):
@@ -149,12 +163,8 @@ def _check_config(folder, args):
     """Read and build what a command's config says; the config, None if there is none."""
     if not str(getattr(args, "config", None) or "").endswith((".py", ".yaml", ".yml", ".json")):
         return None
-    before = os.getcwd()
-    os.chdir(folder)
-    try:
+    with inside(folder):
         config = load_config(args.config, getattr(args, "cfg_options", None))
-    finally:
-        os.chdir(before)
     build(config)
     epoch = re.search(r"epoch_(\d+)\.pth$", str(getattr(args, "checkpoint", None)))
     if epoch:

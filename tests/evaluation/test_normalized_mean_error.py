@@ -1,4 +1,5 @@
 import math
+import re
 
 import numpy as np
 import pytest
@@ -74,7 +75,36 @@ def test_mean_is_over_pictures_not_points():
 @pytest.mark.parametrize("norm", ["interocular", "box", "diagonal"])
 def test_perfect_prediction_is_zero(faces, norm):
     result = measure([sample(t, t, (5, 3, 90, 110)) for t in faces[0]], norm=norm)
-    assert result == {"landmarks/NME": 0, "landmarks/failure_rate": 0}
+    keys = ("NME", "failure_rate", "offset_x", "offset_y")
+    assert result == {f"landmarks/{key}": 0 for key in keys}
+
+
+def test_offsets_are_of_the_pictures_pixels_and_of_each_point(faces, logged):
+    truth, pred = faces
+    shift = np.array([1.5, -0.25])
+    boxes = [(0, 0, 90, 110), (-30, 10, 170, 90)] * 10  # of other sizes and shapes
+    samples = [sample(t, t + shift, box) for t, box in zip(truth, boxes, strict=True)]
+    result = measure(samples)
+    assert result["landmarks/offset_x"] == pytest.approx(1.5)
+    assert result["landmarks/offset_y"] == pytest.approx(-0.25)
+    for name in "abcde":
+        assert re.search(rf"^{name} +\+1\.50 +-0\.25$", logged(), re.MULTILINE)
+    samples = [sample(t, p, box) for t, p, box in zip(truth, pred, boxes, strict=True)]
+    result = measure(samples)
+    medians = np.median(pred - truth, axis=(0, 1))
+    found = [result["landmarks/offset_x"], result["landmarks/offset_y"]]
+    assert found == pytest.approx(medians.tolist())
+
+
+def test_offsets_leave_out_points_that_are_missing(faces):
+    truth = faces[0].copy()
+    pred = np.add(truth, [2.0, 1.0])
+    truth[::2, 3] = np.nan
+    pred[1::4, 4] = np.inf
+    box = (0, 0, 100, 100)
+    result = measure([sample(t, p, box) for t, p in zip(truth, pred, strict=True)])
+    assert result["landmarks/offset_x"] == pytest.approx(2)
+    assert result["landmarks/offset_y"] == pytest.approx(1)
 
 
 @pytest.mark.parametrize("norm", ["interocular", "box", "diagonal"])
@@ -137,6 +167,8 @@ def test_no_label_at_all_is_nan_with_a_warning(logged):
     assert set(result) == {
         "landmarks/NME",
         "landmarks/failure_rate",
+        "landmarks/offset_x",
+        "landmarks/offset_y",
         "landmarks/NME_mean_shape",
         "landmarks/NME_left_profile",
         "landmarks/NME_frontal",

@@ -33,10 +33,10 @@ LABELS = dict(
     weight=dict(kind="values"),
 )
 PIPELINE = [
-    dict(type="LoadImage"),
-    dict(type="FaceBox", mode="jitter"),
-    dict(type="CropResize", size=32),
-    dict(type="PackMultiTaskInputs"),
+    dict(type="trn_plugin.LoadImage"),
+    dict(type="trn_plugin.FaceBox", mode="jitter"),
+    dict(type="trn_plugin.CropResize", size=32),
+    dict(type="trn_plugin.PackMultiTaskInputs"),
 ]
 SETS = {"all rows": {}, "a drawn split": dict(split="train")}
 
@@ -104,7 +104,7 @@ def child(args, checkout, folder, name):
         check=False,
     )
     if result.returncode:
-        raise ConfigError(f"{checkout}: {result.stderr.strip()[-500:]}")
+        raise ConfigError(f"{checkout}: {result.stderr.strip()[-1500:]}")
     return json.loads(result.stdout.splitlines()[-1])
 
 

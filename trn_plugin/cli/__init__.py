@@ -24,6 +24,7 @@ COMMANDS = {
     "test": ("test", "measure a checkpoint or an exported file"),
     "export": ("export", "write a checkpoint as one ONNX file"),
     "predict": ("predict", "run an exported file on pictures and videos"),
+    "browse": ("browse", "draw what training sees"),
     "similarity": ("similarity", "measure how related labels, outputs and features are"),
     "to-timm": ("to_timm", "write one task's path as a timm model"),
 }

@@ -4,6 +4,7 @@ from trn_plugin.datasets.base import MultiTaskDataset
 from trn_plugin.datasets.celeba import CelebA
 from trn_plugin.datasets.collate import multi_task_collate
 from trn_plugin.datasets.draws import SampleDraw
+from trn_plugin.datasets.mixed import MixedDataset, ShareSampler
 from trn_plugin.datasets.mtfl import MTFL
 from trn_plugin.datasets.sampler import DrawSampler, NumberedDraws
 from trn_plugin.datasets.tabular import TabularMultiTask
@@ -30,12 +31,14 @@ __all__ = [
     "FaceBox",
     "LoadCrop",
     "LoadImage",
+    "MixedDataset",
     "MultiTaskDataset",
     "NumberedDraws",
     "PackMultiTaskInputs",
     "RandomFlip",
     "RegionBox",
     "SampleDraw",
+    "ShareSampler",
     "TabularMultiTask",
     "ToyFaces",
     "multi_task_collate",

@@ -14,27 +14,14 @@ from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
 from torch.utils.data import get_worker_info
 
+from trn_plugin.datasets._options import augmentations, chosen_tasks, input_shape
 from trn_plugin.datasets._records import Records
 from trn_plugin.datasets.draws import DrawnResults, SampleGenerator, draw_of
 from trn_plugin.datasets.wrapped import mean_or_nan, moments
 from trn_plugin.errors import ConfigError, DataError, PictureError, TrnPluginError
 from trn_plugin.tasks import read_tasks
 
-__all__ = ["MultiTaskDataset", "input_shape"]
-
-
-def input_shape(size: int | Sequence[int], name: str) -> tuple[int, int]:
-    """``size`` (one side or (height, width), in pixels) as (height, width).
-
-    Raises:
-        ConfigError: if it is anything else; the message quotes it under ``name``.
-    """
-    shape = tuple(size) if isinstance(size, (list, tuple)) else (size, size)
-    if len(shape) != 2 or any(
-        isinstance(side, bool) or not isinstance(side, int) or side < 1 for side in shape
-    ):
-        raise ConfigError(f"{name}: expected a side or (height, width) in pixels, found {size!r}")
-    return shape
+__all__ = ["MultiTaskDataset"]
 
 
 class MultiTaskDataset(BaseDataset):
@@ -50,9 +37,10 @@ class MultiTaskDataset(BaseDataset):
     (x0, y0, x1, y1 in pixels) is the part of the picture that `RegionBox` takes.
 
     The pipeline finds in its ``results``, besides the record: ``tasks`` (`Task` by name),
-    ``input_size``, ``rng`` (a ``np.random.Generator`` whose numbers depend on the draw alone, see
-    `draw_of`; the next sample sets it anew) and ``eval_rng`` (made from (box_seed, row) alone: the
-    same in every epoch and run).
+    ``dataset`` (its name), ``input_size``, ``without``, ``box_rule``, ``rng`` (a
+    ``np.random.Generator`` whose numbers depend on the draw alone, see `draw_of`; the next sample
+    sets it anew) and ``eval_rng`` (made from (box_seed, row) alone: the same in every epoch and
+    run).
 
     A sample that fails is an error naming its record; no other sample takes its place. With
     ``skip_unreadable``, ``num_unreadable`` says how many different records had no readable picture.
@@ -61,6 +49,8 @@ class MultiTaskDataset(BaseDataset):
         tasks: names of the tasks to use, in order; None for all.
         input_size: side, or (height, width), of the network's input in pixels, for `CropResize`.
         box_seed: seed of the boxes drawn for evaluation.
+        without: what training pictures are spared, out of 'shift', 'scale', 'turn', 'mirror' and
+            'colour': the transforms of the pipeline leave it out.
         skip_unreadable: go on when a picture is missing or cannot be decoded. Its sample is then
             black and has no labels, so that no loss and no metric counts it; the log names it
             and how many there were so far.
@@ -73,6 +63,8 @@ class MultiTaskDataset(BaseDataset):
     """
 
     takes_draws = True
+    box_rule: str | None = None
+    """What `RegionBox` makes boxes of, see there."""
 
     def __init__(
         self,
@@ -80,17 +72,19 @@ class MultiTaskDataset(BaseDataset):
         tasks: Sequence[str] | None = None,
         input_size: int | Sequence[int] | None = None,
         box_seed: int = 0,
+        without: Sequence[str] = (),
         skip_unreadable: bool = False,
         follow_links: bool = False,
         lazy_init: bool = False,
         **kwargs: Any,
     ) -> None:
         known = self._known_tasks()
-        self.tasks = self._chosen_tasks(tasks, known)
+        self.tasks = chosen_tasks(type(self).__name__, tasks, known)
         self.input_size = None if input_size is None else input_shape(input_size, "input_size")
         if not isinstance(box_seed, int) or box_seed < 0:
             raise ConfigError(f"box_seed: expected an integer of at least 0, found {box_seed!r}")
         self.box_seed = box_seed
+        self.without = augmentations(without)
         self.skip_unreadable = bool(skip_unreadable)
         self.follow_links = bool(follow_links)
         self._draws = SampleGenerator()
@@ -104,24 +98,6 @@ class MultiTaskDataset(BaseDataset):
     def _known_tasks(self) -> dict[str, dict]:
         """The tasks that can be chosen, as ``METAINFO['tasks']`` describes them."""
         return self.METAINFO["tasks"]
-
-    @classmethod
-    def _chosen_tasks(cls, tasks: Sequence[str] | None, known: dict) -> tuple[str, ...]:
-        if tasks is None:
-            return tuple(known)
-        listed = isinstance(tasks, (list, tuple)) and all(isinstance(task, str) for task in tasks)
-        if not listed or not tasks:
-            raise ConfigError(
-                f"tasks: expected a list of names out of {list(known)}, found {tasks!r}"
-            )
-        for task in tasks:
-            if task not in known:
-                raise ConfigError(
-                    f"tasks: {cls.__name__} has no task {task!r}; it has {list(known)}"
-                )
-        if len(set(tasks)) < len(tasks):
-            raise ConfigError(f"tasks: a task is named twice in {list(tasks)}")
-        return tuple(tasks)
 
     def check_root(self) -> None:
         """Refuse a data root that is not there; called before anything expensive is begun.
@@ -217,6 +193,9 @@ class MultiTaskDataset(BaseDataset):
             record,
             eval_key=(self.box_seed, row),
             tasks=self._read_tasks,
+            dataset=self._metainfo.get("dataset"),
+            box_rule=self.box_rule,
+            without=self.without,
             input_size=self.input_size,
             rng=self._draws.at(draw_of(index), record["sample_idx"]),
         )

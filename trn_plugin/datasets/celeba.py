@@ -12,6 +12,7 @@ import numpy as np
 from mmengine.logging import print_log
 
 from trn_plugin.datasets._inside import Inside
+from trn_plugin.datasets._options import PIXEL_CENTRE, pixel_shift
 from trn_plugin.datasets._records import Records
 from trn_plugin.datasets.base import MultiTaskDataset
 from trn_plugin.datasets.celeba_format import (
@@ -79,6 +80,8 @@ class CelebA(MultiTaskDataset):
         groups: names of attributes by task name.
         images: the pictures' folder. Landmarks are of the aligned pictures or, if it begins with
             ``img_celeba``, of those in the wild; a name that ends in ``_png`` holds PNG files.
+        pixel_centre: coordinate of the middle of the first pixel in the landmarks' file, or (x, y).
+            The files do not say it; corners of boxes are edges of pixels and stay.
         **kwargs: of `MultiTaskDataset`, such as ``pipeline``, ``input_size`` and ``indices``.
 
     Raises:
@@ -98,6 +101,7 @@ class CelebA(MultiTaskDataset):
         attributes: Sequence[str] | None = None,
         groups: Mapping[str, Sequence[str]] | None = None,
         images: str = "img_align_celeba",
+        pixel_centre: float | Sequence[float] = PIXEL_CENTRE,
         **kwargs: Any,
     ) -> None:
         if split not in (None, *SPLITS):
@@ -105,6 +109,7 @@ class CelebA(MultiTaskDataset):
         self.split = split
         self.partition = partition
         self.images = images
+        self._shift = pixel_shift(pixel_centre)
         if "ann_file" in kwargs:
             raise ConfigError("ann_file: CelebA has several label files; set partition")
         self.attributes = _attributes(
@@ -220,6 +225,7 @@ class CelebA(MultiTaskDataset):
         boxed = any(isinstance(step, FaceBox) and step.mode != "whole" for step in steps)
         if "landmarks" in self.tasks or (boxed and self._found(name)):
             points = self._table(name, POINT_COLUMNS).reshape(-1, len(POINTS), 2)
+            points = points + self._shift
             self._geometry["landmarks"] = points if wild else points * self._scale()
 
     def _table(self, name: str, columns: Sequence[str]) -> np.ndarray:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from trn_plugin.datasets._inside import Inside
+from trn_plugin.datasets._options import pixel_shift
 from trn_plugin.datasets.base import MultiTaskDataset
 from trn_plugin.datasets.mtfl_format import POSES, MTFLRow, read_rows
 from trn_plugin.errors import ConfigError, DataError
@@ -31,6 +32,9 @@ class MTFL(MultiTaskDataset):
     classes; in "left" ones the nose points to the picture's left), and the attributes ``gender``
     (1: male), ``smile`` (1: smiling), ``glasses`` (1: wearing them).
 
+    The files count pixels from 1, as Matlab does: the middle of the first one is at (1, 1). Labels
+    have it at (0.5, 0.5), as crops and predictions do; ``docs/pixel_centres.md`` has the evidence.
+
     A split of the annotation file ranks its rows by a hash of ``split_seed``, path and row; the
     ``val_size`` lowest are ``val``, the others ``train``. It depends on nothing else.
 
@@ -41,6 +45,7 @@ class MTFL(MultiTaskDataset):
         split: None for all rows, 'train' or 'val'.
         val_size: number of rows in 'val'.
         split_seed: seed of the split.
+        pixel_centre: coordinate of the middle of the first pixel in the files, or (x, y).
         **kwargs: of `MultiTaskDataset`, such as ``pipeline``, ``input_size`` and ``indices`` (an
             int: the first, or if negative the last, rows of the split; a list: those rows).
 
@@ -74,6 +79,7 @@ class MTFL(MultiTaskDataset):
         split: str | None = None,
         val_size: int = 1000,
         split_seed: int = 0,
+        pixel_centre: float | Sequence[float] = 1.0,
         **kwargs: Any,
     ) -> None:
         if split not in (None, "train", "val"):
@@ -81,6 +87,7 @@ class MTFL(MultiTaskDataset):
         self.split = split
         self.val_size = val_size
         self.split_seed = split_seed
+        self._shift = pixel_shift(pixel_centre)
         super().__init__(
             data_root=os.path.expanduser(data_root), ann_file=ann_file, tasks=tasks, **kwargs
         )
@@ -126,7 +133,7 @@ class MTFL(MultiTaskDataset):
         return [row for i, row in enumerate(rows) if (i in validation) == (self.split == "val")]
 
     def _record(self, row: MTFLRow, where: str) -> dict:
-        landmarks = np.array([row.xs, row.ys]).T
+        landmarks = np.array([row.xs, row.ys]).T + self._shift
         gt = {}
         for task in self.tasks:
             if task == "landmarks":

@@ -10,18 +10,20 @@ from typing import Any
 import numpy as np
 from mmengine.logging import print_log
 
+from trn_plugin.datasets._boxes import NO_BOX, has_box
 from trn_plugin.datasets._inside import Inside
+from trn_plugin.datasets._options import PIXEL_CENTRE, pixel_shift
 from trn_plugin.datasets._pictures import existing
 from trn_plugin.datasets._records import Records
 from trn_plugin.datasets.base import MultiTaskDataset
 from trn_plugin.datasets.label_csv import csv_batches, csv_header
-from trn_plugin.datasets.tabular_format import absent_column, label_columns
+from trn_plugin.datasets.tabular_format import absent_column, box_rule, label_columns
 from trn_plugin.datasets.tabular_reader import SPLITS, LabelReader
+from trn_plugin.datasets.transforms import RegionBox
 from trn_plugin.errors import ConfigError, DataError, PictureError
 from trn_plugin.registry import DATASETS
 from trn_plugin.tasks import read_tasks
 from trn_plugin.tasks.cells import quoted, relative_path
-from trn_plugin.tasks.columns import are_names
 
 __all__ = ["SPLITS", "TabularMultiTask"]
 
@@ -33,7 +35,8 @@ class TabularMultiTask(MultiTaskDataset):
     ``labels`` has for each task its kind and columns, ``dict(pose=dict(kind='class', ...))``:
 
     - ``landmarks``: ``points``, names of points, whose columns are ``<name>_x`` and ``<name>_y``;
-      or the two columns by name, ``dict(nose=('nx', 'ny'))``. Pixels of the picture.
+      or the two columns by name, ``dict(nose=('nx', 'ny'))``. Pixels of the picture; see below
+      for points that are missing.
       ``flip_pairs``, pairs of points that change places in a mirror (``[]`` if none do; needed for
       `RandomFlip`); ``interocular``, the two points whose distance the NME is relative to.
     - ``class``: ``column`` (default: the task's name); ``classes``, what its cells hold, names or
@@ -42,9 +45,11 @@ class TabularMultiTask(MultiTaskDataset):
     - ``attributes``: ``columns`` of 0 and 1 (default: the task's name).
     - ``values``: ``columns`` of numbers (default: the task's name).
 
-    An empty cell is a missing label. A task of which a row has some cells but not all is missing
-    there too, and the log counts such rows: columns that are filled independently belong in tasks
-    of their own.
+    An empty cell is a missing label. Of landmarks single points may be missing: an empty cell, or
+    0 in a third column, ``dict(nose=('nx', 'ny', 'visible'))`` (1 and 2: the point is there). Such
+    a point is in no loss and no metric. A task of another kind of which a row has some cells but
+    not all is missing there too, and the log counts such rows: columns that are filled
+    independently belong in tasks of their own.
 
     Args:
         data_root: folder that holds the pictures; no path in the file may lead out of it.
@@ -52,8 +57,13 @@ class TabularMultiTask(MultiTaskDataset):
         labels: see above.
         image_column: name of the column of the pictures' paths.
         image_folder: the paths begin there, in ``data_root``.
-        box_columns: names of four columns, x0, y0, x1, y1 in pixels, of the part of the picture
-            that a row is about, for `RegionBox`; all four cells may be empty.
+        box: the part of the picture that a row is about, for `RegionBox`: 'whole', all of it;
+            'landmarks', a box around the points that are there; or the names of four columns,
+            x0, y0, x1, y1 in pixels. None: 'landmarks' if the labels have two points or more,
+            else 'whole'. A row that has no such box is refused.
+        pixel_centre: coordinate of the middle of the picture's first pixel in the file's points,
+            or (x, y): 0.5 where the picture's edge is 0, as in crops and predictions; 0 or 1 where
+            whole numbers are middles of pixels. Edges of boxes stay.
         split: 'train', 'val' or 'test'; None for all rows.
         split_column: name of the column that holds those three words; None draws a picture's split
             by a hash of ``split_seed`` and its path, which depends on nothing else.
@@ -78,7 +88,8 @@ class TabularMultiTask(MultiTaskDataset):
         labels: Mapping[str, Mapping],
         image_column: str = "image",
         image_folder: str = "",
-        box_columns: Sequence[str] | None = None,
+        box: str | Sequence[str] | None = None,
+        pixel_centre: float | Sequence[float] = PIXEL_CENTRE,
         split: str | None = None,
         split_column: str | None = None,
         val_share: float = 0.1,
@@ -101,15 +112,12 @@ class TabularMultiTask(MultiTaskDataset):
             raise ConfigError(
                 f"val_share, test_share: nothing is left to train on, {val_share} + {test_share}"
             )
-        if box_columns is not None and not are_names(box_columns, 4):
-            raise ConfigError(
-                f"box_columns: expected the four columns of x0, y0, x1, y1, found {box_columns!r}"
-            )
         self.labels = label_columns(labels)
         self.readers = read_tasks(self._known_tasks(), "labels.")
+        self.box_rule, self.box_columns = box_rule(box, self.readers)
+        self._shift = pixel_shift(pixel_centre)
         self.image_column = image_column
         self.image_folder = relative_path(image_folder, "image_folder")
-        self.box_columns = tuple(box_columns or ())
         self.split = split
         self.split_column = split_column
         self.shares = {"val": val_share, "test": test_share}
@@ -150,11 +158,12 @@ class TabularMultiTask(MultiTaskDataset):
         )
         for batch in csv_batches(self.ann_file, header, names):
             reader.read(batch)
-        self._table = reader.table()
+        self._table = reader.table().shifted(self.readers, self._shift)
         if not self._table.lines.size:
             which = "rows below its header" if self.split is None else f"row of {self.split!r}"
             raise DataError(f"{self.ann_file}: has no {which}")
         self._report(reader)
+        self._check_boxes()
         labels = {task: self._table.labels[task] for task in self.tasks}
         return Records(self._record, self._there(), labels)
 
@@ -209,9 +218,27 @@ class TabularMultiTask(MultiTaskDataset):
                     "all: they count as rows without it; give columns that are filled "
                     "independently tasks of their own"
                 )
-            if not self._table.labels[task].there.any():
+            table = self._table.labels[task]
+            there = table.labels[table.there]
+            lacking = np.isnan(there.reshape(len(there), -1)).any(axis=1).sum() if len(there) else 0
+            if lacking:
+                what = f"{lacking} rows lack some of the points of {task}"
+                self._warn(f"{name}: {what}: those are in no loss and no metric")
+            if not table.there.any():
                 split = "" if self.split is None else f" of the split {self.split!r}"
                 self._warn(f"{name}: no row{split} has a label of {task}")
+
+    def _check_boxes(self) -> None:
+        """Refuse rows that have no box of the kind that all are to have."""
+        if not any(isinstance(step, RegionBox) for step in self.pipeline.transforms):
+            return
+        boxless = np.flatnonzero(~has_box(self.box_rule, self.readers, self._table))
+        if boxless.size:
+            raise DataError(
+                f"{self._where(boxless[0])}: {NO_BOX[self.box_rule]}, as in {boxless.size} of "
+                f"{len(self._table.lines)} rows; set box to 'whole', or to four columns that all "
+                "rows fill"
+            )
 
     def _there(self) -> np.ndarray:
         """The rows whose picture exists; all of them if no pipeline would read it."""

@@ -5,11 +5,14 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 
-from trn_plugin.errors import ConfigError
-from trn_plugin.tasks import TASKS, LabelColumns
-from trn_plugin.tasks.cells import listing, quoted
+import numpy as np
 
-__all__ = ["absent_column", "label_columns"]
+from trn_plugin.errors import ConfigError
+from trn_plugin.tasks import TASKS, LabelColumns, Task
+from trn_plugin.tasks.cells import listing, quoted
+from trn_plugin.tasks.columns import are_names
+
+__all__ = ["absent_column", "box_rule", "label_columns"]
 
 
 def label_columns(labels: Mapping[str, Mapping]) -> dict[str, LabelColumns]:
@@ -48,6 +51,34 @@ def label_columns(labels: Mapping[str, Mapping]) -> dict[str, LabelColumns]:
                 )
         found[task] = columns(kind, task, **options)
     return found
+
+
+def box_rule(
+    box: str | Sequence[str] | None, tasks: Mapping[str, Task]
+) -> tuple[str, tuple[str, ...]]:
+    """What boxes are made of ('whole', 'landmarks' or 'columns'), and the columns.
+
+    Args:
+        box: as `TabularMultiTask` describes it.
+        tasks: those of the labels.
+
+    Raises:
+        ConfigError: another value, or 'landmarks' without two of them.
+    """
+    rng = np.random.default_rng(0)
+    points = sum(len(task.points(task.example(rng))) for task in tasks.values())
+    if box is None:
+        box = "landmarks" if points > 1 else "whole"
+    if box == "landmarks" and points < 2:
+        raise ConfigError("box: 'landmarks' needs labels of two points or more")
+    if isinstance(box, str) and box in ("whole", "landmarks"):
+        return box, ()
+    if not are_names(box, 4):
+        raise ConfigError(
+            "box: expected 'whole', 'landmarks' or the four columns of x0, y0, x1, y1, found "
+            f"{box!r}"
+        )
+    return "columns", tuple(box)
 
 
 def absent_column(name: str, header: Sequence[str]) -> str:

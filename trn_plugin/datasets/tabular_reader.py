@@ -13,7 +13,7 @@ import numpy as np
 from trn_plugin.datasets._records import LabelTable
 from trn_plugin.datasets.csv_cells import Batch, Cells, Strings
 from trn_plugin.errors import DataError
-from trn_plugin.tasks import LabelColumns
+from trn_plugin.tasks import LabelColumns, LandmarkTask, Task
 from trn_plugin.tasks.cells import LARGEST_COORDINATE, coordinate, quoted, relative_path
 
 __all__ = ["SPLITS", "LabelReader", "Table"]
@@ -36,6 +36,18 @@ class Table(NamedTuple):
     lines: np.ndarray
     labels: dict[str, LabelTable]
     regions: np.ndarray | None
+
+    def shifted(self, tasks: Mapping[str, Task], shift: np.ndarray) -> Table:
+        """The table with ``shift`` (2,) added to all points of its labels."""
+        if not shift.any():
+            return self
+        for name, (labels, there) in self.labels.items():
+            if isinstance(tasks[name], LandmarkTask):
+                labels += shift
+            elif type(tasks[name]).points is not Task.points:
+                for row in np.flatnonzero(there):
+                    labels[row] = tasks[name].mapped(labels[row], lambda points: points + shift)
+        return self
 
 
 class LabelReader:
@@ -173,7 +185,12 @@ class LabelReader:
         if not rows.size:
             return None, there
         own = [column.take(rows) for column in cells]
-        return columns.read_all(own, lambda row: where(rows[row])), there
+        labels = columns.read_all(own, lambda row: where(rows[row]))
+        if labels.dtype.kind == "f":  # a label may consist of what is said not to be there
+            empty = np.isnan(labels.reshape(len(labels), -1)).all(axis=1)
+            there[rows[empty]] = False
+            labels = labels[~empty]
+        return labels, there
 
     def _read_regions(self, cells: dict[str, Cells], where: Callable[[int], str]) -> np.ndarray:
         own = [cells[name] for name in self.box_columns]

@@ -63,7 +63,7 @@ def _of_batch(batch: MultiTaskBatch, field: str, task: str) -> np.ndarray:
         return np.full((len(batch), 0), np.nan, np.float32)
     rows = batch.array(field, task).astype(np.float32).reshape(len(batch), -1)
     if field == LEVELS["gt"]:
-        rows[~batch.masks[task].cpu().numpy()] = np.nan
+        rows[~batch.whole(task).cpu().numpy()] = np.nan
     return rows
 
 

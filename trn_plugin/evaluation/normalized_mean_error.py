@@ -14,12 +14,13 @@ from trn_plugin.evaluation.task_metric import (
     TaskMetric,
     key_name,
     listed,
+    table,
     to_array,
     warn,
 )
 from trn_plugin.registry import METRICS
 from trn_plugin.tasks import ClassTask, LandmarkTask
-from trn_plugin.tasks.landmarks import NORMS, normalized_errors
+from trn_plugin.tasks.landmarks import NORMS, mean_points, normalized_errors, point_offsets
 
 __all__ = ["NormalizedMeanError"]
 
@@ -29,11 +30,14 @@ class NormalizedMeanError(TaskMetric):
     """Mean over pictures of (mean point error / normaliser), in percent.
 
     Distances are measured in the picture's pixels, so that crops that are not square count right.
-    Pictures without landmarks are left out; so are those whose normaliser is 0 or not finite
-    (said in the log). With no picture left every value is NaN (with a warning).
+    Pictures without landmarks are left out; so are those whose normaliser is 0 or not finite, or
+    lacks one of its points (said in the log). A picture that lacks other points counts with those
+    that it has. With no picture left every value is NaN (with a warning).
 
     Keys: ``NME``; ``failure_rate``, the percentage of pictures whose error exceeds
-    ``failure_threshold``; with ``by``, ``NME_<class>`` for each class; with ``mean_shape``,
+    ``failure_threshold``; ``offset_x`` and ``offset_y``, how far predictions lie to the right of
+    and below the labels, in the picture's pixels (medians over all points; the log has a table of
+    each point); with ``by``, ``NME_<class>`` for each class; with ``mean_shape``,
     ``NME_mean_shape``.
 
     Args:
@@ -110,6 +114,7 @@ class NormalizedMeanError(TaskMetric):
         """Percentages by key; NaN for what has no picture."""
         labelled = [result for result in results if result[1] is not None]
         errors = classes = mean_errors = np.zeros(0)
+        offsets = np.zeros((0, 0, 2))
         if labelled:
             pred, truth, boxes = (np.stack([result[i] for result in labelled]) for i in range(3))
             task = self.described(self.task)
@@ -117,18 +122,22 @@ class NormalizedMeanError(TaskMetric):
             errors = normalized_errors(pred, truth, boxes, self.norm, eyes)
             classes = np.array([-1 if result[4] is None else result[4] for result in labelled])
             usable = ~np.isnan(errors)
+            offsets = point_offsets(pred, truth, boxes)[usable]
             errors, classes = errors[usable], classes[usable]
             if errors.size:
-                constant = np.broadcast_to(truth[usable].mean(axis=0), truth[usable].shape)
+                constant = np.broadcast_to(mean_points(truth[usable]), truth[usable].shape)
                 mean_errors = normalized_errors(
                     constant, truth[usable], boxes[usable], self.norm, eyes
                 )
         self._report(results, labelled, errors)
+        self._report_offsets(offsets)
 
         metrics = {
             "NME": _percent(errors),
             "failure_rate": _percent(errors > self.failure_threshold / 100),
         }
+        offset_x, offset_y = _median(offsets.reshape(-1, 2))
+        metrics |= {"offset_x": offset_x, "offset_y": offset_y}
         if self.mean_shape:
             metrics["NME_mean_shape"] = _percent(mean_errors)
         for index, name in enumerate(self._classes(classes)):
@@ -155,9 +164,31 @@ class NormalizedMeanError(TaskMetric):
             logger="current",
         )
         if left_out := len(labelled) - errors.size:
-            warn(f"{name}: left out {left_out} pictures whose normaliser is 0 or not finite")
+            why = "whose normaliser is 0, not finite, or lacks a point"
+            warn(f"{name}: left out {left_out} pictures {why}")
         if broken := int(np.isinf(errors).sum()):
             warn(f"{name}: {broken} predictions are not finite; they count as failures")
+
+    def _report_offsets(self, offsets: np.ndarray) -> None:
+        """A table of each point's offset; many points of the same are a shift of all labels."""
+        if not offsets.size:
+            return
+        rows = [
+            [name, *(f"{value:+.2f}" for value in _median(offsets[:, point]))]
+            for point, name in enumerate(self._names(self.task, offsets.shape[1]))
+        ]
+        rows.append(["all", *(f"{value:+.2f}" for value in _median(offsets.reshape(-1, 2)))])
+        print_log(
+            f"{self.prefix}: median of prediction - label in pixels of the picture, to the right "
+            f"and below\n{table(['point', 'x', 'y'], rows)}",
+            logger="current",
+        )
+
+
+def _median(offsets: np.ndarray) -> tuple[float, float]:
+    """Medians of x and y over the offsets (n, 2) that are finite; NaN without."""
+    known = offsets[np.isfinite(offsets).all(axis=1)]
+    return tuple(np.median(known, axis=0).tolist()) if len(known) else (np.nan, np.nan)
 
 
 def _percent(values: np.ndarray) -> float:

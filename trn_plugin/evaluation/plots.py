@@ -72,7 +72,10 @@ class Panel:
 
 
 def save_cases(path: str, cases: Sequence[Case], title: str = "", columns: int = 4) -> None:
-    """A sheet of pictures, each with its text to the right: truth green, prediction red."""
+    """A sheet of pictures, each with its text to the right: truth green, prediction red.
+
+    Without any prediction there is no legend.
+    """
     columns = min(columns, len(cases))
     rows = math.ceil(len(cases) / columns)
     cell, top, bottom = (4.35, 2.3), 0.45 if title else 0.1, 0.35
@@ -91,7 +94,7 @@ def save_cases(path: str, cases: Sequence[Case], title: str = "", columns: int =
         _draw_lines(text, case.lines)
     if title:
         figure.text(0.1 / width, 1 - 0.1 / height, title, va="top", fontsize=11, color=PLAIN)
-    if any(case.truth is not None or case.prediction is not None for case in cases):
+    if any(case.prediction is not None for case in cases):
         _draw_legend(figure, width, height)
     _save(figure, path)
 
@@ -359,7 +362,8 @@ def _draw_case(axes, case: Case) -> None:
     if case.frame is not None:
         x0, y0, x1, y1 = case.frame
         axes.plot([x0, x1, x1, x0, x0], [y0, y0, y1, y1, y0], color="white", lw=0.7, alpha=0.7)
-    if case.truth is not None and case.prediction is not None:
+    both = case.truth is not None and case.prediction is not None
+    if both and len(case.truth) == len(case.prediction):  # else single points are missing
         for (x0, y0), (x1, y1) in zip(case.truth, case.prediction, strict=True):
             axes.plot([x0, x1], [y0, y1], color="white", lw=0.8, clip_on=True)
     if case.truth is not None:

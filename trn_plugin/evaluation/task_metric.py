@@ -61,6 +61,8 @@ class TaskMetric(BaseMetric):
 
     Args:
         task: Name of the task; also the prefix of the metric's keys unless ``prefix`` is given.
+        dataset: Name of the data set whose pictures count (``metainfo['dataset']``), where the
+            loader reads several; it stands in front of the keys. None counts all.
         collect_device, prefix, collect_dir: See :class:`mmengine.evaluator.BaseMetric`.
 
     Attributes:
@@ -75,12 +77,15 @@ class TaskMetric(BaseMetric):
     def __init__(
         self,
         task: str,
+        dataset: str | None = None,
         collect_device: str = "cpu",
         prefix: str | None = None,
         collect_dir: str | None = None,
     ) -> None:
-        super().__init__(collect_device, prefix or task, collect_dir)
+        own = task if dataset is None else f"{dataset}/{task}"
+        super().__init__(collect_device, prefix or own, collect_dir)
         self.task = task
+        self.dataset = dataset
 
     @property
     def predicted_tasks(self) -> tuple[str, ...]:
@@ -147,12 +152,20 @@ class TaskMetric(BaseMetric):
         return found
 
     def labels(self, samples: Samples, task: str | None = None) -> list[np.ndarray | None]:
-        """The label of each of N pictures, None where it has none."""
+        """The label of each of N pictures, None where it has none or is of another data set."""
         task = task or self.task
         if isinstance(samples, MultiTaskBatch):
-            return samples.labels(task)
-        labels = [sample["gt"].get(task) for sample in samples]
-        return [None if label is None else to_array(label) for label in labels]
+            labels = samples.labels(task)
+        else:
+            labels = [sample["gt"].get(task) for sample in samples]
+            labels = [None if label is None else to_array(label) for label in labels]
+        if self.dataset is None:
+            return labels
+        owners = self.meta(samples, "dataset")
+        return [
+            label if owner == self.dataset else None
+            for label, owner in zip(labels, owners, strict=True)
+        ]
 
     def meta(self, samples: Samples, key: str, default: object = None) -> list:
         """An entry of the metainfo of each of N pictures.

@@ -29,7 +29,8 @@ FIELDS = {**{level: level for level in LEVELS}, LABELS: "target"}
 class TaskSimilarity(BaseMetric):
     """tau of each relation on its hidden features, outputs (Eq. 11) and labels (Eq. 12).
 
-    Measured over the pictures that have all labels of both sides, the same ones at every level.
+    Measured over the pictures that have all labels of both sides, in whole, the same ones at every
+    level.
     A tau is NaN where it says nothing: N - 1 <= d1 + d2, or features that are not finite; the
     logged table says which.
 
@@ -139,7 +140,7 @@ class TaskSimilarity(BaseMetric):
                 if place not in rows:  # tasks that have one tensor share its rows
                     array = batch.array(FIELDS[level], task).astype(np.float32, copy=False)
                     rows[place] = list(array.reshape(len(batch), -1))
-                present = batch.masks[task].tolist() if level == LABELS else [True] * len(batch)
+                present = batch.whole(task).tolist() if level == LABELS else [True] * len(batch)
                 for sample, row, there in zip(found, rows[place], present, strict=True):
                     if there:
                         sample[level][task] = row

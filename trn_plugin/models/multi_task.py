@@ -9,13 +9,12 @@ from mmengine.model import BaseModel
 from torch import Tensor, nn
 
 from trn_plugin.errors import ConfigError, DataError
+from trn_plugin.models._checks import check_relations, check_task_names
 from trn_plugin.models.neck import Measurements
 from trn_plugin.registry import MODELS
 from trn_plugin.structures import MultiTaskBatch, MultiTaskDataSample
 
 __all__ = ["MultiTaskModel"]
-
-EXPORTED_INPUT = "images"
 
 
 @MODELS.register_module()
@@ -45,7 +44,7 @@ class MultiTaskModel(BaseModel):
         task_weighting: dict | None = None,
         init_cfg: dict | None = None,
     ) -> None:
-        _check_task_names(heads)
+        check_task_names(heads)
         if init_cfg is not None:
             raise ConfigError(
                 "model.init_cfg: not used; for weights set model.backbone.pretrained, "
@@ -102,10 +101,12 @@ class MultiTaskModel(BaseModel):
         """Refuse a data set that cannot train the heads.
 
         Args:
-            metainfo (dict): of the data set; 'tasks' says what labels it gives.
+            metainfo (dict): of the data set; 'tasks' says what labels it gives, 'tasks_together'
+                which of them samples have together, where not all.
 
         Raises:
-            ConfigError: a head without labels, or of another kind or width than its labels.
+            ConfigError: a head without labels, or of another kind or width than its labels; a
+                relation of tasks that no sample has together.
         """
         tasks = metainfo.get("tasks")
         for name, head in self.heads.items() if tasks is not None else ():
@@ -115,6 +116,8 @@ class MultiTaskModel(BaseModel):
                     f"but of {', '.join(tasks)}"
                 )
             head.check_labels(name, tasks[name])
+        if self.neck is not None and "tasks_together" in metainfo:
+            check_relations(self.neck, metainfo["tasks_together"])
 
     def fit_to_labels(self, dataset) -> None:
         """Let the heads see the training labels, for what depends on them.
@@ -163,9 +166,10 @@ class MultiTaskModel(BaseModel):
         """
         hidden, tapped = self.backbone.features(inputs)
         logits = self._outputs(hidden)
-        target, mask = self._encode(self._batch(data_samples).to(inputs.device))
+        batch = self._batch(data_samples).to(inputs.device)
+        target, mask = self._encode(batch)
         of_tasks = {
-            task: head.loss(logits[task], target[task], mask[task])
+            task: head.loss(logits[task], target[task], mask[task], batch.parts.get(task))
             for task, head in self.heads.items()
         }
         weights = {}
@@ -177,7 +181,8 @@ class MultiTaskModel(BaseModel):
                 features = {"hidden": hidden, "logits": logits, "label": target, **tapped}
                 if "output" in self.neck.levels:
                     features["output"] = self._activated(logits)
-                measured = self.neck(features, mask)
+                whole = {task: batch.whole(task) for task in batch.parts.keys() & mask.keys()}
+                measured = self.neck(features, {**mask, **whole})
             losses.update(self.neck.logged(measured))
             for relation_loss in self.relation_losses:
                 losses.update(relation_loss(measured))
@@ -243,29 +248,6 @@ class MultiTaskModel(BaseModel):
 def _build(config: dict, **kwargs):
     """Parts are found in this package's scope whatever the default scope of the project is."""
     return MODELS.build({"_scope_": MODELS.scope, **config, **kwargs})
-
-
-def _check_task_names(heads: dict[str, dict]) -> None:
-    if not heads:
-        raise ConfigError("model.heads: expected at least one task")
-    taken = set(dir(nn.ModuleDict()))
-    for name, head in heads.items():
-        if not isinstance(head, dict):
-            raise ConfigError(f"model.heads.{name}: expected a dict with 'type', found {head!r}")
-        if not name.isidentifier() or name in taken:
-            raise ConfigError(
-                f"model.heads: {name!r} cannot be a task name: expected letters, digits and '_', "
-                "and no name of a method of torch.nn.ModuleDict"
-            )
-        if name == EXPORTED_INPUT:
-            raise ConfigError(
-                f"model.heads: {name!r} cannot be a task name: an exported model's input has it"
-            )
-        if "loss" in name:
-            raise ConfigError(
-                f"model.heads: {name!r} cannot be a task name: MMEngine adds up every log entry "
-                "whose name contains 'loss'"
-            )
 
 
 def _check_channels(trunk, preprocessor) -> None:

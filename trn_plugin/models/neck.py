@@ -130,7 +130,7 @@ class TaskRelationNeck(nn.Module):
             raise ConfigError(
                 f"model.neck.relations: expected each pair once, got {', '.join(self.names)}"
             )
-        self.momentum = momentum
+        self.momentum, self.deletion = momentum, deletion
         self._options = {
             "shrinkage": shrinkage,
             "deletion": deletion,

@@ -68,6 +68,10 @@ class AttributeTask(Task):
     def longest_summary(self) -> list[str]:
         return [f"{name} 0.00" for name in self.names]
 
+    def label_text(self, label: np.ndarray) -> str:
+        """The attributes that are there."""
+        return ", ".join(self.names[index] for index in self.categories(label)) or "none"
+
     def likelihoods(self, label, output, spread) -> list[float]:
         return np.where(label > 0.5, output, 1 - output).tolist()
 

@@ -278,6 +278,16 @@ class Task:
         """The longest texts that :meth:`summary` can give."""
         return []
 
+    def label_text(self, label: Any) -> str:
+        """A label in a few words."""
+        values = np.asarray(label).reshape(-1).tolist()
+        if len(values) != len(self.names):
+            return str(label)
+        shown = [f"{value:.4g}" for value in values]
+        if len(shown) == 1:
+            return shown[0]
+        return ", ".join(f"{name} {text}" for name, text in zip(self.names, shown, strict=True))
+
     # How far off an output is
 
     def difference_scale(self, width: int, height: int, spread: Any) -> Any:

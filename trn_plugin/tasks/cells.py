@@ -10,6 +10,7 @@ from trn_plugin.errors import DataError
 __all__ = [
     "LARGEST_COORDINATE",
     "coordinate",
+    "is_missing",
     "listing",
     "number",
     "quoted",
@@ -18,6 +19,11 @@ __all__ = [
 
 LARGEST_COORDINATE = 1e6
 LONGEST, LISTED = 60, 12  # letters of a name, names
+
+
+def is_missing(cell: str) -> bool:
+    """Whether a cell holds no label: it is empty, or "nan" as some programs write it."""
+    return not cell or cell.lower() == "nan"
 
 
 def number(text: str, name: str, where: str) -> float:

@@ -123,6 +123,9 @@ class ClassTask(Task):
     def longest_summary(self) -> list[str]:
         return [f"{self.name}: {label} 0.00" for label in self.names]
 
+    def label_text(self, label: int) -> str:
+        return self.names[int(label)]
+
     def likelihoods(self, label, output, spread) -> list[float]:
         return [float(output[int(label)])]
 

@@ -24,6 +24,9 @@ __all__ = [
 class CellColumn(Protocol):
     """One column of N rows of a file."""
 
+    missing: np.ndarray
+    """(N,) bool: cells that hold no label."""
+
     def __getitem__(self, row: int) -> str:
         """The cell of a row."""
 
@@ -64,7 +67,7 @@ class LabelColumns:
         self.info = dict(kind=kind, names=self.columns)
 
     def read(self, cells: Sequence[str], where: str) -> Any:
-        """The label of a row in which none of the cells is missing.
+        """The label of a row that has one, see :meth:`labelled`.
 
         Raises:
             DataError: naming ``where``, the column, what was expected and what was found.

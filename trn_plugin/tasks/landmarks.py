@@ -2,79 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
 from trn_plugin.errors import ConfigError
 from trn_plugin.tasks.base import TASKS, Curve, Line, Task
-from trn_plugin.tasks.cells import LARGEST_COORDINATE, coordinate
-from trn_plugin.tasks.columns import (
-    LabelColumns,
-    are_names,
-    check_flip,
-    check_names,
-    flip_of,
-    two_of,
-)
+from trn_plugin.tasks.columns import check_flip
+from trn_plugin.tasks.landmark_columns import LandmarkColumns
 
-__all__ = ["NORMS", "LandmarkTask", "normalized_errors"]
+__all__ = ["NORMS", "LandmarkTask", "mean_points", "normalized_errors", "point_offsets"]
 
 NORMS = ("interocular", "box", "diagonal", "crop")
 NORM_NAMES = {"interocular": "interocular distance", "crop": "side of the crop"}
 
 
-class LandmarkColumns(LabelColumns):
-    """Two columns of pixels for each point."""
-
-    keys = ("points", "flip_pairs", "interocular")
-
-    def __init__(
-        self,
-        kind: str,
-        task: str,
-        points: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
-        flip_pairs: Sequence[Sequence[str]] | None = None,
-        interocular: Sequence[str] | None = None,
-    ) -> None:
-        key = f"labels.{task}"
-        if isinstance(points, Mapping):
-            check_names(f"{key}.points", list(points))
-            for name, pair in points.items():
-                if not are_names(pair, 2):
-                    raise ConfigError(
-                        f"{key}.points.{name}: expected the columns of x and y, found {pair!r}"
-                    )
-            self.columns = tuple(column for pair in points.values() for column in pair)
-        else:
-            points = check_names(f"{key}.points", points)
-            self.columns = tuple(f"{name}_{axis}" for name in points for axis in "xy")
-        names = tuple(points)
-        self.info = dict(kind=kind, names=names)
-        if flip_pairs is not None:
-            self.info["flip"] = flip_of(f"{key}.flip_pairs", flip_pairs, names)
-        if interocular is not None:
-            self.info["interocular"] = two_of(f"{key}.interocular", interocular, names)
-
-    def read(self, cells: Sequence[str], where: str) -> np.ndarray:
-        """(P, 2), in pixels."""
-        values = [
-            coordinate(cell, f"{column} in pixels", where)
-            for cell, column in zip(cells, self.columns, strict=True)
-        ]
-        return np.array(values).reshape(-1, 2)
-
-    def read_all(self, cells, where) -> np.ndarray:
-        points = np.stack([column.numbers() for column in cells], axis=1).reshape(
-            -1, len(cells) // 2, 2
-        )
-        known = (np.abs(points) <= LARGEST_COORDINATE).all((1, 2))
-        return self.completed(points, known, cells, where)
-
-
 @TASKS.register
 class LandmarkTask(Task):
-    """Points (P, 2), x and y as fractions of the crop's width and height.
+    """Points (P, 2), x and y as fractions of the crop's width and height; NaN for a missing one.
+
+    A missing point has no loss and counts in no metric; tasks are related by the whole labels.
 
     ``info`` may hold ``flip``, the index of the point that each becomes in a mirror, and
     ``interocular``, the indices of the two points whose distance errors are relative to.
@@ -121,11 +68,23 @@ class LandmarkTask(Task):
     def fits(self, shape: tuple[int, ...]) -> bool:
         return shape == self.label_shape
 
+    def valid(self, labels: np.ndarray) -> np.ndarray:
+        known = np.isfinite(labels).all(axis=2)
+        missing = np.isnan(labels).all(axis=2)
+        return (known | missing).all(axis=1) & known.any(axis=1)
+
     def points(self, label: np.ndarray) -> np.ndarray:
-        return label
+        """Those that are not missing."""
+        missing = _missing(label)
+        return label if missing is None else label[~missing]
 
     def with_points(self, label: np.ndarray, points: np.ndarray) -> np.ndarray:
-        return points
+        missing = _missing(label)
+        if missing is None:
+            return points
+        whole = np.full(label.shape, np.nan, points.dtype)
+        whole[~missing] = points
+        return whole
 
     def mirrored(self, label: np.ndarray) -> np.ndarray:
         if "flip" not in self.info:
@@ -170,10 +129,20 @@ class LandmarkTask(Task):
     def error(self, label, output, box) -> float:
         return float(self._errors(*(np.asarray(value)[None] for value in (output, label, box)))[0])
 
+    def label_text(self, label: np.ndarray) -> str:
+        """How many points, and which are missing."""
+        gone = np.isnan(label).any(axis=1)
+        missing = [name for name, each in zip(self.names, gone, strict=True) if each]
+        if not missing:
+            return f"{len(label)} points"
+        return f"{len(label) - len(missing)} points, missing: {', '.join(missing)}"
+
     def case_lines(self, label, output, box) -> list[Line]:
         if label is None:
             return [Line(f"{self.name}: no label")]
-        return [Line(f"{self.name}: error {self.error(label, output, box):.1f} %")]
+        missing = np.isnan(label).any(axis=1).sum()
+        lacks = f", {missing} of {len(label)} points missing" if missing else ""
+        return [Line(f"{self.name}: error {self.error(label, output, box):.1f} %{lacks}")]
 
     def curve(self, labels, outputs, boxes) -> Curve | None:
         errors = self._errors(outputs, labels, boxes)
@@ -181,11 +150,21 @@ class LandmarkTask(Task):
         if not usable.any():
             return None
         truth = labels[usable]
-        constant = np.broadcast_to(truth.mean(axis=0), truth.shape)
+        constant = np.broadcast_to(mean_points(truth), truth.shape)
         mean_shape = self._errors(constant, truth, boxes[usable])
         label = f"mean point error / {NORM_NAMES[self.norm]} (%)"
         errors = {"model": errors[usable], "mean shape": mean_shape}
         return Curve("cumulative_error", dict(errors=errors, xlabel=label))
+
+
+def mean_points(labels: np.ndarray) -> np.ndarray:
+    """(P, 2): the mean of each point over the labels (N, P, 2) that have it; NaN where none has."""
+    missing = np.isnan(labels)
+    if not missing.any():
+        return labels.mean(axis=0)
+    counts = (~missing).sum(axis=0)
+    sums = np.where(missing, 0.0, labels).sum(axis=0)
+    return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
 
 
 def normalized_errors(
@@ -197,9 +176,11 @@ def normalized_errors(
 ) -> np.ndarray:
     """Mean point error over a normaliser, both in the picture's pixels, for each picture.
 
+    The mean is over the points that are not missing; the normaliser needs all of its points.
+
     Args:
         pred: (N, P, 2) predicted points, fractions of the crop.
-        truth: (N, P, 2) true points, fractions of the crop.
+        truth: (N, P, 2) true points, fractions of the crop; NaN for a missing one.
         boxes: (N, 4) x0, y0, x1, y1 of the crops in the pictures' pixels.
         norm: ``interocular``, the distance between the two true eye points; ``box``,
             sqrt(width * height) of the true points' bounding box; ``diagonal``, its diagonal;
@@ -207,8 +188,8 @@ def normalized_errors(
         interocular: Indices of the two eye points.
 
     Returns:
-        (N,) errors as fractions of the normaliser; NaN where the normaliser is 0 or not finite,
-        inf where the normaliser is fine and the prediction is not finite.
+        (N,) errors as fractions of the normaliser; NaN where the normaliser is 0 or not finite or
+        no point is there, inf where these are fine and the prediction is not finite.
     """
     boxes = np.asarray(boxes)
     corners, sides = boxes[:, None, :2], boxes[:, None, 2:] - boxes[:, None, :2]
@@ -221,7 +202,31 @@ def normalized_errors(
         extent = sides[:, 0].astype(np.float64) if norm == "crop" else extent
         diagonal = norm == "diagonal"
         normalizer = np.linalg.norm(extent, axis=-1) if diagonal else np.sqrt(extent.prod(-1))
-    distances = np.linalg.norm(pred - truth, axis=-1).mean(axis=-1)
-    usable = np.isfinite(normalizer) & (normalizer > 0) & np.isfinite(truth).all(axis=(1, 2))
+    distances = np.linalg.norm(pred - truth, axis=-1)
+    missing = np.isnan(truth).all(axis=-1)
+    if missing.any():
+        count = np.maximum((~missing).sum(axis=-1), 1)
+        distances = np.where(missing, 0.0, distances).sum(axis=-1) / count
+    else:
+        distances = distances.mean(axis=-1)
+    known = (np.isfinite(truth).all(axis=-1) | missing).all(axis=-1) & ~missing.all(axis=-1)
+    usable = np.isfinite(normalizer) & (normalizer > 0) & known
     distances = np.where(np.isfinite(distances), distances, np.inf)
     return np.where(usable, distances / np.where(usable, normalizer, 1.0), np.nan)
+
+
+def point_offsets(pred: np.ndarray, truth: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """(N, P, 2): how far predictions lie to the right of and below the labels, in pixels.
+
+    Args:
+        pred, truth, boxes: see `normalized_errors`; NaN for a point that is missing.
+    """
+    boxes = np.asarray(boxes, np.float64)
+    sides = boxes[:, None, 2:] - boxes[:, None, :2]
+    return (np.asarray(pred, np.float64) - np.asarray(truth, np.float64)) * sides
+
+
+def _missing(label: np.ndarray) -> np.ndarray | None:
+    """(P,) bool: which points are missing; None if none is."""
+    missing = np.isnan(label).any(axis=1)
+    return missing if missing.any() else None

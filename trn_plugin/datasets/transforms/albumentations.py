@@ -39,7 +39,8 @@ class Albumentations:
     call is seeded from the sample's ``rng``. Belongs after `CropResize`.
 
     Distortions take landmarks along by a search in their maps; ``keypoint_remapping_method`` is
-    not read.
+    not read. A data set ``without`` 'turn' leaves out the transforms that move landmarks, one
+    ``without`` 'colour' the others.
 
     Args:
         transforms: one dict a transform, its ``type`` a class of albumentations and the rest its
@@ -55,7 +56,7 @@ class Albumentations:
         self.config = list(transforms)
         built = [_build(config, f"transforms[{i}]") for i, config in enumerate(self.config)]
         self.python_rng = random.Random()
-        self.moves = any(map(_moves, built))
+        self.moving = [_moves(transform) for transform in built]
         points = albumentations.KeypointParams(format="xy", remove_invisible=False)
         with warnings.catch_warnings():
             # Transforms of pixels only are no reason to warn.
@@ -68,7 +69,9 @@ class Albumentations:
         if image.dtype != np.uint8:
             image = np.clip(np.rint(image), 0, 255).astype(np.uint8)
         size = np.array([width, height])
-        found = {name: results["tasks"][name].points(gt[name]) for name in gt if self.moves}
+        without = results.get("without", ())
+        moves = any(self.moving) and "turn" not in without
+        found = {name: results["tasks"][name].points(gt[name]) for name in gt if moves}
         tasks = [name for name, own in found.items() if len(own)]
         points = [np.asarray(found[name], dtype=np.float64) * size - 0.5 for name in tasks]
         self._seed(results["rng"])
@@ -77,8 +80,9 @@ class Albumentations:
             # x, y, z, angle, scale: what Compose hands to its transforms, at half its cost
             out["keypoints"] = np.zeros((sum(map(len, points)), 5), dtype=np.float32)
             out["keypoints"][:, :2] = np.concatenate(points)
-        for transform in self.compose.transforms:
-            out = transform(**out)
+        for transform, turns in zip(self.compose.transforms, self.moving, strict=True):
+            if ("turn" if turns else "colour") not in without:
+                out = transform(**out)
         if out["image"].shape != image.shape or out["image"].dtype != image.dtype:
             raise ConfigError(
                 f"Albumentations: the picture went in as {image.shape} {image.dtype} and came out "

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from trn_plugin.datasets.base import input_shape
+from trn_plugin.datasets._options import input_shape
 from trn_plugin.datasets.transforms._cropped import labels_in_box
 from trn_plugin.errors import ConfigError
 from trn_plugin.geometry import crop

@@ -87,6 +87,10 @@ class FaceBox:
             raise DataError(f"no box around landmarks that are all one point, {(xs[0], ys[0])}")
         rng = results["eval_rng" if self.mode == "perturbed" else "rng"]
         factor, right, down = rng.random(3).tolist()
+        if self.mode == "jitter":
+            without = results.get("without", ())
+            factor = 0.5 if "scale" in without else factor
+            right, down = (0.5, 0.5) if "shift" in without else (right, down)
         side = extent * (self.scale[0] + (self.scale[1] - self.scale[0]) * factor)
         x = (min(xs) + max(xs)) / 2 + side * self.shift * (2 * right - 1)
         y = (min(ys) + max(ys)) / 2 + side * self.shift * (2 * down - 1)

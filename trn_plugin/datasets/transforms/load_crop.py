@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 import torch
 
-from trn_plugin.datasets.base import input_shape
+from trn_plugin.datasets._options import input_shape
 from trn_plugin.datasets.transforms._cache import GIB, CachedPicture, PictureCache
 from trn_plugin.datasets.transforms._cropped import labels_in_box
 from trn_plugin.datasets.transforms.load_image import blank
@@ -114,7 +114,7 @@ class LoadCrop:
         check_box(box, picture.ori_shape)
         results["ori_shape"], results["crop_shape"] = picture.ori_shape, shape
         if self.warps:
-            turned = self._turned(box, results["rng"])
+            turned = self._turned(box, results["rng"], results.get("without", ()))
             results["img"] = _warp(picture, turned, shape)
             results["gt"] = labels_in_box(results, turned)
         else:
@@ -160,11 +160,13 @@ class LoadCrop:
         fits = (r for r in REDUCTIONS if (y1 - y0) >= r * shape[0] and (x1 - x0) >= r * shape[1])
         return next(fits, 1)
 
-    def _turned(self, box: Box, rng: np.random.Generator) -> TurnedBox:
+    def _turned(self, box: Box, rng: np.random.Generator, without: Collection[str]) -> TurnedBox:
         """The box after a draw of the turn, the factor and the move."""
         turn, factor, right, down = rng.random(4).tolist()
-        angle = math.radians(self.rotate * (2 * turn - 1))
+        angle = 0.0 if "turn" in without else math.radians(self.rotate * (2 * turn - 1))
         factor = self.scale[0] + (self.scale[1] - self.scale[0]) * factor
+        factor = 1.0 if "scale" in without else factor
+        right, down = (0.5, 0.5) if "shift" in without else (right, down)
         x0, y0, x1, y1 = box
         width, height = factor * (x1 - x0), factor * (y1 - y0)
         return TurnedBox(

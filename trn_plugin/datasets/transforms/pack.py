@@ -13,6 +13,8 @@ from trn_plugin.structures import MultiTaskDataSample
 
 __all__ = ["PackMultiTaskInputs"]
 
+META_KEYS = ("img_path", "ori_shape", "box", "box_source", "unreadable", "dataset")
+
 
 @TRANSFORMS.register_module()
 class PackMultiTaskInputs:
@@ -33,7 +35,7 @@ class PackMultiTaskInputs:
 
     def __init__(
         self,
-        meta_keys: Sequence[str] = ("img_path", "ori_shape", "box", "box_source", "unreadable"),
+        meta_keys: Sequence[str] = META_KEYS,
     ) -> None:
         self.meta_keys = tuple(meta_keys)
 

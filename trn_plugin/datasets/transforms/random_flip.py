@@ -33,7 +33,8 @@ class RandomFlip:
 
     def __call__(self, results: dict) -> dict:
         require_crop(results, "RandomFlip")
-        results["flipped"] = bool(results["rng"].random() < self.prob)
+        drawn = bool(results["rng"].random() < self.prob)
+        results["flipped"] = drawn and "mirror" not in results.get("without", ())
         if results["flipped"]:
             results["img"] = cv2.flip(results["img"], 1)
             results["gt"] = {

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from trn_plugin.datasets.transforms.face_box import FaceBox
-from trn_plugin.errors import ConfigError
+from trn_plugin.errors import ConfigError, DataError
 from trn_plugin.registry import TRANSFORMS
 
 __all__ = ["RegionBox"]
@@ -17,12 +17,15 @@ SCALE, SHIFT = (0.85, 1.2), 0.07
 
 @TRANSFORMS.register_module()
 class RegionBox:
-    """Choose ``box`` from what a record has: its ``region``, else its landmarks, else all of it.
+    """Choose ``box`` by the data set's ``box_rule``.
+
+    'columns': the record's ``region``; 'landmarks': a box around its landmarks; 'whole': the whole
+    picture; None, as of data sets that have no rule: the region if there is one, else the
+    landmarks if there are two or more, else the whole picture.
 
     A given ``region`` is used as it is, rounded to whole pixels, when evaluating, and in training
     with sides and middle drawn anew each time. Around landmarks the box is that of `FaceBox`, in
-    training 'jitter', else 'perturbed'; a single point has no extent, so that its picture is
-    taken whole.
+    training 'jitter', else 'perturbed'; points that are missing play no part.
 
     Args:
         training: draw a new box each time.
@@ -32,7 +35,7 @@ class RegionBox:
 
     Raises:
         ConfigError: if a value cannot be used.
-        DataError: if the landmarks of a sample are all one point.
+        DataError: if a sample has not what its box is made of, or its landmarks are all one point.
     """
 
     def __init__(
@@ -57,23 +60,27 @@ class RegionBox:
         self.whole = FaceBox("whole")
 
     def __call__(self, results: dict) -> dict:
-        landmarks = results.get("landmarks")
-        if results.get("region") is not None:
+        rule, landmarks = results.get("box_rule"), results.get("landmarks")
+        if rule == "columns" or (rule is None and results.get("region") is not None):
             return self._given(results)
-        if landmarks is not None and len(landmarks) > 1:
+        if rule == "landmarks" or (rule is None and landmarks is not None and len(landmarks) > 1):
             return self.around_landmarks(results)
         return self.whole(results)
 
     def _given(self, results: dict) -> dict:
+        if results.get("region") is None:
+            raise DataError("a box is taken from its columns; this sample has none")
         x0, y0, x1, y1 = results["region"]
         middle = np.array([x0 + x1, y0 + y1]) / 2
         sides = np.array([x1 - x0, y1 - y0])
         results["box_source"], results["box_drawn"] = "given box", self.training
         if self.training:
             low, high = self.scale
-            draw = results["rng"].random(3)
-            middle += sides * self.shift * (2 * draw[:2] - 1)
-            sides = sides * (low + (high - low) * draw[2])
+            draw, without = results["rng"].random(3), results.get("without", ())
+            if "shift" not in without:
+                middle += sides * self.shift * (2 * draw[:2] - 1)
+            if "scale" not in without:
+                sides = sides * (low + (high - low) * draw[2])
             results["box_source"] = "jittered given box"
         x0, y0, x1, y1 = np.concatenate([middle - sides / 2, middle + sides / 2]).round().tolist()
         results["box"] = int(x0), int(y0), max(int(x1), int(x0) + 2), max(int(y1), int(y0) + 2)

@@ -69,11 +69,23 @@ class TaskHead(nn.Module):
         """
         return targets
 
-    def loss(self, output: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
-        """0-d: mean loss over the labelled samples of all ranks, times ``loss_weight``."""
+    def loss(
+        self, output: Tensor, targets: Tensor, mask: Tensor, parts: Tensor | None = None
+    ) -> Tensor:
+        """0-d: mean loss over the labelled samples of all ranks, times ``loss_weight``.
+
+        ``parts`` (N, out_features) bool says which numbers of the targets there are, where not
+        all: the others have no loss, and all that are there weigh the same.
+        """
+        shares = None
         with torch.autocast(output.device.type, enabled=False):
-            losses = self.sample_loss(output.float(), targets)
-        return self.loss_weight * mean_over_labelled(losses, mask)
+            output = output.float()
+            if parts is not None:
+                # a target that is the output itself has neither loss nor gradient
+                targets = torch.where(parts, targets, output.detach())
+                shares = parts.float().mean(1)
+            losses = self.sample_loss(output, targets)
+        return self.loss_weight * mean_over_labelled(losses, mask, shares)
 
     def fit_to_labels(self, task: str, dataset) -> None:
         """Compute statistics of the training labels that the head needs; default none.

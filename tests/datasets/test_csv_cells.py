@@ -1,0 +1,82 @@
+"""Columns of a CSV file, read in blocks, are what the csv module reads."""
+
+import csv
+import random
+
+import numpy as np
+import pytest
+
+from trn_plugin.datasets.csv_cells import Cells, Strings, plain_lines, read_plain, read_quoted
+from trn_plugin.datasets.label_csv import csv_batches, csv_header, csv_rows
+from trn_plugin.errors import DataError
+from trn_plugin.tasks.cells import is_missing
+
+CELLS = ["", "nan", "NaN", "1", " 2.5 ", "+3", "1e-3", "-0", "1_000", "inf", "x y", "é", "٣", "0x1"]
+
+
+def flat(batches):
+    """Lines, and cells by column, of all batches."""
+    batches = list(batches)
+    lines = [line for batch in batches for line in batch.lines.tolist()]
+    names = batches[0].cells if batches else ()
+    return lines, {n: [c for b in batches for c in b.cells[n].tolist()] for n in names}
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_plain_lines_are_read_as_the_csv_module_reads_them(tmp_path, seed):
+    draw = random.Random(seed)
+    end = draw.choice(["\n", "\r\n"])
+    lines = ["a, b ,c"]
+    for _ in range(draw.randrange(1, 60)):
+        lines.append(",".join(draw.choice(CELLS) for _ in range(3)))
+        lines += [""] * (draw.random() < 0.2)
+    text = draw.choice(["", "\ufeff"]) + end.join(lines) + draw.choice(["", end, end + end])
+    path = tmp_path / "table.csv"
+    path.write_bytes(text.encode())
+    found = plain_lines(str(path))
+    header = csv_header(str(path))
+    rows = csv_rows(str(path))
+    next(rows)
+    expected = flat(read_quoted(rows, header, ["c", "a"]))
+    assert flat(read_plain(str(path), found, header, ["c", "a"])) == expected
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [["a", "b"], ["x,y", "1"], ["two\nlines", "2"], ["z", "3"]],
+        [["a", "b"], ['in "quotes"', "1"]],
+    ],
+)
+def test_quoted_cells(tmp_path, rows):
+    path = tmp_path / "table.csv"
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(rows)
+    assert plain_lines(str(path)) is None
+    lines, cells = flat(csv_batches(str(path), ["a", "b"], ["a", "b"]))
+    assert [list(row) for row in zip(cells["a"], cells["b"], strict=True)] == rows[1:]
+    assert lines == ([2, 4, 5] if len(rows) > 2 else [2])
+
+
+def test_a_fault_far_down_names_its_line(tmp_path):
+    path = tmp_path / "table.csv"
+    good = [f"picture_{row:050d},{row}" for row in range(100_000)]  # of two blocks
+    for fault, message in [("a", "expected 2 columns, found 1"), ("\udc80,1", "in UTF-8")]:
+        text = "\n".join(["name,value", *good, fault, "b,2"])
+        path.write_bytes(text.encode(errors="surrogateescape"))
+        with pytest.raises(DataError, match=f"table.csv:100002: expected.*{message}"):
+            list(csv_batches(str(path), ["name", "value"], ["value"]))
+
+
+def test_cells():
+    cells = Cells(CELLS)
+    texts = [cell.strip() for cell in CELLS]
+    assert cells.tolist() == texts
+    assert cells.missing.tolist() == [is_missing(text) for text in texts]
+    numbers = [np.nan, np.nan, np.nan, 1, 2.5, 3, 1e-3, 0, np.nan, np.inf, *[np.nan] * 4]
+    assert np.array_equal(cells.numbers(), numbers, equal_nan=True)
+    index, distinct = Cells(["b", "a", "b"]).distinct()
+    assert [distinct[i] for i in index] == ["b", "a", "b"]
+    part = cells.take(np.array([11, 4]))
+    joined = Strings.concatenate([cells.strings(), part.strings(), Cells([]).strings()])
+    assert [joined.text(row) for row in range(len(texts) + 2)] == [*texts, "é", "2.5"]

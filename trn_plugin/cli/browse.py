@@ -1,0 +1,102 @@
+"""Draw what training sees: pictures after the pipeline, labels, boxes, and what is missing.
+
+Each sample is two pictures: the file's with the box, and the network's input with the landmarks.
+They are those of a training's first epoch.
+
+Example:
+    trn-plugin browse trn_plugin::toy/mtl_test-resnet_toy.py --show-number 8
+    trn-plugin browse CONFIG --phase val --output-dir browse
+"""
+
+import itertools
+from pathlib import Path
+
+from trn_plugin.cli.config import add_config_arguments, load_config
+from trn_plugin.cli.parsing import positive_int
+from trn_plugin.engine.building import config_errors
+from trn_plugin.errors import ConfigError
+
+COLUMNS = 4
+PER_SHEET = 24  # samples
+PHASES = ("train", "val", "test")
+
+
+def add_arguments(parser):
+    add_config_arguments(parser)
+    parser.add_argument("-p", "--phase", choices=PHASES, default="train", help="(%(default)s)")
+    parser.add_argument(
+        "-n", "--show-number", type=positive_int, default=16, help="samples (%(default)s)"
+    )
+    parser.add_argument(
+        "-o", "--output-dir", help="for the pictures (work_dirs/<name of the config>/browse)"
+    )
+
+
+def main(args):
+    from trn_plugin.evaluation.plots import save_cases
+
+    config = load_config(args.config, args.cfg_options)
+    folder = Path(args.output_dir or Path("work_dirs") / Path(args.config).stem / "browse")
+    loader = build_loader(config, args.phase)
+    count = min(args.show_number, len(loader.dataset))
+    draws = itertools.islice(iter(loader.sampler), count)
+    samples = [both_pictures(loader.dataset[draw]) for draw in draws]
+    for number, start in enumerate(range(0, count, PER_SHEET), start=1):
+        chosen = samples[start : start + PER_SHEET]
+        title = f"{args.phase}: samples {start + 1} to {start + len(chosen)}"
+        path = folder / f"{args.phase}_{number}.png"
+        save_cases(str(path), list(itertools.chain.from_iterable(chosen)), title, COLUMNS)
+        print(f"written: {path}")
+
+
+def build_loader(config, phase):
+    """The config's loader, in this process."""
+    from trn_plugin.registry import RUNNERS
+
+    loader = config.get(f"{phase}_dataloader")
+    if not loader:
+        raise ConfigError(f"config: has no {phase}_dataloader")
+    settings = dict(loader, num_workers=0, persistent_workers=False)
+    settings.pop("prefetch_factor", None)
+    runner = RUNNERS.get(config.get("runner_type", "SafeRunner"))
+    with config_errors(f"{phase}_dataloader"):
+        return runner.build_dataloader(settings, (config.get("randomness") or {}).get("seed"))
+
+
+def both_pictures(packed):
+    """What to draw of a sample: the file's picture with the box, and the network's input."""
+    import numpy as np
+
+    from trn_plugin.evaluation.plots import Case
+    from trn_plugin.geometry import read_image
+    from trn_plugin.tasks import Line
+
+    sample = packed["data_samples"] if isinstance(packed, dict) else None
+    if sample is None or "tasks" not in sample:
+        raise ConfigError("browse: expected samples of PackMultiTaskInputs, with their tasks")
+    about = [
+        Line(Path(sample.img_path).name),
+        Line(f"of {sample.get('dataset', 'an unnamed data set')}"),
+        Line(f"box: {sample.get('box_source', 'unnamed')}"),
+    ]
+    if sample.get("unreadable"):
+        about.append(Line("the picture cannot be read", False))
+        original = np.zeros((8, 8, 3), np.uint8)
+    else:
+        original = read_image(sample.img_path)
+    image = packed["inputs"].float().clamp(0, 255).byte().permute(1, 2, 0).numpy()
+    if image.shape[2] == 1:
+        image = image.repeat(3, axis=2)
+    lines = [Line(f"input: {image.shape[1]} x {image.shape[0]} pixels")]
+    points = []
+    for name, task in sample.tasks.items():
+        if name not in sample.gt:
+            lines.append(Line(f"{name}: no label", False))
+            continue
+        label = sample.gt[name].numpy()
+        text = task.label_text(label)
+        lines.append(Line(f"{name}: {text}", False if "missing" in text else None))
+        points.append(task.points(label) * [image.shape[1], image.shape[0]])
+    found = np.concatenate(points) if points else np.zeros((0, 2))
+    truth = found if len(found) else None
+    return Case(original, frame=sample.get("box"), lines=about), Case(image, truth, lines=lines)

@@ -1,0 +1,118 @@
+"""Several data sets of different tasks as one, and a sampler that draws from each by its share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from mmengine.dataset import ConcatDataset
+
+from trn_plugin.datasets.draws import SampleDraw
+from trn_plugin.datasets.sampler import DrawSampler
+from trn_plugin.errors import ConfigError
+from trn_plugin.registry import DATA_SAMPLERS, DATASETS
+
+__all__ = ["MixedDataset", "ShareSampler"]
+
+
+@DATASETS.register_module()
+class MixedDataset(ConcatDataset):
+    """MMEngine's ``ConcatDataset`` for data sets of different tasks.
+
+    Each sample has the labels that its own data set has. ``metainfo['tasks']`` holds the tasks of
+    all data sets, ``metainfo['tasks_together']`` those of each.
+
+    Args:
+        datasets: configs of data sets, or data sets.
+        lazy_init: load the labels when they are first needed.
+
+    Raises:
+        ConfigError: no data set, or a task that two of them describe differently.
+    """
+
+    def __init__(self, datasets: Sequence[Any], lazy_init: bool = False) -> None:
+        if not isinstance(datasets, (list, tuple)) or not datasets:
+            raise ConfigError(f"datasets: expected a list of data sets, found {datasets!r}")
+        built = [DATASETS.build(each) if isinstance(each, dict) else each for each in datasets]
+        keys = {key for each in built for key in each.metainfo}
+        super().__init__(built, lazy_init=lazy_init, ignore_keys=sorted(keys))
+        tasks: dict[str, dict] = {}
+        for each in built:
+            for task, info in each.metainfo.get("tasks", {}).items():
+                if tasks.setdefault(task, info) != info:
+                    raise ConfigError(
+                        f"datasets: the task {task!r} is described differently by two of them, "
+                        f"{tasks[task]} and {info}"
+                    )
+        together = [list(each.metainfo.get("tasks", {})) for each in built]
+        names = (str(each.metainfo.get("dataset", type(each).__name__)) for each in built)
+        self._metainfo = dict(
+            self._metainfo,
+            tasks=tasks,
+            tasks_together=together,
+            dataset="+".join(dict.fromkeys(names)),
+        )
+
+
+@DATA_SAMPLERS.register_module()
+class ShareSampler(DrawSampler):
+    """Draws from each data set of a ``ConcatDataset`` or `MixedDataset` by its share.
+
+    An epoch has as many samples as the data sets together. Each data set is read in an order that
+    is drawn anew whenever it is used up, and goes on in the next epoch where it stopped, so that
+    its samples are seen equally often.
+
+    Args:
+        dataset: of the loader.
+        shares: a positive number for each data set; their sum does not matter.
+        seed: of the orders and the augmentations; None takes one that all processes share.
+        round_up: pad so that all processes get equally many samples.
+
+    Raises:
+        ConfigError: another number of shares than data sets, or one that is not positive.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        shares: Sequence[float],
+        seed: int | None = None,
+        round_up: bool = True,
+    ) -> None:
+        super().__init__(dataset, shuffle=True, seed=seed, round_up=round_up)
+        ends = getattr(dataset, "cumulative_sizes", None)
+        if ends is None:
+            raise ConfigError("ShareSampler: expected a ConcatDataset or a MixedDataset")
+        numbers = isinstance(shares, (list, tuple)) and all(
+            isinstance(share, (int, float)) and 0 < share < float("inf") for share in shares
+        )
+        if not numbers or len(shares) != len(ends):
+            raise ConfigError(
+                f"ShareSampler.shares: expected {len(ends)} positive numbers, one for each data "
+                f"set, found {shares!r}"
+            )
+        self.sizes = np.diff([0, *ends])
+        bounds = np.cumsum(shares) / np.sum(shares) * len(dataset)
+        self.counts = np.diff([0, *bounds.round().astype(int)])
+        """Samples of each data set in an epoch."""
+
+    def __iter__(self) -> Iterator[SampleDraw]:
+        order = np.concatenate([self._drawn(part) for part in range(len(self.sizes))])
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(order)
+        order = np.resize(order, self.total_size) if self.round_up else order
+        places = range(self.rank, self.total_size, self.world_size)
+        for place in places:  # a sample may come twice in an epoch
+            yield SampleDraw(int(order[place]), self.epoch, self.seed, place)
+
+    def _drawn(self, part: int) -> np.ndarray:
+        """Indices of a data set's samples in this epoch."""
+        size, count = int(self.sizes[part]), int(self.counts[part])
+        start = self.epoch * count
+        passes = range(start // size, -(-(start + count) // size))
+        orders = [
+            np.random.default_rng((self.seed, part, number, 0)).permutation(size)
+            for number in passes
+        ]
+        drawn = np.concatenate([*orders, np.zeros(0, int)])[start - passes.start * size :][:count]
+        return drawn + int(self.sizes[:part].sum())

@@ -1,0 +1,62 @@
+"""What of a model's config cannot be used."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from torch import nn
+
+from trn_plugin.errors import ConfigError
+from trn_plugin.models.neck import TaskRelationNeck
+
+__all__ = ["check_relations", "check_task_names"]
+
+EXPORTED_INPUT = "images"
+
+
+def check_relations(neck: TaskRelationNeck, together: Sequence[Collection[str]]) -> None:
+    """Refuse a relation of tasks whose labels no sample has together.
+
+    Args:
+        neck: with its relations.
+        together: the tasks of each data set of the training.
+
+    Raises:
+        ConfigError: naming the relation.
+    """
+    every = {task for pair in neck.relations for side in pair for task in side}
+    for name, pair in zip(neck.names, neck.relations, strict=True):
+        wanted = every if neck.deletion == "listwise" else {*pair[0], *pair[1]}
+        if not any(wanted <= set(tasks) for tasks in together):
+            raise ConfigError(
+                f"model.neck.relations: {name} cannot be measured, as no data set of the training "
+                f"has labels of {' and '.join(sorted(wanted))}; name the relations within one"
+            )
+
+
+def check_task_names(heads: dict[str, dict]) -> None:
+    """Refuse heads under names that cannot be used.
+
+    Raises:
+        ConfigError: naming the task.
+    """
+    if not heads:
+        raise ConfigError("model.heads: expected at least one task")
+    taken = set(dir(nn.ModuleDict()))
+    for name, head in heads.items():
+        if not isinstance(head, dict):
+            raise ConfigError(f"model.heads.{name}: expected a dict with 'type', found {head!r}")
+        if not name.isidentifier() or name in taken:
+            raise ConfigError(
+                f"model.heads: {name!r} cannot be a task name: expected letters, digits and '_', "
+                "and no name of a method of torch.nn.ModuleDict"
+            )
+        if name == EXPORTED_INPUT:
+            raise ConfigError(
+                f"model.heads: {name!r} cannot be a task name: an exported model's input has it"
+            )
+        if "loss" in name:
+            raise ConfigError(
+                f"model.heads: {name!r} cannot be a task name: MMEngine adds up every log entry "
+                "whose name contains 'loss'"
+            )
