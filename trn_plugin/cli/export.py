@@ -12,6 +12,8 @@ Examples:
 """
 
 import os
+import shutil
+from pathlib import Path
 
 from trn_plugin.cli.config import add_config_arguments, load_config
 from trn_plugin.errors import ConfigError
@@ -21,7 +23,15 @@ from trn_plugin.files import write_table
 def add_arguments(parser):
     add_config_arguments(parser)
     parser.add_argument("checkpoint", help="checkpoint file")
-    parser.add_argument("out", metavar="OUT.onnx", help="file to write")
+    parser.add_argument(
+        "out", nargs="?", metavar="OUT.onnx", help="file to write (default with --web: in DIR)"
+    )
+    parser.add_argument(
+        "--web",
+        metavar="DIR",
+        help="write a web page that runs the model too, and the model beside it as model.onnx; "
+        "`npm ci` in DIR fetches its onnxruntime-web",
+    )
     parser.add_argument("--tasks", nargs="+", metavar="TASK", help="export these only")
     parser.add_argument(
         "--precision",
@@ -84,10 +94,13 @@ def main(args):
     from trn_plugin.deploy.checkpoint import load_for_export
     from trn_plugin.deploy.export import check_opset
     from trn_plugin.deploy.measured import data_to_compare, measure_into
+    from trn_plugin.deploy.web_page import write_page
     from trn_plugin.geometry import read_image
     from trn_plugin.tasks import read_tasks
 
     check_opset(args.opset)
+    page = write_page(args.web) if args.web else None
+    args.out = args.out or (str(page) if page else "")
     if not args.out.endswith(".onnx"):
         raise ConfigError(f"{args.out}: expected a file name that ends in .onnx")
     if args.pictures < 0:
@@ -137,6 +150,10 @@ def main(args):
         for name, value in before.items():
             values = {"pytorch": value, "this_file": after[name], "difference": after[name] - value}
             rows.append({"quantity": name, "set": split, "pictures": count, **values})
+    if page is not None:
+        if Path(args.out).resolve() != page.resolve():
+            shutil.copyfile(args.out, page)
+        print(f"{args.web}: run `npm ci`, then `python -m http.server` there")
     if args.report:
         report(args, size, metadata, rows)
 
