@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from collections import deque
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -213,9 +213,8 @@ class PredictionJob:
         output = VideoOutput(drawn, video.rate) if drawn else None
         progress = Progress(video.expected, "frames")
         frames = video.frames()
-        chunks = ahead(
-            self.pool, lambda _: list(itertools.islice(frames, size)), itertools.count(), 1
-        )
+        reader = ThreadPoolExecutor(max_workers=1)  # frames come one after the other
+        chunks = ahead(reader, lambda _: list(itertools.islice(frames, size)), itertools.count(), 1)
         done = 0
         try:
             for chunk in itertools.takewhile(len, chunks):
@@ -236,6 +235,7 @@ class PredictionJob:
                     done += 1
                 progress.update(done)
         finally:
+            reader.shutdown()
             if output is not None:
                 output.close()
         progress.update(done, last=True)
