@@ -28,8 +28,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 
 from trn_plugin import cli
+from trn_plugin.checkpoints import load_checkpoint_file
 from trn_plugin.datasets.toy_faces import make_toy_faces
-from trn_plugin.engine import load_checkpoint_file
 from trn_plugin.registry import METRICS, MODELS, TRANSFORMS
 
 torch.set_num_threads(1)
@@ -251,10 +251,10 @@ def kill_at_some_moment(run, work, longest, rng):
     in_writing = rng.random() < 0.5
     moment = time.monotonic() + rng.uniform(0, longest)
     writes = rng.randint(1, 3)
-    known = set(work.glob(".*.part"))
+    known = set(work.glob(".*.partial"))
     while not run.ended():
         if in_writing:
-            found = set(work.glob(".*.part")) - known
+            found = set(work.glob(".*.partial")) - known
             known |= found
             writes -= len(found)
             now = writes <= 0
@@ -262,7 +262,7 @@ def kill_at_some_moment(run, work, longest, rng):
             now = time.monotonic() >= moment
         if now:
             run.kill()
-            return "writing" if in_writing and set(work.glob(".*.part")) & known else "other"
+            return "writing" if in_writing and set(work.glob(".*.partial")) & known else "other"
         time.sleep(0.0005 if in_writing else 0.01)
     return None
 

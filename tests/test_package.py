@@ -28,7 +28,7 @@ def test_configs_and_tools_are_in_the_package():
             assert (PACKAGED / path.relative_to(ROOT)).is_file()
     assert {path.name for path in (PACKAGED / "tools").glob("*.py")} == {
         *("train.py", "test.py", "export_onnx.py"),
-        *("predict.py", "task_similarity.py", "to_timm.py"),
+        *("predict.py", "task_similarity.py", "to_timm.py", "browse_dataset.py"),
     }
 
 

@@ -13,7 +13,7 @@ import mmengine
 import pytest
 
 import trn_plugin
-from trn_plugin.tasks import TASKS
+from trn_plugin.tasks import TASKS, Task
 
 PACKAGE = Path(trn_plugin.__file__).parent
 ROOMS = (
@@ -25,6 +25,7 @@ ROOMS = (
     "evaluation",
     "deploy",
     "engine",
+    "checkpoints",
     "cli",
 )
 # what a room may import of the others; everybody may use the plain files at the top
@@ -32,12 +33,13 @@ ALLOWED = {
     "tasks": set(),
     "relation": set(),
     "datasets": set(),
-    "models": {"relation", "engine"},  # of engine: safe loading of weights
+    "models": {"relation", "checkpoints"},
     "hooks": {"models", "evaluation", "relation"},
     "evaluation": {"relation"},
-    "deploy": {"engine", "cli"},
-    "engine": set(),
-    "cli": {"datasets", "deploy", "engine", "evaluation", "models"},
+    "deploy": {"checkpoints", "engine", "cli"},
+    "engine": {"checkpoints"},
+    "checkpoints": set(),
+    "cli": {"checkpoints", "datasets", "deploy", "engine", "evaluation", "models"},
 }
 
 
@@ -98,7 +100,7 @@ def test_no_branch_on_a_kind_outside_of_tasks():
     """Whoever needs to know what a task is asks the `Task`.
 
     Outside of ``tasks/`` a kind may be looked up in ``TASKS``, compared with another kind and
-    quoted in a message, and a class of tasks may be a head's or metric's ``task_type``.
+    quoted in an error, and a class of tasks may be a head's or metric's ``task_type``.
     """
     found = []
     for folder in (PACKAGE, PACKAGE.parent / "tools"):
@@ -114,12 +116,32 @@ class Branches(ast.NodeVisitor):
     """Places that decide by a kind of task."""
 
     types = {task.__name__ for task in TASKS.values()}
+    own = {name for task in TASKS.values() for name in dir(task)} - set(dir(Task))
+    words = {word for task in TASKS.values() for word in (task.kind, task.noun, task.names_key)}
 
     def __init__(self, name):
-        self.name, self.found = name, []
+        self.name, self.found, self.in_error = name, [], False
+
+    def visit_Raise(self, node):
+        self.in_error = True
+        self.generic_visit(node)
+        self.in_error = False
 
     def visit_JoinedStr(self, node):
-        """A message, unless it makes a name."""
+        if not self.in_error:  # elsewhere it may make a name
+            self.generic_visit(node)
+
+    def visit_ImportFrom(self, node):
+        if any(alias.name in self.types and alias.asname for alias in node.names):
+            self.tell(node)
+
+    def visit_Constant(self, node):
+        if isinstance(node.value, str) and node.value in self.types:
+            self.tell(node)
+
+    def visit_MatchValue(self, node):
+        if getattr(node.value, "value", None) in self.words:
+            self.tell(node)
 
     def visit_Assign(self, node):
         if getattr(node.targets[0], "id", "") != "task_type":
@@ -138,15 +160,30 @@ class Branches(ast.NodeVisitor):
         if is_kind(node):
             self.tell(node)
         elif getattr(node.value, "id", "") != "TASKS":
+            if name_of(node.slice) == "kind":
+                self.tell(node)
             self.generic_visit(node)
 
     def visit_Compare(self, node):
         sides = [node.left, *node.comparators]
+        texts = {getattr(part, "value", None) for side in sides for part in ast.walk(side)}
+        called = {name_of(side).split("_")[-1] for side in sides}
+        if called & {"kind", "noun", "key"} and any(
+            x in self.words for x in texts if isinstance(x, str)
+        ):
+            self.tell(node)
         if not all(is_kind(s) or getattr(s, "id", "") == "TASKS" for s in sides):
             self.generic_visit(node)
 
     def visit_Call(self, node):
-        called = getattr(node.func, "attr", getattr(node.func, "id", ""))
+        called = name_of(node.func)
+        texts = {getattr(argument, "value", None) for argument in node.args}
+        if called in ("getattr", "hasattr", "attrgetter", "itemgetter") and (
+            {"kind", *self.own} & {text for text in texts if isinstance(text, str)}
+        ):
+            self.tell(node)
+        if called in ("startswith", "endswith") and name_of(node.func.value) == "kind":
+            self.tell(node)
         if called in ("getattr", "hasattr"):
             for argument in node.args[1:]:
                 if any(is_kind(part) for part in ast.walk(argument)):
@@ -171,6 +208,10 @@ class Branches(ast.NodeVisitor):
 
     def tell(self, node):
         self.found.append(f"{self.name}:{node.lineno}")
+
+
+def name_of(node):
+    return getattr(node, "attr", getattr(node, "id", ""))
 
 
 def is_kind(node):
@@ -203,6 +244,20 @@ def is_kind(node):
         "info.get('kind') == other",
         "getattr(plots, f'draw_{task.kind}')",
         "{'landmarks': f, 'class': g}",
+        "from trn_plugin.tasks import ClassTask as C",
+        "type(task).__name__ == 'ClassTask'",
+        "task.__class__.__name__ in ('ClassTask', 'ValueTask')",
+        "kind = info.pop('kind')\nif kind == 'class': pass",
+        "match kind:\n    case 'values': pass",
+        "kind.startswith('land')",
+        "DRAW[kind]",
+        "globals()[f'draw_{task.kind}']",
+        "getattr(task, 'kind') == other",
+        "operator.attrgetter('kind')(task)",
+        "hasattr(task, 'interocular')",
+        "task.noun == 'points'",
+        "'classes' == task.names_key",
+        "@draw.register(ClassTask)\ndef f(task): pass",
     ],
 )
 def test_branches_are_found_however_they_are_spelt(code):

@@ -191,7 +191,7 @@ def read_checkpoint(path):
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception:
-        from trn_plugin.engine import load_checkpoint_file
+        from trn_plugin.checkpoints import load_checkpoint_file
 
         return load_checkpoint_file(path)
 

@@ -1,14 +1,18 @@
 """Errors that a user can cause and mend. The tools print them as one line and exit with 2."""
 
+import reprlib
+
 __all__ = [
     "CheckpointError",
     "ConfigError",
     "DataError",
+    "NewerFormatError",
     "PictureError",
     "TrainingError",
     "TrnPluginError",
     "first_line",
     "printable",
+    "shown",
 ]
 
 
@@ -32,6 +36,10 @@ class CheckpointError(TrnPluginError, RuntimeError):
     """A checkpoint or exported model that cannot be used; the message names the file."""
 
 
+class NewerFormatError(CheckpointError):
+    """A checkpoint that only a newer version of this package can read."""
+
+
 class TrainingError(TrnPluginError, RuntimeError):
     """A training that cannot go on; the message says when and what it met."""
 
@@ -41,6 +49,14 @@ def printable(text: object, longest: int = 200) -> str:
     text = str(text)
     shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[:longest])
     return shown if len(text) <= longest else f"{shown}..."
+
+
+def shown(value: object) -> str:
+    """What a file holds, for a message: short, and quick however it is nested."""
+    try:
+        return printable(reprlib.repr(value))
+    except ValueError:  # an integer of too many digits
+        return f"a {type(value).__name__}"
 
 
 def first_line(error: BaseException) -> str:

@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import csv
+import glob
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from trn_plugin.errors import ConfigError
+from trn_plugin.errors import ConfigError, TrnPluginError
 
 __all__ = ["atomic_write", "write_json", "write_table"]
 
 
 @contextmanager
-def atomic_write(path: str | os.PathLike, option: str = "") -> Iterator[Path]:
+def atomic_write(
+    path: str | os.PathLike,
+    option: str = "",
+    error: type[TrnPluginError] = ConfigError,
+    lasting: bool = False,
+) -> Iterator[Path]:
     """Yield a path to write to, which becomes ``path`` at the end, or goes if an error is raised.
 
     Args:
         path: the file; its folder is made.
         option: what messages call it, such as ``--out``.
+        error: what is raised if the file cannot be written.
+        lasting: survive a power failure, and remove what writes left that were killed.
 
     Raises:
         ConfigError: the file cannot be written.
@@ -29,14 +37,28 @@ def atomic_write(path: str | os.PathLike, option: str = "") -> Iterator[Path]:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial") if lasting else ():
+            left.unlink()
         try:
             yield partial
+            if lasting:
+                _sync(partial)
             os.replace(partial, path)
+            if lasting and os.name == "posix":
+                _sync(path.parent)
         finally:
             partial.unlink(missing_ok=True)
-    except OSError as error:
+    except OSError as caught:
         told = f"{option} {path}".strip()
-        raise ConfigError(f"{told}: cannot be written: {error.strerror or error}") from error
+        raise error(f"{told}: cannot be written: {caught.strerror or caught}") from caught
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_json(path: str | os.PathLike, record, option: str = "--out") -> None:

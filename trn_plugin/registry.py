@@ -17,6 +17,7 @@ __all__ = [
     "EVALUATORS",
     "FUNCTIONS",
     "HOOKS",
+    "LOG_PROCESSORS",
     "METRICS",
     "MODELS",
     "RUNNERS",
@@ -46,11 +47,11 @@ FUNCTIONS = _child(mmengine_registry.FUNCTIONS, "datasets")
 EVALUATORS = _child(mmengine_registry.EVALUATOR, "evaluation")
 METRICS = _child(mmengine_registry.METRICS, "evaluation")
 RUNNERS = _child(mmengine_registry.RUNNERS, "engine")
+LOG_PROCESSORS = _child(mmengine_registry.LOG_PROCESSORS, "engine")
 
 _NOTHING_ADDED = [
-    _child(getattr(mmengine_registry, name))
+    _child(getattr(mmengine_registry, name), "registry")  # without a place MMEngine warns
     for name in (
-        "LOG_PROCESSORS",
         "LOOPS",
         "MODEL_WRAPPERS",
         "OPTIMIZERS",

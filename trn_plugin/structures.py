@@ -199,10 +199,7 @@ class MultiTaskBatch(BaseDataElement):
         """Like ``Tensor.to``, for all tensors of the batch; MPS has no float64 targets."""
         device = kwargs.get("device", args[0] if args else None)
         if str(device).startswith("mps"):
-            small = MultiTaskBatch(
-                self.tasks, self.matrix.float(), self.mask, self.meta, self.fields, self.parts
-            )
-            return small._changed(lambda values: values.to(*args, **kwargs))
+            kwargs["dtype"] = torch.float32
         return self._changed(lambda values: values.to(*args, **kwargs))
 
     def pin_memory(self) -> MultiTaskBatch:

@@ -34,10 +34,6 @@ class LevelError(TaskMetric):
 
     task_type = OrdinalTask
 
-    def process(self, data_batch, data_samples):
-        predictions, labels = self.predictions(data_samples), self.labels(data_samples)
-        self.results.extend(zip(predictions, labels, strict=True))
-
     def compute_metrics(self, results):
         known = [abs((p > 0.5).sum() - label) for p, label in results if label is not None]
         return {"level_error": float(np.mean(known)) if known else float("nan")}

@@ -9,10 +9,10 @@ from mmengine.config import Config
 from tool_runs import tool
 
 from trn_plugin import cli
+from trn_plugin.checkpoints import save_checkpoint_file
 from trn_plugin.deploy import TaskPredictor
 from trn_plugin.deploy.checkpoint import crop_of, load_for_export
 from trn_plugin.deploy.scores import file_sha256, scores_of
-from trn_plugin.engine import save_checkpoint_file
 from trn_plugin.errors import ConfigError
 from trn_plugin.registry import MODELS
 from trn_plugin.tasks import read_tasks

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from trn_plugin import cli
+from trn_plugin.checkpoints import save_checkpoint_file
 from trn_plugin.datasets.toy_faces import make_toy_faces
-from trn_plugin.engine import save_checkpoint_file
 from trn_plugin.registry import MODELS
 from trn_plugin.relation import chance_similarity, task_similarity
 
@@ -251,6 +251,32 @@ def test_bad_arguments_are_one_line(tool, tmp_path, arguments, message):
     assert status == 2
     (line,) = [line for line in error.splitlines() if line.startswith("error:")]
     assert re.search(message, line), line
+
+
+def test_labels_within_wrappers_and_how_their_points_are_placed(tool, tmp_path):
+    faces = tmp_path / "faces"
+    make_toy_faces(str(faces), train_size=70, test_size=10)
+    own = dict(data_root=str(faces), **SIZES)
+    config = cli.load_config(CONFIG)
+    one = config.train_dataloader.dataset.to_dict() | own
+    config.train_dataloader.dataset = dict(type="RepeatDataset", times=2, dataset=one)
+    wrapped = tmp_path / "wrapped.py"
+    config.dump(wrapped)
+    plain = ["--cfg-options", *(f"train_dataloader.dataset.{k}={v}" for k, v in own.items())]
+    found = {}
+    for name, config, more in (
+        ("plain", CONFIG, plain),
+        ("twice", wrapped, []),
+        ("shape", CONFIG, ["--points", "shape", *plain]),
+        ("file", CONFIG, ["--points", "file", *plain]),
+    ):
+        status, _, error = tool(config, "--out-dir", tmp_path / name, *more)
+        assert status == 0, error
+        found[name] = measured(tmp_path / name)["landmarks", "pose"]
+    assert (found["plain"]["N"], found["twice"]["N"]) == (40, 80)
+    assert found["twice"]["tau_gt"] == pytest.approx(found["plain"]["tau_gt"], abs=1e-4)
+    words = {name: row["points"] for name, row in found.items()}
+    assert words == dict(plain="crop", twice="crop", shape="shape", file="file")
 
 
 def test_labels_of_a_config_need_no_pictures(tool, tmp_path):

@@ -6,7 +6,7 @@ import torch
 from tool_runs import tool
 
 from trn_plugin import cli
-from trn_plugin.engine import save_checkpoint_file
+from trn_plugin.checkpoints import save_checkpoint_file
 from trn_plugin.errors import ConfigError
 from trn_plugin.models import TimmTrunk
 from trn_plugin.registry import MODELS

@@ -8,6 +8,7 @@ from trn_plugin.datasets import TabularMultiTask
 from trn_plugin.datasets.crops import EvaluationCrops, picture_size
 from trn_plugin.errors import DataError
 from trn_plugin.evaluation.label_similarity import label_features
+from trn_plugin.tasks import read_tasks
 
 LABELS = dict(
     ends=dict(kind="landmarks", points=["top", "low"], flip_pairs=[]), size=dict(kind="values")
@@ -32,10 +33,13 @@ def make(tmp_path):
     return make
 
 
+def records_of(dataset):
+    return [dataset.results_of(index) for index in range(len(dataset))]
+
+
 def tau(dataset, crops):
-    records = [dataset.get_data_info(index) for index in range(len(dataset))]
     place = crops and crops.place
-    found = label_features(records, dataset.metainfo["tasks"], place=place)
+    found = label_features(records_of(dataset), read_tasks(dataset.metainfo["tasks"]), place=place)
     centred = [values - values.mean(0) for values in found.values()]
     bases = [np.linalg.qr(values[:, np.ptp(values, 0) > 1e-9])[0] for values in centred]
     return np.linalg.svd(bases[0].T @ bases[1])[1][0]
@@ -43,11 +47,11 @@ def tau(dataset, crops):
 
 def test_whole_pictures_keep_a_size_and_a_box_around_the_points_loses_it(make):
     dataset = make()
-    whole = EvaluationCrops.of(dataset, [dict(type="FaceBox", mode="whole")])
+    whole = EvaluationCrops.of(records_of(dataset), [dict(type="FaceBox", mode="whole")])
     assert whole.boxes == [(0, 0, 150, 140)] * 80
     assert whole.about == "whole picture"
     assert tau(dataset, whole) > 0.99
-    exact = EvaluationCrops.of(dataset, [dict(type="FaceBox", mode="landmarks")])
+    exact = EvaluationCrops.of(records_of(dataset), [dict(type="FaceBox", mode="landmarks")])
     assert tau(dataset, exact) < 0.6
     assert tau(dataset, None) > 0.99
 
@@ -56,16 +60,16 @@ def test_the_boxes_are_those_that_the_pipeline_takes(make):
     steps = [dict(type="LoadImage"), dict(type="RegionBox", training=False)]
     rest = [dict(type="CropResize", size=8), dict(type="PackMultiTaskInputs")]
     dataset = make(pipeline=steps + rest)
-    crops = EvaluationCrops.of(dataset, steps)
+    crops = EvaluationCrops.of(records_of(dataset), steps)
     assert crops.boxes == [dataset[index]["data_samples"].box for index in range(80)]
     assert "perturbed" in crops.about
 
 
 def test_pictures_that_are_not_there_have_no_box(make):
     dataset = make(pictures=False)
-    crops = EvaluationCrops.of(dataset, [dict(type="FaceBox", mode="whole")])
+    crops = EvaluationCrops.of(records_of(dataset), [dict(type="FaceBox", mode="whole")])
     assert crops.boxes == [None] * 80
-    assert EvaluationCrops.of(dataset, [dict(type="LoadImage")]) is None
+    assert EvaluationCrops.of(records_of(dataset), [dict(type="LoadImage")]) is None
 
 
 def test_size_of_a_picture_is_that_of_its_decoded_pixels(tmp_path):

@@ -148,6 +148,13 @@ def test_a_metric_counts_the_pictures_of_its_data_set(toy):
         assert metric.evaluate(16) == {f"{name}/pose/accuracy": expected}
 
 
+def test_a_metric_of_an_unknown_data_set_is_refused(mixed):
+    metric = Accuracy(task="pose", dataset="MTFL")
+    with pytest.raises(ConfigError, match=r"Accuracy.dataset: expected one of ToyFaces.*'MTFL'"):
+        metric.dataset_meta = mixed.metainfo
+    Accuracy(task="pose", dataset="ToyFaces").dataset_meta = mixed.metainfo
+
+
 @pytest.mark.parametrize("shares", [(1, 1), (1, 3), (9, 1), (0.2, 0.3)])
 def test_shares_of_an_epoch(mixed, shares):
     sampler = ShareSampler(mixed, shares, seed=3)

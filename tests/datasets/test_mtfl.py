@@ -34,7 +34,11 @@ def test_all_tasks_of_a_row(tmp_path):
     dataset = MTFL(str(tmp_path), tasks=tasks)
     record = dataset.get_data_info(0)
     assert tuple(dataset.metainfo["tasks"]) == tasks == tuple(record["gt"])
-    np.testing.assert_array_equal(record["gt"]["landmarks"], np.arange(1, 11).reshape(2, 5).T)
+    points = np.arange(1, 11).reshape(2, 5).T  # the file counts pixels from 1
+    np.testing.assert_array_equal(record["gt"]["landmarks"], points - 0.5)
+    np.testing.assert_array_equal(record["landmarks"], points - 0.5)
+    as_written = MTFL(str(tmp_path), tasks=tasks, pixel_centre=0.5).get_data_info(0)
+    np.testing.assert_array_equal(as_written["gt"]["landmarks"], points)
     assert record["gt"]["pose"] == 3
     assert [record["gt"][task].tolist() for task in tasks[2:]] == [[0.0], [1.0], [0.0]]
     assert record["where"] == "training.txt:1"

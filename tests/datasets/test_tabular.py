@@ -76,6 +76,8 @@ def test_a_row_of_every_kind(tmp_path):
     assert np.array_equal(record["landmarks"], record["gt"]["ears"])
     assert record["where"] == "labels.csv:2"
     assert dataset.metainfo["dataset"] == "labels.csv"
+    named = make(str(tmp_path), "labels.csv", LABELS, metainfo=dict(dataset="coats"))
+    assert named.metainfo["dataset"] == "coats"
     tasks = dataset.metainfo["tasks"]
     assert tasks["ears"] == dict(kind="landmarks", names=("left", "right"), flip=(1, 0))
     assert tasks["coat"]["classes"] == ("short", "long")
@@ -137,7 +139,7 @@ def test_empty_cells_are_missing_labels(tmp_path, logged):
     ]
     assert found[2]["landmarks"] is None
     assert "1 rows have some of marks's columns but not all" in logged()
-    features = label_features(found, dataset.metainfo["tasks"])
+    features = label_features(found, read_tasks(dataset.metainfo["tasks"]))
     assert [np.isnan(v).all(1).tolist().index(True) for v in features.values()] == [2, 1, 3, 1]
 
 
@@ -311,6 +313,56 @@ def test_drawn_splits_are_of_pictures_and_of_nothing_else(tmp_path):
     assert split("val") == [name for name in parts["val"] if int(name.split(".")[0]) < 100]
 
 
+def test_single_points_may_be_missing(tmp_path, logged):
+    rows = [ROW, changed(left_x=""), changed(right_x="nan", right_y=""), changed(**NO_EARS)]
+    root = write(tmp_path, *rows)
+    dataset = make(root, "labels.csv", LABELS, pipeline=PIPELINE, box="whole")
+    found = [record["gt"].get("ears") for record in records(dataset)]
+    nowhere = [np.nan, np.nan]
+    np.testing.assert_array_equal(
+        found[:3], [[[10, 20], [30.5, 20]], [nowhere, [30.5, 20]], [[10, 20], nowhere]]
+    )
+    assert found[3] is None
+    assert "labels.csv: 2 rows lack some of the points of ears" in logged()
+    batch = multi_task_collate([dataset[i] for i in range(4)])["data_samples"]
+    assert batch.masks["ears"].tolist() == [True, True, True, False]
+    assert batch.whole("ears").tolist() == [True, False, False, False]
+    assert batch.parts["ears"][1].tolist() == [False, False, True, True]
+    assert (batch.targets["ears"][1, 2:] == torch.tensor([30.5 / 50, 20 / 40])).all()
+    assert len(dataset.labels_of("ears")) == 3
+
+
+def test_a_column_of_visibility(tmp_path):
+    header = [*HEADER, "seen"]
+    labels = dict(
+        ears=dict(
+            kind="landmarks", points=dict(left=("left_x", "left_y", "seen"), right=HEADER[3:5])
+        )
+    )
+    rows = [[*ROW, seen] for seen in "0121"]
+    rows.append([*changed(right_x=""), "0"])
+    dataset = make(write(tmp_path, *rows, header=header), "labels.csv", labels)
+    found = [record["gt"].get("ears") for record in records(dataset)]
+    assert [bool(np.isnan(each[0, 0])) for each in found[:4]] == [True, False, False, False]
+    assert found[4] is None
+    root = write(tmp_path, [*ROW, "1"], [*ROW, "-1"], header=header)
+    with pytest.raises(DataError, match=r"labels\.csv:3: expected seen to be 0 .*found '-1'"):
+        make(root, "labels.csv", labels)
+
+
+def test_a_box_is_made_of_the_points_that_are_there(tmp_path):
+    names = ["a", "b", "c"]
+    header = ["image", *(f"{name}_{axis}" for name in names for axis in "xy")]
+    labels = dict(ends=dict(kind="landmarks", points=names, flip_pairs=[]))
+    full = ["a.png", "10", "10", "30", "10", "20", "39"]
+    root = write(tmp_path, full, [*full[:5], "", ""], [*full[:5], "20", "20"], header=header)
+    dataset = make(root, "labels.csv", labels, pipeline=PIPELINE, box_seed=3)
+    boxes = [results["landmarks"] for results in map(dataset.results_of, range(3))]
+    assert len(boxes[1]) == 2
+    sides = [np.ptp(box, axis=0).max() for box in boxes]
+    assert sides == [29, 20, 20]
+
+
 BOX = ["x0", "y0", "x1", "y1"]
 GIVEN = ["4", "6.4", "30", "33"]
 NO_EARS = dict(left_x="", left_y="", right_x="", right_y="")
@@ -430,6 +482,15 @@ def test_the_labels_of_many_rows_at_once_are_those_of_the_records(tmp_path):
                 np.sort(reader.targets(labels, np.float64), axis=0),
                 equal_nan=True,
             )
+
+
+def test_no_label_at_all(tmp_path, logged):
+    rows = [changed(striped="", white="", left_x="", left_y="", right_x="", right_y="")] * 2
+    dataset = make(write(tmp_path, *rows), "labels.csv", LABELS)
+    assert dataset.labels_of("marks").shape == (0, 2)
+    assert dataset.labels_of("ears").shape == (0, 4)
+    assert set(dataset.get_data_info(1)["gt"]) == {"coat", "size"}
+    assert "no row has a label of ears" in logged()
 
 
 def test_a_record_is_a_copy(tmp_path):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from celeba_files import make_celeba
-from mmengine.dataset import BaseDataset, ClassBalancedDataset, RepeatDataset
+from mmengine.dataset import BaseDataset, ClassBalancedDataset, ConcatDataset, RepeatDataset
 from mmengine.registry import init_default_scope
 from torch.utils.data import BatchSampler, RandomSampler, SequentialSampler, Subset
 
@@ -269,6 +269,17 @@ def test_labels_are_counted_through_wrappers(face_sets, toy_root):
     assert sum(len(rows) for _, rows in parts_of(wrapped)) == 6
     with pytest.raises(ConfigError, match="no task 'age'"):
         dataset.positive_shares("age")
+
+
+def test_metainfo_has_the_tasks_of_all_data_sets_within(toy_root):
+    smile, pose = (MTFL(toy_root, tasks=(task,), indices=5) for task in ("smile", "pose"))
+    both = DrawnDataset(ConcatDataset([smile, pose], ignore_keys=["tasks"]))
+    assert both.metainfo == {
+        **smile.metainfo,
+        "tasks": smile.metainfo["tasks"] | {"pose": pose.metainfo["tasks"]["pose"]},
+    }
+    assert list(both.metainfo["tasks"]) == ["smile", "pose"]
+    assert DrawnDataset(Subset(both, [0, 7])).metainfo == both.metainfo
 
 
 def test_labels_of_celeba_within_a_wrapper(tmp_path):

@@ -59,7 +59,7 @@ def test_metrics_that_the_file_cannot_serve_are_named(mean_colour_model):
     assert kept == [
         NME,
         POSE,
-        {**SIMILARITY, "relations": [("landmarks", "pose")], "levels": ()},
+        {**SIMILARITY, "relations": [(("landmarks",), ("pose",))], "levels": ()},
     ]
     assert left_out[:2] == [
         "AttributeMetric: the file has no output hats",

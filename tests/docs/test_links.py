@@ -5,6 +5,8 @@ import re
 import pytest
 from pages import PAGES, ROOT, name_of
 
+from trn_plugin.cli import COMMANDS
+
 
 def anchors(page):
     """Of the page's headings, as GitHub makes them."""
@@ -33,3 +35,9 @@ def test_every_config_is_in_the_table():
         name = place.stem.rsplit("_", 1)[0] if "pairs" in place.parts else str(place)
         name = name.replace("-fast_", "_")
         assert name in text, f"configs/README.md does not name {place}"
+
+
+def test_every_command_is_in_the_reference():
+    text = (ROOT / "docs/reference/commands.md").read_text(encoding="utf-8")
+    for command in COMMANDS:
+        assert f"\n| `{command}` | " in text, command

@@ -8,7 +8,7 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
 from tiny import TinyModel, assert_same, result_of, tiny_runner
 
-from trn_plugin.engine import load_checkpoint_file
+from trn_plugin.checkpoints import load_checkpoint_file
 from trn_plugin.errors import ConfigError, TrainingError
 
 NAN, INF = float("nan"), float("inf")

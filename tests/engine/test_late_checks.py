@@ -13,7 +13,8 @@ from test_finite import NAN, Spoiled, label_of_b
 from tiny import TinyModel, assert_same, result_of, tiny_runner
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from trn_plugin.engine import finite, load_checkpoint_file
+from trn_plugin.checkpoints import load_checkpoint_file
+from trn_plugin.engine import finite
 from trn_plugin.errors import TrainingError
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "hooks"))

@@ -10,9 +10,9 @@ import torch
 from mmengine.runner import Runner
 from tiny import BATCH, SAMPLES, StopAt, assert_same, result_of, tiny_runner
 
-from trn_plugin.engine import load_checkpoint_file
-from trn_plugin.engine.run_hooks import NamesHook
+from trn_plugin.checkpoints import load_checkpoint_file
 from trn_plugin.errors import CheckpointError, ConfigError
+from trn_plugin.hooks import NamesHook
 
 EPOCHS = dict(type="EpochBasedTrainLoop", max_epochs=3, val_interval=2)
 ITERATIONS = dict(type="IterBasedTrainLoop", max_iters=16, val_interval=4)

@@ -4,9 +4,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from trn_plugin.engine import load_checkpoint_file
+from trn_plugin.checkpoints import load_checkpoint_file, load_model_state
 from trn_plugin.engine.distributed import with_sync_bn
-from trn_plugin.engine.model_state import load_model_state
 from trn_plugin.errors import CheckpointError, ConfigError, TrainingError
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "hooks"))

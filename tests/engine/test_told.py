@@ -10,10 +10,9 @@ from mmengine.config import Config
 from tiny import SquaredError, StopAt, TinyModel, tiny_runner
 
 from trn_plugin import cli
+from trn_plugin.checkpoints import FORMAT, load_checkpoint_file, save_checkpoint_file
 from trn_plugin.cli import running
-from trn_plugin.engine import load_checkpoint_file, save_checkpoint_file
 from trn_plugin.engine.building import check_sections
-from trn_plugin.engine.checkpoint import FORMAT
 from trn_plugin.errors import CheckpointError, ConfigError, TrainingError
 
 ITERATIONS = dict(type="IterBasedTrainLoop", max_iters=15, val_interval=99)

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from trn_plugin.checkpoints import load_checkpoint_file
 from trn_plugin.datasets.toy_faces import make_toy_faces
-from trn_plugin.engine import load_checkpoint_file
 
 pytestmark = pytest.mark.slow
 

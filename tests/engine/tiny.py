@@ -109,7 +109,7 @@ def tiny_runner(folder, name="run", cfg=None, seed=5, **options):
         default_scope="trn_plugin",
         experiment_name=f"{folder.name}_{name}_{next(NUMBER)}",  # MMEngine keeps logs by name
         randomness=dict(seed=seed),
-        log_level="WARNING",
+        log_level=settings.pop("log_level", "WARNING"),
         cfg=cfg or {},
         **settings,
     )

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from trn_plugin.evaluation import plots
+from trn_plugin.evaluation import similarity_plots as plots
 from trn_plugin.evaluation.convergence import OnlineRun, effective_sample_size, online_similarity
 from trn_plugin.relation import TaskRelationLayer, task_similarity
 
@@ -67,7 +67,7 @@ def test_arrival_is_for_good(tau, arrived):
 
 def test_picture_tells_what_cannot_arrive(tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr(plots, "_save", lambda figure, path: drawn.append(figure))
+    monkeypatch.setattr(plots, "save_figure", lambda figure, path: drawn.append(figure))
     tau = np.linspace(0.1, 0.7, 5000)
     courses = [plots.Course("m 0.9", tau, cannot=True), plots.Course("m 0.99", tau[:300])]
     panel = plots.Panel("labels", 0.7, 0.2, courses)

@@ -1,11 +1,14 @@
 import numpy as np
 
 from trn_plugin.evaluation.label_similarity import label_features, own_shape
+from trn_plugin.tasks import read_tasks
 
-TASKS = dict(
-    points=dict(kind="landmarks", names=("a", "b", "c")),
-    side=dict(kind="class", classes=("left", "right")),
-    marks=dict(kind="attributes", names=("x", "y", "z")),
+TASKS = read_tasks(
+    dict(
+        points=dict(kind="landmarks", names=("a", "b", "c")),
+        side=dict(kind="class", classes=("left", "right")),
+        marks=dict(kind="attributes", names=("x", "y", "z")),
+    )
 )
 
 

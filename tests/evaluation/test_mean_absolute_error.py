@@ -24,9 +24,9 @@ def test_values_by_hand():
     assert measure(pairs) == pytest.approx(
         {
             "size/MAE_weight": 3,
-            "size/median_MAE_weight": 7 / 3,
+            "size/baseline_MAE_weight": 7 / 3,
             "size/MAE_body_length": 10,
-            "size/median_MAE_body_length": 10,
+            "size/baseline_MAE_body_length": 10,
         }
     )
     assert measure([*pairs, ([5.0, 5.0], None)]) == measure(pairs[::-1])
@@ -34,7 +34,7 @@ def test_values_by_hand():
 
 def test_one_quantity_needs_no_name():
     meta = dict(tasks=dict(size=dict(kind="values", names=("size",))))
-    assert measure([([1.5], [1.0])], meta) == {"size/MAE": 0.5, "size/median_MAE": 0}
+    assert measure([([1.5], [1.0])], meta) == {"size/MAE": 0.5, "size/baseline_MAE": 0}
 
 
 def test_the_median_is_the_best_constant():
@@ -43,7 +43,7 @@ def test_the_median_is_the_best_constant():
     meta = dict(tasks=dict(size=dict(kind="values", names=("size",))))
     for constant in (truth.mean(), float(np.median(truth)), 0.3):
         found = measure([([constant], [t]) for t in truth.tolist()], meta)
-        assert found["size/median_MAE"] <= found["size/MAE"] + 1e-6
+        assert found["size/baseline_MAE"] <= found["size/MAE"] + 1e-6
 
 
 def test_what_is_undefined_is_nan_and_said(logged):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from trn_plugin.evaluation import plots
+from trn_plugin.evaluation import case_sheets, plots
 from trn_plugin.geometry import read_image
 from trn_plugin.tasks import Line
 
@@ -10,13 +10,13 @@ from trn_plugin.tasks import Line
 def curves(monkeypatch):
     """The axes of what is saved, by file name; the files are written too."""
     drawn = {}
-    save = plots._save
+    save = plots.save_figure
 
     def keep(figure, path, **kwargs):
         drawn[path] = figure.axes[0]
         save(figure, path, **kwargs)
 
-    monkeypatch.setattr(plots, "_save", keep)
+    monkeypatch.setattr(plots, "save_figure", keep)
     return drawn
 
 
@@ -69,10 +69,10 @@ def test_case_text_fits_its_cell(tmp_path, monkeypatch):
         Line("a_rather_long_file_name_of_more_than_forty_letters.jpg"),
         *[Line("some attribute: yes (97 %), true: no", False)] * 20,
     ]
-    case = plots.Case(np.zeros((30, 60, 3), np.uint8), lines=lines)
+    case = case_sheets.Case(np.zeros((30, 60, 3), np.uint8), lines=lines)
     figures = []
-    monkeypatch.setattr(plots, "_save", lambda figure, path: figures.append(figure))
-    plots.save_cases(str(tmp_path / "sheet.png"), [case] * 5, "title", columns=2)
+    monkeypatch.setattr(case_sheets, "save_figure", lambda figure, path: figures.append(figure))
+    case_sheets.save_cases(str(tmp_path / "sheet.png"), [case] * 5, "title", columns=2)
     (figure,) = figures
     figure.canvas.draw()
     pictures, texts = figure.axes[::2], figure.axes[1::2]

@@ -14,7 +14,8 @@ from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement, LabelData
 from torch import nn
 
-from trn_plugin.engine import SafeRunner, load_checkpoint_file
+from trn_plugin.checkpoints import load_checkpoint_file
+from trn_plugin.engine import SafeRunner
 from trn_plugin.errors import CheckpointError, ConfigError, TrainingError
 from trn_plugin.hooks import TaskRelationLossHook
 from trn_plugin.models import TaskRelationNeck

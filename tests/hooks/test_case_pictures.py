@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from trn_plugin.errors import ConfigError
-from trn_plugin.evaluation import plots
+from trn_plugin.evaluation import case_sheets, plots
 from trn_plugin.geometry import image_to_box, read_image
 from trn_plugin.hooks.case_pictures import CasePicturesHook
 from trn_plugin.registry import HOOKS
@@ -66,7 +66,7 @@ def sheets(monkeypatch):
         os.makedirs(os.path.dirname(path), exist_ok=True)
         cv2.imwrite(path, np.zeros((2, 2, 3), np.uint8))
 
-    monkeypatch.setattr(plots, "save_cases", keep)
+    monkeypatch.setattr(case_sheets, "save_cases", keep)
     return kept
 
 
@@ -129,6 +129,18 @@ def test_writes_every_picture(tmp_path):
     assert sum(name.startswith("sample/") for name in written) == 3
     for name in written:
         assert np.ptp(read_image(str(tmp_path / "out" / name))) > 100
+
+
+def test_single_points_may_be_missing(tmp_path, sheets):
+    samples = make_samples(tmp_path / "in")
+    samples[5].gt["landmarks"][2:] = torch.nan
+    samples[4].gt["landmarks"][0] = torch.nan
+    run(CasePicturesHook(str(tmp_path / "out"), num_worst=1, num_sample=6), samples)
+    (worst,), _ = sheets[str(tmp_path / "out" / "worst.png")]
+    assert worst.truth.shape == (2, 2)
+    assert worst.prediction.shape == (5, 2)
+    assert ("landmarks: error 12.5 %, 3 of 5 points missing", None) in said(worst.lines)
+    assert "cumulative_error_landmarks.png" in files(tmp_path / "out")
 
 
 def test_truth_is_green_and_prediction_red(tmp_path):
@@ -261,7 +273,7 @@ def test_points_without_eyes_are_measured_by_the_crop(tmp_path, monkeypatch):
     monkeypatch.setattr(
         plots, "save_cumulative_error", lambda path, errors, **text: drawn.update(errors, **text)
     )
-    monkeypatch.setattr(plots, "save_cases", lambda *args: None)
+    monkeypatch.setattr(case_sheets, "save_cases", lambda *args: None)
     monkeypatch.setattr("trn_plugin.hooks.case_pictures.read_image", lambda p: np.zeros((9, 9, 3)))
     tasks = dict(landmarks=dict(kind="landmarks", names=tuple("abcde")))
     samples = make_samples(tmp_path / "in", count=2, tasks=("landmarks",))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from mmengine.logging import HistoryBuffer
 
-from trn_plugin.evaluation import plots
+from trn_plugin.evaluation import similarity_plots as plots
 from trn_plugin.geometry import read_image
 from trn_plugin.hooks import SimilarityPlotHook
 from trn_plugin.hooks.similarity_plot import save_similarity_courses
@@ -37,13 +37,13 @@ def runner(tmp_path):
 
 def test_curves_of_every_level_over_the_iterations(runner, tmp_path, monkeypatch):
     figures = []
-    save = plots._save
+    save = plots.save_figure
 
     def keep(figure, path):
         figures.append(figure)
         save(figure, path)
 
-    monkeypatch.setattr(plots, "_save", keep)
+    monkeypatch.setattr(plots, "save_figure", keep)
     SimilarityPlotHook().after_train(runner)
     (axes,) = figures[0].axes
     assert axes.get_title() == "a-b"
@@ -73,8 +73,8 @@ def test_nothing_to_draw(runner, tmp_path):
 
 def test_what_has_not_arrived_is_faint_and_chance_is_dotted(runner, tmp_path, monkeypatch):
     figures = []
-    save = plots._save
-    monkeypatch.setattr(plots, "_save", lambda *args: (figures.append(args[0]), save(*args)))
+    save = plots.save_figure
+    monkeypatch.setattr(plots, "save_figure", lambda *args: (figures.append(args[0]), save(*args)))
     samples = np.linspace(10, 800, STEPS)
     runner.message_hub.log_scalars["train/relation/samples/a-b"] = HistoryBuffer(
         samples, np.ones(STEPS)

@@ -130,17 +130,17 @@ def test_balanced_labels_pull_to_neither_side():
     labels = (torch.rand(400, 3) < torch.tensor([0.02, 0.5, 0.9])).float()
     labels[0], labels[1] = 1, 0
     head = AttributeHead(3, 4, pos_weight="balanced")
-    head.balance(labels.mean(dim=0))
+    head.take("pos_weight", labels.mean(dim=0))
     logits = torch.zeros(400, 3, requires_grad=True)
     head.sample_loss(logits, labels).sum().backward()
     torch.testing.assert_close(logits.grad.sum(0), torch.zeros(3), atol=1e-4, rtol=0)
-    head.balance([0.0, 1.0, float("nan")])
+    head.take("pos_weight", [0.0, 1.0, float("nan")])
     assert head.pos_weight.tolist() == [1, 1, 1]
 
 
 def test_balanced_without_training_labels_is_an_error():
     head = AttributeHead(1, 4, pos_weight="balanced")
-    with pytest.raises(ConfigError, match="'balanced' needs the training labels"):
+    with pytest.raises(ConfigError, match="taken from the training labels"):
         head.loss(torch.zeros(2, 1), torch.ones(2, 1), torch.ones(2, dtype=torch.bool))
     assert head.predict(torch.zeros(2, 1)).shape == (2, 1)  # no labels, no need
 
@@ -154,10 +154,10 @@ def test_pos_weights_that_cannot_be_used(value):
 def test_the_model_asks_the_training_data():
     heads = dict(smile=dict(type="AttributeHead", num_attributes=2, pos_weight="balanced"))
     model = build(heads=heads, neck=False)
-    model.fit_to_labels(SimpleNamespace(positive_shares=lambda t: {"smile": [0.2, 0.5]}[t]))
-    torch.testing.assert_close(model.heads["smile"].pos_weight, torch.tensor([4.0, 1.0]))
     with pytest.raises(ConfigError, match=r"heads\.smile\.pos_weight.*SimpleNamespace has not"):
         model.fit_to_labels(SimpleNamespace())
+    model.fit_to_labels(SimpleNamespace(positive_shares=lambda t: {"smile": [0.2, 0.5]}[t]))
+    torch.testing.assert_close(model.heads["smile"].pos_weight, torch.tensor([4.0, 1.0]))
 
 
 def test_standardised_targets_and_predictions_in_the_labels_units():
@@ -191,7 +191,7 @@ def test_values_are_standardised_by_the_training_labels():
     model = build(heads=dict(age=dict(type="RegressionHead", num_values=2)), neck=False)
     head = model.heads["age"]
     with pytest.raises(ConfigError, match="taken from the training labels"):
-        head.sample_loss(torch.zeros(1, 2), torch.zeros(1, 2))
+        head.loss(torch.zeros(1, 2), torch.zeros(1, 2), torch.ones(1, dtype=torch.bool))
     with pytest.raises(ConfigError, match=r"heads\.age\.mean: .*which SimpleNamespace has not"):
         model.fit_to_labels(SimpleNamespace())
     nan = torch.tensor([float("nan")] * 2)

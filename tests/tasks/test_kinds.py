@@ -1,13 +1,17 @@
 """What holds for every kind of task, those of the package and one of the docs."""
 
+import copy
 import importlib.util
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from trn_plugin.errors import ConfigError, DataError
+from trn_plugin.structures import MultiTaskBatch, MultiTaskDataSample
 from trn_plugin.tasks import TASKS, NumbersTask, Task, read_task
 
 DOCS = Path(__file__).resolve().parents[2] / "docs/age_groups"
@@ -17,6 +21,20 @@ INFOS = {
     "attributes": dict(kind="attributes", names=("hat", "beard")),
     "values": dict(kind="values", names=("age", "weight")),
     "ordinal": dict(kind="ordinal", levels=tuple("0123")),
+}
+CLASSES = ["left", "front", "right"]
+COLUMNS = {  # what a config gives, and the cells of a label
+    "landmarks": (
+        dict(points=list("abc"), flip_pairs=[["a", "b"]], interocular=["a", "b"]),
+        np.ravel,
+    ),
+    "class": (
+        dict(classes=CLASSES, flip_pairs=[["left", "right"]]),
+        lambda label: [CLASSES[label]],
+    ),
+    "attributes": (dict(columns=["hat", "beard"]), lambda label: label.astype(int)),
+    "values": (dict(columns=["age", "weight"]), list),
+    "ordinal": (dict(levels=list("0123")), lambda label: [label]),
 }
 
 
@@ -43,6 +61,14 @@ def output_of(task, label):
     """What a head would predict for a label."""
     target = task.targets([label])[0]
     return target.reshape(task.output_shape)
+
+
+def test_the_docs_name_all_that_a_task_defines():
+    text = (DOCS.parent / "your_own_task.md").read_text()
+    table = text[text.index("What a `Task` defines") :].split("A head names")[0]
+    derived = {"check", "targets", "target_dtype", "to_dict", "mapped", "has_points"}
+    public = {name for name in vars(Task) if not name.startswith("_")} - derived
+    assert set(re.findall("`([a-z_]+)`", table)) >= public
 
 
 def test_every_kind_of_the_package_is_here():
@@ -73,6 +99,31 @@ def test_labels_come_back_from_their_targets(task):
     assert np.array_equal(decoded, labels.astype(task.dtype))
 
 
+def test_a_batch_of_samples_holds_the_targets_and_gives_the_labels_back(task):
+    labels = examples(task, 6)
+    labels[2] = None
+    gts = [{} if label is None else {"t": torch.as_tensor(label)} for label in labels]
+    batch = MultiTaskBatch.of([MultiTaskDataSample(gt=gt) for gt in gts], {"t": task})
+    for each in (batch, copy.deepcopy(batch)):
+        there = each.masks["t"].numpy()
+        assert there.tolist() == [label is not None for label in labels]
+        known = [label for label in labels if label is not None]
+        assert np.array_equal(each.targets["t"].numpy()[there], task.targets(known))
+        assert not each.targets["t"][2].any()
+        for label, back in zip(labels, each.labels("t"), strict=True):
+            assert (back is None) if label is None else np.array_equal(back, label)
+
+
+def test_the_columns_of_a_file_give_the_task_and_its_labels(task):
+    options, cells = COLUMNS[task.kind]
+    columns = task.columns_type(task.kind, "t", **options)
+    assert read_task("t", columns.info).to_dict() == task.to_dict()
+    for label in examples(task, 5):
+        own = [str(cell) for cell in cells(label)]
+        assert len(own) == len(columns.columns)
+        assert np.allclose(columns.read(own, "file:1"), label)
+
+
 def test_a_mirror_twice_is_nothing(task):
     for label in examples(task):
         twice = task.mirrored(task.mirrored(label))
@@ -89,6 +140,18 @@ def test_only_points_move_with_the_picture(task):
         assert np.array_equal(task.with_points(label, task.points(label)), label)
 
 
+def test_points_of_many_labels_are_those_of_each(task):
+    labels = np.stack([np.asarray(label) for label in examples(task)])
+    shift = np.array([3.0, -2.0])
+    points, shifted = task.all_points(labels), task.shifted(labels, shift)
+    assert len(points) == len(shifted) == len(labels)
+    for label, own, moved in zip(labels, points, shifted, strict=True):
+        assert np.array_equal(own, task.points(label))
+        assert np.allclose(moved, task.mapped(label, lambda points: points + shift))
+    assert task.all_points(labels[:0]).size == 0
+    assert len(task.shifted(labels[:0], shift)) == 0
+
+
 def test_a_prediction_is_written_as_json_and_as_a_row(task):
     output = output_of(task, examples(task, 1)[0])
     prediction = task.read(output, (7, 9))
@@ -102,7 +165,7 @@ def test_a_prediction_is_written_as_json_and_as_a_row(task):
 
 def test_points_are_read_where_the_crop_is(task):
     output = output_of(task, examples(task, 1)[0])
-    here, there = (task.read_points(task.read(output, corner)) for corner in ((0, 0), (7, 9)))
+    here, there = (task.points(task.read(output, corner)) for corner in ((0, 0), (7, 9)))
     assert np.allclose(there - here, np.broadcast_to((7, 9), here.shape), atol=1e-6)
 
 
@@ -154,7 +217,9 @@ def test_descriptions_that_do_not_fit_are_refused(info, message):
 def test_missing_names_and_unknown_kinds_are_named():
     with pytest.raises(ConfigError, match="task a: expected names, a list of points, found None"):
         read_task("a", dict(kind="landmarks"))
-    with pytest.raises(ConfigError, match=r"expected one of the kinds .*found 'colour'.*import"):
+    with pytest.raises(
+        ConfigError, match=r"expected one of the kinds .*found 'colour'.*custom_imports.*--import"
+    ):
         read_task("a", dict(kind="colour", names=["x"]))
     with pytest.raises(ConfigError, match="found None"):
         read_task("a", dict(names=["x"]))

@@ -14,11 +14,10 @@ import copy
 import statistics
 
 import torch
-from measuring import add_count, add_device_arguments, add_out, use_device
+from measuring import add_count, add_device_arguments, add_out, timed, use_device
 from torch import Tensor, nn
 
 from trn_plugin.cli.running import start
-from trn_plugin.engine.timing import timed
 from trn_plugin.evaluation.task_metric import table
 from trn_plugin.files import write_table
 from trn_plugin.relation import TaskRelationLayer

@@ -60,7 +60,7 @@ def main(args):
     with tempfile.TemporaryDirectory() as folder:
         size = write(Path(folder), args.rows)
         print(f"{args.rows} rows, {size / 1e6:.0f} MB")
-        print(f"{'':<34}{'seconds':>9}{'MB':>7}{'peak':>7}{'worker':>8}{'all PSS':>9}")
+        print(f"{'':<34}{'seconds':>9}{'of CPU':>8}{'MB':>7}{'peak':>7}{'worker':>8}{'all PSS':>9}")
         for checkout in (Path(each).resolve() for each in [*args.beside, ROOT]):
             for name in SETS:
                 found.append(
@@ -165,10 +165,9 @@ def peak_memory():
 
 def line(found):
     name = f"{found['checkout']}, {found['set']}"
-    return (
-        f"{name:<34}{found['seconds']:9.1f}{found['dataset_mb']:7.0f}{found['peak_mb']:7.0f}"
-        f"{found['worker_mb']:8.0f}{found['all_pss_mb']:9.0f}"
-    )
+    times = f"{found['seconds']:9.1f}{found['cpu_seconds']:8.1f}"
+    own = f"{found['dataset_mb']:7.0f}{found['peak_mb']:7.0f}"
+    return f"{name:<34}{times}{own}{found['worker_mb']:8.0f}{found['all_pss_mb']:9.0f}"
 
 
 if __name__ == "__main__":

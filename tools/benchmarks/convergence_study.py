@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from trn_plugin.cli.config import add_config_arguments, load_config
 from trn_plugin.cli.running import start
-from trn_plugin.engine.inference import build_loader, load_model
+from trn_plugin.deploy.inference import build_loader, load_model
 from trn_plugin.errors import ConfigError
 from trn_plugin.evaluation.convergence import (
     NEEDED_PER_FEATURE,
@@ -27,7 +27,7 @@ from trn_plugin.evaluation.convergence import (
     online_similarity,
 )
 from trn_plugin.evaluation.features import collect_features
-from trn_plugin.evaluation.plots import Course, Panel, save_convergence
+from trn_plugin.evaluation.similarity_plots import Course, Panel, save_convergence
 from trn_plugin.evaluation.task_metric import table
 from trn_plugin.files import atomic_write, write_table
 from trn_plugin.relation import chance_similarity, task_similarity

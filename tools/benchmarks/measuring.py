@@ -5,11 +5,14 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import torch
 
 from trn_plugin.cli.parsing import positive_int
 from trn_plugin.errors import ConfigError
+
+Result = TypeVar("Result")
 
 
 def add_count(parser, name: str, default: int, help: str = "") -> None:
@@ -72,3 +75,13 @@ def times_in_turn(
                 run()
                 times[name].append(clock() - start)
     return {name: statistics.median(values[calls:]) for name, values in times.items()}
+
+
+def timed(run: Callable[[], Result], device: str | torch.device) -> tuple[float, Result]:
+    """Seconds that ``run`` takes until the device has finished, and what it returns."""
+    wait = torch.cuda.synchronize if torch.device(device).type == "cuda" else lambda: None
+    wait()
+    begin = time.perf_counter()
+    result = run()
+    wait()
+    return time.perf_counter() - begin, result

@@ -12,7 +12,7 @@ from reproduction.results import numbers
 
 __all__ = ["Difference", "Measured", "baseline_of", "markdown", "paired"]
 
-SPLITS = {"val": "validation", "test": "test half"}
+SPLITS = {"val": "validation set", "test": "test half"}
 
 
 @dataclass
@@ -48,7 +48,9 @@ class Difference:
     half_width: float
 
     def text(self, digits: int) -> str:
-        """Such as ``-0.10 [-0.30, +0.10]``; bold where the interval excludes 0."""
+        """Such as ``-0.10 [-0.30, +0.10]``, bold where the interval excludes 0."""
+        if not self.pairs:
+            return "-"
         mean = f"{self.mean:+.{digits}f}"
         if math.isnan(self.half_width):
             return mean
@@ -141,30 +143,27 @@ def _numbers(table: Table, found: Sequence[Measured], paper: bool) -> list[str]:
 
 
 def _differences(table: Table, found: Sequence[Measured], name: str) -> list[str]:
-    """A line for each row that is compared with another."""
+    """A row for each row that is compared with another."""
     by_slug = {each.row.slug: each for each in found}
+    compared = [column for column in table.columns if column.better]
     lines = []
     for each in found:
         other = baseline_of(each.row, [m.row for m in found])
         if other is None:
             continue
-        told, pairs = [], 0
-        for column in table.columns:
-            if column.better:
-                difference = paired(each.values(column), by_slug[other.slug].values(column))
-                pairs = max(pairs, difference.pairs)
-                if difference.pairs:
-                    told.append(f"{column.title} {difference.text(column.digits)}")
-        if told:
-            part = f"{each.row.part}, " if each.row.part else ""
-            lines.append(f"- {part}{each.row.name} - {other.name} = {'; '.join(told)} ({pairs}).")
-    if lines:
-        lines.insert(
-            0,
-            f"Differences on the {name}: mean over pairs of runs with one seed, its 95 % interval "
-            "(paired t), and the number of pairs; bold where the interval excludes 0.\n",
-        )
-    return lines
+        base = by_slug[other.slug]
+        pairs = len(each.runs.keys() & base.runs.keys())
+        cells = [paired(each.values(c), base.values(c)).text(c.digits) for c in compared]
+        part = f"{each.row.part}: " if each.row.part else ""
+        lines.append(_line([f"{part}{each.row.name} - {other.name}", str(pairs), *cells]))
+    if not lines:
+        return []
+    header = ["difference", "pairs", *(column.title for column in compared)]
+    return [
+        f"Differences on the {name}: mean over pairs of runs with one seed, and its 95 % interval "
+        "(paired t); bold where the interval excludes 0.",
+        *("", _line(header), _line(["---"] * len(header)), *lines),
+    ]
 
 
 def _commands(runs: Sequence[Run], command: str) -> list[str]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from reproduction.plan import Scale
 
 __all__ = [
-    *("CELEBA_SMALL", "CELEBA_SMALL_512", "FINETUNE", "MTFL_SMALL", "PAPER", "small_mtfl"),
+    *("CELEBA_FINETUNE", "CELEBA_SMALL", "CELEBA_SMALL_512", "FINETUNE", "MTFL_SMALL"),
+    *("PAPER", "small_mtfl"),
 ]
 
 MEASURED_AT_THE_END = "train_cfg.val_interval=1000000"
@@ -25,49 +26,16 @@ def _on_cpu(splits: tuple[str, ...]) -> tuple[str, ...]:
     )
 
 
-PAPER = Scale("At the paper's scale: ResNet-18, batch 128, m 0.99.", (MEASURED_AT_THE_END,))
-
-
-def finetune(size: int, epochs: int) -> Scale:
-    """MTFL with a pretrained network on CPUs."""
+def _scale(about: str, backbone: str, options: tuple[str, ...], splits: tuple[str, ...]) -> Scale:
+    """On a CPU; without the test set where it is not measured, as its pictures need not be here."""
+    unused = () if "test" in splits else ("test_dataloader", "test_cfg", "test_evaluator")
     return Scale(
-        about=(
-            "Fine-tuning on CPUs: timm's `tf_efficientnet_lite0` with ImageNet weights, "
-            f"{size} pixels, the 9,000 training pictures, {epochs} epochs, batch 128."
-        ),
-        options=(
-            *_on_cpu(("val", "test")),
-            "model.backbone.model_name=tf_efficientnet_lite0",
-            "model.backbone.checkpoint_path=$LITE0_WEIGHTS",
-            "model.backbone.pretrained=False",
-            f"input_size={size}",
-            "optim_wrapper.optimizer.lr=3e-3",
-            f"train_cfg.max_epochs={epochs}",
-            MEASURED_AT_THE_END,
-        ),
-    )
-
-
-FINETUNE = finetune(64, 8)
-
-
-def _small(
-    about: str,
-    options: tuple[str, ...],
-    splits: tuple[str, ...] = ("val",),
-    backbone: str = "test_resnet",
-    learning_rate: str = "6e-3",
-) -> Scale:
-    without_test = () if "test" in splits else ("test_dataloader=None", "test_cfg=None")
-    without_test += () if "test" in splits else ("test_evaluator=None",)
-    return Scale(
-        about=f"Small scale: timm's `{backbone}` (not pretrained), {about}",
+        about=about,
         options=(
             *_on_cpu(splits),
-            *without_test,
+            *(f"{section}=None" for section in unused),
             f"model.backbone.model_name={backbone}",
             "model.backbone.pretrained=False",
-            f"optim_wrapper.optimizer.lr={learning_rate}",
             MEASURED_AT_THE_END,
             *options,
         ),
@@ -75,35 +43,55 @@ def _small(
     )
 
 
+def _settings(size: int, epochs: int, learning_rate: str) -> tuple[str, ...]:
+    rate = f"optim_wrapper.optimizer.lr={learning_rate}"
+    return (f"input_size={size}", f"train_cfg.max_epochs={epochs}", rate)
+
+
 def small_mtfl(size: int, epochs: int, pictures: int | None = None, splits=("val",)) -> Scale:
     """MTFL on a CPU: some or all of the 9,000 training pictures, the 1,000 for validation."""
     some = () if pictures is None else (f"train_dataloader.dataset.indices={pictures}",)
-    return _small(
-        f"{size} pixels, {pictures or 9000:,} training pictures, {epochs} epochs, batch 128.",
-        (f"input_size={size}", f"train_cfg.max_epochs={epochs}", *some),
+    return _scale(
+        f"Small scale: timm's `test_resnet` (not pretrained), {size} pixels, "
+        f"{pictures or 9000:,} training pictures, {epochs} epochs, batch 128.",
+        "test_resnet",
+        (*_settings(size, epochs, "6e-3"), *some),
         splits,
     )
 
 
+PAPER = Scale("At the paper's scale: ResNet-18, batch 128, m 0.99.", (MEASURED_AT_THE_END,))
 MTFL_SMALL = small_mtfl(48, 10, splits=("val", "test"))
 
+LITE0 = "tf_efficientnet_lite0"
+PRETRAINED = f"Fine-tuning on CPUs: timm's `{LITE0}` with ImageNet weights, 64 pixels, "
+WEIGHTS = "model.backbone.checkpoint_path=$LITE0_WEIGHTS"
+FINETUNE = _scale(
+    PRETRAINED + "the 9,000 training pictures, 8 epochs, batch 128.",
+    LITE0,
+    (WEIGHTS, *_settings(64, 8, "3e-3")),
+    ("val", "test"),
+)
 
-def _small_celeba(epochs: int = 5, **network: str) -> Scale:
-    partition = "dataset.partition=list_eval_partition_8k.txt"
-    return _small(
-        "32 pixels, the first 8,000 pictures (7,000 for training, 1,000 for validation), "
-        f"{epochs} epochs, batch 64.",
-        (
-            "input_size=32",
-            f"train_cfg.max_epochs={epochs}",
-            f"val_dataloader.{partition}",
-            f"train_dataloader.{partition}",
-            "train_dataloader.batch_size=64",
-        ),
-        **network,
+EIGHT_THOUSAND = (
+    "val_dataloader.dataset.partition=list_eval_partition_8k.txt",
+    "train_dataloader.dataset.partition=list_eval_partition_8k.txt",
+    "train_dataloader.batch_size=64",
+)
+FIRST = "the first 8,000 pictures (7,000 for training, 1,000 for validation), batch 64"
+CELEBA_FINETUNE = _scale(
+    f"{PRETRAINED}{FIRST}, 8 epochs.",
+    LITE0,
+    (WEIGHTS, *_settings(64, 8, "1e-3"), *EIGHT_THOUSAND),
+    ("val",),
+)
+CELEBA_SMALL, CELEBA_SMALL_512 = (
+    _scale(
+        f"Small scale: timm's `{backbone}` (not pretrained), 32 pixels, {FIRST}, 5 epochs.",
+        backbone,
+        (*_settings(32, 5, learning_rate), *EIGHT_THOUSAND),
+        ("val",),
     )
-
-
-CELEBA_SMALL = _small_celeba()
-CELEBA_SMALL_512 = _small_celeba(backbone="resnet10t", learning_rate="1e-3")
-"""With the paper's 512 hidden features."""
+    for backbone, learning_rate in (("test_resnet", "6e-3"), ("resnet10t", "1e-3"))
+)
+"""The second with the paper's 512 hidden features."""

@@ -33,7 +33,7 @@ def add_arguments(parser):
 
 
 def main(args):
-    from trn_plugin.evaluation.plots import save_cases
+    from trn_plugin.evaluation.case_sheets import save_cases
 
     config = load_config(args.config, args.cfg_options)
     folder = Path(args.output_dir or Path("work_dirs") / Path(args.config).stem / "browse")
@@ -67,7 +67,7 @@ def both_pictures(packed):
     """What to draw of a sample: the file's picture with the box, and the network's input."""
     import numpy as np
 
-    from trn_plugin.evaluation.plots import Case
+    from trn_plugin.evaluation.case_sheets import Case
     from trn_plugin.geometry import read_image
     from trn_plugin.tasks import Line
 

@@ -16,7 +16,7 @@ from mmengine.registry import init_default_scope
 from trn_plugin import packaged
 from trn_plugin.cli.running import one_line
 from trn_plugin.engine.building import check_sections, config_errors
-from trn_plugin.engine.input_size import spread_input_size
+from trn_plugin.engine.data_config import spread_input_size
 from trn_plugin.errors import ConfigError
 
 __all__ = [

@@ -247,7 +247,7 @@ class PredictionJob:
 def summary(tasks: dict, prediction: dict) -> str:
     parts = summary_lines(tasks, prediction)
     for name, task in tasks.items():
-        points = task.read_points(prediction[name])
+        points = task.points(prediction[name])
         if len(points):
             parts.append(f"{name} " + " ".join(f"({x:.1f}, {y:.1f})" for x, y in points))
     return "; ".join(parts)

@@ -9,6 +9,7 @@ Example:
     trn-plugin similarity CONFIG --checkpoint CHECKPOINT --split val
 """
 
+import copy
 import itertools
 import os
 import time
@@ -22,15 +23,16 @@ from trn_plugin.cli.config import add_config_arguments, load_config
 from trn_plugin.cli.parsing import positive_int
 from trn_plugin.datasets.crops import placement
 from trn_plugin.datasets.label_csv import read_celeba_columns, read_label_csv
+from trn_plugin.datasets.wrapped import DrawnDataset, parts_of
+from trn_plugin.deploy.inference import build_loader, load_model
 from trn_plugin.engine.building import config_errors
-from trn_plugin.engine.inference import build_loader, load_model
+from trn_plugin.engine.data_config import plain_datasets_in
 from trn_plugin.errors import ConfigError
 from trn_plugin.evaluation import pairwise
 from trn_plugin.evaluation.features import collect_features
 from trn_plugin.evaluation.label_similarity import label_features, own_shape
-from trn_plugin.evaluation.plots import save_similarity
+from trn_plugin.evaluation.similarity_plots import save_similarity
 from trn_plugin.files import atomic_write, write_json, write_table
-from trn_plugin.registry import DATASETS
 from trn_plugin.structures import relation_sides
 from trn_plugin.tasks import read_tasks
 
@@ -87,12 +89,12 @@ def add_arguments(parser):
 
 def main(args):
     check(args)
-    levels, pairs, data = read_checkpoint(args) if args.checkpoint else read_labels(args)
+    levels, pairs, data, points = read_checkpoint(args) if args.checkpoint else read_labels(args)
     present = levels.pop("present", None)
     begun = time.perf_counter()
     found = {level: pairwise.pair_similarities(levels[level], pairs, present) for level in levels}
     took = time.perf_counter() - begun
-    rows = pairwise.similarity_rows(pairs, found)
+    rows = pairwise.similarity_rows(pairs, found, points)
     count = len(next(iter(levels[LABELS].values())))
     print(f"{data}: {count} samples, {len(pairs)} pair{'s' * (len(pairs) > 1)} in {took:.2f} s")
     print(pairwise.similarity_table(rows, list(found), args.listed))
@@ -118,10 +120,13 @@ def check(args):
 
 
 def read_labels(args):
-    """Features by level and name, the pairs to measure, and what the data are called."""
+    """Features by level and name, the pairs to measure, what the data are called, and how points
+    are placed: 'crop', 'shape', 'file', or None where there are none.
+    """
+    points = None
     columns, classes = listed(args.columns), listed(args.classes)
     if args.config:
-        features, data = read_dataset(args)
+        features, data, points = read_dataset(args)
     elif args.celeba:
         features, data = read_celeba_columns(args.celeba, columns), args.celeba
     else:
@@ -130,7 +135,7 @@ def read_labels(args):
         features = pairwise.grouped(features, parse_groups(args.groups, features))
     if len(features) < 2:
         raise ConfigError(f"{data}: expected at least two tasks to relate, found {len(features)}")
-    return {LABELS: features}, list(itertools.combinations(features, 2)), data
+    return {LABELS: features}, list(itertools.combinations(features, 2)), data, points
 
 
 def read_dataset(args):
@@ -139,24 +144,35 @@ def read_dataset(args):
     loader = config.get(f"{split}_dataloader")
     if not loader:
         raise ConfigError(f"{args.config}: has no {split}_dataloader")
-    settings = dict(loader.dataset, tasks=args.tasks, pipeline=[])  # labels need no pictures
+    settings = copy.deepcopy(loader.dataset)
+    for plain in plain_datasets_in(settings):
+        plain.update(tasks=args.tasks, pipeline=[])  # labels need no pictures
     with config_errors(f"{split}_dataloader.dataset"):
-        dataset = DATASETS.build(settings)
-    records = [dataset.get_data_info(index) for index in range(len(dataset))]
+        dataset = DrawnDataset(settings)
+    records = []
+    for part, rows in parts_of(dataset):
+        if not hasattr(part, "results_of"):
+            raise ConfigError(
+                f"{split}_dataloader.dataset: {type(part).__name__} has no results_of"
+            )
+        records += map(part.results_of, rows.tolist())
     tasks = read_tasks(dataset.metainfo["tasks"])
-    pointed = [any(t.has_points(r["gt"].get(name)) for name, t in tasks.items()) for r in records]
+    names = {name for name, task in tasks.items() if task.has_points}
+    pointed = [not names.isdisjoint(record["gt"]) for record in records]
+    points = (args.points or "crop") if any(pointed) else None
     place = about = None
-    if any(pointed) and args.points == "shape":
+    if points == "shape":
         place, about = own_shape, "points centred and scaled: no position, no size"
-    elif any(pointed) and args.points == "file":
+    elif points == "file":
         about = "points in pixels of the file"
-    elif any(pointed):
+    elif points == "crop":
         of_val = config.get("val_dataloader" if split == "train" else f"{split}_dataloader") or {}
-        pipeline = (of_val.get("dataset") or {}).get("pipeline") or ()
-        place, about = placement(dataset, pipeline, pointed)
-    features = label_features(records, dataset.metainfo["tasks"], args.by_column, place)
+        evaluated = next(plain_datasets_in(of_val.get("dataset")), {})
+        place, about = placement(records, evaluated.get("pipeline") or (), pointed)
+        points = "file" if place is None else points
+    features = label_features(records, tasks, args.by_column, place)
     data = dataset.metainfo.get("dataset", args.config)
-    return features, f"{data} ({split}{f', {about}' if about else ''})"
+    return features, f"{data} ({split}{f', {about}' if about else ''})", points
 
 
 def read_checkpoint(args):
@@ -169,9 +185,11 @@ def read_checkpoint(args):
     sides = {"+".join(side): side for relation in relations for side in relation}
     levels = {level: pairwise.grouped(features[level], sides) for level in LEVELS}
     pairs = [tuple("+".join(side) for side in relation) for relation in relations]
-    data = f"{os.path.basename(args.checkpoint)} on {loader.dataset.metainfo['dataset']} ({split})"
+    name = loader.dataset.metainfo.get("dataset", args.config)
+    data = f"{os.path.basename(args.checkpoint)} on {name} ({split})"
     levels["present"] = {name: np.isfinite(v).all(1) for name, v in levels[LABELS].items()}
-    return levels, pairs, data
+    measured = [model.heads[task].task for side in sides.values() for task in side]
+    return levels, pairs, data, "crop" if any(task.has_points for task in measured) else None
 
 
 def chosen_relations(args, config, tasks):

@@ -8,7 +8,7 @@ import numpy as np
 
 from trn_plugin.datasets._records import LabelTable
 from trn_plugin.datasets.tabular_reader import Table
-from trn_plugin.tasks import LandmarkTask, Task
+from trn_plugin.tasks import Task
 
 __all__ = ["NO_BOX", "has_box"]
 
@@ -39,13 +39,8 @@ def has_box(rule: str, tasks: Mapping[str, Task], table: Table) -> np.ndarray:
 
 def _points(task: Task, labels: LabelTable) -> np.ndarray | None:
     """Points (N, P, 2) of a task in all rows, NaN where there are none; None of one without."""
-    known = labels.labels[labels.there]
-    if not isinstance(task, LandmarkTask):
-        points = [task.points(label) for label in known[:1]]
-        if not points or not len(points[0]):
-            return None
-        known = np.stack([task.points(label) for label in known])
-    if not len(known):
+    known = task.all_points(labels.labels[labels.there])
+    if not known.size:
         return None
     points = np.full((len(labels.there), *known.shape[1:]), np.nan)
     points[labels.there] = known

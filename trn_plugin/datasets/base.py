@@ -91,7 +91,8 @@ class MultiTaskDataset(BaseDataset):
         super().__init__(lazy_init=True, **kwargs)
         known = {**known, **self._metainfo["tasks"]}
         self._metainfo["tasks"] = {task: known[task] for task in self.tasks}
-        self._read_tasks = read_tasks(self._metainfo["tasks"], "metainfo.tasks.")
+        self.known = read_tasks(known, "metainfo.tasks.")
+        self.described = {task: self.known[task] for task in self.tasks}
         if not lazy_init:
             self.full_init()
 
@@ -192,7 +193,7 @@ class MultiTaskDataset(BaseDataset):
         results = DrawnResults(
             record,
             eval_key=(self.box_seed, row),
-            tasks=self._read_tasks,
+            tasks=self.described,
             dataset=self._metainfo.get("dataset"),
             box_rule=self.box_rule,
             without=self.without,
@@ -232,7 +233,7 @@ class MultiTaskDataset(BaseDataset):
         Raises:
             ConfigError: if the data set has no such task.
         """
-        if task not in self._read_tasks:
+        if task not in self.described:
             raise ConfigError(f"{type(self).__name__} has no task {task!r}")
         if not self._fully_initialized:
             self.full_init()
@@ -240,11 +241,15 @@ class MultiTaskDataset(BaseDataset):
         if isinstance(self.data_list, Records) and task in self.data_list.tables:
             table = self.data_list.tables[task]
             own = self.data_list.rows[rows]
-            return self._read_tasks[task].targets(table.labels[own[table.there[own]]], np.float64)
+            own = own[table.there[own]]
+            if own.size:
+                targets = self.described[task].encode(table.labels[own])
+                return targets.astype(np.float64, copy=False)
+            return np.zeros((0, self.described[task].width))
         samples, copies = np.unique(rows, return_counts=True)
         labels = [self.get_data_info(i)["gt"].get(task) for i in samples.tolist()]
         there = [label is not None for label in labels]
-        targets = self._read_tasks[task].targets(
+        targets = self.described[task].targets(
             [label for label in labels if label is not None], np.float64
         )
         return np.repeat(targets, copies[there], axis=0)
@@ -253,7 +258,7 @@ class MultiTaskDataset(BaseDataset):
         """Numbers of the classes and attributes that a sample has, for ``ClassBalancedDataset``."""
         found, start = [], 0
         labels = self.get_data_info(idx)["gt"]
-        for name, task in self._read_tasks.items():
+        for name, task in self.described.items():
             if name in labels:
                 found += [start + category for category in task.categories(labels[name])]
             start += len(task.names)

@@ -15,6 +15,7 @@ from trn_plugin.datasets._inside import Inside
 from trn_plugin.datasets._options import PIXEL_CENTRE, pixel_shift
 from trn_plugin.datasets._records import Records
 from trn_plugin.datasets.base import MultiTaskDataset
+from trn_plugin.datasets.celeba_files import SOURCE, CelebAFiles
 from trn_plugin.datasets.celeba_format import (
     ATTRIBUTES,
     SPLITS,
@@ -30,12 +31,6 @@ from trn_plugin.registry import DATASETS
 
 __all__ = ["CelebA"]
 
-SOURCE = (
-    "CelebA comes from its authors' page 'Large-scale CelebFaces Attributes (CelebA) Dataset', "
-    "http://mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
-)
-NESTS = (".", "celeba", "CelebA")  # torchvision keeps the files in root/celeba
-FOLDERS = (".", "Anno", "Eval", "Img")
 ATTRIBUTE_FILE = "list_attr_celeba.txt"
 ALIGNED_SIZE = (178, 218)  # width and height
 BOX_FILE = "list_bbox_celeba.txt"
@@ -149,15 +144,16 @@ class CelebA(MultiTaskDataset):
         """Read the label files; pictures are first opened when they are used."""
         self.check_root()
         given = os.path.abspath(os.path.expanduser(self.partition))
-        inside = self._found(self.partition)
-        self.ann_file = inside or (given if os.path.isfile(given) else self._file(self.partition))
+        files = self._files = CelebAFiles(self.data_root)
+        inside = files.found(self.partition)
+        self.ann_file = inside or (given if os.path.isfile(given) else files.path(self.partition))
         rows = read_partition(self.ann_file)
         chosen = np.arange(len(rows.files))
         if self.split is not None:
             chosen = np.flatnonzero(rows.values[:, 0] == SPLITS.index(self.split))
             if not chosen.size:
                 raise DataError(f"{self.ann_file}: no row of the split {self.split!r}")
-        self._folder = self._picture_folder()
+        self._folder = files.pictures(self.images, needed=bool(self.pipeline.transforms))
         if self.pipeline.transforms:
             chosen = self._there(rows, chosen)
         self._rows = rows._replace(files=rows.files[chosen], lines=rows.lines[chosen])
@@ -175,30 +171,24 @@ class CelebA(MultiTaskDataset):
         return self._labels[task][own if rows is None else own[rows]]
 
     def _record(self, row: int) -> dict:
-        gt = {}
-        for task in self.tasks:
-            if task in self._labels:
-                gt[task] = self._labels[task][row].astype(np.float32)
-            else:
-                gt[task] = self._geometry[task][row].astype(np.float64)
+        known = {**self._labels, **self._geometry}
+        dtypes = {task: np.float64 if task in GEOMETRY else np.float32 for task in self.tasks}
         landmarks = self._geometry.get("landmarks")
         return dict(
             img_path=self._path(str(self._rows.files[row])),
-            gt=gt,
+            gt={task: known[task][row].astype(dtype) for task, dtype in dtypes.items()},
             landmarks=None if landmarks is None else landmarks[row].astype(np.float64),
             where=f"{os.path.basename(self.ann_file)}:{self._rows.lines[row]}",
             row=int(self._rows.lines[row]),
         )
 
     def _read_attributes(self) -> None:
-        path = self._file(ATTRIBUTE_FILE)
+        path = self._files.path(ATTRIBUTE_FILE)
         table = read_attributes(path)
         known = self._metainfo["tasks"]
         rows = self._rows_of(table, path)
         self._labels = {}
-        for task in self.tasks:
-            if task in GEOMETRY:
-                continue
+        for task in filter(lambda task: task not in GEOMETRY, self.tasks):
             for name in known[task]["names"]:
                 if name not in table.names:
                     raise DataError(
@@ -223,13 +213,13 @@ class CelebA(MultiTaskDataset):
         name = "list_landmarks_celeba.txt" if wild else "list_landmarks_align_celeba.txt"
         steps = getattr(self.pipeline, "transforms", ())
         boxed = any(isinstance(step, FaceBox) and step.mode != "whole" for step in steps)
-        if "landmarks" in self.tasks or (boxed and self._found(name)):
+        if "landmarks" in self.tasks or (boxed and self._files.found(name)):
             points = self._table(name, POINT_COLUMNS).reshape(-1, len(POINTS), 2)
             points = points + self._shift
             self._geometry["landmarks"] = points if wild else points * self._scale()
 
     def _table(self, name: str, columns: Sequence[str]) -> np.ndarray:
-        path = self._file(name)
+        path = self._files.path(name)
         table = read_table(path, columns)
         return table.values[self._rows_of(table, path)]
 
@@ -289,41 +279,6 @@ class CelebA(MultiTaskDataset):
     def _path(self, name: str) -> str:
         return os.path.join(self._folder, self._picture(name))
 
-    def _picture_folder(self) -> str:
-        found = self._found(self.images, os.path.isdir)
-        if found is None and self.pipeline.transforms:
-            raise DataError(
-                f"folder '{self.images}' of the pictures is missing: expected it in the data root "
-                f"'{self.data_root}' or its Img (CELEBA_ROOT); {SOURCE}"
-            )
-        inner = os.path.join(found or "", os.path.basename(self.images))
-        if found and os.path.isdir(inner) and not _has_files(found):
-            return inner
-        return found or os.path.join(self.data_root, self.images)
-
-    def _file(self, name: str) -> str:
-        found = self._found(name)
-        if found is None:
-            raise DataError(
-                f"file '{name}' is missing: expected it in the data root '{self.data_root}' or its "
-                f"Anno or Eval (CELEBA_ROOT); {SOURCE}"
-            )
-        return found
-
-    def _found(self, name: str, exists=os.path.isfile) -> str | None:
-        """The path of a file or folder in any of the layouts; an absolute one stays.
-
-        A text file may be a CSV file instead.
-        """
-        stem, ending = os.path.splitext(name)
-        for given in (name, f"{stem}.csv") if ending == ".txt" else (name,):
-            for nest in NESTS:
-                for folder in FOLDERS:
-                    path = os.path.normpath(os.path.join(self.data_root, nest, folder, given))
-                    if exists(path):
-                        return path
-        return None
-
 
 def _attributes(key: str, names: Sequence[str]) -> tuple[str, ...]:
     if isinstance(names, str) or not names:
@@ -336,11 +291,6 @@ def _attributes(key: str, names: Sequence[str]) -> tuple[str, ...]:
     if len(set(names)) < len(names):
         raise ConfigError(f"{key}: an attribute is named twice in {list(names)}")
     return tuple(names)
-
-
-def _has_files(folder: str) -> bool:
-    with os.scandir(folder) as entries:
-        return any(entry.is_file() for entry in entries)
 
 
 def _task_name(attribute: str) -> str:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from trn_plugin.datasets.base import MultiTaskDataset
 from trn_plugin.datasets.transforms import FaceBox, RegionBox
 from trn_plugin.errors import DataError
 from trn_plugin.geometry import image_to_box
@@ -33,14 +32,17 @@ class EvaluationCrops(NamedTuple):
     about: str
 
     @classmethod
-    def of(cls, dataset: MultiTaskDataset, pipeline: Sequence[dict]) -> EvaluationCrops | None:
-        """Crops of an evaluation pipeline; None if it has no `FaceBox` or `RegionBox`."""
+    def of(cls, records: Iterable[dict], pipeline: Sequence[dict]) -> EvaluationCrops | None:
+        """Crops of an evaluation pipeline; None if it has no `FaceBox` or `RegionBox`.
+
+        ``records`` are what the pipeline is given, as of ``results_of`` of a data set.
+        """
         steps = [TRANSFORMS.build(dict(step)) for step in pipeline if _makes_box(step)]
         if not steps:
             return None
         boxes, sources = [], Counter()
-        for index in range(len(dataset)):
-            box, source = cls._one(dataset.results_of(index), steps)
+        for record in records:
+            box, source = cls._one(record, steps)
             boxes.append(box)
             sources[source] += box is not None
         return cls(boxes, ", ".join(source for source, count in sources.items() if count))
@@ -64,12 +66,12 @@ class EvaluationCrops(NamedTuple):
 
 
 def placement(
-    dataset: MultiTaskDataset, pipeline: Sequence[dict], pointed: Sequence[bool]
+    records: Iterable[dict], pipeline: Sequence[dict], pointed: Sequence[bool]
 ) -> tuple[Callable | None, str]:
     """How points are placed in the crop of an evaluation, and what to say of it.
 
     Args:
-        dataset: whose pictures are cropped.
+        records: as of `EvaluationCrops.of`.
         pipeline: of the evaluation.
         pointed: which records have points.
 
@@ -77,7 +79,7 @@ def placement(
         a function of a record's number and its points, or None where they stay in pixels of the
         file, and a few words.
     """
-    crops = EvaluationCrops.of(dataset, pipeline)
+    crops = EvaluationCrops.of(records, pipeline)
     if crops is None:
         return None, "points in pixels of the file: the pipeline has no FaceBox or RegionBox"
     missing = sum(box is None for box, has in zip(crops.boxes, pointed, strict=True) if has)

@@ -15,13 +15,16 @@ from trn_plugin.registry import DATA_SAMPLERS, DATASETS
 
 __all__ = ["MixedDataset", "ShareSampler"]
 
+EPOCH, PASS = 0, 1  # keep the seeds of their orders apart
+
 
 @DATASETS.register_module()
 class MixedDataset(ConcatDataset):
     """MMEngine's ``ConcatDataset`` for data sets of different tasks.
 
     Each sample has the labels that its own data set has. ``metainfo['tasks']`` holds the tasks of
-    all data sets, ``metainfo['tasks_together']`` those of each.
+    all data sets, ``metainfo['tasks_together']`` those of each, and ``metainfo['datasets']`` the
+    data sets' names.
 
     Args:
         datasets: configs of data sets, or data sets.
@@ -46,12 +49,14 @@ class MixedDataset(ConcatDataset):
                         f"{tasks[task]} and {info}"
                     )
         together = [list(each.metainfo.get("tasks", {})) for each in built]
-        names = (str(each.metainfo.get("dataset", type(each).__name__)) for each in built)
+        names = [str(each.metainfo.get("dataset", type(each).__name__)) for each in built]
+        names = list(dict.fromkeys(names))
         self._metainfo = dict(
             self._metainfo,
             tasks=tasks,
             tasks_together=together,
-            dataset="+".join(dict.fromkeys(names)),
+            dataset="+".join(names),
+            datasets=names,
         )
 
 
@@ -99,7 +104,7 @@ class ShareSampler(DrawSampler):
 
     def __iter__(self) -> Iterator[SampleDraw]:
         order = np.concatenate([self._drawn(part) for part in range(len(self.sizes))])
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(order)
+        order = np.random.default_rng((self.seed, EPOCH, self.epoch)).permutation(order)
         order = np.resize(order, self.total_size) if self.round_up else order
         places = range(self.rank, self.total_size, self.world_size)
         for place in places:  # a sample may come twice in an epoch
@@ -111,7 +116,7 @@ class ShareSampler(DrawSampler):
         start = self.epoch * count
         passes = range(start // size, -(-(start + count) // size))
         orders = [
-            np.random.default_rng((self.seed, part, number, 0)).permutation(size)
+            np.random.default_rng((self.seed, PASS, part, number)).permutation(size)
             for number in passes
         ]
         drawn = np.concatenate([*orders, np.zeros(0, int)])[start - passes.start * size :][:count]

@@ -33,7 +33,7 @@ class MTFL(MultiTaskDataset):
     (1: male), ``smile`` (1: smiling), ``glasses`` (1: wearing them).
 
     The files count pixels from 1, as Matlab does: the middle of the first one is at (1, 1). Labels
-    have it at (0.5, 0.5), as crops and predictions do; ``docs/pixel_centres.md`` has the evidence.
+    have it at (0.5, 0.5), as crops and predictions do; see ``docs/guides/pixel_centres.md``.
 
     A split of the annotation file ranks its rows by a hash of ``split_seed``, path and row; the
     ``val_size`` lowest are ``val``, the others ``train``. It depends on nothing else.

@@ -113,8 +113,8 @@ class TabularMultiTask(MultiTaskDataset):
                 f"val_share, test_share: nothing is left to train on, {val_share} + {test_share}"
             )
         self.labels = label_columns(labels)
-        self.readers = read_tasks(self._known_tasks(), "labels.")
-        self.box_rule, self.box_columns = box_rule(box, self.readers)
+        self.known = read_tasks(self._known_tasks(), "labels.")
+        self.box_rule, self.box_columns = box_rule(box, self.known)
         self._shift = pixel_shift(pixel_centre)
         self.image_column = image_column
         self.image_folder = relative_path(image_folder, "image_folder")
@@ -123,7 +123,8 @@ class TabularMultiTask(MultiTaskDataset):
         self.shares = {"val": val_share, "test": test_share}
         self.split_seed = split_seed
         super().__init__(data_root=os.path.expanduser(data_root), ann_file=ann_file, **kwargs)
-        self._metainfo["dataset"] = os.path.basename(ann_file)
+        if "dataset" not in (kwargs.get("metainfo") or {}):
+            self._metainfo["dataset"] = os.path.basename(ann_file)
 
     def _known_tasks(self) -> dict[str, dict]:
         return {task: columns.info for task, columns in self.labels.items()}
@@ -158,7 +159,7 @@ class TabularMultiTask(MultiTaskDataset):
         )
         for batch in csv_batches(self.ann_file, header, names):
             reader.read(batch)
-        self._table = reader.table().shifted(self.readers, self._shift)
+        self._table = reader.table().shifted(self.known, self._shift)
         if not self._table.lines.size:
             which = "rows below its header" if self.split is None else f"row of {self.split!r}"
             raise DataError(f"{self.ann_file}: has no {which}")
@@ -185,7 +186,7 @@ class TabularMultiTask(MultiTaskDataset):
         table = self._table
         found = {task: labels.label(row) for task, labels in table.labels.items()}
         found = {task: label for task, label in found.items() if label is not None}
-        points = [self.readers[task].points(label) for task, label in found.items()]
+        points = [self.known[task].points(label) for task, label in found.items()]
         points = [each for each in points if len(each)]
         region = None if table.regions is None else table.regions[row]
         folder = os.path.join(self.data_root, self.image_folder)
@@ -232,7 +233,7 @@ class TabularMultiTask(MultiTaskDataset):
         """Refuse rows that have no box of the kind that all are to have."""
         if not any(isinstance(step, RegionBox) for step in self.pipeline.transforms):
             return
-        boxless = np.flatnonzero(~has_box(self.box_rule, self.readers, self._table))
+        boxless = np.flatnonzero(~has_box(self.box_rule, self.known, self._table))
         if boxless.size:
             raise DataError(
                 f"{self._where(boxless[0])}: {NO_BOX[self.box_rule]}, as in {boxless.size} of "

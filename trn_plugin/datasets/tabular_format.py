@@ -38,11 +38,7 @@ def label_columns(labels: Mapping[str, Mapping]) -> dict[str, LabelColumns]:
             )
         options = dict(label)
         kind = options.pop("kind", None)
-        if not isinstance(kind, str) or kind not in TASKS:
-            raise ConfigError(
-                f"labels.{task}.kind: expected one of {', '.join(TASKS)}, found {kind!r}"
-            )
-        columns = TASKS[kind].columns_type
+        columns = TASKS.named(kind, f"labels.{task}.kind").columns_type
         for key in options:
             if key not in columns.keys:
                 raise ConfigError(

@@ -13,7 +13,7 @@ import numpy as np
 from trn_plugin.datasets._records import LabelTable
 from trn_plugin.datasets.csv_cells import Batch, Cells, Strings
 from trn_plugin.errors import DataError
-from trn_plugin.tasks import LabelColumns, LandmarkTask, Task
+from trn_plugin.tasks import LabelColumns, Task
 from trn_plugin.tasks.cells import LARGEST_COORDINATE, coordinate, quoted, relative_path
 
 __all__ = ["SPLITS", "LabelReader", "Table"]
@@ -42,11 +42,8 @@ class Table(NamedTuple):
         if not shift.any():
             return self
         for name, (labels, there) in self.labels.items():
-            if isinstance(tasks[name], LandmarkTask):
-                labels += shift
-            elif type(tasks[name]).points is not Task.points:
-                for row in np.flatnonzero(there):
-                    labels[row] = tasks[name].mapped(labels[row], lambda points: points + shift)
+            if tasks[name].has_points:
+                labels[there] = tasks[name].shifted(labels[there], shift)
         return self
 
 
@@ -113,6 +110,10 @@ class LabelReader:
 
     def table(self) -> Table:
         """All rows that were added."""
+        if not self._lines:
+            return Table(
+                Strings(np.zeros(0, np.uint8), np.zeros(1, np.int64)), np.zeros(0), {}, None
+            )
         return Table(
             Strings.concatenate(self._paths),
             np.concatenate(self._lines),

@@ -14,7 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from trn_plugin.datasets.mtfl import MTFL
-from trn_plugin.datasets.mtfl_format import write_rows
+from trn_plugin.datasets.mtfl_format import MTFLRow, write_rows
 from trn_plugin.datasets.toy_scene import random_picture
 from trn_plugin.errors import ConfigError, DataError
 from trn_plugin.registry import DATASETS
@@ -22,7 +22,7 @@ from trn_plugin.registry import DATASETS
 __all__ = ["ToyFaces", "make_toy_faces"]
 
 STAMP = "toy_faces.json"
-VERSION = 1  # of the pictures: one more whenever they change
+VERSION = 2  # of the files: one more whenever they change
 JPEG_QUALITY = 90
 # Annotation file, folder of its pictures, separator in its paths, as in MTFL.
 HALVES = (("training.txt", "toy_train", "\\"), ("testing.txt", "toy_test", "/"))
@@ -139,11 +139,17 @@ def _write(folder: str, stamp: dict) -> None:
                 path = f"{pictures}/{index + 1:05d}.jpg"
                 image, row = random_picture(path, np.random.default_rng(key))
                 _save(os.path.join(folder, path), image)
-                rows.append(row)
+                rows.append(_counted_from_one(row))
                 progress.update()
             write_rows(os.path.join(folder, ann_file), rows, separator)
     with open(os.path.join(folder, STAMP), "w", encoding="utf-8") as file:
         json.dump(stamp, file)
+
+
+def _counted_from_one(row: MTFLRow) -> MTFLRow:
+    """A row of points that begin at the picture's edge, as MTFL's files have it."""
+    xs, ys = (tuple(value + 0.5 for value in values) for values in (row.xs, row.ys))
+    return row._replace(xs=xs, ys=ys)
 
 
 def _save(path: str, image: np.ndarray) -> None:

@@ -95,9 +95,13 @@ class DrawnDataset:
 
     @property
     def metainfo(self) -> dict:
-        """Of the data set; if it has none, of the first one within it."""
-        found = (getattr(each, "metainfo", None) for each, _ in parts_of(self.dataset))
-        return getattr(self.dataset, "metainfo", None) or next(filter(None, found), {})
+        """Of the data set, or else of the first one within it, with the tasks of all of them."""
+        found = [getattr(each, "metainfo", None) or {} for each, _ in parts_of(self.dataset)]
+        own = getattr(self.dataset, "metainfo", None) or next(filter(None, found), {})
+        tasks = dict(own.get("tasks", {}))
+        for each in found:
+            tasks = {**tasks, **each.get("tasks", {}), **tasks}
+        return {**own, "tasks": tasks} if tasks else own
 
     def positive_shares(self, task: str) -> np.ndarray:
         """As of `MultiTaskDataset`, over all samples of the data sets within, as often as read.

@@ -77,7 +77,7 @@ def draw_objects(
             side = min(side, min(box[2] - box[0], box[3] - box[1]) * factor)
             _draw_box(canvas, [value * factor for value in box], str(number) if numbered else "")
         for name, task in tasks.items():
-            points = task.read_points(prediction[name]) * factor
+            points = task.points(prediction[name]) * factor
             _draw_points(canvas, points, side)
             if len(points) == len(task.names) and side >= NAMED_SIDE:
                 _draw_names(canvas, points, task.names, side)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import inspect
 import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,17 +17,16 @@ from mmengine.logging import MMLogger
 from mmengine.model import BaseModel
 from torch.utils.data import DataLoader
 
+from trn_plugin.deploy.inference import build_loader
 from trn_plugin.deploy.metadata import FEATURES
 from trn_plugin.deploy.model import DeployModel
 from trn_plugin.deploy.runtime import TaskPredictor
 from trn_plugin.deploy.session import providers_of
 from trn_plugin.engine.building import config_errors
 from trn_plugin.engine.data_config import plain_datasets_in
-from trn_plugin.engine.inference import build_loader
 from trn_plugin.errors import ConfigError
 from trn_plugin.registry import METRICS, MODELS
-from trn_plugin.structures import MultiTaskDataSample, relation_sides
-from trn_plugin.tasks import Task
+from trn_plugin.structures import MultiTaskBatch, MultiTaskDataSample
 
 __all__ = [
     "ExportedModel",
@@ -80,38 +78,27 @@ class ExportedModel(BaseModel):
         crops = [image.permute(1, 2, 0).cpu().numpy() for image in inputs]
         if data_samples is None:
             data_samples = [MultiTaskDataSample(gt={}) for _ in crops]
-        for sample, crop, found in zip(
-            data_samples, crops, self.predictor.run_each(crops), strict=True
-        ):
-            sample.pred = {
-                name: torch.from_numpy(self._prediction(task, found[name], crop))
-                for name, task in self.predictor.tasks.items()
-            }
-            for level in FEATURES:
-                given = level in self.predictor.features
-                values = {
-                    task: torch.from_numpy(found[f"{level}/{task}"])
-                    for task in (self.tasks if given else ())
-                }
-                sample.set_field(values, level)
-            sample.target = {
-                name: torch.from_numpy(self.predictor.tasks[name].targets([label])[0])
-                for name, label in sample.gt.items()
-                if name in self.predictor.tasks
-            }
-        return data_samples
+        predictor, batch = self.predictor, MultiTaskBatch.of(data_samples, self.predictor.tasks)
+        found = predictor.run_each(crops)
+        for row, crop in zip(found, crops, strict=True):  # as the heads: fractions of the crop
+            size = np.array(crop.shape[1::-1])
+            for name, task in predictor.tasks.items():
+                row[name] = task.mapped(row[name], lambda p, by=size: (p / by).astype(np.float32))
+        values = {
+            name: torch.from_numpy(np.stack([row[name] for row in found])) for name in found[0]
+        }
+        levels = {
+            level: {t: values[f"{level}/{t}"] for t in self.tasks if level in predictor.features}
+            for level in FEATURES
+        }
+        pred = {name: values[name] for name in self.tasks}
+        return batch.with_fields(pred=pred, target=batch.targets, **levels).give_to(data_samples)
 
     def test_step(self, data: dict) -> list[MultiTaskDataSample]:
         """Predictions of a batch as pseudo_collate leaves it."""
         return self(data["inputs"], data["data_samples"])
 
     val_step = test_step
-
-    @staticmethod
-    def _prediction(task: Task, output: np.ndarray, crop: np.ndarray) -> np.ndarray:
-        """As the heads' ``predict``: points as fractions of the crop."""
-        size = np.array(crop.shape[1::-1])
-        return task.mapped(output, lambda points: (points / size).astype(np.float32))
 
 
 def crops_for_exported(loader: Mapping, key: str) -> dict:
@@ -154,7 +141,7 @@ def evaluators_for(
             metric, missing = _similarity_for(metric, predictor)
             left_out += missing
         else:
-            tasks = _tasks_of(metric)
+            tasks = getattr(METRICS.build(metric), "predicted_tasks", ())
             missing = [task for task in tasks if task not in predictor.tasks]
             if missing:
                 left_out.append(f"{name}: the file has no output {', '.join(missing)}")
@@ -164,43 +151,21 @@ def evaluators_for(
     return kept, left_out
 
 
-def _tasks_of(metric: dict) -> list[str]:
-    """The tasks whose predictions a metric reads; of metrics without an argument 'task', none."""
-    kind = METRICS.get(metric["type"]) if isinstance(metric.get("type"), str) else metric["type"]
-    task = metric.get("task")
-    if task is None and inspect.isclass(kind):
-        parameter = inspect.signature(kind.__init__).parameters.get("task")
-        default = inspect.Parameter.empty if parameter is None else parameter.default
-        task = () if default is inspect.Parameter.empty else default
-    return [task] if isinstance(task, str) else list(task or ())
-
-
 def _similarity_for(metric: dict, predictor: TaskPredictor) -> tuple[dict | None, list[str]]:
     """Similarities of the labels always, of features where the file gives them."""
-    left_out = []
-    wanted = metric.get("relations", ())
-    if wanted == "all":
-        wanted = list(combinations(sorted(predictor.tasks), 2))
-    relations = [
-        relation
-        for relation in wanted
-        if all(
-            task in predictor.tasks
-            for side in relation_sides(relation, "TaskSimilarity.relations")
-            for task in side
-        )
-    ]
+    left_out, built, tasks = [], METRICS.build(metric), predictor.tasks
+    every = [((a,), (b,)) for a, b in combinations(sorted(tasks), 2)]
+    wanted = list(built.relations.values()) or every
+    relations = [pair for pair in wanted if {t for side in pair for t in side} <= tasks.keys()]
     if len(relations) < len(wanted):
         left_out.append("TaskSimilarity: relations with tasks that the file does not have")
-    levels = metric.get("levels", FEATURES)
-    levels = (levels,) if isinstance(levels, str) else tuple(levels)
-    missing = [level for level in levels if level not in predictor.features]
+    missing = [level for level in built.levels if level not in predictor.features]
     if missing:
         keys = ", ".join(f"tau_{level}" for level in missing)
         left_out.append(f"TaskSimilarity: {keys}; the file gives no features (export --features)")
     if not relations:
         return None, left_out
-    levels = tuple(level for level in levels if level not in missing)
+    levels = tuple(level for level in built.levels if level not in missing)
     return {**metric, "relations": relations, "levels": levels}, left_out
 
 
@@ -298,7 +263,7 @@ def measure(
         scores = [Evaluator(copy.deepcopy(kept)) for _ in models]
     boxes: Counter = Counter()
     for score in scores:
-        score.dataset_meta = loader.dataset.metainfo
+        score.dataset_meta = getattr(loader.dataset, "metainfo", None)
     for batch in loader:
         boxes.update(sample.get("box_source", "unnamed") for sample in batch["data_samples"])
         for model, score in zip(models, scores, strict=True):

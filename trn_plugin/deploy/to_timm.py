@@ -6,7 +6,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from trn_plugin.engine import save_checkpoint_file
+from trn_plugin.checkpoints import save_checkpoint_file
 from trn_plugin.errors import CheckpointError
 
 __all__ = ["write_timm_weights"]

@@ -13,30 +13,26 @@ from trn_plugin.errors import ConfigError, TrnPluginError, first_line, printable
 
 __all__ = ["ToldRunner", "check_sections", "config_errors"]
 
-DICT, LIST, TEXT, BOOL = (dict,), (list, tuple), (str,), (bool,)
-SECTIONS = {
-    **dict.fromkeys(("train_dataloader", "val_dataloader", "test_dataloader"), DICT),
-    **dict.fromkeys(("train_cfg", "val_cfg", "test_cfg", "default_hooks", "auto_scale_lr"), DICT),
-    **dict.fromkeys(("model", "optim_wrapper", "env_cfg", "randomness", "visualizer"), DICT),
-    **dict.fromkeys(("log_processor", "model_wrapper_cfg", "data_preprocessor"), DICT),
-    **dict.fromkeys(("param_scheduler", "val_evaluator", "test_evaluator"), DICT + LIST),
-    **dict.fromkeys(("work_dir", "load_from", "default_scope", "experiment_name"), TEXT),
-    **dict.fromkeys(("runner_type", "launcher"), TEXT),
-    "log_level": (str, int),
-    "custom_hooks": LIST,
-    "resume": BOOL,
-    "compile": BOOL + DICT,
-}
-NAMES = {dict: "a dict", list: "a list", str: "text", bool: "True or False", int: "a number"}
+LIST, PLAIN = (list, tuple), (bool, int, float, str, bytes, list, tuple, dict)
+DICTS = (
+    "train_dataloader val_dataloader test_dataloader train_cfg val_cfg test_cfg default_hooks "
+    "auto_scale_lr model optim_wrapper env_cfg randomness visualizer log_processor "
+    "model_wrapper_cfg data_preprocessor"
+)
+SECTIONS = (
+    (dict, "a dict", DICTS),
+    ((dict, *LIST), "a dict or a list", "param_scheduler val_evaluator test_evaluator"),
+    (str, "text", "work_dir load_from default_scope experiment_name runner_type launcher"),
+    ((str, int), "text or a number", "log_level"),
+    (LIST, "a list", "custom_hooks"),
+    (bool, "True or False", "resume"),
+    ((bool, dict), "True, False or a dict", "compile"),
+)
 
 
 @contextmanager
 def config_errors(where: str) -> Iterator[None]:
-    """Turn what building from a config raises into ConfigError, with the place in front.
-
-    Args:
-        where (str): key path of the part that is built.
-    """
+    """Turn what building from a config raises into ConfigError, with its key path in front."""
     try:
         yield
     except (TrnPluginError, OSError, MemoryError, torch.OutOfMemoryError):
@@ -49,26 +45,21 @@ def config_errors(where: str) -> Iterator[None]:
 
 
 def check_sections(config) -> None:
-    """Refuse a section of a config that is of another type than its readers expect.
-
-    Raises:
-        ConfigError: naming the key.
-    """
-    for key, kinds in SECTIONS.items():
-        _check(key, config.get(key), kinds)
+    """ConfigError, with its key, for a section of another type than its readers expect."""
+    for kinds, name, keys in SECTIONS:
+        for key in keys.split():
+            _check(key, config.get(key), kinds, name)
     for part in ("train", "val", "test"):
         loader = config.get(f"{part}_dataloader") or {}
         if isinstance(loader, dict):
-            _check(f"{part}_dataloader.dataset", loader.get("dataset"), DICT)
+            _check(f"{part}_dataloader.dataset", loader.get("dataset"), dict, "a dict")
     for number, hook in enumerate(config.get("custom_hooks") or ()):
-        _check(f"custom_hooks.{number}", hook, DICT)
+        _check(f"custom_hooks.{number}", hook, dict, "a dict")
 
 
-def _check(key: str, value, kinds: tuple[type, ...]) -> None:
-    plain = value is None or isinstance(value, (bool, int, float, str, bytes, list, tuple, dict))
-    if value is not None and plain and not isinstance(value, kinds):
-        names = " or ".join(dict.fromkeys(NAMES[kind] for kind in kinds if kind in NAMES))
-        raise ConfigError(f"{key}: expected {names}, found {printable(repr(value))}")
+def _check(key: str, value, kinds, name: str) -> None:
+    if isinstance(value, PLAIN) and not isinstance(value, kinds):
+        raise ConfigError(f"{key}: expected {name}, found {printable(repr(value))}")
 
 
 def _told(name: str, where: str):
@@ -87,7 +78,9 @@ class ToldRunner(Runner):
     """MMEngine's Runner; what it builds from a config fails with ConfigError and the key path."""
 
     setup_env = _told("setup_env", "env_cfg")
+    set_randomness = _told("set_randomness", "randomness")
     build_logger = _told("build_logger", "log_level")
+    build_log_processor = _told("build_log_processor", "log_processor")
     build_visualizer = _told("build_visualizer", "visualizer")
     build_model = _told("build_model", "model")
     wrap_model = _told("wrap_model", "model_wrapper_cfg")
@@ -98,33 +91,3 @@ class ToldRunner(Runner):
     build_val_loop = _told("build_val_loop", "val_cfg")
     build_test_loop = _told("build_test_loop", "test_cfg")
     scale_lr = _told("scale_lr", "auto_scale_lr")
-
-    def build_log_processor(self, log_processor):
-        """As MMEngine's."""
-        with config_errors("log_processor"):
-            built = super().build_log_processor(log_processor)
-            if not isinstance(built.window_size, int) or built.window_size < 1:
-                raise ValueError(
-                    f"window_size: expected a number of at least 1, found {built.window_size!r}"
-                )
-        return built
-
-    def set_randomness(self, *args, **kwargs):
-        """As MMEngine's."""
-        with config_errors("randomness"):
-            super().set_randomness(*args, **kwargs)
-
-    def register_default_hooks(self, hooks=None):
-        """As MMEngine's."""
-        self._places = {id(hook): f"default_hooks.{name}" for name, hook in (hooks or {}).items()}
-        super().register_default_hooks(hooks)
-
-    def register_custom_hooks(self, hooks):
-        """As MMEngine's."""
-        self._places = {id(hook): f"custom_hooks.{number}" for number, hook in enumerate(hooks)}
-        super().register_custom_hooks(hooks)
-
-    def register_hook(self, hook, priority=None):
-        """As MMEngine's."""
-        with config_errors(getattr(self, "_places", {}).get(id(hook), "hooks")):
-            super().register_hook(hook, priority)

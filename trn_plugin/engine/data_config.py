@@ -1,12 +1,27 @@
-"""Data sets in the config of a data loader, and what is put around them."""
+"""Data sets in a config, and whether they fit the model and its metrics."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+from mmengine.config import Config
+from mmengine.evaluator import Evaluator
+from torch import nn
+from torch.utils.data import DataLoader
+
+from trn_plugin.engine.building import config_errors
+from trn_plugin.errors import ConfigError
 from trn_plugin.registry import DATA_SAMPLERS, DATASETS
 
-__all__ = ["datasets_in", "plain_datasets_in", "with_draws"]
+__all__ = [
+    "check_metrics",
+    "check_roots",
+    "check_training_set",
+    "datasets_in",
+    "plain_datasets_in",
+    "spread_input_size",
+    "with_draws",
+]
 
 
 def datasets_in(config: object) -> Iterator[dict]:
@@ -26,11 +41,7 @@ def plain_datasets_in(config: object) -> Iterator[dict]:
 
 
 def with_draws(loader: dict) -> dict:
-    """The config of a loader whose samples know in which epoch and for which draw they are read.
-
-    A sampler that yields plain indices is put into `NumberedDraws`, a data set that knows no draws
-    into `DrawnDataset`, as those within it may know them.
-    """
+    """The config of a loader whose samples know in which epoch and for which draw they are read."""
     loader = dict(loader)
     sampler, dataset = loader.get("sampler"), loader.get("dataset")
     if sampler is not None and not _has(DATA_SAMPLERS, sampler, "yields_draws"):
@@ -47,3 +58,80 @@ def _has(registry, config: object, mark: str) -> bool:
     kind = config.get("type")
     kind = registry.get(kind) if isinstance(kind, str) else kind
     return kind is None or hasattr(kind, mark)
+
+
+def spread_input_size(config: Config) -> None:
+    """Make ``input_size`` at the top of a config that of the data sets and of the backbone."""
+    size = config.get("input_size")
+    if size is None:
+        return
+    loaders = [config.get(f"{part}_dataloader") for part in ("train", "val", "test")]
+    tops = [loader.get("dataset") for loader in loaders if isinstance(loader, dict)]
+    sized = [dataset for dataset in datasets_in(tops) if "input_size" in dataset]
+    before = {_sides(dataset["input_size"]) for dataset in sized}
+    for dataset in sized:
+        dataset["input_size"] = size
+    model = config.get("model")
+    backbone = model.get("backbone") if isinstance(model, dict) else None
+    if not isinstance(backbone, dict):
+        raise ConfigError(f"model.backbone: expected a dict, found {backbone!r}")
+    # where data sets and backbone agreed before, a new input_size is meant for both
+    own = _sides(backbone.get("img_size", size))
+    if own != _sides(size) and before != {own}:
+        raise ConfigError(
+            f"model.backbone.img_size is {backbone['img_size']}, but input_size is {size}: "
+            "set input_size alone"
+        )
+    backbone["img_size"] = size
+
+
+def _sides(size: object) -> object:
+    """One side or two as (height, width)."""
+    return tuple(size) if isinstance(size, (list, tuple)) else (size, size)
+
+
+def check_roots(loaders: dict) -> None:
+    """Refuse a data root that is not there, before anything expensive is begun.
+
+    ``loaders`` are configs by 'train', 'val' and 'test'; a training does not need the test set.
+    """
+    for name in ("train", "val") if loaders["train"] is not None else ("val", "test"):
+        loader = loaders[name]
+        for dataset in datasets_in(loader.get("dataset") if isinstance(loader, dict) else None):
+            kind = dataset.get("type")
+            kind = DATASETS.get(kind) if isinstance(kind, str) else kind
+            if "data_root" in dataset and hasattr(kind, "check_root"):
+                with config_errors(f"{name}_dataloader.dataset"):
+                    DATASETS.build({**dataset, "lazy_init": True}).check_root()
+
+
+def check_training_set(loader: DataLoader, model: nn.Module) -> None:
+    """Refuse an empty epoch, and data that do not fit the model; fit the heads to them."""
+    if len(loader) == 0:
+        raise ConfigError(
+            f"train_dataloader: {len(loader.dataset)} samples give no batch of "
+            f"{loader.batch_size} with drop_last={loader.drop_last}"
+        )
+    if not hasattr(model, "check_dataset"):  # of another project
+        return
+    model.check_dataset(getattr(loader.dataset, "metainfo", {}))
+    model.fit_to_labels(loader.dataset)
+    sample = loader.dataset[0]
+    if not isinstance(sample, dict) or "inputs" not in sample:
+        found = ", ".join(map(str, sample)) if isinstance(sample, dict) else type(sample).__name__
+        raise ConfigError(
+            f"train_dataloader.dataset.pipeline: expected samples with 'inputs', found {found}; "
+            "does it end with PackMultiTaskInputs?"
+        )
+
+
+def check_metrics(evaluator: Evaluator, model: nn.Module) -> None:
+    """Refuse a metric of a task that the model has not, which only an evaluation would meet."""
+    tasks = getattr(model, "tasks", None)
+    for metric in evaluator.metrics if tasks is not None else ():
+        for task in getattr(metric, "predicted_tasks", ()):
+            if task not in tasks:
+                raise ConfigError(
+                    f"{type(metric).__name__}: expected one of the model's tasks "
+                    f"({', '.join(tasks)}), found {task!r}"
+                )

@@ -18,13 +18,7 @@ __all__ = ["average_statistics", "distributed_model", "with_sync_bn"]
 
 
 def with_sync_bn(value: str | None, model: nn.Module) -> nn.Module:
-    """The model with the config's ``sync_bn``.
-
-    MMEngine's conversion drops the activation in timm's BatchNormAct layers.
-
-    Raises:
-        ConfigError: ``sync_bn`` without CUDA, or with another value than 'torch'.
-    """
+    """The config's ``sync_bn``; MMEngine's drops the activation in timm's BatchNormAct layers."""
     if value is None:
         return model
     if value != "torch":
@@ -52,11 +46,9 @@ def distributed_model(cfg, model: nn.Module) -> MMDistributedDataParallel:
 def average_statistics(model: nn.Module) -> None:
     """One set of batch norm statistics for all processes: what is saved is what is tested.
 
-    MMEngine's ``SyncBuffersHook`` averages every buffer, counters and running covariances too.
+    MMEngine's ``SyncBuffersHook`` averages counters and running covariances too.
     """
-    if get_world_size() == 1:
-        return
-    for module in model.modules():
+    for module in model.modules() if get_world_size() > 1 else ():
         if isinstance(module, _NormBase) and not isinstance(module, SyncBatchNorm):
             for statistic in (module.running_mean, module.running_var):
                 if statistic is not None:

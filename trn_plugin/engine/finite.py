@@ -8,21 +8,16 @@ import math
 import torch
 import torch.distributed
 
+from trn_plugin.engine import step_log
 from trn_plugin.engine.building import config_errors
 from trn_plugin.engine.optimizers import wrappers_of
 from trn_plugin.engine.step_log import StepLog, finite_only
-from trn_plugin.engine.step_values import Losses, is_of, losses_text, norms_of, statistics_of
 from trn_plugin.errors import CheckpointError, ConfigError, TrainingError, first_line, printable
 
-__all__ = ["ACTIONS", "FiniteSteps", "reads_late"]
+__all__ = ["FiniteSteps", "reads_late"]
 
 ACTIONS = ("stop", "skip")
-MOST_SKIPPED = 100
-"""Steps in a row; a run that skips more of them does not train."""
-
-
-class _NotFinite(TrainingError):
-    """Raised between the backward pass and the optimizer's step."""
+MOST_SKIPPED = 100  # in a row; a run that skips more steps does not train
 
 
 def reads_late(device: torch.device) -> bool:
@@ -33,18 +28,16 @@ def reads_late(device: torch.device) -> bool:
 class FiniteSteps:
     """Runs a runner's training steps; one that is not finite ends the run, or is left out.
 
-    Losses and the norm of the gradients, which is that of clipping where there is clipping, are
-    looked at after the backward pass. On a CPU this is at once. A GPU is not waited for: a fused
-    optimizer leaves its weights and moments as they are where a flag on the device says so, and
-    the flag is read with the log (:class:`StepLog`); other optimizers, and the first step, wait.
-    Of several processes all see the same gradients and so decide alike; whether to skip for a
-    loss alone they agree on. Under mixed precision a gradient that overflowed is the business of
-    the gradient scaler, which skips that step and lowers its scale.
+    Losses and the norm of the gradients are checked after the backward pass, on a CPU at once. A
+    GPU is not waited for: a fused optimizer changes nothing where a flag on the device says so,
+    and the flag is read with the log (:class:`StepLog`); other optimizers, and the first step,
+    wait. Several processes see the same gradients; whether to skip for a loss alone they agree
+    on. A gradient that overflowed under mixed precision is left to the gradient scaler.
 
     Args:
         runner (SafeRunner): whose model and optimizers are built.
-        action (str): 'stop' raises TrainingError, 'skip' leaves weights and normalisation
-            statistics as they were before the step, says so in the log and counts.
+        action (str): 'stop' raises TrainingError; 'skip' restores weights and statistics, says so
+            in the log and counts.
 
     Attributes:
         begun (bool): whether a step was begun.
@@ -56,15 +49,13 @@ class FiniteSteps:
         if action not in ACTIONS:
             raise ConfigError(f"non_finite: expected one of {', '.join(ACTIONS)}, found {action!r}")
         self.runner, self.skips, self.begun = runner, action == "skip", False
-        self.in_a_row = 0
+        self.in_a_row, self.last_bad = 0, -1
         model = runner.bare_model
         self.names = {id(p): name for name, p in model.named_parameters()}
-        buffers = dict(model.named_buffers())
-        self.built = {k: b.clone() for k, b in buffers.items() if bool(torch.isinf(b).any())}
+        self.built = {k: b.clone() for k, b in model.named_buffers() if bool(b.isinf().any())}
         self.device = next(model.parameters()).device
         self.late = reads_late(self.device)
-        self.log = StepLog(runner, self._tell)
-        self.losses = Losses()
+        self.log, self.losses = StepLog(runner, self._tell), step_log.Losses()
         self.wrappers = list(wrappers_of(runner.optim_wrapper).values())
         self.handles = [model.register_forward_hook(self.losses)]
         self.clipped, self.flagged = {}, []
@@ -88,32 +79,25 @@ class FiniteSteps:
             wrapper.clip_func = torch.nn.utils.clip_grad_norm_
 
     def train_step(self, data_batch) -> dict:
-        """The model's training step.
-
-        Returns:
-            dict: what there is to log; where steps can be skipped also ``skipped_steps``, 1 for a
-            step that was.
+        """The model's training step; what there is to log of it.
 
         Raises:
             TrainingError: naming iteration, task and level, as far as they are known.
-            CheckpointError: in the first step of a resumed run, from an optimizer whose state in
-                the file is of no use.
+            CheckpointError: in the first step of a resumed run, if its optimizer cannot go on.
         """
-        runner = self.runner
-        self.begun = True
+        runner, self.begun = self.runner, True
         counts = [getattr(wrapper, "inner_count", 0) for wrapper in self.wrappers]
-        statistics = statistics_of(runner.bare_model) if self.skips else []
+        statistics = step_log.statistics_of(runner.bare_model) if self.skips else []
         self.stepped, self.good, self.masked, self.norms = False, None, None, {}
         try:
             outputs = runner.model.train_step(data_batch, optim_wrapper=runner.optim_wrapper)
             at_once = not (self.stepped or self.skips or self.late)
-            problem = self._bad_losses() if at_once else None
+            problem = self.losses.bad_text() if at_once else None
         except TrainingError as error:
             problem = str(error)
-        except (MemoryError, torch.OutOfMemoryError):
-            raise
         except Exception as error:  # of an optimizer that meets odd things in its state, any
-            if not (self.stepped and runner.resumed_from):
+            memory = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+            if memory or not (self.stepped and runner.resumed_from):
                 raise
             raise CheckpointError(
                 f"{runner.resumed_from}: the optimizer cannot go on from the state in it: "
@@ -129,75 +113,64 @@ class FiniteSteps:
         scaled = any(hasattr(wrapper, "loss_scaler") for wrapper in self.wrappers)
         skipped = int(scaled and due and not self.stepped)
         if not self.late:
-            self.in_a_row = 0
             return finite_only(outputs, skipped) if scaled or self.skips else outputs
         for tensor, before in statistics if self.good is not None else ():
             tensor.copy_(torch.where(self.good, tensor, before))
-        logged = {
-            self.clipped[key].grad_name: total
-            for key, (total, *_) in self.norms.items()
-            if key in self.clipped
-        }
         if scaled or self.skips:
             outputs = {**outputs, "skipped_steps": skipped if self.masked is None else self.masked}
-        self.log.add(runner.iter + 1, {**logged, **outputs}, self.good, list(self.norms.values()))
+        clipped = {
+            w.grad_name: self.norms[k].total for k, w in self.clipped.items() if k in self.norms
+        }
+        self.log.add(runner.iter + 1, {**clipped, **outputs}, self.good, [*self.norms.values()])
         return outputs
 
     def _tell(self, iteration: int, entries: dict, norms: list) -> dict:
         """End the run for a step that was read late; or what to log of it."""
         losses = {k: v for k, v in entries.items() if "loss" in k and not math.isfinite(v)}
-        problem = losses_text(losses) or self._norms_text(norms)
-        if not self.skips:
-            raise self._stopped(iteration, problem)
-        self._count(iteration, problem)
+        self._stop_or_count(iteration, step_log.losses_text(losses) or self._gradients_text(norms))
         return finite_only(entries, 1)
 
     def _stop_or_skip(self, problem: str, counts: list[int], statistics: list) -> dict:
         self.log.flush()
-        if not self.skips:
-            raise self._stopped(self.runner.iter + 1, problem)
+        self._stop_or_count(self.runner.iter + 1, problem)
         for wrapper, count in zip(self.wrappers, counts, strict=True):
             if getattr(wrapper, "inner_count", None) == count:  # it has not seen this step
                 wrapper.backward(torch.zeros((), device=self.device, requires_grad=True))
             wrapper.optimizer.zero_grad()
         for tensor, before in statistics:
             tensor.copy_(before)
-        outputs = {k: torch.stack(v).mean() for k, v in self.losses.items()}
+        outputs = finite_only({k: torch.cat(v).mean() for k, v in self.losses.items()}, 1)
         self.losses.clear()
-        self._count(self.runner.iter + 1, problem)
-        outputs = finite_only(outputs, 1)
         if self.late:
             self.log.add(self.runner.iter + 1, outputs, None, [])
         return outputs
 
-    def _stopped(self, iteration: int, problem: str) -> TrainingError:
-        return TrainingError(
-            f"iteration {iteration}: {problem}; {self.runner.last_checkpoint_text()}"
-        )
-
-    def _count(self, iteration: int, problem: str) -> None:
+    def _stop_or_count(self, iteration: int, problem: str) -> None:
         """A skipped step in the log; too many of them in a row end the run."""
         runner = self.runner
-        self.in_a_row += 1
+        self.in_a_row = self.in_a_row + 1 if iteration == self.last_bad + 1 else 1
+        self.last_bad = iteration
+        if self.skips and self.in_a_row > MOST_SKIPPED:
+            problem += f", and the {MOST_SKIPPED} steps before were skipped too"
+        if not self.skips or self.in_a_row > MOST_SKIPPED:
+            where = runner.last_checkpoint_text()
+            raise TrainingError(f"iteration {iteration}: {problem}; {where}")
         skipped = runner.message_hub.runtime_info.get("skipped_steps", 0) + 1
         runner.message_hub.update_info("skipped_steps", skipped)
         runner.logger.warning(
             f"iteration {iteration}: {problem}; the step was skipped "
             f"({skipped} of {iteration} so far)"
         )
-        if self.in_a_row > MOST_SKIPPED:
-            before = f"and the {MOST_SKIPPED} steps before were skipped too"
-            raise self._stopped(iteration, f"{problem}, {before}")
 
     def _clipper(self, wrapper):
         """``clip_grad_norm_`` that keeps the norm on its device, for the check and the log."""
 
         def clip(parameters, max_norm, norm_type=2.0, error_if_nonfinite=False, foreach=None):
-            total, each = norms_of([p.grad for p in parameters], float(norm_type))
-            self.norms[id(wrapper.optimizer)] = total, each, parameters, error_if_nonfinite
-            torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, total, foreach)
+            norms = step_log.norms_of(parameters, float(norm_type), error_if_nonfinite)
+            self.norms[id(wrapper.optimizer)] = norms
+            torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, norms.total, foreach)
             if not self.late:
-                found = float(total)
+                found = float(norms.total)
                 if math.isfinite(found) or not (self.skips or error_if_nonfinite):
                     wrapper.message_hub.update_scalar(f"train/{wrapper.grad_name}", found)
 
@@ -208,75 +181,40 @@ class FiniteSteps:
         scaler = getattr(optimizer, "found_inf", None)  # then gradients are its business
         if id(optimizer) not in self.norms:
             params = [p for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
-            self.norms[id(optimizer)] = *norms_of([p.grad for p in params], 2.0), params, False
+            self.norms[id(optimizer)] = step_log.norms_of(params)
+        norms = self.norms[id(optimizer)]
         values = [v for losses in self.losses.values() for v in losses]
-        if scaler is None:
-            values.append(self.norms[id(optimizer)][0])
+        values += [norms.total.reshape(1)] if scaler is None else []
         if not values:
             return
-        flat = [value.reshape(-1).to(self.device, torch.float32) for value in values]
-        good = torch.isfinite(torch.cat(flat)).all()
+        flat = torch.cat([value.to(self.device, torch.float32) for value in values])
+        good = flat.isfinite().all()
         if self.skips and torch.distributed.is_initialized():
             agreed = good.to(torch.int32)
             torch.distributed.all_reduce(agreed, op=torch.distributed.ReduceOp.MIN)
             good = agreed.bool()
-        if self.late and _can_be_masked(optimizer):
-            self._mask(optimizer, good, scaler)
+        fused = all(group.get("fused") for group in optimizer.param_groups)
+        if self.late and fused and optimizer.state:  # the first step's state may not heed a flag
+            self.good = good if self.good is None else self.good & good
+            bad = (~self.good).to(torch.float32)
+            self.masked = bad if scaler is None else torch.maximum(bad, scaler.reshape(()))
+            optimizer.found_inf = self.masked
+            if scaler is None:
+                self.flagged.append(optimizer)
         elif not bool(good):
-            problem = self._bad_losses() or self._bad_gradients(optimizer)
-            if problem is not None:
-                raise _NotFinite(problem)
+            problem = self.losses.bad_text()
+            fine = all(bool(p.grad.isfinite().all()) for p in norms.parameters)
+            if problem is None and (norms.strict or not fine or bool(norms.total.isfinite())):
+                problem = self._gradients_text([norms])
+            if problem is not None:  # else a norm has overflowed, but no gradient
+                raise TrainingError(problem)
         self.losses.clear()
-
-    def _mask(self, optimizer, good: torch.Tensor, scaler: torch.Tensor | None) -> None:
-        """Let an optimizer change nothing where a flag on the device says that a step is bad."""
-        self.good = good if self.good is None else self.good & good
-        bad = (~self.good).to(torch.float32)
-        self.masked = bad if scaler is None else torch.maximum(bad, scaler.reshape(()))
-        optimizer.found_inf = self.masked
-        if scaler is None:
-            self.flagged.append(optimizer)
 
     def _after_step(self, optimizer, args, kwargs) -> None:
         if optimizer in self.flagged:
             self.flagged.remove(optimizer)
             del optimizer.found_inf
 
-    def _bad_losses(self) -> str | None:
-        bad = {}
-        for name, values in self.losses.items():
-            flat = torch.cat([value.reshape(-1) for value in values])
-            wrong = flat[~torch.isfinite(flat)]
-            if wrong.numel():
-                bad[name] = float(wrong[0])
-        return losses_text(bad)
-
-    def _bad_gradients(self, optimizer) -> str | None:
-        """None where a norm has overflowed, but no gradient."""
-        total, _, parameters, strict = self.norms[id(optimizer)]
-        bad = [p for p in parameters if not bool(torch.isfinite(p.grad).all())]
-        if not bad and not strict and not math.isfinite(float(total)):
-            return None
-        return self._norms_text([self.norms[id(optimizer)]])
-
-    def _norms_text(self, norms: list[tuple]) -> str:
-        """Which gradients are not finite, by their norms."""
-        bad = [
-            self.names.get(id(parameter), "a parameter")
-            for _, each, parameters, _ in norms
-            for parameter, norm in zip(parameters, each.tolist(), strict=True)
-            if not math.isfinite(norm)
-        ]
-        if not bad:
-            overflow = any(not math.isfinite(float(total)) for total, *_ in norms)
-            of_all = "the norm of the gradients is not finite"
-            return of_all if overflow else "a loss of another process is not finite"
-        tasks = [task for task in getattr(self.runner.bare_model, "tasks", ()) if is_of(task, bad)]
-        more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
-        of = f" (of {' and '.join(tasks)})" if tasks else ""
-        return f"the gradient of {bad[0]}{more}{of} is not finite"
-
-
-def _can_be_masked(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether an optimizer heeds ``found_inf``; the state of its first step may not."""
-    return bool(optimizer.state) and all(group.get("fused") for group in optimizer.param_groups)
+    def _gradients_text(self, norms: list) -> str:
+        bad = [each for each in norms if not bool(each.each.isfinite().all())] or norms
+        return bad[0].bad_text(self.names, getattr(self.runner.bare_model, "tasks", ()))

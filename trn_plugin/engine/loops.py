@@ -2,37 +2,24 @@
 
 from __future__ import annotations
 
-import bisect
 import itertools
 from collections.abc import Iterator
 
 from mmengine.dataset import InfiniteSampler
 from mmengine.runner import BaseLoop
-from mmengine.runner.utils import calc_dynamic_intervals
 from torch.utils.data import DataLoader
 
-from trn_plugin.engine.checkpoint import shown
-from trn_plugin.errors import CheckpointError, ConfigError
+from trn_plugin.errors import CheckpointError, ConfigError, shown
 
 __all__ = ["EpochLoop", "IterationLoop", "batches_from", "own_loop"]
 
 
 def batches_from(loader: DataLoader, start: int) -> Iterator:
-    """The batches of an epoch from the one of index ``start`` on; those before are not read.
-
-    Raises:
-        ConfigError: a batch sampler that cannot be forwarded.
-    """
-    batch_sampler = loader.batch_sampler
+    """The batches of an epoch from the one of index ``start`` on; those before are not read."""
     if start == 0:
         yield from loader
         return
-    if not hasattr(batch_sampler, "sampler") or not hasattr(batch_sampler, "batch_size"):
-        raise ConfigError(
-            f"train_dataloader.batch_sampler: {type(batch_sampler).__name__} has no 'sampler' and "
-            "'batch_size', so that a run cannot go on within an epoch; resume from the checkpoint "
-            "of a whole epoch"
-        )
+    batch_sampler = loader.batch_sampler
     sampler = batch_sampler.sampler
     batch_sampler.sampler = _Remaining(sampler, start * batch_sampler.batch_size)
     try:
@@ -45,8 +32,7 @@ class _Remaining:
     """A sampler's indices from the n-th on; its length is that of the whole epoch."""
 
     def __init__(self, sampler, start: int) -> None:
-        self.sampler = sampler
-        self.start = start
+        self.sampler, self.start = sampler, start
 
     def __iter__(self) -> Iterator[int]:
         return itertools.islice(iter(self.sampler), self.start, None)
@@ -56,77 +42,62 @@ class _Remaining:
 
 
 class _Loop(BaseLoop):
-    """What both loops share: counters, and the validation that is due at one of them.
+    """Counters of what is done (``done``: batches of this epoch), and validations that are due.
 
-    Attributes:
-        epoch, iter (int): that are done.
-        max_epochs, max_iters (int): when the run is over.
-        stop_training (bool): hooks set it to end the run.
-        validation_pending (bool): the checkpoint resumed from was written before the validation
-            that may be due at its iteration.
+    ``validation_pending``: the checkpoint resumed from was written before a validation.
     """
 
-    def __init__(self, runner, dataloader, val_begin, val_interval, dynamic_intervals) -> None:
+    def __init__(self, runner, dataloader, length, val_begin=1, val_interval=1) -> None:
         super().__init__(runner, dataloader)
+        self.length = _whole(*length, 0)
         self.val_begin = _whole("val_begin", val_begin, 0)
         self.val_interval = _whole("val_interval", val_interval, 1)
-        self.dynamic_milestones, self.dynamic_intervals = calc_dynamic_intervals(
-            self.val_interval, dynamic_intervals
-        )
-        self.epoch = self.iter = 0
+        self.epoch = self.iter = self.done = 0
         self.stop_training = self.validation_pending = False
         runner.visualizer.dataset_meta = getattr(self.dataloader.dataset, "metainfo", None)
 
-    def _validate_if_due(self, step: int, last: int) -> None:
-        self.val_interval = self.dynamic_intervals[
-            bisect.bisect(self.dynamic_milestones, step + 1) - 1
-        ]
-        due = step % self.val_interval == 0 or step == last
+    def _validate_if_due(self, step: int) -> None:
+        due = step % self.val_interval == 0 or step == self.length
         if self.runner.val_loop is not None and step >= self.val_begin and due:
             self.runner.val_loop.run()
 
-    def _validate_what_was_due(self, step: int, last: int) -> None:
+    def _begin(self, step: int) -> None:
+        self.runner.restore_random_state()
         pending, self.validation_pending = self.validation_pending, False
         if pending and step > 0:
-            self._validate_if_due(step, last)
+            self._validate_if_due(step)
 
     def _train_step(self, idx: int, data_batch) -> None:
         self.runner.call_hook("before_train_iter", batch_idx=idx, data_batch=data_batch)
         outputs = self.runner.finite_steps.train_step(data_batch)
-        self._step_is_done(idx)
+        self.done = idx + 1  # before the hooks that may write a checkpoint
         self.runner.call_hook(
             "after_train_iter", batch_idx=idx, data_batch=data_batch, outputs=outputs
         )
         self.iter += 1
 
-    def _step_is_done(self, idx: int) -> None:
-        """Called before the hooks that may write a checkpoint."""
+    def _number_epoch(self, epoch: int) -> None:
+        """Tell the sampler also where no hook does, or order and views repeat."""
+        sampler = getattr(self.dataloader.batch_sampler, "sampler", None)
+        if hasattr(sampler, "set_epoch"):
+            sampler.set_epoch(epoch)
 
 
 class EpochLoop(_Loop):
-    """As MMEngine's ``EpochBasedTrainLoop``; a resumed run may begin within an epoch.
+    """As MMEngine's ``EpochBasedTrainLoop``; a resumed run may begin within an epoch."""
 
-    Attributes:
-        done (int): batches of the current epoch that are done.
-    """
-
-    def __init__(
-        self, runner, dataloader, max_epochs, val_begin=1, val_interval=1, dynamic_intervals=None
-    ) -> None:
-        super().__init__(runner, dataloader, val_begin, val_interval, dynamic_intervals)
-        self.max_epochs = _whole("max_epochs", max_epochs, 0)
-        self.max_iters = self.max_epochs * len(self.dataloader)
-        self.done = 0
+    def __init__(self, runner, dataloader, max_epochs, **options) -> None:
+        super().__init__(runner, dataloader, ("max_epochs", max_epochs), **options)
+        self.max_epochs, self.max_iters = self.length, self.length * len(self.dataloader)
 
     def run(self):
         """Launch training."""
         self.runner.call_hook("before_train")
         if self.done == 0:
-            self.runner.restore_random_state()
-            self._validate_what_was_due(self.epoch, self.max_epochs)
+            self._begin(self.epoch)
         while self.epoch < self.max_epochs and not self.stop_training:
             self.run_epoch()
-            self._validate_if_due(self.epoch, self.max_epochs)
+            self._validate_if_due(self.epoch)
         self.runner.call_hook("after_train")
         return self.runner.model
 
@@ -135,22 +106,15 @@ class EpochLoop(_Loop):
         self.runner.call_hook("before_train_epoch")
         self.runner.restore_random_state()
         self.runner.model.train()
-        _number_epoch(self.dataloader, self.epoch)
+        self._number_epoch(self.epoch)
         for idx, data_batch in enumerate(batches_from(self.dataloader, self.done), self.done):
             self._train_step(idx, data_batch)
         self.runner.call_hook("after_train_epoch")
         self.epoch += 1
         self.done = 0
 
-    def _step_is_done(self, idx: int) -> None:
-        self.done = idx + 1
-
     def find_batch(self, meta: dict, filename) -> None:
-        """Go on from the batch within an epoch that a checkpoint's metadata names.
-
-        Raises:
-            CheckpointError: it is of an epoch of another length.
-        """
+        """Go on from the batch within an epoch that a checkpoint's metadata names."""
         batches = len(self.dataloader)
         known, done = meta.get("batches", batches), meta.get("batch")
         if done is None:  # written by MMEngine
@@ -168,59 +132,41 @@ class EpochLoop(_Loop):
 
 
 class IterationLoop(_Loop):
-    """As MMEngine's ``IterBasedTrainLoop``; passes over the data are numbered from 0.
-
-    The sampler's epoch is the number of the pass, so that every pass has its own order and
-    augmentation. mmengine's ``InfiniteSampler`` has one endless pass.
-    """
+    """As MMEngine's ``IterBasedTrainLoop``; each pass over the data has its own order and views."""
 
     max_epochs = 1
 
-    def __init__(
-        self, runner, dataloader, max_iters, val_begin=1, val_interval=1000, dynamic_intervals=None
-    ) -> None:
-        super().__init__(runner, dataloader, val_begin, val_interval, dynamic_intervals)
-        self.max_iters = _whole("max_iters", max_iters, 0)
+    def __init__(self, runner, dataloader, max_iters, val_interval=1000, **options) -> None:
+        options["val_interval"] = val_interval
+        super().__init__(runner, dataloader, ("max_iters", max_iters), **options)
+        self.max_iters = self.length
 
     def run(self):
         """Launch training."""
         self.runner.call_hook("before_train")
         self.runner.call_hook("before_train_epoch")
-        self.runner.restore_random_state()
-        self._validate_what_was_due(self.iter, self.max_iters)
+        self._begin(self.iter)
         batches = self._batches(self.iter)
         while self.iter < self.max_iters and not self.stop_training:
             self.runner.model.train()
             self._train_step(self.iter, next(batches))
-            self._validate_if_due(self.iter, self.max_iters)
+            self._validate_if_due(self.iter)
         batches.close()
         self.runner.call_hook("after_train_epoch")
         self.runner.call_hook("after_train")
         return self.runner.model
 
     def _batches(self, start: int) -> Iterator:
-        if isinstance(_sampler_within(self.dataloader), InfiniteSampler):
+        sampler = getattr(self.dataloader.batch_sampler, "sampler", None)
+        while hasattr(sampler, "yields_draws") and hasattr(sampler, "sampler"):
+            sampler = sampler.sampler  # within NumberedDraws
+        if isinstance(sampler, InfiniteSampler):  # one endless pass
             yield from batches_from(self.dataloader, start)
         first, start = divmod(start, len(self.dataloader))
         for epoch in itertools.count(first):
-            _number_epoch(self.dataloader, epoch)
+            self._number_epoch(epoch)
             yield from batches_from(self.dataloader, start)
             start = 0
-
-
-def _number_epoch(loader: DataLoader, epoch: int) -> None:
-    """Tell the sampler, also where no hook does: a number that stays repeats order and views."""
-    sampler = getattr(loader.batch_sampler, "sampler", None)
-    if hasattr(sampler, "set_epoch"):
-        sampler.set_epoch(epoch)
-
-
-def _sampler_within(loader: DataLoader):
-    """The sampler that a config names; `NumberedDraws` may be around it."""
-    sampler = getattr(loader.batch_sampler, "sampler", None)
-    while hasattr(sampler, "yields_draws") and hasattr(sampler, "sampler"):
-        sampler = sampler.sampler
-    return sampler
 
 
 def _whole(name: str, value, least: int) -> int:
@@ -233,13 +179,10 @@ def _whole(name: str, value, least: int) -> int:
 
 def own_loop(loop):
     """The config of MMEngine's loops as one of the loops here."""
-    if not isinstance(loop, dict):
-        return loop
-    loop = dict(loop)
-    if "type" not in loop and isinstance(loop.get("by_epoch"), bool):
-        loop["type"] = "EpochBasedTrainLoop" if loop.pop("by_epoch") else "IterBasedTrainLoop"
     own = {"EpochBasedTrainLoop": EpochLoop, "IterBasedTrainLoop": IterationLoop}
-    kind = loop.get("type")
-    if isinstance(kind, str):
-        loop["type"] = own.get(kind.removeprefix("mmengine."), kind)
-    return loop
+    if isinstance(loop, dict) and "type" not in loop and isinstance(loop.get("by_epoch"), bool):
+        rest = {key: value for key, value in loop.items() if key != "by_epoch"}
+        return {**rest, "type": EpochLoop if loop["by_epoch"] else IterationLoop}
+    kind = loop.get("type") if isinstance(loop, dict) else None
+    kind = kind.removeprefix("mmengine.") if isinstance(kind, str) else None
+    return {**loop, "type": own[kind]} if kind in own else loop

@@ -2,41 +2,38 @@
 
 from __future__ import annotations
 
-import copy
+import random
 import time
-from collections.abc import Iterable
 
 import mmengine
+import numpy as np
+import torch
 from mmengine.dist import get_rank, get_world_size
-from mmengine.hooks import EarlyStoppingHook, Hook
+from mmengine.hooks import EarlyStoppingHook
 from mmengine.logging import HistoryBuffer
 
 import trn_plugin
-from trn_plugin.engine.checkpoint import FORMAT, shown
-from trn_plugin.engine.optimizers import (
-    as_implemented,
-    check_optimizer,
-    in_own_order,
-    keep_rates,
-    optimized_names,
-    option_differences,
+from trn_plugin.checkpoints import FORMAT
+from trn_plugin.checkpoints.weights import nonfinite_state
+from trn_plugin.engine.optimizers import nonfinite_moment, optimized_names, restore_optimizers
+from trn_plugin.engine.schedules import replay, restore_schedules
+from trn_plugin.errors import TrainingError, shown
+
+__all__ = ["capture", "check_loadable", "describe", "process_state", "restore", "settings_of"]
+
+COUNTED = ("wait_count", "best_score")
+"""Attributes of ``EarlyStoppingHook`` that decide how a run goes on."""
+COMPARED = (
+    *("model", "train_dataloader", "val_dataloader", "val_evaluator", "train_cfg", "val_cfg"),
+    *("default_hooks", "custom_hooks", "input_size", "non_finite", "auto_scale_lr"),
 )
-from trn_plugin.engine.random_state import check_random_state, random_state
-from trn_plugin.engine.resume_report import changed_settings, settings_of
-from trn_plugin.engine.schedules import paired, replay, restore_schedule, schedule_differences
-from trn_plugin.errors import CheckpointError, ConfigError, first_line, printable
-
-__all__ = ["built", "capture", "describe", "process_state", "resume", "start_again"]
-
-COUNTED = {EarlyStoppingHook: ("wait_count", "best_score")}
-"""Attributes of MMEngine's hooks that decide how a run goes on; others say so themselves."""
+"""Keys of a config; optimizers and schedules are compared as they are built."""
 
 
 def process_state(runner) -> dict:
     """What a process needs to go on as it would have, besides what all processes share."""
-    waiting = hasattr(runner.optim_wrapper, "inner_count") and not (
-        runner.optim_wrapper.should_update()
-    )
+    wrapper = runner.optim_wrapper
+    waiting = hasattr(wrapper, "inner_count") and not wrapper.should_update()
     gradients = {
         name: parameter.grad.cpu()
         for name, parameter in runner.bare_model.named_parameters()
@@ -47,18 +44,39 @@ def process_state(runner) -> dict:
 
 def capture(runner, save_optimizer: bool, save_param_scheduler: bool) -> dict:
     """Logs, hooks' counts, optimizers and schedules of a run."""
-    state = {"message_hub": _hub_state(runner.message_hub), "hooks": _hooks_state(runner.hooks)}
+    hub = runner.message_hub.state_dict()
+    scalars = {
+        name: dict(zip(("history", "counts"), buffer.data, strict=True))
+        for name, buffer in hub["log_scalars"].items()
+    }
+    info = {name: value for name, value in hub["runtime_info"].items() if _is_plain(value)}
+    counted = [{name: getattr(hook, name) for name in COUNTED} for hook in _stopping(runner)]
+    state = {"message_hub": dict(log_scalars=scalars, runtime_info=info), "hooks": counted}
     if save_optimizer:
         state["optimizer"] = runner.optim_wrapper.state_dict()
         state["optimized"] = optimized_names(runner.optim_wrapper, runner.bare_model)
     schedulers = runner.param_schedulers
     if save_param_scheduler and schedulers:
-        state["param_schedulers"] = (
-            {k: [s.state_dict() for s in v] for k, v in schedulers.items()}
-            if isinstance(schedulers, dict)
-            else [s.state_dict() for s in schedulers]
-        )
+        named = schedulers if isinstance(schedulers, dict) else {"": schedulers}
+        states = {name: [each.state_dict() for each in group] for name, group in named.items()}
+        state["param_schedulers"] = states if isinstance(schedulers, dict) else states[""]
     return state
+
+
+def check_loadable(runner, optimizer: bool) -> None:
+    """TrainingError for weights, statistics or moments that could not be loaded again."""
+    model, built = runner.bare_model, runner.finite_steps.built if runner.finite_steps else {}
+    bad = nonfinite_state(model.state_dict(), built)
+    kind = "weights" if bad in dict(model.named_parameters()) else "statistics"
+    what = f"the {kind} of {bad} are"
+    if bad is None and optimizer:
+        bad = nonfinite_moment(runner.optim_wrapper)
+        what = f"the optimizer's {bad} is"
+    if bad is not None:
+        raise TrainingError(
+            f"iteration {runner.iter}: {what} not finite and not saved; "
+            f"{runner.last_checkpoint_text()}"
+        )
 
 
 def describe(runner, given: dict, by_epoch: bool) -> dict:
@@ -80,109 +98,37 @@ def describe(runner, given: dict, by_epoch: bool) -> dict:
         dataset_meta=getattr(runner.train_dataloader.dataset, "metainfo", {}),
     )
     iteration, metrics = runner.validated
-    if iteration == runner.iter:
-        meta.update(metrics=metrics)
-    return meta
+    return {**meta, "metrics": metrics} if iteration == runner.iter else meta
 
 
-def built(runner) -> dict:
-    """Optimizers and schedules as they are built, for :func:`start_again`."""
-    return copy.deepcopy(capture(runner, True, True))
+def settings_of(cfg) -> dict:
+    """By key path, the values of a config that a resumed run is compared in."""
+
+    def flat(path: str, value) -> dict:
+        if isinstance(value, (dict, list, tuple)) and value:
+            items = value.items() if isinstance(value, dict) else enumerate(value)
+            return {k: v for key, inner in items for k, v in flat(f"{path}.{key}", inner).items()}
+        simple = value is None or isinstance(value, (bool, int, float, str))
+        return {path: value if simple else getattr(value, "__qualname__", type(value).__name__)}
+
+    return {k: v for key in COMPARED if key in cfg for k, v in flat(key, cfg[key]).items()}
 
 
-def start_again(runner, state: dict) -> None:
-    """Undo what a checkpoint that turned out to be of no use has changed."""
-    runner.optim_wrapper.load_state_dict(copy.deepcopy(state["optimizer"]))
-    for mine, saved in paired(runner.param_schedulers or [], state.get("param_schedulers", [])):
-        mine.load_state_dict(copy.deepcopy(saved))
-
-
-def resume(runner, checkpoint: dict, filename, optimizer: bool, param_scheduler: bool) -> None:
-    """Set a runner to the state of a checkpoint whose weights it has.
-
-    Raises:
-        CheckpointError: a file without a run's counters, or of a run that does not fit.
-    """
-    meta, loop = checkpoint["meta"], runner.train_loop
-    counts = [meta.get(name) for name in ("epoch", "iter")]
-    if not all(type(count) is int and 0 <= count < 2**53 for count in counts):
-        raise CheckpointError(f"{filename}: holds weights but no run to resume (no epoch, iter)")
-    loop.epoch, loop.iter = counts
-    if hasattr(loop, "find_batch"):
-        loop.find_batch(meta, filename)
-    loop.validation_pending = not meta.get("metrics")
-    _follow_seed(runner, meta.get("seed"), filename)
-    choice = runner.cfg.get("resume_schedule", "checkpoint")
-    if choice not in ("checkpoint", "config"):
-        raise ConfigError(f"resume_schedule: expected 'checkpoint' or 'config', found {choice!r}")
-    try:
-        ignored = _restore(runner, checkpoint, optimizer, param_scheduler, choice == "config")
-    except ConfigError:
-        raise
-    except Exception as error:  # torch and MMEngine take what is in the file unchecked
-        raise CheckpointError(
-            f"{filename}: its run does not fit the config's optimizer, schedules or number of "
-            f"processes: {type(error).__name__}: {printable(first_line(error))}"
-        ) from error
-    _report(runner, filename, ignored, changed_settings(runner.cfg, meta.get("settings")))
-
-
-def _follow_seed(runner, seed, filename) -> None:
-    if not isinstance(seed, int):
-        return
-    if not 0 <= seed < 2**32:
-        raise CheckpointError(f"{filename}: expected a seed below 2^32, found {shown(seed)}")
-    if seed != runner.randomness.get("seed"):
-        runner.logger.warning(f"resuming with the seed of the checkpoint, {seed}")
-        runner.randomness.update(seed=seed)
-        runner.set_randomness(**runner.randomness)
-        runner.train_dataloader.sampler.seed = seed
-
-
-def _report(runner, filename, ignored: list[str], changed: list[str]) -> None:
-    lines = []
-    if ignored:
-        lines.append(
-            f"the optimizer and the schedule of the learning rate stay the checkpoint's: "
-            f"{', '.join(ignored)} (resume_schedule='config' follows the config's rates and "
-            "schedules)"
-        )
-    if changed:
-        lines.append(f"of the config has changed, and counts from here on: {', '.join(changed)}")
-    if lines:
-        runner.logger.warning(f"resumed from {filename} with another config: {'; '.join(lines)}")
-
-
-def _restore(
+def restore(
     runner, checkpoint: dict, optimizer: bool, param_scheduler: bool, stretch: bool
 ) -> list[str]:
-    """Set optimizers, schedules, logs, hooks and this process to a checkpoint's.
+    """Set a run to the state of a checkpoint; what of its config it then does not follow.
 
-    Args:
-        runner (SafeRunner): its optimizers and schedules are as its config says.
-        checkpoint (dict): what :func:`capture` gave, and of every process in 'ranks'.
-        optimizer, param_scheduler (bool): what to restore.
-        stretch (bool): keep the config's rates and schedules, as they are after so many steps.
-
-    Returns:
-        list[str]: what of the config the run does not follow.
-
-    Raises:
-        Exception: of any type, where the state is of another run or none.
+    With ``stretch`` the config's rates and schedules stay, as they are after so many steps. A
+    state of another run, or none, raises an error of any type.
     """
     ignored = []
     _restore_hub(runner.message_hub, checkpoint.get("message_hub", {}))
     if optimizer and "optimizer" in checkpoint:
-        own = optimized_names(runner.optim_wrapper, runner.bare_model)
-        saved = in_own_order(checkpoint["optimizer"], checkpoint.get("optimized", own), own)
-        before = runner.optim_wrapper.state_dict()
-        differing = option_differences(before, saved)
-        runner.optim_wrapper.load_state_dict(as_implemented(saved, before))
-        check_optimizer(runner.optim_wrapper)
-        if stretch:
-            keep_rates(runner.optim_wrapper, before)
-            differing = [line for line in differing if not line.startswith("lr ")]
-        ignored += [f"optimizer {line}" for line in differing]
+        wrapper, model = runner.optim_wrapper, runner.bare_model
+        names = checkpoint.get("optimized", optimized_names(wrapper, model))
+        found = restore_optimizers(wrapper, model, checkpoint["optimizer"], names, stretch)
+        ignored += [f"optimizer {line}" for line in found]
     elif optimizer:
         runner.logger.warning(
             "the checkpoint holds no optimizer state: the run goes on with a new optimizer"
@@ -191,94 +137,82 @@ def _restore(
     if stretch and schedulers:
         replay(schedulers, runner.iter, len(runner.train_dataloader))
     elif param_scheduler and "param_schedulers" in checkpoint and schedulers:
-        pairs = list(paired(schedulers, checkpoint["param_schedulers"]))
-        for mine, state in pairs:
-            ignored += [f"schedule {line}" for line in schedule_differences(mine, state)]
-            restore_schedule(mine, state)
-    _restore_hooks(runner.hooks, checkpoint.get("hooks", {}))
-    runner.random_state = _restore_process(runner, checkpoint.get("ranks") or [])
+        found = restore_schedules(schedulers, checkpoint["param_schedulers"])
+        ignored += [f"schedule {line}" for line in found]
+    for hook, saved in zip(_stopping(runner), checkpoint.get("hooks") or (), strict=False):
+        for name in COUNTED:
+            if not isinstance(saved[name], (int, float)):
+                raise TypeError(f"EarlyStoppingHook.{name} is {shown(saved[name])}")
+            setattr(hook, name, saved[name])
+    _restore_process(runner, checkpoint.get("ranks") or [])
     return ignored
 
 
-def _restore_process(runner, ranks: list) -> dict | None:
+def _restore_process(runner, ranks: list) -> None:
     if len(ranks) != get_world_size():
         if ranks:
             runner.logger.warning(
                 f"the checkpoint is of a run with {len(ranks)} processes, this one has "
                 f"{get_world_size()}: it goes on, but not exactly as that run would have"
             )
-        return None
-    mine = ranks[get_rank()]
-    check_random_state(mine["random"])
+        return
+    mine, current = ranks[get_rank()], random_state()
+    try:
+        set_random_state(mine["random"])  # refuses what is none
+    finally:
+        set_random_state(current)
     parameters = dict(runner.bare_model.named_parameters())
     for name, gradient in mine["gradients"].items():
         parameters[name].grad = gradient.to(parameters[name]).clone()
-    return mine["random"]
+    runner.random_state = mine["random"]
 
 
-def _hub_state(hub) -> dict:
-    """Logged values, and what hooks have noted that is to be there after a resume."""
-    state = hub.state_dict()
-    return {
-        "log_scalars": {
-            name: dict(zip(("history", "counts"), buffer.data, strict=True))
-            for name, buffer in state["log_scalars"].items()
-        },
-        "runtime_info": {k: v for k, v in state["runtime_info"].items() if _is_plain_info(v)},
+def random_state() -> dict:
+    """State of Python's, numpy's and torch's generators, of torch also on the current GPU."""
+    version, words, gauss = random.getstate()
+    kind, keys, *rest = np.random.get_state()
+    state = {
+        "python": (version, torch.tensor(words), gauss),
+        "numpy": (kind, torch.from_numpy(keys.astype(np.int64)), *rest),
+        "torch": torch.get_rng_state(),
     }
+    return state | ({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {})
+
+
+def set_random_state(state: dict) -> None:
+    """Set the generators to a state that :func:`random_state` gave."""
+    version, words, gauss = state["python"]
+    kind, keys, *rest = state["numpy"]
+    random.setstate((version, tuple(words.tolist()), gauss))
+    np.random.set_state((kind, keys.cpu().numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(state["torch"].cpu())
+    if torch.cuda.is_available() and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"].cpu())
 
 
 def _restore_hub(hub, state: dict) -> None:
-    """Logged values and what hooks have noted.
-
-    Raises:
-        TypeError, ValueError, AttributeError: no such state.
-    """
+    """Logged values and what hooks have noted."""
     scalars = {}
     for name, saved in state.get("log_scalars", {}).items():
         if isinstance(saved, dict) and "history" in saved:  # the plain Runner's are stand-ins
             if not isinstance(name, str) or saved["history"].shape != saved["counts"].shape:
                 raise ValueError(f"the logged values of {shown(name)} have no count each")
-            values = (saved[part].cpu().numpy() for part in ("history", "counts"))
-            scalars[name] = HistoryBuffer(*values)
-    info = {}
-    for name, value in state.get("runtime_info", {}).items():
-        if name == "keep_ckpt_ids" and not _are_steps(value):
-            raise ValueError(
-                f"keep_ckpt_ids are no numbers of epochs or iterations: {shown(value)}"
-            )
-        if isinstance(name, str) and _is_plain_info(value):
-            info[name] = value
+            scalars[name] = HistoryBuffer(*(saved[k].cpu().numpy() for k in ("history", "counts")))
+    info = {k: v for k, v in state.get("runtime_info", {}).items() if _is_plain(v)}
+    steps = info.get("keep_ckpt_ids", [])
+    if steps != state.get("runtime_info", {}).get("keep_ckpt_ids", []) or not (
+        isinstance(steps, list) and all(type(step) is int and step > 0 for step in steps)
+    ):
+        raise ValueError(f"keep_ckpt_ids are no numbers of epochs or iterations: {shown(steps)}")
     hub.log_scalars.clear()
     resumed = dict.fromkeys({**scalars, **info}, True)
     hub.load_state_dict({"log_scalars": scalars, "runtime_info": info, "resumed_keys": resumed})
 
 
-def _are_steps(value) -> bool:
-    return isinstance(value, list) and all(type(step) is int and step > 0 for step in value)
+def _is_plain(value) -> bool:
+    values = value if isinstance(value, list) else [value]  # as the checkpoints to keep
+    return all(isinstance(each, (bool, int, float, str)) for each in values)
 
 
-def _is_plain_info(value) -> bool:
-    if isinstance(value, list):  # such as the numbers of the checkpoints to keep
-        return all(isinstance(entry, (bool, int, float, str)) for entry in value)
-    return isinstance(value, (bool, int, float, str))
-
-
-def _hooks_state(hooks: Iterable[Hook]) -> dict[str, dict]:
-    """What hooks have counted, by the name of their class."""
-    return {
-        kind.__name__: {name: getattr(hook, name) for name in names}
-        for hook in hooks
-        for kind, names in COUNTED.items()
-        if isinstance(hook, kind)
-    }
-
-
-def _restore_hooks(hooks: Iterable[Hook], state: dict) -> None:
-    for hook in hooks:
-        for kind, names in COUNTED.items():
-            saved = state.get(kind.__name__, {})
-            for name in names if isinstance(hook, kind) and saved else ():
-                if not isinstance(saved.get(name), (int, float)):
-                    raise TypeError(f"{kind.__name__}.{name} is {shown(saved.get(name))}")
-                setattr(hook, name, saved[name])
+def _stopping(runner) -> list[EarlyStoppingHook]:
+    return [hook for hook in runner.hooks if isinstance(hook, EarlyStoppingHook)]

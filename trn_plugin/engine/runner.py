@@ -12,65 +12,59 @@ from mmengine.dist import all_gather_object, is_main_process
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
-from trn_plugin import packaged
-from trn_plugin.engine import newest, run_state
+from trn_plugin import checkpoints, packaged
+from trn_plugin.engine import resuming, run_state, work_dir
 from trn_plugin.engine.building import ToldRunner, check_sections, config_errors
-from trn_plugin.engine.checkpoint import load_checkpoint_file
-from trn_plugin.engine.checkpoint_hook import own_default_hooks, own_hook
-from trn_plugin.engine.data_checks import batched, check_metrics, check_roots, check_training_set
-from trn_plugin.engine.data_config import with_draws
+from trn_plugin.engine.data_config import (
+    check_metrics,
+    check_roots,
+    check_training_set,
+    spread_input_size,
+    with_draws,
+)
 from trn_plugin.engine.distributed import average_statistics, distributed_model, with_sync_bn
-from trn_plugin.engine.input_size import spread_input_size
+from trn_plugin.engine.hooks import hooks_of
+from trn_plugin.engine.logs import ScreenFilter
 from trn_plugin.engine.loops import IterationLoop, own_loop
-from trn_plugin.engine.model_state import load_fitting_state, load_model_state
 from trn_plugin.engine.optimizers import accumulated, own_optimizer
-from trn_plugin.engine.random_state import set_random_state
-from trn_plugin.engine.run_hooks import check_loadable, run_hooks
 from trn_plugin.engine.schedules import as_iterations
-from trn_plugin.engine.work_dir import only_run_in
-from trn_plugin.engine.writing import save_checkpoint_file
 from trn_plugin.registry import RUNNERS
 
 __all__ = ["SafeRunner"]
 
-PARTS = ("train", "val", "test")
-
 
 @RUNNERS.register_module()
 class SafeRunner(ToldRunner):
-    """MMEngine's Runner with another way of writing and reading checkpoints.
+    """MMEngine's Runner with checkpoints of plain data (``runner_type='SafeRunner'``).
 
-    A checkpoint holds tensors, numbers and strings only, is written whole or not at all, and
-    nothing in it is executed when it is read: MMEngine 0.10.7 cannot read its own checkpoints on
-    torch >= 2.6 without allowing code in them, and evaluates the config text that they hold.
-    Checkpoints of the plain Runner can be read too. Set ``runner_type='SafeRunner'``.
+    A checkpoint is written whole or not at all, and nothing in it is executed when it is read.
+    Checkpoints of the plain Runner can be read too.
 
-    A resumed run ends as one that was not stopped, bit for bit on a CPU: a checkpoint also holds
-    every process's random generators and gradients that wait for more micro-batches, the loops go
-    on from the very batch, and the data loaders draw nothing from the generators that training
-    draws from. What of a changed config it does not follow is one warning; with
-    ``resume_schedule='config'`` it follows the rates and schedules, as if they had been so from
-    the start. A step that is not finite ends the run (``non_finite='skip'`` in the config leaves
-    it out instead). ``save_on_sigterm=True`` writes a checkpoint before SIGTERM ends it.
+    A resumed run ends as one that was not stopped, bit for bit on a CPU. What of a changed config
+    it does not follow is one warning; with ``resume_schedule='config'`` it follows the rates and
+    schedules, as if they had been so from the start. A step that is not finite ends the run
+    (``non_finite='skip'`` leaves it out instead). ``save_on_sigterm=True`` writes a checkpoint
+    before SIGTERM ends it.
 
     Attributes:
         finite_steps (FiniteSteps): runs the training steps, while training.
         validated (tuple[int, dict]): iteration and metrics of the last validation.
         trained_on (dict): metainfo of the data set that the loaded weights were trained on.
-        resumed_from (str | None): the checkpoint, until the first step after it is done.
+        resumed_from (str | None): the checkpoint, until the first step after it.
     """
 
     def __init__(self, *args, load_from=None, resume=False, **options) -> None:
-        self.loaders = {part: options.get(f"{part}_dataloader") for part in PARTS}
+        self.loaders = {
+            part: options.get(f"{part}_dataloader") for part in ("train", "val", "test")
+        }
         self.trains = options.get("train_cfg") is not None
         self.randomness = options.setdefault("randomness", {"seed": None})
         self.load_from, self.resuming, self.loaded = load_from, resume, False
-        self.validated: tuple[int, dict] = (-1, {})
-        self.trained_on: dict = {}
-        self.random_state: dict | None = None
-        self.resumed_from: str | None = None
-        self.finite_steps = None
+        self.validated, self.trained_on = (-1, {}), {}
+        self.random_state = self.resumed_from = self.finite_steps = None
+        self.screen = ScreenFilter()
         super().__init__(*args, load_from=load_from, resume=resume, **options)
+        self.screen.is_built = True
 
     @classmethod
     def from_cfg(cls, cfg):
@@ -87,6 +81,18 @@ class SafeRunner(ToldRunner):
         """The model without its wrapper for several processes."""
         return self.model.module if is_model_wrapper(self.model) else self.model
 
+    def build_logger(self, *args, **kwargs):
+        """As MMEngine's; what fills pages goes to the log file only."""
+        logger = super().build_logger(*args, **kwargs)
+        self.screen.add_to(logger)
+        return logger
+
+    def build_log_processor(self, log_processor):
+        """As MMEngine's; by default `ScreenLogProcessor`."""
+        if isinstance(log_processor, dict):
+            log_processor = {"type": "trn_plugin.ScreenLogProcessor", **log_processor}
+        return super().build_log_processor(log_processor)
+
     def build_model(self, model):
         """As MMEngine's; a data root that is not there is told before weights are looked for."""
         check_roots(self.loaders)
@@ -96,11 +102,7 @@ class SafeRunner(ToldRunner):
         """Nothing: a training dumps its config when it has the work directory to itself."""
 
     def wrap_model(self, model_wrapper_cfg, model):
-        """As MMEngine's; without CUDA too, and with timm's conversion of batch norm.
-
-        Raises:
-            ConfigError: ``sync_bn`` without CUDA, or with another value than 'torch'.
-        """
+        """As MMEngine's; without CUDA too, and with timm's conversion of batch norm."""
         if not self.distributed or is_model_wrapper(model):
             return super().wrap_model(model_wrapper_cfg, model)
         sync_bn = self.cfg.get("sync_bn")
@@ -125,27 +127,21 @@ class SafeRunner(ToldRunner):
 
     def register_hooks(self, default_hooks=None, custom_hooks=None):
         """As MMEngine's; with this package's own, and ``CheckpointHook`` means the safe one."""
-        own = [own_hook(hook) for hook in custom_hooks or ()]
-        super().register_hooks(own_default_hooks(default_hooks), own)
-        for hook in run_hooks(self.cfg):
-            self.register_hook(hook)
+        for place, hook in hooks_of(self.cfg, default_hooks, custom_hooks).items():
+            with config_errors(place):
+                self.register_hook(hook)
 
     def train(self):
-        """As MMEngine's.
-
-        Raises:
-            TrainingError: a loss or gradient that is not finite.
-            ConfigError: another training runs in the work directory, or an error before a step.
-        """
+        """As MMEngine's; what fails before the first step is a ConfigError."""
         self.finite_steps = None
         try:
-            with only_run_in(self.work_dir) if is_main_process() else nullcontext():
-                newest.newest_first(self.work_dir)  # refuses those of a newer version
+            with work_dir.only_run_in(self.work_dir) if is_main_process() else nullcontext():
+                work_dir.newest_first(self.work_dir)  # refuses those of a newer version
                 super().dump_config()
                 return super().train()
         except KeyboardInterrupt as error:
             where = self.last_checkpoint_text()
-            if newest.checkpoint_files(self.work_dir):
+            if work_dir.checkpoint_files(self.work_dir):
                 where += "; --resume goes on from there"
             raise type(error)(where) from None
         except Exception:
@@ -159,22 +155,15 @@ class SafeRunner(ToldRunner):
 
     @staticmethod
     def build_dataloader(dataloader, seed=None, diff_rank_seed=False):
-        """As MMEngine's; a mistake in the config is a ConfigError; nothing is pinned on CPUs.
-
-        Samples know for which draw they are read, whatever sampler and data sets a config names.
-
-        The loader has a generator of its own: it would draw its workers' seed from the global
-        one each time that it is iterated, so that dropout would depend on how often it was.
-        """
-        if isinstance(dataloader, dict) and not torch.cuda.is_available():
-            dataloader = {**dataloader, "pin_memory": False}  # or torch warns at every loader
+        """As MMEngine's; samples know for which draw they are read; nothing is pinned on CPUs."""
         with config_errors("dataloader"):
             if isinstance(dataloader, dict):
                 dataloader = with_draws(dataloader)
+                if not torch.cuda.is_available():  # or torch warns at every loader
+                    dataloader["pin_memory"] = False
             built = Runner.build_dataloader(dataloader, seed, diff_rank_seed)
-        if built.generator is None:
-            built.generator = torch.Generator()
-            built.generator.manual_seed(seed or 0)
+        if built.generator is None:  # or each pass draws a seed from training's own generator
+            built.generator = torch.Generator().manual_seed(seed or 0)
         return built
 
     def build_optim_wrapper(self, optim_wrapper):
@@ -194,8 +183,11 @@ class SafeRunner(ToldRunner):
         return super().build_param_scheduler(scheduler)
 
     def build_evaluator(self, evaluator):
-        """As MMEngine's; a metric of a task that the model has not is refused."""
-        built = super().build_evaluator(batched(evaluator))
+        """As MMEngine's, with batches; a metric of a task that the model has not is refused."""
+        is_dict = isinstance(evaluator, dict) and "metrics" not in evaluator
+        if isinstance(evaluator, list) or is_dict:
+            evaluator = dict(type="trn_plugin.BatchEvaluator", metrics=evaluator)
+        built = super().build_evaluator(evaluator)
         check_metrics(built, self.bare_model)
         return built
 
@@ -207,17 +199,18 @@ class SafeRunner(ToldRunner):
 
     def load_checkpoint(self, filename, map_location="cpu", strict=False, revise_keys=()):
         """Load weights; every name must fit unless the run trains from them (``load_from``)."""
-        checkpoint = load_checkpoint_file(filename, map_location)
+        checkpoint = checkpoints.load_checkpoint_file(filename, map_location)
         self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
         if strict or self.resuming or not self.trains:
-            load_model_state(self.bare_model, checkpoint["state_dict"], filename)
+            checkpoints.load_model_state(self.bare_model, checkpoint["state_dict"], filename)
         else:
-            first, *more = load_fitting_state(self.bare_model, checkpoint["state_dict"], filename)
+            first, *more = checkpoints.load_fitting_state(
+                self.bare_model, checkpoint["state_dict"], filename
+            )
             self.logger.info(first)
             for line in more:
                 self.logger.warning(line)
-        self.loaded = True
-        trained_on = checkpoint["meta"].get("dataset_meta")
+        self.loaded, trained_on = True, checkpoint["meta"].get("dataset_meta")
         self.trained_on = trained_on if isinstance(trained_on, dict) else {}
         self.logger.info(f"Load checkpoint from {filename}")
         return checkpoint
@@ -227,44 +220,34 @@ class SafeRunner(ToldRunner):
         if self.loaded:
             return
         if self.resuming and self.load_from is None:
-            newest.resume_newest(self)
+            resuming.resume_newest(self)
         elif self.resuming:
             self.resume(self.load_from)
         elif self.load_from is not None:
             self.load_checkpoint(self.load_from)
 
     def resume(
-        self,
-        filename,
-        resume_optimizer=True,
-        resume_param_scheduler=True,
-        map_location="default",
+        self, filename, resume_optimizer=True, resume_param_scheduler=True, map_location="default"
     ):
-        """Continue a training run: weights, counters, optimiser, schedules, logs, generators.
-
-        Raises:
-            CheckpointError: as ``load_checkpoint``; a file without a run's counters, or with the
-                state of other optimizers; one from within an epoch of another length.
-        """
+        """Continue a run: weights, counters, optimizers, schedules, logs, random generators."""
         device = get_device() if map_location == "default" else map_location
         checkpoint = self.load_checkpoint(filename, map_location=device, strict=True)
         self.optim_wrapper = self.build_optim_wrapper(self.optim_wrapper)
         if self.param_schedulers is not None:
             self.param_schedulers = self.build_param_scheduler(self.param_schedulers)
-        run_state.resume(self, checkpoint, filename, resume_optimizer, resume_param_scheduler)
-        self.loaded = True
+        resuming.resume(self, checkpoint, filename, resume_optimizer, resume_param_scheduler)
         self.resumed_from = str(filename)
         self.logger.info(f"resumed epoch: {self.epoch}, iter: {self.iter}")
 
     def restore_random_state(self):
         """Set the generators to what they were at the checkpoint; the loops call it in time."""
         if self.random_state is not None:
-            set_random_state(self.random_state)
+            run_state.set_random_state(self.random_state)
             self.random_state = None
 
     def last_checkpoint_text(self) -> str:
         """Where a run that ends now can be resumed from."""
-        return newest.last_checkpoint_text(self.work_dir)
+        return work_dir.last_checkpoint_text(self.work_dir)
 
     def save_checkpoint(
         self,
@@ -277,16 +260,16 @@ class SafeRunner(ToldRunner):
         by_epoch=True,
         backend_args=None,
     ):
-        """Write a checkpoint of plain data; all processes must call it.
+        """Write a checkpoint; all processes must call it.
 
         Raises:
             CheckpointError: the file cannot be written.
-            TrainingError: a state that could not be loaded; the earlier checkpoint stays.
+            TrainingError: a state that could not be loaded again; the earlier checkpoint stays.
         """
         if self.finite_steps is not None:
             self.finite_steps.log.flush()
         average_statistics(self.bare_model)
-        check_loadable(self, save_optimizer)
+        run_state.check_loadable(self, save_optimizer)
         ranks = all_gather_object(run_state.process_state(self))
         if not is_main_process():
             return
@@ -297,4 +280,4 @@ class SafeRunner(ToldRunner):
             **run_state.capture(self, save_optimizer, save_param_scheduler),
         }
         self.call_hook("before_save_checkpoint", checkpoint=checkpoint)
-        save_checkpoint_file(checkpoint, mmengine.fileio.join_path(out_dir, filename))
+        checkpoints.save_checkpoint_file(checkpoint, mmengine.fileio.join_path(out_dir, filename))

@@ -1,56 +1,36 @@
-"""The log of training steps, on a GPU read without waiting for each step."""
+"""What a training step computes, in messages and in the log; a GPU is not waited for each step."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from mmengine.hooks import LoggerHook, RuntimeInfoHook
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
-__all__ = ["StepLog", "StepLogHook", "finite_only"]
+__all__ = ["StepLog", "StepLogHook"]
 
-MOST_PENDING = 100
-"""Steps read at once, at the latest."""
-
-
-def finite_only(entries: dict, skipped: int) -> dict:
-    """Log entries without those that are not finite, and whether the step was skipped."""
-    finite = {
-        name: value
-        for name, value in entries.items()
-        if not isinstance(value, (float, torch.Tensor))
-        or (math.isfinite(value) if isinstance(value, float) else bool(value.isfinite().all()))
-    }
-    return {**finite, "skipped_steps": skipped}
+MOST_PENDING = 100  # steps read at once, at the latest
 
 
 class StepLog:
-    """Entries of steps whose values are on their way to the host.
+    """Entries of steps whose values are on their way to the host, those of a step in one tensor.
 
-    The entries of a step become one tensor, copied without waiting.
-
-    Args:
-        runner (SafeRunner): whose message hub gets the entries.
-        tell (Callable): given the iteration, the entries and the norms of the gradients of a step
-            that was not finite, returns what to log, or ends the run.
+    ``tell``, given the iteration, entries and norms of a step that was not finite, returns what
+    to log of it, or ends the run.
     """
 
     def __init__(self, runner, tell: Callable[[int, dict, list], dict]) -> None:
         self.runner, self.tell = runner, tell
         self.pending: list[tuple] = []
 
-    def __len__(self) -> int:
-        return len(self.pending)
-
     def add(self, iteration: int, entries: dict, good: torch.Tensor | None, norms: list) -> None:
-        """Begin to copy the entries of a step.
+        """Begin to copy the entries of a step, numbers and tensors of one number.
 
-        Args:
-            iteration: counted from 1.
-            entries: numbers, and tensors of one number.
-            good: flag on the device; None if the step is known to be told already.
-            norms: of the gradients, as ``tell`` takes them.
+        ``good`` is the flag on the device; None if what was not finite is told already.
         """
         tensors = {k: v.detach().reshape(1) for k, v in entries.items() if torch.is_tensor(v)}
         parts = [*tensors.values(), *([] if good is None else [good.reshape(1)])]
@@ -64,22 +44,17 @@ class StepLog:
             if on_gpu:
                 event = torch.cuda.Event()
                 event.record()
-        names = list(tensors)
-        self.pending.append((iteration, entries, names, host, event, good is not None, norms))
+        self.pending.append((iteration, entries, list(tensors), host, event, good, norms))
 
     def flush(self) -> None:
-        """Wait for the steps begun so far, and log them.
-
-        Raises:
-            TrainingError: one of them was not finite.
-        """
+        """Wait for the steps begun so far, and log them; TrainingError if one was not finite."""
         pending, self.pending = self.pending, []
-        for iteration, entries, names, host, event, flagged, norms in pending:
+        for iteration, entries, names, host, event, good, norms in pending:
             if event is not None:
                 event.synchronize()
             values = [] if host is None else host.tolist()
             entries = {**entries, **dict(zip(names, values, strict=False))}
-            if flagged and not values[-1]:
+            if good is not None and not values[-1]:
                 entries = self.tell(iteration, entries, norms)
             for name, value in entries.items():
                 self.runner.message_hub.update_scalar(f"train/{name}", value)
@@ -88,30 +63,117 @@ class StepLog:
 class StepLogHook(RuntimeInfoHook):
     """MMEngine's ``RuntimeInfoHook``, which waits for every log entry of every step.
 
-    On a GPU they are read where the logger writes them, at the end of an epoch, and before a
-    validation or a checkpoint. ``SafeRunner`` uses it where a config says ``RuntimeInfoHook``.
+    On a GPU they are read where they are logged, and before a validation or a checkpoint.
     """
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
-        """As MMEngine's, or read what is due."""
         steps = runner.finite_steps
         if not steps.late:
             super().after_train_iter(runner, batch_idx, data_batch, outputs)
-            return
-        due = len(steps.log) >= MOST_PENDING or any(
-            isinstance(hook, LoggerHook) and hook.every_n_inner_iters(batch_idx, hook.interval)
-            for hook in runner.hooks
-        )
-        if due or self.end_of_epoch(runner.train_dataloader, batch_idx):
+        elif (
+            len(steps.log.pending) >= MOST_PENDING
+            or self.end_of_epoch(runner.train_dataloader, batch_idx)
+            or any(
+                isinstance(hook, LoggerHook) and hook.every_n_inner_iters(batch_idx, hook.interval)
+                for hook in runner.hooks
+            )
+        ):
             steps.log.flush()
 
     def before_val(self, runner) -> None:
-        """As MMEngine's."""
         if runner.finite_steps is not None:
             runner.finite_steps.log.flush()
         super().before_val(runner)
 
     def after_train(self, runner) -> None:
-        """As MMEngine's."""
         runner.finite_steps.log.flush()
         super().after_train(runner)
+
+
+class Losses(dict):
+    """Forward hook of a model: its losses since the last step, by name."""
+
+    def __call__(self, module, inputs, output) -> None:
+        if module.training and isinstance(output, dict):
+            for name, value in output.items():
+                values = value if isinstance(value, (list, tuple)) else [value]
+                if "loss" in name and all(torch.is_tensor(v) for v in values):
+                    self.setdefault(name, []).extend(v.detach().reshape(-1) for v in values)
+
+    def __deepcopy__(self, memo):
+        return Losses()  # a copy of the model has had no step
+
+    def bad_text(self) -> str | None:
+        """Which losses are not finite; None where all are."""
+        flat = {name: torch.cat(values) for name, values in self.items()}
+        bad = {name: values[~values.isfinite()] for name, values in flat.items()}
+        return losses_text({name: float(found[0]) for name, found in bad.items() if found.numel()})
+
+
+class Norms(NamedTuple):
+    """The norm of an optimizer's gradients together, each one's, and of which parameters.
+
+    ``strict``: a norm that overflows is refused, even if no gradient does.
+    """
+
+    total: Tensor
+    each: Tensor
+    parameters: list
+    strict: bool
+
+    def bad_text(self, names: dict[int, str], tasks: list[str]) -> str:
+        """Which gradients are not finite."""
+        pairs = zip(self.parameters, self.each.tolist(), strict=True)
+        bad = [names.get(id(p), "a parameter") for p, norm in pairs if not math.isfinite(norm)]
+        if not bad and not math.isfinite(float(self.total)):
+            return "the norm of the gradients is not finite"
+        if not bad:
+            return "a loss of another process is not finite"
+        of = [task for task in tasks if any(task in name.split(".")[:-1] for name in bad)]
+        more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
+        tasks = f" (of {' and '.join(of)})" if of else ""
+        return f"the gradient of {bad[0]}{more}{tasks} is not finite"
+
+
+def norms_of(parameters: list[Tensor], order: float = 2.0, strict: bool = False) -> Norms:
+    """Norms as ``torch.nn.utils.get_total_norm`` computes them."""
+    gradients = [parameter.grad for parameter in parameters]
+    if not gradients:
+        return Norms(torch.zeros(()), torch.zeros(0), parameters, strict)
+    if len({(gradient.dtype, gradient.device) for gradient in gradients}) == 1:
+        each = torch.stack(torch._foreach_norm(gradients, order))
+    else:
+        norms = [torch.linalg.vector_norm(gradient, order) for gradient in gradients]
+        each = torch.stack([norm.to(gradients[0].device, torch.float32) for norm in norms])
+    return Norms(torch.linalg.vector_norm(each, order), each, parameters, strict)
+
+
+def losses_text(bad: dict[str, float]) -> str | None:
+    """Which losses are what; None where there are none."""
+    named = {key: value for key, value in bad.items() if key != "loss"} or bad
+    return " and ".join(f"{_loss_name(key)} is {value}" for key, value in named.items()) or None
+
+
+def _loss_name(key: str) -> str:
+    level = key.removeprefix("loss_relation_")
+    if level != key:
+        return f"the relation loss of level {level!r}"
+    task = key.removeprefix("loss_")
+    return f"the loss of task {task!r}" if task != key else repr(key)
+
+
+def finite_only(entries: dict, skipped: int) -> dict:
+    """Log entries without those that are not finite, and whether the step was skipped."""
+    numbers = {k: torch.as_tensor(v) for k, v in entries.items() if not isinstance(v, str)}
+    bad = [name for name, value in numbers.items() if not bool(value.isfinite().all())]
+    return {**{k: v for k, v in entries.items() if k not in bad}, "skipped_steps": skipped}
+
+
+def statistics_of(model: nn.Module) -> list[tuple[Tensor, Tensor]]:
+    """The buffers that a forward pass changes in normalisation layers, with copies of them."""
+    return [
+        (buffer, buffer.clone())
+        for module in model.modules()
+        if isinstance(module, _NormBase)
+        for buffer in module.buffers(recurse=False)
+    ]

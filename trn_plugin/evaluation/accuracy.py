@@ -8,7 +8,7 @@ import numpy as np
 from mmengine.logging import print_log
 from sklearn.metrics import confusion_matrix, recall_score
 
-from trn_plugin.evaluation.task_metric import Samples, TaskMetric, table, warn
+from trn_plugin.evaluation.task_metric import TaskMetric, table, warn
 from trn_plugin.registry import METRICS
 from trn_plugin.tasks import ClassTask
 
@@ -45,11 +45,6 @@ class Accuracy(TaskMetric):
         super().__init__(task, **kwargs)
         self.balanced = balanced
         self.confusion = confusion
-
-    def process(self, data_batch: object, data_samples: Samples) -> None:
-        """Keep (probabilities, label or None) of each picture."""
-        predictions, labels = self.predictions(data_samples), self.labels(data_samples)
-        self.results.extend(zip(predictions, labels, strict=True))
 
     def compute_metrics(self, results: list[tuple]) -> dict[str, float]:
         """Percentages by key; NaN where no picture is labelled."""

@@ -71,26 +71,20 @@ class AttributeMetric(TaskMetric):
             self.described(part)
 
     def process(self, data_batch: object, data_samples: Samples) -> None:
-        """Keep (probabilities, labels or None) of each picture."""
+        """Keep (probabilities, labels or NaN) of each picture."""
         if not len(data_samples):
             return
-        by_part = [np.stack(self.predictions(data_samples, part)) for part in self.parts]
-        labels = [self.labels(data_samples, part) for part in self.parts]
-        for row, found in enumerate(np.concatenate(by_part, 1)):
-            known = [part[row] for part in labels]
-            label = None
-            if any(part is not None for part in known):
-                label = np.concatenate(
-                    [
-                        np.full(own.shape[1], np.nan) if part is None else part.reshape(-1)
-                        for own, part in zip(by_part, known, strict=True)
-                    ]
-                )
-            self.results.append((found, label))
+        found, labels = [], []
+        for part in self.parts:
+            found.append(np.stack(self.predictions(data_samples, part)))
+            missing = np.full(found[-1].shape[1], np.nan)
+            own = self.labels(data_samples, part)
+            labels.append([missing if x is None else x.reshape(-1) for x in own])
+        self.results.extend(zip(np.hstack(found), np.hstack(labels), strict=True))
 
     def compute_metrics(self, results: list[tuple]) -> dict[str, float]:
         """Percentages by key; NaN where no label is left."""
-        labelled = [(pred, label) for pred, label in results if label is not None]
+        labelled = [(pred, label) for pred, label in results if not np.isnan(label).all()]
         if not labelled:
             warn(
                 f"{self.prefix}/error_rate is undefined: none of {len(results)} pictures has labels"

@@ -1,85 +1,104 @@
-"""The features of a trained model over a data set."""
+"""Hidden features, predictions and labels of a model on a data set, by level and task."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
 
-from trn_plugin.structures import MultiTaskBatch, MultiTaskDataSample
+from trn_plugin.evaluation.task_metric import Samples, to_array
+from trn_plugin.structures import MultiTaskBatch
 
-__all__ = ["LEVELS", "collect_features", "memory_of"]
+__all__ = ["FIELDS", "LABELS", "Features", "collect_features", "features_of", "joined", "split"]
 
-LEVELS = {"hidden": "hidden", "output": "output", "gt": "target"}
+LABELS = "gt"
+FIELDS = {"hidden": "hidden", "output": "output", "logits": "logits", LABELS: "target"}
 """Fields of a data sample, by the name of the level."""
 
+Features = dict[str, dict[str, np.ndarray]]
+"""(N, d) float32 by level and task, a row of NaN where a sample has none. Tasks that have one
+tensor share one array."""
 
-def collect_features(model: torch.nn.Module, loader: Iterable) -> dict[str, dict[str, np.ndarray]]:
-    """Hidden features, predictions and labels of every task.
 
-    Args:
-        model: a `MultiTaskModel` in eval mode.
-        loader: batches as its ``test_step`` takes them.
-
-    Returns:
-        (N, d) float32 by level ('hidden', 'output', 'gt') and task; a row of NaN where a sample
-        has no label. Tasks whose hidden features are one tensor share one array.
-    """
-    parts: dict[str, dict[str, list]] = {level: {} for level in LEVELS}
-    owners: dict[str, str] = {}
+def collect_features(
+    model: torch.nn.Module, loader: Iterable, levels: Sequence[str] = ("hidden", "output", LABELS)
+) -> Features:
+    """Features of every task of a `MultiTaskModel` in eval mode, over batches of its loader."""
     with torch.no_grad():
-        for data in loader:
-            samples = model.test_step(data)
-            is_batch = isinstance(samples, MultiTaskBatch)
-            owners = _owners(samples.fields["hidden"] if is_batch else samples[0].hidden)
-            for level, field in LEVELS.items():
-                for task in model.tasks:
-                    if level == "hidden" and owners[task] != task:
-                        continue
-                    rows = (_of_batch if is_batch else _of_samples)(samples, field, task)
-                    parts[level].setdefault(task, []).append(rows)
-    features = {
-        level: {task: _join(batches) for task, batches in tasks.items()}
-        for level, tasks in parts.items()
+        return joined([features_of(model.test_step(data), levels, model.tasks) for data in loader])
+
+
+def features_of(samples: Samples, levels: Iterable[str], tasks: Sequence[str]) -> Features:
+    """Features of some samples; of width 0 where none of them has any."""
+    return {level: _of_level(samples, FIELDS[level], tasks) for level in levels}
+
+
+def joined(parts: Sequence[Features]) -> Features:
+    """Features of all samples of several parts."""
+    return {
+        level: _shared({task: [part[level][task] for part in parts] for task in tasks}, id, _concat)
+        for level, tasks in parts[0].items()
     }
-    features["hidden"] = {task: features["hidden"][owners[task]] for task in owners}
-    return features
 
 
-def memory_of(values: torch.Tensor) -> tuple:
+def split(features: Features) -> Iterator[Features]:
+    """Features of each sample alone, (1, d)."""
+    count = max((len(x) for tasks in features.values() for x in tasks.values()), default=0)
+    for row in range(count):
+        yield {
+            level: _shared({t: [x] for t, x in tasks.items()}, id, lambda x: x[0][row : row + 1])  # noqa: B023
+            for level, tasks in features.items()
+        }
+
+
+def _of_level(samples: Samples, field: str, tasks: Sequence[str]) -> dict[str, np.ndarray]:
+    if not isinstance(samples, MultiTaskBatch):
+        values = {task: [sample.get(field, {}).get(task) for sample in samples] for task in tasks}
+        return _shared(values, _memory, _rows)
+    values = {task: [samples.fields[field].get(task)] for task in tasks}
+    found = _shared(values, _memory, lambda x: _matrix(x[0], len(samples)))
+    for task in tasks if field == FIELDS[LABELS] else ():
+        if task in samples.masks:
+            known = samples.whole(task).cpu().numpy()[:, None]
+            found[task] = np.where(known, found[task], np.float32(np.nan))
+    return found
+
+
+def _shared(values: Mapping[str, list], key: Callable, make: Callable) -> dict[str, np.ndarray]:
+    """``make(list)`` by task, made once for lists of equal keys."""
+    made: dict[tuple, np.ndarray] = {}
+    found = {}
+    for task, each in values.items():
+        place = tuple(map(key, each))
+        if place not in made:
+            made[place] = make(each)
+        found[task] = made[place]
+    return found
+
+
+def _memory(values: torch.Tensor | None) -> tuple | None:
     """Equal for views of the same numbers in memory, and for no others that exist together."""
+    if values is None:
+        return None
     return values.data_ptr(), values.shape, values.stride(), values.dtype
 
 
-def _owners(hidden: dict[str, torch.Tensor]) -> dict[str, str]:
-    """For each task the first one with the same hidden features in memory."""
-    first: dict[tuple, str] = {}
-    return {task: first.setdefault(memory_of(values), task) for task, values in hidden.items()}
+def _matrix(values: torch.Tensor | None, count: int) -> np.ndarray:
+    array = np.zeros((count, 0)) if values is None else to_array(values)
+    return array.astype(np.float32, copy=False).reshape(count, -1)
 
 
-def _of_batch(batch: MultiTaskBatch, field: str, task: str) -> np.ndarray:
-    if task not in batch.fields[field]:
-        return np.full((len(batch), 0), np.nan, np.float32)
-    rows = batch.array(field, task).astype(np.float32).reshape(len(batch), -1)
-    if field == LEVELS["gt"]:
-        rows[~batch.whole(task).cpu().numpy()] = np.nan
-    return rows
+def _rows(values: list[torch.Tensor | None]) -> np.ndarray:
+    """(n, d) of n tensors, NaN for None."""
+    rows = [None if each is None else _matrix(each, 1)[0] for each in values]
+    width = max((len(row) for row in rows if row is not None), default=0)
+    rows = [np.full(width, np.nan, np.float32) if row is None else row for row in rows]
+    return np.array(rows, np.float32).reshape(len(rows), width)
 
 
-def _of_samples(samples: Sequence[MultiTaskDataSample], field: str, task: str) -> np.ndarray:
-    rows = [getattr(sample, field).get(task) for sample in samples]
-    known = [row for row in rows if row is not None]
-    if not known:
-        return np.full((len(rows), 0), np.nan, np.float32)
-    missing = torch.full_like(known[0], torch.nan, dtype=torch.float32)
-    stacked = torch.stack([missing if row is None else row.float() for row in rows])
-    return stacked.flatten(1).cpu().numpy()
-
-
-def _join(batches: list[np.ndarray]) -> np.ndarray:
-    """Batches without a single label have no width of their own."""
-    width = max(1, *(batch.shape[1] for batch in batches))
+def _concat(parts: list[np.ndarray]) -> np.ndarray:
+    width = max(1, *(part.shape[1] for part in parts))
     return np.concatenate(
-        [b if b.shape[1] else np.full((len(b), width), np.nan, np.float32) for b in batches]
+        [x if x.shape[1] else np.full((len(x), width), np.nan, np.float32) for x in parts]
     )

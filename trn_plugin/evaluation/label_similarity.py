@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from trn_plugin.tasks import read_tasks
+from trn_plugin.tasks import Task
 
 __all__ = ["label_features", "own_shape"]
 
@@ -15,7 +15,7 @@ Place = Callable[[int, np.ndarray], np.ndarray]
 
 def label_features(
     records: Sequence[Mapping],
-    tasks: Mapping[str, Mapping],
+    tasks: Mapping[str, Task],
     by_column: bool = False,
     place: Place | None = None,
 ) -> dict[str, np.ndarray]:
@@ -23,13 +23,12 @@ def label_features(
 
     Args:
         records: of a data set, each with 'gt' by task.
-        tasks: metainfo of the tasks, by name.
-        by_column: take tasks of several attributes or values apart, (N, 1) for each ``task/name``.
+        by_column: take the columns of `Task.parts` apart, (N, 1) by ``task/name``.
         place: makes of a record's number and its points (P, 2), in pixels of the picture, the
             points that are measured; default they stay as they are.
     """
     features = {}
-    for name, task in read_tasks(tasks).items():
+    for name, task in tasks.items():
         labels = [record["gt"].get(name) for record in records]
         rows = [row for row, label in enumerate(labels) if label is not None]
         known = [labels[row] for row in rows]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from trn_plugin.evaluation.task_metric import Samples, TaskMetric, key_name, warn
+from trn_plugin.evaluation.task_metric import TaskMetric, key_name, warn
 from trn_plugin.registry import METRICS
 from trn_plugin.tasks import ValueTask
 
@@ -18,8 +18,8 @@ class MeanAbsoluteError(TaskMetric):
     Pictures without a label are left out; with none left every value is NaN (with a warning), as
     where a prediction is not finite.
 
-    Keys: ``MAE`` and ``median_MAE``, what always answering the median of the evaluated labels
-    would score; for a task of several quantities ``MAE_<name>`` and ``median_MAE_<name>`` of each.
+    Keys: ``MAE`` and ``baseline_MAE``, what always answering the median of the evaluated labels
+    would score; for a task of several quantities ``MAE_<name>`` and ``baseline_MAE_<name>``.
 
     Args:
         task: Name of the task, and the keys' prefix.
@@ -30,11 +30,6 @@ class MeanAbsoluteError(TaskMetric):
 
     task_type = ValueTask
     directions = {"MAE": "less"}
-
-    def process(self, data_batch: object, data_samples: Samples) -> None:
-        """Keep (prediction, label or None) of each picture."""
-        predictions, labels = self.predictions(data_samples), self.labels(data_samples)
-        self.results.extend(zip(predictions, labels, strict=True))
 
     def compute_metrics(self, results: list[tuple]) -> dict[str, float]:
         """Errors by key; NaN where no picture is labelled."""
@@ -56,5 +51,5 @@ class MeanAbsoluteError(TaskMetric):
         for name, own, constant in zip(names, error, median, strict=True):
             suffix = "" if len(names) == 1 else f"_{key_name(name)}"
             metrics[f"MAE{suffix}"] = float(own)
-            metrics[f"median_MAE{suffix}"] = float(constant)
+            metrics[f"baseline_MAE{suffix}"] = float(constant)
         return metrics

@@ -97,13 +97,12 @@ class NormalizedMeanError(TaskMetric):
         """Keep (prediction, label or None, box, its source, class or None) of each picture."""
         classes = [None] * len(data_samples)
         if self.by is not None:
-            found = self.labels(data_samples, self.by)
-            classes = [None if label is None else int(label) for label in found]
+            classes = self.labels(data_samples, self.by)
         self.results.extend(
             zip(
                 self.predictions(data_samples),
                 self.labels(data_samples),
-                map(to_array, self.meta(data_samples, "box")),
+                self.meta(data_samples, "box"),
                 self.meta(data_samples, "box_source", "unnamed"),
                 classes,
                 strict=True,
@@ -116,11 +115,13 @@ class NormalizedMeanError(TaskMetric):
         errors = classes = mean_errors = np.zeros(0)
         offsets = np.zeros((0, 0, 2))
         if labelled:
-            pred, truth, boxes = (np.stack([result[i] for result in labelled]) for i in range(3))
+            pred, truth, boxes = (
+                np.stack([to_array(result[i]) for result in labelled]) for i in range(3)
+            )
             task = self.described(self.task)
             eyes = (task.interocular if task else None) or (0, 1)
             errors = normalized_errors(pred, truth, boxes, self.norm, eyes)
-            classes = np.array([-1 if result[4] is None else result[4] for result in labelled])
+            classes = np.array([-1 if result[4] is None else int(result[4]) for result in labelled])
             usable = ~np.isnan(errors)
             offsets = point_offsets(pred, truth, boxes)[usable]
             errors, classes = errors[usable], classes[usable]

@@ -115,21 +115,24 @@ def similarity_matrix(
 
 
 def similarity_rows(
-    pairs: Sequence[tuple[str, str]], found: Mapping[str, Sequence[PairSimilarity]]
+    pairs: Sequence[tuple[str, str]],
+    found: Mapping[str, Sequence[PairSimilarity]],
+    points: str | None = None,
 ) -> list[dict]:
     """A row of plain values for each pair, the most related of the first level first.
 
     Args:
         pairs: their names.
         found: similarity of each pair, by level.
+        points: how points were placed, in a word.
 
     Returns:
-        a, b, N, and for each level ``tau_<level>``, ``chance_``, ``d1_``, ``d2_``, ``note_``; None
-        where a number is undefined.
+        a, b, N, points, and for each level ``tau_<level>``, ``chance_``, ``d1_``, ``d2_``,
+        ``note_``; None where a number is undefined.
     """
     first, rows = next(iter(found)), []
     for index, (a, b) in enumerate(pairs):
-        row = {"a": a, "b": b, "N": found[first][index].n}
+        row = {"a": a, "b": b, "N": found[first][index].n, "points": points}
         for level, similarities in found.items():
             similarity = similarities[index]
             tau, chance = (

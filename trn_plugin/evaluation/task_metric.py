@@ -86,6 +86,7 @@ class TaskMetric(BaseMetric):
         super().__init__(collect_device, prefix or own, collect_dir)
         self.task = task
         self.dataset = dataset
+        self._described: dict[str, Task] = {}
 
     @property
     def predicted_tasks(self) -> tuple[str, ...]:
@@ -94,14 +95,20 @@ class TaskMetric(BaseMetric):
 
     @BaseMetric.dataset_meta.setter
     def dataset_meta(self, dataset_meta: dict | None) -> None:
-        """Take the data set's metainfo; refuse one in which the task is absent or of another kind.
+        """Take the metainfo; refuse one without the task or the data set, or of another kind.
 
         Raises:
             ConfigError: here, while the loop is built, rather than after the evaluation.
         """
-        self._dataset_meta = dataset_meta
+        self._dataset_meta, self._described = dataset_meta, {}
         if dataset_meta and "tasks" in dataset_meta:
             self._check_tasks()
+        known = (dataset_meta or {}).get("datasets")
+        if self.dataset is not None and known and self.dataset not in known:
+            raise ConfigError(
+                f"{type(self).__name__}.dataset: expected one of {listed(known)}, found "
+                f"{self.dataset!r}"
+            )
 
     def _check_tasks(self) -> None:
         self.described(self.task)
@@ -110,8 +117,8 @@ class TaskMetric(BaseMetric):
         """The data set's task of this name; None if it describes no tasks."""
         wanted = task_type or self.task_type
         tasks = (self.dataset_meta or {}).get("tasks", {})
-        if not tasks:
-            return None
+        if not tasks or task in self._described:
+            return self._described.get(task)
         name = type(self).__name__
         if task not in tasks:
             raise ConfigError(
@@ -122,7 +129,13 @@ class TaskMetric(BaseMetric):
                 f"{name}: expected a task of kind {wanted.kind!r}, "
                 f"found {task!r} of kind {tasks[task]['kind']!r}"
             )
-        return read_task(task, tasks[task], "the data set's task ")
+        self._described[task] = read_task(task, tasks[task], "the data set's task ")
+        return self._described[task]
+
+    def process(self, data_batch: object, data_samples: Samples) -> None:
+        """Keep (prediction, label or None) of each picture."""
+        predictions, labels = self.predictions(data_samples), self.labels(data_samples)
+        self.results.extend(zip(predictions, labels, strict=True))
 
     def _names(self, task: str, count: int) -> Sequence[str]:
         """The data set's names of the task, else numbers."""

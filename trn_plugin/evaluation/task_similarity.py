@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from itertools import combinations
 
 import numpy as np
-import torch
+from mmengine.dist import get_world_size
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 
 from trn_plugin.errors import ConfigError
-from trn_plugin.evaluation.features import memory_of
+from trn_plugin.evaluation.features import FIELDS, LABELS, features_of, joined, split
 from trn_plugin.evaluation.pairwise import grouped, pair_similarities
-from trn_plugin.evaluation.task_metric import Samples, listed, table, to_array
+from trn_plugin.evaluation.task_metric import Samples, listed, table
 from trn_plugin.registry import METRICS
 from trn_plugin.structures import MultiTaskBatch, relation_name, relation_sides
 
 __all__ = ["TaskSimilarity"]
 
-LEVELS = ("hidden", "output", "logits")
-LABELS = "gt"
-FIELDS = {**{level: level for level in LEVELS}, LABELS: "target"}
+LEVELS = tuple(level for level in FIELDS if level != LABELS)
+NONE = np.zeros((0, 1), np.float32)
 
 
 @METRICS.register_module()
@@ -107,44 +106,23 @@ class TaskSimilarity(BaseMetric):
     takes_batches = True
 
     def process(self, data_batch: object, data_samples: Samples) -> None:
-        """Keep {level: {task: (d,) array}} of each picture, for the tasks in the relations."""
-        if isinstance(data_samples, MultiTaskBatch):
-            self._process_batch(data_samples)
+        """Keep the features of the tasks in the relations."""
+        if not len(data_samples):
             return
-        for sample in data_samples:
-            self._check_model({level: sample[FIELDS[level]] for level in self.levels})
-            self.results.append(
-                {
-                    level: _arrays(sample[FIELDS[level]], self.tasks)
-                    for level in (*self.levels, LABELS)
-                }
-            )
-
-    def _check_model(self, by_level: Mapping[str, Collection[str]]) -> None:
-        if self._of_all and not self.relations:
-            self._relate_all(next(iter(by_level.values())))
-        for tasks in by_level.values():
+        is_batch = isinstance(data_samples, MultiTaskBatch)
+        known = data_samples.fields if is_batch else data_samples[0]
+        for level in self.levels:
+            tasks = known[FIELDS[level]]
+            if self._of_all and not self.relations:
+                self._relate_all(tasks)
             self._check_tasks(tasks, "model")
+        self.results.append(features_of(data_samples, (*self.levels, LABELS), tuple(self.tasks)))
 
-    def _process_batch(self, batch: MultiTaskBatch) -> None:
-        self._check_model({level: batch.fields[FIELDS[level]] for level in self.levels})
-        levels = (*self.levels, LABELS)
-        rows: dict[tuple, list[np.ndarray]] = {}
-        found = [{level: {} for level in levels} for _ in range(len(batch))]
-        for level in levels:
-            values = batch.fields[FIELDS[level]]
-            for task in self.tasks:
-                if task not in values:
-                    continue
-                place = memory_of(values[task])
-                if place not in rows:  # tasks that have one tensor share its rows
-                    array = batch.array(FIELDS[level], task).astype(np.float32, copy=False)
-                    rows[place] = list(array.reshape(len(batch), -1))
-                present = batch.whole(task).tolist() if level == LABELS else [True] * len(batch)
-                for sample, row, there in zip(found, rows[place], present, strict=True):
-                    if there:
-                        sample[level][task] = row
-        self.results.extend(found)
+    def evaluate(self, size: int) -> dict:
+        """As MMEngine's, which collects the samples of several ranks one by one."""
+        if get_world_size() > 1:
+            self.results = [sample for part in self.results for sample in split(part)]
+        return super().evaluate(size)
 
     def _relate_all(self, tasks: Collection[str]) -> None:
         self.tasks = dict.fromkeys(tasks)
@@ -154,17 +132,17 @@ class TaskSimilarity(BaseMetric):
     def compute_metrics(self, results: list[dict]) -> dict[str, float]:
         """Similarities by key, NaN where undefined; logs them as one table."""
         if self._of_all and not self.relations and results:  # this process had no sample
-            self._relate_all(results[0][(*self.levels, LABELS)[0]])
+            self._relate_all(next(iter(results[0].values())))
         sides = {"+".join(side): side for pair in self.relations.values() for side in pair}
         pairs = [tuple("+".join(side) for side in pair) for pair in self.relations.values()]
-        labels = grouped(_features(results, LABELS, self.tasks), sides)
+        nothing = {level: dict.fromkeys(self.tasks, NONE) for level in (*self.levels, LABELS)}
+        features = joined(results or [nothing])
+        labels = grouped(features[LABELS], sides)
         present = {name: np.isfinite(values).all(1) for name, values in labels.items()}
         found = {
-            level: pair_similarities(
-                grouped(_features(results, level, self.tasks), sides), pairs, present
-            )
-            for level in self.levels
-        } | {LABELS: pair_similarities(labels, pairs, present)}
+            level: pair_similarities(grouped(values, sides), pairs, present)
+            for level, values in features.items()
+        }
         metrics, rows = {}, []
         for index, name in enumerate(self.relations):
             metrics[f"N/{name}"] = found[LABELS][index].n
@@ -180,36 +158,9 @@ class TaskSimilarity(BaseMetric):
                 rows.append([_short(name), level, *numbers, note])
         header = ["relation", "level", "tau", "chance", "N", "d1", "d2", ""]
         text = table(header, rows, left=(0, 1, len(header) - 1))
-        print_log(f"Task similarity, {len(results)} pictures\n{text}", logger="current")
+        count = len(next(iter(labels.values()), ()))
+        print_log(f"Task similarity, {count} pictures\n{text}", logger="current")
         return metrics
-
-
-def _arrays(values: Mapping[str, torch.Tensor], tasks: Collection[str]) -> dict[str, np.ndarray]:
-    """(d,) by task; tasks that have one tensor share one array."""
-    kept: dict[tuple, np.ndarray] = {}
-    arrays = {}
-    for task in tasks:
-        if task in values:
-            place = memory_of(values[task])
-            if place not in kept:
-                kept[place] = to_array(values[task]).astype(np.float32).ravel()
-            arrays[task] = kept[place]
-    return arrays
-
-
-def _features(results: list[dict], level: str, tasks: Collection[str]) -> dict[str, np.ndarray]:
-    """(N, d) by task; a row of NaN where a picture has no label, which ``present`` leaves out."""
-    features: dict[str, np.ndarray] = {}
-    shared: dict[int, np.ndarray] = {}
-    for task in tasks:
-        rows = [result[level].get(task) for result in results]
-        known = next((row for row in rows if row is not None), np.zeros(1, np.float32))
-        if id(known) not in shared:
-            missing = np.full(known.shape, np.nan, np.float32)
-            rows = [missing if row is None else row for row in rows]
-            shared[id(known)] = np.stack(rows) if rows else np.zeros((0, 1), np.float32)
-        features[task] = shared[id(known)]
-    return features
 
 
 def _number(value: float) -> str:

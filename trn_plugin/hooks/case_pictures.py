@@ -11,7 +11,7 @@ from mmengine.hooks import Hook
 from mmengine.logging import print_log
 
 from trn_plugin.errors import ConfigError
-from trn_plugin.evaluation import plots
+from trn_plugin.evaluation import case_sheets, plots
 from trn_plugin.evaluation.task_metric import key_name, to_array
 from trn_plugin.geometry import box_to_image, crop, read_image
 from trn_plugin.hooks.similarity_plot import INFO, save_similarity_courses
@@ -81,7 +81,8 @@ class CasePicturesHook(Hook):
     def before_test(self, runner) -> None:
         """Refuse what could not be drawn in the end, before the work is done."""
         self._cases, self._sheets = [], []
-        if not runner.test_loop.dataloader.dataset.metainfo.get("tasks"):
+        metainfo = getattr(runner.test_loop.dataloader.dataset, "metainfo", None) or {}
+        if not metainfo.get("tasks"):
             raise ConfigError("CasePicturesHook: expected 'tasks' in the test set's metainfo")
         if is_main_process():
             try:
@@ -166,11 +167,11 @@ class CasePicturesHook(Hook):
             picture = _picture(case, tasks)
             stem = key_name(os.path.splitext(os.path.basename(case["img_path"]))[0])
             path = os.path.join(self.out_dir, group, f"{number:03d}_{stem}.png")
-            plots.save_cases(path, [picture])
+            case_sheets.save_cases(path, [picture])
             drawn.append(picture)
         boxes = ", ".join(sorted({case["box_source"] for case in chosen} - {""}))
         title = f"{group}: {len(chosen)} of {total} cases" + (f" (box: {boxes})" if boxes else "")
-        plots.save_cases(self._sheet(group), drawn, title)
+        case_sheets.save_cases(self._sheet(group), drawn, title)
 
     def _sheet(self, name: str) -> str:
         self._sheets.append(os.path.join(self.out_dir, f"{name}.png"))
@@ -193,7 +194,7 @@ def _badness(case: dict, tasks: dict[str, Task], spread: dict[str, np.ndarray]) 
     return -float(np.mean(np.log(np.maximum(likelihoods, 1e-12)))) if likelihoods else np.nan
 
 
-def _picture(case: dict, tasks: dict[str, Task]) -> plots.Case:
+def _picture(case: dict, tasks: dict[str, Task]) -> case_sheets.Case:
     """The crop, with a margin, and what to draw on and beside it."""
     x0, y0, x1, y1 = (int(value) for value in case["box"])
     margin = round(MARGIN * max(x1 - x0, y1 - y0))
@@ -208,4 +209,4 @@ def _picture(case: dict, tasks: dict[str, Task]) -> plots.Case:
     for name, task in tasks.items():
         lines += task.case_lines(case["gt"].get(name), case["pred"][name], case["box"])
     frame = (margin, margin, margin + x1 - x0, margin + y1 - y0)
-    return plots.Case(image, points["gt"], points["pred"], frame, lines)
+    return case_sheets.Case(image, points["gt"], points["pred"], frame, lines)

@@ -10,7 +10,7 @@ from mmengine.dist import master_only
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 
-from trn_plugin.evaluation import plots
+from trn_plugin.evaluation.similarity_plots import save_courses
 from trn_plugin.evaluation.task_metric import to_array
 from trn_plugin.files import atomic_write
 from trn_plugin.geometry import read_image
@@ -117,7 +117,7 @@ def save_similarity_courses(
             chance.setdefault(relation, {})[level] = _chance(samples[relation], d1, d2)
     path = os.path.join(folder, "similarity.png")
     with atomic_write(path) as partial:
-        plots.save_courses(str(partial), panels, LABEL, last, arrived=arrived, chance=chance)
+        save_courses(str(partial), panels, LABEL, last, arrived=arrived, chance=chance)
     return path
 
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import timm
 from torch import nn
 
-from trn_plugin.engine.checkpoint import load_weights_file
+from trn_plugin.checkpoints import load_weights_file
 from trn_plugin.errors import ConfigError, first_line
 
 __all__ = ["create", "stage_names"]

@@ -5,9 +5,10 @@ subclass of :class:`Task` under ``@TASKS.register``, see :mod:`trn_plugin.tasks.
 """
 
 from trn_plugin.tasks.attributes import AttributeTask
-from trn_plugin.tasks.base import TASKS, Curve, Line, Task, numbered, read_task, read_tasks
+from trn_plugin.tasks.base import Curve, Line, Task, numbered
 from trn_plugin.tasks.classes import ClassTask
 from trn_plugin.tasks.columns import LabelColumns
+from trn_plugin.tasks.kinds import TASKS, read_task, read_tasks
 from trn_plugin.tasks.landmarks import LandmarkTask
 from trn_plugin.tasks.numbers import NumbersTask
 from trn_plugin.tasks.values import ValueTask

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from trn_plugin.errors import DataError
-from trn_plugin.tasks.base import TASKS, Curve, Line, Task
+from trn_plugin.tasks.base import Curve, Line, Task
 from trn_plugin.tasks.cells import quoted
 from trn_plugin.tasks.columns import LabelColumns
+from trn_plugin.tasks.kinds import TASKS
 
 __all__ = ["AttributeTask"]
 
@@ -45,6 +46,7 @@ class AttributeTask(Task):
     kind = "attributes"
     columns_type = AttributeColumns
     meaning = "probability of each attribute, 0 to 1"
+    apart = True
 
     @property
     def expected(self) -> str:
@@ -58,9 +60,6 @@ class AttributeTask(Task):
 
     def categories(self, label: np.ndarray) -> list[int]:
         return np.flatnonzero(np.asarray(label) > 0.5).tolist()
-
-    def parts(self, targets: np.ndarray) -> dict[str, np.ndarray]:
-        return self.each_column(targets)
 
     def summary(self, prediction: dict) -> list[Line]:
         return [Line(f"{n} {p:.2f}") for n, p in prediction.items()]

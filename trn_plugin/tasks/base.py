@@ -1,44 +1,23 @@
-"""The base of all kinds of task, and the registry of kinds."""
+"""The base of all kinds of task."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from trn_plugin.errors import ConfigError, DataError
-from trn_plugin.tasks.columns import LabelColumns
+from trn_plugin.tasks.columns import LabelColumns, check_flip
 
-__all__ = ["TASKS", "Curve", "Line", "Task", "numbered", "read_task", "read_tasks"]
-
-
-class Kinds(dict):
-    """Task classes by kind."""
-
-    def register(self, task: type[Task]) -> type[Task]:
-        """Class decorator: add a kind; a second class of that kind replaces the first.
-
-        Raises:
-            ConfigError: the class names no kind.
-        """
-        if not isinstance(task.kind, str) or not task.kind:
-            raise ConfigError(f"TASKS.register: expected {task.__name__}.kind to be a name")
-        self[task.kind] = task
-        return task
-
-
-TASKS = Kinds()
-"""All kinds of task; ``@TASKS.register`` on a subclass of :class:`Task` adds one."""
+__all__ = ["Curve", "Line", "Task", "numbered"]
 
 
 class Line(NamedTuple):
     """A line of text about a prediction.
 
     Attributes:
-        text (str): the line.
-        right (bool | None): whether the prediction is right; None where nothing can be said.
+        right (bool | None): whether the prediction is right, if known.
     """
 
     text: str
@@ -67,14 +46,12 @@ class Task:
 
     Args:
         name: of the task.
-        info: as in ``METAINFO['tasks']`` of a data set; its entry ``names_key`` holds the names.
-
-    Attributes:
-        names (tuple[str, ...]): names of the points, classes, attributes or values.
-        info (dict): as given.
+        info: as in ``METAINFO['tasks']`` of a data set. Its entry ``names_key`` holds the names of
+            the points, classes, attributes or values; ``flip``, if there is one, the index that
+            each becomes in a mirror.
 
     Raises:
-        ConfigError: names that are no list of texts.
+        ConfigError: names that are no list, or a flip that is no pairing.
     """
 
     kind: ClassVar[str] = ""
@@ -89,6 +66,8 @@ class Task:
     """What an exported file's output is, in words for its reader."""
     difference_unit: ClassVar[str] = "in probability"
     """Unit in which differences between two outputs are printed."""
+    apart: ClassVar[bool] = False
+    """Whether the columns of targets can be related one by one (``--by-column``)."""
 
     def __init__(self, name: str, info: Mapping) -> None:
         names = info.get(self.names_key)
@@ -100,6 +79,7 @@ class Task:
         self.names = tuple(map(str, names))
         if len(set(self.names)) < len(self.names):
             raise ConfigError(f"task {name}: a name is there twice in {list(names)}")
+        check_flip(name, info.get("flip"), len(self.names))
         self.info = {"kind": self.kind, **info}
 
     def to_dict(self) -> dict:
@@ -122,7 +102,7 @@ class Task:
 
     @property
     def label_shape(self) -> tuple[int, ...]:
-        """Shape of a label."""
+        """Of a label; axes of size 1 may be left out or added."""
         return (len(self.names),)
 
     @property
@@ -138,25 +118,16 @@ class Task:
         """(N,) bool: which labels (N, *label_shape) can be used."""
         return np.isfinite(labels.reshape(len(labels), -1)).all(1)
 
-    def fits(self, shape: tuple[int, ...]) -> bool:
-        """Whether an array of this shape can be a label."""
-        return math.prod(shape) == math.prod(self.label_shape)
-
     def check(self, labels: Sequence) -> np.ndarray:
-        """Labels as one array.
-
-        Args:
-            labels: N labels.
-
-        Returns:
-            (N, *label_shape).
+        """N labels as one array (N, *label_shape).
 
         Raises:
             DataError: a label of another shape, or one that cannot be used.
         """
         rows = [np.asarray(label) for label in labels]
+        sizes = [size for size in self.label_shape if size != 1]
         for row in rows:
-            if not self.fits(row.shape):
+            if [size for size in row.shape if size != 1] != sizes:
                 raise self._misfit(row)
         shape = (len(rows), *self.label_shape)
         stacked = np.stack(rows).reshape(shape) if rows else np.zeros(shape, self.dtype)
@@ -171,14 +142,9 @@ class Task:
         return np.float64 if self.dtype is np.float64 else np.float32
 
     def targets(self, labels: Sequence, dtype: type | None = None) -> np.ndarray:
-        """Loss targets (N, width) of N labels; task similarity is measured on them too.
+        """Loss targets (N, width) of N labels after :meth:`check`, default of `target_dtype`.
 
-        Args:
-            labels: N labels.
-            dtype: of the targets; default :attr:`target_dtype`.
-
-        Raises:
-            DataError: see :meth:`check`.
+        Task similarity of labels is measured on them.
         """
         return self.encode(self.check(labels)).astype(dtype or self.target_dtype, copy=False)
 
@@ -199,12 +165,8 @@ class Task:
         return []
 
     def parts(self, targets: np.ndarray) -> dict[str, np.ndarray]:
-        """Target columns to relate separately (``--by-column``), (N, 1) by name."""
-        return {}
-
-    def each_column(self, targets: np.ndarray) -> dict[str, np.ndarray]:
-        """Every column of the targets by ``task/name``, where there are several."""
-        if len(self.names) < 2:
+        """Target columns to relate one by one, (N, 1) by ``task/name``."""
+        if not self.apart or len(self.names) < 2:
             return {}
         columns = np.ascontiguousarray(targets.T)
         return {
@@ -219,20 +181,17 @@ class Task:
     # Geometry
 
     def mirrored(self, label: Any) -> Any:
-        """The label of the mirrored crop.
-
-        Raises:
-            ConfigError: the data set does not say how a mirror changes it.
-        """
+        """The label of the mirrored crop; a ConfigError where nothing says what that is."""
         return label
 
     def points(self, label: Any) -> np.ndarray:
-        """The points (P, 2) of a label or an output that move with the picture; most have none."""
+        """The points (P, 2), which move with the picture, of a label, an output or a prediction."""
         return np.zeros((0, 2))
 
-    def has_points(self, label: Any) -> bool:
-        """Whether there is a label, with points."""
-        return label is not None and len(self.points(label)) > 0
+    @property
+    def has_points(self) -> bool:
+        """Whether labels have points."""
+        return len(self.points(self.example(np.random.default_rng(0)))) > 0
 
     def with_points(self, label: Any, points: np.ndarray) -> Any:
         """The label with these points (P, 2) in the place of its own."""
@@ -243,15 +202,22 @@ class Task:
         points = self.points(label)
         return self.with_points(label, change(points)) if len(points) else label
 
+    def all_points(self, labels: np.ndarray) -> np.ndarray:
+        """The points (N, P, 2) of N labels, NaN for a missing one; override it for speed."""
+        if not self.has_points or not len(labels):
+            return np.zeros((len(labels), 0, 2))
+        return np.stack([self.points(label) for label in labels])
+
+    def shifted(self, labels: np.ndarray, shift: np.ndarray) -> np.ndarray:
+        """N labels with (2,) added to all their points; override it for speed."""
+        if not self.has_points or not len(labels):
+            return labels
+        return np.stack([self.mapped(label, lambda points: points + shift) for label in labels])
+
     # Predictions as a user reads them
 
     def read(self, output: np.ndarray, corner: tuple[int, int]) -> Any:
-        """A prediction of plain values.
-
-        Args:
-            output: of :attr:`output_shape`, as an exported file gives it.
-            corner: x and y of the crop in the picture, in pixels.
-        """
+        """A prediction from what an exported file gives for a crop with this ``corner`` (x, y)."""
         return {name: float(v) for name, v in zip(self.names, output, strict=True)}
 
     def as_json(self, prediction: Any) -> Any:
@@ -265,10 +231,6 @@ class Task:
     def row(self, record: Any) -> list:
         """The CSV cells of a record from :meth:`as_json`, in the order of :meth:`columns`."""
         return list(record.values())
-
-    def read_points(self, prediction: Any) -> np.ndarray:
-        """The points (P, 2) of a prediction, in pixels of the picture."""
-        return np.zeros((0, 2))
 
     def summary(self, prediction: Any) -> list[Line]:
         """Short lines to stand beside a picture."""
@@ -291,29 +253,23 @@ class Task:
     # How far off an output is
 
     def difference_scale(self, width: int, height: int, spread: Any) -> Any:
-        """What the difference of two outputs of an exported file is divided by.
+        """What differences of outputs of pictures of a size in pixels are divided by.
 
-        Args:
-            width, height: of the picture, in pixels.
-            spread: standard deviation of the labels (width,), or 1.
+        ``spread`` is the standard deviation of the labels (width,), or 1.
         """
         return 1.0
 
     def error(self, label: Any, output: np.ndarray, box: Sequence[float]) -> float | None:
-        """Distance in percent; None for tasks without points, NaN where it is undefined.
+        """Distance in percent, NaN where it is undefined; None for tasks without points.
 
-        Args:
-            label, output: of one picture, points as fractions of the crop.
-            box: x0, y0, x1, y1 of the crop in the picture's pixels.
+        Points are fractions of the crop, ``box`` is the crop in the picture's pixels.
         """
         return None
 
     def likelihoods(self, label: Any, output: np.ndarray, spread: Any) -> list[float]:
-        """Probability that the output assigns to the label, in 0..1; ranks the worst cases.
+        """Probabilities in 0..1 that the output gives to the label; they rank the worst cases.
 
-        Args:
-            label, output: of one picture.
-            spread: standard deviation of the labels, of the label's shape.
+        ``spread`` is the standard deviation of the labels, of the label's shape.
         """
         return []
 
@@ -322,34 +278,8 @@ class Task:
         return []
 
     def curve(self, labels: np.ndarray, outputs: np.ndarray, boxes: np.ndarray) -> Curve | None:
-        """The plot of a test set.
-
-        Args:
-            labels (np.ndarray): (N, *label_shape).
-            outputs (np.ndarray): (N, *output_shape).
-            boxes (np.ndarray): (N, 4) of the crops in the pictures' pixels.
-        """
+        """The plot of a test set of N pictures; ``boxes`` (N, 4) are the crops in pixels."""
         return None
-
-
-def read_task(name: str, info: Mapping, where: str = "task ") -> Task:
-    """The task that a plain dict describes.
-
-    Raises:
-        ConfigError: no dict, a kind that is not registered, or entries that do not fit.
-    """
-    kind = info.get("kind") if isinstance(info, Mapping) else None
-    if not isinstance(kind, str) or kind not in TASKS:
-        raise ConfigError(
-            f"{where}{name}: expected one of the kinds {', '.join(TASKS)}, found {kind!r}; a kind "
-            "of your own is known once its file is imported (custom_imports)"
-        )
-    return TASKS[kind](name, info)
-
-
-def read_tasks(infos: Mapping[str, Mapping], where: str = "task ") -> dict[str, Task]:
-    """:func:`read_task` of each."""
-    return {name: read_task(name, info, where) for name, info in infos.items()}
 
 
 def numbered(name: str, count: int) -> list[str]:

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from trn_plugin.errors import ConfigError, DataError
-from trn_plugin.tasks.base import TASKS, Curve, Line, Task
+from trn_plugin.tasks.base import Curve, Line, Task
 from trn_plugin.tasks.cells import listing, quoted
-from trn_plugin.tasks.columns import LabelColumns, check_flip, flip_of
+from trn_plugin.tasks.columns import LabelColumns, flip_of
+from trn_plugin.tasks.kinds import TASKS
 
 __all__ = ["ClassTask"]
 
@@ -62,10 +63,7 @@ class ClassColumn(LabelColumns):
 
 @TASKS.register
 class ClassTask(Task):
-    """A class index; its target is one-hot, its output the probability of each class.
-
-    ``info`` may hold ``flip``: for each class, the index of its mirror image.
-    """
+    """A class index; its target is one-hot, its output the probability of each class."""
 
     kind = "class"
     names_key = noun = "classes"
@@ -73,10 +71,6 @@ class ClassTask(Task):
     columns_type = ClassColumn
     meaning = "probability of each class, 0 to 1; they sum to 1"
     label_shape = ()
-
-    def __init__(self, name: str, info: Mapping) -> None:
-        super().__init__(name, info)
-        check_flip(name, info.get("flip"), len(self.names))
 
     @property
     def expected(self) -> str:

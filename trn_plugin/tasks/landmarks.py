@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from trn_plugin.errors import ConfigError
-from trn_plugin.tasks.base import TASKS, Curve, Line, Task
-from trn_plugin.tasks.columns import check_flip
+from trn_plugin.tasks.base import Curve, Line, Task
+from trn_plugin.tasks.kinds import TASKS
 from trn_plugin.tasks.landmark_columns import LandmarkColumns
 
 __all__ = ["NORMS", "LandmarkTask", "mean_points", "normalized_errors", "point_offsets"]
@@ -23,8 +23,8 @@ class LandmarkTask(Task):
 
     A missing point has no loss and counts in no metric; tasks are related by the whole labels.
 
-    ``info`` may hold ``flip``, the index of the point that each becomes in a mirror, and
-    ``interocular``, the indices of the two points whose distance errors are relative to.
+    ``info`` may hold ``interocular``, the indices of the two points whose distance errors are
+    relative to.
     """
 
     kind = "landmarks"
@@ -38,7 +38,6 @@ class LandmarkTask(Task):
 
     def __init__(self, name: str, info: Mapping) -> None:
         super().__init__(name, info)
-        check_flip(name, info.get("flip"), len(self.names))
         eyes = info.get("interocular")
         known = range(len(self.names))
         if eyes is not None and (len(eyes) != 2 or not all(index in known for index in eyes)):
@@ -65,9 +64,6 @@ class LandmarkTask(Task):
     def expected(self) -> str:
         return f"shape {self.label_shape}, finite"
 
-    def fits(self, shape: tuple[int, ...]) -> bool:
-        return shape == self.label_shape
-
     def valid(self, labels: np.ndarray) -> np.ndarray:
         known = np.isfinite(labels).all(axis=2)
         missing = np.isnan(labels).all(axis=2)
@@ -85,6 +81,12 @@ class LandmarkTask(Task):
         whole = np.full(label.shape, np.nan, points.dtype)
         whole[~missing] = points
         return whole
+
+    def all_points(self, labels: np.ndarray) -> np.ndarray:
+        return labels
+
+    def shifted(self, labels: np.ndarray, shift: np.ndarray) -> np.ndarray:
+        return labels + shift
 
     def mirrored(self, label: np.ndarray) -> np.ndarray:
         if "flip" not in self.info:
@@ -109,9 +111,6 @@ class LandmarkTask(Task):
 
     def row(self, record: dict) -> list:
         return [value for point in record.values() for value in point]
-
-    def read_points(self, prediction: np.ndarray) -> np.ndarray:
-        return np.asarray(prediction)
 
     def difference_scale(self, width: int, height: int, spread) -> np.ndarray:
         return np.array([width, height])

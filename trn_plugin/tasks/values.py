@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from trn_plugin.errors import DataError
-from trn_plugin.tasks.base import TASKS, Curve, Line, Task
+from trn_plugin.tasks.base import Curve, Line, Task
 from trn_plugin.tasks.cells import quoted
 from trn_plugin.tasks.columns import LabelColumns
+from trn_plugin.tasks.kinds import TASKS
 
 __all__ = ["ValueTask"]
 
@@ -46,14 +47,12 @@ class ValueTask(Task):
     dtype = np.float64
     columns_type = ValueColumns
     meaning = "each value in the unit of its labels"
+    apart = True
     difference_unit = "of the labels' standard deviation"
 
     @property
     def expected(self) -> str:
         return f"{len(self.names)} finite numbers"
-
-    def parts(self, targets: np.ndarray) -> dict[str, np.ndarray]:
-        return self.each_column(targets)
 
     def summary(self, prediction: dict) -> list[Line]:
         return [Line(f"{name}: {value:.4g}") for name, value in prediction.items()]

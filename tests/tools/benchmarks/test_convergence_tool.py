@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from trn_plugin import cli
+from trn_plugin.checkpoints import save_checkpoint_file
 from trn_plugin.datasets.toy_faces import make_toy_faces
-from trn_plugin.engine import save_checkpoint_file
 from trn_plugin.registry import MODELS
 
 ROOT = Path(__file__).parents[3]

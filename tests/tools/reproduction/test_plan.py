@@ -14,7 +14,10 @@ def settings(table, *extra, **options):
 
 def test_only_what_changes_a_result_is_part_of_the_settings(table):
     plain = settings(table)
-    assert settings(table, "train_dataloader.num_workers=4", "a.checkpoint.interval=1") == plain
+    assert (
+        settings(table, "train_dataloader.num_workers=4", "default_hooks.checkpoint.interval=1")
+        == plain
+    )
     assert settings(table, "y=1") != plain
     assert settings(table, "s=2") != plain
     assert settings(table, "s=2", "s=1") == plain, "the last of one key counts"

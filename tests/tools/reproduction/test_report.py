@@ -52,9 +52,9 @@ def test_markdown_has_a_table_and_differences_of_each_set(table):
     rows = rows_of(table, [[5.0, 5.2], [5.1, 5.4]]) + rows_of(table, [[7.0], [7.5]], "test")
     validation, test = page(table, rows).split("Test half (a box)")
     assert "| Plain | 2 | 5.10 ± 0.14 | - |" in validation
-    assert "- More (much) - Plain = error (%) +0.15 [-0.49, +0.79] (2)." in validation
+    assert "| More (much) - Plain | 2 | +0.15 [-0.49, +0.79] | - |" in validation
     assert "| Plain | 1 | 7.00 | 9.50 | - |" in test, "the paper measured the test half"
-    assert "- More (much) - Plain = error (%) +0.50 (1)." in test
+    assert "| More (much) - Plain | 1 | +0.50 | - |" in test
     assert "#   default_hooks" in test
     assert "# More (much): c.py x=1" in test
 

@@ -36,6 +36,7 @@ class AttributeHead(TaskHead):
     """
 
     task_type = AttributeTask
+    statistic = "positive_shares"
 
     def __init__(
         self,
@@ -47,40 +48,20 @@ class AttributeHead(TaskHead):
     ) -> None:
         super().__init__(num_attributes, in_features, loss_weight, names)
         self.num_attributes = num_attributes
-        self.balanced = isinstance(pos_weight, str) and pos_weight == "balanced"
-        self._waits_for_labels = self.balanced
         weights = None
-        if self.balanced:
-            weights = torch.ones(num_attributes)
+        if isinstance(pos_weight, str) and pos_weight == "balanced":
+            weights, self.waits_for = torch.ones(num_attributes), "pos_weight"
         elif pos_weight is not None:
             weights = self._checked(pos_weight)
         # not in the checkpoint: it is of the config and the training labels
         self.register_buffer("pos_weight", weights, persistent=False)
 
-    def balance(self, shares: Sequence[float]) -> None:
-        """Take the weights from the training labels, for ``pos_weight='balanced'``.
-
-        Args:
-            shares: (A,) of each attribute, the share of labels that have it.
-        """
-        share = torch.as_tensor(shares, dtype=torch.float64)
+    def take(self, key: str, statistic: Sequence[float]) -> None:
+        """Weights (1 - p) / p of shares p (A,) of labels that have an attribute."""
+        share = torch.as_tensor(statistic, dtype=torch.float64)
         weights = torch.where((share > 0) & (share < 1), (1 - share) / share, 1.0)
         self.pos_weight.copy_(weights)
-        self._waits_for_labels = False
-
-    def fit_to_labels(self, task: str, dataset) -> None:
-        """See ``TaskHead``."""
-        if not self.balanced:
-            return
-        if not hasattr(dataset, "positive_shares"):
-            raise ConfigError(
-                f"model.heads.{task}.pos_weight: 'balanced' asks the training data set for "
-                f"positive_shares, which {type(dataset).__name__} has not; give a list"
-            )
-        self.balance(dataset.positive_shares(task))
-        print_log(
-            f"{task}: pos_weight {[round(w, 2) for w in self.pos_weight.tolist()]}", "current"
-        )
+        print_log(f"{key}: {[round(w, 2) for w in self.pos_weight.tolist()]}", "current")
 
     def _checked(self, weights: object) -> Tensor:
         listed = list(weights) if isinstance(weights, (list, tuple)) else []
@@ -94,11 +75,6 @@ class AttributeHead(TaskHead):
 
     def sample_loss(self, output: Tensor, targets: Tensor) -> Tensor:
         """(N, A) logits, (N, A) -> (N,)."""
-        if self._waits_for_labels:
-            raise ConfigError(
-                "AttributeHead.pos_weight: 'balanced' needs the training labels, which SafeRunner "
-                "passes; set runner_type='SafeRunner' or give the weights as a list"
-            )
         return F.binary_cross_entropy_with_logits(
             output, targets, pos_weight=self.pos_weight, reduction="none"
         ).mean(1)

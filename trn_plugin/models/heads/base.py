@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trn_plugin.errors import ConfigError
 from trn_plugin.models._reduce import mean_over_labelled
 from trn_plugin.tasks import Task, numbered, read_task
 
-__all__ = ["TaskHead"]
+__all__ = ["TaskHead", "distance_loss"]
+
+DISTANCES = {"l1": F.l1_loss, "l2": F.mse_loss, "smooth_l1": F.smooth_l1_loss}
+
+
+def distance_loss(head: str, name: str, beta: float) -> Callable[[Tensor, Tensor], Tensor]:
+    """Elementwise loss of (N, d) and (N, d): 'l1', 'l2' or 'smooth_l1', quadratic below ``beta``.
+
+    Raises:
+        ConfigError: another name.
+    """
+    if name not in DISTANCES:
+        raise ConfigError(f"{head}.loss: expected one of {list(DISTANCES)}, got {name!r}")
+    options = {"beta": beta} if name == "smooth_l1" else {}
+    return functools.partial(DISTANCES[name], reduction="none", **options)
 
 
 class TaskHead(nn.Module):
@@ -32,6 +48,10 @@ class TaskHead(nn.Module):
     """
 
     task_type: type[Task]
+    statistic = ""
+    """Method of a data set that gives the statistics of the labels that the head may need."""
+    waits_for: str | None = None
+    """The argument whose numbers are still to come from the training labels."""
     uncertainty_share = 1.0
     """Factor c in ``UncertaintyWeighting``; 1/2 for Gaussian losses."""
 
@@ -78,6 +98,11 @@ class TaskHead(nn.Module):
         all: the others have no loss, and all that are there weigh the same.
         """
         shares = None
+        if self.waits_for is not None:
+            raise ConfigError(
+                f"{type(self).__name__}.{self.waits_for}: taken from the training labels, which "
+                "SafeRunner passes; set runner_type='SafeRunner' or give numbers"
+            )
         with torch.autocast(output.device.type, enabled=False):
             output = output.float()
             if parts is not None:
@@ -88,15 +113,25 @@ class TaskHead(nn.Module):
         return self.loss_weight * mean_over_labelled(losses, mask, shares)
 
     def fit_to_labels(self, task: str, dataset) -> None:
-        """Compute statistics of the training labels that the head needs; default none.
-
-        Args:
-            task: the head's name.
-            dataset: of the training.
+        """Take the statistics of the training labels that the head waits for.
 
         Raises:
-            ConfigError: the data set cannot tell.
+            ConfigError: the data set cannot tell; names the head by ``task``.
         """
+        if self.waits_for is None:
+            return
+        key = f"model.heads.{task}.{self.waits_for}"
+        if not hasattr(dataset, self.statistic):
+            raise ConfigError(
+                f"{key}: no numbers are given, and they are asked of the training data set's "
+                f"{self.statistic}, which {type(dataset).__name__} has not"
+            )
+        self.take(key, getattr(dataset, self.statistic)(task))
+        self.waits_for = None
+
+    def take(self, key: str, statistic) -> None:
+        """Use what the data set's method of that name gives; ``key`` begins messages."""
+        raise NotImplementedError
 
     def check_labels(self, task: str, info: Mapping) -> None:
         """Refuse labels of another kind or number, as a data set's metainfo describes them.

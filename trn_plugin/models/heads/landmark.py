@@ -5,17 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trn_plugin.errors import ConfigError
-from trn_plugin.models.heads.base import TaskHead
+from trn_plugin.models.heads.base import TaskHead, distance_loss
 from trn_plugin.registry import MODELS
 from trn_plugin.tasks import LandmarkTask
 
 __all__ = ["LandmarkHead"]
-
-_LOSSES = {"l1": F.l1_loss, "l2": F.mse_loss, "smooth_l1": F.smooth_l1_loss}
 
 
 @MODELS.register_module()
@@ -47,17 +43,13 @@ class LandmarkHead(TaskHead):
         names: Sequence[str] | None = None,
     ) -> None:
         super().__init__(num_points, in_features, loss_weight, names)
-        if loss not in _LOSSES:
-            raise ConfigError(f"LandmarkHead.loss: expected one of {list(_LOSSES)}, got {loss!r}")
         self.num_points = num_points
-        self.loss_name = loss
-        self.loss_options = {"beta": beta} if loss == "smooth_l1" else {}
+        self.distance = distance_loss("LandmarkHead", loss, beta)
         nn.init.constant_(self.fc.bias, 0.5)
 
     def sample_loss(self, output: Tensor, targets: Tensor) -> Tensor:
         """(N, 2P), (N, 2P) -> (N,)."""
-        loss = _LOSSES[self.loss_name]
-        return loss(output, targets, reduction="none", **self.loss_options).mean(1)
+        return self.distance(output, targets).mean(1)
 
     def predict(self, output: Tensor) -> Tensor:
         """(N, 2P) -> points (N, P, 2), fractions of the crop."""

@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from trn_plugin.errors import ConfigError
-from trn_plugin.models.heads.base import TaskHead
+from trn_plugin.models.heads.base import TaskHead, distance_loss
 from trn_plugin.registry import MODELS
 from trn_plugin.tasks import ValueTask
 
 __all__ = ["RegressionHead"]
-
-LOSSES = {"l1": F.l1_loss, "l2": F.mse_loss, "smooth_l1": F.smooth_l1_loss}
 
 
 @MODELS.register_module()
@@ -41,6 +38,7 @@ class RegressionHead(TaskHead):
     """
 
     task_type = ValueTask
+    statistic = "value_moments"
     uncertainty_share = 0.5
 
     def __init__(
@@ -55,19 +53,17 @@ class RegressionHead(TaskHead):
         names: Sequence[str] | None = None,
     ) -> None:
         super().__init__(num_values, in_features, loss_weight, names)
-        if loss not in LOSSES:
-            raise ConfigError(f"RegressionHead.loss: expected one of {list(LOSSES)}, got {loss!r}")
         if (mean is None) != (std is None):
             raise ConfigError("RegressionHead: expected mean and std, or neither")
         self.num_values = num_values
-        self.loss_name = loss
-        self.loss_options = {"beta": beta} if loss == "smooth_l1" else {}
+        self.distance = distance_loss("RegressionHead", loss, beta)
         self.register_buffer("mean", torch.zeros(num_values))
         # what float32 rounds off the mean: near 1e12 that is many deviations
         self.register_buffer("mean_rest", torch.zeros(num_values), persistent=False)
         self.register_buffer("std", torch.ones(num_values))
-        self._waits_for_labels = mean is None
-        if mean is not None:
+        if mean is None:
+            self.waits_for = "mean"
+        else:
             self.standardise(mean, std)
 
     def standardise(self, mean: Sequence[float], std: Sequence[float]) -> None:
@@ -88,22 +84,12 @@ class RegressionHead(TaskHead):
         self.mean.copy_(mean)
         self.mean_rest.copy_(exact - mean)
         self.std.copy_(torch.where(std > 0, std, 1.0))
-        self._waits_for_labels = False
 
-    def fit_to_labels(self, task: str, dataset) -> None:
-        """See ``TaskHead``."""
-        if not self._waits_for_labels:
-            return
-        if not hasattr(dataset, "value_moments"):
-            raise ConfigError(
-                f"model.heads.{task}.mean: not given, and asked of the training data set's "
-                f"value_moments, which {type(dataset).__name__} has not"
-            )
-        mean, std = dataset.value_moments(task)
+    def take(self, key: str, statistic: Sequence) -> None:
+        """Mean and standard deviation (V,) of the labels."""
+        mean, std = statistic
         if not bool(torch.isfinite(torch.as_tensor(mean)).all()):
-            raise ConfigError(
-                f"model.heads.{task}.mean: not given, and the training data has no labels"
-            )
+            raise ConfigError(f"{key}: not given, and the training data has no labels")
         self.standardise(mean, std)
 
     @property
@@ -118,14 +104,7 @@ class RegressionHead(TaskHead):
 
     def sample_loss(self, output: Tensor, targets: Tensor) -> Tensor:
         """(N, V), (N, V), both standardised -> (N,)."""
-        if self._waits_for_labels:
-            raise ConfigError(
-                "RegressionHead.mean, std: taken from the training labels, which SafeRunner "
-                "passes; set runner_type='SafeRunner' or give both"
-            )
-        return LOSSES[self.loss_name](output, targets, reduction="none", **self.loss_options).mean(
-            1
-        )
+        return self.distance(output, targets).mean(1)
 
     def predict(self, output: Tensor) -> Tensor:
         """(N, V) standardised -> (N, V) in the labels' units."""

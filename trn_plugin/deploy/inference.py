@@ -7,16 +7,13 @@ import copy
 from mmengine.config import Config
 from torch import nn
 
+from trn_plugin.checkpoints import load_checkpoint_file, load_model_state
 from trn_plugin.engine.building import config_errors
-from trn_plugin.engine.checkpoint import load_checkpoint_file
 from trn_plugin.engine.data_config import plain_datasets_in
-from trn_plugin.engine.model_state import load_model_state
 from trn_plugin.errors import ConfigError
 from trn_plugin.registry import MODELS, RUNNERS
 
-__all__ = ["SPLITS", "build_loader", "build_model", "load_model"]
-
-SPLITS = ("train", "val", "test")
+__all__ = ["build_loader", "build_model", "load_model"]
 
 
 def build_model(config: Config) -> nn.Module:
@@ -43,17 +40,13 @@ def load_model(config: Config, checkpoint_path: str) -> tuple[nn.Module, dict]:
         checkpoint_path: a checkpoint of that config's model.
 
     Returns:
-        The model in eval mode on the CPU, without its neck (which only measures; with or without
-        one, the checkpoint fits), and the checkpoint's metadata.
+        As :func:`build_model`, and the checkpoint's metadata; the checkpoint may have a neck.
 
     Raises:
         ConfigError: the config's model cannot be built.
         CheckpointError: the checkpoint cannot be read or belongs to another model.
     """
-    if "backbone" not in (config.get("model") or {}):
-        raise ConfigError("config: has no model.backbone")
-    checkpoint = load_checkpoint_file(checkpoint_path)
-    model = build_model(config)
+    model, checkpoint = build_model(config), load_checkpoint_file(checkpoint_path)
     load_model_state(model, checkpoint["state_dict"], checkpoint_path)
     return model, checkpoint["meta"]
 
@@ -73,10 +66,13 @@ def build_loader(config: Config, split: str):
             raise ConfigError(f"config: has no {name}_dataloader")
     loader = copy.deepcopy(config[f"{needed[-1]}_dataloader"])
     if split == "train":
-        evaluated = next(plain_datasets_in(loader.dataset), {})
+        evaluated = list(plain_datasets_in(loader.dataset)) or [{}]
         loader.dataset = copy.deepcopy(config.train_dataloader.dataset)
-        for dataset in plain_datasets_in(loader.dataset):
-            dataset["pipeline"] = evaluated.get("pipeline", [])
+        trained = list(plain_datasets_in(loader.dataset))
+        if len(trained) != len(evaluated):
+            evaluated = evaluated[:1] * len(trained)
+        for dataset, like in zip(trained, evaluated, strict=True):
+            dataset["pipeline"] = like.get("pipeline", [])
     runner = RUNNERS.get(config.get("runner_type", "SafeRunner"))
     with config_errors(f"{split}_dataloader"):
         return runner.build_dataloader(loader)

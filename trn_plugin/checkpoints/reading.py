@@ -1,9 +1,7 @@
-"""Checkpoints that hold numbers, strings and tensors only, and loading that runs nothing.
+"""Read checkpoints without executing anything that they hold.
 
 ``weights_only=True`` is passed explicitly, so that no environment variable can weaken it. What
-MMEngine's own checkpoints hold beyond tensors (``HistoryBuffer``, numpy's globals,
-``builtins.getattr``) is replaced by stand-ins that accept anything and do nothing. The archive is
-looked at before torch reads it: its records' names, and that they hold what the tensors declare.
+MMEngine's own checkpoints hold beyond tensors becomes stand-ins that do nothing.
 """
 
 from __future__ import annotations
@@ -11,7 +9,6 @@ from __future__ import annotations
 import os
 import pickle
 import re
-import reprlib
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,57 +16,26 @@ from contextlib import contextmanager
 import torch
 
 import trn_plugin
-from trn_plugin.engine._archive import Inert, check_archive, check_sizes, is_archive
-from trn_plugin.errors import CheckpointError, first_line, printable
+from trn_plugin.checkpoints._archive import Inert, check_archive, check_sizes, is_archive
+from trn_plugin.errors import CheckpointError, NewerFormatError, first_line, printable, shown
 
-__all__ = [
-    "FORMAT",
-    "NewerFormatError",
-    "load_checkpoint_file",
-    "load_weights_file",
-    "read_meta",
-    "shown",
-]
-
-
-class NewerFormatError(CheckpointError):
-    """A checkpoint that only a newer version of this package can read."""
-
+__all__ = ["FORMAT", "load_checkpoint_file", "load_weights_file", "read_meta"]
 
 FORMAT = 1
 """Of the checkpoints; one more whenever an older version could not read them rightly."""
-
-WRAPPERS = ("module.", "_orig_mod.")
-"""Before the names of weights of a model in DistributedDataParallel, or compiled."""
-
-_SWITCHES = ("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_WEIGHTS_ONLY_LOAD")
-
 EXTRA_STATE = "_extra_state"
 """Ends the key of what a module's ``get_extra_state`` gives: any plain data."""
-
-_STAND_INS = [
-    "argparse.Namespace",
-    "mmengine.logging.history_buffer.HistoryBuffer",
-    "builtins.getattr",
-    "numpy.core.multiarray._reconstruct",
-    "numpy.core.multiarray.scalar",
-    "numpy._core.multiarray._reconstruct",
-    "numpy._core.multiarray.scalar",
-    "numpy.ndarray",
-    "numpy.dtype",
-    "numpy.dtypes.Float32DType",
-    "numpy.dtypes.Float64DType",
-    "numpy.dtypes.Int32DType",
-    "numpy.dtypes.Int64DType",
-]
+STAND_INS = (
+    *("argparse.Namespace", "builtins.getattr", "mmengine.logging.history_buffer.HistoryBuffer"),
+    *("numpy.core.multiarray._reconstruct", "numpy.core.multiarray.scalar"),
+    *("numpy._core.multiarray._reconstruct", "numpy._core.multiarray.scalar"),
+    *("numpy.ndarray", "numpy.dtype", "numpy.dtypes.Float32DType", "numpy.dtypes.Float64DType"),
+    *("numpy.dtypes.Int32DType", "numpy.dtypes.Int64DType"),
+)
 
 
 def load_checkpoint_file(path: str | os.PathLike, map_location="cpu") -> dict:
-    """Read a checkpoint of this package or of MMEngine, executing nothing that it holds.
-
-    Args:
-        path: a file.
-        map_location: as of ``torch.load``.
+    """Read a checkpoint of this package or of MMEngine.
 
     Returns:
         dict: with 'state_dict' and 'meta' (which may be empty).
@@ -89,18 +55,18 @@ def load_checkpoint_file(path: str | os.PathLike, map_location="cpu") -> dict:
     if not isinstance(meta, dict):
         raise CheckpointError(f"{path}: expected 'meta' to be a dict, found {type(meta).__name__}")
     if "trn_plugin_version" in meta:
-        _check_written_here(meta, path)
+        _check_format(meta, path)
+        if is_archive(path):
+            with zipfile.ZipFile(path) as archive:
+                damaged = archive.testzip()
+            if damaged is not None:
+                raise CheckpointError(f"{path}: damaged, {damaged} does not have its checksum")
     return checkpoint
 
 
 def read_meta(path: str | os.PathLike) -> tuple[dict, bool]:
-    """The 'meta' of a checkpoint and whether it has an optimizer's state, without its tensors.
-
-    Raises:
-        NewerFormatError: a file of a newer version.
-        CheckpointError: as :func:`load_checkpoint_file`, as far as that can be seen.
-    """
-    checkpoint = _load(path, "cpu", mmap=is_archive(path))
+    """The 'meta' of a checkpoint and whether it has an optimizer's state, without its tensors."""
+    checkpoint = _load(path, "cpu", mmap=True)
     meta = checkpoint.get("meta") if isinstance(checkpoint, dict) else None
     if not isinstance(meta, dict):
         return {}, False
@@ -119,7 +85,7 @@ def load_weights_file(path: str | os.PathLike) -> dict[str, torch.Tensor]:
         from safetensors.torch import load_file
 
         try:
-            return _unwrapped(load_file(_existing(path)))
+            return unwrapped(load_file(_existing(path)))
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{path}: cannot be read: {error}") from None
     weights = _load(path, "cpu")
@@ -129,22 +95,15 @@ def load_weights_file(path: str | os.PathLike) -> dict[str, torch.Tensor]:
     if not isinstance(weights, dict):
         raise CheckpointError(f"{path}: expected weights by name, found {type(weights).__name__}")
     _check_weights(weights, path)
-    return _unwrapped(weights)
+    return unwrapped(weights)
 
 
-def _unwrapped(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    for prefix in WRAPPERS * 2:
+def unwrapped(weights: dict) -> dict:
+    """Weights by the names of the bare model, without those of DDP and ``torch.compile``."""
+    for prefix in ("module.", "_orig_mod.") * 2:
         if all(name.startswith(prefix) for name in weights):
             weights = {name.removeprefix(prefix): value for name, value in weights.items()}
     return weights
-
-
-def shown(value) -> str:
-    """What a file holds, for a message: short, and quick however it is nested."""
-    try:
-        return printable(reprlib.repr(value))
-    except ValueError:  # an integer of too many digits
-        return f"a {type(value).__name__}"
 
 
 def _check_weights(weights: dict, path: str | os.PathLike) -> None:
@@ -153,9 +112,7 @@ def _check_weights(weights: dict, path: str | os.PathLike) -> None:
             raise CheckpointError(f"{path}: expected weights by name, found the key {shown(name)}")
         if name.endswith(EXTRA_STATE):
             continue
-        found = type(value).__name__
-        if torch.is_tensor(value):
-            found = _odd_tensor(value)
+        found = _odd_kind(value)
         if found:
             raise CheckpointError(
                 f"{path}: expected {printable(name)!r} to be a dense tensor, found {found}"
@@ -164,14 +121,15 @@ def _check_weights(weights: dict, path: str | os.PathLike) -> None:
             raise CheckpointError(f"{path}: the values of {printable(name)} are negative")
 
 
-def _odd_tensor(value: torch.Tensor) -> str:
-    """What is odd about a tensor; nothing about those that a model can be given."""
+def _odd_kind(value) -> str:
+    """What is odd about a weight; nothing about tensors that a model can be given."""
+    if not torch.is_tensor(value):
+        return type(value).__name__
     if value.layout != torch.strided or value.is_meta or value.is_nested:
         return f"a {value.layout} tensor on {value.device}"
     small = value.dtype.is_floating_point and value.element_size() < 2  # float8 has no arithmetic
-    if value.is_complex() or value.is_quantized or small:
-        return f"a tensor of {value.dtype}"
-    return ""
+    odd = value.is_complex() or value.is_quantized or small
+    return f"a tensor of {value.dtype}" if odd else ""
 
 
 def _existing(path: str | os.PathLike) -> str:
@@ -180,19 +138,17 @@ def _existing(path: str | os.PathLike) -> str:
         raise CheckpointError(f"{path}: expected a checkpoint file, found a folder")
     if not os.path.exists(path):
         raise CheckpointError(f"{path}: no such checkpoint file")
+    if os.path.getsize(path) == 0:
+        raise CheckpointError(f"{path}: the file is empty (0 bytes)")
     return path
 
 
 def _load(path: str | os.PathLike, map_location, mmap: bool = False):
     path = _existing(path)
-    switches = [n for n in _SWITCHES if os.environ.get(n) in ("1", "y", "yes", "true")]
-    if len(switches) == 2:  # torch then reads nothing, and one of them would change nothing here
-        raise CheckpointError(f"the environment sets both {' and '.join(switches)}: unset one")
     try:
-        if os.path.getsize(path) == 0:
-            raise CheckpointError(f"{path}: the file is empty (0 bytes)")
         check_archive(path)
         with _stand_ins_only():
+            mmap = mmap and is_archive(path)
             loaded = torch.load(path, map_location, weights_only=True, mmap=mmap)
     except CheckpointError:
         raise
@@ -210,8 +166,9 @@ def _load(path: str | os.PathLike, map_location, mmap: bool = False):
 def _stand_ins_only() -> Iterator[None]:
     """What others of this process have allowed in checkpoints is not allowed in here."""
     others = torch.serialization.get_safe_globals()
+    own = [(type(name.rsplit(".", 1)[1], (Inert,), {}), name) for name in STAND_INS]
     torch.serialization.clear_safe_globals()
-    torch.serialization.add_safe_globals([(_stand_in(name), name) for name in _STAND_INS])
+    torch.serialization.add_safe_globals(own)
     try:
         yield
     finally:
@@ -229,29 +186,11 @@ def _check_format(meta: dict, path: str | os.PathLike) -> None:
         )
 
 
-def _check_written_here(meta: dict, path: str | os.PathLike) -> None:
-    """Format and checksums of a checkpoint of this package."""
-    _check_format(meta, path)
-    if not is_archive(path):  # the format before torch 1.6 has no checksums
-        return
-    with zipfile.ZipFile(path) as archive:
-        damaged = archive.testzip()
-    if damaged is not None:
-        raise CheckpointError(f"{path}: damaged, {damaged} does not have its checksum")
-
-
 def _reason(error: Exception) -> str:
+    """The part of torch's message that says what is wrong."""
     called = re.search(r"GLOBAL (\S+)", str(error))
     if called:
         return f"it would call {printable(called[1].rstrip('.'))}"
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    for line in lines:
-        found = line.partition("WeightsUnpickler error:")[2].strip()
-        if found:
-            return found.split(". ")[0]
-    text = first_line(error).split(". ")[0]
+    found = re.search(r"WeightsUnpickler error:\s*(.+)", str(error))
+    text = (found[1] if found else first_line(error)).split(". ")[0]
     return "it is no checkpoint" if text.startswith("Weights only load failed") else text
-
-
-def _stand_in(name: str) -> type:
-    return type(name.rsplit(".", 1)[1], (Inert,), {})

@@ -1,0 +1,14 @@
+"""Checkpoints of plain data: read without executing anything, written whole or not at all."""
+
+from trn_plugin.checkpoints.reading import FORMAT, load_checkpoint_file, load_weights_file
+from trn_plugin.checkpoints.weights import load_fitting_state, load_model_state
+from trn_plugin.checkpoints.writing import save_checkpoint_file
+
+__all__ = [
+    "FORMAT",
+    "load_checkpoint_file",
+    "load_fitting_state",
+    "load_model_state",
+    "load_weights_file",
+    "save_checkpoint_file",
+]

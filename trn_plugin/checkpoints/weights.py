@@ -1,0 +1,105 @@
+"""Load a checkpoint's weights into a model.
+
+A model may say more of its own state dict, all of it optional:
+
+- ``is_optional_state(key)``: whether a checkpoint may lack this key, or have one more;
+- ``is_run_state(key)``: whether it belongs to a run and its data, as running moments do, so that
+  other trainings do not start from it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from trn_plugin.checkpoints.reading import EXTRA_STATE, unwrapped
+from trn_plugin.errors import CheckpointError, printable
+
+__all__ = ["load_fitting_state", "load_model_state", "nonfinite", "nonfinite_state"]
+
+
+def load_model_state(model: nn.Module, state: dict[str, Tensor], path: str | os.PathLike) -> None:
+    """Load ``state``, all of whose names and shapes must fit, or CheckpointError names them."""
+    own, state = model.state_dict(), unwrapped(state)
+    optional = getattr(model, "is_optional_state", lambda key: False)
+    lacks, more = (
+        [key for key in one if key not in other and not optional(key) and not _is_extra(key)]
+        for one, other in ((own, state), (state, own))
+    )
+    found = {"lacks": lacks, "also holds": more, "has": _misshapen(own, state)}
+    problems = [f"it {name} {_listed(keys)}" for name, keys in found.items() if keys]
+    if problems:
+        raise CheckpointError(
+            f"{path} is of another model than the config's: {'; '.join(problems)}"
+        )
+    _load(model, state, own, path)
+
+
+def load_fitting_state(
+    model: nn.Module, state: dict[str, Tensor], path: str | os.PathLike
+) -> list[str]:
+    """Load the weights that fit, for a training that starts from them; lines for the log."""
+    of_run = getattr(model, "is_run_state", lambda key: False)
+    own = {k: v for k, v in model.state_dict().items() if not of_run(k) and not _is_extra(k)}
+    state = unwrapped(state)
+    fits = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
+    if not fits:
+        raise CheckpointError(
+            f"{path}: no weight of it fits the config's model; it holds {_listed(list(state))}, "
+            f"the model {_listed(list(own))}"
+        )
+    _load(model, fits, own, path)
+    found = {"lacks": [k for k in own if k not in state], "has": _misshapen(own, state)}
+    lines = [f"{path} {name} {_listed(k)}: these start anew" for name, k in found.items() if k]
+    return [f"{len(fits)} of {len(own)} weights taken from {path}", *lines]
+
+
+def nonfinite_state(state: dict[str, Tensor], own: dict[str, Tensor]) -> str | None:
+    """The first key whose values are not finite; infinities of ``own``, as in masks, may be."""
+    for key in nonfinite(state.items()):
+        masked = key in own and own[key].isinf().cpu()
+        if masked is False or not torch.equal(masked, ~state[key].isfinite().cpu()):
+            return key
+    return None
+
+
+def nonfinite(values: Iterable[tuple[str, object]]) -> list[str]:
+    """Names of the tensors that are not finite; the device is waited for once."""
+    tensors = [(k, v) for k, v in values if torch.is_tensor(v) and v.is_floating_point()]
+    if not tensors:
+        return []
+    good = torch.stack([torch.isfinite(value).all().cpu() for _, value in tensors]).tolist()
+    return [name for (name, _), fine in zip(tensors, good, strict=True) if not fine]
+
+
+def _listed(keys: list[str]) -> str:
+    more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
+    return ", ".join(printable(key) for key in keys[:3]) + more
+
+
+def _load(model: nn.Module, state: dict, own: dict, path: str | os.PathLike) -> None:
+    bad = nonfinite_state(state, own)
+    if bad is not None:
+        raise CheckpointError(f"{path}: the values of {printable(bad)} are not finite")
+    try:
+        model.load_state_dict(state, strict=False)
+    except Exception as error:  # what a module makes of an extra state is its own affair
+        raise CheckpointError(
+            f"{path}: the model cannot take its state: {type(error).__name__}: "
+            f"{printable(' '.join(str(error).split()))}"
+        ) from error
+
+
+def _misshapen(own: dict[str, Tensor], state: dict[str, Tensor]) -> list[str]:
+    return [
+        f"{key} {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
+        for key in own
+        if key in state and not _is_extra(key) and state[key].shape != own[key].shape
+    ]
+
+
+def _is_extra(key: str) -> bool:
+    return key.rpartition(".")[2] == EXTRA_STATE

@@ -1,0 +1,67 @@
+"""The hooks of a run of ``SafeRunner``."""
+
+from __future__ import annotations
+
+from mmengine.hooks import Hook
+
+from trn_plugin.engine.distributed import average_statistics
+from trn_plugin.engine.finite import FiniteSteps
+from trn_plugin.engine.step_log import StepLogHook
+
+__all__ = ["hooks_of"]
+
+# what MMEngine's hooks become, and which it has by default
+OWN = {
+    "CheckpointHook": "trn_plugin.SafeCheckpointHook",
+    "EarlyStoppingHook": "trn_plugin.CheckedEarlyStoppingHook",
+    "RuntimeInfoHook": StepLogHook,
+}
+DEFAULT = dict(
+    runtime_info=dict(type="RuntimeInfoHook"),
+    timer=dict(type="IterTimerHook"),
+    sampler_seed=dict(type="DistSamplerSeedHook"),
+    logger=dict(type="LoggerHook"),
+    param_scheduler=dict(type="ParamSchedulerHook"),
+    checkpoint=dict(type="CheckpointHook", interval=1),
+)
+
+
+def hooks_of(cfg, default_hooks: dict | None, custom_hooks: list | None) -> dict[str, object]:
+    """The hooks of a run, or their configs, by their places in the config; None leaves one out."""
+    given = {f"default_hooks.{k}": hook for k, hook in {**DEFAULT, **(default_hooks or {})}.items()}
+    given |= {f"custom_hooks.{k}": hook for k, hook in enumerate(custom_hooks or ())}
+    hooks = {place: _own(hook) for place, hook in given.items() if hook is not None}
+    hooks |= dict(finite_steps=FiniteStepsHook(), validation=ValidationHook())
+    hooks["names"] = dict(type="trn_plugin.NamesHook")
+    if cfg.get("save_on_sigterm"):
+        hooks["save_on_sigterm"] = dict(type="trn_plugin.SaveOnTerminateHook")
+    return hooks
+
+
+def _own(hook):
+    kind = hook.get("type") if isinstance(hook, dict) else None
+    kind = kind.removeprefix("mmengine.") if isinstance(kind, str) else None
+    return {**hook, "type": OWN[kind]} if kind in OWN else hook
+
+
+class FiniteStepsHook(Hook):
+    """Makes ``runner.finite_steps``, which run the training steps."""
+
+    priority = 1
+
+    def before_train(self, runner) -> None:
+        runner.finite_steps = FiniteSteps(runner, runner.cfg.get("non_finite", "stop"))
+
+
+class ValidationHook(Hook):
+    """Averages statistics before a validation, and notes what it measured."""
+
+    priority = 1
+
+    def before_val(self, runner) -> None:
+        average_statistics(runner.bare_model)
+
+    def after_val_epoch(self, runner, metrics=None) -> None:
+        runner.validated = runner.iter, metrics or {}
+        # the log's own count is of epochs, a checkpoint's of iterations
+        runner.message_hub.update_scalar("val/at_iter", runner.iter)

@@ -1,0 +1,68 @@
+"""What a person reads on the screen; the log file and the JSON hold all of it."""
+
+from __future__ import annotations
+
+import logging
+import re
+
+from mmengine.runner import LogProcessor
+
+from trn_plugin.registry import LOG_PROCESSORS
+
+__all__ = ["ScreenFilter", "ScreenLogProcessor"]
+
+UNREAD = r"at_iter|relation/(N|chance_\w+|d[12]_\w+)/.*|.*/AP_.*|(data_)?time"
+MOST_TAUS = 6  # relations of a level on a line; with more, their mean
+
+
+class ScreenFilter(logging.Filter):
+    """Keeps from the screen what a runner says while it is built, and packages' deprecations."""
+
+    is_built = False
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno >= logging.WARNING:
+            return "deprecated" not in record.getMessage()
+        return self.is_built
+
+    def add_to(self, logger: logging.Logger) -> None:
+        """Filter all but what goes to a file."""
+        for handler in logger.handlers:
+            if not isinstance(handler, logging.FileHandler):
+                handler.addFilter(self)
+
+
+@LOG_PROCESSORS.register_module()
+class ScreenLogProcessor(LogProcessor):
+    """MMEngine's, with a validation in one line of measures: detail goes to the JSON.
+
+    A measure whose name goes on from another's (``NME_left`` from ``NME``) is detail, and so are
+    the number of samples, the widths and the chance level of a task similarity.
+    """
+
+    def __init__(self, window_size: int = 10, **options) -> None:
+        if not isinstance(window_size, int) or window_size < 1:
+            raise ValueError(f"window_size: expected a number of at least 1, found {window_size!r}")
+        super().__init__(window_size, **options)
+
+    def get_log_after_epoch(self, runner, batch_idx, mode, with_non_scalar=False):
+        """As MMEngine's, the text without detail."""
+        tag, text = super().get_log_after_epoch(runner, batch_idx, mode, with_non_scalar)
+        named = {name.removeprefix(f"{mode}/"): value for name, value in tag.items()}
+        read = {name: value for name, value in named.items() if not re.fullmatch(UNREAD, name)}
+        items, taus = [], {}
+        for name, value in read.items():
+            relation = re.fullmatch(r"relation/tau_(\w+)/(.+)", name)
+            if relation:
+                taus.setdefault(relation[1], {})[relation[2]] = value
+            elif not any(name.startswith(f"{other}_") for other in read):
+                items.append(f"{name}: {self._short(value)}")
+        for level, found in taus.items():
+            if len(found) > MOST_TAUS:
+                mean = sum(found.values()) / len(found)
+                found = {f"mean of {len(found)} relations": mean}
+            items += [f"tau {level} {pair}: {self._short(tau)}" for pair, tau in found.items()]
+        return tag, f"{text.partition(']  ')[0]}]  {'  '.join(items)}"
+
+    def _short(self, value) -> str:
+        return f"{value:.{self.num_digits}f}" if isinstance(value, float) else str(value)

@@ -1,0 +1,130 @@
+"""Plots of task similarity: a heat map, and its course over iterations."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from trn_plugin.evaluation.figures import PLAIN, new_figure, new_panels, save_figure
+
+__all__ = ["Course", "Panel", "save_convergence", "save_courses", "save_similarity"]
+
+DRAWN_POINTS = 1000  # of a curve, at most
+
+
+@dataclass
+class Course:
+    """An online estimate over iterations, drawn faint and dotted if it ``cannot`` arrive."""
+
+    label: str
+    tau: np.ndarray
+    cannot: bool = False
+
+
+@dataclass
+class Panel:
+    """Online estimates beside the offline value (dashed) and the chance level (dotted)."""
+
+    title: str
+    offline: float
+    chance: float
+    courses: Sequence[Course]
+
+
+def save_similarity(path: str, matrix: np.ndarray, names: Sequence[str], title: str = "") -> None:
+    """Task similarities in 0..1 as a heat map, as in the paper's Figure 3; NaN is left white."""
+    count = len(names)
+    few = count <= 12
+    side = max(3.6, (0.62 if few else 0.28) * count + 1.4)
+    figure = new_figure(side + 1.0, side)
+    axes = figure.add_subplot()
+    shaded = axes.imshow(matrix, vmin=0, vmax=1, cmap="YlOrRd")
+    for (row, column), value in np.ndenumerate(matrix if count <= 60 else []):
+        if not math.isnan(value):
+            text = f"{value:.2f}" if few else f"{100 * value:.0f}"
+            colour = "white" if value > 0.6 else PLAIN
+            size = 9 if few else 6
+            axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=size)
+    turned = dict(rotation=45, rotation_mode="anchor") if few else dict(rotation=90)
+    axes.set_xticks(range(count), names, ha="right" if few else "center", **turned)
+    axes.set_yticks(range(count), names)
+    axes.tick_params(length=0, labelsize=9 if few else 8)
+    axes.set_title(title, fontsize=10)
+    label = "task similarity τ" if few else "task similarity τ (in the cells: 100 τ)"
+    figure.colorbar(shaded, ax=axes, label=label, shrink=0.8)
+    save_figure(figure, path, tight=True)
+
+
+def save_convergence(path: str, panels: Sequence[Sequence[Panel]], title: str = "") -> None:
+    """Task similarity over the number of iterations, as in the paper's Figure 4; rows of panels."""
+    flat = [panel for row in panels for panel in row]
+    figure, grid = new_panels(len(flat), max(map(len, panels)), 4.6, 3.9, above=0.4)
+    for axes, panel in zip(grid, flat, strict=True):
+        for index, course in enumerate(panel.courses):
+            x = _log_spaced(len(course.tau))
+            style = dict(linestyle=":", alpha=0.6) if course.cannot else {}
+            label = f"{course.label}, too few" if course.cannot else course.label
+            axes.plot(x, course.tau[x - 1], color=f"C{index}", label=label, lw=1.4, **style)
+        axes.axhline(panel.offline, color=PLAIN, linestyle="--", lw=1.2, label="offline")
+        axes.axhline(panel.chance, color="#999999", linestyle="-.", lw=1, label="chance, offline")
+        axes.set(xscale="log", ylim=(0, 1.02), xlabel="iterations", ylabel="task similarity τ")
+        axes.set_title(panel.title, fontsize=9)
+        axes.legend(loc="best", fontsize=7, title="effective samples", title_fontsize=7)
+    figure.suptitle(title, fontsize=11)
+    figure.tight_layout()
+    save_figure(figure, path)
+
+
+def save_courses(
+    path: str,
+    panels: Mapping[str, Mapping[str, np.ndarray]],
+    dashed: str,
+    last: int,
+    columns: int = 4,
+    arrived: Mapping[str, Mapping[str, np.ndarray]] | None = None,
+    chance: Mapping[str, Mapping[str, np.ndarray]] | None = None,
+) -> None:
+    """Task similarity over the iterations of training: a panel a relation, a curve a level.
+
+    Args:
+        path: of the PNG file.
+        panels: (N,) of the last N iterations, by relation and level.
+        dashed: the level that the others are compared with.
+        last: the last iteration.
+        columns: panels in a row.
+        arrived: (N,) bool by relation and level; where False the curve is faint.
+        chance: (N,) by relation and level, what independent features would have; dotted.
+    """
+    figure, grid = new_panels(len(panels), columns, 4.6, 3.5)
+    arrived, chance = arrived or {}, chance or {}
+    for axes, (name, levels) in zip(grid, panels.items(), strict=True):
+        for index, (level, tau) in enumerate(levels.items()):
+            style = (
+                dict(color=PLAIN, linestyle="--") if level == dashed else dict(color=f"C{index}")
+            )
+            step = math.ceil(len(tau) / DRAWN_POINTS)
+            x = np.arange(last - len(tau), last) + 1
+            settled = arrived.get(name, {}).get(level)
+            shown = tau if settled is None else np.where(settled, tau, np.nan)
+            axes.plot(x[::-step], shown[::-step], lw=1.3, label=level, **style)
+            if settled is not None and not settled.all():
+                text = None if index else "too few samples"
+                axes.plot(x[::-step], tau[::-step], lw=1.3, alpha=0.3, label=text, **style)
+            if level in chance.get(name, {}):
+                expected = chance[name][level]
+                style = dict(color=style["color"], linestyle=":")
+                text = None if index else "chance"
+                axes.plot(x[::-step], expected[::-step], lw=0.9, label=text, **style)
+        axes.set(ylim=(0, 1.02), xlabel="iterations", ylabel="task similarity τ, running")
+        axes.set_title(name, fontsize=10)
+        axes.legend(loc="best", fontsize=8)
+    figure.tight_layout()
+    save_figure(figure, path)
+
+
+def _log_spaced(count: int, points: int = 250) -> np.ndarray:
+    """Iterations from 1 to ``count``, as dense as a logarithmic axis can show."""
+    return np.unique(np.geomspace(1, count, points).round().astype(int))

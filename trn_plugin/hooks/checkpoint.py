@@ -1,0 +1,131 @@
+"""MMEngine's checkpoint hook, never without a whole checkpoint on disk."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import deque
+
+from mmengine.dist import is_main_process
+from mmengine.fileio import LocalBackend
+from mmengine.hooks import CheckpointHook
+
+from trn_plugin.errors import ConfigError
+from trn_plugin.hooks._directions import rule_of
+from trn_plugin.registry import HOOKS
+
+__all__ = ["SafeCheckpointHook"]
+
+
+@HOOKS.register_module()
+class SafeCheckpointHook(CheckpointHook):
+    """MMEngine's ``CheckpointHook``, which deletes old checkpoints before it writes the new one.
+
+    Here the new one is written first, so that a run killed in between has lost nothing even with
+    ``max_keep_ckpts=1``; so too the best one of ``save_best``, which 'auto' makes the first
+    measure whose direction is known. In a run by iterations an interval of epochs is one of as
+    many passes over the data. ``SafeRunner`` uses it where a config says ``CheckpointHook``.
+
+    Raises:
+        ConfigError: after a validation that does not measure what ``save_best`` names.
+    """
+
+    def __init__(self, interval: int = -1, save_best=None, rule=None, **options) -> None:
+        rule = rule or rule_of(save_best)
+        super().__init__(interval, save_best=save_best, rule=rule, **options)
+        for name in ("interval", "max_keep_ckpts", "save_begin"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise ConfigError(
+                    f"default_hooks.checkpoint.{name}: expected a whole number, found {value!r}"
+                )
+
+    def before_train(self, runner) -> None:
+        """As MMEngine's; what a kill left beside a best checkpoint is removed."""
+        if self.by_epoch and not hasattr(runner.train_loop, "run_epoch"):
+            length = len(runner.train_dataloader)
+            self.by_epoch = False
+            self.interval, self.save_begin = self.interval * length, self.save_begin * length
+            self.filename_tmpl = self.filename_tmpl.replace("epoch_", "iter_")
+            runner.logger.info(
+                f"default_hooks.checkpoint: its interval is one of passes over the data, "
+                f"{self.interval} iterations"
+            )
+        super().before_train(runner)
+        if getattr(runner, "resumed_from", None):
+            for path in self._best():
+                parts = re.fullmatch(r"(best_.*_(?:epoch|iter)_)\d+\.pth", os.path.basename(path))
+                names = os.listdir(self.out_dir) if parts and os.path.isfile(path) else ()
+                for name in names:
+                    if re.fullmatch(rf"{re.escape(parts[1])}\d+\.pth", name):
+                        self._remove_best(os.path.join(self.out_dir, name))
+
+    def after_val_epoch(self, runner, metrics) -> None:
+        """As MMEngine's; old best checkpoints are removed when the new one is written.
+
+        Raises:
+            ConfigError: a measure of ``save_best`` that the validation does not have.
+        """
+        for indicator in self.key_indicators if self.save_best else ():
+            if indicator not in (*metrics, "auto"):
+                raise ConfigError(
+                    f"default_hooks.checkpoint.save_best: expected one of {', '.join(metrics)}, "
+                    f"got {indicator!r}"
+                )
+            if indicator == "auto" and metrics:
+                metrics = self._best_known_first(metrics)
+        before, backend = self._best(), self.file_backend
+        self.file_backend = _RemovesNothing()
+        try:
+            super().after_val_epoch(runner, metrics)
+        finally:
+            self.file_backend = backend
+        for path in before:
+            self._remove_best(path)
+
+    def _best(self) -> list[str]:
+        """Best checkpoints, as a file may name them that was resumed from."""
+        several = getattr(self, "best_ckpt_path_dict", None) or {}
+        found = (getattr(self, "best_ckpt_path", None), *several.values())
+        return [path for path in found if isinstance(path, str)]
+
+    def _remove_best(self, path: str) -> None:
+        """Remove a file that this hook has written and that is no longer the best."""
+        folder, name = os.path.split(path)
+        inside = os.path.realpath(folder) == os.path.realpath(self.out_dir)
+        own = inside and name.startswith("best_") and name.endswith(".pth")
+        kept = [os.path.basename(best) for best in self._best()]
+        if own and name not in kept and os.path.isfile(path) and is_main_process():
+            os.remove(path)
+
+    def _best_known_first(self, metrics: dict) -> dict:
+        for name in metrics:
+            rule = rule_of(name)
+            if rule is not None:
+                self.greater_keys = [name] if rule == "greater" else []
+                self.less_keys = [name] if rule == "less" else []
+                return {name: metrics[name], **metrics}
+        raise ConfigError(
+            "default_hooks.checkpoint.save_best: 'auto' knows of none of "
+            f"{', '.join(metrics) or 'no measures'} whether more is better; name one, and its rule"
+        )
+
+    def _save_checkpoint_with_step(self, runner, step, meta):
+        old = []
+        if self.max_keep_ckpts > 0 and step not in self.keep_ckpt_ids:
+            kept = [*self.keep_ckpt_ids, step]
+            old, kept = kept[: -self.max_keep_ckpts], kept[-self.max_keep_ckpts :]
+            self.keep_ckpt_ids = deque(kept, self.max_keep_ckpts)
+            runner.message_hub.update_info("keep_ckpt_ids", kept)
+        super()._save_checkpoint_with_step(runner, step, meta)
+        for known in old if is_main_process() else ():
+            path = os.path.join(self.out_dir, self.filename_tmpl.format(known))
+            if os.path.isfile(path):
+                os.remove(path)
+
+
+class _RemovesNothing(LocalBackend):
+    def isfile(self, filepath) -> bool:
+        return False
+
+    isdir = isfile

@@ -1,0 +1,51 @@
+"""A checkpoint before SIGTERM ends a run."""
+
+from __future__ import annotations
+
+import signal
+import threading
+
+import torch
+from mmengine.dist import all_reduce, get_world_size
+from mmengine.hooks import Hook
+
+from trn_plugin.registry import HOOKS
+from trn_plugin.stopping import Terminated
+
+__all__ = ["SaveOnTerminateHook"]
+
+
+@HOOKS.register_module()
+class SaveOnTerminateHook(Hook):
+    """Writes a checkpoint when the process is asked to end by SIGTERM, then ends the run."""
+
+    priority = 99  # after all others
+    before, asked = None, False
+
+    def before_train(self, runner) -> None:
+        if threading.current_thread() is threading.main_thread():
+            self.before = signal.signal(signal.SIGTERM, self._note)
+
+    def after_train(self, runner) -> None:
+        if self.before is not None:
+            signal.signal(signal.SIGTERM, self.before)
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        self._save_if_asked(runner, runner.iter + 1)
+
+    def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        self._save_if_asked(runner, runner.iter)
+
+    def _note(self, signum, frame) -> None:
+        self.asked = True
+
+    def _save_if_asked(self, runner, iteration: int) -> None:
+        asked = self.asked
+        if get_world_size() > 1:  # one that was asked ends all
+            flag = torch.tensor(int(asked), device=next(runner.model.parameters()).device)
+            all_reduce(flag, op="max")
+            asked = bool(flag)
+        if asked:
+            meta, name = dict(epoch=runner.epoch, iter=iteration), f"iter_{iteration}.pth"
+            runner.save_checkpoint(runner.work_dir, name, meta=meta, by_epoch=False)
+            raise Terminated

@@ -1,0 +1,58 @@
+"""The registry of kinds of task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from trn_plugin.errors import ConfigError
+from trn_plugin.tasks.base import Task
+
+__all__ = ["TASKS", "read_task", "read_tasks"]
+
+
+class Kinds(dict):
+    """Task classes by kind."""
+
+    def register(self, task: type[Task]) -> type[Task]:
+        """Class decorator: add a kind; a second class of that kind replaces the first.
+
+        Raises:
+            ConfigError: the class names no kind.
+        """
+        if not isinstance(task.kind, str) or not task.kind:
+            raise ConfigError(f"TASKS.register: expected {task.__name__}.kind to be a name")
+        self[task.kind] = task
+        return task
+
+    def named(self, kind: object, where: str) -> type[Task]:
+        """The class of a kind.
+
+        Raises:
+            ConfigError: it is not registered; begins with ``where``.
+        """
+        if not isinstance(kind, str) or kind not in self:
+            raise ConfigError(
+                f"{where}: expected one of the kinds {', '.join(self)}, found {kind!r}; a kind of "
+                "your own is known once its file is imported, by custom_imports of a config or "
+                "by --import FILE.py of trn-plugin predict"
+            )
+        return self[kind]
+
+
+TASKS = Kinds()
+"""All kinds of task; ``@TASKS.register`` on a subclass of :class:`Task` adds one."""
+
+
+def read_task(name: str, info: Mapping, where: str = "task ") -> Task:
+    """The task that a plain dict describes.
+
+    Raises:
+        ConfigError: a kind that is not registered, or entries that do not fit.
+    """
+    kind = info.get("kind") if isinstance(info, Mapping) else None
+    return TASKS.named(kind, f"{where}{name}")(name, info)
+
+
+def read_tasks(infos: Mapping[str, Mapping], where: str = "task ") -> dict[str, Task]:
+    """:func:`read_task` of each."""
+    return {name: read_task(name, info, where) for name, info in infos.items()}
