@@ -37,7 +37,7 @@ def add_arguments(parser):
         "--precision",
         choices=("fp32", "fp16", "int8"),
         default="fp32",
-        help="of the network (%(default)s); int8 is quantised dynamically",
+        help="of the network (%(default)s); int8 is quantised by pictures of the validation set",
     )
     parser.add_argument(
         "--evaluate",
@@ -81,8 +81,8 @@ def add_arguments(parser):
         type=int,
         default=200,
         metavar="N",
-        help="compare with PyTorch on so many pictures of the config's test or validation set "
-        "(%(default)s)",
+        help="compare with PyTorch on so many pictures of the config's test or validation set, and "
+        "take the ranges of int8 from so many (%(default)s)",
     )
     parser.add_argument(
         "--images", nargs="+", default=[], metavar="IMAGE", help="compare on these pictures too"
@@ -93,7 +93,7 @@ def main(args):
     from trn_plugin.deploy import DeployModel, export_onnx
     from trn_plugin.deploy.checkpoint import load_for_export
     from trn_plugin.deploy.export import check_opset
-    from trn_plugin.deploy.measured import data_to_compare, measure_into
+    from trn_plugin.deploy.measured import data_to_compare, measure_into, pictures_to_calibrate
     from trn_plugin.deploy.web_page import write_page
     from trn_plugin.geometry import read_image
     from trn_plugin.tasks import read_tasks
@@ -110,6 +110,14 @@ def main(args):
     config = load_config(args.config, args.cfg_options)
     model, input_size, metadata = load_for_export(config, args.checkpoint, args.metrics)
     loader, crops, source = data_to_compare(config, split, args.pictures)
+    calibration = None
+    if args.precision == "int8":
+        calibration, chosen = pictures_to_calibrate(config, crops, source, args.pictures)
+        calibration = calibration or images
+        kind = f"of the {chosen} set" if chosen else "of --images"
+        if not calibration:
+            raise ConfigError("--precision int8: expected pictures to calibrate on: --images")
+        print(f"int8: ranges from {len(calibration)} pictures {kind}")
     print(f"exporting {metadata['backbone']} and comparing with PyTorch ...", flush=True)
     options = dict(
         opset=args.opset,
@@ -118,6 +126,7 @@ def main(args):
         float_input=args.input == "float32",
         features=args.features,
         resize=args.resize,
+        calibration=calibration,
     )
     differences = export_onnx(
         model, args.out, input_size, metadata, precision=args.precision, **options

@@ -16,7 +16,7 @@ from trn_plugin.deploy.resize import resized
 from trn_plugin.deploy.runtime import TaskPredictor
 from trn_plugin.errors import CheckpointError
 
-__all__ = ["TOLERANCE", "check_export"]
+__all__ = ["TOLERANCE", "check_export", "drawn_picture"]
 
 TOLERANCE = 1e-4
 """Of the picture's side for landmarks, absolute for probabilities, of the labels' standard
@@ -95,7 +95,7 @@ def _drawn(height: int, width: int) -> Iterator[np.ndarray]:
         (height * 2 // 3 + 1, width * 3 // 4 + 1),
     ]
     for seed, shape in enumerate(shapes):
-        picture = _random_picture(*shape, seed)
+        picture = drawn_picture(*shape, seed)
         for size in CHECK_BATCHES:
             yield np.stack([np.roll(picture, 3 * shift, axis=1) for shift in range(size)])
 
@@ -113,7 +113,7 @@ def _batches(images: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
         start += size
 
 
-def _random_picture(height: int, width: int, seed: int) -> np.ndarray:
+def drawn_picture(height: int, width: int, seed: int) -> np.ndarray:
     """Smooth random colours with some noise, (height, width, 3) uint8."""
     rng = np.random.default_rng(seed)
     coarse = torch.from_numpy(rng.uniform(0, 255, (1, 3, 5, 5)))

@@ -46,6 +46,7 @@ def export_onnx(
     float_input: bool = False,
     features: bool = False,
     resize: str = "operator",
+    calibration: Sequence[np.ndarray] | None = None,
 ) -> dict[str, float]:
     """Write ``model`` to ``out_path`` as one ONNX file and check it against PyTorch.
 
@@ -68,14 +69,16 @@ def export_onnx(
             task's last layer and what its head predicts, for measuring task similarity.
         resize: one of :data:`trn_plugin.deploy.model.RESIZES`; with 'none' H and W are those of
             ``input_size``.
+        calibration: (H, W, 3) uint8 RGB pictures whose activations give 'int8' its ranges; default
+            ``check_images``.
 
     Returns:
         dict[str, float]: for each output the largest difference, see
         :func:`trn_plugin.deploy.check.check_export`.
 
     Raises:
-        ConfigError: on an unknown task, precision or resize, an opset that cannot be had, or too
-            large a model.
+        ConfigError: on an unknown task, precision or resize, an opset that cannot be had, too
+            large a model, or no pictures for 'int8'.
         CheckpointError: if the model cannot be exported, or the file disagrees with PyTorch.
     """
     out_path = Path(out_path)
@@ -84,6 +87,9 @@ def export_onnx(
         raise ConfigError(f"precision: expected {', '.join(PRECISIONS)}, found {precision!r}")
     if resize not in RESIZES:
         raise ConfigError(f"resize: expected {', '.join(RESIZES)}, found {resize!r}")
+    calibration = check_images if calibration is None else calibration
+    if precision == "int8" and not calibration:
+        raise ConfigError("precision int8: expected pictures to calibrate on, found none")
     deployed = DeployModel(model, input_size, tasks, features, resize)
     if model.data_preprocessor.mean.numel() != 3:
         raise ConfigError(
@@ -120,7 +126,7 @@ def export_onnx(
             _write(proto, partial, metadata)
             differences = check(tolerance=None if precision == "fp16" else TOLERANCE)
             if precision == "int8":
-                _write(_quantised(proto), partial, metadata)
+                _write(_quantised(proto, calibration), partial, metadata)
                 differences = check(tolerance=None)
     finally:
         for module, training in modes.items():
@@ -226,9 +232,9 @@ def _cleaned(program, opset: int | None) -> onnx.ModelProto:
     return proto
 
 
-def _quantised(proto: onnx.ModelProto) -> onnx.ModelProto:
+def _quantised(proto: onnx.ModelProto, pictures: Sequence[np.ndarray]) -> onnx.ModelProto:
     try:
-        return to_int8(proto)
+        return to_int8(proto, pictures)
     except Exception as error:  # onnxruntime's errors share no base class
         raise CheckpointError(
             f"onnxruntime cannot quantise this model: {type(error).__name__}: {first_line(error)}"

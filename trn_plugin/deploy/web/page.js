@@ -4,7 +4,8 @@ import { Model } from "./model.js";
 const ORT = "./node_modules/onnxruntime-web/dist/";
 const element = (id) => document.getElementById(id);
 const canvas = element("picture"), context = canvas.getContext("2d", { willReadFrequently: true });
-const state = { ort: null, model: null, source: null, image: null, boxes: [], found: [], drag: null, camera: null };
+const state = { ort: null, model: null, source: null, image: null, boxes: [], found: [], drag: null, camera: null,
+  idle: Promise.resolve() };
 window.trn = state; // for tests and the console
 
 async function begin() {
@@ -65,7 +66,13 @@ async function openFile(file) {
 
 const wholePicture = () => [0, 0, canvas.width, canvas.height];
 
-async function predict() {
+/** Predict once what was asked before is done: the last result shown is that of the last boxes. */
+function predict() {
+  state.idle = state.idle.then(predictNow);
+  return state.idle;
+}
+
+async function predictNow() {
   if (!state.model || !state.image) return draw();
   const boxes = state.boxes.length ? state.boxes : [wholePicture()];
   const start = performance.now();
