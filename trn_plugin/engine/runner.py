@@ -24,10 +24,12 @@ from trn_plugin.engine.data_config import (
 )
 from trn_plugin.engine.distributed import average_statistics, distributed_model, with_sync_bn
 from trn_plugin.engine.hooks import hooks_of
+from trn_plugin.engine.jacobian import JacobianOptimWrapper
 from trn_plugin.engine.logs import ScreenFilter
 from trn_plugin.engine.loops import IterationLoop, own_loop
 from trn_plugin.engine.optimizers import accumulated, own_optimizer
 from trn_plugin.engine.schedules import as_iterations
+from trn_plugin.errors import ConfigError
 from trn_plugin.registry import RUNNERS
 
 __all__ = ["SafeRunner"]
@@ -118,6 +120,11 @@ class SafeRunner(ToldRunner):
     def _maybe_compile(self, target: str) -> None:
         """``compile`` is for the network; losses, checks and optimiser steps are no graphs."""
         options = self.cfg.get("compile")
+        if options and isinstance(self.optim_wrapper, JacobianOptimWrapper):
+            raise ConfigError(
+                "compile: not with JacobianOptimWrapper, which differentiates a graph several "
+                "times; compiled graphs allow one pass"
+            )
         backbone = getattr(self.bare_model, "backbone", None)
         with config_errors("compile"):
             if not hasattr(backbone, "compile_parts"):
