@@ -129,5 +129,5 @@ def test_clipping_sees_the_aggregated_gradient():
 
 def test_nothing_shared_is_refused():
     model = relation_model(shared=0)
-    with pytest.raises(ConfigError, match="backbone.trunk"):
+    with pytest.raises(ConfigError, match=r"backbone\.trunk"):
         trained(model, wrapper_of(model, dict(type="UPGrad")), steps=1)

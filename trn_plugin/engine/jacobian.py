@@ -54,6 +54,8 @@ class JacobianOptimWrapper(OptimWrapper):
             shared; the losses are not a dict; a run whose aggregator's state was not saved.
     """
 
+    differentiates_often = True
+
     def __init__(
         self,
         optimizer,

@@ -24,7 +24,6 @@ from trn_plugin.engine.data_config import (
 )
 from trn_plugin.engine.distributed import average_statistics, distributed_model, with_sync_bn
 from trn_plugin.engine.hooks import hooks_of
-from trn_plugin.engine.jacobian import JacobianOptimWrapper
 from trn_plugin.engine.logs import ScreenFilter
 from trn_plugin.engine.loops import IterationLoop, own_loop
 from trn_plugin.engine.optimizers import accumulated, own_optimizer
@@ -120,11 +119,13 @@ class SafeRunner(ToldRunner):
     def _maybe_compile(self, target: str) -> None:
         """``compile`` is for the network; losses, checks and optimiser steps are no graphs."""
         options = self.cfg.get("compile")
-        if options and isinstance(self.optim_wrapper, JacobianOptimWrapper):
-            raise ConfigError(
-                "compile: not with JacobianOptimWrapper, which differentiates a graph several "
-                "times; compiled graphs allow one pass"
-            )
+        weighting = getattr(self.bare_model, "task_weighting", None)
+        for part in (self.optim_wrapper, weighting) if options else ():
+            if getattr(part, "differentiates_often", False):
+                raise ConfigError(
+                    f"compile: not with {type(part).__name__}, which differentiates a graph "
+                    "several times; a compiled one allows a single pass"
+                )
         backbone = getattr(self.bare_model, "backbone", None)
         with config_errors("compile"):
             if not hasattr(backbone, "compile_parts"):

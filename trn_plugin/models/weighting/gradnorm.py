@@ -38,6 +38,8 @@ class GradNorm(RuleWeighting):
         ConfigError: a negative number, or no layer that all tasks share.
     """
 
+    differentiates_often = True
+
     def __init__(
         self,
         shares: Mapping[str, float],
