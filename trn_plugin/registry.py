@@ -20,6 +20,7 @@ __all__ = [
     "LOG_PROCESSORS",
     "METRICS",
     "MODELS",
+    "OPTIM_WRAPPERS",
     "RUNNERS",
     "TRANSFORMS",
 ]
@@ -48,6 +49,7 @@ EVALUATORS = _child(mmengine_registry.EVALUATOR, "evaluation")
 METRICS = _child(mmengine_registry.METRICS, "evaluation")
 RUNNERS = _child(mmengine_registry.RUNNERS, "engine")
 LOG_PROCESSORS = _child(mmengine_registry.LOG_PROCESSORS, "engine")
+OPTIM_WRAPPERS = _child(mmengine_registry.OPTIM_WRAPPERS, "engine")
 
 _NOTHING_ADDED = [
     _child(getattr(mmengine_registry, name), "registry")  # without a place MMEngine warns
@@ -55,7 +57,6 @@ _NOTHING_ADDED = [
         "LOOPS",
         "MODEL_WRAPPERS",
         "OPTIMIZERS",
-        "OPTIM_WRAPPERS",
         "OPTIM_WRAPPER_CONSTRUCTORS",
         "PARAM_SCHEDULERS",
         "RUNNER_CONSTRUCTORS",

@@ -255,6 +255,9 @@ def test_a_second_run_in_a_work_directory_is_refused(tmp_path):
         ],
         ("custom_hooks", ["EMAHook"]),
         ("val_dataloader", dict(dataset=3)),
+        ("strategy", dict(type="FSDPStrategy")),
+        ("strategy", dict(type="DeepSpeedStrategy")),
+        ("model_wrapper_cfg", dict(type="MMFullyShardedDataParallel")),
     ],
 )
 def test_a_section_of_another_type_is_told_by_its_key(key, value):

@@ -9,7 +9,9 @@ from trn_plugin.structures import MultiTaskDataSample
 NAME = "test_resnet"
 
 
-def model_config(name=NAME, shared=-1, neck=True, size=64, heads=None, **neck_options):
+def model_config(
+    name=NAME, shared=-1, neck=True, size=64, heads=None, task_weighting=None, **neck_options
+):
     config = dict(
         type="MultiTaskModel",
         backbone=dict(type="TimmTrunk", model_name=name, shared_stages=shared, img_size=size),
@@ -19,6 +21,8 @@ def model_config(name=NAME, shared=-1, neck=True, size=64, heads=None, **neck_op
             pose=dict(type="ClassificationHead", num_classes=5),
         ),
     )
+    if task_weighting is not None:
+        config["task_weighting"] = task_weighting
     if neck:
         options = dict(relations=[("landmarks", "pose")], momentum=0.9)
         config["neck"] = dict(type="TaskRelationNeck", **(options | neck_options))

@@ -17,7 +17,7 @@ LIST, PLAIN = (list, tuple), (bool, int, float, str, bytes, list, tuple, dict)
 DICTS = (
     "train_dataloader val_dataloader test_dataloader train_cfg val_cfg test_cfg default_hooks "
     "auto_scale_lr model optim_wrapper env_cfg randomness visualizer log_processor "
-    "model_wrapper_cfg data_preprocessor"
+    "model_wrapper_cfg data_preprocessor strategy"
 )
 SECTIONS = (
     (dict, "a dict", DICTS),
@@ -28,6 +28,7 @@ SECTIONS = (
     (bool, "True or False", "resume"),
     ((bool, dict), "True, False or a dict", "compile"),
 )
+SHARDING = ("FSDP", "FullySharded", "DeepSpeed", "ColossalAI")  # in the names of MMEngine's classes
 
 
 @contextmanager
@@ -53,6 +54,13 @@ def check_sections(config) -> None:
         loader = config.get(f"{part}_dataloader") or {}
         if isinstance(loader, dict):
             _check(f"{part}_dataloader.dataset", loader.get("dataset"), dict, "a dict")
+    for key in ("strategy", "model_wrapper_cfg"):
+        kind = str((config.get(key) or {}).get("type"))
+        if any(word in kind for word in SHARDING):
+            raise ConfigError(
+                f"{key}.type: expected one that keeps the parameters whole, as DDPStrategy does, "
+                f"found {printable(kind)}, which shards them"
+            )
     for number, hook in enumerate(config.get("custom_hooks") or ()):
         _check(f"custom_hooks.{number}", hook, dict, "a dict")
 

@@ -136,7 +136,7 @@ class FiniteSteps:
         for wrapper, count in zip(self.wrappers, counts, strict=True):
             if getattr(wrapper, "inner_count", None) == count:  # it has not seen this step
                 wrapper.backward(torch.zeros((), device=self.device, requires_grad=True))
-            wrapper.optimizer.zero_grad()
+            wrapper.zero_grad()
         for tensor, before in statistics:
             tensor.copy_(before)
         outputs = finite_only({k: torch.cat(v).mean() for k, v in self.losses.items()}, 1)

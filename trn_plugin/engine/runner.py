@@ -28,6 +28,7 @@ from trn_plugin.engine.logs import ScreenFilter
 from trn_plugin.engine.loops import IterationLoop, own_loop
 from trn_plugin.engine.optimizers import accumulated, own_optimizer
 from trn_plugin.engine.schedules import as_iterations
+from trn_plugin.errors import ConfigError
 from trn_plugin.registry import RUNNERS
 
 __all__ = ["SafeRunner"]
@@ -118,6 +119,13 @@ class SafeRunner(ToldRunner):
     def _maybe_compile(self, target: str) -> None:
         """``compile`` is for the network; losses, checks and optimiser steps are no graphs."""
         options = self.cfg.get("compile")
+        weighting = getattr(self.bare_model, "task_weighting", None)
+        for part in (self.optim_wrapper, weighting) if options else ():
+            if getattr(part, "differentiates_often", False):
+                raise ConfigError(
+                    f"compile: not with {type(part).__name__}, which differentiates a graph "
+                    "several times; a compiled one allows a single pass"
+                )
         backbone = getattr(self.bare_model, "backbone", None)
         with config_errors("compile"):
             if not hasattr(backbone, "compile_parts"):

@@ -10,11 +10,13 @@ from trn_plugin.models.heads import (
 from trn_plugin.models.multi_task import MultiTaskModel
 from trn_plugin.models.neck import TaskRelationNeck
 from trn_plugin.models.trunk import TimmTrunk
-from trn_plugin.models.weighting import UncertaintyWeighting
+from trn_plugin.models.weighting import DynamicWeightAverage, GradNorm, UncertaintyWeighting
 
 __all__ = [
     "AttributeHead",
     "ClassificationHead",
+    "DynamicWeightAverage",
+    "GradNorm",
     "LandmarkHead",
     "MultiTaskDataPreprocessor",
     "MultiTaskModel",

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from trn_plugin.errors import ConfigError, DataError
 from trn_plugin.models._checks import check_relations, check_task_names
 from trn_plugin.models.neck import Measurements
+from trn_plugin.models.weighting.base import RuleWeighting
 from trn_plugin.registry import MODELS
 from trn_plugin.structures import MultiTaskBatch, MultiTaskDataSample
 
@@ -27,8 +28,9 @@ class MultiTaskModel(BaseModel):
         neck (dict, optional): config of ``TaskRelationNeck``.
         data_preprocessor (dict, optional): default ``MultiTaskDataPreprocessor`` with the mean
             and std of the backbone.
-        task_weighting (dict, optional): config of ``UncertaintyWeighting``; default none, the task
-            losses are added up with their heads' ``loss_weight``.
+        task_weighting (dict, optional): config of ``UncertaintyWeighting``, ``GradNorm`` or
+            ``DynamicWeightAverage``; default none, the task losses are added up with their heads'
+            ``loss_weight``.
         init_cfg (None): refused; MMEngine would load weights without this package's safeguards.
 
     Raises:
@@ -67,6 +69,8 @@ class MultiTaskModel(BaseModel):
         if task_weighting is not None:
             shares = {task: head.uncertainty_share for task, head in self.heads.items()}
             self.task_weighting = _build(task_weighting, shares=shares)
+            if hasattr(self.task_weighting, "connect"):
+                self.task_weighting.connect(trunk.trunk)
         self.neck = relation_neck
         if relation_neck is not None:
             outputs = {task: head.out_features for task, head in self.heads.items()}
@@ -91,11 +95,15 @@ class MultiTaskModel(BaseModel):
         old = self.is_run_state(key) and (".groups." in key or ".warm." in key)
         if key.startswith("data_preprocessor.") or old:
             return True
-        return self.neck is None and self.is_run_state(key)
+        return self.neck is None and key.startswith("neck.")
 
     def is_run_state(self, key: str) -> bool:
-        """Whether a key of the state dict is of a run and its data: the running moments."""
-        return key.startswith("neck.")
+        """Whether a key of the state dict is of a run and its data.
+
+        These are the running moments, and weights that follow the losses of a run.
+        """
+        ruled = isinstance(self.task_weighting, RuleWeighting)
+        return key.startswith("neck.") or (ruled and key.startswith("task_weighting."))
 
     def check_dataset(self, metainfo: dict) -> None:
         """Refuse a data set that cannot train the heads.

@@ -1,0 +1,125 @@
+"""Runs with JacobianOptimWrapper: resumed to the bit or not at all, skipped steps, refusals."""
+
+import sys
+from importlib.util import find_spec
+
+import pytest
+import tiny
+import torch
+from tiny import StopAt, assert_same, result_of, tiny_runner
+
+from trn_plugin.engine import JacobianOptimWrapper
+from trn_plugin.errors import ConfigError
+
+pytest.importorskip("torchjd", reason="needs the extra torchjd")
+pytest.importorskip("quadprog", reason="UPGrad needs TorchJD's extra quadprog_projector")
+
+EVERY_OTHER = dict(type="CheckpointHook", interval=2, by_epoch=False, max_keep_ckpts=2)
+
+
+def jacobian(name="UPGrad", **options):
+    arguments = options.pop("arguments", {})
+    aggregator = dict(type=name, **arguments)
+    return dict(type="JacobianOptimWrapper", aggregator=aggregator, shared="body", **options)
+
+
+@pytest.mark.parametrize(
+    ("optim", "stop"),
+    [
+        (jacobian("UPGrad"), 9),
+        (jacobian("PCGrad", clip_grad=dict(max_norm=1.0)), 9),
+        (jacobian("UPGrad", accumulative_counts=3), 11),  # within an accumulation
+    ],
+)
+def test_resumed_equals_whole(tmp_path, optim, stop):
+    options = dict(optim=optim, checkpoint=EVERY_OTHER)
+    part = tiny_runner(tmp_path, "part", custom_hooks=[StopAt(stop)], **options)
+    with pytest.raises(KeyboardInterrupt):
+        part.train()
+    rest = tiny_runner(tmp_path, "part", resume=True, **options)
+    rest.train()
+    whole = tiny_runner(tmp_path, "whole", **options)
+    whole.train()
+    assert_same(result_of(rest), result_of(whole))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning")
+@pytest.mark.parametrize(
+    "optim", [jacobian("GradVac"), jacobian("NashMTL", arguments=dict(n_tasks=2))]
+)
+def test_an_aggregator_with_a_state_is_not_resumed(tmp_path, optim):
+    name = optim["aggregator"]["type"]
+    if name == "NashMTL" and None in (find_spec("cvxpy"), find_spec("ecos")):
+        pytest.skip("NashMTL needs the extra torchjd")
+    options = dict(optim=optim, train_cfg=dict(by_epoch=True, max_epochs=1))
+    tiny_runner(tmp_path, **options).train()
+    run = tiny_runner(tmp_path, resume=True, **options)
+    with pytest.raises(ConfigError, match=rf"{name} cannot be resumed"):
+        run.train()
+
+
+def test_upgrad_with_one_task_is_plain_training(tmp_path, monkeypatch):
+    forward = tiny.TinyModel.forward
+
+    def one_loss(self, x, y, mode="tensor"):
+        found = forward(self, x, y, mode)
+        return {"loss_a": found["loss_a"] + found["loss_b"]} if mode == "loss" else found
+
+    monkeypatch.setattr(tiny.TinyModel, "forward", one_loss)
+    results = []
+    for name, optim in (("plain", {}), ("upgrad", jacobian("UPGrad"))):
+        run = tiny_runner(tmp_path, name, optim=optim)
+        run.train()
+        results.append(result_of(run))
+    assert_same(*results)
+
+
+def test_a_step_that_is_not_finite_is_left_out(tmp_path):
+    def spoil(x, y):
+        spoil.count += 1
+        return x, y * float("nan") if spoil.count == 4 else y
+
+    spoil.count = 0
+    run = tiny_runner(tmp_path, optim=jacobian(), cfg=dict(non_finite="skip"))
+    run.model.spoil = spoil
+    run.train()
+    assert run.message_hub.get_info("skipped_steps") == 1
+    assert all(bool(p.isfinite().all()) for p in run.model.parameters())
+
+
+def built(**config):
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+    return JacobianOptimWrapper(optimizer, **config)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (dict(aggregator=dict(type="UpGrad")), r"type: expected one of .*UPGrad.*'UpGrad'"),
+        (dict(aggregator=dict(type="Aggregator")), r"type: expected one of"),
+        (dict(aggregator=dict(type="UPGrad", speed=3)), r"UPGrad: .*speed"),
+        (dict(aggregator=dict(type="UPGrad"), relation_losses="no"), r"'row' or 'tasks'.*'no'"),
+    ],
+)
+def test_a_wrong_config_is_one_line(config, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        built(**config)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_torchjd_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchjd.aggregation", None)
+    with pytest.raises(ConfigError, match=r"pip install trn-plugin\[torchjd\]"):
+        built(aggregator=dict(type="UPGrad"))
+
+
+def test_compiled_models_are_refused(tmp_path):
+    run = tiny_runner(tmp_path, optim=jacobian(), cfg=dict(compile=True))
+    with pytest.raises(ConfigError, match="compile: not with JacobianOptimWrapper"):
+        run.train()
+
+
+def test_a_wrong_number_of_rows_is_one_line(tmp_path):
+    optim = jacobian("Constant", arguments=dict(weights=[1.0, 1.0, 1.0]))
+    with pytest.raises(ConfigError, match="Constant cannot aggregate 2 rows"):
+        tiny_runner(tmp_path, optim=optim).train()

@@ -1,0 +1,51 @@
+"""JacobianOptimWrapper and GradNorm in two processes: as one with the whole batch."""
+
+import socket
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from builders import batch
+from jacobian_steps import SIZE, relation_model, step, wrapper_of
+from mmengine.model import MMDistributedDataParallel
+
+pytest.importorskip("torchjd", reason="needs the extra torchjd")
+pytest.importorskip("quadprog", reason="UPGrad needs TorchJD's extra quadprog_projector")
+
+STEPS, N = 3, 32
+MISSING = {(0, "pose"), (1, "landmarks"), *((row, "pose") for row in range(16, 32))}
+
+
+def train(rank, ranks, name):
+    model = relation_model(task_weighting=dict(type="GradNorm"))
+    wrapped = MMDistributedDataParallel(model, broadcast_buffers=False) if ranks > 1 else model
+    wrapper = wrapper_of(model, dict(type=name))
+    mine = slice(rank * N // ranks, (rank + 1) * N // ranks)
+    torch.manual_seed(rank)  # PCGrad draws an order; one process decides
+    for number in range(STEPS):
+        x, samples = batch(N, SIZE, seed=number, missing=MISSING)
+        step(model, wrapper, x[mine], samples[mine], wrapped)
+    return {k: v.clone() for k, v in model.state_dict().items()}
+
+
+def worker(rank, port, out):
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    torch.set_num_threads(1)
+    torch.save({name: train(rank, 2, name) for name in ("UPGrad", "PCGrad")}, out / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_two_ranks_equal_one(tmp_path):
+    """One of them has no pose in its half of the batch."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    mp.spawn(worker, args=(port, tmp_path), nprocs=2)
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    for name, state in first.items():
+        expected = train(0, 1, name)
+        for key, value in state.items():
+            assert torch.equal(value, second[name][key]), key
+            difference = (value.double() - expected[key].double()).norm()
+            assert difference <= 1e-3 * expected[key].double().norm().clamp(min=1e-3), (name, key)

@@ -1,0 +1,286 @@
+"""Gradients of the losses one by one, aggregated by TorchJD."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from mmengine.model import is_model_wrapper
+from mmengine.optim import OptimWrapper
+from torch import Tensor, nn
+
+from trn_plugin.errors import ConfigError, first_line, printable
+from trn_plugin.registry import OPTIM_WRAPPERS
+
+__all__ = ["JacobianOptimWrapper"]
+
+WHERE = "optim_wrapper.aggregator"
+RELATION = "loss_relation_"
+
+
+@OPTIM_WRAPPERS.register_module()
+class JacobianOptimWrapper(OptimWrapper):
+    """Aggregates the losses' gradients of the shared parameters (TorchJD).
+
+    Each loss of the model is a row of the Jacobian of the shared parameters. The aggregator makes
+    one gradient of the rows; all other parameters have the sum of the losses' gradients, as in
+    plain training. The scale is the aggregator's own: UPGrad and MGDA average where plain training
+    adds up.
+
+    - Accumulation adds up the Jacobians of k batches and aggregates once. Clipping comes after.
+    - Several processes average the Jacobian, and the first process aggregates it for all: two
+      processes with half the batch each do what one does with the whole batch.
+    - A task without labels in the batch has a zero row, which is left out; aggregators with a
+      state or with numbers for each row see it.
+    - A resumed run is the same to the bit. Aggregators that keep a state of earlier steps
+      (NashMTL, GradVac, ...) cannot save it, and such a run is not resumed.
+    - Each loss costs a backward pass, and memory for a gradient of the shared parameters.
+
+    Args:
+        optimizer (Optimizer): as of MMEngine's ``OptimWrapper``.
+        aggregator (dict): the name of a TorchJD aggregator as ``type``, and its arguments; a list
+            of numbers becomes a tensor.
+        relation_losses (str): 'row' gives the relation losses together a row of their own,
+            'tasks' adds an equal share of them to each task's loss.
+        shared (str): dotted prefix of the names of the shared parameters.
+        accumulative_counts (int): as of ``OptimWrapper``.
+        clip_grad (dict, optional): as of ``OptimWrapper``.
+
+    Raises:
+        ConfigError: TorchJD is missing, or knows no such aggregator or arguments; no parameter is
+            shared; the losses are not a dict; a run whose aggregator's state was not saved.
+    """
+
+    differentiates_often = True
+
+    def __init__(
+        self,
+        optimizer,
+        aggregator: Mapping,
+        relation_losses: str = "row",
+        shared: str = "backbone.trunk",
+        accumulative_counts: int = 1,
+        clip_grad: dict | None = None,
+    ) -> None:
+        super().__init__(optimizer, accumulative_counts, clip_grad)
+        if relation_losses not in ("row", "tasks"):
+            raise ConfigError(
+                "optim_wrapper.relation_losses: expected 'row' or 'tasks', "
+                f"found {relation_losses!r}"
+            )
+        self.aggregator = _build(aggregator)
+        self.fixed_rows = _has_state(self.aggregator) or any(
+            isinstance(value, (list, tuple)) for value in aggregator.values()
+        )
+        self.relation_losses, self.shared = relation_losses, shared
+        self.aggregations = 0
+        self._losses: dict[str, Tensor] | None = None
+        self._model: nn.Module | None = None
+        self._jacobian: Tensor | None = None
+
+    @contextmanager
+    def optim_context(self, model: nn.Module) -> Iterator[None]:
+        """The model's losses in this context are those of the next ``backward``."""
+        wrapped = is_model_wrapper(model)
+        self._model, self._losses = model.module if wrapped else model, None
+        handle = self._model.register_forward_hook(self._keep)
+        try:
+            if wrapped:
+                with model.no_sync():  # the processes average Jacobians, not gradients
+                    yield
+            else:
+                yield
+        finally:
+            handle.remove()
+        if not self._losses:
+            raise ConfigError(
+                "optim_wrapper: JacobianOptimWrapper needs a model whose forward returns a dict of "
+                f"losses in mode 'loss'; {type(self._model).__name__} does not"
+            )
+
+    def backward(self, loss: Tensor, **kwargs) -> None:
+        """Add the Jacobian of the kept losses to that of the batches before; ``loss`` is the sum.
+
+        Without kept losses, of a step that is left out, as ``OptimWrapper``.
+        """
+        losses, self._losses = self._losses, None
+        if losses is None:
+            super().backward(loss, **kwargs)
+            return
+        rows = [self.scale_loss(row) for row in self._rows(losses)]
+        jacobian, gradients = self._differentiate(rows)
+        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            _average([jacobian, *gradients.values()])
+        self._jacobian = jacobian if self._jacobian is None else self._jacobian + jacobian
+        for parameter, gradient in gradients.items():
+            before = parameter.grad
+            parameter.grad = gradient if before is None else before + gradient
+        self._inner_count += 1
+
+    def step(self, **kwargs) -> None:
+        """Aggregate, then clip and step as ``OptimWrapper``."""
+        jacobian, self._jacobian = self._jacobian, None
+        if jacobian is not None:
+            shared, start = self._parameters()[0], 0
+            gradient = self._aggregate(jacobian)
+            for parameter in shared:
+                part = gradient[start : start + parameter.numel()]
+                parameter.grad = part.view_as(parameter).to(parameter.dtype)
+                start += parameter.numel()
+        super().step(**kwargs)
+
+    def zero_grad(self, **kwargs) -> None:
+        """As ``OptimWrapper``; forgets the Jacobian too."""
+        self._jacobian = None
+        super().zero_grad(**kwargs)
+
+    def state_dict(self) -> dict:
+        """As ``OptimWrapper``, with the Jacobian of the batches since the last step."""
+        state = dict(aggregations=self.aggregations)
+        if self._jacobian is not None:
+            state["jacobian"] = self._jacobian
+        return {**super().state_dict(), "aggregator": state}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """As ``OptimWrapper``.
+
+        Raises:
+            ConfigError: the aggregator's state is not in it.
+        """
+        state_dict = dict(state_dict)
+        state = state_dict.pop("aggregator", {})
+        count, jacobian = state.get("aggregations", 0), state.get("jacobian")
+        if count and _has_state(self.aggregator):
+            raise ConfigError(
+                f"{WHERE}: a run with {type(self.aggregator).__name__} cannot be resumed: it goes "
+                "by the steps before, of which TorchJD saves nothing"
+            )
+        super().load_state_dict(state_dict)
+        self.aggregations, self._jacobian = count, jacobian
+
+    def _keep(self, module: nn.Module, inputs: tuple, output) -> None:
+        if isinstance(output, Mapping):
+            self._losses = {
+                name: sum(v.mean() for v in value) if isinstance(value, list) else value.mean()
+                for name, value in output.items()
+                if "loss" in name
+            }
+
+    def _rows(self, losses: dict[str, Tensor]) -> list[Tensor]:
+        tasks = [loss for name, loss in losses.items() if not name.startswith(RELATION)]
+        relations = [loss for name, loss in losses.items() if name.startswith(RELATION)]
+        if not relations:
+            return tasks
+        if self.relation_losses == "row" or not tasks:
+            return [*tasks, sum(relations)]
+        return [loss + sum(relations) / len(tasks) for loss in tasks]
+
+    def _parameters(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Those that are shared and trained, and the others that are trained."""
+        named = [(n, p) for n, p in self._model.named_parameters() if p.requires_grad]
+        shared = [p for n, p in named if n.startswith(f"{self.shared}.")]
+        if not shared:
+            raise ConfigError(
+                f"optim_wrapper.shared: no trained parameter below {self.shared!r}, so that there "
+                "is nothing to aggregate; use OptimWrapper"
+            )
+        return shared, [p for n, p in named if not n.startswith(f"{self.shared}.")]
+
+    def _differentiate(self, rows: list[Tensor]) -> tuple[Tensor, dict[Tensor, Tensor]]:
+        """The Jacobian (rows, shared), and the summed gradients of the other parameters.
+
+        Row by row, not by vmap: a relation's gradient is a custom function, which has none.
+        """
+        shared, others = self._parameters()
+        jacobian = shared[0].new_zeros(len(rows), sum(p.numel() for p in shared))
+        gradients: dict[Tensor, Tensor] = {}
+        if dist.is_available() and dist.is_initialized():  # all processes send the same
+            gradients = {p: torch.zeros_like(p) for p in others}
+        last = max((k for k, row in enumerate(rows) if row.requires_grad), default=-1)
+        for k, row in enumerate(rows):
+            if not row.requires_grad:
+                continue
+            found = torch.autograd.grad(
+                row, [*shared, *others], retain_graph=k < last, allow_unused=True
+            )
+            start = 0
+            for parameter, gradient in zip(shared, found, strict=False):
+                if gradient is not None:
+                    jacobian[k, start : start + parameter.numel()] = gradient.reshape(-1)
+                start += parameter.numel()
+            for parameter, gradient in zip(others, found[len(shared) :], strict=True):
+                if gradient is not None:
+                    before = gradients.get(parameter)
+                    gradients[parameter] = gradient if before is None else before + gradient
+        return jacobian, gradients
+
+    def _aggregate(self, jacobian: Tensor) -> Tensor:
+        """One gradient of the rows; of rows that are not finite their sum, for the step's check."""
+        self.aggregations += 1
+        if not self.fixed_rows:
+            jacobian = jacobian[jacobian.abs().amax(1) != 0]
+        if not len(jacobian) or not bool(jacobian.isfinite().all()):
+            return jacobian.sum(0)
+        several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+        if several and dist.get_rank() != 0:
+            gradient = jacobian.new_empty(jacobian.shape[1])
+        else:
+            try:
+                gradient = self.aggregator(jacobian)
+            except (ValueError, IndexError) as error:  # of a wrong number of rows
+                raise ConfigError(
+                    f"{WHERE}: {type(self.aggregator).__name__} cannot aggregate "
+                    f"{len(jacobian)} rows: {printable(first_line(error))}"
+                ) from error
+        if several:
+            dist.broadcast(gradient, 0)
+        return gradient
+
+
+def _average(tensors: list[Tensor]) -> None:
+    for tensor in tensors:
+        dist.all_reduce(tensor)
+        tensor /= dist.get_world_size()
+
+
+def _torchjd(module: str):
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ConfigError(
+            f"{WHERE}: TorchJD is not installed; pip install trn-plugin[torchjd]"
+        ) from error
+
+
+def _has_state(aggregator) -> bool:
+    return isinstance(aggregator, _torchjd("torchjd").Stateful)
+
+
+def _build(config: Mapping) -> nn.Module:
+    """The aggregator of a config."""
+    module = _torchjd("torchjd.aggregation")
+    bases = (module.Aggregator, module.WeightedAggregator, module.GramianWeightedAggregator)
+    classes = {name: getattr(module, name) for name in module.__all__}
+    classes = {
+        name: kind
+        for name, kind in classes.items()
+        if issubclass(kind, module.Aggregator) and kind not in bases
+    }
+    options = dict(config)
+    name = options.pop("type", None)
+    if name not in classes:
+        raise ConfigError(
+            f"{WHERE}.type: expected one of {', '.join(sorted(classes))}, found {name!r}"
+        )
+    for key, value in options.items():
+        if isinstance(value, (list, tuple)):
+            options[key] = torch.tensor(value, dtype=torch.float32)
+    try:
+        return classes[name](**options)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{WHERE}: {name}: {printable(first_line(error))}") from error
+    except ImportError as error:  # says what to install
+        raise ConfigError(f"{WHERE}: {printable(first_line(error))}") from error

@@ -1,0 +1,50 @@
+"""Weights that a rule sets while training, not the optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from trn_plugin.relation import sum_over_ranks, world_size
+
+__all__ = ["RuleWeighting"]
+
+
+class RuleWeighting(nn.Module):
+    """Multiplies each loss by a weight, and updates the weights after each training step.
+
+    Args:
+        shares (Mapping[str, float]): its keys are the tasks; ``MultiTaskModel`` passes it.
+
+    Attributes:
+        weight (Tensor): (T,) of the next step, in the order of ``tasks``; 1 at the start.
+    """
+
+    def __init__(self, shares: Mapping[str, float]) -> None:
+        super().__init__()
+        self.tasks = tuple(shares)
+        self.register_buffer("weight", torch.ones(len(self.tasks)))
+        self.used = self.weight
+
+    def forward(self, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """0-d losses by task, weighted."""
+        self.used = self.weight.clone()
+        weighted = {t: w * losses[t] for t, w in zip(self.tasks, self.used, strict=True)}
+        if self.training and torch.is_grad_enabled():
+            self.update([losses[task] for task in self.tasks])
+        return weighted
+
+    def update(self, losses: list[Tensor]) -> None:
+        """Set ``weight`` by the losses of a step, which are not weighted."""
+        raise NotImplementedError
+
+    def logged(self) -> dict[str, Tensor]:
+        """What each task's loss was multiplied by, as log entries."""
+        return {f"task_weight/{t}": w for t, w in zip(self.tasks, self.used, strict=True)}
+
+
+def mean_over_ranks(x: Tensor) -> Tensor:
+    """The mean of a detached tensor over all processes."""
+    return sum_over_ranks(x.detach().clone()) / world_size()
