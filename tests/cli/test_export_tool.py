@@ -5,15 +5,17 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 from tool_runs import tool
 
 from trn_plugin import cli
 from trn_plugin.checkpoints import save_checkpoint_file
 from trn_plugin.deploy import TaskPredictor
-from trn_plugin.deploy.checkpoint import load_for_export
+from trn_plugin.deploy.checkpoint import crop_of, load_for_export
 from trn_plugin.deploy.scores import file_sha256, scores_of
 from trn_plugin.errors import ConfigError
 from trn_plugin.registry import MODELS
+from trn_plugin.tasks import read_tasks
 
 CONFIG = """
 default_scope = "trn_plugin"
@@ -177,3 +179,34 @@ def test_metrics_are_those_that_the_run_logged_at_the_checkpoints_iteration(tmp_
     write_log(tmp_path, *lines[:2])
     assert scores_of(tmp_path / "epoch_2.pth", META) == ({}, None)
     assert scores_of(tmp_path / "elsewhere" / "epoch_2.pth", META) == ({}, None)
+
+
+@pytest.mark.parametrize(
+    ("step", "dataset", "expected"),
+    [
+        (dict(type="FaceBox", mode="whole"), {}, ("whole", None)),
+        (dict(type="FaceBox", mode="perturbed", scale=(2.0, 3.0)), {}, ("points", 2.5)),
+        (dict(type="trn_plugin.FaceBox", mode="landmarks"), {}, ("points", 2.2)),
+        (dict(type="RegionBox", training=False), {}, ("points", 2.2)),
+        (dict(type="RegionBox", training=False), dict(box="whole"), ("whole", None)),
+        (dict(type="RegionBox", training=False), dict(box=["a", "b", "c", "d"]), ("given", None)),
+        (dict(type="LoadImage"), {}, None),
+    ],
+)
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_the_crop_of_training_is_described(step, dataset, expected, wrapped):
+    points = read_tasks({"points": dict(kind="landmarks", names=("a", "b"))})
+    dataset = dict(type="MTFL", pipeline=[dict(type="LoadImage"), step], **dataset)
+    if wrapped:
+        dataset = dict(type="ConcatDataset", datasets=[dataset])
+    found = crop_of(Config(dict(val_dataloader=dict(dataset=dataset))), list(points.values()))
+    if expected is None:
+        assert found is None
+    else:
+        assert (found["box"], found.get("factor")) == expected
+
+
+def test_without_points_a_region_is_the_whole_picture():
+    loader = dict(dataset=dict(pipeline=[dict(type="RegionBox", training=False)]))
+    tasks = read_tasks({"age": dict(kind="values", names=("years",))})
+    assert crop_of(Config(dict(test_dataloader=loader)), list(tasks.values()))["box"] == "whole"

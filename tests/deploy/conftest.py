@@ -8,7 +8,7 @@ from exported_faces import DATASET_TASKS, SIZE, build
 from onnx import TensorProto, helper
 
 from trn_plugin.deploy import export_onnx
-from trn_plugin.deploy.export import describe_model
+from trn_plugin.deploy.describe import describe_model
 
 TASKS = {
     "landmarks": {"kind": "landmarks", "names": ["left", "right"]},

@@ -3,6 +3,7 @@ import json
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from exported_faces import DATASET_TASKS, POINTS, POSES, SIZE, build, picture
@@ -10,7 +11,7 @@ from exported_faces import DATASET_TASKS, POINTS, POSES, SIZE, build, picture
 from trn_plugin.datasets.transforms import CropResize, PackMultiTaskInputs
 from trn_plugin.deploy import DeployModel, TaskPredictor, check_export, export_onnx
 from trn_plugin.deploy import export as export_module
-from trn_plugin.deploy.export import describe_model
+from trn_plugin.deploy.describe import describe_model
 from trn_plugin.errors import CheckpointError, ConfigError
 from trn_plugin.geometry import box_to_image
 
@@ -251,3 +252,64 @@ def test_names_that_do_not_fit_the_head_are_refused(model):
         describe_model(model, SIZE, {"pose": dict(kind="attributes", names=("a",))})
     with pytest.raises(CheckpointError, match="names 2 classes, the head has 5 outputs"):
         describe_model(model, SIZE, {"pose": dict(kind="class", classes=("a", "b"))})
+
+
+def documented(path):
+    """All that an exported file says in words, and its metadata."""
+    proto = onnx.load(path)
+    (entry,) = proto.metadata_props
+    values = [*proto.graph.input, *proto.graph.output]
+    return (
+        {value.name: value.doc_string for value in values},
+        proto.doc_string,
+        json.loads(entry.value),
+    )
+
+
+def test_a_file_says_what_goes_in_what_is_inside_and_what_comes_out(exported):
+    docs, about, metadata = documented(exported[0])
+    given = metadata["input"]
+    assert given["shape"] == ["N", "H", "W", 3]
+    assert (given["layout"], given["colours"], given["type"]) == ("NHWC", "RGB", "uint8")
+    assert "resize" in metadata["inside"][0]
+    assert "normalisation" in metadata["inside"][1]
+    assert "pixels" in docs["landmarks"]
+    assert "probability" in docs["pose"]
+    assert all(name in docs["pose"] for name in POSES)
+    for part in ("RGB", "NHWC", "0 to 255"):
+        assert part in docs["images"]
+        assert part in about
+    session = onnxruntime.InferenceSession(exported[0])
+    for value in session.get_outputs():
+        assert value.shape[1:] == metadata["outputs"][value.name]["shape"][1:]
+        assert len(metadata["outputs"][value.name]["names"]) == value.shape[1]
+
+
+@pytest.mark.parametrize("resize", ["exact", "none"])
+def test_every_way_to_resize_agrees_with_the_operator(model, exported, tmp_path, resize):
+    path = tmp_path / "model.onnx"
+    differences = export_onnx(model, path, SIZE, describe_model(model, SIZE), resize=resize)
+    assert max(differences.values()) < 1e-4
+    operators = {node.op_type for node in onnx.load(path).graph.node}
+    assert "Resize" not in operators
+    reference, predictor = TaskPredictor(str(exported[0])), TaskPredictor(str(path))
+    for shape in [SIZE, (90, 70), (31, 200)]:
+        image = picture(*shape)
+        (expected,), (found,) = reference.predict(image), predictor.predict(image)
+        # "none": the caller rounds what it resizes to whole grey levels
+        bound = 1e-4 if resize == "exact" or shape == SIZE else 2e-2
+        distances = np.abs(found["landmarks"] - expected["landmarks"]) / np.array(shape[::-1])
+        assert distances.max() < bound
+        np.testing.assert_allclose(
+            found["pose"]["probabilities"], expected["pose"]["probabilities"], atol=bound
+        )
+    metadata = documented(path)[2]
+    height, width = SIZE
+    sides = ["H", "W"] if resize == "exact" else [height, width]
+    assert metadata["input"]["shape"] == ["N", *sides, 3]
+    assert ("resize" in " ".join(metadata["inside"])) == (resize == "exact")
+
+
+def test_an_unknown_way_to_resize_is_refused(model, tmp_path):
+    with pytest.raises(ConfigError, match="resize: expected operator, exact, none"):
+        export_onnx(model, tmp_path / "m.onnx", SIZE, describe_model(model, SIZE), resize="cubic")

@@ -1,9 +1,11 @@
 import os
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
-from trn_plugin.deploy.inputs import find_pictures, output_paths, read_boxes, whole_pixels
+from trn_plugin.deploy.inputs import find_inputs, output_paths, read_boxes, whole_pixels
 from trn_plugin.errors import DataError
 
 
@@ -13,21 +15,35 @@ def touch(*paths):
         path.write_bytes(b"")
 
 
-def test_folders_give_their_pictures_sorted_and_pictures_themselves(tmp_path):
+def test_folders_give_pictures_videos_and_what_is_left_out(tmp_path):
     touch(tmp_path / "b.PNG", tmp_path / "a.jpg", tmp_path / "notes.txt", tmp_path / "sub/c.webp")
     touch(tmp_path / ".cache/d.jpg", tmp_path / "out/e.jpg", tmp_path.parent / "single.raw")
-    found = find_pictures(
-        [str(tmp_path), str(tmp_path.parent / "single.raw"), str(tmp_path / "a.jpg")],
-        exclude=tmp_path / "out",
+    touch(tmp_path / "sub/clip.MP4")
+    cv2.imwrite(str(tmp_path / "moving.gif"), np.zeros((4, 4, 3), np.uint8))
+    (tmp_path / "moving.gif").rename(tmp_path / "no_suffix")
+    found = find_inputs(
+        [tmp_path, tmp_path.parent / "single.raw", tmp_path / "a.jpg"], exclude=tmp_path / "out"
     )
-    assert [path.name for path in found] == ["a.jpg", "b.PNG", "c.webp", "single.raw"]
+    names = [path.name for path in found.pictures]
+    assert names == ["a.jpg", "b.PNG", "no_suffix", "c.webp", "single.raw"]
+    assert [path.name for path in found.videos] == ["clip.MP4"]
+    assert [path.name for path in found.left_out] == ["notes.txt"]
+    assert "notes.txt" in found.told()
+
+
+def test_many_files_left_out_are_counted(tmp_path):
+    touch(tmp_path / "a.jpg", *(tmp_path / f"{index}.txt" for index in range(9)))
+    told = find_inputs([tmp_path]).told()
+    assert "0.txt" in told
+    assert "and 6 more" in told
 
 
 def test_missing_pictures_and_empty_folders_are_named(tmp_path):
     with pytest.raises(DataError, match=r"gone\.jpg: no such picture"):
-        find_pictures([str(tmp_path / "gone.jpg")])
+        find_inputs([tmp_path / "gone.jpg"])
+    touch(tmp_path / "notes.txt")
     with pytest.raises(DataError, match="a folder without pictures"):
-        find_pictures([str(tmp_path)])
+        find_inputs([tmp_path])
 
 
 def test_boxes_are_read_with_their_pictures(tmp_path, monkeypatch):

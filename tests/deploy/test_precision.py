@@ -10,7 +10,8 @@ import torch
 from exported_faces import DATASET_TASKS, SIZE, build, picture
 
 from trn_plugin.deploy import DeployModel, TaskPredictor, export_onnx
-from trn_plugin.deploy.export import describe_model, update_metadata
+from trn_plugin.deploy.describe import describe_model
+from trn_plugin.deploy.export import update_metadata
 from trn_plugin.deploy.precision import to_int8
 
 KINDS = ("plain", "fp16", "int8", "rich")
@@ -29,7 +30,8 @@ def files(model, sized, exported, tmp_path_factory):
     folder = tmp_path_factory.mktemp("precision")
     names = {**DATASET_TASKS, "size": dict(kind="values", names=("gram", "metre"))}
     made = {"plain": exported[0]} | {name: folder / f"{name}.onnx" for name in KINDS[1:]}
-    made["int8"].write_bytes(to_int8(onnx.load(made["plain"])).SerializeToString())
+    pictures = [picture(60, 50, seed) for seed in range(100, 110)]
+    made["int8"].write_bytes(to_int8(onnx.load(made["plain"]), pictures).SerializeToString())
     metadata = describe_model(sized, SIZE, names)
     made["told"] = export_onnx(sized, made["fp16"], SIZE, metadata, precision="fp16")
     options = dict(float_input=True, features=True, tasks=["pose", "landmarks"])
@@ -77,7 +79,7 @@ def test_every_layer_is_in_the_precision_asked_for(files):
     types = onnx.TensorProto
     assert weights["plain"] == {types.FLOAT}
     assert weights["fp16"] == {types.FLOAT16}
-    assert weights["int8"] == {types.UINT8}
+    assert weights["int8"] == {types.INT8}
 
 
 def test_a_model_is_not_changed_by_a_smaller_export(sized, files):

@@ -141,16 +141,16 @@ def test_boxes_of_a_file_give_several_faces_a_picture(tmp_path, mean_colour_mode
         ("M face.png other.png --box 1 2 3 4", "--box: expected one picture, found 2"),
         ("M face.png --boxes boxes.csv", "boxes.csv: has no row for face.png"),
         ("M face.png --boxes gone.csv", "gone.csv: cannot read the boxes"),
-        ("M clip.mp4", "clip.mp4: no such video"),
+        ("M clip.mp4", "clip.mp4: no such picture, video or folder"),
         ("M broken.avi", "broken.avi: not a readable video"),
-        ("M broken.avi --boxes boxes.csv", "--boxes: is for pictures; the face in broken.avi"),
+        ("M broken.avi --boxes boxes.csv", "--boxes: is for pictures; the object in broken.avi"),
         ("M face.png broken.avi --box 1 2 3 4", "found 1 pictures and 1 videos"),
         ("M face.png --provider cuda", "no provider 'CUDAExecutionProvider'"),
         ("M face.png --csv face.png", "would be overwritten"),
         ("M face.png --csv a.txt --jsonl a.txt", "would be overwritten"),
         ("M face.png --batch-size 0", "--batch-size: expected at least 1"),
         ("M face.png --jsonl face.png", "would be overwritten"),
-        ("M face.png --out-dir face.png", "--out-dir face.png: cannot be made: File exists"),
+        ("M face.png --out-dir face.png", "--out-dir face.png: cannot be written: File exists"),
         ("M face.png --jsonl empty", "--jsonl empty: cannot be written: Is a directory"),
         ("M face.png --csv empty", "--csv empty: cannot be written: Is a directory"),
         ("M face.png --csv other.png/x/y.csv", "--csv other.png/x/y.csv: cannot be written"),
@@ -192,7 +192,7 @@ def test_a_bad_picture_or_box_does_not_stop_the_others(tmp_path, mean_colour_mod
     assert errors[0].startswith("error: boxes.csv:3: b.png: not a readable picture")
     assert errors[1].startswith("error: boxes.csv:5: c.png: box (90, 90, 99, 99) lies outside")
     assert errors[2].startswith("error: boxes.csv:9: e.png: box (-70, 0, -3, 9) lies outside")
-    assert done.stderr.splitlines()[-1] == "4 of 8 faces could not be used"
+    assert done.stderr.splitlines()[-1] == "4 of 8 objects could not be used"
     records = read_lines(tmp_path / "predictions/predictions.jsonl")
     assert [(record["image"], record["box"]) for record in records] == [
         ("a.png", [0, 0, 9, 9]),
@@ -307,3 +307,56 @@ def test_help_shows_an_example(tmp_path):
     done = run("--help", cwd=tmp_path)
     assert done.returncode == 0
     assert "trn-plugin predict model.onnx face.jpg" in done.stdout
+
+
+def test_files_that_are_left_out_are_named_and_unusual_pictures_are_read(
+    tmp_path, mean_colour_model
+):
+    write_picture(tmp_path / "photos/a.png")
+    write_picture(tmp_path / "photos/b.gif")
+    (tmp_path / "photos/notes.txt").write_text("not a picture")
+    done = run(mean_colour_model, "photos", cwd=tmp_path)
+    assert done.returncode == 0
+    records = read_lines(tmp_path / "predictions/predictions.jsonl")
+    assert [record["image"] for record in records] == ["photos/a.png", "photos/b.gif"]
+    (line,) = (line for line in done.stderr.splitlines() if "left out" in line)
+    assert "photos/notes.txt" in line
+
+
+def test_only_the_tasks_to_be_shown_are_printed_and_drawn(tmp_path, mean_colour_model):
+    write_picture(tmp_path / "face.png")
+    done = run(mean_colour_model, "face.png", "--show", "pose", cwd=tmp_path)
+    assert done.stdout.startswith("face.png: pose: bright 0.80 -> ")
+    (record,) = read_lines(tmp_path / "predictions/predictions.jsonl")
+    assert set(record["tasks"]) == {"landmarks", "pose", "smile"}
+    pose_alone = cv2.imread(str(tmp_path / record["drawn"]))
+    run(mean_colour_model, "face.png", cwd=tmp_path)
+    assert not np.array_equal(pose_alone, cv2.imread(str(tmp_path / record["drawn"])))
+    done = run(mean_colour_model, "face.png", "--show", "age", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "--show: expected landmarks, pose, smile, found 'age'" in done.stderr
+
+
+def test_drawing_can_be_left_out(tmp_path, mean_colour_model):
+    for index in range(40):
+        write_picture(tmp_path / f"photos/{index:02}.png", (index, 102, 204))
+    found = []
+    for option in ("--batch-size=16", "--no-draw"):
+        done = run(mean_colour_model, "photos", option, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        found.append(read_lines(tmp_path / "predictions/predictions.jsonl"))
+        assert len(done.stdout.splitlines()) == 40
+    assert {record.pop("drawn") for record in found[1]} == {None}
+    assert len({record.pop("drawn") for record in found[0]}) == 40
+    assert found[0] == found[1]
+    assert [record["image"] for record in found[0]] == [f"photos/{i:02}.png" for i in range(40)]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+@pytest.mark.parametrize("option", ["--jsonl", "--csv"])
+def test_a_full_disk_names_the_file(tmp_path, mean_colour_model, option):
+    write_picture(tmp_path / "face.png")
+    done = run(mean_colour_model, "face.png", option, "/dev/full", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "/dev/full: cannot be written: No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr

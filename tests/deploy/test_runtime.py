@@ -4,7 +4,7 @@ import onnxruntime
 import pytest
 
 from trn_plugin.deploy import TaskPredictor, runtime
-from trn_plugin.deploy.runtime import open_session, providers_of
+from trn_plugin.deploy.session import open_session, providers_of
 from trn_plugin.errors import CheckpointError, ConfigError, DataError
 
 

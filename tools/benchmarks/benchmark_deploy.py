@@ -26,10 +26,11 @@ from trn_plugin.cli.config import add_config_arguments, load_config
 from trn_plugin.cli.parsing import positive_int
 from trn_plugin.cli.running import start
 from trn_plugin.deploy import DeployModel, TaskPredictor, export_onnx
+from trn_plugin.deploy.check import drawn_picture
 from trn_plugin.deploy.checkpoint import load_for_export
-from trn_plugin.deploy.export import describe_model
+from trn_plugin.deploy.describe import describe_model
 from trn_plugin.deploy.inference import build_model
-from trn_plugin.deploy.runtime import providers_of
+from trn_plugin.deploy.session import providers_of
 from trn_plugin.errors import CheckpointError, TrnPluginError, first_line
 from trn_plugin.files import write_table
 from trn_plugin.tasks import read_tasks
@@ -117,7 +118,9 @@ def backends(model, metadata, args, folder):
 
 def exported(model, metadata, args, precision, folder):
     path = os.path.join(folder, f"{precision}.onnx")
-    export_onnx(model, path, metadata["input_size"], metadata, precision=precision)
+    size = metadata["input_size"]
+    drawn = [drawn_picture(*size, seed) for seed in range(8)]  # as fast as other ranges
+    export_onnx(model, path, size, metadata, precision=precision, calibration=drawn)
     predictor = TaskPredictor(path, providers_of(args.device), args.threads)
     used = predictor.session.get_providers()[0]
     if not used.lower().startswith(args.device):

@@ -12,6 +12,8 @@ Examples:
 """
 
 import os
+import shutil
+from pathlib import Path
 
 from trn_plugin.cli.config import add_config_arguments, load_config
 from trn_plugin.errors import ConfigError
@@ -21,13 +23,21 @@ from trn_plugin.files import write_table
 def add_arguments(parser):
     add_config_arguments(parser)
     parser.add_argument("checkpoint", help="checkpoint file")
-    parser.add_argument("out", metavar="OUT.onnx", help="file to write")
+    parser.add_argument(
+        "out", nargs="?", metavar="OUT.onnx", help="file to write (default with --web: in DIR)"
+    )
+    parser.add_argument(
+        "--web",
+        metavar="DIR",
+        help="write a web page that runs the model too, and the model beside it as model.onnx; "
+        "`npm ci` in DIR fetches its onnxruntime-web",
+    )
     parser.add_argument("--tasks", nargs="+", metavar="TASK", help="export these only")
     parser.add_argument(
         "--precision",
         choices=("fp32", "fp16", "int8"),
         default="fp32",
-        help="of the network (%(default)s); int8 is quantised dynamically",
+        help="of the network (%(default)s); int8 is quantised by pictures of the validation set",
     )
     parser.add_argument(
         "--evaluate",
@@ -40,6 +50,14 @@ def add_arguments(parser):
         choices=("uint8", "float32"),
         default="uint8",
         help="type of the pictures' numbers, 0..255 (%(default)s)",
+    )
+    parser.add_argument(
+        "--resize",
+        choices=("operator", "exact", "none"),
+        default="operator",
+        help="how the file resizes its pictures: ONNX's antialiased Resize, which OpenVINO and "
+        "TensorRT lack; two matrix products, alike in every runtime; or not at all, its input then "
+        "has the network's size (%(default)s)",
     )
     parser.add_argument("--opset", type=int, metavar="N", help="ONNX operator set, from 18 on")
     parser.add_argument(
@@ -63,8 +81,8 @@ def add_arguments(parser):
         type=int,
         default=200,
         metavar="N",
-        help="compare with PyTorch on so many pictures of the config's test or validation set "
-        "(%(default)s)",
+        help="compare with PyTorch on so many pictures of the config's test or validation set, and "
+        "take the ranges of int8 from so many (%(default)s)",
     )
     parser.add_argument(
         "--images", nargs="+", default=[], metavar="IMAGE", help="compare on these pictures too"
@@ -75,11 +93,14 @@ def main(args):
     from trn_plugin.deploy import DeployModel, export_onnx
     from trn_plugin.deploy.checkpoint import load_for_export
     from trn_plugin.deploy.export import check_opset
-    from trn_plugin.deploy.measured import data_to_compare, measure_into
+    from trn_plugin.deploy.measured import data_to_compare, measure_into, pictures_to_calibrate
+    from trn_plugin.deploy.web_page import write_page
     from trn_plugin.geometry import read_image
     from trn_plugin.tasks import read_tasks
 
     check_opset(args.opset)
+    page = write_page(args.web) if args.web else None
+    args.out = args.out or (str(page) if page else "")
     if not args.out.endswith(".onnx"):
         raise ConfigError(f"{args.out}: expected a file name that ends in .onnx")
     if args.pictures < 0:
@@ -89,6 +110,14 @@ def main(args):
     config = load_config(args.config, args.cfg_options)
     model, input_size, metadata = load_for_export(config, args.checkpoint, args.metrics)
     loader, crops, source = data_to_compare(config, split, args.pictures)
+    calibration = None
+    if args.precision == "int8":
+        calibration, chosen = pictures_to_calibrate(config, crops, source, args.pictures)
+        calibration = calibration or images
+        kind = f"of the {chosen} set" if chosen else "of --images"
+        if not calibration:
+            raise ConfigError("--precision int8: expected pictures to calibrate on: --images")
+        print(f"int8: ranges from {len(calibration)} pictures {kind}")
     print(f"exporting {metadata['backbone']} and comparing with PyTorch ...", flush=True)
     options = dict(
         opset=args.opset,
@@ -96,6 +125,8 @@ def main(args):
         check_images=[*images, *crops],
         float_input=args.input == "float32",
         features=args.features,
+        resize=args.resize,
+        calibration=calibration,
     )
     differences = export_onnx(
         model, args.out, input_size, metadata, precision=args.precision, **options
@@ -103,7 +134,8 @@ def main(args):
     height, width = input_size
     size = os.path.getsize(args.out) / 1e6
     kind = f"{args.precision}, {size:.1f} MB"
-    print(f"{args.out}: {kind}, resizes its input to {width} x {height} pixels")
+    resizes = "takes pictures of" if args.resize == "none" else "resizes its input to"
+    print(f"{args.out}: {kind}, {resizes} {width} x {height} pixels")
     compared = [f"{len(crops)} pictures of the {source} set"] if crops else []
     compared += [f"{len(images)} of --images"] if images else []
     print(f"compared on {', '.join([*compared, 'drawn pictures'])}, in batches of 1, 2 and 7")
@@ -127,6 +159,10 @@ def main(args):
         for name, value in before.items():
             values = {"pytorch": value, "this_file": after[name], "difference": after[name] - value}
             rows.append({"quantity": name, "set": split, "pictures": count, **values})
+    if page is not None:
+        if Path(args.out).resolve() != page.resolve():
+            shutil.copyfile(args.out, page)
+        print(f"{args.web}: run `npm ci`, then `python -m http.server` there")
     if args.report:
         report(args, size, metadata, rows)
 

@@ -1,18 +1,18 @@
 """Exporting a trained model to one ONNX file, and running that file.
 
-``TaskPredictor`` and ``draw_faces`` need numpy, OpenCV and onnxruntime only; ``export_onnx``,
+``TaskPredictor`` and ``draw_objects`` need numpy, OpenCV and onnxruntime only; ``export_onnx``,
 ``check_export`` and ``DeployModel`` need torch. Each is imported when it is first asked for.
 """
 
 from importlib import import_module
 
-__all__ = ["DeployModel", "TaskPredictor", "check_export", "draw_faces", "export_onnx"]
+__all__ = ["DeployModel", "TaskPredictor", "check_export", "draw_objects", "export_onnx"]
 
 _HOMES = {
-    "DeployModel": "export",
+    "DeployModel": "model",
     "TaskPredictor": "runtime",
     "check_export": "check",
-    "draw_faces": "drawing",
+    "draw_objects": "drawing",
     "export_onnx": "export",
 }
 

@@ -12,10 +12,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from trn_plugin.deploy.resize import resized
 from trn_plugin.deploy.runtime import TaskPredictor
 from trn_plugin.errors import CheckpointError
 
-__all__ = ["TOLERANCE", "check_export"]
+__all__ = ["TOLERANCE", "check_export", "drawn_picture"]
 
 TOLERANCE = 1e-4
 """Of the picture's side for landmarks, absolute for probabilities, of the labels' standard
@@ -58,6 +59,8 @@ def check_export(
     worst = dict.fromkeys(deployed.outputs, 0.0)
     allowed = np.finfo(float).max if tolerance is None else tolerance
     for batch in [*_drawn(*deployed.input_size), *_batches(images or [])]:
+        if deployed.resize == "none" and batch.shape[1:3] != deployed.input_size:
+            batch = resized(batch, deployed.input_size)
         expected = deployed(torch.from_numpy(batch).to(device))
         found = predictor.run(batch)
         for output, reference in zip(deployed.outputs, expected, strict=True):
@@ -92,7 +95,7 @@ def _drawn(height: int, width: int) -> Iterator[np.ndarray]:
         (height * 2 // 3 + 1, width * 3 // 4 + 1),
     ]
     for seed, shape in enumerate(shapes):
-        picture = _random_picture(*shape, seed)
+        picture = drawn_picture(*shape, seed)
         for size in CHECK_BATCHES:
             yield np.stack([np.roll(picture, 3 * shift, axis=1) for shift in range(size)])
 
@@ -110,7 +113,7 @@ def _batches(images: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
         start += size
 
 
-def _random_picture(height: int, width: int, seed: int) -> np.ndarray:
+def drawn_picture(height: int, width: int, seed: int) -> np.ndarray:
     """Smooth random colours with some noise, (height, width, 3) uint8."""
     rng = np.random.default_rng(seed)
     coarse = torch.from_numpy(rng.uniform(0, 255, (1, 3, 5, 5)))

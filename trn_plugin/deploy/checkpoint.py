@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 from mmengine.config import Config
 from torch import nn
 
-from trn_plugin.deploy.export import describe_model
+from trn_plugin.deploy.crops import describe_crop
+from trn_plugin.deploy.describe import describe_model
 from trn_plugin.deploy.inference import load_model
 from trn_plugin.deploy.scores import scores_of
+from trn_plugin.engine.data_config import plain_datasets_in
 from trn_plugin.errors import ConfigError
+from trn_plugin.registry import TRANSFORMS
+from trn_plugin.tasks import Task
 
-__all__ = ["load_for_export"]
+__all__ = ["crop_of", "load_for_export"]
 
 
 def load_for_export(
@@ -39,7 +46,22 @@ def load_for_export(
     tasks = dataset_meta.get("tasks") if isinstance(dataset_meta, dict) else None
     input_size = tuple(model.backbone.img_size)
     _check_input_size(config, input_size)
-    return model, input_size, describe_model(model, input_size, tasks, metrics, metrics_of)
+    crop = crop_of(config, [head.task for head in model.heads.values()])
+    return model, input_size, describe_model(model, input_size, tasks, metrics, metrics_of, crop)
+
+
+def crop_of(config: Config, tasks: Sequence[Task]) -> dict | None:
+    """The crop of the config's validation or test pictures; None where no transform makes one."""
+    points = any(len(task.points(np.zeros(task.label_shape))) > 1 for task in tasks)
+    for loader in ("val_dataloader", "test_dataloader"):
+        for dataset in plain_datasets_in((config.get(loader) or {}).get("dataset")):
+            for step in dataset.get("pipeline", ()):
+                kind = step["type"]
+                kind = TRANSFORMS.get(kind) if isinstance(kind, str) else kind
+                if hasattr(kind, "crop_rule"):
+                    built = TRANSFORMS.build(dict(step))
+                    return describe_crop(*built.crop_rule(dataset.get("box"), points))
+    return None
 
 
 def _check_input_size(config: Config, input_size: tuple[int, int]) -> None:

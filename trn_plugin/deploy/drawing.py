@@ -9,10 +9,14 @@ import numpy as np
 
 from trn_plugin.tasks import Task
 
-__all__ = ["draw_faces", "summary_lines"]
+__all__ = ["draw_objects", "summary_lines"]
 
 SHORTEST_SIDE = 320
 LONGEST_UPSCALED_SIDE = 1600
+LARGEST_DRAWING = 16_000
+"""Pixels of a side: JPEG ends at 65,535."""
+NAMED_SIDE = 150
+"""Pixels of an object's side from which on its points' names can be read."""
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 BOX_COLOR = (255, 196, 0)
@@ -22,47 +26,36 @@ TEXT_COLOR = (240, 240, 240)
 TITLE_COLOR = (255, 196, 0)
 
 
-def summary_lines(tasks: dict[str, Task], prediction: dict, limit: int | None = None) -> list[str]:
-    """Classes, values and attributes of one face as short lines; landmarks have none.
+def summary_lines(tasks: dict[str, Task], prediction: dict) -> list[str]:
+    """Classes, values and attributes of one object as short lines; points have none.
 
     Args:
-        tasks: :attr:`TaskPredictor.tasks`.
+        tasks: :attr:`TaskPredictor.tasks`, or some of them.
         prediction: one element of what :meth:`TaskPredictor.predict` gives.
-        limit: at most so many lines: of the attributes only those farthest from a probability of
-            one half, and a last line that counts the others.
     """
-    found = [line for name, task in tasks.items() for line in task.summary(prediction[name])]
-    lines = [line.text for line in found if line.certainty is None]
-    others = [line for line in found if line.certainty is not None]
-    room = len(others) if limit is None else max(limit - len(lines), 0)
-    chosen = others
-    if len(others) > room:
-        certain = sorted(others, key=lambda line: -line.certainty)[: max(room - 1, 0)]
-        chosen = [line for line in others if line in certain]
-    lines += [line.text for line in chosen]
-    if len(chosen) < len(others):
-        lines.append(f"+ {len(others) - len(chosen)} less certain")
-    return lines if limit is None else lines[: max(limit, 0)]
+    return [line.text for name, task in tasks.items() for line in task.summary(prediction[name])]
 
 
-def draw_faces(
+def draw_objects(
     image: np.ndarray,
     tasks: dict[str, Task],
     predictions: Sequence[dict],
     boxes: Sequence[tuple[int, int, int, int] | None] | None = None,
     steady: bool = False,
+    word: str = "object",
 ) -> np.ndarray:
-    """A copy of the picture with what was predicted for its faces.
+    """A copy of the picture with what was predicted for its objects.
 
     A small picture is enlarged first; the text stands beside the picture and hides none of it.
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        tasks: :attr:`TaskPredictor.tasks`.
-        predictions: one for each face, from :meth:`TaskPredictor.predict`.
-        boxes: the box of each face in pixels; None is the whole picture and is not drawn.
+        tasks: :attr:`TaskPredictor.tasks`, or those of them to be drawn.
+        predictions: one for each object, from :meth:`TaskPredictor.predict`.
+        boxes: the box of each object in pixels; None is the whole picture and is not drawn.
         steady: leave room for the longest text that the tasks can have, so that the frames of a
             video stay of one size.
+        word: what an object is called.
 
     Returns:
         np.ndarray: (H', W', 3) uint8 RGB, H' >= H and W' >= W.
@@ -84,9 +77,12 @@ def draw_faces(
             side = min(side, min(box[2] - box[0], box[3] - box[1]) * factor)
             _draw_box(canvas, [value * factor for value in box], str(number) if numbered else "")
         for name, task in tasks.items():
-            _draw_points(canvas, task.points(prediction[name]) * factor, side)
+            points = task.points(prediction[name]) * factor
+            _draw_points(canvas, points, side)
+            if len(points) == len(task.names) and side >= NAMED_SIDE:
+                _draw_names(canvas, points, task.names, side)
     room = _longest_lines(tasks) if steady else []
-    return _with_panel(canvas, _sections(canvas, tasks, predictions), room)
+    return _with_panel(canvas, _sections(tasks, predictions, word), room)
 
 
 def _longest_lines(tasks: dict[str, Task]) -> list[str]:
@@ -124,6 +120,17 @@ def _draw_points(canvas: np.ndarray, points: np.ndarray, side: float) -> None:
             cv2.circle(canvas, center, reach, color, cv2.FILLED, cv2.LINE_AA, bits)
 
 
+def _draw_names(canvas: np.ndarray, points: np.ndarray, names: Sequence[str], side: float) -> None:
+    scale = float(np.clip(side / 900, 0.3, 0.8))
+    for (x, y), name in zip(points, names, strict=True):
+        if not (np.isfinite(x) and np.isfinite(y)) or max(abs(x), abs(y)) > 2**15:
+            continue
+        (width, height), _ = cv2.getTextSize(name, FONT, scale, 1)
+        origin = round(x - width / 2), round(y + height + side / 40)
+        cv2.putText(canvas, name, origin, FONT, scale, DARK, 3, cv2.LINE_AA)
+        cv2.putText(canvas, name, origin, FONT, scale, TEXT_COLOR, 1, cv2.LINE_AA)
+
+
 def _text_scale(canvas: np.ndarray) -> float:
     return float(np.clip(min(canvas.shape[:2]) / 800, 0.45, 3))
 
@@ -133,27 +140,22 @@ def _line_height(canvas: np.ndarray) -> int:
 
 
 def _sections(
-    canvas: np.ndarray, tasks: dict[str, Task], predictions: Sequence[dict]
+    tasks: dict[str, Task], predictions: Sequence[dict], word: str
 ) -> list[tuple[bool, str]]:
-    """The panel's lines, as (is it a title, text), cut to the picture's height where possible."""
-    lines = max(canvas.shape[0] // _line_height(canvas) - 1, 4)
-    titled = len(predictions) > 1
-    each = max(lines // max(len(predictions), 1) - titled, 1)
+    """The panel's lines, as (is it a title, text)."""
     panel = []
     for number, prediction in enumerate(predictions, start=1):
-        found = summary_lines(tasks, prediction, each)
-        if titled and found:
-            panel.append((True, f"face {number}"))
+        found = summary_lines(tasks, prediction)
+        if len(predictions) > 1 and found:
+            panel.append((True, f"{word} {number}"))
         panel += [(False, line) for line in found]
-    if len(panel) > lines:
-        faces = sum(is_title for is_title, _ in panel[lines - 1 :])
-        panel = [*panel[: lines - 1], (True, f"+ {faces} faces")]
     return panel
 
 
 def _with_panel(
     canvas: np.ndarray, lines: list[tuple[bool, str]], room: Sequence[str] = ()
 ) -> np.ndarray:
+    """The picture with its lines to the right, in as many columns as its height asks for."""
     if not lines:
         return canvas
     scale = _text_scale(canvas)
@@ -162,11 +164,21 @@ def _with_panel(
     margin = step // 2
     texts = [*room, *(text for _, text in lines)]
     widest = max(cv2.getTextSize(text, FONT, scale, thickness)[0][0] for text in texts)
-    height = max(canvas.shape[0], step * len(lines) + 2 * margin)
-    drawn = np.full((height, canvas.shape[1] + widest + 2 * margin, 3), DARK, np.uint8)
+    most = max((LARGEST_DRAWING - canvas.shape[1] - margin) // (widest + margin), 1)
+    rows = max((canvas.shape[0] - 2 * margin) // step, 4)
+    columns = min(-(-len(lines) // rows), most)
+    rows = min(max(rows, -(-len(lines) // columns)), LARGEST_DRAWING // step - 1)
+    if len(lines) > rows * columns:
+        shown = rows * columns - 1
+        lines = [*lines[:shown], (True, f"+ {len(lines) - shown} lines")]
+    height = max(canvas.shape[0], step * min(rows, len(lines)) + 2 * margin)
+    width = canvas.shape[1] + columns * (widest + margin) + margin
+    drawn = np.full((height, width, 3), DARK, np.uint8)
     drawn[: canvas.shape[0], : canvas.shape[1]] = canvas
-    for row, (is_title, text) in enumerate(lines):
-        origin = (canvas.shape[1] + margin, margin + round((row + 0.7) * step))
+    for index, (is_title, text) in enumerate(lines):
+        column, row = divmod(index, rows)
+        left = canvas.shape[1] + margin + column * (widest + margin)
+        origin = (left, margin + round((row + 0.7) * step))
         color = TITLE_COLOR if is_title else TEXT_COLOR
         cv2.putText(drawn, text, origin, FONT, scale, color, thickness, cv2.LINE_AA)
     return drawn

@@ -14,159 +14,24 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime
-import timm
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
-from trn_plugin import __version__
 from trn_plugin.deploy.check import TOLERANCE, check_export
-from trn_plugin.deploy.metadata import (
-    FEATURES,
-    FORMAT_VERSION,
-    INPUT_NAME,
-    METADATA_KEY,
-    feature_names,
-)
+from trn_plugin.deploy.describe import describe_graph, write_docs
+from trn_plugin.deploy.metadata import INPUT_NAME, METADATA_KEY
+from trn_plugin.deploy.model import RESIZES, DeployModel
 from trn_plugin.deploy.precision import PRECISIONS, in_float16, to_int8
 from trn_plugin.errors import CheckpointError, ConfigError, first_line
 from trn_plugin.files import atomic_write
 from trn_plugin.onnx_translations import onnx_translations
-from trn_plugin.tasks import numbered
 
-__all__ = ["DeployModel", "check_opset", "describe_model", "export_onnx", "update_metadata"]
+__all__ = ["check_opset", "export_onnx", "update_metadata"]
 
 OLDEST_OPSET = 18
 """The first that has an antialiased Resize."""
 LARGEST_FILE = 2**31 - 2**24
 """Bytes of weights: protobuf ends at 2 GiB, less what the graph itself takes."""
-
-
-class DeployModel(nn.Module):
-    """A MultiTaskModel from the picture's pixels to what a user reads.
-
-    Args:
-        model: a built ``MultiTaskModel``; used in eval mode, on the device it is on.
-        input_size: height and width, in pixels, of the network's input.
-        tasks: the tasks to give, in this order; default all, in the order of the heads.
-        features: give hidden features and predictions in the form of loss targets too.
-
-    Attributes:
-        outputs (list[str]): names of what it gives, in order.
-
-    Raises:
-        ConfigError: if the model has no such task.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        input_size: tuple[int, int],
-        tasks: Sequence[str] | None = None,
-        features: bool = False,
-    ):
-        super().__init__()
-        known = list(model.heads.keys())
-        self.tasks = tuple(known if tasks is None else dict.fromkeys(tasks))
-        unknown = [task for task in self.tasks if task not in known]
-        if unknown or not self.tasks:
-            found = f"{unknown[0]!r}" if unknown else "none"
-            raise ConfigError(f"tasks: expected some of {', '.join(known)}, found {found}")
-        self.model = model
-        self.input_size = tuple(int(side) for side in input_size)
-        self.features = FEATURES if features else ()
-        self.outputs = [*self.tasks, *feature_names(self.features, self.tasks)]
-
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Pictures (N, H, W, 3) RGB of any size, 0..255, uint8 or float -> one tensor an output.
-
-        Returns:
-            tuple[Tensor, ...]: (N, P, 2) landmarks in pixels of the given pictures, (N, C) class
-            or (N, A) attribute probabilities, (N, V) values in the labels' units; with
-            ``features``, then (N, d) of each task, first what enters its last layer, then what
-            the head predicts in the form of its loss targets.
-        """
-        height, width = images.shape[1], images.shape[2]
-        inputs = self.inputs(images).to(next(self.model.backbone.parameters()).dtype)
-        hidden = {task: value.float() for task, value in self.model.backbone(inputs).items()}
-        raw = {task: self.model.heads[task](hidden[task]) for task in self.tasks}
-        outputs = []
-        for task in self.tasks:
-            outputs.append(self.model.heads[task].in_picture(raw[task], width, height))
-        activated = {task: self.model.heads[task].activate(raw[task]) for task in self.tasks}
-        values = dict(zip(FEATURES, (hidden, activated), strict=True))
-        outputs += [values[level][task] for level in self.features for task in self.tasks]
-        return tuple(outputs)
-
-    def inputs(self, images: Tensor) -> Tensor:
-        """Pictures (N, H, W, 3) -> what the network takes, (N, 3, height, width) float32."""
-        # Not rounded to whole grey levels: a last-bit difference between two resizes would turn
-        # into a whole level wherever a pixel lies halfway, as every 64th does at half size.
-        inputs = F.interpolate(
-            images.permute(0, 3, 1, 2).float(),
-            self.input_size,
-            mode="bilinear",
-            align_corners=False,
-            antialias=True,
-        )
-        return self.model.data_preprocessor.normalize(inputs)
-
-
-def describe_model(
-    model: nn.Module,
-    input_size: tuple[int, int],
-    dataset_tasks: dict[str, dict] | None = None,
-    metrics: dict[str, float] | None = None,
-    metrics_of: str | None = None,
-) -> dict:
-    """The metadata of an exported file.
-
-    Args:
-        model: a built ``MultiTaskModel``.
-        input_size: height and width, in pixels, of the network's input.
-        dataset_tasks: the ``tasks`` of the data set trained on; names come from here, else from
-            the head, else they are numbers.
-        metrics: what the checkpoint scored, where known.
-        metrics_of: what they were measured on, in a few words.
-
-    Raises:
-        CheckpointError: if the data set and the head disagree on a task's kind.
-    """
-    tasks = {}
-    for task, head in model.heads.items():
-        described = (dataset_tasks or {}).get(task)
-        if described is not None and described.get("kind") != head.task.kind:
-            raise CheckpointError(
-                f"task {task}: the head is of kind {head.task.kind!r}, "
-                f"the checkpoint's data set of kind {described.get('kind')!r}"
-            )
-        key, count = head.task.names_key, len(head.task.names)
-        names = (described or {}).get(key) or head.names or numbered(task, count)
-        if len(names) != count:
-            raise CheckpointError(
-                f"task {task}: the checkpoint's data set names {len(names)} {key}, the head has "
-                f"{count} outputs"
-            )
-        own = type(head.task)(task, {**head.task.info, **(described or {}), key: list(names)})
-        tasks[task] = own.exported()
-    preprocessor = model.data_preprocessor
-    return {
-        "format_version": FORMAT_VERSION,
-        "tasks": tasks,
-        "input_size": [int(side) for side in input_size],
-        "mean": [round(value, 4) for value in preprocessor.mean.flatten().tolist()],
-        "std": [round(value, 4) for value in preprocessor.std.flatten().tolist()],
-        "backbone": getattr(model.backbone, "model_name", None),
-        "metrics": metrics or {},
-        "metrics_of": metrics_of,
-        "versions": {
-            "trn_plugin": __version__,
-            "torch": torch.__version__,
-            "timm": timm.__version__,
-            "onnx": onnx.__version__,
-            "onnxruntime": onnxruntime.__version__,
-        },
-    }
 
 
 def export_onnx(
@@ -180,6 +45,8 @@ def export_onnx(
     precision: str = "fp32",
     float_input: bool = False,
     features: bool = False,
+    resize: str = "operator",
+    calibration: Sequence[np.ndarray] | None = None,
 ) -> dict[str, float]:
     """Write ``model`` to ``out_path`` as one ONNX file and check it against PyTorch.
 
@@ -200,21 +67,30 @@ def export_onnx(
         float_input: the input is float32, 0..255, in the place of uint8.
         features: also write the outputs ``hidden/<task>`` and ``output/<task>``, what enters each
             task's last layer and what its head predicts, for measuring task similarity.
+        resize: one of :data:`trn_plugin.deploy.model.RESIZES`; with 'none' H and W are those of
+            ``input_size``.
+        calibration: (H, W, 3) uint8 RGB pictures whose activations give 'int8' its ranges; default
+            ``check_images``.
 
     Returns:
         dict[str, float]: for each output the largest difference, see
         :func:`trn_plugin.deploy.check.check_export`.
 
     Raises:
-        ConfigError: on an unknown task or precision, an opset that cannot be had, or too large a
-            model.
+        ConfigError: on an unknown task, precision or resize, an opset that cannot be had, too
+            large a model, or no pictures for 'int8'.
         CheckpointError: if the model cannot be exported, or the file disagrees with PyTorch.
     """
     out_path = Path(out_path)
     check_opset(opset)
     if precision not in PRECISIONS:
         raise ConfigError(f"precision: expected {', '.join(PRECISIONS)}, found {precision!r}")
-    deployed = DeployModel(model, input_size, tasks, features)
+    if resize not in RESIZES:
+        raise ConfigError(f"resize: expected {', '.join(RESIZES)}, found {resize!r}")
+    calibration = check_images if calibration is None else calibration
+    if precision == "int8" and not calibration:
+        raise ConfigError("precision int8: expected pictures to calibrate on, found none")
+    deployed = DeployModel(model, input_size, tasks, features, resize)
     if model.data_preprocessor.mean.numel() != 3:
         raise ConfigError(
             f"model.data_preprocessor.mean: expected 3 values, for RGB pictures, found "
@@ -237,21 +113,20 @@ def export_onnx(
             partial.touch()
             exported = deployed
             if precision == "fp16":
-                exported = DeployModel(in_float16(model), input_size, tasks, features).eval()
+                halved = in_float16(model)
+                exported = DeployModel(halved, input_size, tasks, features, resize).eval()
             proto = _cleaned(_export(exported, opset, float_input), opset)
-            metadata = {
-                **_complete(metadata, deployed),
-                "precision": precision,
-                "input": {"type": "float32" if float_input else "uint8", "range": [0, 255]},
-                "opset": _opset(proto),
-            }
+            metadata = _complete(metadata, deployed)
+            dtype = "float32" if float_input else "uint8"
+            metadata |= {"precision": precision, "opset": _opset(proto)}
+            metadata |= describe_graph(deployed, metadata["tasks"], dtype)
             check = functools.partial(
                 check_export, partial, deployed, check_images, name=str(out_path)
             )
             _write(proto, partial, metadata)
             differences = check(tolerance=None if precision == "fp16" else TOLERANCE)
             if precision == "int8":
-                _write(_quantised(proto), partial, metadata)
+                _write(_quantised(proto, calibration), partial, metadata)
                 differences = check(tolerance=None)
     finally:
         for module, training in modes.items():
@@ -278,7 +153,10 @@ def _export(deployed: DeployModel, opset: int | None, float_input: bool):
     dtype = torch.float32 if float_input else torch.uint8
     example = torch.zeros(2, height + 13, width + 30, 3, dtype=dtype)
     example = example.to(next(deployed.parameters()).device)
-    free = {axis: torch.export.Dim(letter) for axis, letter in enumerate("NHW")}
+    if deployed.resize == "none":
+        example = example[:, :height, :width].contiguous()
+    letters = "N" if deployed.resize == "none" else "NHW"
+    free = {axis: torch.export.Dim(letter) for axis, letter in enumerate(letters)}
     try:
         with _quiet(), torch.no_grad():
             return torch.onnx.export(
@@ -354,9 +232,9 @@ def _cleaned(program, opset: int | None) -> onnx.ModelProto:
     return proto
 
 
-def _quantised(proto: onnx.ModelProto) -> onnx.ModelProto:
+def _quantised(proto: onnx.ModelProto, pictures: Sequence[np.ndarray]) -> onnx.ModelProto:
     try:
-        return to_int8(proto)
+        return to_int8(proto, pictures)
     except Exception as error:  # onnxruntime's errors share no base class
         raise CheckpointError(
             f"onnxruntime cannot quantise this model: {type(error).__name__}: {first_line(error)}"
@@ -366,6 +244,7 @@ def _quantised(proto: onnx.ModelProto) -> onnx.ModelProto:
 def _write(proto: onnx.ModelProto, path: Path, metadata: dict) -> None:
     del proto.metadata_props[:]
     proto.metadata_props.add(key=METADATA_KEY, value=json.dumps(metadata))
+    write_docs(proto, metadata)
     path.write_bytes(proto.SerializeToString())
 
 

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
+
 from trn_plugin.errors import DataError
 from trn_plugin.text_files import line_not_in_utf8
 
-__all__ = ["BoxRow", "find_pictures", "output_paths", "read_boxes", "whole_pixels"]
+__all__ = ["BoxRow", "Found", "find_inputs", "output_paths", "read_boxes", "whole_pixels"]
 
 Box = tuple[int, int, int, int]
 
 SUFFIXES = {".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+"""Of pictures for certain; files with other suffixes are looked into."""
+VIDEO_SUFFIXES = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"}
 BOX_COLUMNS = ("image", "x0", "y0", "x1", "y1")
 
 
@@ -28,37 +33,74 @@ class BoxRow(NamedTuple):
     """``file:line``"""
 
 
-def find_pictures(arguments: Sequence[str], exclude: Path | None = None) -> list[Path]:
-    """The pictures named, and those in the folders named and in their subfolders, in order.
+class Found(NamedTuple):
+    """What paths of pictures, videos and folders hold, each file once, in order."""
+
+    pictures: list[Path]
+    videos: list[Path]
+    left_out: list[Path]
+    """Files of folders that are neither pictures nor videos."""
+
+    def told(self) -> str:
+        """The files left out, in one line; empty where there are none."""
+        if not self.left_out:
+            return ""
+        shown = ", ".join(str(path) for path in self.left_out[:3])
+        more = f" and {len(self.left_out) - 3} more" if len(self.left_out) > 3 else ""
+        return f"left out, neither pictures nor videos: {shown}{more}"
+
+
+def find_inputs(arguments: Sequence[str | Path], exclude: Path | None = None) -> Found:
+    """The pictures and videos named, and those in the folders named and in their subfolders.
 
     Args:
-        arguments: paths of pictures or folders.
+        arguments: paths of pictures, videos or folders; hidden files of folders are passed over.
         exclude: a folder left out of the search, where earlier results may lie.
 
     Raises:
-        DataError: if a path does not exist or a folder holds no picture.
+        DataError: if a path does not exist, or a folder holds neither picture nor video.
     """
     pictures: dict[Path, None] = {}
-    for argument in arguments:
-        path = Path(argument)
-        if path.is_dir():
-            inside = sorted(
-                file
-                for file in path.rglob("*")
-                if file.suffix.lower() in SUFFIXES
-                and not any(part.startswith(".") for part in file.relative_to(path).parts)
-                and file.is_file()
-                and not (exclude is not None and exclude.resolve() in file.resolve().parents)
-            )
-            if not inside:
-                endings = ", ".join(sorted(SUFFIXES))
-                raise DataError(f"{path}: a folder without pictures ({endings})")
-            pictures.update(dict.fromkeys(inside))
-        elif path.exists():
-            pictures[path] = None
-        else:
-            raise DataError(f"{path}: no such picture or folder")
-    return list(pictures)
+    videos: dict[Path, None] = {}
+    left_out: dict[Path, None] = {}
+    for path in map(Path, arguments):
+        if not path.exists():
+            raise DataError(f"{path}: no such picture, video or folder")
+        if not path.is_dir():
+            (videos if path.suffix.lower() in VIDEO_SUFFIXES else pictures)[path] = None
+            continue
+        usable = False
+        for file in _files(path, exclude):
+            suffix = file.suffix.lower()
+            picture = suffix in SUFFIXES or _is_picture(file)
+            kind = videos if suffix in VIDEO_SUFFIXES else pictures if picture else left_out
+            kind[file] = None
+            usable |= kind is not left_out
+        if not usable:
+            raise DataError(f"{path}: a folder without pictures or videos")
+    return Found(list(pictures), list(videos), list(left_out))
+
+
+def _files(folder: Path, exclude: Path | None) -> list[Path]:
+    """The files of a folder and its subfolders in order, less hidden ones and those of exclude."""
+    earlier = None if exclude is None else exclude.resolve()
+    found = []
+    for place, folders, names in os.walk(folder):
+        inside = Path(place)
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        if earlier is not None and earlier in (inside.resolve(), *inside.resolve().parents):
+            folders.clear()
+            continue
+        found += [inside / name for name in names if not name.startswith(".")]
+    return sorted(file for file in found if file.is_file())
+
+
+def _is_picture(path: Path) -> bool:
+    """Whether OpenCV can read it, by its first bytes."""
+    try:
+        return cv2.haveImageReader(str(path))
+    except cv2.error:
+        return False
 
 
 def whole_pixels(values: Sequence[str | float], where: str) -> Box:
@@ -135,18 +177,20 @@ def output_paths(inputs: Sequence[Path], folder: Path, suffixes: Sequence[str]) 
         suffixes: of each output, such as ".jpg".
     """
     taken = {_key(path) for path in inputs}
+    out = _key(folder)
     paths = []
     for picture, suffix in zip(inputs, suffixes, strict=True):
-        parent = picture.resolve().parent.name
-        stems = [picture.stem, f"{parent}_{picture.stem}"] if parent else [picture.stem]
-        number = 1
-        while True:
-            stem = stems[number - 1] if number <= len(stems) else f"{stems[-1]}-{number}"
+        for number in itertools.count(1):
+            stem = picture.stem
+            if number > 1:
+                parent = picture.resolve().parent.name
+                stem = f"{parent}_{stem}" if parent else stem
+                stem = stem if number == 2 and parent else f"{stem}-{number}"
             path = folder / f"{stem}_predicted{suffix}"
-            if _key(path) not in taken:
+            key = os.path.join(out, path.name.casefold())
+            if key not in taken:
                 break
-            number += 1
-        taken.add(_key(path))
+        taken.add(key)
         paths.append(path)
     return paths
 

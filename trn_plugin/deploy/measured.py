@@ -11,7 +11,7 @@ from trn_plugin.deploy.evaluate import crop_loader, measure, some_crops
 from trn_plugin.deploy.export import update_metadata
 from trn_plugin.errors import ConfigError, DataError
 
-__all__ = ["data_to_compare", "measure_into"]
+__all__ = ["data_to_compare", "measure_into", "pictures_to_calibrate"]
 
 SPLITS = ("test", "val")
 
@@ -48,6 +48,23 @@ def data_to_compare(config: Config, split: str, count: int):
     if reason:
         print(f"no real pictures to compare on, drawn ones only: {reason}")
     return None, [], None
+
+
+def pictures_to_calibrate(config: Config, crops: list, source: str | None, count: int):
+    """Pictures whose activations give int8 its ranges, and the set they are of.
+
+    Args:
+        config: of the run.
+        crops: those compared on, taken where the validation set is not there.
+        source: the set they are of.
+        count: pictures wanted.
+    """
+    if source != "val":
+        try:
+            return some_crops(crop_loader(config, "val"), count), "val"
+        except (ConfigError, DataError):
+            pass
+    return crops, source
 
 
 def measure_into(config: Config, split: str, loader, deployed, path: str) -> tuple[dict, dict, int]:

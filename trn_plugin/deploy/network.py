@@ -7,7 +7,7 @@ import torch
 
 from trn_plugin.cli.config import load_config
 from trn_plugin.deploy.checkpoint import load_for_export
-from trn_plugin.deploy.export import DeployModel
+from trn_plugin.deploy.model import DeployModel
 from trn_plugin.tasks import read_tasks
 
 __all__ = ["Network"]

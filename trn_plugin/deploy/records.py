@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from trn_plugin.errors import ConfigError
 from trn_plugin.tasks import Task
 
-__all__ = ["Results", "as_json", "as_row", "columns"]
+__all__ = ["Results", "as_json", "as_row", "columns", "naming"]
 
 PLACE = ("image", "frame", "seconds", "x0", "y0", "x1", "y1")
 
@@ -35,6 +36,19 @@ def as_row(tasks: Mapping[str, Task], record: Mapping) -> list:
     box = record["box"] or [None] * 4
     row = [record["image"], record.get("frame"), record.get("seconds"), *box]
     return row + [cell for name, task in tasks.items() for cell in task.row(record["tasks"][name])]
+
+
+@contextlib.contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Turn an error of writing, such as a full disk, into one line that names the file.
+
+    Raises:
+        ConfigError: in the place of an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
 class Results:
@@ -61,12 +75,11 @@ class Results:
         for option, path in (("--jsonl", jsonl), ("--csv", table)):
             try:
                 if path is not None:
-                    self._open(path)
-            except OSError as error:
+                    with naming(f"{option} {path}"):
+                        self._open(path)
+            except ConfigError:
                 self.close()
-                raise ConfigError(
-                    f"{option} {path}: cannot be written: {error.strerror or error}"
-                ) from error
+                raise
         self._table = csv.writer(self._files[1][0]) if table is not None else None
         if self._table:
             self._table.writerow(columns(tasks))
@@ -93,9 +106,11 @@ class Results:
             if ready is None:
                 continue
             self.written += 1
-            self._files[0][0].write(json.dumps(ready) + "\n")
+            with naming(self._files[0][2]):
+                self._files[0][0].write(json.dumps(ready) + "\n")
             if self._table:
-                self._table.writerow(as_row(self.tasks, ready))
+                with naming(self._files[1][2]):
+                    self._table.writerow(as_row(self.tasks, ready))
 
     def close(self, whole: bool = True) -> list[Path]:
         """Close the files and, if the run came to its end with a result, give them their names.
@@ -104,8 +119,10 @@ class Results:
             The parts that are left, with what a run found that did not come to its end.
         """
         left = []
-        for file, part, path in self._files:
-            file.close()
+        files, self._files = self._files, []
+        for file, part, path in files:
+            with naming(path):
+                file.close()
             if part == path:
                 continue
             if self.written and whole:
@@ -114,5 +131,4 @@ class Results:
                 left.append(part)
             else:
                 part.unlink()
-        self._files = []
         return left

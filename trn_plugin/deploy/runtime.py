@@ -3,127 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
-import onnxruntime
 
-from trn_plugin.deploy._onnx_wire import has_external_data
-from trn_plugin.deploy.inputs import find_pictures
+from trn_plugin.deploy.crops import crop_around
+from trn_plugin.deploy.cutting import Box, Picture, cut_box, read_pictures
+from trn_plugin.deploy.detector import Detector, detections
 from trn_plugin.deploy.metadata import (
     INPUT_NAME,
     METADATA_KEY,
     feature_names,
     parse_metadata,
 )
+from trn_plugin.deploy.resize import resized
+from trn_plugin.deploy.session import open_session
 from trn_plugin.errors import CheckpointError, ConfigError, DataError, first_line, printable
-from trn_plugin.geometry import LARGEST_BOX, crop, read_image
 from trn_plugin.tasks import TASKS, NumbersTask, Task, read_task
 
-__all__ = ["TaskPredictor", "cut_face", "open_session", "providers_of"]
+__all__ = ["TaskPredictor"]
 
-Box = tuple[int, int, int, int]
-Picture = np.ndarray | str | Path
-
-EXPORTED = "a file written by trn-plugin export"
-WARNINGS, SILENT = 2, 4
-"""onnxruntime's severities of log: its default, and fatal errors only."""
 LARGEST_BATCH = 32_000_000
 """Pixels run at once, unless one picture has more: a float32 copy of them takes 384 MB."""
 DTYPES = {"tensor(uint8)": np.uint8, "tensor(float)": np.float32}
-
-
-def providers_of(name: str | None) -> list[str] | None:
-    """onnxruntime's names for 'cpu' or 'cuda' (what CUDA cannot run, the CPU does); None as it is.
-
-    Raises:
-        ConfigError: another name.
-    """
-    cpu = "CPUExecutionProvider"
-    known = {None: None, "cpu": [cpu], "cuda": ["CUDAExecutionProvider", cpu]}
-    if name not in known:
-        raise ConfigError(f"provider: expected cpu or cuda, found {name!r}")
-    return known[name]
-
-
-def open_session(
-    path: str, providers: Sequence[str] | None = None, threads: int | None = None
-) -> onnxruntime.InferenceSession:
-    """Load an ONNX file.
-
-    Args:
-        path: the file.
-        providers: default CUDA where onnxruntime has it, then the CPU.
-        threads: of the CPU; default onnxruntime's choice, one for each core.
-
-    Raises:
-        CheckpointError: if the file is missing, is no ONNX model that onnxruntime can run, or
-            takes weights from another file.
-        ConfigError: if a provider is not available, or one asked for cannot be started.
-    """
-    available = onnxruntime.get_available_providers()
-    asked = providers or ()
-    if providers is None:
-        wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
-        providers = [name for name in wanted if name in available]
-    unknown = [name for name in providers if name not in available]
-    if unknown:
-        raise ConfigError(
-            f"onnxruntime has no provider {unknown[0]!r} here; it has {', '.join(available)}"
-        )
-    if not Path(path).is_file():
-        raise CheckpointError(f"{path}: no such file; expected {EXPORTED}")
-    _refuse_external_data(path)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = threads or 0
-    cpu, failure = ["CPUExecutionProvider"], ""
-    try:
-        session = _create_session(path, options, providers)
-    except Exception as error:  # onnxruntime's errors share no base class
-        failure = first_line(error)
-        try:
-            if list(providers) == cpu:
-                raise
-            session = _create_session(path, options, cpu)
-        except Exception as error:
-            reason = str(error).split(f"{path} failed:")[-1].split("\n")[0].strip()
-            raise CheckpointError(
-                f"{path}: onnxruntime cannot load it: {reason}; expected {EXPORTED}"
-            ) from error
-    missing = [name for name in asked if name not in session.get_providers()]
-    if missing:
-        raise ConfigError(
-            f"onnxruntime cannot start the provider {missing[0]!r} here"
-            + (f": {printable(failure)}" if failure else "; it would fall back to the CPU")
-        )
-    return session
-
-
-def _create_session(
-    path: str, options: onnxruntime.SessionOptions, providers: Sequence[str]
-) -> onnxruntime.InferenceSession:
-    """A session whose failures are exceptions only: nothing is logged, printed or tried again."""
-    # What fails in CUDA's libraries goes to the logger of the process.
-    onnxruntime.set_default_logger_severity(SILENT)
-    try:
-        return onnxruntime.InferenceSession(
-            str(path), options, providers=list(providers), enable_fallback=0
-        )
-    finally:
-        onnxruntime.set_default_logger_severity(WARNINGS)
-
-
-def _refuse_external_data(path: str) -> None:
-    """Refuse a model with external data: old versions of onnxruntime read any file for it."""
-    try:
-        external = has_external_data(path)
-    except ValueError as error:
-        raise CheckpointError(
-            f"{path}: onnxruntime cannot load it: {error}; expected {EXPORTED}"
-        ) from None
-    if external:
-        raise CheckpointError(f"{path}: refused, it takes weights from another file")
 
 
 class TaskPredictor:
@@ -262,7 +163,7 @@ class TaskPredictor:
             DataError: if a picture or box cannot be used; the message names it.
             CheckpointError: if onnxruntime fails, for want of memory for example.
         """
-        images, known = _pictures(images)
+        images, known = read_pictures(images)
         names = names or known
         if boxes is None:
             boxes = [None] * len(images)
@@ -270,8 +171,50 @@ class TaskPredictor:
             raise DataError(f"expected one box a picture, found {len(boxes)} for {len(images)}")
         if batch_size < 1:
             raise ConfigError(f"batch_size must be at least 1, found {batch_size}")
-        crops = [cut_face(*given) for given in zip(images, boxes, names, strict=True)]
+        crops = [cut_box(*given) for given in zip(images, boxes, names, strict=True)]
         corners = [(0, 0) if box is None else box[:2] for box in boxes]
+        return self.predict_crops(crops, corners, batch_size, names)
+
+    def predict_objects(
+        self, images: Picture | Sequence[Picture], detector: Detector, batch_size: int = 32
+    ) -> list[list[dict]]:
+        """Predict every task for each object that a detector finds.
+
+        Args:
+            images: as of :meth:`predict`.
+            detector: a function of a picture (H, W, 3) uint8 RGB that gives boxes
+                (x0, y0, x1, y1) in pixels, or :class:`trn_plugin.deploy.detector.Detection`, such
+                as :class:`trn_plugin.deploy.detector.FaceDetector`. They become the crop that
+                the model was trained on, see :func:`trn_plugin.deploy.crops.crop_around`.
+            batch_size: objects run at once.
+
+        Returns:
+            list[list[dict]]: of each picture, of each object, ``box`` (x0, y0, x1, y1), the crop in
+            whole pixels, and the tasks as of :meth:`predict`.
+
+        Raises:
+            ConfigError: the detector gives something else than boxes.
+        """
+        images, names = read_pictures(images)
+        crop = self.metadata.get("crop")
+        found = []
+        for image, name in zip(images, names, strict=True):
+            objects = detections(detector, image, name)
+            boxes = [crop_around(crop, each.box, each.points) for each in objects]
+            predictions = self.predict([image] * len(boxes), boxes, batch_size, [name] * len(boxes))
+            found.append(
+                [{"box": box, **each} for box, each in zip(boxes, predictions, strict=True)]
+            )
+        return found
+
+    def predict_crops(
+        self,
+        crops: Sequence[np.ndarray],
+        corners: Sequence[tuple[int, int]],
+        batch_size: int = 32,
+        names: Sequence[str] | None = None,
+    ) -> list[dict]:
+        """As :meth:`predict`, of crops (H, W, 3) uint8 RGB and their x0, y0 in the pictures."""
         return [
             {name: task.read(found[name], corner) for name, task in self.tasks.items()}
             for found, corner in zip(self.run_each(crops, batch_size, names), corners, strict=True)
@@ -323,9 +266,20 @@ class TaskPredictor:
         Raises:
             CheckpointError: if onnxruntime fails, for want of memory for example.
         """
-        size = _times(images.shape)
         if self.network is not None:
             return self.network.run(images)
+        sides = images.shape[1:3]
+        if self.metadata.get("resize") != "none" or sides == self.input_size:
+            return self._run(images)
+        outputs = self._run(resized(images, self.input_size))
+        scale = np.divide(sides[::-1], self.input_size[::-1])
+        for name, task in self.tasks.items():
+            rows = [task.mapped(row, lambda points: points * scale) for row in outputs[name]]
+            outputs[name] = np.asarray(rows, dtype=outputs[name].dtype)
+        return outputs
+
+    def _run(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        size = _times(images.shape)
         try:
             images = np.ascontiguousarray(images, dtype=self.dtype)
             outputs = self.session.run(None, {INPUT_NAME: images})
@@ -339,50 +293,5 @@ class TaskPredictor:
         return dict(zip(self.outputs, outputs, strict=True))
 
 
-def _pictures(given: Picture | Sequence[Picture]) -> tuple[list[np.ndarray], list[str]]:
-    """All pictures that are given, and what messages call them."""
-    if isinstance(given, (str, Path, np.ndarray)) and np.ndim(given) < 4:
-        given = [given]
-    images, names = [], []
-    for item in given:
-        if not isinstance(item, (str, Path)):
-            names.append(f"picture {len(images)}")
-            images.append(item)
-            continue
-        for path in find_pictures([str(item)]):
-            names.append(str(path))
-            images.append(read_image(str(path)))
-    return images, names
-
-
 def _times(sizes: Sequence) -> str:
     return f"({', '.join(map(str, sizes))})"
-
-
-def cut_face(image: np.ndarray, box: Box | None, where: str) -> np.ndarray:
-    """A box of a picture, black where it reaches beyond; the whole picture for None.
-
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        box: (x0, y0, x1, y1) in whole pixels, x1 and y1 excluded.
-        where: begins every message.
-
-    Raises:
-        DataError: not such a picture, or a box that cannot be used.
-    """
-    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3:
-        found = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image)
-        raise DataError(f"{where}: expected a uint8 array (H, W, 3), found {found}")
-    if image.shape[2] != 3 or 0 in image.shape:
-        raise DataError(f"{where}: expected a uint8 array (H, W, 3), found shape {image.shape}")
-    if box is None:
-        return image
-    if len(box) != 4 or any(int(value) != value for value in box):
-        raise DataError(f"{where}: expected a box of four whole pixels, found {tuple(box)}")
-    box = tuple(int(value) for value in box)
-    if (box[2] - box[0]) * (box[3] - box[1]) > LARGEST_BOX:
-        raise DataError(f"{where}: box {box} is larger than {LARGEST_BOX} pixels")
-    try:
-        return crop(image, box)
-    except DataError as error:
-        raise DataError(f"{where}: {error}") from None

@@ -14,9 +14,8 @@ import numpy as np
 
 from trn_plugin.errors import DataError
 
-__all__ = ["VIDEO_SUFFIXES", "VideoFile", "VideoOutput"]
+__all__ = ["VideoFile", "VideoOutput"]
 
-VIDEO_SUFFIXES = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"}
 USUAL_RATE = 25.0
 FASTEST_RATE = 1000.0
 

@@ -45,6 +45,7 @@ class AttributeTask(Task):
 
     kind = "attributes"
     columns_type = AttributeColumns
+    meaning = "probability of each attribute, 0 to 1"
     apart = True
 
     @property
@@ -61,7 +62,7 @@ class AttributeTask(Task):
         return np.flatnonzero(np.asarray(label) > 0.5).tolist()
 
     def summary(self, prediction: dict) -> list[Line]:
-        return [Line(f"{n} {p:.2f}", certainty=abs(p - 0.5)) for n, p in prediction.items()]
+        return [Line(f"{n} {p:.2f}") for n, p in prediction.items()]
 
     def longest_summary(self) -> list[str]:
         return [f"{name} 0.00" for name in self.names]

@@ -18,13 +18,10 @@ class Line(NamedTuple):
 
     Attributes:
         right (bool | None): whether the prediction is right, if known.
-        certainty (float | None): where room is short, the least certain lines are dropped first;
-            None: never dropped.
     """
 
     text: str
     right: bool | None = None
-    certainty: float | None = None
 
 
 class Curve(NamedTuple):
@@ -65,6 +62,8 @@ class Task:
     """NumPy type of a label."""
     columns_type: ClassVar[type[LabelColumns]] = LabelColumns
     """Reads the label from the columns of a CSV file."""
+    meaning: ClassVar[str] = "one number for each name"
+    """What an exported file's output is, in words for its reader."""
     difference_unit: ClassVar[str] = "in probability"
     """Unit in which differences between two outputs are printed."""
     apart: ClassVar[bool] = False

@@ -69,6 +69,7 @@ class ClassTask(Task):
     names_key = noun = "classes"
     dtype = np.int64
     columns_type = ClassColumn
+    meaning = "probability of each class, 0 to 1; they sum to 1"
     label_shape = ()
 
     @property

@@ -30,6 +30,10 @@ class LandmarkTask(Task):
     kind = "landmarks"
     noun = "points"
     columns_type = LandmarkColumns
+    meaning = (
+        "x and y of each point, in pixels of the given picture from its upper left corner "
+        "(the middle of the first pixel is 0.5, 0.5)"
+    )
     difference_unit = "of the picture's side"
 
     def __init__(self, name: str, info: Mapping) -> None:

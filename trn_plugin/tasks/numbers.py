@@ -42,7 +42,7 @@ class NumbersTask(Task):
         if list(prediction) == [self.name]:
             return [Line(f"{self.name}: {prediction[self.name]:.4g}")]
         lines = (f"{self.name}.{name}: {value:.4g}" for name, value in prediction.items())
-        return [Line(text, certainty=0.0) for text in lines]
+        return [Line(text) for text in lines]
 
     def longest_summary(self) -> list[str]:
         return [f"{self.name}.{name}: -0.0000e+00" for name in self.names]

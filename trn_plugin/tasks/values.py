@@ -46,6 +46,7 @@ class ValueTask(Task):
     kind = "values"
     dtype = np.float64
     columns_type = ValueColumns
+    meaning = "each value in the unit of its labels"
     apart = True
     difference_unit = "of the labels' standard deviation"
 

@@ -108,6 +108,17 @@ class FaceBox:
         name = {"jitter": "jittered", "perturbed": "perturbed"}[self.mode]
         return f"{name} landmarks' box x {low:g}-{high:g}, shift {100 * self.shift:g} %"
 
+    def crop_rule(self, box: object = None, points: bool = True) -> tuple[str, float | None]:
+        """What crops are made of, for users of the trained model.
+
+        Args:
+            box, points: see :meth:`RegionBox.crop_rule`.
+
+        Returns:
+            'whole' and None, or 'points' and the mean factor of the landmarks' box.
+        """
+        return ("whole", None) if self.mode == "whole" else ("points", sum(self.scale) / 2)
+
     def __repr__(self) -> str:
         return f"FaceBox(mode={self.mode!r}, scale={self.scale}, shift={self.shift})"
 

@@ -86,5 +86,20 @@ class RegionBox:
         results["box"] = int(x0), int(y0), max(int(x1), int(x0) + 2), max(int(y1), int(y0) + 2)
         return results
 
+    def crop_rule(self, box: object, points: bool) -> tuple[str, float | None]:
+        """What crops are made of, for users of the trained model.
+
+        Args:
+            box: the data set's option: 'whole', 'landmarks', names of columns or None.
+            points: whether its samples have two or more landmarks.
+
+        Returns:
+            'given' and None for boxes of columns, else as of :meth:`FaceBox.crop_rule`.
+        """
+        if box is not None and not isinstance(box, str):
+            return "given", None
+        landmarks = box == "landmarks" or (box is None and points)
+        return (self.around_landmarks if landmarks else self.whole).crop_rule()
+
     def __repr__(self) -> str:
         return f"RegionBox(training={self.training}, scale={self.scale}, shift={self.shift})"

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from trn_plugin.relation import sum_over_ranks, world_size
+from trn_plugin.ranks import sum_over_ranks, world_size
 
 __all__ = ["RuleWeighting"]
 

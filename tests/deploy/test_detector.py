@@ -1,0 +1,100 @@
+"""Faces found by OpenCV's YuNet, with a small stand-in for its file, and by other detectors."""
+
+import cv2
+import numpy as np
+import pytest
+from test_predict import read_lines, run
+from tiny_detector import write_tiny_detector
+
+from trn_plugin.deploy import TaskPredictor
+from trn_plugin.deploy.crops import crop_around, describe_crop
+from trn_plugin.deploy.detector import Detection, FaceDetector, detections
+from trn_plugin.errors import CheckpointError, ConfigError
+
+
+@pytest.fixture(scope="module")
+def yunet(tmp_path_factory):
+    return write_tiny_detector(tmp_path_factory.mktemp("detector") / "yunet.onnx")
+
+
+def two_squares(height=128, width=160):
+    """White squares of 32 pixels at (64, 32) and (0, 96)."""
+    image = np.zeros((height, width, 3), np.uint8)
+    image[32:64, 64:96] = image[96:128, 0:32] = 255
+    return image
+
+
+def test_faces_have_boxes_and_points_in_pixels(yunet):
+    found = sorted(FaceDetector(yunet)(two_squares()), key=lambda face: face.box)
+    np.testing.assert_allclose([face.box for face in found], [(0, 96, 32, 128), (64, 32, 96, 64)])
+    np.testing.assert_allclose(found[1].points[[0, 4]], [(72, 40), (88, 56)])
+    assert FaceDetector(yunet)(np.zeros((50, 40, 3), np.uint8)) == []
+
+
+def test_large_pictures_are_searched_at_a_smaller_size(yunet):
+    image = cv2.resize(two_squares(640, 640), (2560, 2560), interpolation=cv2.INTER_NEAREST)
+    found = sorted(FaceDetector(yunet)(image), key=lambda face: face.box)
+    covered = np.array([face.box for face in found])
+    assert covered[:, 0].min() == 0
+    assert covered[:, 2].max() == pytest.approx(96 * 4)
+    assert covered[:, 3].max() == pytest.approx(128 * 4)
+
+
+def test_other_files_are_refused_in_one_line(yunet, tmp_path, mean_colour_model):
+    with pytest.raises(CheckpointError, match="no such file"):
+        FaceDetector(str(tmp_path / "gone.onnx"))
+    with pytest.raises(CheckpointError, match="YuNet"):
+        FaceDetector(str(mean_colour_model))(two_squares())
+    with pytest.raises(ConfigError, match="score"):
+        FaceDetector(yunet, score=3)
+
+
+def test_a_detection_becomes_the_crop_of_training():
+    face = Detection((10, 20, 50, 80), np.array([[20.0, 30], [40, 30], [30, 50]]))
+    assert crop_around(describe_crop("points", 2.0), *face) == (10, 20, 50, 60)
+    assert crop_around(describe_crop("given"), *face) == (10, 20, 50, 80)
+    for crop in (None, describe_crop("whole"), describe_crop("points", 2.0)):
+        x0, y0, x1, y1 = crop_around(crop, face.box)
+        assert (x1 - x0, y1 - y0) == (72, 72)
+        assert ((x0 + x1) / 2, (y0 + y1) / 2) == (30, 50)
+
+
+def test_the_predictor_takes_any_function_as_detector(mean_colour_model):
+    predictor = TaskPredictor(str(mean_colour_model))
+    predictor.metadata["crop"] = describe_crop("given")
+    image = two_squares()
+    boxes = [(64, 32, 96, 64), (0, 0, 64, 32)]
+    (found,) = predictor.predict_objects(image, lambda picture: boxes)
+    assert [each["box"] for each in found] == boxes
+    expected = predictor.predict([image] * 2, boxes)
+    for each, reference in zip(found, expected, strict=True):
+        assert each["pose"] == reference["pose"]
+        np.testing.assert_array_equal(each["landmarks"], reference["landmarks"])
+    assert predictor.predict_objects([image, image], lambda picture: []) == [[], []]
+
+
+@pytest.mark.parametrize("box", [(1, 2, 3), "abcd", (0, 0, float("nan"), 4), None])
+def test_a_detector_that_gives_no_boxes_is_named(box):
+    with pytest.raises(ConfigError, match="expected boxes"):
+        detections(lambda image: [box], two_squares(), "picture 0")
+
+
+def test_predict_finds_all_faces_of_all_pictures(tmp_path, yunet, write_model, metadata):
+    metadata["crop"] = describe_crop("points", 4.0)
+    model = write_model(tmp_path / "model.onnx", metadata)
+    (tmp_path / "photos").mkdir()
+    cv2.imwrite(str(tmp_path / "photos/a.png"), two_squares())
+    cv2.imwrite(str(tmp_path / "photos/b.png"), np.zeros((40, 40, 3), np.uint8))
+    cv2.imwrite(str(tmp_path / "photos/c.png"), two_squares()[:96])
+    done = run(model, "photos", "--detector", yunet, "--csv", "t.csv", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "photos/a.png: 2 faces: " in done.stdout
+    assert "photos/b.png: 0 faces" in done.stdout
+    assert "photos/c.png: 1 faces: " in done.stdout
+    records = read_lines(tmp_path / "predictions/predictions.jsonl")
+    assert [record["image"] for record in records] == ["photos/a.png"] * 2 + ["photos/c.png"]
+    sides = {record["box"][2] - record["box"][0] for record in records}
+    assert sides == {64}  # the points span 16 pixels
+    assert "trained on crops" not in done.stderr
+    done = run(model, "photos", cwd=tmp_path)
+    assert done.stderr.count("was trained on crops") == 1

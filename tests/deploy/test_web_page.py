@@ -1,0 +1,168 @@
+"""The web page in a real browser: its numbers are those of TaskPredictor."""
+
+import functools
+import http.server
+import json
+import os
+import shutil
+import subprocess
+import threading
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from chromium import Chromium
+from exported_faces import DATASET_TASKS, SIZE, build, picture
+
+import trn_plugin
+from trn_plugin.deploy import TaskPredictor, export_onnx
+from trn_plugin.deploy.describe import describe_model
+from trn_plugin.deploy.export import update_metadata
+from trn_plugin.deploy.web_page import write_page
+
+WEB = Path(trn_plugin.__file__).parent / "deploy/web"
+NODE_MODULES = Path(os.environ.get("TRN_PLUGIN_NODE_MODULES") or WEB / "node_modules").resolve()
+RUNTIME = "onnxruntime-web/dist/ort.wasm.min.mjs"
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
+)
+READY = 'document.body?.dataset.ready === "yes"'
+BOXES = [(10, 20, 150, 180), (230, -15, 410, 260)]
+SIZE_HEAD = dict(type="RegressionHead", num_values=2, mean=[4e5, 0.01], std=[1e5, 0.001])
+NAMES = {**DATASET_TASKS, "size": dict(kind="values", names=("gram", "metre"))}
+KINDS = {
+    "faces": {},
+    "faces, no resize": dict(resize="none"),
+    "faces, exact resize": dict(resize="exact"),
+    "faces, float32": dict(float_input=True),
+    "no faces": dict(tasks=["size", "smile"]),
+    "a kind unknown to the page": dict(tasks=["size", "pose"]),
+}
+
+in_browser = [
+    pytest.mark.skipif(not CHROMIUM, reason="no Chromium is installed"),
+    pytest.mark.skipif(
+        not (NODE_MODULES / RUNTIME).is_file(),
+        reason=f"no onnxruntime-web in {NODE_MODULES.name}: run `npm ci` in a copy of "
+        "trn_plugin/deploy/web and set TRN_PLUGIN_NODE_MODULES to its node_modules",
+    ),
+]
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory):
+    """A folder with the page and a model for each way of exporting, and its address."""
+    root = tmp_path_factory.mktemp("pages")
+    model = build(heads=dict(size=SIZE_HEAD))
+    for number, (kind, options) in enumerate(KINDS.items()):
+        path = write_page(root / str(number))
+        export_onnx(model, path, SIZE, describe_model(model, SIZE, NAMES), **options)
+        if "unknown" in kind:
+            tasks = TaskPredictor(path).metadata["tasks"]
+            update_metadata(path, tasks={**tasks, "size": {**tasks["size"], "kind": "flock"}})
+        (path.parent / "node_modules").symlink_to(NODE_MODULES)
+        cv2.imwrite(str(path.parent / "a picture.png"), picture(300, 400)[..., ::-1])
+    handler = functools.partial(Quiet, directory=str(root))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield root, f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    browser = Chromium(CHROMIUM, tmp_path_factory.mktemp("profile"))
+    yield browser
+    browser.close()
+
+
+def numbers(prediction):
+    """The numbers of a prediction, in order, whether the page's or TaskPredictor's."""
+    if isinstance(prediction, dict):
+        if "probabilities" in prediction:
+            return numbers(prediction["probabilities"])
+        prediction = list(prediction.values())
+    return np.array(prediction, dtype=float)
+
+
+def link(kind, boxes=BOXES):
+    text = ";".join(",".join(map(str, box)) for box in boxes)
+    return f"/{list(KINDS).index(kind)}/index.html?picture=a%20picture.png&boxes={text}"
+
+
+class TestInBrowser:
+    pytestmark = in_browser
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_numbers_are_those_of_python(self, pages, browser, kind):
+        folder, address = pages
+        browser.open(address + link(kind), READY)
+        found = json.loads(browser.evaluate("JSON.stringify(trn.found)"))
+        predictor = TaskPredictor(folder / str(list(KINDS).index(kind)) / "model.onnx")
+        image = picture(300, 400)
+        expected = predictor.predict([image] * len(BOXES), BOXES)
+        assert len(found) == len(expected) == 2
+        limits = dict(landmarks=1e-2, size=np.array([10, 1e-7]))
+        for page, python in zip(found, expected, strict=True):
+            assert list(page) == list(python)
+            for task in python:
+                difference = np.abs(numbers(page[task]) - numbers(python[task]))
+                assert (difference < limits.get(task, 1e-4)).all(), (task, difference.max())
+            if "pose" in python:
+                assert page["pose"]["label"] == python["pose"]["label"]
+
+    def test_every_task_and_name_is_listed(self, pages, browser):
+        folder, address = pages
+        for kind in ("faces", "a kind unknown to the page"):
+            browser.open(address + link(kind), READY)
+            shown = browser.evaluate("document.getElementById('results').innerText")
+            predictor = TaskPredictor(folder / str(list(KINDS).index(kind)) / "model.onnx")
+            assert shown.count("object ") == 2
+            for name, task in predictor.tasks.items():
+                assert name in shown
+                assert all(shown.count(part) >= 2 for part in task.names), shown
+
+    def test_a_box_drawn_with_the_mouse_is_predicted(self, pages, browser):
+        folder, address = pages
+        browser.open(address + link("faces", []), READY)
+        assert browser.evaluate("trn.found.length") == 1  # the whole picture
+        area = browser.evaluate(
+            "document.getElementById('picture').getBoundingClientRect().toJSON()"
+        )
+        scale = area["width"] / 400
+        corners = [
+            (area["x"] + x * scale, area["y"] + y * scale) for x, y in [(40, 30), (160, 170)]
+        ]
+        browser.drag(*corners)
+        browser.evaluate("trn.idle")
+        (box,) = browser.evaluate("trn.boxes")
+        assert np.abs(np.array(box) - (40, 30, 160, 170)).max() <= 1
+        found = browser.evaluate("trn.found[0].landmarks.nose")
+        (expected,) = TaskPredictor(folder / "0/model.onnx").predict(picture(300, 400), [box])
+        np.testing.assert_allclose(found, expected["landmarks"][2], atol=1e-2)
+
+    def test_what_is_missing_is_said(self, pages, browser):
+        _, address = pages
+        browser.open(f"{address}/0/index.html?picture=none.png", READY)
+        assert "none.png: 404" in browser.evaluate("document.getElementById('model').innerText")
+
+
+def test_the_page_asks_nothing_of_another_host():
+    for file in ("index.html", "page.js", "model.js", "style.css"):
+        assert "://" not in (WEB / file).read_text()
+
+
+@pytest.mark.skipif(not shutil.which("node"), reason="node is not installed")
+def test_the_scripts_parse():
+    for file in ("page.js", "model.js"):
+        text = (WEB / file).read_text()
+        done = subprocess.run(
+            ["node", "--input-type=module", "--check"], input=text, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr

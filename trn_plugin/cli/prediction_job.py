@@ -1,0 +1,262 @@
+"""What `trn-plugin predict` does with its pictures and videos."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import sys
+import time
+from collections import deque
+from concurrent.futures import Executor, ThreadPoolExecutor
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from trn_plugin.deploy import TaskPredictor, draw_objects
+from trn_plugin.deploy.detector import FaceDetector
+from trn_plugin.deploy.drawing import summary_lines
+from trn_plugin.deploy.inputs import find_inputs, output_paths, read_boxes, whole_pixels
+from trn_plugin.deploy.pictures import Place, Seen, ahead, predict_pictures
+from trn_plugin.deploy.records import Results, as_json, naming
+from trn_plugin.deploy.session import providers_of
+from trn_plugin.deploy.video import VideoFile, VideoOutput
+from trn_plugin.errors import ConfigError, DataError
+
+JPEG_QUALITY = 95
+
+
+def places_of(args: argparse.Namespace, pictures: list[Path]) -> dict[Path, list[Place]]:
+    """Where to look in each picture."""
+    if not args.boxes:
+        box = box_of(args)
+        return {path: [Place(box, str(path))] for path in pictures}
+    rows = read_boxes(args.boxes)
+    named = {picture.resolve(): picture for picture in pictures or [row.picture for row in rows]}
+    places: dict[Path, list[Place]] = {picture: [] for picture in named.values()}
+    chosen = [row for row in rows if row.picture.resolve() in named]
+    for order, row in enumerate(chosen):
+        picture = named[row.picture.resolve()]
+        places[picture].append(Place(row.box, f"{row.where}: {picture}", order))
+    for picture, found in places.items():
+        if not found:
+            raise DataError(f"{args.boxes}: has no row for {picture}")
+    return places
+
+
+def box_of(args: argparse.Namespace):
+    return whole_pixels(args.box, "--box") if args.box else None
+
+
+def check_inputs(args: argparse.Namespace, pictures: list[Path], videos: list[Path]) -> None:
+    if videos and (args.boxes or args.detector):
+        option = "--boxes" if args.boxes else "--detector"
+        raise DataError(f"{option}: is for pictures; the object in {videos[0]} is --box")
+    if args.box and len(pictures) + len(videos) != 1:
+        found = f"{len(pictures)} pictures and {len(videos)} videos" if videos else len(pictures)
+        raise DataError(f"--box: expected one picture, found {found}; see --boxes")
+
+
+def check_outputs(paths: list[tuple[str, Path]], args: argparse.Namespace, inputs: list) -> None:
+    read = [args.model, *([args.boxes] if args.boxes else []), *inputs]
+    taken = {os.path.realpath(file) for file in read}
+    for option, path in paths:
+        if os.path.realpath(path) in taken:
+            raise ConfigError(
+                f"{option}: {path} is read or written by this run and would be overwritten"
+            )
+        taken.add(os.path.realpath(path))
+
+
+def shown_tasks(predictor: TaskPredictor, names: list[str] | None) -> dict:
+    unknown = [name for name in names or () if name not in predictor.tasks]
+    if unknown:
+        raise ConfigError(f"--show: expected {', '.join(predictor.tasks)}, found {unknown[0]!r}")
+    return {name: task for name, task in predictor.tasks.items() if not names or name in names}
+
+
+def note(text: str) -> None:
+    print(" ".join(text.split()), file=sys.stderr, flush=True)
+
+
+class Progress:
+    """How many pictures or frames are done, on stderr, once there is something to wait for."""
+
+    def __init__(self, total: int, unit: str):
+        self.total = total
+        self.unit = unit
+        self.live = sys.stderr.isatty()
+        self.started = self.shown = time.monotonic()
+
+    def update(self, done: int, last: bool = False) -> None:
+        now = time.monotonic()
+        waited = now - self.shown >= (0.2 if self.live else 10)
+        if max(self.total, done) < 2 or not (last or waited):
+            return
+        self.shown = now
+        rate = done / max(now - self.started, 1e-9)
+        of = f"/{self.total}" if self.total >= done else ""
+        end = "\r" if self.live and not last else "\n"
+        print(f"{done}{of} {self.unit}, {rate:.1f} a second", end=end, file=sys.stderr)
+
+
+class PredictionJob:
+    """A run of the command: the model, where its results go, and what is shown of them."""
+
+    def __init__(self, args: argparse.Namespace, pool: Executor) -> None:
+        self.args, self.pool = args, pool
+        self.predictor = TaskPredictor(args.model, providers_of(args.provider))
+        self.shown = shown_tasks(self.predictor, args.show)
+        self.detector = FaceDetector(args.detector) if args.detector else None
+        self.word = "face" if args.detector else "object"
+        self.failed = 0
+
+    def run(self) -> int:
+        """Run on all pictures and videos; how many of them could not be used."""
+        args, folder = self.args, Path(self.args.out_dir)
+        if not args.images and not args.boxes:
+            raise DataError("expected a picture, a folder of pictures, a video or --boxes CSV")
+        found = find_inputs(args.images, exclude=folder)
+        check_inputs(args, found.pictures, found.videos)
+        if found.left_out:
+            note(found.told())
+        places = places_of(args, found.pictures)
+        jsonl = Path(args.jsonl) if args.jsonl else folder / "predictions.jsonl"
+        table = Path(args.csv) if args.csv else None
+        inputs = [*places, *found.videos]
+        named = [("--jsonl", jsonl), *([("--csv", table)] if table else [])]
+        check_outputs(named, args, inputs)
+        with naming(f"--out-dir {folder}"):
+            folder.mkdir(parents=True, exist_ok=True)
+        suffixes = [".jpg"] * len(places) + [".mp4"] * len(found.videos)
+        drawn = dict(zip(inputs, output_paths(inputs, folder, suffixes), strict=True))
+        crop = self.predictor.metadata.get("crop") or {"box": "whole"}
+        if crop["box"] != "whole" and not (args.box or args.boxes or args.detector):
+            note(
+                f"{args.model} was trained on crops, {crop['text']}; whole pictures are given to "
+                "it here: --box, --boxes or --detector say where the objects are"
+            )
+        results = Results(self.predictor.tasks, jsonl, table)
+        whole = False
+        try:
+            self.pictures(places, drawn, results)
+            for video in found.videos:
+                try:
+                    self.video(video, drawn[video], results)
+                except DataError as error:
+                    note(f"error: {error}")
+                    self.failed += 1
+            whole = True
+        finally:
+            for part in results.close(whole):
+                note(f"what was found until then is in {part}")
+        total = sum(map(len, places.values())) + len(found.videos)
+        if self.failed and total > 1:
+            videos = "pictures and videos" if found.videos else "pictures"
+            kind = "objects" if args.boxes else videos
+            note(f"{self.failed} of {total} {kind} could not be used")
+        return self.failed
+
+    def pictures(self, places: dict, drawn: dict[Path, Path], results: Results) -> None:
+        progress = Progress(len(places), "pictures")
+        seen = predict_pictures(
+            self.predictor, places, self.pool, self.args.batch_size, self.detector
+        )
+        waiting: deque = deque()  # what is being drawn, oldest first
+        for done, each in enumerate(seen, start=1):
+            picture = drawn[each.picture] if each.places and not self.args.no_draw else None
+            waiting.append((each, picture, picture and self.pool.submit(self.draw, each, picture)))
+            if len(waiting) > 2 * self.args.batch_size:
+                self.report(*waiting.popleft(), results)
+            progress.update(done, done == len(places))
+        while waiting:
+            self.report(*waiting.popleft(), results)
+
+    def draw(self, seen: Seen, path: Path) -> None:
+        boxes = [place.box for place in seen.places]
+        image = draw_objects(seen.image, self.shown, seen.predictions, boxes, word=self.word)
+        write_picture(path, image)
+
+    def report(self, seen: Seen, drawn: Path | None, drawing, results: Results) -> None:
+        """Write and print what was found in a picture, once it is drawn."""
+        if drawing is not None:
+            drawing.result()
+        for error, lost in seen.problems:
+            note(f"error: {error}")
+            self.failed += len(lost)
+            for place in lost:
+                results.write(None, place.order)
+        for place, prediction in zip(seen.places, seen.predictions, strict=True):
+            where = {"image": str(seen.picture)}
+            results.write(self.record(where, place.box, prediction, drawn), place.order)
+        if seen.image is None:
+            return
+        told = " | ".join(summary(self.shown, prediction) for prediction in seen.predictions)
+        if self.detector is not None:
+            told = f"{len(seen.places)} faces{': ' if told else ''}{told}"
+        if told:
+            print(f"{seen.picture}: {told}{f' -> {drawn}' if drawn else ''}", flush=True)
+
+    def record(self, where: dict, box, prediction: dict, drawn: Path | None) -> dict:
+        return {
+            **where,
+            "box": list(box) if box is not None else None,
+            "tasks": as_json(self.predictor.tasks, prediction),
+            "drawn": str(drawn) if drawn else None,
+        }
+
+    def video(self, path: Path, drawn: Path, results: Results) -> None:
+        """Every frame of a video, a batch at a time; the whole frame or the one box."""
+        video, box, size = VideoFile(path), box_of(self.args), self.args.batch_size
+        drawn = None if self.args.no_draw else drawn
+        output = VideoOutput(drawn, video.rate) if drawn else None
+        progress = Progress(video.expected, "frames")
+        frames = video.frames()
+        reader = ThreadPoolExecutor(max_workers=1)  # frames come one after the other
+        chunks = ahead(reader, lambda _: list(itertools.islice(frames, size)), itertools.count(), 1)
+        done = 0
+        try:
+            for chunk in itertools.takewhile(len, chunks):
+                names = [f"{path} frame {done + index}" for index in range(len(chunk))]
+                found = self.predictor.predict(chunk, [box] * len(chunk), size, names)
+                if output is not None:
+                    for image in self.pool.map(
+                        lambda frame, each: draw_objects(
+                            frame, self.shown, [each], [box], steady=True
+                        ),
+                        chunk,
+                        found,
+                    ):
+                        output.write(image)
+                for prediction in found:
+                    where = {"image": str(path), "frame": done, "seconds": done / video.rate}
+                    results.write(self.record(where, box, prediction, drawn))
+                    done += 1
+                progress.update(done)
+        finally:
+            reader.shutdown()
+            if output is not None:
+                output.close()
+        progress.update(done, last=True)
+        if done < video.expected:
+            note(f"{path}: ended after {done} of {video.expected} frames")
+        print(f"{path}: {done} frames{f' -> {drawn}' if drawn else ''}", flush=True)
+
+
+def summary(tasks: dict, prediction: dict) -> str:
+    parts = summary_lines(tasks, prediction)
+    for name, task in tasks.items():
+        points = task.points(prediction[name])
+        if len(points):
+            parts.append(f"{name} " + " ".join(f"({x:.1f}, {y:.1f})" for x, y in points))
+    return "; ".join(parts)
+
+
+def write_picture(path: Path, image: np.ndarray) -> None:
+    drawn = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    encoded, data = cv2.imencode(".jpg", drawn, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    if not encoded:
+        raise DataError(f"{path}: the drawn picture cannot be written as JPEG")
+    with naming(path):
+        path.write_bytes(data.tobytes())

@@ -1,0 +1,66 @@
+"""Pictures as a caller gives them, and the boxes cut from them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from trn_plugin.deploy.inputs import find_inputs
+from trn_plugin.errors import DataError
+from trn_plugin.geometry import LARGEST_BOX, crop, read_image
+
+__all__ = ["Box", "Picture", "cut_box", "read_pictures"]
+
+Box = tuple[int, int, int, int]
+Picture = np.ndarray | str | Path
+
+
+def read_pictures(given: Picture | Sequence[Picture]) -> tuple[list[np.ndarray], list[str]]:
+    """All pictures that are given, and what messages call them."""
+    if isinstance(given, (str, Path, np.ndarray)) and np.ndim(given) < 4:
+        given = [given]
+    images, names = [], []
+    for item in given:
+        if not isinstance(item, (str, Path)):
+            names.append(f"picture {len(images)}")
+            images.append(item)
+            continue
+        inside = find_inputs([item])
+        for path in (*inside.videos, *inside.left_out):
+            warnings.warn(f"{path}: left out, it is no picture", stacklevel=3)
+        for path in inside.pictures:
+            names.append(str(path))
+            images.append(read_image(str(path)))
+    return images, names
+
+
+def cut_box(image: np.ndarray, box: Box | None, where: str) -> np.ndarray:
+    """A box of a picture, black where it reaches beyond; the whole picture for None.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        box: (x0, y0, x1, y1) in whole pixels, x1 and y1 excluded.
+        where: begins every message.
+
+    Raises:
+        DataError: not such a picture, or a box that cannot be used.
+    """
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3:
+        found = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image)
+        raise DataError(f"{where}: expected a uint8 array (H, W, 3), found {found}")
+    if image.shape[2] != 3 or 0 in image.shape:
+        raise DataError(f"{where}: expected a uint8 array (H, W, 3), found shape {image.shape}")
+    if box is None:
+        return image
+    if len(box) != 4 or any(int(value) != value for value in box):
+        raise DataError(f"{where}: expected a box of four whole pixels, found {tuple(box)}")
+    box = tuple(int(value) for value in box)
+    if (box[2] - box[0]) * (box[3] - box[1]) > LARGEST_BOX:
+        raise DataError(f"{where}: box {box} is larger than {LARGEST_BOX} pixels")
+    try:
+        return crop(image, box)
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from None

@@ -1,0 +1,111 @@
+"""Find faces with OpenCV's YuNet, or objects with a function of the user's."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+
+from trn_plugin.errors import CheckpointError, ConfigError, first_line
+
+__all__ = ["Detection", "Detector", "FaceDetector", "detections"]
+
+LARGEST_SIDE = 1280
+"""Pixels of the longer side on which faces are looked for: YuNet knows faces up to 300 pixels."""
+
+
+class Detection(NamedTuple):
+    """An object in a picture.
+
+    Attributes:
+        box (tuple): x0, y0, x1, y1 in pixels.
+        points (np.ndarray | None): (P, 2) in pixels, such as eyes, nose and corners of the mouth.
+    """
+
+    box: tuple[float, float, float, float]
+    points: np.ndarray | None = None
+
+
+Detector = Callable[[np.ndarray], Any]
+"""A function of a picture (H, W, 3) uint8 RGB that gives its objects: boxes or `Detection`."""
+
+
+class FaceDetector:
+    """OpenCV's ``FaceDetectorYN``; may be called from several threads.
+
+    Args:
+        path: a YuNet model, ``face_detection_yunet_*.onnx`` of OpenCV's model zoo.
+        score: smallest confidence of a face, 0 to 1.
+
+    Raises:
+        CheckpointError: no file, or none that OpenCV can read.
+        ConfigError: a score outside 0 to 1.
+    """
+
+    def __init__(self, path: str, score: float = 0.7) -> None:
+        if not 0 <= score <= 1:
+            raise ConfigError(f"score: expected 0 to 1, found {score}")
+        if not Path(path).is_file():
+            raise CheckpointError(f"{path}: no such file; expected a YuNet face detector")
+        self.path = path
+        self._lock = threading.Lock()
+        try:
+            self._net = cv2.FaceDetectorYN.create(str(path), "", (320, 320), score)
+        except cv2.error as error:
+            raise self._no_yunet(error) from error
+
+    def __call__(self, image: np.ndarray) -> list[Detection]:
+        """The faces of (H, W, 3) uint8 RGB, the surest first."""
+        height, width = image.shape[:2]
+        factor = min(LARGEST_SIDE / max(height, width), 1.0)
+        size = max(round(width * factor), 1), max(round(height * factor), 1)
+        scaled = cv2.cvtColor(cv2.resize(image, size), cv2.COLOR_RGB2BGR)
+        try:
+            with self._lock:
+                self._net.setInputSize(size)
+                found = self._net.detect(scaled)[1]
+        except cv2.error as error:
+            raise self._no_yunet(error) from error
+        scale = np.divide((width, height), size)
+        faces = []
+        for row in found if found is not None else ():
+            corner, sides = row[:2] * scale, row[2:4] * scale
+            box = tuple(float(value) for value in (*corner, *(corner + sides)))
+            faces.append(Detection(box, row[4:14].reshape(5, 2) * scale))
+        return faces
+
+    def _no_yunet(self, error: cv2.error) -> CheckpointError:
+        return CheckpointError(
+            f"{self.path}: OpenCV cannot run it as a YuNet face detector: {first_line(error)}"
+        )
+
+
+def detections(detector: Detector, image: np.ndarray, where: str) -> list[Detection]:
+    """What a detector finds in a picture, checked.
+
+    Args:
+        detector: a function of (H, W, 3) uint8 RGB.
+        image: the picture.
+        where: what messages call it.
+
+    Raises:
+        ConfigError: it gives something else than boxes of four finite numbers.
+    """
+    found = []
+    for each in detector(image):
+        each = each if isinstance(each, Detection) else Detection(each)
+        try:
+            box = np.asarray(each.box, dtype=float)
+            usable = box.shape == (4,) and bool(np.isfinite(box).all())
+        except (TypeError, ValueError):
+            usable = False
+        if not usable:
+            raise ConfigError(
+                f"{where}: expected boxes x0, y0, x1, y1 of the detector, found {each.box!r}"
+            )
+        found.append(Detection(tuple(box.tolist()), each.points))
+    return found

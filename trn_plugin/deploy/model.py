@@ -1,0 +1,107 @@
+"""A trained model as it is exported: from the pixels of pictures to what a user reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from trn_plugin.deploy.metadata import FEATURES, feature_names
+from trn_plugin.errors import ConfigError
+
+__all__ = ["RESIZES", "DeployModel", "resize_weights"]
+
+RESIZES = ("operator", "exact", "none")
+"""How an exported model resizes: ONNX's antialiased Resize; two matrix products, which every
+runtime computes alike; not at all, so that its input has the network's size."""
+
+
+class DeployModel(nn.Module):
+    """A MultiTaskModel from the picture's pixels to what a user reads.
+
+    Args:
+        model: a built ``MultiTaskModel``; used in eval mode, on the device it is on.
+        input_size: height and width, in pixels, of the network's input.
+        tasks: the tasks to give, in this order; default all, in the order of the heads.
+        features: give hidden features and predictions in the form of loss targets too.
+        resize: how pictures of any size come to the input's size, one of :data:`RESIZES`.
+
+    Attributes:
+        outputs (list[str]): names of what it gives, in order.
+
+    Raises:
+        ConfigError: if the model has no such task.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        input_size: tuple[int, int],
+        tasks: Sequence[str] | None = None,
+        features: bool = False,
+        resize: str = "operator",
+    ):
+        super().__init__()
+        known = list(model.heads.keys())
+        self.tasks = tuple(known if tasks is None else dict.fromkeys(tasks))
+        unknown = [task for task in self.tasks if task not in known]
+        if unknown or not self.tasks:
+            found = f"{unknown[0]!r}" if unknown else "none"
+            raise ConfigError(f"tasks: expected some of {', '.join(known)}, found {found}")
+        self.model = model
+        self.input_size = tuple(int(side) for side in input_size)
+        self.features = FEATURES if features else ()
+        self.resize = resize
+        self.outputs = [*self.tasks, *feature_names(self.features, self.tasks)]
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Pictures (N, H, W, 3) RGB of any size, 0..255, uint8 or float -> one tensor an output.
+
+        Returns:
+            tuple[Tensor, ...]: (N, P, 2) landmarks in pixels of the given pictures, (N, C) class
+            or (N, A) attribute probabilities, (N, V) values in the labels' units; with
+            ``features``, then (N, d) of each task, first what enters its last layer, then what
+            the head predicts in the form of its loss targets.
+        """
+        height, width = images.shape[1], images.shape[2]
+        inputs = self.inputs(images).to(next(self.model.backbone.parameters()).dtype)
+        hidden = {task: value.float() for task, value in self.model.backbone(inputs).items()}
+        raw = {task: self.model.heads[task](hidden[task]) for task in self.tasks}
+        heads = self.model.heads
+        outputs = [heads[task].in_picture(raw[task], width, height) for task in self.tasks]
+        activated = {task: self.model.heads[task].activate(raw[task]) for task in self.tasks}
+        values = dict(zip(FEATURES, (hidden, activated), strict=True))
+        outputs += [values[level][task] for level in self.features for task in self.tasks]
+        return tuple(outputs)
+
+    def inputs(self, images: Tensor) -> Tensor:
+        """Pictures (N, H, W, 3) -> what the network takes, (N, 3, height, width) float32.
+
+        Resizing is not rounded to whole grey levels: runtimes differ in the last bit, which would
+        become a whole level wherever a value lies halfway between two.
+        """
+        inputs = images.permute(0, 3, 1, 2).float()
+        if self.resize == "operator":
+            inputs = F.interpolate(
+                inputs, self.input_size, mode="bilinear", align_corners=False, antialias=True
+            )
+        elif self.resize == "exact":
+            rows, columns = map(resize_weights, images.shape[1:3], self.input_size)
+            inputs = rows.to(inputs) @ inputs @ columns.to(inputs).T
+        return self.model.data_preprocessor.normalize(inputs)
+
+
+def resize_weights(side: int, size: int) -> Tensor:
+    """Weights (size, side) of an antialiased bilinear resize along one axis.
+
+    The triangle filter of ``F.interpolate(..., mode="bilinear", antialias=True)``, as a matrix:
+    every runtime computes a matrix product alike, and not every one has that operator.
+    """
+    scale = torch.scalar_tensor(side, dtype=torch.float32) / size
+    centers = (torch.arange(size, dtype=torch.float32) + 0.5) * scale
+    pixels = torch.arange(side, dtype=torch.float32) + 0.5
+    weights = 1 - (pixels - centers[:, None]).abs() / scale.clamp(min=1)
+    weights = weights.clamp(min=0)
+    return weights / weights.sum(dim=1, keepdim=True)

@@ -1,0 +1,120 @@
+"""Run a model on many pictures: reading, cutting and drawing beside it, in threads."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from trn_plugin.deploy.crops import crop_around
+from trn_plugin.deploy.cutting import Box, cut_box
+from trn_plugin.deploy.detector import Detector, detections
+from trn_plugin.deploy.runtime import TaskPredictor
+from trn_plugin.errors import DataError
+from trn_plugin.geometry import read_image
+
+__all__ = ["Place", "Seen", "ahead", "predict_pictures"]
+
+
+class Place(NamedTuple):
+    """Where to look in a picture.
+
+    Attributes:
+        box (Box | None): None is the whole picture.
+        name (str): what messages call it.
+        order (int | None): its place among the results; None: next.
+    """
+
+    box: Box | None
+    name: str
+    order: int | None = None
+
+
+class Seen(NamedTuple):
+    """A picture and what was found in it.
+
+    Attributes:
+        picture (Path): its file.
+        image (np.ndarray | None): (H, W, 3) uint8 RGB; None where it cannot be read.
+        places (list[Place]): those that could be used.
+        predictions (list[dict]): one of each, from `TaskPredictor.predict`.
+        problems (list): errors, each with the places that it costs.
+    """
+
+    picture: Path
+    image: np.ndarray | None
+    places: list[Place]
+    predictions: list[dict]
+    problems: list[tuple[DataError, list[Place]]]
+
+
+def ahead(pool: Executor, run: Callable, items: Iterable, count: int) -> Iterator[Any]:
+    """``run`` of each item, in order, up to ``count`` of them computed ahead in the pool."""
+    waiting: deque = deque()
+    for item in items:
+        waiting.append(pool.submit(run, item))
+        if len(waiting) > count:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+def predict_pictures(
+    predictor: TaskPredictor,
+    places: Mapping[Path, list[Place]],
+    pool: Executor,
+    batch_size: int,
+    detector: Detector | None = None,
+) -> Iterator[Seen]:
+    """What is found in each picture, in order; the next ones are read while the model runs.
+
+    Args:
+        predictor: the model.
+        places: of each picture, where to look.
+        pool: of threads.
+        batch_size: of the model; so many pictures are read ahead.
+        detector: finds the places instead; those of ``places`` are not used.
+    """
+    crop = predictor.metadata.get("crop")
+
+    def load(item: tuple[Path, list[Place]]) -> tuple:
+        picture, given = item
+        try:
+            image = read_image(str(picture))
+        except DataError as error:
+            row = given[0].name.removesuffix(str(picture))
+            return picture, None, [], [], [(DataError(f"{row}{error}"), given)]
+        if detector is not None:
+            found = detections(detector, image, str(picture))
+            boxes = [crop_around(crop, each.box, each.points) for each in found]
+            given = [Place(box, f"{picture} box {box}") for box in boxes]
+        usable, crops, problems = [], [], []
+        for place in given:
+            try:
+                crops.append(cut_box(image, place.box, place.name))
+                usable.append(place)
+            except DataError as error:
+                problems.append((error, [place]))
+        return picture, image, usable, crops, problems
+
+    chunk: list[tuple] = []
+    for loaded in ahead(pool, load, places.items(), batch_size):
+        chunk.append(loaded)
+        if sum(len(usable) for _, _, usable, _, _ in chunk) >= batch_size:
+            yield from _run(predictor, chunk, batch_size)
+            chunk = []
+    yield from _run(predictor, chunk, batch_size)
+
+
+def _run(predictor: TaskPredictor, chunk: list[tuple], batch_size: int) -> Iterator[Seen]:
+    places = [place for _, _, usable, _, _ in chunk for place in usable]
+    crops = [crop for _, _, _, cut, _ in chunk for crop in cut]
+    corners = [(0, 0) if place.box is None else place.box[:2] for place in places]
+    names = [place.name for place in places]
+    found = iter(predictor.predict_crops(crops, corners, batch_size, names))
+    for picture, image, usable, _, problems in chunk:
+        yield Seen(picture, image, usable, [next(found) for _ in usable], problems)
