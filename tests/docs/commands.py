@@ -31,6 +31,7 @@ PROGRAMS = (
     "ruff",
     "mkdocs",
     "bash",
+    "npm",
 )
 STUB = r"""#!/bin/bash
 { printf '%s\0' "$PWD" "$(basename "$0")" "$@"; printf '\1'; } >> "$TRN_RECORD"
@@ -108,7 +109,7 @@ def check(folder, program, arguments):
             if "/" in argument:
                 assert (ROOT / argument.split("::")[0]).exists(), argument
     else:
-        assert program in ("venv", "ruff", "mkdocs"), program
+        assert program in ("venv", "ruff", "mkdocs", "npm", "http.server"), program
 
 
 def _check_script(folder, script, arguments):
