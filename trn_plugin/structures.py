@@ -92,6 +92,7 @@ class MultiTaskBatch(BaseDataElement):
         targets (dict[str, Tensor]): (N, width) by task, float64 where the labels are, else float32.
         masks (dict[str, Tensor]): (N,) bool by task, which samples have a label, in whole or in
             part.
+        complete (frozenset[str]): tasks of which the host knows that no label is missing.
     """
 
     def __init__(
@@ -112,6 +113,10 @@ class MultiTaskBatch(BaseDataElement):
             for (name, task), own in columns
         }
         self.masks = dict(zip(self.tasks, mask.unbind(1), strict=True))
+        # asked on the host only: a device would make it wait
+        is_known = mask.device.type == "cpu"
+        is_there = zip(self.tasks, mask.all(0).tolist() if is_known else (), strict=is_known)
+        self.complete = frozenset(t for t, there in is_there if there and t not in self.parts)
         self._arrays: dict[tuple[str, str], np.ndarray] = {}
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -213,7 +218,9 @@ class MultiTaskBatch(BaseDataElement):
         }
         mask = change(self.mask).bool()
         parts = {task: change(there).bool() for task, there in self.parts.items()}
-        return MultiTaskBatch(self.tasks, change(self.matrix), mask, self.meta, fields, parts)
+        batch = MultiTaskBatch(self.tasks, change(self.matrix), mask, self.meta, fields, parts)
+        batch.complete = self.complete
+        return batch
 
     def __len__(self) -> int:
         return len(self.matrix)

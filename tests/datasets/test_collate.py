@@ -56,6 +56,14 @@ def test_targets_and_masks_are_those_of_the_samples():
             assert torch.equal(target[row], expected)
 
 
+def test_tasks_without_a_missing_label_are_known_on_every_device():
+    found = batch()
+    assert found.complete == {"points"}
+    assert found.to("meta").complete == {"points"}
+    assert pickle.loads(pickle.dumps(found)).complete == {"points"}
+    assert batch(1).complete == set(TASKS)
+
+
 def test_it_is_a_sequence_of_samples():
     found = batch()
     assert len(found) == len(list(found)) == 5

@@ -31,6 +31,7 @@ PROGRAMS = (
     "ruff",
     "mkdocs",
     "bash",
+    "git",
     "npm",
 )
 STUB = r"""#!/bin/bash
@@ -109,7 +110,8 @@ def check(folder, program, arguments):
             if "/" in argument:
                 assert (ROOT / argument.split("::")[0]).exists(), argument
     else:
-        assert program in ("venv", "ruff", "mkdocs", "npm", "http.server"), program
+        known = ("git", "http.server", "mkdocs", "npm", "ruff", "venv")
+        assert program in known, program
 
 
 def _check_script(folder, script, arguments):

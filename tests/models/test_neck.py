@@ -216,5 +216,5 @@ def test_neck_measures_the_statistic_that_is_asked_for():
     for value, features in ((measured.tau, output), (measured.label, label)):
         layer = TaskRelationLayer(0.9, statistic="pillai")
         assert value.item() == pytest.approx(layer(*features.values()).item(), rel=1e-6)
-    with pytest.raises(ConfigError, match=r"model\.neck\.statistic: expected one of"):
+    with pytest.raises(ConfigError, match=r"model\.neck\.statistic: expected 'largest' or"):
         TaskRelationNeck([("a", "b")], statistic="roy")

@@ -46,6 +46,11 @@ def outputs():
     return torch.rand(COUNT, 6, generator=torch.Generator().manual_seed(1)).requires_grad_()
 
 
+def test_only_whole_labels_are_complete():
+    assert batch().complete == {"pose"}
+    assert batch(missing=False).complete == {"pose"}  # one sample has no points
+
+
 @pytest.mark.parametrize("loss", ["l1", "l2", "smooth_l1"])
 def test_loss_is_the_mean_over_the_points_that_are_there(loss):
     head = LandmarkHead(3, 4, loss=loss, loss_weight=3.0)

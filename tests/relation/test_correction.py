@@ -117,10 +117,8 @@ def test_other_pairs_are_coupled_the_more_the_nearer_they_are(second):
         off = torch.tensor([[1e-4], [0.02], [0.02]]) * torch.randn(3, len(own), generator=g)
         vectors = own[:3] + off.double() @ own
         s, cross = (s11, s12) if start == 0 else (s22, s12.T)
-        products = torch.cat(
-            [vectors @ s, vectors @ cross] if start == 0 else [vectors @ cross, vectors @ s], 1
-        )
-        sides.append(Basis(s, cross, EPSILON, vectors, products, 2, start))
+        rows = torch.cat([vectors, vectors @ s, vectors @ cross], 1)
+        sides.append(Basis(s, cross, EPSILON, rows, 2))
     space = Projection(*sides)
     tau, u, v = space.solve()
     found = shift_inverted(s11, s12, s22, EPSILON, tau)

@@ -4,8 +4,12 @@ import copy
 
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 from mmengine.model import ExponentialMovingAverage, StochasticWeightAverage
 from reference import layer_of, on_host_only
+from test_layer import gradients
+from test_layer_ranks import free_port
 from test_warm_start import drifting
 from torch import nn
 
@@ -120,3 +124,51 @@ def test_the_state_of_a_cpu_goes_on_on_a_gpu():
 def test_a_layer_without_features_yet_has_a_state():
     layer = TaskRelationLayer()
     layer.load_state_dict(copy.deepcopy(layer.state_dict()))
+
+
+def broadcast(rank, port, out):
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    model = wide_model()
+    if rank == 0:
+        model.load_state_dict(torch.load(out / "start.pt", weights_only=True))
+    # broadcasts the first rank's parameters and buffers
+    wrapped = nn.parallel.DistributedDataParallel(Trained(model))
+    taus, grads = [], []
+    for f1, f2 in drifting(6, 64, 128, 100, torch.float64, seed=1):
+        half = slice(32) if rank == 0 else slice(32, 64)
+        f1 = f1.detach()[half].requires_grad_()
+        tau = wrapped(f1, f2.detach()[half])
+        taus.append(tau.detach())
+        grads.append(torch.autograd.grad(tau, f1)[0])
+    state = model["relation"].state_dict()
+    torch.save((torch.stack(taus), torch.stack(grads), state), out / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+class Trained(nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, f1, f2):
+        return self.model["relation"](f1, f2) + 0 * sum(
+            p.sum() for p in self.model["head"].parameters()
+        )
+
+
+def test_broadcasts_of_distributed_data_parallel_reach_all_processes(tmp_path):
+    """The first process has a solution to start from, the other only its covariances."""
+    model = trained(5)
+    torch.save(model.state_dict(), tmp_path / "start.pt")
+    mp.spawn(broadcast, args=(free_port(), tmp_path), nprocs=2)
+    parts = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    (taus, _, first), (other, _, second) = parts
+    assert torch.equal(taus, other)
+    for name, value in first.items():
+        assert torch.equal(second[name], value), name
+    both = torch.cat([grads for _, grads, _ in parts], 1) / 2
+    for step, (f1, f2) in enumerate(drifting(6, 64, 128, 100, torch.float64, seed=1)):
+        tau = model["relation"](f1, f2)
+        assert taus[step].item() == pytest.approx(tau.item(), abs=1e-6)
+        (expected,) = gradients(tau, f1)
+        assert (both[step] - expected).norm() <= 2e-3 * expected.norm()

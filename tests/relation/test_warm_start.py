@@ -392,7 +392,7 @@ def test_corrections_that_cannot_be_renewed_stay(monkeypatch):
     cold.reset_solvers()
     assert layer(f1, f2).item() == pytest.approx(cold(f1, f2).item(), abs=1e-6)
     assert (layer.steps - before).tolist() == [2, 0]
-    assert not cold._states[0].is_ready
+    assert not cold._states[0].counts[0]
 
 
 @pytest.mark.parametrize("much", [(math.inf, 0.0), (0.0, math.inf)])

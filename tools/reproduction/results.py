@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import fcntl
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,6 +77,9 @@ class Results:
             run: the run.
             record: what ``training.py`` wrote.
             seconds: all its attempts together.
+
+        Raises:
+            ConfigError: it was measured on other labels than the file's runs, see :meth:`check`.
         """
         about = {key: record.get(key) for key in ("device", "torch", "commit", "weights")}
         new = [
@@ -90,10 +93,12 @@ class Results:
             for split, metrics in record["metrics"].items()
         ]
         with self._locked():
-            kept = [r for r in self.rows() if r not in self.of(run)]
+            earlier = self.of(run)
+            kept = [row for row in self.rows() if row not in earlier]
+            self.check([*kept, *new])
             write_table(self.path, [*kept, *new], option="--results")
 
-    def check(self, rows: Sequence[dict[str, str]]) -> None:
+    def check(self, rows: Sequence[Mapping]) -> None:
         """Refuse to compare what was measured on other labels or began from other weights.
 
         Raises:
@@ -101,11 +106,11 @@ class Results:
         """
         for split in {row["split"] for row in rows}:
             for column in SAME:
-                found = {row.get(column) for row in rows if row["split"] == split}
+                found = {row.get(column) or "" for row in rows if row["split"] == split}
                 if len(found) > 1:
                     raise ConfigError(
                         f"{self.path}: expected runs of the same {column} ({split}), found "
-                        f"{', '.join(sorted(map(str, found)))}; tables need a file for each"
+                        f"{', '.join(sorted(found))}; tables need a file for each"
                     )
 
     @contextmanager

@@ -124,8 +124,7 @@ class MultiTaskDataset(BaseDataset):
 
     def get_data_info(self, idx: int) -> dict:
         """The record of an index, made anew."""
-        if not self._fully_initialized:
-            self.full_init()
+        self.full_init()
         if not isinstance(self.data_list, Records):
             return super().get_data_info(idx)
         index = range(len(self))[idx]
@@ -163,8 +162,7 @@ class MultiTaskDataset(BaseDataset):
 
     def __getitem__(self, index: int) -> dict:
         """The sample of an index, after the pipeline; without a draw (`draw_of`) a random view."""
-        if not self._fully_initialized:
-            self.full_init()
+        self.full_init()
         return self.prepare_data(index)
 
     def prepare_data(self, index: int) -> dict:
@@ -235,8 +233,7 @@ class MultiTaskDataset(BaseDataset):
         """
         if task not in self.described:
             raise ConfigError(f"{type(self).__name__} has no task {task!r}")
-        if not self._fully_initialized:
-            self.full_init()
+        self.full_init()
         rows = np.arange(len(self)) if rows is None else rows
         if isinstance(self.data_list, Records) and task in self.data_list.tables:
             table = self.data_list.tables[task]

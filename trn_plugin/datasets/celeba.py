@@ -163,8 +163,7 @@ class CelebA(MultiTaskDataset):
 
     def labels_of(self, task: str, rows: np.ndarray | None = None) -> np.ndarray:
         """See `MultiTaskDataset`; at once, from the arrays."""
-        if not self._fully_initialized:
-            self.full_init()
+        self.full_init()
         if task not in self._labels:
             return super().labels_of(task, rows)
         own = self.data_list.rows

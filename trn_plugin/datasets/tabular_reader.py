@@ -42,7 +42,7 @@ class Table(NamedTuple):
         if not shift.any():
             return self
         for name, (labels, there) in self.labels.items():
-            if tasks[name].has_points:
+            if tasks[name].has_points and there.any():
                 labels[there] = tasks[name].shifted(labels[there], shift)
         return self
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -69,11 +70,7 @@ def find_inputs(arguments: Sequence[str | Path], exclude: Path | None = None) ->
             (videos if path.suffix.lower() in VIDEO_SUFFIXES else pictures)[path] = None
             continue
         usable = False
-        for file in sorted(path.rglob("*")):
-            hidden = any(part.startswith(".") for part in file.relative_to(path).parts)
-            earlier = exclude is not None and exclude.resolve() in file.resolve().parents
-            if hidden or earlier or not file.is_file():
-                continue
+        for file in _files(path, exclude):
             suffix = file.suffix.lower()
             picture = suffix in SUFFIXES or _is_picture(file)
             kind = videos if suffix in VIDEO_SUFFIXES else pictures if picture else left_out
@@ -82,6 +79,20 @@ def find_inputs(arguments: Sequence[str | Path], exclude: Path | None = None) ->
         if not usable:
             raise DataError(f"{path}: a folder without pictures or videos")
     return Found(list(pictures), list(videos), list(left_out))
+
+
+def _files(folder: Path, exclude: Path | None) -> list[Path]:
+    """The files of a folder and its subfolders in order, less hidden ones and those of exclude."""
+    earlier = None if exclude is None else exclude.resolve()
+    found = []
+    for place, folders, names in os.walk(folder):
+        inside = Path(place)
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        if earlier is not None and earlier in (inside.resolve(), *inside.resolve().parents):
+            folders.clear()
+            continue
+        found += [inside / name for name in names if not name.startswith(".")]
+    return sorted(file for file in found if file.is_file())
 
 
 def _is_picture(path: Path) -> bool:
@@ -166,18 +177,20 @@ def output_paths(inputs: Sequence[Path], folder: Path, suffixes: Sequence[str]) 
         suffixes: of each output, such as ".jpg".
     """
     taken = {_key(path) for path in inputs}
+    out = _key(folder)
     paths = []
     for picture, suffix in zip(inputs, suffixes, strict=True):
-        parent = picture.resolve().parent.name
-        stems = [picture.stem, f"{parent}_{picture.stem}"] if parent else [picture.stem]
-        number = 1
-        while True:
-            stem = stems[number - 1] if number <= len(stems) else f"{stems[-1]}-{number}"
+        for number in itertools.count(1):
+            stem = picture.stem
+            if number > 1:
+                parent = picture.resolve().parent.name
+                stem = f"{parent}_{stem}" if parent else stem
+                stem = stem if number == 2 and parent else f"{stem}-{number}"
             path = folder / f"{stem}_predicted{suffix}"
-            if _key(path) not in taken:
+            key = os.path.join(out, path.name.casefold())
+            if key not in taken:
                 break
-            number += 1
-        taken.add(_key(path))
+        taken.add(key)
         paths.append(path)
     return paths
 

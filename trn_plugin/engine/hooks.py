@@ -39,9 +39,9 @@ def hooks_of(cfg, default_hooks: dict | None, custom_hooks: list | None) -> dict
 
 
 def _own(hook):
-    kind = hook.get("type") if isinstance(hook, dict) else None
-    kind = kind.removeprefix("mmengine.") if isinstance(kind, str) else None
-    return {**hook, "type": OWN[kind]} if kind in OWN else hook
+    name = hook.get("type") if isinstance(hook, dict) else None
+    name = name.removeprefix("mmengine.") if isinstance(name, str) else None
+    return {**hook, "type": OWN[name]} if name in OWN else hook
 
 
 class FiniteStepsHook(Hook):

@@ -183,6 +183,6 @@ def own_loop(loop):
     if isinstance(loop, dict) and "type" not in loop and isinstance(loop.get("by_epoch"), bool):
         rest = {key: value for key, value in loop.items() if key != "by_epoch"}
         return {**rest, "type": EpochLoop if loop["by_epoch"] else IterationLoop}
-    kind = loop.get("type") if isinstance(loop, dict) else None
-    kind = kind.removeprefix("mmengine.") if isinstance(kind, str) else None
-    return {**loop, "type": own[kind]} if kind in own else loop
+    name = loop.get("type") if isinstance(loop, dict) else None
+    name = name.removeprefix("mmengine.") if isinstance(name, str) else None
+    return {**loop, "type": own[name]} if name in own else loop

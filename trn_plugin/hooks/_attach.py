@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import combinations
 from weakref import WeakKeyDictionary
@@ -13,19 +12,17 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from trn_plugin.errors import CheckpointError, ConfigError
-from trn_plugin.hooks._features import FeatureReader
+from trn_plugin.hooks._features import FeatureReader, refuse_same_modules
+from trn_plugin.hooks._forward_call import ForwardCall
 from trn_plugin.hooks._labels import LabelReader, number_of_samples
+from trn_plugin.hooks._names import check_levels, check_names, check_tasks, mapping
 from trn_plugin.models.neck import Measurements, TaskRelationNeck
-from trn_plugin.structures import relation_name, relation_sides
+from trn_plugin.structures import relation_sides
 
 __all__ = ["AttachedRelations"]
 
 _HOOK = "TaskRelationLossHook"
 _ATTACHED: WeakKeyDictionary[nn.Module, AttachedRelations] = WeakKeyDictionary()
-
-
-RelationLosses = Callable[[dict[str, Measurements]], dict[str, Tensor]]
-RelationCheck = Callable[[TaskRelationNeck, int], None]
 
 
 class AttachedRelations:
@@ -37,8 +34,7 @@ class AttachedRelations:
         features (Mapping[str, Mapping[str, str | Mapping]]): by level and task, see
             ``FeatureReader``.
         labels (Mapping[str, str | Mapping]): by task, see ``LabelReader``.
-        relations (Sequence[tuple] or str): as of ``TaskRelationNeck``.
-        momentum (float): as of ``TaskRelationNeck``.
+        relations, momentum: as of ``TaskRelationNeck``.
         data_samples (str): the argument of the model's ``forward`` that holds the labels.
         **options: others of ``TaskRelationNeck``.
 
@@ -56,24 +52,18 @@ class AttachedRelations:
         **options,
     ) -> None:
         if relations == "all":
-            relations = list(combinations(sorted(_mapping(f"{_HOOK}.labels", labels)), 2))
+            relations = list(combinations(sorted(mapping(f"{_HOOK}.labels", labels)), 2))
         if not relations:
             raise ConfigError(f"{_HOOK}.relations: expected at least one pair of tasks")
         sides = [relation_sides(relation, f"{_HOOK}.relations") for relation in relations]
         tasks = tuple(dict.fromkeys(task for pair in sides for side in pair for task in side))
-        _check_names(f"{_HOOK}.relations", tasks)
-        _check_names(f"{_HOOK}.features", _mapping(f"{_HOOK}.features", features))
-        for level in features:
-            if not level.isidentifier() or level == "label" or hasattr(nn.ModuleDict, level):
-                raise ConfigError(
-                    f"{_HOOK}.features: {level!r} cannot be a level: expected letters, digits and "
-                    "'_', not 'label', and no name of a method of torch.nn.ModuleDict"
-                )
-        _check_tasks(f"{_HOOK}.labels", labels, tasks)
+        check_names(f"{_HOOK}.relations", tasks)
+        check_levels(f"{_HOOK}.features", mapping(f"{_HOOK}.features", features))
+        check_tasks(f"{_HOOK}.labels", labels, tasks)
         self.readers: dict[str, dict[str, FeatureReader]] = {}
         for level, paths in features.items():
             where = f"{_HOOK}.features.{level}"
-            _check_tasks(where, paths, tasks)
+            check_tasks(where, paths, tasks)
             self.readers[level] = {t: FeatureReader(paths[t], f"{where}.{t}") for t in tasks}
         self.labels = {task: LabelReader(labels[task], f"{_HOOK}.labels.{task}") for task in tasks}
         self.sides = tuple(sides)
@@ -108,8 +98,8 @@ class AttachedRelations:
     def attach(
         self,
         model: nn.Module,
-        losses: RelationLosses,
-        check: RelationCheck | None = None,
+        losses: Callable[[dict[str, Measurements]], dict[str, Tensor]],
+        check: Callable[[TaskRelationNeck, int], None] | None = None,
         micro_batches: int = 1,
     ) -> None:
         """Let each training step of a model add to the losses that it returns.
@@ -129,9 +119,9 @@ class AttachedRelations:
         if model in _ATTACHED:  # left by a run that ended with an error
             _ATTACHED[model].detach()
         _ATTACHED[model] = self
-        self._signature = inspect.signature(model.forward)
-        self._check_signature(type(model).__name__)
-        self._check_modules(model)
+        self._call = ForwardCall(model, self.data_samples, f"{_HOOK}.data_samples")
+        for readers in self.readers.values():
+            refuse_same_modules(model, readers, self.sides)
         self._losses, self._check = losses, check
         self._was_called = False
         self._micro_batches = micro_batches
@@ -141,7 +131,7 @@ class AttachedRelations:
         )
         self._handles = [
             model.register_forward_pre_hook(before, with_kwargs=True),
-            *(reader.attach(model, self._is_measuring) for reader in self._all_readers()),
+            *(reader.attach(model, lambda: self._measuring) for reader in self._all_readers()),
             model.register_forward_hook(after, with_kwargs=True),
             model.register_forward_hook(finish, with_kwargs=True, always_call=True),
         ]
@@ -157,13 +147,12 @@ class AttachedRelations:
         """The running moments as tensors, numbers and strings, for a checkpoint."""
         if self.dims is None:
             return self._saved or {}
+        state = self.neck.state_dict()
         return {
             "relations": list(self.neck.names),
             "dims": {level: dict(widths) for level, widths in self.dims.items()},
             "double_labels": sorted(self._double_labels),
-            "moments": {
-                name: value.detach().cpu().clone() for name, value in self.neck.state_dict().items()
-            },
+            "moments": {name: value.detach().cpu().clone() for name, value in state.items()},
         }
 
     def load(self, state: Mapping | None) -> None:
@@ -192,12 +181,12 @@ class AttachedRelations:
         self._saved = dict(state)
 
     def _before(self, model: nn.Module, args: tuple, kwargs: dict) -> None:
-        if model.training and torch.is_grad_enabled() and self._mode(args, kwargs) == "loss":
+        if model.training and torch.is_grad_enabled() and self._call.is_of_losses(args, kwargs):
             self._end()
             self._measuring = self._was_called = True
 
     def _after(self, model: nn.Module, args: tuple, kwargs: dict, output):
-        if not self._measuring or self._mode(args, kwargs) != "loss":
+        if not self._measuring or not self._call.is_of_losses(args, kwargs):
             return None
         try:
             if not isinstance(output, dict):
@@ -205,7 +194,7 @@ class AttachedRelations:
                     f"{_HOOK}: {type(model).__name__}.forward returned a {type(output).__name__} "
                     "in mode 'loss', expected a dict of losses"
                 )
-            measured = self._measure(self._arguments(args, kwargs).get(self.data_samples))
+            measured = self._measure(self._call.samples(args, kwargs))
             added = {**self.neck.logged(measured), **self._losses(measured)}
             taken = sorted(set(added) & set(output))
             if taken:
@@ -217,7 +206,7 @@ class AttachedRelations:
 
     def _finish(self, model: nn.Module, args: tuple, kwargs: dict, output) -> None:
         """Keep nothing alive, even where the model's own code raised an error."""
-        if self._mode(args, kwargs) == "loss":
+        if self._call.is_of_losses(args, kwargs):
             self._end()
 
     def _measure(self, samples) -> dict[str, Measurements]:
@@ -302,9 +291,6 @@ class AttachedRelations:
         except RuntimeError as error:
             raise CheckpointError(f"relation_state: {' '.join(str(error).split())}") from None
 
-    def _is_measuring(self) -> bool:
-        return self._measuring
-
     def _end(self) -> None:
         self._measuring = False
         for reader in self._all_readers():
@@ -312,71 +298,3 @@ class AttachedRelations:
 
     def _all_readers(self) -> Iterable[FeatureReader]:
         return (reader for readers in self.readers.values() for reader in readers.values())
-
-    def _mode(self, args: tuple, kwargs: dict):
-        return kwargs["mode"] if "mode" in kwargs else self._arguments(args, kwargs).get("mode")
-
-    def _arguments(self, args: tuple, kwargs: dict) -> dict:
-        """What the model's ``forward`` was called with, by name."""
-        try:
-            bound = self._signature.bind(*args, **kwargs)
-        except TypeError:  # the call itself will say so
-            return {}
-        bound.apply_defaults()
-        arguments = dict(bound.arguments)
-        for name, parameter in self._signature.parameters.items():
-            if parameter.kind is parameter.VAR_KEYWORD:
-                arguments.update(arguments.pop(name))
-        return arguments
-
-    def _check_signature(self, model: str) -> None:
-        parameters = self._signature.parameters.values()
-        names = [p.name for p in parameters]
-        if any(p.kind is p.VAR_KEYWORD for p in parameters):
-            return
-        for name in ("mode", self.data_samples):
-            if name not in names:
-                raise ConfigError(
-                    f"{_HOOK}.data_samples: {model}.forward has no argument {name!r}; its "
-                    f"arguments are {', '.join(names)}"
-                )
-
-    def _check_modules(self, model: nn.Module) -> None:
-        for level, readers in self.readers.items():
-            modules = {task: reader.module(model) for task, reader in readers.items()}
-            for first, second in self.sides:
-                for task in second:
-                    if any(modules[task] is modules[other] for other in first):
-                        raise ConfigError(
-                            f"{_HOOK}.features.{level}: {relation_name((first, second))} relates "
-                            f"the features of {readers[task].path!r} to themselves"
-                        )
-
-
-def _mapping(where: str, value) -> Mapping:
-    if not isinstance(value, Mapping) or not value:
-        raise ConfigError(f"{where}: expected a dict that is not empty, got {value!r}")
-    return value
-
-
-def _check_names(where: str, names: Iterable[str]) -> None:
-    for name in names:
-        if not isinstance(name, str) or "loss" in name:
-            raise ConfigError(
-                f"{where}: {name!r} cannot be a name here: MMEngine adds up every log entry whose "
-                "name contains 'loss'"
-            )
-
-
-def _check_tasks(where: str, given: Mapping, tasks: Sequence[str]) -> None:
-    missing = [task for task in tasks if task not in _mapping(where, given)]
-    unknown = [task for task in given if task not in tasks]
-    if missing or unknown:
-        raise ConfigError(
-            f"{where}: expected the tasks of relations, {', '.join(tasks)}; "
-            + "; ".join(
-                f"{what} {', '.join(map(str, names))}"
-                for what, names in (("it lacks", missing), ("none of them is", unknown))
-                if names
-            )
-        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +11,9 @@ from torch.utils.hooks import RemovableHandle
 
 from trn_plugin.errors import ConfigError
 from trn_plugin.hooks._labels import Labels
+from trn_plugin.structures import relation_name
 
-__all__ = ["FeatureReader"]
+__all__ = ["FeatureReader", "refuse_same_modules"]
 
 
 class FeatureReader:
@@ -149,3 +150,18 @@ class FeatureReader:
             f"{self.where}: {self.path!r} gives {found}, expected one tensor (N, d), (N, L, d) or "
             "(N, d, H, W)"
         )
+
+
+def refuse_same_modules(
+    model: nn.Module, readers: Mapping[str, FeatureReader], sides: Iterable[tuple]
+) -> None:
+    """ConfigError where a relation has one module for tasks of both sides."""
+    modules = {task: reader.module(model) for task, reader in readers.items()}
+    for first, second in sides:
+        for task in second:
+            if any(modules[task] is modules[other] for other in first):
+                level = readers[task].where.rpartition(".")[0]
+                raise ConfigError(
+                    f"{level}: {relation_name((first, second))} relates the features of "
+                    f"{readers[task].path!r} to themselves"
+                )

@@ -10,8 +10,8 @@ import torch
 from mmengine.structures import BaseDataElement
 from torch import Tensor
 
+from trn_plugin.device_flags import DeviceFlags
 from trn_plugin.errors import ConfigError
-from trn_plugin.relation._late import LateFlags
 
 __all__ = ["LabelReader", "Labels"]
 
@@ -68,7 +68,7 @@ class LabelReader:
                 f"{where}.num_classes: expected a number of at least 2, got {self.num_classes!r}"
             )
         self.where = where
-        self._bad_indices = LateFlags()
+        self._bad_indices = DeviceFlags()
 
     def read(self, samples, device: torch.device) -> Labels:
         """The labels of a batch.

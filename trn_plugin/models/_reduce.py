@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from trn_plugin.relation import sum_over_ranks, world_size
+from trn_plugin.ranks import sum_over_ranks, world_size
 
 __all__ = ["mean_over_labelled"]
 

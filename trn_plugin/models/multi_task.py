@@ -182,7 +182,7 @@ class MultiTaskModel(BaseModel):
                 if "output" in self.neck.levels:
                     features["output"] = self._activated(logits)
                 whole = {task: batch.whole(task) for task in batch.parts.keys() & mask.keys()}
-                measured = self.neck(features, {**mask, **whole})
+                measured = self.neck(features, {**mask, **whole, **dict.fromkeys(batch.complete)})
             losses.update(self.neck.logged(measured))
             for relation_loss in self.relation_losses:
                 losses.update(relation_loss(measured))

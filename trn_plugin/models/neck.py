@@ -22,15 +22,7 @@ MAX_LOGGED_RELATIONS = 10
 
 @dataclass
 class Measurement:
-    """One relation at one level, after a training step.
-
-    Attributes:
-        tau (Tensor): 0-d task similarity of the features, with its gradient.
-        label (Tensor): 0-d task similarity of the labels, without gradient.
-        effective_sample_size (Tensor): 0-d, samples behind both.
-        arrived (Tensor): 0-d bool, whether these are enough for a gradient.
-        dims (tuple[int, int]): widths of the two sides' features.
-    """
+    """One of :class:`Measurements`; its tensors are 0-d."""
 
     tau: Tensor
     label: Tensor
@@ -83,16 +75,12 @@ class TaskRelationNeck(nn.Module):
             over positions.
         momentum (float): m of Algorithm 1.
         shrinkage (float): relative shrinkage, see ``TaskRelationLayer``.
-        deletion (str): 'pairwise' or 'listwise', which samples count where labels are missing, see
-            ``TaskRelationLayer``.
-        correct_chance (bool): take off what unrelated features would have, see
-            ``corrected_similarity``.
-        statistic (str): what is logged and what a hook makes a loss of, a name in
-            ``trn_plugin.relation.SIMILARITIES``: 'largest', the paper's tau; 'pillai', the mean of
-            all squared canonical correlations; 'cka', linear CKA.
+        deletion (str): 'pairwise' or 'listwise', see ``TaskRelationLayer``.
+        correct_chance (bool): see ``TaskRelationLayer``.
+        statistic (str): a name in ``trn_plugin.relation.SIMILARITIES``, see ``TaskRelationLayer``.
         start (str): 'zero', or 'identity' as Algorithm 1 is printed, see ``TaskRelationLayer``.
-        min_samples_per_dim (float): effective samples for each of the d1 + d2 features before
-            tau has a gradient; a ``TaskRelationLossHook`` sets its own.
+        min_samples_per_dim (float): see ``TaskRelationLayer``; a ``TaskRelationLossHook`` sets
+            its own.
 
     Raises:
         ConfigError: no level, a relation that is no pair, that relates a task to itself or names
@@ -250,8 +238,7 @@ class TaskRelationNeck(nn.Module):
     def logged(self, measured: Mapping[str, Measurements]) -> dict[str, Tensor]:
         """tau of each relation and level, and of the labels, as log entries; of many the mean.
 
-        Level 'samples' is the effective sample size: before it is enough for a gradient, see
-        ``min_samples_per_dim``, tau is largely chance.
+        Level 'samples' is the effective sample size: before it is enough, tau is largely chance.
         """
         taus = {level: m.tau.detach() for level, m in measured.items()}
         first = next(iter(measured.values()))
@@ -281,16 +268,13 @@ class TaskRelationNeck(nn.Module):
 
     def widths(self) -> dict[str, dict[str, tuple[int, int, float]]]:
         """d1, d2 and the effective samples that a gradient needs, by level and relation."""
-        return {
-            level: {
-                name: (d1, d2, self.layers_of(level).min_samples_per_dim * (d1 + d2))
-                for name, (d1, d2) in zip(
-                    self.names, self.layers_of(level).pair_dims.tolist(), strict=True
-                )
-            }
-            for level in (*self.levels, "label")
-            if _key(level) in self.layers
-        }
+        widths = {}
+        for level in (*self.levels, "label") if self.layers else ():
+            layer = self.layers_of(level)
+            dims, needed = layer.pair_dims.tolist(), layer.needed_samples.tolist()
+            of_pairs = [(d1, d2, n) for (d1, d2), n in zip(dims, needed, strict=True)]
+            widths[level] = dict(zip(self.names, of_pairs, strict=True))
+        return widths
 
     def require_samples(self, per_dim: float) -> None:
         """Set the effective samples for each feature before tau has a gradient."""

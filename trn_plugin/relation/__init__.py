@@ -3,7 +3,6 @@
 Source: Li et al., "Task Relation Networks", WACV 2019, doi:10.1109/WACV.2019.00104.
 """
 
-from trn_plugin.relation._ranks import sum_over_ranks, world_size
 from trn_plugin.relation.chance import chance_similarity, corrected_similarity
 from trn_plugin.relation.layer import TaskRelationLayer, measure_together
 from trn_plugin.relation.loss import task_similarity_loss
@@ -18,9 +17,7 @@ __all__ = [
     "chance_similarity",
     "corrected_similarity",
     "measure_together",
-    "sum_over_ranks",
     "task_similarity",
     "task_similarity_loss",
     "task_similarity_matrix",
-    "world_size",
 ]

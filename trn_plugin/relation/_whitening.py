@@ -1,8 +1,7 @@
 """Shrunk covariances, and what whitens features.
 
-A whitener stands for a matrix W with :math:`W (S + \\epsilon v I) W^\\top = I`. For narrow tasks it
-is W itself, for wide ones the Cholesky factor :math:`W^{-1}`, whose inverse would cost more. Any
-whitening gives the canonical vectors of the paper's inverse square roots (Eq. 15).
+Whitened by its Cholesky factor, :math:`S + \\epsilon v I = L L^\\top`, a pair has the canonical
+vectors that it has by the paper's inverse square roots (Eq. 15).
 """
 
 from __future__ import annotations
@@ -10,20 +9,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["factor", "normalised", "unwhiten", "whiten", "whitener"]
-
-NARROW = 64  # width up to which a whitener is the inverse factor
+__all__ = ["factors", "normalised", "unwhiten", "whiten"]
 
 
 def normalised(s: Tensor, shrinkage: float) -> tuple[Tensor, Tensor]:
     r"""Covariances brought to unit mean variance and shrunk: :math:`S / v + \epsilon I`.
 
-    Args:
-        s (Tensor): (..., d, d) covariances.
-        shrinkage (float): epsilon, prevents an infinite inverse of a singular covariance.
-
-    Returns:
-        The matrices, and sqrt(v) of each, (...,), where :math:`v = \mathrm{tr}(S) / d`.
+    epsilon prevents an infinite inverse of a singular covariance (..., d, d). With sqrt(v) of each,
+    where :math:`v = \mathrm{tr}(S) / d`.
     """
     variance = s.diagonal(dim1=-2, dim2=-1).mean(-1).clamp_(min=torch.finfo(s.dtype).tiny)
     scaled = s / variance[..., None, None]
@@ -31,30 +24,24 @@ def normalised(s: Tensor, shrinkage: float) -> tuple[Tensor, Tensor]:
     return scaled, variance.sqrt_()
 
 
-def factor(s: Tensor, shrinkage: float) -> Tensor:
-    r"""Cholesky factors (..., d, d) of the shrunk covariances :math:`S + \epsilon v I`."""
+def factors(s11: Tensor, s22: Tensor, shrinkage: float) -> tuple[Tensor, Tensor]:
+    """Cholesky factors (P, d1, d1) and (P, d2, d2) of the shrunk covariances."""
+    if s11.shape == s22.shape:
+        return _factor(torch.cat([s11, s22]), shrinkage).split(len(s11))
+    return _factor(s11, shrinkage), _factor(s22, shrinkage)
+
+
+def whiten(l1: Tensor, s12: Tensor, l2: Tensor) -> Tensor:
+    r"""Cross-covariances of whitened features, :math:`L_1^{-1} S_{12} L_2^{-\top}`."""
+    k = torch.linalg.solve_triangular(l1, s12, upper=False)
+    return torch.linalg.solve_triangular(l2, k.mT, upper=False).mT
+
+
+def unwhiten(lower: Tensor, x: Tensor) -> Tensor:
+    r"""Directions of whitened features as those of the features, :math:`L^{-\top} x`."""
+    return torch.linalg.solve_triangular(lower.mT, x, upper=True)
+
+
+def _factor(s: Tensor, shrinkage: float) -> Tensor:
     scaled, unit = normalised(s, shrinkage)
     return torch.linalg.cholesky_ex(scaled)[0].mul_(unit[..., None, None])
-
-
-def whitener(s: Tensor, shrinkage: float) -> Tensor:
-    """(..., d, d) of the shrunk covariances, for :func:`whiten`."""
-    lower = factor(s, shrinkage)
-    if s.shape[-1] > NARROW:
-        return lower
-    identity = torch.eye(s.shape[-1], dtype=s.dtype, device=s.device)
-    return torch.linalg.solve_triangular(lower, identity, upper=False)
-
-
-def whiten(w: Tensor, x: Tensor) -> Tensor:
-    """W x, of (P, d, k)."""
-    if w.shape[-1] <= NARROW:
-        return torch.bmm(w, x)
-    return torch.linalg.solve_triangular(w, x, upper=False)
-
-
-def unwhiten(w: Tensor, x: Tensor) -> Tensor:
-    """W' x, of (P, d, k): directions of whitened features as those of the features."""
-    if w.shape[-1] <= NARROW:
-        return torch.bmm(w.mT, x)
-    return torch.linalg.solve_triangular(w.mT, x, upper=True)

@@ -1,4 +1,4 @@
-r"""Algorithm 1, the online learning of a task relation layer, up to its last two lines.
+r"""Algorithm 1, the online learning of a task relation layer.
 
 .. code-block:: text
 
@@ -7,23 +7,38 @@ r"""Algorithm 1, the online learning of a task relation layer, up to its last tw
      8-10  C_ij <- f_i^T f_j                    covariances of the mini-batch
     11-13  S_ij <- m S_ij + (1 - m) C_ij        running covariances
     14     tau <- max singular(S11^-1/2 S12 S22^-1/2)    similarities, solvers
-    15     return tau                           gradient
+    15     return tau                           with its gradient
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from trn_plugin.relation import precision
-from trn_plugin.relation.covariance import CentredBatch, RunningCovariance, centre
+from trn_plugin.relation.covariance import Batch, RunningCovariance
+from trn_plugin.relation.gradient import ClosedFormGradient
+from trn_plugin.relation.pairs import Pairs
+from trn_plugin.relation.similarities import Similarity
+from trn_plugin.relation.solvers import Update
+from trn_plugin.relation.solvers.davidson import Davidson
 
-__all__ = ["update"]
+__all__ = ["Step", "gradient", "iterate", "similarities", "update"]
 
-# Entries between the rows of the features: rows a power of two apart share cache sets.
-PADDING = 16
+
+@dataclass
+class Step:
+    """Lines 6 to 15 for P pairs of equal widths."""
+
+    S: RunningCovariance
+    pairs: Pairs
+    C: Batch | None = None  # None in evaluation
+    taken: Tensor | None = None  # (B,) bool, which sets of tasks took it in; None for all
+    solution: tuple[Tensor, ...] | None = None  # of Similarity.solve; tau (P,) is first
 
 
 def update(
@@ -31,68 +46,60 @@ def update(
     F: Sequence[Tensor],
     m: float,
     masks: Tensor | None,
-    check: Callable[[list[CentredBatch]], Tensor | None],
-) -> list[tuple[CentredBatch, Tensor | None]]:
-    """Lines 6 to 13. Nothing changes before the features of all tasks are checked.
+    check: Callable[[list[Tensor]], Tensor | None],
+) -> list[Step]:
+    """Lines 6 to 13, of features (N, d) of T tasks, and (N, T) bool, which have a label.
 
-    Args:
-        S (Sequence[RunningCovariance]): of sets of tasks.
-        F (Sequence[Tensor]): (N, d) features of each task.
-        m (float): momentum.
-        masks (Tensor, optional): (N, T) bool, which samples have a label.
-        check (Callable): gives 0-d bool, whether all features are finite; None where the host
-            has seen that they are.
-
-    Returns:
-        For each covariance the batch, and which sets took it in, see
-        :meth:`RunningCovariance.update`.
+    Nothing changes before ``check`` has seen the sums of squares: it gives 0-d bool, whether they
+    are finite; None where the host has seen that they are.
     """
-    C = _centred_batches(S, F, masks)
-    finite = check(C)
-    taken = [s.update(c, m, finite) for s, c in zip(S, C, strict=True)]
-    if finite is not None:
-        for c in C:
-            c.x = torch.where(finite, c.x, 0.0)
-    return list(zip(C, taken, strict=True))
+    F = torch.cat(tuple(F), 1)
+    C = [s.batch(F, masks) for s in S]
+    with torch.no_grad():
+        finite = check([c.squares for c in C])
+        taken = [s.update(c, m, finite) for s, c in zip(S, C, strict=True)]
+        if finite is not None:
+            for c in C:
+                c.x = torch.where(finite, c.x, 0.0)
+    steps = zip(S, C, taken, strict=True)
+    return [Step(s, pairs, c, which) for s, c, which in steps for pairs in s.pairs]
 
 
-def _centred_batches(
-    sources: Sequence[RunningCovariance], features: Sequence[Tensor], masks: Tensor | None
-) -> list[CentredBatch]:
-    """Lines 6 to 10: features less their mean, and their products.
-
-    Args:
-        sources (Sequence[RunningCovariance]): whose sets of tasks.
-        features (Sequence[Tensor]): (N, d) of each task.
-        masks (Tensor, optional): (N, T) bool, which samples have a label.
-    """
-    device = features[0].device
-    given = features[0].dtype
-    for f in features[1:]:
-        given = torch.promote_types(given, f.dtype)
-    dtypes = [source.product_dtype(given) for source in sources]
-    single = precision.on_host(device) and all(dtype == torch.float32 for dtype in dtypes)
-    joint = _side_by_side(features, torch.float32 if single else precision.working_dtype(device))
-    batches = []
-    for source, dtype in zip(sources, dtypes, strict=True):
-        mask = None if masks is None else masks[:, source.tasks].all(2).T
-        batch = centre(source.gather(joint), mask, dtype)
-        if source.exceeds_float32(batch):
-            double = _side_by_side(features, precision.working_dtype(device))
-            batch = centre(source.gather(double), mask, double.dtype)
-            source.exceeds_float32(batch)
-        source.prepare(batch)
-        batches.append(batch)
-    return batches
+@torch.no_grad()
+def iterate(step: Step, m: float, epsilon: float, dtype: torch.dtype) -> bool:
+    """Line 14 for a pair of wide tasks on a CPU; whether it was solved exactly."""
+    S, pairs = step.S, step.pairs
+    x = torch.cat(pairs.take(step.C.x), 2)[0]
+    taken = step.taken is None or bool(pairs.of_sets(step.taken))
+    update = Update(x, m, taken, int(pairs.of_sets(S.batches)), dtype)
+    step.solution, pairs.state, is_exact = Davidson().solve(
+        pairs.state, pairs.covariances(S.covariance), epsilon, update
+    )
+    return is_exact
 
 
-def _side_by_side(features: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
-    """(N, all) copy."""
-    if not precision.on_host(features[0].device):
-        return torch.cat([f.detach() for f in features], 1).to(dtype)
-    widths = [f.shape[1] for f in features]
-    padded = features[0].new_empty(len(features[0]), sum(widths) + PADDING, dtype=dtype)
-    joint = padded[:, :-PADDING]
-    for own, f in zip(joint.split(widths, 1), features, strict=True):
-        own.copy_(f.detach())
-    return joint
+@torch.no_grad()
+def similarities(steps: Sequence[Step], similarity: Similarity, epsilon: float) -> None:
+    """Line 14 where there is no solution yet, pairs of equal widths together."""
+    alike: dict[tuple[int, int], list[tuple[Step, list[Tensor]]]] = defaultdict(list)
+    for step in steps:
+        if step.solution is None:
+            dtype = precision.working_dtype(step.S.covariance.device)
+            S = [s.to(dtype) for s in step.pairs.covariances(step.S.covariance)]
+            alike[step.pairs.widths].append((step, S))
+    for found in alike.values():
+        S = zip(*(own for _, own in found), strict=True)
+        S = [torch.cat(blocks) if len(blocks) > 1 else blocks[0] for blocks in S]
+        solution = similarity.solve(*S, epsilon)
+        counts = [len(step.pairs.indices) for step, _ in found]
+        parts = zip(*(tensor.split(counts) for tensor in solution), strict=True)
+        for (step, _), part in zip(found, parts, strict=True):
+            step.solution = part
+
+
+def gradient(
+    step: Step, similarity: Similarity, epsilon: float, weight: Tensor, dtype: torch.dtype
+) -> Tensor:
+    """Line 15: tau (P,) of a dtype, with its gradient times (P,) weights."""
+    options = weight, step.pairs, similarity, epsilon, dtype
+    return ClosedFormGradient.apply(step.C.features, step.C.x, *options, *step.solution)

@@ -25,14 +25,8 @@ def chance_similarity(n: int, d1: int, d2: int) -> float:
               \mu = 2 \log\tan\frac{\phi + \gamma}{2}, \quad
               \sigma^3 = \frac{16}{n^2 \sin^2(\phi + \gamma) \sin\phi \sin\gamma}
 
-    Args:
-        n (int): number of samples N.
-        d1 (int): features (rank) of one side.
-        d2 (int): features (rank) of the other.
-
-    Returns:
-        float: in [0, 1]; NaN for N - 1 <= d1 + d2, where even independent features are perfectly
-        correlated and tau is undefined.
+    Of N samples and d1 and d2 features (rank). NaN for N - 1 <= d1 + d2, where even independent
+    features are perfectly correlated and tau is undefined.
     """
     if n - 1 <= d1 + d2:
         return math.nan
@@ -57,20 +51,8 @@ def corrected_similarity(
     What independent features exceed in one of twenty samples only (Johnstone, Annals of
     Statistics 36(6), 2008) gives 0, with gradient 0; so does a weaker true correlation.
 
-    Args:
-        tau (Tensor): largest sample canonical correlation, in [0, 1], any shape.
-        n (Tensor or float): number of samples, or the effective one.
-        d1 (Tensor or float): features of one side.
-        d2 (Tensor or float): features of the other.
-
-    Returns:
-        Tensor: of tau's shape, in [0, 1], differentiable in tau; NaN where n - 1 <= d1 + d2,
-        where a sample says nothing.
-
-    Example:
-        >>> import torch
-        >>> corrected_similarity(torch.tensor([0.3, 0.9]), 1000, 20, 20).round(decimals=2).tolist()
-        [0.0, 0.9]
+    Of tau of any shape, N samples (or the effective number) and d1 and d2 features; differentiable
+    in tau, NaN where N - 1 <= d1 + d2, where a sample says nothing.
     """
     n, d1, d2 = (torch.as_tensor(x, dtype=torch.float64, device=tau.device) for x in (n, d1, d2))
     defined = n - 1 > d1 + d2

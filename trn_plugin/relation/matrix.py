@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import combinations
 
 import torch
 from torch import Tensor
@@ -15,8 +16,7 @@ __all__ = ["task_similarity_matrix"]
 def task_similarity_matrix(features: Sequence[Tensor]) -> Tensor:
     """:func:`task_similarity` of every pair of several tasks (Fig. 3).
 
-    Each task is whitened once, and all pairs are blocks of one matrix product; among tasks of one
-    feature each it is the matrix of absolute correlations, without any decomposition.
+    Each task is whitened once, and all pairs are blocks of one matrix product.
 
     Args:
         features (Sequence[Tensor]): (N, d_t) by task, of the same samples; d_t are free.
@@ -27,34 +27,18 @@ def task_similarity_matrix(features: Sequence[Tensor]) -> Tensor:
 
     Raises:
         ValueError: shapes that do not fit, or a value that is not finite.
-
-    Example:
-        >>> import torch
-        >>> x = torch.randn(100, 3)
-        >>> task_similarity_matrix([x, x[:, :1], -x]).round(decimals=6).tolist()
-        [[1.0, 1.0, 1.0], [1.0, 1.0, 1.0], [1.0, 1.0, 1.0]]
     """
     for index, f in enumerate(features):
         check_features(features[0], f, ("features[0]", f"features[{index}]"))
         check_finite(f, f"features[{index}]")
     bases = [orthonormal_basis(f)[0].T for f in features]  # rows: a scalar task's is contiguous
-    joint = torch.cat(bases)
-    products = joint @ joint.T
-    starts = [0]
-    for basis in bases:
-        starts.append(starts[-1] + len(basis))
-    by_shape: dict[tuple[int, int], list[tuple[int, int]]] = {}
-    for i, first in enumerate(bases):
-        for j in range(i + 1, len(bases)):
-            by_shape.setdefault((len(first), len(bases[j])), []).append((i, j))
-    similarities = torch.diag(products.new_tensor([float(len(basis) > 0) for basis in bases]))
-    for (d1, d2), pairs in by_shape.items():
-        if min(d1, d2) == 0:
-            continue
-        i, j = torch.tensor(pairs).T
-        rows = torch.tensor(starts)[i][:, None, None] + torch.arange(d1)[:, None]
-        columns = torch.tensor(starts)[j][:, None, None] + torch.arange(d2)
-        blocks = products[rows.to(products.device), columns.to(products.device)]
-        largest = blocks.abs().flatten() if d1 == d2 == 1 else torch.linalg.svdvals(blocks)[:, 0]
-        similarities[i, j] = similarities[j, i] = largest.clamp(max=1.0)
+    joint, ranks = torch.cat(bases), [len(basis) for basis in bases]
+    rows = (joint @ joint.T).split(ranks)
+    blocks = [own.split(ranks, 1) for own in rows]
+    similarities = torch.diag(joint.new_tensor([float(rank > 0) for rank in ranks]))
+    for i, j in combinations(range(len(bases)), 2):
+        block = blocks[i][j]
+        if block.numel() > 0:
+            tau = block.abs() if block.numel() == 1 else torch.linalg.svdvals(block).amax()
+            similarities[i, j] = similarities[j, i] = tau.clamp(max=1.0)
     return similarities

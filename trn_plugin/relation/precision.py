@@ -1,4 +1,4 @@
-"""Where float32 is enough: every rule about the precision of covariances and solutions."""
+"""Rules of precision and speed: which dtype is enough where, and from which width what pays."""
 
 from __future__ import annotations
 
@@ -7,25 +7,14 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
-from trn_plugin.relation._ranks import world_size
+from trn_plugin.ranks import world_size
 from trn_plugin.relation._whitening import normalised
-
-__all__ = [
-    "Tolerance",
-    "checks_due",
-    "exceeds_float32",
-    "full_precision",
-    "has_independent_features",
-    "on_host",
-    "product_dtype",
-    "sums_of_squares",
-    "tolerance",
-    "working_dtype",
-]
 
 # Width of a joint covariance from which products on a CPU are float32: below, calls cost more
 # than arithmetic.
 WIDE = 192
+# Width of both tasks from which Davidson iterations are faster than a decomposition.
+ITERATED = 96
 # Share of a task's variance in one direction above which the rest drowns in float32 rounding.
 DOMINANT = 0.55
 # Sum of squares of a task's features below which float32 squares underflow.
@@ -33,35 +22,31 @@ SMALLEST = 1e-24
 # Least share of a feature's variance that the other features may leave unexplained: below, the
 # rounding of float32 covariances is as large as what is left.
 INDEPENDENT = 5e-3
-# Fewest samples of a batch that a float32 solution is accepted for: a smaller batch may be unlike
-# the covariances, and its gradient sensitive.
-FEWEST_SAMPLES = 32
 
 
-class Tolerance:
-    """How accurate the gradient of an iterative solution is, and how long to try.
-
-    Attributes:
-        gradient (float): relative error.
-        iterations (int): before the exact solution is taken instead.
-    """
-
-    def __init__(self, gradient: float, iterations: int) -> None:
-        self.gradient = gradient
-        self.iterations = iterations
+def tolerance(dtype: torch.dtype) -> tuple[float, int]:
+    """Relative error of the gradient for features of a dtype, and iterations to get there."""
+    return (1e-9, 24) if dtype == torch.float64 else (6e-4, 12)
 
 
-_TOLERANCES = {torch.float64: Tolerance(1e-9, 24), torch.float32: Tolerance(6e-4, 12)}
-
-
-def tolerance(dtype: torch.dtype) -> Tolerance:
-    """Of an iterative solution for features of this dtype."""
-    return _TOLERANCES[torch.float64 if dtype == torch.float64 else torch.float32]
+def is_related(tau: Tensor) -> Tensor:
+    """Whether largest correlations are more than rounding of their dtype."""
+    return tau > 64 * torch.finfo(tau.dtype).eps
 
 
 def on_host(device: torch.device) -> bool:
     """Whether reading a value costs nothing; elsewhere it would make the device wait."""
     return device.type == "cpu"
+
+
+def is_wide(covariance: Tensor) -> bool:
+    """Whether arithmetic costs more than calls: for wide joint covariances, on the host."""
+    return on_host(covariance.device) and covariance.shape[-1] >= WIDE
+
+
+def iterates(d1: int, d2: int) -> bool:
+    """Whether a pair of tasks is wide enough for Davidson iterations on the host."""
+    return min(d1, d2) >= ITERATED
 
 
 def working_dtype(device: torch.device) -> torch.dtype:
@@ -71,46 +56,34 @@ def working_dtype(device: torch.device) -> torch.dtype:
 
 def full_precision(device: torch.device) -> AbstractContextManager:
     """Context with autocast off."""
-    known = torch.amp.is_autocast_available(device.type)
-    if not known or not torch.is_autocast_enabled(device.type):
-        return nullcontext()
-    return torch.autocast(device.type, enabled=False)
+    kind = device.type
+    is_on = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return torch.autocast(kind, enabled=False) if is_on else nullcontext()
 
 
-def product_dtype(features: torch.dtype, covariance: Tensor, is_precise: bool) -> torch.dtype:
+def product_dtype(features: torch.dtype, covariance: Tensor, is_precise: Tensor) -> torch.dtype:
     """Dtype in which covariances of the features are computed and kept.
 
     float32 for wide features on the host, unless ``is_precise``, the last finding of
     :func:`has_independent_features`. On several processes always float64: the finding depends on
     a batch, and theirs differ.
     """
-    wide = covariance.shape[-1] >= WIDE
-    if on_host(covariance.device) and wide and world_size() == 1 and not is_precise:
+    if is_wide(covariance) and world_size() == 1 and not is_precise:
         return torch.promote_types(features, torch.float32)
     return working_dtype(covariance.device)
 
 
-def sums_of_squares(x: Tensor, columns: list[slice]) -> Tensor:
-    """(B, T) sums of squares of each task's columns of (B, N, D) features, without a copy."""
-    norms = [torch.linalg.vector_norm(x[..., task], dim=(1, 2)) for task in columns]
-    return torch.stack(norms, 1).square_()
-
-
 def exceeds_float32(x: Tensor, squares: Tensor, columns: list[slice]) -> bool:
-    """Whether float32 cannot hold the covariance of a batch; on the host only.
+    """Whether one direction of a task has most of its variance, or its squares are too small.
 
-    Most of a task's variance is in one direction, or its squares are too small.
-
-    Args:
-        x (Tensor): (B, N, D) centred features.
-        squares (Tensor): (B, T), see :func:`sums_of_squares`.
-        columns (list[slice]): of each of the T tasks.
+    Of centred features (B, N, D) on the host with sums of squares (B, D), by columns of the tasks.
     """
-    for rows, totals in zip(x.unbind(), squares.tolist(), strict=True):
-        for task, total in zip(columns, totals, strict=True):
+    for rows, own_squares in zip(x, squares, strict=True):
+        for task in columns:
+            own, total = rows[:, task], float(own_squares[task].sum())
             if total < SMALLEST:
                 return True
-            own, unit = rows[:, task], total**-0.5
+            unit = total**-0.5
             # two power iterations are enough where one direction dominates
             variate = torch.arange(1, len(own) + 1, dtype=own.dtype)
             for _ in range(2):

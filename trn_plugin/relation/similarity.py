@@ -20,22 +20,16 @@ def task_similarity(f1: Tensor, f2: Tensor) -> Tensor:
     by an orthonormal basis of its centred columns, in float64, so that rank-deficient sides
     (one-hot labels, constant columns) are right. A side without variance gives 0.
 
-    Directions count down to the rounding of float32 (of float64 features, float64), so that
-    float16 and bfloat16 features give what the same values in float32 give. Where rounding to half
-    precision has made a dependent column independent (softmax outputs, whose sum is then not
-    exactly 1), its rounding errors are one more direction, related to nothing.
+    Directions count down to the rounding of float32 (of float64 features, float64). Where rounding
+    to half precision has made a dependent column independent (softmax outputs, whose sum is then
+    not exactly 1), its rounding errors are one more direction, related to nothing.
 
-    Differentiable, by the closed form
-
-    .. math:: \partial\tau / \partial F_1 = (q - \tau p)\, a^\top, \quad
-              p = \bar F_1 a, \; q = \bar F_2 b, \; |p| = |q| = 1
-
-    where p and q are the first pair of canonical variates; where the largest correlation is
-    attained more than once, it is one of the subgradients.
+    Differentiable, by :math:`\partial\tau / \partial F_1 = (q - \tau p)\, a^\top` with the first
+    pair of canonical variates :math:`p = \bar F_1 a, \; q = \bar F_2 b, \; |p| = |q| = 1`; where
+    the largest correlation is attained more than once, it is one of the subgradients.
 
     Args:
-        f1 (Tensor): (N, d1) features, floating point.
-        f2 (Tensor): (N, d2) features of the same samples; d1 and d2 are free.
+        f1, f2 (Tensor): (N, d1) and (N, d2) features of the same samples, floating point.
 
     Returns:
         Tensor: 0-d, in [0, 1], of f1's dtype (float32 at least). With N - 1 <= rank1 + rank2 it
@@ -43,12 +37,6 @@ def task_similarity(f1: Tensor, f2: Tensor) -> Tensor:
 
     Raises:
         ValueError: shapes that do not fit, or a value that is not finite.
-
-    Example:
-        >>> import torch
-        >>> x = torch.randn(1000, 3)
-        >>> bool(task_similarity(x, x @ torch.randn(3, 3) + 1) > 0.999)
-        True
     """
     check_features(f1, f2)
     check_finite(f1, "f1")

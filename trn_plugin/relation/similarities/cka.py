@@ -24,19 +24,15 @@ class LinearCKA(Similarity):
         """See :class:`Similarity`."""
         return self.solve(s11, s12, s22, shrinkage)[0]
 
-    def own(self, s: Tensor, shrinkage: float) -> tuple[Tensor, ...]:
-        """The covariances, and their Frobenius norms (T, 1, 1)."""
-        return s, torch.linalg.matrix_norm(s, keepdim=True).clamp_(min=TINY)
-
-    def between(
-        self, own1: tuple[Tensor, ...], s12: Tensor, own2: tuple[Tensor, ...], shrinkage: float
-    ) -> tuple[Tensor, ...]:
+    def solve(self, s11: Tensor, s12: Tensor, s22: Tensor, shrinkage: float) -> tuple[Tensor, ...]:
         r"""The value and its derivatives.
 
         .. math:: \partial S_{12} = \frac{2 S_{12}}{\|S_{11}\| \|S_{22}\|}, \quad
                   \partial S_{11} = -\mathrm{CKA} \frac{S_{11}}{\|S_{11}\|^2}
         """
-        (s11, norm1), (s22, norm2) = own1, own2
+        norm1, norm2 = (
+            torch.linalg.matrix_norm(s, keepdim=True).clamp_(min=TINY) for s in (s11, s22)
+        )
         unit = s12 / norm1 / norm2
         value = (unit * s12).sum((-2, -1), keepdim=True).clamp_(max=1.0)
         return (

@@ -6,9 +6,8 @@ import torch
 from torch import Tensor
 
 from trn_plugin.relation import precision
-from trn_plugin.relation._whitening import whitener
 from trn_plugin.relation.similarities.base import Similarity
-from trn_plugin.relation.solvers.exact import Exact, canonical_vectors
+from trn_plugin.relation.solvers.exact import Exact
 
 __all__ = ["LargestCanonicalCorrelation"]
 
@@ -33,16 +32,6 @@ class LargestCanonicalCorrelation(Similarity):
         """See :class:`Similarity`."""
         return Exact().solve(None, (s11, s12, s22), shrinkage)[0]
 
-    def own(self, s: Tensor, shrinkage: float) -> tuple[Tensor, ...]:
-        """See :class:`Similarity`."""
-        return (whitener(s, shrinkage),)
-
-    def between(
-        self, own1: tuple[Tensor, ...], s12: Tensor, own2: tuple[Tensor, ...], shrinkage: float
-    ) -> tuple[Tensor, ...]:
-        """tau (P,), a (P, d1) and b (P, d2)."""
-        return canonical_vectors(own1[0], s12, own2[0])
-
     def gradient(
         self,
         x1: Tensor,
@@ -57,11 +46,11 @@ class LargestCanonicalCorrelation(Similarity):
         tau, a, b = solution
         tau, scale, a, b = (t.to(x1.dtype) for t in (tau, scale, a, b))
         p, q = torch.bmm(x1, a[..., None]), torch.bmm(x2, b[..., None])
-        scale = scale[:, None]
+        shrunk = tau * -shrinkage
         grads = []
         for x, own, other, vector in ((x1, p, q, a), (x2, q, p, b)):
-            scaled = scale * vector
-            ridge = torch.linalg.vecdot(scaled, vector) * (tau * (-shrinkage / vector.shape[1]))
+            scaled = scale[:, None] * vector
+            ridge = (scaled * vector).mean(1) * shrunk
             residual = torch.addcmul(other, tau[:, None, None], own, value=-1)
             grad = x * ridge[:, None, None]
             grads.append(grad.baddbmm_(residual, scaled[:, None]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from trn_plugin.relation._whitening import unwhiten, whiten, whitener
+from trn_plugin.relation._whitening import factors, unwhiten, whiten
 from trn_plugin.relation.similarities.base import Similarity
 
 __all__ = ["MeanSquaredCanonicalCorrelation"]
@@ -19,16 +19,11 @@ class MeanSquaredCanonicalCorrelation(Similarity):
 
     def value(self, s11: Tensor, s12: Tensor, s22: Tensor, shrinkage: float) -> Tensor:
         """See :class:`Similarity`."""
-        k = whiten(whitener(s22, shrinkage), whiten(whitener(s11, shrinkage), s12).mT)
+        l1, l2 = factors(s11, s22, shrinkage)
+        k = whiten(l1, s12, l2)
         return k.square().sum((-2, -1)) / min(k.shape[-2:])
 
-    def own(self, s: Tensor, shrinkage: float) -> tuple[Tensor, ...]:
-        """See :class:`Similarity`."""
-        return (whitener(s, shrinkage),)
-
-    def between(
-        self, own1: tuple[Tensor, ...], s12: Tensor, own2: tuple[Tensor, ...], shrinkage: float
-    ) -> tuple[Tensor, ...]:
+    def solve(self, s11: Tensor, s12: Tensor, s22: Tensor, shrinkage: float) -> tuple[Tensor, ...]:
         r"""The value and its derivatives, with :math:`A = S_{11}^{-1} S_{12}`.
 
         .. math:: \partial S_{12} = \tfrac{2}{k} S_{11}^{-1} S_{12} S_{22}^{-1}, \quad
@@ -36,11 +31,11 @@ class MeanSquaredCanonicalCorrelation(Similarity):
 
         and a multiple of the identity from the shrinkage, which follows the variance.
         """
-        (w1,), (w2,) = own1, own2
-        k = whiten(w2, whiten(w1, s12).mT).mT
+        l1, l2 = factors(s11, s22, shrinkage)
+        k = whiten(l1, s12, l2)
         count = min(k.shape[-2:])
-        left, right = unwhiten(w1, k), unwhiten(w2, k.mT)
-        cross = unwhiten(w2, left.mT).mT
+        left, right = unwhiten(l1, k), unwhiten(l2, k.mT)
+        cross = unwhiten(l2, left.mT).mT
         value = k.square().sum((-2, -1)) / count
         own = []
         for side in (left, right):

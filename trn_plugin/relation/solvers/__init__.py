@@ -11,25 +11,17 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-__all__ = ["Batch", "Solver"]
+__all__ = ["Solver", "Update"]
 
 
-class Batch(NamedTuple):
-    """What the covariances took in since the last solution.
+class Update(NamedTuple):
+    """What the covariances took in since the last solution."""
 
-    Attributes:
-        features (Tensor): (N, d1 + d2) centred, of this process.
-        samples (int): that count, on all processes.
-        momentum (float): m of the update.
-        taken (bool): False where the covariances stayed as they were.
-        dtype (torch.dtype): of the features as they were given, which sets the accuracy.
-    """
-
-    features: Tensor
-    samples: int
+    features: Tensor  # (N, d1 + d2) centred, of this process
     momentum: float
-    taken: bool
-    dtype: torch.dtype
+    taken: bool  # False where the covariances stayed as they were
+    batches: int  # that the covariances have taken in by now
+    dtype: torch.dtype  # of the features as they were given, which sets the accuracy
 
 
 class Solver(Protocol):
@@ -39,7 +31,7 @@ class Solver(Protocol):
         """State before the first solution, for tasks of these widths."""
 
     def solve(
-        self, state: Any, s: tuple[Tensor, Tensor, Tensor], shrinkage: float, batch: Batch
+        self, state: Any, s: tuple[Tensor, Tensor, Tensor], shrinkage: float, update: Update
     ) -> tuple[tuple[Tensor, Tensor, Tensor], Any, bool]:
         r"""Solution of S11 (P, d1, d1), S12 (P, d1, d2) and S22 (P, d2, d2).
 

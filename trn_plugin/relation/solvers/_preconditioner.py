@@ -22,33 +22,19 @@ class Preconditioner(NamedTuple):
 
     .. math:: t S_{11} x - S_{12}\, y = r_1, \qquad t S_{22}\, y - S_{21} x = r_2
 
-    Attributes:
-        inverse1 (Tensor): (d1, d1) :math:`S_{11}^{-1}`, float32.
-        elimination (Tensor): (d1, d2) :math:`G = S_{11}^{-1} S_{12} / t`, float32.
-        inverse2 (Tensor): (d2, d2) inverse Schur complement
-            :math:`(S_{22} - S_{21} G / t)^{-1}`, float32.
-        shift (Tensor): 0-d, t, float64.
+    With :math:`G = S_{11}^{-1} S_{12} / t`; float32, the shift float64.
     """
 
-    inverse1: Tensor
-    elimination: Tensor
-    inverse2: Tensor
-    shift: Tensor
+    inverse1: Tensor  # (d1, d1) S11^-1
+    elimination: Tensor  # (d1, d2) G
+    inverse2: Tensor  # (d2, d2) inverse Schur complement (S22 - S21 G / t)^-1
+    shift: Tensor  # 0-d, t
 
 
 def shift_inverted(
     s11: Tensor, s12: Tensor, s22: Tensor, shrinkage: float, tau: float
 ) -> Preconditioner | None:
-    """Preconditioner of covariances whose largest canonical correlation is tau.
-
-    Args:
-        s11, s12, s22 (Tensor): (d1, d1), (d1, d2), (d2, d2) covariances.
-        shrinkage (float): epsilon.
-        tau (float): theirs.
-
-    Returns:
-        None where float32 cannot hold it.
-    """
+    """Of covariances whose largest correlation is tau; None where float32 cannot hold it."""
     (own1, unit1), (own2, unit2) = (normalised(s, shrinkage) for s in (s11, s22))
     cross = s12 / (unit1 * unit2)
     lower, info1 = torch.linalg.cholesky_ex(own1)
@@ -63,7 +49,8 @@ def shift_inverted(
             break
     inverse2 = torch.cholesky_inverse(lower)
     found = inverse1 / unit1**2, elimination * (unit2 / unit1 / shift), inverse2 / unit2**2
-    found = tuple(f.float() for f in found)
+    # row by row, as they are after a restore: other strides round otherwise
+    found = tuple(f.float().contiguous() for f in found)
     if info1 or info2 or not all(bool(f.isfinite().all()) for f in found):
         return None
     return Preconditioner(*found, torch.tensor(shift, dtype=torch.float64))
@@ -72,22 +59,13 @@ def shift_inverted(
 class Correction:
     """Solves the two equations for a residual, with the covariances of the preconditioner.
 
-    Args:
-        preconditioner (Preconditioner): of covariances some steps ago.
-        cross (Tensor): (d1, d2) cross-covariances of now.
-        tau (float): the largest canonical correlation now.
-        variates (tuple[float, float, float], optional): with p and q the batch's canonical
-            variates, p'p, q'q and p'q over the mean square length of all its variates.
-        accuracy (float): relative error of the gradient that is small enough.
+    tau and the cross-covariances (d1, d2) are of now. With p and q the batch's canonical variates,
+    ``variates`` are p'p, q'q and p'q over the mean square length of all its variates. The accuracy
+    is the relative error of the gradient that is small enough.
     """
 
     def __init__(
-        self,
-        preconditioner: Preconditioner,
-        cross: Tensor,
-        tau: float,
-        variates: tuple[float, float, float] | None,
-        accuracy: float,
+        self, preconditioner: Preconditioner, cross: Tensor, tau: float, variates, accuracy: float
     ) -> None:
         self.inverse1, self.elimination, self.inverse2, shift = preconditioner
         self.shift, self.cross, self.tau = float(shift), cross, tau

@@ -14,13 +14,14 @@ class Projection:
     """Canonical correlations (Ritz values) within a basis of each side."""
 
     def __init__(self, first: Basis, second: Basis) -> None:
-        self.sides = first, second
-        lower, info = torch.linalg.cholesky_ex(torch.stack([first.gram(), second.gram()]))
+        self.sides, n = (first, second), first.count
+        gram = torch.stack([side.along @ side.vectors.mT for side in self.sides])
+        lower, info = torch.linalg.cholesky_ex(gram)
         self.is_valid = not info.any()
-        identity = torch.eye(first.count, dtype=lower.dtype)
+        identity = torch.eye(n, dtype=lower.dtype)
         for side, factor in zip(self.sides, lower, strict=True):
-            side.combine(torch.linalg.solve_triangular(factor, identity, upper=False))
-        n = first.count
+            inverse = torch.linalg.solve_triangular(factor, identity, upper=False)
+            side.rows[:n] = inverse @ side.rows[:n]
         self.cross = lower.new_empty(len(first.rows), len(second.rows))
         self.cross[:n, :n] = first.across @ second.vectors.mT
 
@@ -41,10 +42,8 @@ class Projection:
     def residuals(self, tau: float, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Of the two equations, (d1,) and (d2,) float32."""
         first, second = self.sides
-        ours, theirs = torch.mv(first.products.mT, u), torch.mv(second.products.mT, v)
-        d1 = first.width
-        r1 = torch.sub(theirs[:d1], ours[:d1], alpha=tau)
-        r2 = torch.sub(ours[d1:], theirs[d1:], alpha=tau)
+        r1 = torch.mv(second.across.mT, v).sub_(torch.mv(first.along.mT, u), alpha=tau)
+        r2 = torch.mv(first.across.mT, u).sub_(torch.mv(second.along.mT, v), alpha=tau)
         return r1.float(), r2.float()
 
     def second_order_change(
@@ -52,11 +51,8 @@ class Projection:
     ) -> tuple[float, float]:
         """How much corrections (d1,), (d2,) of the leading pair change, to second order.
 
-        They couple it to the other Ritz pairs, the more the nearer these are.
-
-        Returns:
-            The square of the change of the variates' part of the gradient by the other pairs, in
-            the units of :class:`Correction`, and the larger relative change of the two vectors.
+        They couple it to the other Ritz pairs, the more the nearer these are: the square of the
+        change of the gradient, as of ``Correction``, and the larger relative change of a vector.
         """
         (first, second), k = self.sides, self.whitened
         x, y = x.double(), y.double()
@@ -79,12 +75,12 @@ class Projection:
         own1, cross1 = torch.mv(first.s, x), torch.mv(first.cross.mT, x)
         cross2, own2 = torch.mv(first.cross, y), torch.mv(second.s, y)
         first.append(x, own1, cross1)
-        second.append(y, cross2, own2)
+        second.append(y, own2, cross2)
         torch.mv(second.vectors, first.across[n], out=self.cross[n, : n + 1])
         self.cross[:n, n] = torch.mv(first.across[:n], second.vectors[n])
 
-    def ritz_vectors(self, count: int) -> list[tuple[Tensor, Tensor]]:
-        """The leading ``count`` Ritz vectors of each side, and their products."""
+    def ritz_vectors(self, count: int) -> list[Tensor]:
+        """Rows of the leading ``count`` Ritz vectors of each side, not shrunk."""
         squares = self.squares
         if float(squares[-count]) > 1e-10 * float(squares[-1]):
             v = self.right[:, -count:].flip(1)
@@ -98,57 +94,21 @@ class Projection:
 class Basis:
     """Vectors of one side, orthonormal in its shrunk covariance, and their products.
 
-    Args:
-        s (Tensor): (d, d) covariance of this side.
-        cross (Tensor): (d, other) cross-covariance.
-        shrinkage (float): epsilon.
-        vectors (Tensor): (k, d) float64.
-        products (Tensor): (k, d1 + d2) the vectors times the joint covariance (not shrunk), in
-            the order of the tasks; float64.
-        room (int): vectors that can be appended.
-        start (int): of this side among the columns of the joint covariance.
-
-    Attributes:
-        vectors (Tensor): (k, d).
-        products (Tensor): (k, d1 + d2), the vectors times the joint shrunk covariance.
-        along (Tensor): (k, d), their part with this side's covariance.
-        across (Tensor): (k, other), their part with the cross-covariance.
+    A row (2 d + other,) is a vector (d,), its product with the covariance s (d, d) of this side,
+    and that with the cross-covariance (d, other); shrunk in the basis only. There is room for more.
     """
 
-    def __init__(
-        self,
-        s: Tensor,
-        cross: Tensor,
-        shrinkage: float,
-        vectors: Tensor,
-        products: Tensor,
-        room: int,
-        start: int,
-    ) -> None:
+    def __init__(self, s: Tensor, cross: Tensor, shrinkage: float, rows: Tensor, room: int) -> None:
         self.s, self.cross = s, cross
-        self.width = d = len(s)
-        self._along = slice(d + start, 2 * d + start)
-        self._across = slice(d, d + start) if start else slice(2 * d, None)
         self.ridge = shrinkage * float(s.diagonal().mean(dtype=torch.float64))
-        k = len(vectors)
-        self.rows = vectors.new_empty(k + room, d + products.shape[1])
-        self._resize(k)
-        torch.cat([vectors, products], 1, out=self.rows[:k])
-        self.along.add_(vectors, alpha=self.ridge)
+        self.rows = rows.new_empty(len(rows) + room, rows.shape[1])
+        self.rows[: len(rows)] = rows
+        self._resize(len(rows))
+        self.along.add_(self.vectors, alpha=self.ridge)
 
     def _resize(self, count: int) -> None:
-        self.count = count
-        rows = self.rows[:count]
-        self.vectors, self.products = rows[:, : self.width], rows[:, self.width :]
-        self.along, self.across = rows[:, self._along], rows[:, self._across]
-
-    def gram(self) -> Tensor:
-        """(k, k) inner products of the vectors in the shrunk covariance."""
-        return self.along @ self.vectors.mT
-
-    def combine(self, coefficients: Tensor) -> None:
-        """Replace the vectors by linear combinations of them."""
-        self.rows[: self.count] = coefficients @ self.rows[: self.count]
+        self.count, d = count, len(self.s)
+        self.vectors, self.along, self.across = self.rows[:count].tensor_split((d, 2 * d), 1)
 
     def relative_change(self, coefficients: Tensor, x: Tensor, within: Tensor) -> float:
         """Norm of x and a combination ``within``, over that of the vector that they change."""
@@ -166,18 +126,18 @@ class Basis:
         x = torch.addmv(x, self.vectors.mT, torch.mv(self.along, x), alpha=-1)
         return x.to(self.s.dtype)
 
-    def append(self, *products: Tensor) -> None:
-        """Append a vector (d,) with its products, made orthonormal."""
-        d, n, new = self.width, self.count, self.rows[self.count]
-        new.copy_(torch.cat(products))
-        vector, along = new[:d], new[self._along]
+    def append(self, *row: Tensor) -> None:
+        """Append a vector with its products, made orthonormal."""
+        n, new, d = self.count, self.rows[self.count], len(self.s)
+        new.copy_(torch.cat(row))
+        vector, along = new[:d], new[d : 2 * d]
         along.add_(vector, alpha=self.ridge)
         new.addmv_(self.rows[:n].mT, torch.mv(self.along, vector), alpha=-1)
         new *= vector.dot(along).rsqrt()
         self._resize(n + 1)
 
-    def combined(self, coefficients: Tensor) -> tuple[Tensor, Tensor]:
-        """Linear combinations (n, d) of the vectors, and their products, not shrunk."""
-        new = coefficients @ self.rows[: self.count]
-        new[:, self._along].add_(new[:, : self.width], alpha=-self.ridge)
-        return new[:, : self.width], new[:, self.width :]
+    def combined(self, coefficients: Tensor) -> Tensor:
+        """Rows of linear combinations (n, k) of the vectors, not shrunk."""
+        new, d = coefficients @ self.rows[: self.count], len(self.s)
+        new[:, d : 2 * d].add_(new[:, :d], alpha=-self.ridge)
+        return new

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from trn_plugin.relation import precision
-from trn_plugin.relation._whitening import unwhiten, whiten, whitener
+from trn_plugin.relation._whitening import factors, unwhiten, whiten
 
-__all__ = ["Exact", "canonical_vectors", "leading_vectors"]
+__all__ = ["Exact", "leading_triples"]
 
 # Squared correlations are raised to at least the power 2^SQUARINGS: what is left of a second
 # correlation that is 1e-4 below the first is e^-13.
@@ -28,50 +28,48 @@ class Exact:
     def solve(self, state: None, s, shrinkage: float, batch=None):
         """See :class:`Solver`; P pairs at once."""
         s11, s12, s22 = s
-        if s11.shape == s22.shape:
-            w1, w2 = whitener(torch.cat([s11, s22]), shrinkage).split(len(s11))
-        else:
-            w1, w2 = whitener(s11, shrinkage), whitener(s22, shrinkage)
-        return canonical_vectors(w1, s12, w2), state, True
-
-
-def canonical_vectors(w1: Tensor, s12: Tensor, w2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    r"""Largest canonical correlation and its canonical vectors (Eq. 10).
-
-    Args:
-        w1, w2 (Tensor): (P, d1, d1) and (P, d2, d2), see :func:`whitener`.
-        s12 (Tensor): (P, d1, d2) cross-covariances.
-
-    Returns:
-        tau (P,), a (P, d1), b (P, d2) with :math:`a^\top (S_{11} + \epsilon v I)\, a = 1`. Where
-        nothing is related, tau, a and b are 0.
-    """
-    tau, u, v = leading_vectors(whiten(w2, whiten(w1, s12).mT).mT)
-    return tau, unwhiten(w1, u[..., None])[..., 0], unwhiten(w2, v[..., None])[..., 0]
+        l1, l2 = factors(s11, s22, shrinkage)
+        tau, u, v = leading_vectors(whiten(l1, s12, l2))
+        a, b = unwhiten(l1, u[..., None])[..., 0], unwhiten(l2, v[..., None])[..., 0]
+        return (tau, a, b), state, True
 
 
 def leading_vectors(k: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """tau (P,), u (P, d1) and v (P, d2) of matrices (P, d1, d2).
 
-    LAPACK's on the host; elsewhere by repeated squaring, since a decomposition on a device makes
-    the host wait. Where nothing is related, all three are 0.
+    Elsewhere than on the host by repeated squaring, since a decomposition on a device makes the
+    host wait. Where nothing is related, all three are 0.
     """
-    if min(k.shape[-2:]) == 1:
+    if k.shape[-2] < k.shape[-1]:
+        tau, v, u = leading_vectors(k.mT)
+        return tau, u, v
+    if k.shape[-1] == 1:
         length = torch.linalg.vector_norm(k, dim=(-2, -1))
-        unit = k / length.clamp(min=torch.finfo(k.dtype).tiny)[..., None, None]
-        one = torch.ones_like(length)[..., None]
-        u, v = (one, unit[..., 0, :]) if k.shape[-2] == 1 else (unit[..., 0], one)
+        u = k[..., 0] / length.clamp(min=torch.finfo(k.dtype).tiny)[..., None]
+        v = torch.ones_like(length)[..., None]
     elif precision.on_host(k.device):
-        u, s, vh = torch.linalg.svd(k, full_matrices=False)
-        u, length, v = u[..., 0], s[..., 0], vh[..., 0, :]
-    elif k.shape[-2] < k.shape[-1]:
-        length, v, u = _by_squaring(k.mT)
+        u, length, v = (t[..., 0] for t in leading_triples(k, 1))
     else:
         length, u, v = _by_squaring(k)
-    related = length > 64 * torch.finfo(k.dtype).eps
+    related = precision.is_related(length)
     keep = related[..., None]
     tau = torch.where(related, length.clamp(max=1.0), 0.0)
     return tau, torch.where(keep, u, 0.0), torch.where(keep, v, 0.0)
+
+
+def leading_triples(k: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """u (..., d1, n), s (..., n), v (..., d2, n), faster than by ``linalg.svd``.
+
+    As exact; values below sqrt(eps) of the first are not in order.
+    """
+    if k.shape[-2] < k.shape[-1]:
+        v, s, u = leading_triples(k.mT, count)
+        return u, s, v
+    v = torch.linalg.eigh(k.mT @ k)[1][..., -count:].flip(-1)
+    # orthonormal even where squares of small values are lost to rounding
+    u, r = torch.linalg.qr(k @ v)
+    s = r.diagonal(dim1=-2, dim2=-1)
+    return u * s.sign().add(0.5).sign()[..., None, :], s.abs(), v
 
 
 def _by_squaring(k: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Flags of a device, read by its host when they are there, so that neither waits."""
+"""Device-to-host flags read without synchronisation."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections import deque
 import torch
 from torch import Tensor
 
-__all__ = ["LateFlags"]
+__all__ = ["DeviceFlags"]
 
 MOST_UNREAD = 2
 
 
-class LateFlags:
-    """Small tensors handed over as they are computed, and read some steps later."""
+class DeviceFlags:
+    """Small tensors that the host reads some steps after they were computed."""
 
     def __init__(self) -> None:
         self._unread: deque[tuple[Tensor, torch.cuda.Event | None]] = deque()
@@ -32,7 +32,7 @@ class LateFlags:
         self._unread.append((host, event))
 
     def take(self) -> list[Tensor]:
-        """What has arrived; waits only for what is older than ``MOST_UNREAD`` steps."""
+        """What has been copied; waits only for what is older than ``MOST_UNREAD`` steps."""
         arrived = []
         while self._unread:
             flags, event = self._unread[0]
@@ -44,8 +44,8 @@ class LateFlags:
             self._unread.popleft()
         return arrived
 
-    def __deepcopy__(self, memo) -> LateFlags:
-        return LateFlags()  # a copy has had no step
+    def __deepcopy__(self, memo) -> DeviceFlags:
+        return DeviceFlags()  # a copy has had no step
 
     def __reduce__(self):
-        return LateFlags, ()
+        return DeviceFlags, ()

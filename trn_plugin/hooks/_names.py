@@ -1,0 +1,54 @@
+"""Names of tasks and levels in the options of a hook."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from torch import nn
+
+from trn_plugin.errors import ConfigError
+
+__all__ = ["check_levels", "check_names", "check_tasks", "mapping"]
+
+
+def mapping(where: str, value) -> Mapping:
+    """A dict that is not empty."""
+    if not isinstance(value, Mapping) or not value:
+        raise ConfigError(f"{where}: expected a dict that is not empty, got {value!r}")
+    return value
+
+
+def check_names(where: str, names: Iterable[str]) -> None:
+    """Refuse names that would make a log entry a loss."""
+    for name in names:
+        if not isinstance(name, str) or "loss" in name:
+            raise ConfigError(
+                f"{where}: {name!r} cannot be a name here: MMEngine adds up every log entry whose "
+                "name contains 'loss'"
+            )
+
+
+def check_levels(where: str, levels: Iterable[str]) -> None:
+    """Refuse names that cannot be a level's."""
+    check_names(where, levels)
+    for level in levels:
+        if not level.isidentifier() or level == "label" or hasattr(nn.ModuleDict, level):
+            raise ConfigError(
+                f"{where}: {level!r} cannot be a level: expected letters, digits and '_', not "
+                "'label', and no name of a method of torch.nn.ModuleDict"
+            )
+
+
+def check_tasks(where: str, given: Mapping, tasks: Sequence[str]) -> None:
+    """Refuse a dict of other tasks than those of the relations."""
+    missing = [task for task in tasks if task not in mapping(where, given)]
+    unknown = [task for task in given if task not in tasks]
+    if missing or unknown:
+        raise ConfigError(
+            f"{where}: expected the tasks of relations, {', '.join(tasks)}; "
+            + "; ".join(
+                f"{what} {', '.join(map(str, names))}"
+                for what, names in (("it lacks", missing), ("none of them is", unknown))
+                if names
+            )
+        )
