@@ -122,7 +122,11 @@ function draw() {
           context.lineWidth = unit;
           context.fill();
           context.stroke();
-          if (side > 120 * unit) text(name, x + radius + 2 * unit, y + 4 * unit, "#e8ffe8", unit);
+          if (side < 120 * unit) continue;
+          const left = x < (x0 + x1) / 2; // names stand beside their points, outwards
+          context.textAlign = left ? "right" : "left";
+          text(name, x + (left ? -1 : 1) * (radius + 2 * unit), y + 4 * unit, "#e8ffe8", unit);
+          context.textAlign = "left";
         }
       } else {
         for (const words of lines(task, prediction[task]).slice(0, 5)) {
