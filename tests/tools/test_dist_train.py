@@ -17,9 +17,8 @@ CONFIG = TOOLS.parent / "configs/toy/trn-output_test-resnet_toy.py"
 
 @pytest.fixture
 def environment(tmp_path):
-    """The Python of the tests is the first ``python``."""
-    (tmp_path / "python").symlink_to(sys.executable)
-    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    """``python`` is that of the tests; programs of the test go before all."""
+    path = os.pathsep.join([str(tmp_path), os.path.dirname(sys.executable), os.environ["PATH"]])
     return dict(os.environ, PATH=path, PYTHONPATH=str(TOOLS.parent), OMP_NUM_THREADS="1")
 
 
