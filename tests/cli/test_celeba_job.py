@@ -46,7 +46,7 @@ def test_train_and_test_with_balanced_weights_and_a_broken_picture(
     said = capfd.readouterr()
     said = said.out + said.err
     assert "left out (skip_unreadable), 1 of 12 so far" in said
-    assert "att1: pos_weight [" in said
+    assert "att1.pos_weight: [" in said
 
     broken = faces / "img_align_celeba" / "000020.jpg"
     broken.write_bytes(b"")

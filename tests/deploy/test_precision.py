@@ -13,6 +13,7 @@ from trn_plugin.deploy import DeployModel, TaskPredictor, export_onnx
 from trn_plugin.deploy.describe import describe_model
 from trn_plugin.deploy.export import update_metadata
 from trn_plugin.deploy.precision import to_int8
+from trn_plugin.errors import ConfigError
 
 KINDS = ("plain", "fp16", "int8", "rich")
 SIZE_HEAD = dict(type="RegressionHead", num_values=2, mean=[4e5, 0.01], std=[1e5, 0.001])
@@ -129,3 +130,24 @@ def test_what_a_file_says_can_be_completed(files, tmp_path):
     assert [file.name for file in path.parent.glob(".*")] == []
     for task, values in before.run(image[None]).items():
         np.testing.assert_array_equal(after.run(image[None])[task], values)
+
+
+def test_a_quantised_result_does_not_depend_on_its_batch(files):
+    predictor = TaskPredictor(files["int8"])
+    dark, bright = picture(60, 50) // 4, 255 - picture(60, 50, 1) // 4
+    together = predictor.run(np.stack([dark, bright]))
+    for row, image in enumerate((dark, bright)):
+        for task, alone in predictor.run(image[None]).items():
+            np.testing.assert_allclose(together[task][row], alone[0], rtol=1e-5)
+
+
+def test_ranges_come_from_pictures_of_any_size_and_type(model, tmp_path):
+    path = tmp_path / "small.onnx"
+    metadata = describe_model(model, SIZE, DATASET_TASKS)
+    options = dict(precision="int8", resize="none", float_input=True)
+    with pytest.raises(ConfigError, match="pictures to calibrate on, found none"):
+        export_onnx(model, path, SIZE, metadata, **options)
+    assert not path.exists()
+    pictures = [picture(60, 50 + seed, seed) for seed in range(4)]
+    told = export_onnx(model, path, SIZE, metadata, calibration=pictures, **options)
+    assert 0 < max(told.values()) < 0.1

@@ -4,6 +4,7 @@ import functools
 import http.server
 import json
 import os
+import re
 import shutil
 import subprocess
 import threading
@@ -22,6 +23,7 @@ from trn_plugin.deploy.export import update_metadata
 from trn_plugin.deploy.web_page import write_page
 
 WEB = Path(trn_plugin.__file__).parent / "deploy/web"
+DOCS = Path(__file__).parents[2] / "docs/guides/browser.md"
 NODE_MODULES = Path(os.environ.get("TRN_PLUGIN_NODE_MODULES") or WEB / "node_modules").resolve()
 RUNTIME = "onnxruntime-web/dist/ort.wasm.min.mjs"
 CHROMIUM = next(
@@ -146,6 +148,18 @@ class TestInBrowser:
         found = browser.evaluate("trn.found[0].landmarks.nose")
         (expected,) = TaskPredictor(folder / "0/model.onnx").predict(picture(300, 400), [box])
         np.testing.assert_allclose(found, expected["landmarks"][2], atol=1e-2)
+
+    def test_the_lines_of_the_documentation_run(self, pages, browser):
+        folder, address = pages
+        (text,) = re.findall(r"```javascript\n(.*?)```", DOCS.read_text(), re.DOTALL)
+        kept = "window.found = [...outputs.landmarks.data]; document.body.dataset.ready = 'yes';"
+        page = f'<!doctype html><body><script type="module">{text}{kept}</script>'
+        (folder / "0/lines.html").write_text(page)
+        shutil.copy(folder / "0/a picture.png", folder / "0/photo.png")
+        browser.open(f"{address}/0/lines.html", READY)
+        (expected,) = TaskPredictor(folder / "0/model.onnx").predict([picture(300, 400)])
+        found = np.reshape(browser.evaluate("window.found"), (-1, 2))
+        np.testing.assert_allclose(found, expected["landmarks"], atol=1e-2)
 
     def test_what_is_missing_is_said(self, pages, browser):
         _, address = pages

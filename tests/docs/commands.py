@@ -32,6 +32,7 @@ PROGRAMS = (
     "mkdocs",
     "bash",
     "git",
+    "npm",
 )
 STUB = r"""#!/bin/bash
 { printf '%s\0' "$PWD" "$(basename "$0")" "$@"; printf '\1'; } >> "$TRN_RECORD"
@@ -109,7 +110,8 @@ def check(folder, program, arguments):
             if "/" in argument:
                 assert (ROOT / argument.split("::")[0]).exists(), argument
     else:
-        assert program in ("git", "mkdocs", "ruff", "venv"), program
+        known = ("git", "http.server", "mkdocs", "npm", "ruff", "venv")
+        assert program in known, program
 
 
 def _check_script(folder, script, arguments):

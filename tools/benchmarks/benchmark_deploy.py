@@ -16,6 +16,7 @@ Examples:
 import functools
 import os
 import tempfile
+import time
 
 import numpy as np
 import onnxruntime
@@ -26,7 +27,6 @@ from trn_plugin.cli.config import add_config_arguments, load_config
 from trn_plugin.cli.parsing import positive_int
 from trn_plugin.cli.running import start
 from trn_plugin.deploy import DeployModel, TaskPredictor, export_onnx
-from trn_plugin.deploy.check import drawn_picture
 from trn_plugin.deploy.checkpoint import load_for_export
 from trn_plugin.deploy.describe import describe_model
 from trn_plugin.deploy.inference import build_model
@@ -54,6 +54,11 @@ def add_arguments(parser):
     parser.add_argument("--picture-size", help="side in pixels (default: the network's)", **sizes)
     add_count(parser, "--rounds", 5)
     add_count(parser, "--calls", 5, "of each a round")
+    parser.add_argument(
+        "--cpu-time",
+        action="store_true",
+        help="of the process, of all its threads: what else the machine does is left out",
+    )
     add_device_arguments(parser)
     add_out(parser)
 
@@ -74,6 +79,7 @@ def main(args):
         "picture": f"{shape[1]} x {shape[0]}",
         "device": args.device,
         "threads": args.threads,
+        "clock": "cpu" if args.cpu_time else "wall",
         "torch": torch.__version__,
         "onnxruntime": onnxruntime.__version__,
     }
@@ -119,8 +125,8 @@ def backends(model, metadata, args, folder):
 def exported(model, metadata, args, precision, folder):
     path = os.path.join(folder, f"{precision}.onnx")
     size = metadata["input_size"]
-    drawn = [drawn_picture(*size, seed) for seed in range(8)]  # as fast as other ranges
-    export_onnx(model, path, size, metadata, precision=precision, calibration=drawn)
+    pictures = [*np.random.default_rng(1).integers(0, 256, (8, *size, 3), np.uint8)]
+    export_onnx(model, path, size, metadata, precision=precision, calibration=pictures)
     predictor = TaskPredictor(path, providers_of(args.device), args.threads)
     used = predictor.session.get_providers()[0]
     if not used.lower().startswith(args.device):
@@ -136,7 +142,8 @@ def measure(runs, skipped, pictures, metadata, args):
             usable[name] = functools.partial(run, pictures)
         except Exception as error:  # compilers' and runtimes' errors share no base class
             skipped[name] = f"{type(error).__name__}: {first_line(error)}"
-    times = times_in_turn(usable, args.rounds, calls=args.calls, pause=0.05)
+    clock = time.process_time if args.cpu_time else time.perf_counter
+    times = times_in_turn(usable, args.rounds, clock, args.calls, pause=0.05)
     rows = []
     for name in (name for name in TITLES if name in args.backends):
         row = {"backend": name, "batch_size": len(pictures)}

@@ -88,7 +88,11 @@ def runtimes(deployed, path, node_modules):
         onnxruntime.__version__,
         TaskPredictor(str(path), ["CPUExecutionProvider"]).run,
     )
-    yield "torch.export", torch.__version__, functools.partial(in_torch, program(deployed), names)
+    yield (
+        "torch.export",
+        torch.__version__.split("+")[0],
+        functools.partial(in_torch, program(deployed), names),
+    )
     if importlib.util.find_spec("openvino"):
         import openvino
 

@@ -3,7 +3,10 @@ import { Model } from "./model.js";
 
 const ORT = "./node_modules/onnxruntime-web/dist/";
 const element = (id) => document.getElementById(id);
-const canvas = element("picture"), context = canvas.getContext("2d", { willReadFrequently: true });
+const canvas = element("picture"), context = canvas.getContext("2d");
+const pixels = document.createElement("canvas"); // the picture in its own size
+const pixelContext = pixels.getContext("2d", { willReadFrequently: true });
+const SHOWN = 1000; // pixels of a small picture's longer side on the screen, for sharp text
 const state = { ort: null, model: null, source: null, image: null, boxes: [], found: [], drag: null, camera: null,
   idle: Promise.resolve() };
 window.trn = state; // for tests and the console
@@ -45,10 +48,10 @@ function fail(text) {
 
 /** Show a picture: an ImageBitmap, a video frame or an image element. */
 async function show(source, width, height) {
-  canvas.width = width;
-  canvas.height = height;
-  context.drawImage(source, 0, 0);
-  state.image = context.getImageData(0, 0, width, height);
+  pixels.width = width;
+  pixels.height = height;
+  pixelContext.drawImage(source, 0, 0);
+  state.image = pixelContext.getImageData(0, 0, width, height);
   await predict();
 }
 
@@ -64,7 +67,7 @@ async function openFile(file) {
   }
 }
 
-const wholePicture = () => [0, 0, canvas.width, canvas.height];
+const wholePicture = () => [0, 0, pixels.width, pixels.height];
 
 /** Predict once what was asked before is done: the last result shown is that of the last boxes. */
 function predict() {
@@ -91,9 +94,13 @@ async function predictNow() {
 
 function draw() {
   if (!state.image) return;
-  context.putImageData(state.image, 0, 0);
-  const unit = Math.max(canvas.width, canvas.height) / 640;
-  context.font = `${Math.round(12 * unit)}px system-ui, sans-serif`;
+  const longer = Math.max(pixels.width, pixels.height), scale = Math.max(SHOWN / longer, 1);
+  canvas.width = Math.round(pixels.width * scale);
+  canvas.height = Math.round(pixels.height * scale);
+  context.setTransform(canvas.width / pixels.width, 0, 0, canvas.height / pixels.height, 0, 0);
+  context.drawImage(pixels, 0, 0);
+  const unit = longer / 640;
+  context.font = `${12 * unit}px system-ui, sans-serif`;
   const boxes = state.drag ? [...state.boxes, state.drag] : state.boxes;
   boxes.forEach(([x0, y0, x1, y1], i) => {
     context.strokeStyle = "#ffc400";
@@ -115,7 +122,11 @@ function draw() {
           context.lineWidth = unit;
           context.fill();
           context.stroke();
-          if (side > 120 * unit) text(name, x + radius + 2 * unit, y + 4 * unit, "#e8ffe8", unit);
+          if (side < 120 * unit) continue;
+          const left = x < (x0 + x1) / 2; // names stand beside their points, outwards
+          context.textAlign = left ? "right" : "left";
+          text(name, x + (left ? -1 : 1) * (radius + 2 * unit), y + 4 * unit, "#e8ffe8", unit);
+          context.textAlign = "left";
         }
       } else {
         for (const words of lines(task, prediction[task]).slice(0, 5)) {
@@ -175,8 +186,8 @@ function add(parent, tag, content) {
 /** Position of a pointer in the picture's pixels. */
 function position(event) {
   const area = canvas.getBoundingClientRect();
-  return [Math.round((event.clientX - area.left) * canvas.width / area.width),
-    Math.round((event.clientY - area.top) * canvas.height / area.height)];
+  return [Math.round((event.clientX - area.left) * pixels.width / area.width),
+    Math.round((event.clientY - area.top) * pixels.height / area.height)];
 }
 
 const inside = ([x, y], [x0, y0, x1, y1]) => x >= x0 && x < x1 && y >= y0 && y < y1;
