@@ -123,3 +123,14 @@ def test_a_wrong_number_of_rows_is_one_line(tmp_path):
     optim = jacobian("Constant", arguments=dict(weights=[1.0, 1.0, 1.0]))
     with pytest.raises(ConfigError, match="Constant cannot aggregate 2 rows"):
         tiny_runner(tmp_path, optim=optim).train()
+
+
+def test_another_aggregator_in_a_resumed_run_is_told(tmp_path):
+    told = []
+    for name in ("UPGrad", "PCGrad"):
+        optim = jacobian(name)
+        options = dict(optim=optim, cfg=dict(optim_wrapper=optim), resume=name == "PCGrad")
+        run = tiny_runner(tmp_path, train_cfg=dict(by_epoch=True, max_epochs=1), **options)
+        run.logger.warning = told.append
+        run.train()
+    assert "optim_wrapper.aggregator.type (was 'UPGrad', is 'PCGrad')" in told[-1]

@@ -71,7 +71,8 @@ class JacobianOptimWrapper(OptimWrapper):
                 "optim_wrapper.relation_losses: expected 'row' or 'tasks', "
                 f"found {relation_losses!r}"
             )
-        self.aggregator = _build(aggregator)
+        device = optimizer.param_groups[0]["params"][0].device
+        self.aggregator = _build(aggregator, device)
         self.fixed_rows = _has_state(self.aggregator) or any(
             isinstance(value, (list, tuple)) for value in aggregator.values()
         )
@@ -259,8 +260,8 @@ def _has_state(aggregator) -> bool:
     return isinstance(aggregator, _torchjd("torchjd").Stateful)
 
 
-def _build(config: Mapping) -> nn.Module:
-    """The aggregator of a config."""
+def _build(config: Mapping, device: torch.device) -> nn.Module:
+    """The aggregator of a config, its tensors on the device of the gradients."""
     module = _torchjd("torchjd.aggregation")
     bases = (module.Aggregator, module.WeightedAggregator, module.GramianWeightedAggregator)
     classes = {name: getattr(module, name) for name in module.__all__}
@@ -277,7 +278,7 @@ def _build(config: Mapping) -> nn.Module:
         )
     for key, value in options.items():
         if isinstance(value, (list, tuple)):
-            options[key] = torch.tensor(value, dtype=torch.float32)
+            options[key] = torch.tensor(value, dtype=torch.float32, device=device)
     try:
         return classes[name](**options)
     except (TypeError, ValueError) as error:

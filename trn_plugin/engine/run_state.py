@@ -28,6 +28,7 @@ COMPARED = (
     *("default_hooks", "custom_hooks", "input_size", "non_finite", "auto_scale_lr"),
 )
 """Keys of a config; optimizers and schedules are compared as they are built."""
+AGGREGATION = ("aggregator", "relation_losses", "shared")  # of optim_wrapper
 
 
 def process_state(runner) -> dict:
@@ -111,7 +112,11 @@ def settings_of(cfg) -> dict:
         simple = value is None or isinstance(value, (bool, int, float, str))
         return {path: value if simple else getattr(value, "__qualname__", type(value).__name__)}
 
-    return {k: v for key in COMPARED if key in cfg for k, v in flat(key, cfg[key]).items()}
+    compared = {key: cfg[key] for key in COMPARED if key in cfg}
+    wrapper = cfg.get("optim_wrapper")
+    if isinstance(wrapper, dict):
+        compared |= {f"optim_wrapper.{key}": wrapper[key] for key in AGGREGATION if key in wrapper}
+    return {k: v for key, value in compared.items() for k, v in flat(key, value).items()}
 
 
 def restore(
