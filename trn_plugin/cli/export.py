@@ -113,10 +113,11 @@ def main(args):
     calibration = None
     if args.precision == "int8":
         calibration, chosen = pictures_to_calibrate(config, crops, source, args.pictures)
-        calibration = calibration or images
-        kind = f"of the {chosen} set" if chosen else "of --images"
+        if not calibration:
+            calibration, chosen = images, None
         if not calibration:
             raise ConfigError("--precision int8: expected pictures to calibrate on: --images")
+        kind = f"of the {chosen} set" if chosen else "of --images"
         print(f"int8: ranges from {len(calibration)} pictures {kind}")
     print(f"exporting {metadata['backbone']} and comparing with PyTorch ...", flush=True)
     options = dict(
