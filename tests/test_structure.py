@@ -25,6 +25,7 @@ ROOMS = (
     "evaluation",
     "deploy",
     "engine",
+    "balancing",
     "checkpoints",
     "cli",
 )
@@ -39,6 +40,7 @@ ALLOWED = {
     "deploy": {"checkpoints", "engine", "cli"},
     "engine": {"checkpoints"},
     "checkpoints": set(),
+    "balancing": set(),
     "cli": {"checkpoints", "datasets", "deploy", "engine", "evaluation", "models"},
 }
 

@@ -49,7 +49,7 @@ EVALUATORS = _child(mmengine_registry.EVALUATOR, "evaluation")
 METRICS = _child(mmengine_registry.METRICS, "evaluation")
 RUNNERS = _child(mmengine_registry.RUNNERS, "engine")
 LOG_PROCESSORS = _child(mmengine_registry.LOG_PROCESSORS, "engine")
-OPTIM_WRAPPERS = _child(mmengine_registry.OPTIM_WRAPPERS, "engine")
+OPTIM_WRAPPERS = _child(mmengine_registry.OPTIM_WRAPPERS, "balancing")
 
 _NOTHING_ADDED = [
     _child(getattr(mmengine_registry, name), "registry")  # without a place MMEngine warns

@@ -8,7 +8,7 @@ import tiny
 import torch
 from tiny import StopAt, assert_same, result_of, tiny_runner
 
-from trn_plugin.engine import JacobianOptimWrapper
+from trn_plugin.balancing import JacobianOptimWrapper
 from trn_plugin.errors import ConfigError
 
 pytest.importorskip("torchjd", reason="needs the extra torchjd")

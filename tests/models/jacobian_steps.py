@@ -4,7 +4,7 @@ import torch
 from builders import batch, build
 from mmengine.optim import OptimWrapper
 
-from trn_plugin.engine import JacobianOptimWrapper
+from trn_plugin.balancing import JacobianOptimWrapper
 from trn_plugin.hooks import TaskRelationLossHook
 
 SIZE = 32

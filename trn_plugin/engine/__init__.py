@@ -1,7 +1,6 @@
 """MMEngine's Runner, safe to resume, that says what it does not follow."""
 
-from trn_plugin.engine.jacobian import JacobianOptimWrapper
 from trn_plugin.engine.logs import ScreenLogProcessor
 from trn_plugin.engine.runner import SafeRunner
 
-__all__ = ["JacobianOptimWrapper", "SafeRunner", "ScreenLogProcessor"]
+__all__ = ["SafeRunner", "ScreenLogProcessor"]

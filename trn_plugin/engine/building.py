@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -99,3 +99,10 @@ class ToldRunner(Runner):
     build_val_loop = _told("build_val_loop", "val_cfg")
     build_test_loop = _told("build_test_loop", "test_cfg")
     scale_lr = _told("scale_lr", "auto_scale_lr")
+
+
+def replaced(part, own: Mapping):
+    """A part of a config with our class for MMEngine's of that ``type``, where there is one."""
+    name = part.get("type") if isinstance(part, dict) else None
+    name = name.removeprefix("mmengine.") if isinstance(name, str) else None
+    return {**part, "type": own[name]} if name in own else part

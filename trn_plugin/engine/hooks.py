@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mmengine.hooks import Hook
 
+from trn_plugin.engine.building import replaced
 from trn_plugin.engine.distributed import average_statistics
 from trn_plugin.engine.finite import FiniteSteps
 from trn_plugin.engine.step_log import StepLogHook
@@ -30,18 +31,12 @@ def hooks_of(cfg, default_hooks: dict | None, custom_hooks: list | None) -> dict
     """The hooks of a run, or their configs, by their places in the config; None leaves one out."""
     given = {f"default_hooks.{k}": hook for k, hook in {**DEFAULT, **(default_hooks or {})}.items()}
     given |= {f"custom_hooks.{k}": hook for k, hook in enumerate(custom_hooks or ())}
-    hooks = {place: _own(hook) for place, hook in given.items() if hook is not None}
+    hooks = {place: replaced(hook, OWN) for place, hook in given.items() if hook is not None}
     hooks |= dict(finite_steps=FiniteStepsHook(), validation=ValidationHook())
     hooks["names"] = dict(type="trn_plugin.NamesHook")
     if cfg.get("save_on_sigterm"):
         hooks["save_on_sigterm"] = dict(type="trn_plugin.SaveOnTerminateHook")
     return hooks
-
-
-def _own(hook):
-    name = hook.get("type") if isinstance(hook, dict) else None
-    name = name.removeprefix("mmengine.") if isinstance(name, str) else None
-    return {**hook, "type": OWN[name]} if name in OWN else hook
 
 
 class FiniteStepsHook(Hook):

@@ -9,6 +9,7 @@ from mmengine.dataset import InfiniteSampler
 from mmengine.runner import BaseLoop
 from torch.utils.data import DataLoader
 
+from trn_plugin.engine.building import replaced
 from trn_plugin.errors import CheckpointError, ConfigError, shown
 
 __all__ = ["EpochLoop", "IterationLoop", "batches_from", "own_loop"]
@@ -183,6 +184,4 @@ def own_loop(loop):
     if isinstance(loop, dict) and "type" not in loop and isinstance(loop.get("by_epoch"), bool):
         rest = {key: value for key, value in loop.items() if key != "by_epoch"}
         return {**rest, "type": EpochLoop if loop["by_epoch"] else IterationLoop}
-    name = loop.get("type") if isinstance(loop, dict) else None
-    name = name.removeprefix("mmengine.") if isinstance(name, str) else None
-    return {**loop, "type": own[name]} if name in own else loop
+    return replaced(loop, own)

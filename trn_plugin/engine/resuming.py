@@ -6,9 +6,9 @@ import copy
 
 from mmengine.dist import all_gather_object, broadcast_object_list, is_main_process
 
+from trn_plugin.checkpoints.newest import newest_first
 from trn_plugin.engine import run_state
 from trn_plugin.engine.schedules import schedules_in
-from trn_plugin.engine.work_dir import newest_first
 from trn_plugin.errors import CheckpointError, ConfigError, first_line, printable, shown
 
 __all__ = ["resume", "resume_newest"]

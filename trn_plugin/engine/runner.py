@@ -13,7 +13,8 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from trn_plugin import checkpoints, packaged
-from trn_plugin.engine import resuming, run_state, work_dir
+from trn_plugin.checkpoints import newest
+from trn_plugin.engine import resuming, run_state
 from trn_plugin.engine.building import ToldRunner, check_sections, config_errors
 from trn_plugin.engine.data_config import (
     check_metrics,
@@ -28,6 +29,7 @@ from trn_plugin.engine.logs import ScreenFilter
 from trn_plugin.engine.loops import IterationLoop, own_loop
 from trn_plugin.engine.optimizers import accumulated, own_optimizer
 from trn_plugin.engine.schedules import as_iterations
+from trn_plugin.engine.work_dir import only_run_in
 from trn_plugin.errors import ConfigError
 from trn_plugin.registry import RUNNERS
 
@@ -143,13 +145,13 @@ class SafeRunner(ToldRunner):
         """As MMEngine's; what fails before the first step is a ConfigError."""
         self.finite_steps = None
         try:
-            with work_dir.only_run_in(self.work_dir) if is_main_process() else nullcontext():
-                work_dir.newest_first(self.work_dir)  # refuses those of a newer version
+            with only_run_in(self.work_dir) if is_main_process() else nullcontext():
+                newest.newest_first(self.work_dir)  # refuses those of a newer version
                 super().dump_config()
                 return super().train()
         except KeyboardInterrupt as error:
             where = self.last_checkpoint_text()
-            if work_dir.checkpoint_files(self.work_dir):
+            if newest.checkpoint_files(self.work_dir):
                 where += "; --resume goes on from there"
             raise type(error)(where) from None
         except Exception:
@@ -255,7 +257,7 @@ class SafeRunner(ToldRunner):
 
     def last_checkpoint_text(self) -> str:
         """Where a run that ends now can be resumed from."""
-        return work_dir.last_checkpoint_text(self.work_dir)
+        return newest.last_checkpoint_text(self.work_dir)
 
     def save_checkpoint(
         self,

@@ -1,0 +1,50 @@
+"""The checkpoints in a run's folder, and which of them to go on from."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from trn_plugin.checkpoints.reading import read_meta
+from trn_plugin.errors import CheckpointError, NewerFormatError
+
+__all__ = ["checkpoint_files", "last_checkpoint_text", "newest_first"]
+
+
+def checkpoint_files(folder: str | os.PathLike) -> list[Path]:
+    """The checkpoints in a work directory; where there are none, those that its pointer names."""
+    folder = Path(folder)
+    paths, pointer = sorted(folder.glob("*.pth")), folder / "last_checkpoint"
+    if not paths and pointer.is_file():
+        newest = Path(pointer.read_text(encoding="utf-8", errors="replace").strip("\0 \n"))
+        paths = sorted(newest.parent.glob("*.pth")) if newest.is_file() else []
+    return [path for path in paths if path.is_file() and not path.name.startswith(".")]
+
+
+def newest_first(folder: str | os.PathLike) -> tuple[list[str], list[str]]:
+    """The checkpoints of a work directory, the one to go on from first; what is wrong with others.
+
+    A NewerFormatError is raised: this run would overwrite one of a newer version.
+    """
+    runs, problems = [], []
+    for path in checkpoint_files(folder):
+        try:
+            meta, has_optimizer = read_meta(path)
+        except CheckpointError as error:
+            if isinstance(error, NewerFormatError):
+                raise
+            problems.append(str(error))
+            continue
+        if isinstance(meta.get("epoch"), int) and isinstance(meta.get("iter"), int):
+            # first those that go on exactly, so not the best one's weights alone; of those of
+            # one iteration that of whole epochs, and the one validated already
+            order = has_optimizer, meta["iter"], meta["epoch"], "metrics" in meta
+            runs.append((order, str(path)))
+    return [path for _, path in sorted(runs, reverse=True)], problems
+
+
+def last_checkpoint_text(folder: str | os.PathLike) -> str:
+    """Where a run that ends now can be resumed from."""
+    paths = checkpoint_files(folder)
+    newest = max(paths, key=lambda path: path.stat().st_mtime_ns, default=None)
+    return f"the last checkpoint is {newest}" if newest else "no checkpoint has been written yet"
