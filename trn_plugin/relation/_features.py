@@ -1,13 +1,11 @@
 """Features as matrices: their checks, and orthonormal bases of their columns."""
 
-from __future__ import annotations
-
 import math
 
 import torch
 from torch import Tensor
 
-__all__ = ["check_features", "check_finite", "orthonormal_basis", "svd"]
+__all__ = ["check_features", "orthonormal_basis", "svd"]
 
 
 def check_features(f1: Tensor, f2: Tensor, names: tuple[str, str] = ("f1", "f2")) -> None:
@@ -28,64 +26,48 @@ def check_features(f1: Tensor, f2: Tensor, names: tuple[str, str] = ("f1", "f2")
         )
 
 
-def check_finite(f: Tensor, name: str) -> None:
-    """ValueError that names the first value of a matrix that is not finite."""
-    if bool(torch.isfinite(f.detach().sum())):  # one pass; a sum that overflows is looked at below
-        return
-    finite = torch.isfinite(f)
-    if not bool(finite.all()):
-        row, column = (~finite).nonzero()[0].tolist()
-        raise ValueError(f"{name}: value at row {row}, column {column} is {f[row, column]}")
+def orthonormal_basis(f: Tensor, name: str) -> tuple[Tensor, Tensor]:
+    """(N, r) basis Q of the centred columns X, and (d, r) T with X T = Q.
 
-
-def orthonormal_basis(f: Tensor) -> tuple[Tensor, Tensor]:
-    """(N, r) basis Q of the centred columns X, and (d, r) T with X T = Q; r is the rank.
+    r is the rank; of rank 0 both are one column of zeros.
 
     Columns are brought to unit length first, so that the rank does not depend on their units.
     What is constant, or dependent, up to the rounding of float32 (of float64 features, float64)
-    has no direction.
+    has no direction. Raises ValueError for the first value that is not finite.
     """
+    finite = torch.isfinite(f)
+    if not finite.all():
+        row, column = (~finite).nonzero()[0].tolist()
+        raise ValueError(f"{name}: value at row {row}, column {column} is {f[row, column]}")
     eps = torch.finfo(torch.promote_types(f.dtype, torch.float32)).eps
     values = f.detach().double()
     # a column's own largest value first: squares of 1e-200 vanish, of 1e200 overflow
-    size = values.abs().amax(0) if len(values) else values.new_zeros(values.shape[1])
-    unit = torch.where(size > 0, size, torch.ones_like(size))
+    unit = values.abs().amax(0).clamp(min=1e-300) if len(values) else 1.0
     values = values / unit
-    centred = values - values.mean(0) if len(values) else values
+    centred = values - values.mean(0)
     norm = centred.norm(dim=0)
     varies = norm > 4 * eps * values.norm(dim=0)
-    scale = torch.where(varies, 1 / torch.where(varies, norm, torch.ones_like(norm)), 0.0)
-    if not bool(varies.any()):
-        return values.new_zeros(len(values), 0), values.new_zeros(values.shape[1], 0)
-    if values.shape[1] == 1:
-        return centred * scale, (scale / unit)[:, None]
+    scale = torch.where(varies, 1 / norm, 0.0)
+    if not varies.any():
+        return values.new_zeros(len(values), 1), values.new_zeros(values.shape[1], 1)
     u, s, vh = svd(centred * scale)
     rank = int((s > 4 * eps * math.sqrt(max(f.shape)) * s[0]).sum())
     return u[:, :rank], (scale / unit)[:, None] * vh[:rank].T / s[:rank]
 
 
 def svd(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Thin singular value decomposition; by another algorithm where the first does not converge."""
+    """Thin singular value decomposition.
+
+    Where its algorithm does not converge, from the eigenvectors of the symmetric matrix of blocks
+    0, R, R', 0, where x = QR: then vectors of values near 0 are not orthonormal.
+    """
     try:
         return torch.linalg.svd(x, full_matrices=False)
     except torch.linalg.LinAlgError:
-        if x.is_cuda:
-            return torch.linalg.svd(x, full_matrices=False, driver="gesvd")
-        return _svd_by_eigh(x)
-
-
-def _svd_by_eigh(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """From the eigenvectors of the symmetric matrix of blocks 0, R, R', 0, where x = QR.
-
-    Singular vectors of values near 0 are not orthonormal.
-    """
-    if len(x) < x.shape[1]:
-        v, s, uh = _svd_by_eigh(x.mT)
-        return uh.mT, s, v.mT
-    q, r = torch.linalg.qr(x)
-    n = len(r)
-    symmetric = x.new_zeros(2 * n, 2 * n)
-    symmetric[:n, n:], symmetric[n:, :n] = r, r.mT
-    values, vectors = torch.linalg.eigh(symmetric)
-    vectors = math.sqrt(2) * vectors[:, n:].flip(1)
-    return q @ vectors[:n], values[n:].flip(0).clamp(min=0), vectors[n:].mT
+        q, r = torch.linalg.qr(x)
+    n, d = r.shape
+    symmetric = x.new_zeros(n + d, n + d)
+    symmetric[n:, :n] = r.mT
+    values, vectors = (t[..., -n:].flip(-1) for t in torch.linalg.eigh(symmetric))
+    vectors = math.sqrt(2) * vectors
+    return q @ vectors[:n], values.clamp(min=0), vectors[n:].mT

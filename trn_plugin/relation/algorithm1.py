@@ -7,10 +7,8 @@ r"""Algorithm 1, the online learning of a task relation layer.
      8-10  C_ij <- f_i^T f_j                    covariances of the mini-batch
     11-13  S_ij <- m S_ij + (1 - m) C_ij        running covariances
     14     tau <- max singular(S11^-1/2 S12 S22^-1/2)    similarities, solvers
-    15     return tau                           with its gradient
+    15     return tau                           ClosedFormGradient
 """
-
-from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -20,14 +18,12 @@ import torch
 from torch import Tensor
 
 from trn_plugin.relation import precision
-from trn_plugin.relation.covariance import Batch, RunningCovariance
-from trn_plugin.relation.gradient import ClosedFormGradient
-from trn_plugin.relation.pairs import Pairs
+from trn_plugin.relation.covariance import Batch, Pairs, RunningCovariance
 from trn_plugin.relation.similarities import Similarity
 from trn_plugin.relation.solvers import Update
 from trn_plugin.relation.solvers.davidson import Davidson
 
-__all__ = ["Step", "gradient", "iterate", "similarities", "update"]
+__all__ = ["Step", "iterate", "similarities", "update"]
 
 
 @dataclass
@@ -38,7 +34,7 @@ class Step:
     pairs: Pairs
     C: Batch | None = None  # None in evaluation
     taken: Tensor | None = None  # (B,) bool, which sets of tasks took it in; None for all
-    solution: tuple[Tensor, ...] | None = None  # of Similarity.solve; tau (P,) is first
+    solution: Sequence[Tensor] | None = None  # of Similarity.solve; tau (P,) is first
 
 
 def update(
@@ -50,8 +46,7 @@ def update(
 ) -> list[Step]:
     """Lines 6 to 13, of features (N, d) of T tasks, and (N, T) bool, which have a label.
 
-    Nothing changes before ``check`` has seen the sums of squares: it gives 0-d bool, whether they
-    are finite; None where the host has seen that they are.
+    ``check`` sees the sums of squares first: 0-d bool, whether they are finite; None for yes.
     """
     F = torch.cat(tuple(F), 1)
     C = [s.batch(F, masks) for s in S]
@@ -69,9 +64,11 @@ def update(
 def iterate(step: Step, m: float, epsilon: float, dtype: torch.dtype) -> bool:
     """Line 14 for a pair of wide tasks on a CPU; whether it was solved exactly."""
     S, pairs = step.S, step.pairs
-    x = torch.cat(pairs.take(step.C.x), 2)[0]
+    x = step.C.x[pairs.sets]
+    if x.shape[2] != sum(pairs.widths):
+        x = torch.cat(pairs.take(step.C.x), 2)
     taken = step.taken is None or bool(pairs.of_sets(step.taken))
-    update = Update(x, m, taken, int(pairs.of_sets(S.batches)), dtype)
+    update = Update(x[0], m, taken, int(pairs.of_sets(S.batches)), dtype)
     step.solution, pairs.state, is_exact = Davidson().solve(
         pairs.state, pairs.covariances(S.covariance), epsilon, update
     )
@@ -81,25 +78,18 @@ def iterate(step: Step, m: float, epsilon: float, dtype: torch.dtype) -> bool:
 @torch.no_grad()
 def similarities(steps: Sequence[Step], similarity: Similarity, epsilon: float) -> None:
     """Line 14 where there is no solution yet, pairs of equal widths together."""
-    alike: dict[tuple[int, int], list[tuple[Step, list[Tensor]]]] = defaultdict(list)
+    alike = defaultdict(list)
     for step in steps:
         if step.solution is None:
             dtype = precision.working_dtype(step.S.covariance.device)
             S = [s.to(dtype) for s in step.pairs.covariances(step.S.covariance)]
             alike[step.pairs.widths].append((step, S))
     for found in alike.values():
-        S = zip(*(own for _, own in found), strict=True)
-        S = [torch.cat(blocks) if len(blocks) > 1 else blocks[0] for blocks in S]
-        solution = similarity.solve(*S, epsilon)
+        if len(found) == 1:
+            found[0][0].solution = similarity.solve(*found[0][1], epsilon)
+            continue
+        S = map(torch.cat, zip(*(own for _, own in found), strict=True))
         counts = [len(step.pairs.indices) for step, _ in found]
-        parts = zip(*(tensor.split(counts) for tensor in solution), strict=True)
-        for (step, _), part in zip(found, parts, strict=True):
+        parts = (tensor.split(counts) for tensor in similarity.solve(*S, epsilon))
+        for (step, _), *part in zip(found, *parts, strict=True):
             step.solution = part
-
-
-def gradient(
-    step: Step, similarity: Similarity, epsilon: float, weight: Tensor, dtype: torch.dtype
-) -> Tensor:
-    """Line 15: tau (P,) of a dtype, with its gradient times (P,) weights."""
-    options = weight, step.pairs, similarity, epsilon, dtype
-    return ClosedFormGradient.apply(step.C.features, step.C.x, *options, *step.solution)

@@ -1,7 +1,5 @@
 """What chance alone gives, and what is left of a canonical correlation when it is taken off."""
 
-from __future__ import annotations
-
 import math
 
 import torch
@@ -9,8 +7,7 @@ from torch import Tensor
 
 __all__ = ["chance_similarity", "corrected_similarity"]
 
-# of the Tracy-Widom law of order one
-_MEAN, _QUANTILE_95 = -1.2065335745820, 0.9793
+_MEAN, _QUANTILE_95 = -1.2065335745820, 0.9793  # of the Tracy-Widom law of order one
 
 
 def chance_similarity(n: int, d1: int, d2: int) -> float:
@@ -25,8 +22,7 @@ def chance_similarity(n: int, d1: int, d2: int) -> float:
               \mu = 2 \log\tan\frac{\phi + \gamma}{2}, \quad
               \sigma^3 = \frac{16}{n^2 \sin^2(\phi + \gamma) \sin\phi \sin\gamma}
 
-    Of N samples and d1 and d2 features (rank). NaN for N - 1 <= d1 + d2, where even independent
-    features are perfectly correlated and tau is undefined.
+    Of N samples and d1 and d2 features (rank). NaN for N - 1 <= d1 + d2, where tau is always 1.
     """
     if n - 1 <= d1 + d2:
         return math.nan
@@ -41,18 +37,16 @@ def corrected_similarity(
 ) -> Tensor:
     r"""Estimate of the true largest canonical correlation from that of N samples.
 
-    The largest of a sample is too large, and near 1 where N is not far above d1 + d2. With
-    :math:`c_i = d_i / N`, a true correlation r above the point where it can be told from chance,
+    With :math:`c_i = d_i / N`, a true correlation r that can be told from chance,
     :math:`r^2 > \sqrt{c_1 c_2 / ((1-c_1)(1-c_2))}`, shows as
 
     .. math:: \tau^2 = \frac{\left((1-c_1) r^2 + c_1\right)\left((1-c_2) r^2 + c_2\right)}{r^2}
 
     (Bao, Hu, Pan and Zhou, Annals of Statistics 47(1), 2019, Theorem 1.8); this is solved for r.
-    What independent features exceed in one of twenty samples only (Johnstone, Annals of
-    Statistics 36(6), 2008) gives 0, with gradient 0; so does a weaker true correlation.
+    Below what independent features exceed in one of twenty samples (Johnstone, see above) it is 0.
 
     Of tau of any shape, N samples (or the effective number) and d1 and d2 features; differentiable
-    in tau, NaN where N - 1 <= d1 + d2, where a sample says nothing.
+    in tau, NaN where N - 1 <= d1 + d2.
     """
     n, d1, d2 = (torch.as_tensor(x, dtype=torch.float64, device=tau.device) for x in (n, d1, d2))
     defined = n - 1 > d1 + d2

@@ -1,6 +1,4 @@
-"""Running covariances of several tasks' features."""
-
-from __future__ import annotations
+"""Running covariances of several tasks' features, and which of their blocks are a pair's."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,9 +9,83 @@ from torch import Tensor, nn
 
 from trn_plugin.ranks import sum_over_ranks, world_size
 from trn_plugin.relation import precision
-from trn_plugin.relation.pairs import group_pairs
+from trn_plugin.relation.solvers.davidson import DavidsonState
 
-__all__ = ["Batch", "RunningCovariance", "centre"]
+__all__ = ["Batch", "Pairs", "RunningCovariance", "centre"]
+
+
+class Pairs(nn.Module):
+    """P pairs of tasks of widths d1 and d2, with ``indices`` among the pairs of the layer.
+
+    Each has a set of its own and the same columns, or all have columns of their own in one set.
+    """
+
+    def __init__(self, indices: list[int], sets: slice, columns: list[tuple[slice, slice]]) -> None:
+        super().__init__()
+        self.indices, self.sets = indices, sets
+        self.state: DavidsonState | None = None  # of a solver
+        self.widths = tuple(side.stop - side.start for side in columns[0])
+        self.is_indexed = len(columns) > 1
+        for name, own in zip(("rows", "columns"), zip(*columns, strict=True), strict=True):
+            if self.is_indexed:
+                index = torch.stack([torch.arange(s.start, s.stop) for s in own])
+                self.register_buffer(name, index, persistent=False)  # (P, d)
+            else:
+                setattr(self, name, own[0])
+
+    def covariances(self, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """S11 (P, d1, d1), S12 (P, d1, d2) and S22 (P, d2, d2) of covariances (B, D, D)."""
+        s, i, j = s[self.sets], self.rows, self.columns
+        if not self.is_indexed:
+            return s[:, i, i], s[:, i, j], s[:, j, j]
+        s = s[0]
+        return tuple(s[a[:, :, None], b[:, None]] for a, b in ((i, i), (i, j), (j, j)))
+
+    def take(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Features (P, N, d1) and (P, N, d2) of the pairs from those of the sets, (B, N, D)."""
+        first, second = x[self.sets][..., self.rows], x[self.sets][..., self.columns]
+        if self.is_indexed:
+            return first[0].transpose(0, 1), second[0].transpose(0, 1)
+        return first, second
+
+    def scatter(self, like: Tensor, first: Tensor, second: Tensor) -> Tensor:
+        """(B, N, D), where :meth:`take` takes from; 0 elsewhere."""
+        if len(first) == len(like) and sum(self.widths) == like.shape[2]:
+            return torch.cat([first, second], 2)
+        total = torch.zeros_like(like)
+        for index, values in ((self.rows, first), (self.columns, second)):
+            if self.is_indexed:
+                total[0].index_add_(1, index.flatten(), values.transpose(0, 1).flatten(1))
+            else:
+                total[self.sets, :, index] = values
+        return total
+
+    def of_sets(self, values: Tensor) -> Tensor:
+        """(P,) from the sets' (B,)."""
+        return values[self.sets].expand(len(self.indices))
+
+
+def group_pairs(
+    sets: Sequence[tuple[int, ...]], columns: list[slice], pairs: Sequence[tuple[int, int]]
+) -> list[Pairs]:
+    """The pairs among some sets of tasks, by widths; those of wide tasks each alone."""
+    places = {frozenset(tasks): place for place, tasks in enumerate(sets)}
+    by_widths: dict[tuple[int, int], list] = {}
+    for index, pair in enumerate(pairs):
+        place = 0 if len(sets) == 1 else places.get(frozenset(pair))
+        if place is not None and set(pair) <= set(sets[place]):
+            i, j = sorted(map(sets[place].index, pair))
+            own = columns[i], columns[j]
+            widths = tuple(side.stop - side.start for side in own)
+            by_widths.setdefault(widths, []).append((index, place, own))
+    groups = []
+    for widths, found in by_widths.items():
+        if precision.iterates(*widths):
+            groups += [Pairs([i], slice(place, place + 1), [own]) for i, place, own in found]
+        else:
+            own = [own for *_, own in found] if len(columns) > 2 else [tuple(columns)]
+            groups.append(Pairs([index for index, *_ in found], slice(None), own))
+    return groups
 
 
 @dataclass
@@ -51,10 +123,9 @@ def centre(x: Tensor, mask: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, 
 class RunningCovariance(nn.Module):
     r"""Joint covariances S of B sets of tasks, each of its own samples.
 
-    Task i's block is the paper's :math:`S_{ii}`, the block of i and j its :math:`S_{ij}`. They are
-    not divided by the sum of the samples' weights, on which no similarity depends. Wide ones on
-    the host are updated in place, and only in the blocks of i <= j. The widths of the tasks of a
-    set are those of every set.
+    The block of tasks i and j is the paper's :math:`S_{ij}`, not divided by the sum of the samples'
+    weights, on which no similarity depends. Wide ones on the host are updated in place, and only
+    in the blocks of i <= j. All sets have tasks of the same widths.
     """
 
     def __init__(self, sets, widths: Sequence[int], pairs, identity: bool = False) -> None:
@@ -82,7 +153,7 @@ class RunningCovariance(nn.Module):
 
     @property
     def on_host(self) -> bool:
-        """Whether values may be read."""
+        """See ``precision``."""
         return precision.on_host(self.covariance.device)
 
     @property
@@ -100,7 +171,7 @@ class RunningCovariance(nn.Module):
             mask = None if masks is None else masks[:, self.tasks].all(2).T
             dtype = precision.product_dtype(joint.dtype, self.covariance, self.is_precise)
             x, count = centre(features, mask, dtype)
-            if not self._is_in_place:
+            if not precision.is_in_place(self.covariance):
                 products = sum_over_ranks(torch.bmm(x.mT, x))
                 squares = products.diagonal(dim1=-2, dim2=-1)
                 return Batch(features, x, count, squares, products)
@@ -111,13 +182,15 @@ class RunningCovariance(nn.Module):
             return Batch(features, x, count, squares)
 
     def update(self, batch: Batch, m: float, finite: Tensor | None) -> Tensor | None:
-        """Take in a batch, unless it has fewer than two samples or is not ``finite`` (0-d bool).
-
-        Returns (B,) bool, which sets took it in; None for all.
-        """
-        taken = self._taken(batch.count, finite)
-        if self.on_host and taken is not None and not taken.any():
-            return taken
+        """Take in a finite batch of two samples or more; (B,) bool, which sets did, or None."""
+        taken = None if finite is None else finite.expand(len(self.sets))
+        if torch.is_tensor(batch.count) or batch.count < 2:
+            many = torch.ge(batch.count + torch.zeros_like(self.weights), 2)
+            taken = many if taken is None else taken & many
+        if self.on_host and taken is not None:
+            if not taken.any():
+                return taken
+            taken = None if taken.all() else taken
 
         def blend(s: Tensor, new: Tensor | float, gain: float) -> None:
             if taken is not None:  # what leaves the others as they are
@@ -133,19 +206,6 @@ class RunningCovariance(nn.Module):
         else:
             blend(self.covariance, batch.products, 1 - m)
         return taken
-
-    def _taken(self, count: int | Tensor, finite: Tensor | None) -> Tensor | None:
-        if isinstance(count, int):
-            taken = None if count >= 2 else torch.zeros_like(self.weights, dtype=torch.bool)
-        else:
-            taken = count >= 2
-        if finite is not None:
-            taken = finite.expand(len(self.sets)) if taken is None else taken & finite
-        return None if self.on_host and taken is not None and bool(taken.all()) else taken
-
-    @property
-    def _is_in_place(self) -> bool:
-        return precision.is_wide(self.covariance) and world_size() == 1
 
     def _update_in_place(self, x: Tensor, m: float, taken: Tensor | None) -> None:
         """One pass over wide covariances; from time to time, whether float32 holds them."""
@@ -180,5 +240,5 @@ class RunningCovariance(nn.Module):
         self.covariance = self.covariance.to(precision.working_dtype(self.covariance.device))
         super()._load_from_state_dict(state_dict, *args)
         single = self.covariance.float()
-        if self._is_in_place and torch.equal(single.double(), self.covariance):
+        if precision.is_in_place(single) and torch.equal(single.double(), self.covariance):
             self.covariance = single  # as it was before it was saved

@@ -1,7 +1,6 @@
 """The task relation layer (Algorithm 1), for two tasks or many."""
 
-from __future__ import annotations
-
+import math
 from collections.abc import Sequence
 from functools import reduce
 
@@ -12,7 +11,7 @@ from trn_plugin.device_flags import DeviceFlags
 from trn_plugin.ranks import world_size
 from trn_plugin.relation import precision
 from trn_plugin.relation._features import check_features
-from trn_plugin.relation.algorithm1 import Step, gradient, iterate, similarities, update
+from trn_plugin.relation.algorithm1 import Step, iterate, similarities, update
 from trn_plugin.relation.chance import corrected_similarity
 from trn_plugin.relation.similarities import SIMILARITIES, Similarity
 from trn_plugin.relation.state import RelationState
@@ -20,6 +19,34 @@ from trn_plugin.relation.state import RelationState
 __all__ = ["TaskRelationLayer", "measure_together"]
 
 Mask = Tensor | Sequence[Tensor | None] | None
+
+
+class ClosedFormGradient(torch.autograd.Function):
+    r"""tau of P pairs, with a gradient to this batch's features only.
+
+    .. math:: \frac{\partial\tau}{\partial F_1} = (1-m) \left(
+              \bar F_1 \left(\frac{\partial\tau}{\partial S_{11}}
+              + \frac{\partial\tau}{\partial S_{11}}^\top\right)
+              + \bar F_2 \frac{\partial\tau}{\partial S_{12}}^\top\right)
+
+    Its columns sum to 0, so that it is the gradient of features (B, N, D) as of x, the centred.
+    It is multiplied by ``weight`` (P,); tau (P,) is the first of the ``solution``.
+    """
+
+    @staticmethod
+    def forward(ctx, features, x, weight, pairs, similarity, shrinkage, dtype, *solution) -> Tensor:
+        ctx.options = pairs, similarity, shrinkage, features.dtype
+        ctx.save_for_backward(x, weight, *solution)
+        return solution[0].to(dtype, copy=True)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad: Tensor):
+        x, weight, *solution = ctx.saved_tensors
+        pairs, similarity, shrinkage, dtype = ctx.options
+        with precision.full_precision(grad.device):
+            grads = similarity.gradient(*pairs.take(x), solution, shrinkage, grad * weight)
+            return pairs.scatter(x, *grads).to(dtype), *[None] * (6 + len(solution))
 
 
 class TaskRelationLayer(RelationState):
@@ -33,8 +60,8 @@ class TaskRelationLayer(RelationState):
 
     On a CPU a pair of wide tasks is solved by Davidson iterations from the last step's solution;
     on other devices every step is exact and none makes the host wait. Under torch.distributed
-    covariances are summed over ranks around the global mean, and the gradient is scaled by the
-    world size, since DistributedDataParallel averages gradients.
+    covariances are summed over ranks, and the gradient is scaled by the world size, since
+    DistributedDataParallel averages it.
 
     Args:
         momentum (float): m, in [0, 1).
@@ -43,9 +70,8 @@ class TaskRelationLayer(RelationState):
         dims (Sequence[int], optional): width of each task; else taken from the first features.
         names (Sequence[str], optional): what the errors call the tasks; default f1, f2, ...
         pairs (Sequence[tuple[int, int]], optional): which tasks are measured; default all pairs.
-        deletion (str): which samples count where labels are missing. 'pairwise': each pair has
-            the samples with both labels, and covariances of its own. 'listwise': all pairs have
-            the samples with all labels, and share one joint covariance; cheaper.
+        deletion (str): samples that count where labels are missing: 'pairwise', those with both
+            labels of a pair; 'listwise', those with all labels, in one joint covariance; cheaper.
         correct_chance (bool): return :func:`corrected_similarity` at the effective sample size;
             0, with gradient 0, while there are too few samples for it.
         statistic (str): a name in ``SIMILARITIES``: 'largest' is tau, the paper's; 'pillai' is
@@ -53,13 +79,11 @@ class TaskRelationLayer(RelationState):
         start (str): 'zero', or 'identity' as Algorithm 1 is printed (S = I): tau of features
             that vary little is then far too small for hundreds of steps.
         min_samples_per_dim (float): effective samples for each of the d1 + d2 features before
-            there is a gradient (with few, even unrelated features have a tau near 1); 0 for a
-            gradient from the first step.
+            there is a gradient (0: at once); with few, unrelated features have a tau near 1.
 
     Raises:
         ValueError: an option out of range, shapes that do not fit, or features that are not
-            finite (a step or two later on other devices than CPUs, which would have to wait for
-            the flag). Such a batch never enters the covariances.
+            finite (elsewhere than on CPUs a step or two later). Such a batch is left out.
 
     Example:
         >>> import torch
@@ -83,27 +107,19 @@ class TaskRelationLayer(RelationState):
         start: str = "zero",
         min_samples_per_dim: float = 5.0,
     ) -> None:
-        for name, value, expected in (
-            ("deletion", deletion, ("pairwise", "listwise")),
-            ("statistic", statistic, tuple(SIMILARITIES)),
-            ("start", start, ("zero", "identity")),
-        ):
-            if value not in expected:
-                raise ValueError(
-                    f"{name}: expected {' or '.join(map(repr, expected))}, got {value!r}"
-                )
+        deletions, known = ("pairwise", "listwise"), " or ".join(map(repr, SIMILARITIES))
         for name, value, is_valid, expected in (
-            ("momentum", momentum, 0 <= momentum < 1, "in [0, 1)"),
-            ("shrinkage", shrinkage, 1e-9 <= shrinkage <= 1, "in [1e-9, 1]"),
-            ("min_samples_per_dim", min_samples_per_dim, min_samples_per_dim >= 0, ">= 0"),
+            ("deletion", deletion, deletion in deletions, "'pairwise' or 'listwise'"),
+            ("statistic", statistic, statistic in SIMILARITIES, known),
+            ("start", start, start in ("zero", "identity"), "'zero' or 'identity'"),
+            ("momentum", momentum, 0 <= momentum < 1, "a number in [0, 1)"),
+            ("shrinkage", shrinkage, 1e-9 <= shrinkage <= 1, "a number in [1e-9, 1]"),
+            ("min_samples_per_dim", min_samples_per_dim, min_samples_per_dim >= 0, "a number >= 0"),
         ):
             if not is_valid:
-                raise ValueError(f"{name}: expected a number {expected}, got {value}")
+                raise ValueError(f"{name}: expected {expected}, got {value!r}")
         if correct_chance and statistic != "largest":
-            raise ValueError(
-                "correct_chance: the law of chance is that of the largest canonical correlation, "
-                f"not of statistic {statistic!r}"
-            )
+            raise ValueError(f"correct_chance: the law of chance is not known of {statistic!r}")
         super().__init__(
             dims, pairs, deletion == "listwise", start == "identity", statistic == "largest"
         )
@@ -122,8 +138,8 @@ class TaskRelationLayer(RelationState):
         """Whether enough samples are behind the covariances, bool, of the shape of tau."""
         if self.dims is None:
             return torch.zeros((), dtype=torch.bool)
-        needed = self.needed_samples.view_as(self.batches)
-        return (self.effective_sample_size >= needed) & (self.batches > 0)
+        n = self.effective_sample_size
+        return (n >= self.needed_samples.view_as(n)) & (n > 0)
 
     def similarity(self) -> Tensor:
         """tau of the covariances, 0-d for two tasks, else (P,); 0 before the first update."""
@@ -133,17 +149,13 @@ class TaskRelationLayer(RelationState):
 
     @torch.compiler.disable
     def forward(self, *features: Tensor, mask: Mask = None) -> Tensor:
-        """Update the covariances (training mode) and return tau.
+        """Update the covariances (training mode); tau, 0-d for two tasks, else (P,) as ``pairs``.
 
         Args:
             *features (Tensor): (N, d_t) of each task, of the same samples.
             mask (Tensor or Sequence[Tensor | None], optional): (N,) bool, the samples that count,
                 or one such mask for each task; None where all count, which saves time. With fewer
                 than two a pair's covariances stay as they are and its gradient is 0.
-
-        Returns:
-            Tensor: tau in [0, 1], float32 at least: 0-d for two tasks, else (P,), in the order of
-            ``pairs``.
         """
         return measure_together([self], [features], [mask])[0]
 
@@ -197,7 +209,12 @@ class TaskRelationLayer(RelationState):
     def _tau(self, steps: list[Step], dtype: torch.dtype) -> Tensor:
         """Line 15 of Algorithm 1: tau of all pairs, with its gradient."""
         kept = torch.float64 if self.correct_chance else dtype
-        tau = [gradient(s, *self._options, self._weight(s), kept) for s in steps]
+        tau = [
+            ClosedFormGradient.apply(
+                s.C.features, s.C.x, self._weight(s), s.pairs, *self._options, kept, *s.solution
+            )
+            for s in steps
+        ]
         return self._corrected(self._ordered(tau)).to(dtype)
 
     @torch.no_grad()
@@ -219,36 +236,31 @@ class TaskRelationLayer(RelationState):
         given, n = [m for m in mask if m is not None], len(features[0])
         for m in given:
             if m.shape != (n,) or m.dtype != torch.bool:
-                raise ValueError(
-                    f"mask: expected bool of shape ({n},), got {m.dtype} of {tuple(m.shape)}"
-                )
+                found = f"{m.dtype} of {tuple(m.shape)}"
+                raise ValueError(f"mask: expected bool of shape ({n},), got {found}")
         if not given or (n and precision.on_host(given[0].device) and all(map(torch.all, given))):
             return None
-        everyone = torch.ones_like(given[0])
-        masks = torch.stack([everyone if m is None else m for m in mask], 1)
-        return masks.to(features[0].device)
+        masks = [torch.ones_like(given[0]) if m is None else m for m in mask]
+        return torch.stack(masks, 1).to(features[0].device)
 
     def _check_finite(self, squares: list[Tensor]) -> Tensor | None:
         """See ``algorithm1.update``: 0-d bool, whether all features are finite."""
         squares = squares[0] if len(squares) == 1 else torch.cat([own.flatten() for own in squares])
-        total = squares.sum()
-        if precision.on_host(squares.device):
-            if not total.isfinite():
-                self._refuse_nonfinite(squares)
-            return None
-        self._flags.put(squares)
-        return total < torch.inf
+        if not precision.on_host(squares.device):
+            self._flags.put(squares)
+            return squares.sum() < torch.inf
+        if not math.isfinite(squares.sum()):
+            self._refuse_nonfinite(squares)
+        return None
 
     def _refuse_nonfinite(self, squares: Tensor) -> None:
         """ValueError where a column's sum of squares is not finite, of the sets of all groups."""
         owners = [task for s in self.groups for task in s.owners]
         columns = (~squares.isfinite()).flatten().nonzero()[:, 0].tolist()
-        nonfinite = sorted({owners[column] for column in columns})
-        if nonfinite:
+        if nonfinite := sorted({owners[column] for column in columns}):
             raise ValueError(
-                f"{' and '.join(self._names[task] for task in nonfinite)}: the features "
-                "hold values that are not finite (or whose squares are not); the batch was left "
-                "out of the running covariances"
+                f"{' and '.join(self._names[task] for task in nonfinite)}: the features hold "
+                "values that are not finite (or whose squares are not); the batch was left out"
             )
 
 
@@ -258,10 +270,7 @@ def measure_together(
     features: Sequence[Sequence[Tensor]],
     masks: Sequence[Mask],
 ) -> list[Tensor]:
-    """What each layer returns for its features and mask, solved together where widths are equal.
-
-    The layers are all in training mode, or all in evaluation mode.
-    """
+    """What each layer returns, solved together where widths are equal; all train, or none."""
     dtypes = [layer._fit(own) for layer, own in zip(layers, features, strict=True)]
     if not layers[0].training:
         return [layer.similarity().to(d) for layer, d in zip(layers, dtypes, strict=True)]

@@ -1,7 +1,5 @@
 """Eq. 14: the task similarity loss."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 __all__ = ["task_similarity_loss"]
@@ -12,8 +10,6 @@ def task_similarity_loss(tau: Tensor, tau_label: Tensor) -> Tensor:
 
     .. math:: \mathcal{L}_{ts} = |\tau(F_1, F_2) - \tau(Y_1, Y_2)|
 
-    Args:
-        tau (Tensor): similarities of features or predictions, any shape.
-        tau_label (Tensor): of the labels, a target without gradient.
+    Similarities of any shape; those of the labels are a target without gradient.
     """
     return (tau - tau_label.detach()).abs()

@@ -1,7 +1,5 @@
 """Rules of precision and speed: which dtype is enough where, and from which width what pays."""
 
-from __future__ import annotations
-
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -10,18 +8,11 @@ from torch import Tensor
 from trn_plugin.ranks import world_size
 from trn_plugin.relation._whitening import normalised
 
-# Width of a joint covariance from which products on a CPU are float32: below, calls cost more
-# than arithmetic.
-WIDE = 192
-# Width of both tasks from which Davidson iterations are faster than a decomposition.
-ITERATED = 96
-# Share of a task's variance in one direction above which the rest drowns in float32 rounding.
-DOMINANT = 0.55
-# Sum of squares of a task's features below which float32 squares underflow.
-SMALLEST = 1e-24
-# Least share of a feature's variance that the other features may leave unexplained: below, the
-# rounding of float32 covariances is as large as what is left.
-INDEPENDENT = 5e-3
+WIDE = 192  # of a joint covariance: from here arithmetic on a CPU costs more than calls
+ITERATED = 96  # width of both tasks from which Davidson iterations beat a decomposition
+DOMINANT = 0.55  # share of variance in one direction: above, float32 rounding hides the rest
+SMALLEST = 1e-24  # sum of squares of a task's features: below, float32 squares underflow
+INDEPENDENT = 5e-3  # share of variance that others leave unexplained: below is float32 rounding
 
 
 def tolerance(dtype: torch.dtype) -> tuple[float, int]:
@@ -39,9 +30,9 @@ def on_host(device: torch.device) -> bool:
     return device.type == "cpu"
 
 
-def is_wide(covariance: Tensor) -> bool:
-    """Whether arithmetic costs more than calls: for wide joint covariances, on the host."""
-    return on_host(covariance.device) and covariance.shape[-1] >= WIDE
+def is_in_place(covariance: Tensor) -> bool:
+    """Whether covariances are updated in place: wide joint ones, on the host, of one process."""
+    return on_host(covariance.device) and covariance.shape[-1] >= WIDE and world_size() == 1
 
 
 def iterates(d1: int, d2: int) -> bool:
@@ -62,22 +53,17 @@ def full_precision(device: torch.device) -> AbstractContextManager:
 
 
 def product_dtype(features: torch.dtype, covariance: Tensor, is_precise: Tensor) -> torch.dtype:
-    """Dtype in which covariances of the features are computed and kept.
+    """Dtype of the covariances of features: float32 for wide ones on the host.
 
-    float32 for wide features on the host, unless ``is_precise``, the last finding of
-    :func:`has_independent_features`. On several processes always float64: the finding depends on
-    a batch, and theirs differ.
+    float64 if ``is_precise``, the last finding of :func:`has_independent_features`.
     """
-    if is_wide(covariance) and world_size() == 1 and not is_precise:
+    if is_in_place(covariance) and not is_precise:
         return torch.promote_types(features, torch.float32)
     return working_dtype(covariance.device)
 
 
 def exceeds_float32(x: Tensor, squares: Tensor, columns: list[slice]) -> bool:
-    """Whether one direction of a task has most of its variance, or its squares are too small.
-
-    Of centred features (B, N, D) on the host with sums of squares (B, D), by columns of the tasks.
-    """
+    """Whether one direction of a task has most of its variance, or its squares (B, D) are small."""
     for rows, own_squares in zip(x, squares, strict=True):
         for task in columns:
             own, total = rows[:, task], float(own_squares[task].sum())

@@ -1,13 +1,14 @@
 """Eq. 11: the task similarity of a whole sample, offline."""
 
-from __future__ import annotations
+from collections.abc import Sequence
+from itertools import combinations
 
 import torch
 from torch import Tensor
 
-from trn_plugin.relation._features import check_features, check_finite, orthonormal_basis, svd
+from trn_plugin.relation._features import check_features, orthonormal_basis, svd
 
-__all__ = ["task_similarity"]
+__all__ = ["task_similarity", "task_similarity_matrix"]
 
 
 def task_similarity(f1: Tensor, f2: Tensor) -> Tensor:
@@ -20,39 +21,45 @@ def task_similarity(f1: Tensor, f2: Tensor) -> Tensor:
     by an orthonormal basis of its centred columns, in float64, so that rank-deficient sides
     (one-hot labels, constant columns) are right. A side without variance gives 0.
 
-    Directions count down to the rounding of float32 (of float64 features, float64). Where rounding
-    to half precision has made a dependent column independent (softmax outputs, whose sum is then
-    not exactly 1), its rounding errors are one more direction, related to nothing.
+    Directions count down to the rounding of float32 (of float64 features, float64). Half precision
+    can make a dependent column independent (softmax): one more direction, related to nothing.
 
     Differentiable, by :math:`\partial\tau / \partial F_1 = (q - \tau p)\, a^\top` with the first
     pair of canonical variates :math:`p = \bar F_1 a, \; q = \bar F_2 b, \; |p| = |q| = 1`; where
     the largest correlation is attained more than once, it is one of the subgradients.
 
-    Args:
-        f1, f2 (Tensor): (N, d1) and (N, d2) features of the same samples, floating point.
-
-    Returns:
-        Tensor: 0-d, in [0, 1], of f1's dtype (float32 at least). With N - 1 <= rank1 + rank2 it
-        says nothing: compare :func:`trn_plugin.relation.chance_similarity`.
+    Of features (N, d1) and (N, d2) of the same samples: 0-d, in [0, 1], of f1's dtype (float32 at
+    least). With N - 1 <= rank1 + rank2 it says nothing: compare :func:`chance_similarity`.
 
     Raises:
         ValueError: shapes that do not fit, or a value that is not finite.
     """
     check_features(f1, f2)
-    check_finite(f1, "f1")
-    check_finite(f2, "f2")
     return _LargestCanonicalCorrelation.apply(f1, f2)
+
+
+def task_similarity_matrix(features: Sequence[Tensor]) -> Tensor:
+    """:func:`task_similarity` of every pair of several tasks (Fig. 3).
+
+    Of features (N, d_t) by task, of the same samples: (T, T) float64, symmetric, in [0, 1]; 1 on
+    the diagonal, 0 in the row of a task without variance. Errors are those of a pair.
+    """
+    for index, f in enumerate(features):
+        check_features(features[0], f, ("features[0]", f"features[{index}]"))
+    bases = [orthonormal_basis(f, f"features[{i}]")[0] for i, f in enumerate(features)]
+    similarities = torch.diag(torch.stack([q.any() for q in bases]).double())
+    for i, j in combinations(range(len(bases)), 2):
+        tau = torch.linalg.svdvals(bases[i].T @ bases[j])[0].clamp(max=1.0)
+        similarities[i, j] = similarities[j, i] = tau
+    return similarities
 
 
 class _LargestCanonicalCorrelation(torch.autograd.Function):
     @staticmethod
     def forward(ctx, f1: Tensor, f2: Tensor) -> Tensor:
         dtype = torch.promote_types(f1.dtype, torch.float32)
-        basis1, to_a = orthonormal_basis(f1)
-        basis2, to_b = orthonormal_basis(f2)
-        if basis1.shape[1] == 0 or basis2.shape[1] == 0:
-            ctx.save_for_backward(*(f.new_zeros(f.shape) for f in (f1, f2)))
-            return f1.new_zeros((), dtype=dtype)
+        basis1, to_a = orthonormal_basis(f1, "f1")
+        basis2, to_b = orthonormal_basis(f2, "f2")
         u, s, vh = svd(basis1.T @ basis2)
         tau = s[0].clamp(max=1.0)
         p, q = basis1 @ u[:, 0], basis2 @ vh[0]

@@ -1,7 +1,5 @@
 """What a task relation layer remembers: covariances, pairs, and what their solvers keep."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Sequence
 from itertools import combinations
@@ -17,10 +15,9 @@ __all__ = ["RelationState"]
 
 
 class RelationState(nn.Module):
-    """Running covariances of several tasks; none until the widths of the tasks are known.
+    """Running covariances of each pair, or joint ones, with solver states of wide pairs for a CPU.
 
-    One for each pair of tasks, or a joint one; from S = 0, or the identity; with solver states of
-    wide pairs for a CPU.
+    There are none until the widths of the tasks are known.
     """
 
     def __init__(self, dims, pairs, is_joint: bool, identity: bool, has_solvers: bool) -> None:
@@ -37,11 +34,7 @@ class RelationState(nn.Module):
 
     @property
     def effective_sample_size(self) -> Tensor:
-        """Samples behind the covariances, of the shape of tau.
-
-        (sum of weights)^2 / sum of squared weights; tends to batch (1+m)/(1-m) with a constant
-        batch size (Kish's formula). 0 before the first update.
-        """
+        """Samples behind each tau (Kish): tends to batch (1+m)/(1-m); 0 before the first update."""
         return self._of_pairs(lambda s: s.effective_sample_size)
 
     @property
@@ -78,8 +71,7 @@ class RelationState(nn.Module):
 
     @property
     def _states(self) -> list[DavidsonState]:
-        on_host = self.dims is not None and precision.on_host(self.widths.device)
-        states = [pairs.state for s in self.groups for pairs in s.pairs if on_host]
+        states = [pairs.state for s in self.groups if s.on_host for pairs in s.pairs]
         return [state for state in states if state is not None]
 
     def _build(self, dims: Sequence[int]) -> None:
@@ -129,10 +121,7 @@ class RelationState(nn.Module):
         for key in [key for key in state_dict if key.startswith(dropped)]:
             del state_dict[key]
         if is_old:
-            warnings.warn(
-                "running covariances of an earlier version hold its identity: they start anew",
-                stacklevel=2,
-            )
+            warnings.warn("running covariances of an earlier version start anew", stacklevel=2)
             device = self.widths.device
             self._build(self.dims)
             self.to(device)

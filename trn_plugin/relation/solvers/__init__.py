@@ -1,10 +1,4 @@
-"""Solvers for the largest canonical correlation of covariances that change slowly.
-
-- ``Exact`` solves each step anew, on any device, without host synchronisation.
-- ``Davidson`` starts from the last step's solution; on the host, for wide tasks.
-"""
-
-from __future__ import annotations
+"""Solvers for the largest canonical correlation of covariances that change slowly."""
 
 from typing import Any, NamedTuple, Protocol
 
@@ -33,9 +27,8 @@ class Solver(Protocol):
     def solve(
         self, state: Any, s: tuple[Tensor, Tensor, Tensor], shrinkage: float, update: Update
     ) -> tuple[tuple[Tensor, Tensor, Tensor], Any, bool]:
-        r"""Solution of S11 (P, d1, d1), S12 (P, d1, d2) and S22 (P, d2, d2).
+        r"""Solution of S11 (P, d1, d1), S12 (P, d1, d2) and S22 (P, d2, d2), state, is exact.
 
-        Returns:
-            tau (P,), a (P, d1) and b (P, d2) with :math:`a^\top (S_{11} + \epsilon v I)\, a = 1`,
-            all 0 where nothing is related; the next state; whether it was solved exactly.
+        The solution is tau (P,), a (P, d1) and b (P, d2) with
+        :math:`a^\top (S_{11} + \epsilon v I)\, a = 1`, all 0 where nothing is related.
         """

@@ -1,7 +1,5 @@
 """Davidson correction with a stale shift-inverted preconditioner."""
 
-from __future__ import annotations
-
 import math
 from typing import NamedTuple
 
@@ -59,9 +57,8 @@ def shift_inverted(
 class Correction:
     """Solves the two equations for a residual, with the covariances of the preconditioner.
 
-    tau and the cross-covariances (d1, d2) are of now. With p and q the batch's canonical variates,
-    ``variates`` are p'p, q'q and p'q over the mean square length of all its variates. The accuracy
-    is the relative error of the gradient that is small enough.
+    tau and the cross-covariances are of now; ``variates`` are p'p, q'q and p'q of the batch's
+    canonical variates over their mean square length; accuracy: relative error of the gradient.
     """
 
     def __init__(
@@ -71,8 +68,7 @@ class Correction:
         self.shift, self.cross, self.tau = float(shift), cross, tau
         sine = 1 - tau**2
         if variates is not None:
-            # closer than tau says: in a small batch by chance, or while the identity of
-            # Algorithm 1 is still in the covariances
+            # closer than tau says: by chance, or while an identity is in the covariances
             pp, qq, pq = variates
             sine = min(sine, pp - 2 * tau * pq + tau**2 * qq, qq - 2 * tau * pq + tau**2 * pp)
         self.sine = max(sine, MIN_SINE**2) ** 0.5
@@ -88,9 +84,8 @@ class Correction:
         equations give :math:`t o_1^2 - s = x^\top r_1`, :math:`t o_2^2 - s = y^\top r_2`, and s
         is :math:`x^\top S_{12}\, y`.
 
-        Returns:
-            (d1,), (d2,), and the relative change of the variates' part of the gradient: a lower
-            bound where that is above the accuracy, infinite where rounding dominates.
+        The relative change of the variates' part of the gradient is a lower bound where it is above
+        the accuracy, infinite where rounding dominates.
         """
         t, tau = self.shift, self.tau
         y = torch.mv(self.inverse2, torch.addmv(r2, self.elimination.mT, r1)).mul_(1 / t)

@@ -1,13 +1,62 @@
 """Rayleigh-Ritz projection of the pair of equations onto the vectors found so far."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 
 __all__ = ["Basis", "Projection"]
 
 MIN_GAP = 5e-4  # between Ritz values that are distinguished
+
+
+class Basis:
+    """Vectors of one side, orthonormal in its shrunk covariance, and their products.
+
+    A row (2 d + other,) is a vector (d,), its product with the covariance s (d, d) of this side,
+    and that with the cross-covariance (d, other); shrunk in the basis only.
+    """
+
+    def __init__(self, s: Tensor, cross: Tensor, shrinkage: float, rows: Tensor, room: int) -> None:
+        self.s, self.cross = s, cross
+        self.ridge = shrinkage * float(s.diagonal().mean(dtype=torch.float64))
+        self.rows = rows.new_empty(len(rows) + room, rows.shape[1])
+        self.rows[: len(rows)] = rows
+        self._resize(len(rows))
+        self.along.add_(self.vectors, alpha=self.ridge)
+
+    def _resize(self, count: int) -> None:
+        self.count, d = count, len(self.s)
+        self.vectors, self.along, self.across = self.rows[:count].tensor_split((d, 2 * d), 1)
+
+    def relative_change(self, coefficients: Tensor, x: Tensor, within: Tensor) -> float:
+        """Norm of x and a combination ``within``, over that of the vector that they change."""
+        vector = torch.mv(self.vectors.mT, coefficients)
+        change = torch.addmv(x, self.vectors.mT, within)
+        return float(change.dot(change) / vector.dot(vector)) ** 0.5
+
+    def orthogonal_part(self, x: Tensor) -> Tensor:
+        """A vector (d,) less its projection, in the dtype of the covariance.
+
+        Products of it come afterwards: their difference would lose directions without variance.
+        """
+        x = x.double()
+        x = torch.addmv(x, self.vectors.mT, torch.mv(self.along, x), alpha=-1)
+        return x.to(self.s.dtype)
+
+    def append(self, *row: Tensor) -> None:
+        """Append a vector with its products, made orthonormal."""
+        n, new, d = self.count, self.rows[self.count], len(self.s)
+        new.copy_(torch.cat(row))
+        vector, along = new[:d], new[d : 2 * d]
+        along.add_(vector, alpha=self.ridge)
+        new.addmv_(self.rows[:n].mT, torch.mv(self.along, vector), alpha=-1)
+        new *= vector.dot(along).rsqrt()
+        self._resize(n + 1)
+
+    def combined(self, coefficients: Tensor) -> Tensor:
+        """Rows of linear combinations (n, k) of the vectors, not shrunk."""
+        new, d = coefficients @ self.rows[: self.count], len(self.s)
+        new[:, d : 2 * d].add_(new[:, :d], alpha=-self.ridge)
+        return new
 
 
 class Projection:
@@ -89,55 +138,3 @@ class Projection:
             u, _, vh = torch.linalg.svd(self.whitened)
             u, v = u[:, :count], vh[:count].mT
         return [side.combined(c.mT) for side, c in zip(self.sides, (u, v), strict=True)]
-
-
-class Basis:
-    """Vectors of one side, orthonormal in its shrunk covariance, and their products.
-
-    A row (2 d + other,) is a vector (d,), its product with the covariance s (d, d) of this side,
-    and that with the cross-covariance (d, other); shrunk in the basis only. There is room for more.
-    """
-
-    def __init__(self, s: Tensor, cross: Tensor, shrinkage: float, rows: Tensor, room: int) -> None:
-        self.s, self.cross = s, cross
-        self.ridge = shrinkage * float(s.diagonal().mean(dtype=torch.float64))
-        self.rows = rows.new_empty(len(rows) + room, rows.shape[1])
-        self.rows[: len(rows)] = rows
-        self._resize(len(rows))
-        self.along.add_(self.vectors, alpha=self.ridge)
-
-    def _resize(self, count: int) -> None:
-        self.count, d = count, len(self.s)
-        self.vectors, self.along, self.across = self.rows[:count].tensor_split((d, 2 * d), 1)
-
-    def relative_change(self, coefficients: Tensor, x: Tensor, within: Tensor) -> float:
-        """Norm of x and a combination ``within``, over that of the vector that they change."""
-        vector = torch.mv(self.vectors.mT, coefficients)
-        change = torch.addmv(x, self.vectors.mT, within)
-        return float(change.dot(change) / vector.dot(vector)) ** 0.5
-
-    def orthogonal_part(self, x: Tensor) -> Tensor:
-        """A vector (d,) less its projection, in the dtype of the covariance.
-
-        It is multiplied by the covariance afterwards: the difference of two products would lose
-        directions without variance, where a vector is mostly in the basis.
-        """
-        x = x.double()
-        x = torch.addmv(x, self.vectors.mT, torch.mv(self.along, x), alpha=-1)
-        return x.to(self.s.dtype)
-
-    def append(self, *row: Tensor) -> None:
-        """Append a vector with its products, made orthonormal."""
-        n, new, d = self.count, self.rows[self.count], len(self.s)
-        new.copy_(torch.cat(row))
-        vector, along = new[:d], new[d : 2 * d]
-        along.add_(vector, alpha=self.ridge)
-        new.addmv_(self.rows[:n].mT, torch.mv(self.along, vector), alpha=-1)
-        new *= vector.dot(along).rsqrt()
-        self._resize(n + 1)
-
-    def combined(self, coefficients: Tensor) -> Tensor:
-        """Rows of linear combinations (n, k) of the vectors, not shrunk."""
-        new, d = coefficients @ self.rows[: self.count], len(self.s)
-        new[:, d : 2 * d].add_(new[:, :d], alpha=-self.ridge)
-        return new

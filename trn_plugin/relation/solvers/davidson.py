@@ -5,8 +5,6 @@ Davidson, J. Comput. Phys. 17, 1975). The products of the kept vectors with the 
 updated as the covariances are, so that a step reads the wide matrices only for new vectors.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch
@@ -23,8 +21,7 @@ from trn_plugin.relation.solvers.exact import leading_triples
 __all__ = ["Davidson", "DavidsonState"]
 
 KEPT = 8  # vectors kept from step to step: correlations that nearly touch are kept apart by them
-# Extra iterations, for each feature, that cost as much as a new preconditioner.
-REFRESH_COST = 0.05
+REFRESH_COST = 0.05  # extra iterations, for each feature, that cost as much as a refresh
 
 Solution = tuple[Tensor, Tensor, Tensor]
 
@@ -55,12 +52,10 @@ class DavidsonState:
 
 
 class Davidson:
-    """For a pair of wide tasks; every solution is checked.
+    """For a pair of wide tasks; solved exactly where a solution fails its check.
 
     The next correction of the two canonical vectors is their error, to first order; the change of
-    the gradient that it causes (see :class:`Correction`) has to be below the tolerance. Otherwise
-    the pair is solved exactly. The preconditioner is refreshed when its age has cost as many
-    iterations as a new one is worth.
+    the gradient that it causes (see :class:`Correction`) has to be below the tolerance.
     """
 
     def init(self, d1: int, d2: int) -> DavidsonState:
@@ -76,8 +71,7 @@ class Davidson:
         if _follows(state, update):
             variates = _update_products(state, update) if update.taken else None
             solution = _iterate(state, s, shrinkage, variates, update)
-        is_exact = solution is None
-        if is_exact:
+        if is_exact := solution is None:
             state.reset()
             solution = _solve_exactly(state, s, shrinkage)
         state.counts[0] = update.batches * bool(state.preconditioner.shift)
@@ -85,10 +79,7 @@ class Davidson:
 
 
 def _follows(state: DavidsonState, update: Update) -> bool:
-    """Whether all processes have the solution of the covariances before this update.
-
-    Some have not after weights were broadcast to them, which leaves solver states behind.
-    """
+    """Whether all processes solved the covariances before this update; not after a broadcast."""
     before = update.batches - update.taken
     follows = torch.tensor(int(state.counts[0]) == before != 0, dtype=torch.int64)
     return int(sum_over_ranks(follows)) == world_size()
@@ -185,8 +176,6 @@ def _is_stale(state: DavidsonState, iterations: int, width: int) -> bool:
 def _refresh(state: DavidsonState, s: Solution, shrinkage: float, tau: float) -> bool:
     """Make a new preconditioner; where that fails the stale one stays, and False is returned."""
     state.counts[1], state.counts[2] = 0, torch.iinfo(torch.int64).max
-    found = shift_inverted(*s, shrinkage, tau)
-    if found is None:
-        return False
-    state.preconditioner = found
-    return True
+    if found := shift_inverted(*s, shrinkage, tau):
+        state.preconditioner = found
+    return found is not None

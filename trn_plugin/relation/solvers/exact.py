@@ -1,9 +1,5 @@
 """The largest canonical correlation exactly, on any device, without host synchronisation."""
 
-from __future__ import annotations
-
-import math
-
 import torch
 from torch import Tensor
 
@@ -12,11 +8,10 @@ from trn_plugin.relation._whitening import factors, unwhiten, whiten
 
 __all__ = ["Exact", "leading_triples"]
 
-# Squared correlations are raised to at least the power 2^SQUARINGS: what is left of a second
-# correlation that is 1e-4 below the first is e^-13.
+# Squared correlations are raised to the power 2^SQUARINGS: what is left of a second correlation
+# that is 1e-4 below the first is e^-13.
 SQUARINGS = 16
-# Negative decimal exponent that powers of a matrix of trace 1 may reach.
-EXPONENT = {torch.float64: 290, torch.float32: 30}
+SMALL = 20  # width up to which one call of ``linalg.svd`` is faster than three of less arithmetic
 
 
 class Exact:
@@ -37,8 +32,8 @@ class Exact:
 def leading_vectors(k: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """tau (P,), u (P, d1) and v (P, d2) of matrices (P, d1, d2).
 
-    Elsewhere than on the host by repeated squaring, since a decomposition on a device makes the
-    host wait. Where nothing is related, all three are 0.
+    Elsewhere than on the host by repeated squaring: decompositions make the host wait. Where
+    nothing is related, all three are 0.
     """
     if k.shape[-2] < k.shape[-1]:
         tau, v, u = leading_vectors(k.mT)
@@ -51,17 +46,18 @@ def leading_vectors(k: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         u, length, v = (t[..., 0] for t in leading_triples(k, 1))
     else:
         length, u, v = _by_squaring(k)
-    related = precision.is_related(length)
-    keep = related[..., None]
-    tau = torch.where(related, length.clamp(max=1.0), 0.0)
-    return tau, torch.where(keep, u, 0.0), torch.where(keep, v, 0.0)
+    related, tau = precision.is_related(length), length.clamp(max=1.0)
+    if precision.on_host(k.device) and related.all():
+        return tau, u, v
+    own = related[..., None]
+    return tuple(torch.where(r, t, 0.0) for r, t in ((related, tau), (own, u), (own, v)))
 
 
 def leading_triples(k: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """u (..., d1, n), s (..., n), v (..., d2, n), faster than by ``linalg.svd``.
-
-    As exact; values below sqrt(eps) of the first are not in order.
-    """
+    """u, s, v of n values, faster than ``linalg.svd``; those below sqrt(eps) are not in order."""
+    if max(k.shape[-2:]) <= SMALL:
+        u, s, vh = torch.linalg.svd(k, full_matrices=False)
+        return u[..., :count], s[..., :count], vh.mT[..., :count]
     if k.shape[-2] < k.shape[-1]:
         v, s, u = leading_triples(k.mT, count)
         return u, s, v
@@ -75,20 +71,17 @@ def leading_triples(k: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
 def _by_squaring(k: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """First singular triple by repeated squaring of the smaller Gram matrix.
 
-    Each squaring doubles the logarithmic gap between the two largest eigenvalues. The number of
-    products depends on shape and dtype alone.
+    Each squaring doubles the logarithmic gap between the two largest eigenvalues.
     """
     tiny = torch.finfo(k.dtype).tiny
-    # the largest eigenvalue is at least 1/n of the trace: squarings before its power underflows
-    exponent = math.log10(max(k.shape[-1], 2))
-    at_once = max(1, int(math.log2(EXPONENT[k.dtype] / exponent)))
-    rounds = math.ceil(SQUARINGS / at_once)
+    # the largest eigenvalue is at least 1/n of the trace: its powers must not underflow
+    at_once = 4 if k.dtype == torch.float64 else 2
     power = torch.bmm(k.mT, k)
-    for _ in range(rounds):
-        trace = power.diagonal(dim1=-2, dim2=-1).sum(-1)
-        power = power / trace.clamp_(min=tiny)[..., None, None]
-        for _ in range(math.ceil(SQUARINGS / rounds)):
-            power = torch.bmm(power, power)
+    for squaring in range(SQUARINGS):
+        if squaring % at_once == 0:
+            trace = power.diagonal(dim1=-2, dim2=-1).sum(-1)
+            power = power / trace.clamp_(min=tiny)[..., None, None]
+        power = torch.bmm(power, power)
     # all columns are multiples of the leading vector; the longest has the least rounding
     length, longest = (t[..., None, None] for t in power.diagonal(dim1=-2, dim2=-1).max(-1))
     v = power.gather(-1, longest.expand(*power.shape[:-1], 1)) / length.clamp(min=tiny)
