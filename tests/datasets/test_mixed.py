@@ -34,6 +34,8 @@ def toy(toy_root):
     def config(tasks, indices, mode="jitter", **options):
         sizes = dict(train_size=60, test_size=20)
         own = dict(tasks=tasks, indices=indices, pipeline=steps(mode), input_size=32)
+        if tasks == SMILES:
+            own["metainfo"] = dict(dataset="Smiles")
         return dict(type="ToyFaces", data_root=toy_root, **sizes, **own, **options)
 
     return config
@@ -112,6 +114,14 @@ def test_a_task_that_two_describe_differently_is_refused(toy):
     other["metainfo"] = dict(tasks=dict(pose=dict(kind="class", classes=("left", "right"))))
     with pytest.raises(ConfigError, match="pose"):
         MixedDataset([toy(POINTS, 5), other])
+
+
+def test_two_data_sets_of_one_name_are_refused(toy):
+    parts = toy(POINTS, 5), toy(POINTS, -5)
+    with pytest.raises(ConfigError, match=r"'ToyFaces'.*metainfo=dict\(dataset="):
+        MixedDataset(list(parts))
+    named = MixedDataset([parts[0], dict(parts[1], metainfo=dict(dataset="more"))])
+    assert named.metainfo["datasets"] == ["ToyFaces", "more"]
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ class MixedDataset(ConcatDataset):
         lazy_init: load the labels when they are first needed.
 
     Raises:
-        ConfigError: no data set, or a task that two of them describe differently.
+        ConfigError: no data set, two of the same name, or a task that two describe differently.
     """
 
     def __init__(self, datasets: Sequence[Any], lazy_init: bool = False) -> None:
@@ -50,7 +50,12 @@ class MixedDataset(ConcatDataset):
                     )
         together = [list(each.metainfo.get("tasks", {})) for each in built]
         names = [str(each.metainfo.get("dataset", type(each).__name__)) for each in built]
-        names = list(dict.fromkeys(names))
+        repeated = next((name for name in names if names.count(name) > 1), None)
+        if repeated is not None:
+            raise ConfigError(
+                f"datasets: two have the name {repeated!r}; give each a name of its own, "
+                'metainfo=dict(dataset="name")'
+            )
         self._metainfo = dict(
             self._metainfo,
             tasks=tasks,
