@@ -205,6 +205,11 @@ def test_unusable_shares_are_refused(mixed, shares):
         ShareSampler(mixed, shares)
 
 
+def test_a_share_without_a_sample_is_refused(mixed):
+    with pytest.raises(ConfigError, match=r"shares: .* epoch of 13, \(1, 99\) give \[0, 13\]"):
+        ShareSampler(mixed, (1, 99))
+
+
 def test_shares_need_several_data_sets(toy):
     with pytest.raises(ConfigError, match="MixedDataset"):
         ShareSampler(ToyFaces(**{k: v for k, v in toy(POINTS, 4).items() if k != "type"}), (1,))

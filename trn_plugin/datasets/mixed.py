@@ -80,7 +80,8 @@ class ShareSampler(DrawSampler):
         round_up: pad so that all processes get equally many samples.
 
     Raises:
-        ConfigError: another number of shares than data sets, or one that is not positive.
+        ConfigError: another number of shares than data sets, one that is not positive, or one so
+            small that an epoch has no sample of its data set.
     """
 
     def __init__(
@@ -106,6 +107,11 @@ class ShareSampler(DrawSampler):
         bounds = np.cumsum(shares) / np.sum(shares) * len(dataset)
         self.counts = np.diff([0, *bounds.round().astype(int)])
         """Samples of each data set in an epoch."""
+        if not self.counts.all():
+            raise ConfigError(
+                f"ShareSampler.shares: expected at least one sample of each data set in an epoch "
+                f"of {len(dataset)}, {shares!r} give {self.counts.tolist()}"
+            )
 
     def __iter__(self) -> Iterator[SampleDraw]:
         order = np.concatenate([self._drawn(part) for part in range(len(self.sizes))])
