@@ -124,6 +124,12 @@ def test_two_data_sets_of_one_name_are_refused(toy):
     assert named.metainfo["datasets"] == ["ToyFaces", "more"]
 
 
+def test_a_wrapper_within_is_refused(toy):
+    repeated = dict(type="RepeatDataset", times=2, dataset=toy(SMILES, -8))
+    with pytest.raises(ConfigError, match=r"datasets\[1\]: .*RepeatDataset.*ShareSampler"):
+        MixedDataset([toy(POINTS, 5), repeated])
+
+
 @pytest.mark.parametrize(
     ("relations", "deletion", "refused"),
     [

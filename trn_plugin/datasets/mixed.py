@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from mmengine.dataset import ConcatDataset
+from mmengine.dataset import BaseDataset, ConcatDataset
 
 from trn_plugin.datasets.draws import SampleDraw
 from trn_plugin.datasets.sampler import DrawSampler
@@ -27,17 +27,24 @@ class MixedDataset(ConcatDataset):
     data sets' names.
 
     Args:
-        datasets: configs of data sets, or data sets.
+        datasets: configs of data sets, or data sets, that wrap no others.
         lazy_init: load the labels when they are first needed.
 
     Raises:
-        ConfigError: no data set, two of the same name, or a task that two describe differently.
+        ConfigError: no data set, one that wraps others, two of the same name, or a task that two
+            describe differently.
     """
 
     def __init__(self, datasets: Sequence[Any], lazy_init: bool = False) -> None:
         if not isinstance(datasets, (list, tuple)) or not datasets:
             raise ConfigError(f"datasets: expected a list of data sets, found {datasets!r}")
         built = [DATASETS.build(each) if isinstance(each, dict) else each for each in datasets]
+        for number, each in enumerate(built):
+            if not isinstance(each, BaseDataset):
+                raise ConfigError(
+                    f"datasets[{number}]: expected a data set that wraps no other, found "
+                    f"{type(each).__name__}; how often each is read, ShareSampler(shares=...) says"
+                )
         keys = {key for each in built for key in each.metainfo}
         super().__init__(built, lazy_init=lazy_init, ignore_keys=sorted(keys))
         tasks: dict[str, dict] = {}
