@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from celeba_files import make_celeba
-from mmengine.dataset import BaseDataset, ClassBalancedDataset, ConcatDataset, RepeatDataset
+from mmengine.dataset import BaseDataset, ConcatDataset, RepeatDataset
 from mmengine.registry import init_default_scope
 from torch.utils.data import BatchSampler, RandomSampler, SequentialSampler, Subset
 
@@ -287,17 +287,3 @@ def test_labels_of_celeba_within_a_wrapper(tmp_path):
     one = CelebA(str(tmp_path), tasks=("Male",))
     twice = DrawnDataset(RepeatDataset(one, 2))
     np.testing.assert_allclose(twice.positive_shares("Male"), one.positive_shares("Male"))
-
-
-def test_rare_classes_are_repeated(face_sets):
-    one = face_sets(indices=40)
-    poses = [one.get_data_info(i)["gt"]["pose"] for i in range(40)]
-    smiles = [one.get_data_info(i)["gt"]["smile"][0] for i in range(40)]
-    for i in range(40):  # smile is name 0; the poses come behind it
-        assert one.get_cat_ids(i) == [0] * int(smiles[i]) + [1 + poses[i]]
-    counts = np.bincount(ClassBalancedDataset(one, 0.5).repeat_indices, minlength=40)
-    rarest = np.bincount(poses).argmin()
-    assert counts[np.array(poses) == rarest].min() > 1
-    balanced = DrawnDataset(ClassBalancedDataset(one, 0.5))
-    expected = np.average(smiles, weights=counts)
-    np.testing.assert_allclose(balanced.positive_shares("smile"), [expected])

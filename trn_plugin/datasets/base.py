@@ -17,7 +17,7 @@ from torch.utils.data import get_worker_info
 from trn_plugin.datasets._options import augmentations, chosen_tasks, input_shape
 from trn_plugin.datasets._records import Records
 from trn_plugin.datasets.draws import DrawnResults, SampleGenerator, draw_of
-from trn_plugin.datasets.wrapped import mean_or_nan, moments
+from trn_plugin.datasets.wrapped import category_ids, mean_or_nan, moments
 from trn_plugin.errors import ConfigError, DataError, PictureError, TrnPluginError
 from trn_plugin.tasks import read_tasks
 
@@ -253,13 +253,7 @@ class MultiTaskDataset(BaseDataset):
 
     def get_cat_ids(self, idx: int) -> list[int]:
         """Numbers of the classes and attributes that a sample has, for ``ClassBalancedDataset``."""
-        found, start = [], 0
-        labels = self.get_data_info(idx)["gt"]
-        for name, task in self.described.items():
-            if name in labels:
-                found += [start + category for category in task.categories(labels[name])]
-            start += len(task.names)
-        return found
+        return category_ids(self, idx)
 
     def _sample(self, results: dict) -> Any:
         if not self.skip_unreadable:

@@ -54,8 +54,11 @@ _read: ContextVar[SampleDraw | None] = ContextVar("draw", default=None)
 
 @contextmanager
 def reading(index: int) -> Iterator[None]:
-    """While this lasts, plain indices that are read belong to the draw ``index``, if it is one."""
-    token = _read.set(index if isinstance(index, SampleDraw) else None)
+    """While this lasts, plain indices that are read belong to the draw ``index``.
+
+    A plain ``index`` belongs itself to the draw of a `reading` around this one, if there is one.
+    """
+    token = _read.set(index if isinstance(index, SampleDraw) else _read.get())
     try:
         yield
     finally:

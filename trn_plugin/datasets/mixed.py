@@ -10,6 +10,7 @@ from mmengine.dataset import BaseDataset, ConcatDataset
 
 from trn_plugin.datasets.draws import SampleDraw
 from trn_plugin.datasets.sampler import DrawSampler
+from trn_plugin.datasets.wrapped import category_ids
 from trn_plugin.errors import ConfigError
 from trn_plugin.registry import DATA_SAMPLERS, DATASETS
 
@@ -70,6 +71,10 @@ class MixedDataset(ConcatDataset):
             dataset="+".join(names),
             datasets=names,
         )
+
+    def get_cat_ids(self, idx: int) -> list[int]:
+        """As of `MultiTaskDataset`, counted over the tasks of all data sets."""
+        return category_ids(self, idx)
 
 
 @DATA_SAMPLERS.register_module()

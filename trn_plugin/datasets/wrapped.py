@@ -13,7 +13,7 @@ from trn_plugin.datasets.draws import reading
 from trn_plugin.errors import ConfigError
 from trn_plugin.registry import DATASETS
 
-__all__ = ["DrawnDataset", "label_targets", "parts_of"]
+__all__ = ["DrawnDataset", "category_ids", "label_targets", "parts_of"]
 
 
 def parts_of(dataset: Any, rows: np.ndarray | None = None) -> Iterator[tuple[Any, np.ndarray]]:
@@ -70,6 +70,35 @@ def label_targets(dataset: Any, task: str) -> np.ndarray:
     return np.concatenate(found)
 
 
+def category_ids(dataset: Any, index: int) -> list[int]:
+    """Numbers of the classes and attributes that a sample has, for ``ClassBalancedDataset``.
+
+    They are counted over the tasks of all data sets within, in their order; tasks of the same name
+    and names share theirs.
+
+    Raises:
+        ConfigError: a data set that does not tell its tasks, or a wrapper that is not known.
+    """
+    starts: dict[tuple, int] = {}
+    count = 0
+    for part, _ in parts_of(dataset, np.zeros(0, int)):
+        for name, task in getattr(part, "described", {}).items():
+            if (name, task.names) not in starts:
+                starts[name, task.names] = count
+                count += len(task.names)
+    found = [(part, row) for part, rows in parts_of(dataset, np.array([index])) for row in rows]
+    if len(found) != 1 or not hasattr(found[0][0], "described"):
+        raise ConfigError(f"{type(dataset).__name__} does not tell the classes of its samples")
+    part, row = found[0]
+    labels = part.get_data_info(int(row))["gt"]
+    return [
+        starts[name, task.names] + category
+        for name, task in part.described.items()
+        if name in labels
+        for category in task.categories(labels[name])
+    ]
+
+
 @DATASETS.register_module()
 class DrawnDataset:
     """A data set whose inner data sets know which draw they are read for.
@@ -122,6 +151,16 @@ class DrawnDataset:
         if hasattr(self.dataset, "value_moments"):
             return self.dataset.value_moments(task)
         return moments(label_targets(self.dataset, task))
+
+    def get_cat_ids(self, idx: int) -> list[int]:
+        """As of `MultiTaskDataset`, counted over the tasks of all data sets within.
+
+        Raises:
+            ConfigError: one of them does not tell its tasks.
+        """
+        if hasattr(self.dataset, "get_cat_ids"):
+            return self.dataset.get_cat_ids(idx)
+        return category_ids(self.dataset, idx)
 
     def __getattr__(self, name: str) -> Any:
         if name == "dataset" or name.startswith("__"):
