@@ -7,6 +7,7 @@ from mmengine.dataset import ClassBalancedDataset
 from mmengine.registry import init_default_scope
 
 from trn_plugin.datasets import MTFL, DrawnDataset, SampleDraw
+from trn_plugin.engine import SafeRunner
 from trn_plugin.errors import ConfigError
 
 PIPELINE = [
@@ -69,3 +70,14 @@ def test_classes_within_a_wrapper_that_is_not_known_are_refused(toy_root):
     dataset = DrawnDataset(OwnWrapper(MTFL(toy_root)))
     with pytest.raises(ConfigError, match="OwnWrapper does not tell the classes"):
         dataset.get_cat_ids(0)
+
+
+@pytest.mark.parametrize("kind", ["ConcatDataset", "RepeatDataset"])
+def test_a_bare_wrapper_within_a_balanced_one_is_refused(toy_root, kind):
+    init_default_scope("trn_plugin")
+    one = dict(type="MTFL", data_root=toy_root)
+    inner = dict(datasets=[one]) if kind == "ConcatDataset" else dict(dataset=one, times=2)
+    dataset = dict(type="ClassBalancedDataset", oversample_thr=0.9, dataset=dict(inner, type=kind))
+    loader = dict(batch_size=2, dataset=dataset, sampler=dict(type="DrawSampler"))
+    with pytest.raises(ConfigError, match=f"{kind} does not tell.*DrawnDataset"):
+        SafeRunner.build_dataloader(loader, 3)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mmengine.config import Config
+from mmengine.dataset import ClassBalancedDataset, ConcatDataset, RepeatDataset
 from mmengine.evaluator import Evaluator
 from torch import nn
 from torch.utils.data import DataLoader
@@ -44,6 +45,13 @@ def with_draws(loader: dict) -> dict:
     """The config of a loader whose samples know in which epoch and for which draw they are read."""
     loader = dict(loader)
     sampler, dataset = loader.get("sampler"), loader.get("dataset")
+    for each in datasets_in(dataset):
+        outer, inner = _kind(DATASETS, each), _kind(DATASETS, each.get("dataset"))
+        if outer is ClassBalancedDataset and inner in (ConcatDataset, RepeatDataset):
+            raise ConfigError(
+                f"ClassBalancedDataset.dataset: {inner.__name__} does not tell the classes of its "
+                "samples; put dict(type='trn_plugin.DrawnDataset', dataset=...) around it"
+            )
     if sampler is not None and not _has(DATA_SAMPLERS, sampler, "yields_draws"):
         loader["sampler"] = dict(type="trn_plugin.NumberedDraws", sampler=sampler)
     if dataset is not None and not _has(DATASETS, dataset, "takes_draws"):
@@ -55,9 +63,14 @@ def _has(registry, config: object, mark: str) -> bool:
     """Whether what a config describes has an attribute; one that names no class is left alone."""
     if not isinstance(config, dict):
         return hasattr(config, mark)
-    kind = config.get("type")
-    kind = registry.get(kind) if isinstance(kind, str) else kind
+    kind = _kind(registry, config)
     return kind is None or hasattr(kind, mark)
+
+
+def _kind(registry, config: object) -> object:
+    """The class that a config names; None if it names none."""
+    kind = config.get("type") if isinstance(config, dict) else None
+    return registry.get(kind) if isinstance(kind, str) else kind
 
 
 def spread_input_size(config: Config) -> None:
