@@ -31,10 +31,11 @@ def key_name(name: str) -> str:
 
 
 def to_array(value: torch.Tensor | np.ndarray) -> np.ndarray:
-    """A small CPU copy that keeps no batch alive; bfloat16, which numpy lacks, becomes float32."""
+    """A small CPU copy that keeps no batch alive; float16 and bfloat16 become float32."""
     if isinstance(value, torch.Tensor):
         value = value.detach().cpu()
-        value = (value.float() if value.is_floating_point() else value).numpy()
+        half = value.dtype in (torch.float16, torch.bfloat16)
+        value = (value.float() if half else value).numpy()
     return np.array(value)
 
 
