@@ -104,7 +104,8 @@ class TaskMetric(BaseMetric):
         self._dataset_meta, self._described = dataset_meta, {}
         if dataset_meta and "tasks" in dataset_meta:
             self._check_tasks()
-        known = (dataset_meta or {}).get("datasets")
+        meta = dataset_meta or {}
+        known = meta.get("datasets", [meta["dataset"]] if "dataset" in meta else [])
         if self.dataset is not None and known and self.dataset not in known:
             raise ConfigError(
                 f"{type(self).__name__}.dataset: expected one of {listed(known)}, found "
