@@ -35,6 +35,8 @@ def toy(toy_root):
     def config(tasks, indices, mode="jitter", **options):
         sizes = dict(train_size=60, test_size=20)
         own = dict(tasks=tasks, indices=indices, pipeline=steps(mode), input_size=32)
+        if tasks == SMILES:
+            own["metainfo"] = dict(dataset="Smiles")
         return dict(type="ToyFaces", data_root=toy_root, **sizes, **own, **options)
 
     return config
@@ -113,6 +115,20 @@ def test_a_task_that_two_describe_differently_is_refused(toy):
     other["metainfo"] = dict(tasks=dict(pose=dict(kind="class", classes=("left", "right"))))
     with pytest.raises(ConfigError, match="pose"):
         MixedDataset([toy(POINTS, 5), other])
+
+
+def test_two_data_sets_of_one_name_are_refused(toy):
+    parts = toy(POINTS, 5), toy(POINTS, -5)
+    with pytest.raises(ConfigError, match=r"'ToyFaces'.*metainfo=dict\(dataset="):
+        MixedDataset(list(parts))
+    named = MixedDataset([parts[0], dict(parts[1], metainfo=dict(dataset="more"))])
+    assert named.metainfo["datasets"] == ["ToyFaces", "more"]
+
+
+def test_a_wrapper_within_is_refused(toy):
+    repeated = dict(type="RepeatDataset", times=2, dataset=toy(SMILES, -8))
+    with pytest.raises(ConfigError, match=r"datasets\[1\]: .*RepeatDataset.*ShareSampler"):
+        MixedDataset([toy(POINTS, 5), repeated])
 
 
 @pytest.mark.parametrize(
@@ -206,6 +222,11 @@ def test_processes_share_one_order(mixed, monkeypatch):
 def test_unusable_shares_are_refused(mixed, shares):
     with pytest.raises(ConfigError, match="shares"):
         ShareSampler(mixed, shares)
+
+
+def test_a_share_without_a_sample_is_refused(mixed):
+    with pytest.raises(ConfigError, match=r"shares: .* epoch of 13, \(1, 99\) give \[0, 13\]"):
+        ShareSampler(mixed, (1, 99))
 
 
 def test_shares_need_several_data_sets(toy):

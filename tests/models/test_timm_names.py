@@ -100,8 +100,17 @@ def test_files_of_timms_scripts(tmp_path, prefix, kind):
     assert torch.allclose(model(X)["a"], features(source), atol=1e-5)
 
 
-def test_a_network_of_grey_pictures_is_refused():
+@pytest.mark.parametrize(("channels", "values"), [(1, None), (1, 1), (4, 4), (3, 1)])
+def test_channels_other_than_three_are_refused(channels, values):
     config = model_config()
-    config.backbone.in_chans = 1
-    with pytest.raises(ConfigError, match=r"in_chans: the network takes pictures of 1 channels"):
+    config.backbone.in_chans = channels
+    if values is not None:
+        config.data_preprocessor = dict(
+            type="MultiTaskDataPreprocessor", mean=[127.0] * values, std=[60.0] * values
+        )
+    if channels == 3:
+        message = f"data_preprocessor: .* 3 channels, found {values}"
+    else:
+        message = f"in_chans: .* pictures of {channels} channels, expected 3"
+    with pytest.raises(ConfigError, match=message):
         MODELS.build(config)

@@ -132,7 +132,7 @@ def _parse_attributes(path: str, data: bytes) -> Table:
 
 
 def _parse_partition(path: str, data: bytes) -> Table:
-    _, rows = split_csv(data) or ((), data)
+    _, rows = split_csv(path, data) or ((), data)
     table = _rows(path, rows, 0, 1, ("split",))
     bad = np.flatnonzero((table.values < 0) | (table.values >= len(SPLITS)))
     if bad.size:
@@ -146,7 +146,7 @@ def _parse_partition(path: str, data: bytes) -> Table:
 
 def _parse(path: str, data: bytes) -> Table:
     """A label file: count, names, rows; or CSV: names, rows."""
-    csv = split_csv(data)
+    csv = split_csv(path, data)
     if csv is not None:
         names, rows = csv
         _check_names(path, 1, names, data.split(b"\n", 1)[0])

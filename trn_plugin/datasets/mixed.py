@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from mmengine.dataset import ConcatDataset
+from mmengine.dataset import BaseDataset, ConcatDataset
 
 from trn_plugin.datasets.draws import SampleDraw
 from trn_plugin.datasets.sampler import DrawSampler
@@ -27,17 +27,24 @@ class MixedDataset(ConcatDataset):
     data sets' names.
 
     Args:
-        datasets: configs of data sets, or data sets.
+        datasets: configs of data sets, or data sets, that wrap no others.
         lazy_init: load the labels when they are first needed.
 
     Raises:
-        ConfigError: no data set, or a task that two of them describe differently.
+        ConfigError: no data set, one that wraps others, two of the same name, or a task that two
+            describe differently.
     """
 
     def __init__(self, datasets: Sequence[Any], lazy_init: bool = False) -> None:
         if not isinstance(datasets, (list, tuple)) or not datasets:
             raise ConfigError(f"datasets: expected a list of data sets, found {datasets!r}")
         built = [DATASETS.build(each) if isinstance(each, dict) else each for each in datasets]
+        for number, each in enumerate(built):
+            if not isinstance(each, BaseDataset):
+                raise ConfigError(
+                    f"datasets[{number}]: expected a data set that wraps no other, found "
+                    f"{type(each).__name__}; how often each is read, ShareSampler(shares=...) says"
+                )
         keys = {key for each in built for key in each.metainfo}
         super().__init__(built, lazy_init=lazy_init, ignore_keys=sorted(keys))
         tasks: dict[str, dict] = {}
@@ -50,7 +57,12 @@ class MixedDataset(ConcatDataset):
                     )
         together = [list(each.metainfo.get("tasks", {})) for each in built]
         names = [str(each.metainfo.get("dataset", type(each).__name__)) for each in built]
-        names = list(dict.fromkeys(names))
+        repeated = next((name for name in names if names.count(name) > 1), None)
+        if repeated is not None:
+            raise ConfigError(
+                f"datasets: two have the name {repeated!r}; give each a name of its own, "
+                'metainfo=dict(dataset="name")'
+            )
         self._metainfo = dict(
             self._metainfo,
             tasks=tasks,
@@ -75,7 +87,8 @@ class ShareSampler(DrawSampler):
         round_up: pad so that all processes get equally many samples.
 
     Raises:
-        ConfigError: another number of shares than data sets, or one that is not positive.
+        ConfigError: another number of shares than data sets, one that is not positive, or one so
+            small that an epoch has no sample of its data set.
     """
 
     def __init__(
@@ -101,6 +114,11 @@ class ShareSampler(DrawSampler):
         bounds = np.cumsum(shares) / np.sum(shares) * len(dataset)
         self.counts = np.diff([0, *bounds.round().astype(int)])
         """Samples of each data set in an epoch."""
+        if not self.counts.all():
+            raise ConfigError(
+                f"ShareSampler.shares: expected at least one sample of each data set in an epoch "
+                f"of {len(dataset)}, {shares!r} give {self.counts.tolist()}"
+            )
 
     def __iter__(self) -> Iterator[SampleDraw]:
         order = np.concatenate([self._drawn(part) for part in range(len(self.sizes))])

@@ -259,11 +259,15 @@ def _build(config: dict, **kwargs):
 
 
 def _check_channels(trunk, preprocessor) -> None:
-    given, taken = getattr(preprocessor, "mean", None), trunk.timm_options["in_chans"]
-    if given is not None and given.numel() != taken:
+    taken, mean = trunk.timm_options["in_chans"], getattr(preprocessor, "mean", None)
+    if taken != 3:
         raise ConfigError(
-            f"model.backbone.in_chans: the network takes pictures of {taken} channels, "
-            f"model.data_preprocessor gives {given.numel()}"
+            f"model.backbone.in_chans: the network takes pictures of {taken} channels, expected 3 "
+            "(RGB); grey pictures are read as RGB"
+        )
+    if mean is not None and mean.numel() != 3:
+        raise ConfigError(
+            f"model.data_preprocessor: expected mean and std of 3 channels, found {mean.numel()}"
         )
 
 

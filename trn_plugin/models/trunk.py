@@ -58,7 +58,8 @@ class TimmTrunk(nn.Module):
         img_size (int | tuple[int, int], optional): height and width of the pictures. Models that
             are built for one size (most transformers) are built for this one; others take any.
             Default: the size of timm's own configuration.
-        in_chans (int): channels of the pictures.
+        in_chans (int): channels of ``x``; ``MultiTaskModel`` refuses all but 3, which grey
+            pictures have too when they are read.
         taps (Sequence[str]): dotted names of modules inside the tails whose pooled outputs
             :meth:`features` also gives; ``MultiTaskModel`` passes its neck's levels.
         frozen_stages (int | str): stages that are not trained, counted as in ``shared_stages``;
