@@ -12,6 +12,7 @@ from tiny import SquaredError, StopAt, TinyModel, tiny_runner
 from trn_plugin import cli
 from trn_plugin.checkpoints import FORMAT, load_checkpoint_file, save_checkpoint_file
 from trn_plugin.cli import running
+from trn_plugin.cli.config import work_dir as folder_of
 from trn_plugin.engine.building import check_sections
 from trn_plugin.errors import CheckpointError, ConfigError, TrainingError
 
@@ -314,6 +315,31 @@ def test_an_option_that_nothing_reads_names_the_key_to_set(tmp_path, key, hint):
     path.write_text(CONFIG + "custom_imports = dict(imports=[])")
     if key == "bananas":  # a user's own code may read it
         assert cli.load_config(str(path), {key: "there"}).bananas == "there"
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "message"),
+    [
+        (None, None, r"^config: expected the path of a file, found Config"),
+        ("raise SystemExit(3)", None, r"config\.py: not a usable config: it ends the program"),
+        (CONFIG, {3: 1}, r"^config options: expected key paths as text, found 3"),
+    ],
+)
+def test_what_is_no_config_is_one_line(tmp_path, text, options, message):
+    path = tmp_path / "config.py"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        cli.load_config(path if text else Config(dict(model={})), options)
+
+
+def test_paths_may_be_path_objects(tmp_path):
+    path = tmp_path / "config.py"
+    path.write_text(CONFIG)
+    config = cli.load_config(path, {"train_dataloader.batch_size": 4})
+    assert config.train_dataloader.batch_size == 4
+    assert folder_of(config, None, path) == "work_dirs/config"
+    assert folder_of(config, tmp_path, path) == str(tmp_path)
 
 
 TERMINATED = """
