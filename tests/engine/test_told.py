@@ -269,6 +269,10 @@ def test_a_section_of_another_type_is_told_by_its_key(key, value):
         check_sections(Config({key: value}))
 
 
+NO_VALIDATION = dict(val_cfg=None, val_dataloader=None, val_evaluator=None)
+BEST = dict(type="CheckpointHook", save_best="tiny/error", rule="less")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -279,6 +283,7 @@ def test_a_section_of_another_type_is_told_by_its_key(key, value):
         (dict(param_scheduler=dict(type="StepLR")), "param_scheduler: .*step_size"),
         (dict(checkpoint=dict(type="CheckpointHook", interval="a")), "checkpoint.interval: exp"),
         (dict(checkpoint=dict(type="CheckpointHook", save_best=3)), "default_hooks.checkpoint"),
+        (dict(NO_VALIDATION, checkpoint=BEST), "checkpoint.save_best: expected a run that validat"),
         (dict(optim=dict(clip_grad=dict(max_nrm=1))), "clip_grad: .*max_norm"),
         (dict(cfg=dict(compile=dict(bananas=1))), "compile: .*bananas"),
         (dict(cfg=dict(resume_schedule="stretch")), "resume_schedule: expected 'checkpoint' or"),

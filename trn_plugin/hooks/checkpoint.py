@@ -41,7 +41,16 @@ class SafeCheckpointHook(CheckpointHook):
                 )
 
     def before_train(self, runner) -> None:
-        """As MMEngine's; what a kill left beside a best checkpoint is removed."""
+        """As MMEngine's; what a kill left beside a best checkpoint is removed.
+
+        Raises:
+            ConfigError: ``save_best`` in a run that does not validate.
+        """
+        if self.save_best and runner.val_loop is None:
+            raise ConfigError(
+                "default_hooks.checkpoint.save_best: expected a run that validates, found no "
+                "val_cfg, val_dataloader and val_evaluator"
+            )
         if self.by_epoch and not hasattr(runner.train_loop, "run_epoch"):
             length = len(runner.train_dataloader)
             self.by_epoch = False
