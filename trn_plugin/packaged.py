@@ -7,12 +7,13 @@ those that are installed editable. Where it asks for this package it is told.
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from pathlib import Path
 
 from mmengine.config.utils import MODULE2PACKAGE
 
-from trn_plugin.errors import ConfigError
+from trn_plugin.errors import ConfigError, printable
 
 __all__ = ["config_path", "drop_scope", "register"]
 
@@ -23,12 +24,16 @@ ANSWERS = {"is_installed": True, "install_package": None, "get_installed_path": 
 ASKING = ("mmengine.utils.package_utils", "mmengine.utils", "mmengine.config.config")
 
 
-def config_path(path: str) -> str:
+def config_path(path: str | os.PathLike) -> str:
     """The file of ``trn_plugin::PATH``; other paths as they are.
 
     Raises:
-        ConfigError: the package has no such config.
+        ConfigError: the package has no such config, or this is no path.
     """
+    if not isinstance(path, (str, os.PathLike)):
+        found = printable(repr(path))
+        raise ConfigError(f"config: expected the path of a file, found {found}")
+    path = os.fsdecode(path)
     package, found, inside = path.partition("::")
     if not found or package != NAME:
         return path

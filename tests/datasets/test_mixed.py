@@ -4,13 +4,14 @@ from collections import Counter
 
 import pytest
 import torch
+from mmengine.dataset import ConcatDataset, RepeatDataset
 from mmengine.registry import init_default_scope
 
-from trn_plugin.datasets import MixedDataset, ShareSampler, ToyFaces
+from trn_plugin.datasets import DrawnDataset, MixedDataset, ShareSampler, ToyFaces
 from trn_plugin.engine import SafeRunner
 from trn_plugin.errors import ConfigError
 from trn_plugin.evaluation import Accuracy
-from trn_plugin.registry import MODELS
+from trn_plugin.registry import DATASETS, MODELS
 
 POINTS, SMILES = ("landmarks", "pose"), ("smile",)
 
@@ -169,6 +170,18 @@ def test_a_metric_of_an_unknown_data_set_is_refused(mixed):
     with pytest.raises(ConfigError, match=r"Accuracy.dataset: expected one of ToyFaces.*'MTFL'"):
         metric.dataset_meta = mixed.metainfo
     Accuracy(task="pose", dataset="ToyFaces").dataset_meta = mixed.metainfo
+
+
+def test_a_metric_knows_the_name_of_a_plain_data_set_and_of_those_in_wrappers(toy):
+    named = dict(metainfo=dict(dataset="B"))
+    a, b = DATASETS.build(toy(POINTS, 4)), DATASETS.build(toy(POINTS, 4, **named))
+    both = DrawnDataset(ConcatDataset([a, b], ignore_keys=["dataset"]))
+    names = [(a, ["ToyFaces"]), (RepeatDataset(b, 2), ["B"]), (both, ["ToyFaces", "B"])]
+    for dataset, known in names:
+        for name in known:
+            Accuracy(task="pose", dataset=name).dataset_meta = dataset.metainfo
+        with pytest.raises(ConfigError, match=f"expected one of {', '.join(known)}, found 'ty"):
+            Accuracy(task="pose", dataset="typo").dataset_meta = dataset.metainfo
 
 
 @pytest.mark.parametrize("shares", [(1, 1), (1, 3), (9, 1), (0.2, 0.3)])

@@ -382,6 +382,16 @@ def test_one_word_says_what_boxes_are_made_of(tmp_path, box, source):
     assert expected in (None, samples[0].box)
 
 
+@pytest.mark.parametrize("box", [BOX, "landmarks", "whole"])
+def test_a_box_that_the_pipeline_does_not_read_is_refused(tmp_path, box):
+    root = write(tmp_path, [*ROW, *GIVEN], header=[*HEADER, *BOX])
+    pipeline = [dict(type="FaceBox", mode="jitter") if s == PIPELINE[1] else s for s in PIPELINE]
+    with pytest.raises(ConfigError, match=r"box: expected .* RegionBox, .* found LoadImage, Face"):
+        make(root, "labels.csv", LABELS, box=box, pipeline=pipeline)
+    sample = make(root, "labels.csv", LABELS, pipeline=pipeline)[0]["data_samples"]
+    assert sample.box_source.startswith("jittered")
+
+
 def test_without_two_points_the_default_is_the_whole_picture(tmp_path):
     labels = dict(LABELS, ears=dict(kind="landmarks", points=["left"], flip_pairs=[]))
     dataset = make(write(tmp_path, ROW), "labels.csv", labels, pipeline=PIPELINE)

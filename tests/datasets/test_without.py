@@ -102,6 +102,31 @@ def test_albumentations_by_what_they_do(make_results, word, transform):
         assert moved == (word == "turn" and not same)
 
 
+@pytest.mark.parametrize("group", ["OneOf", "SomeOf", "Sequential"])
+def test_a_group_of_both_kinds_is_refused_where_one_is_left_out(make_results, group):
+    some = dict(n=1) if group == "SomeOf" else {}
+    nested = dict(type="Sequential", transforms=[TURN])
+    mixed = dict(type=group, transforms=[BRIGHT, nested], p=1.0, **some)
+    plain = dict(type=group, transforms=[BRIGHT, dict(type="NoOp")], p=1.0, **some)
+
+    def picture(config, *without):
+        results = dict(results_of(make_results, without, 1), crop_shape=(100, 100))
+        results["gt"] = dict(landmarks=results["landmarks"] / 100)
+        return Albumentations([TURN, config])(results)["img"]
+
+    for word in ("turn", "colour"):
+        with pytest.raises(
+            ConfigError, match=rf"\[1\]: {group} holds both .* \({word}\)"
+        ) as caught:
+            picture(mixed, word)
+        assert "\n" not in str(caught.value)
+        picture(plain, word)
+    for without in ((), ("mirror",), ("turn", "colour")):
+        picture(mixed, *without)
+    before = results_of(make_results, (), 1)["img"]
+    assert (picture(mixed, "turn", "colour") == before).all()
+
+
 def test_no_flip_without_mirror(make_results):
     step = RandomFlip(prob=1.0)
     for without in ([], ["mirror"]):

@@ -12,6 +12,7 @@ from tiny import SquaredError, StopAt, TinyModel, tiny_runner
 from trn_plugin import cli
 from trn_plugin.checkpoints import FORMAT, load_checkpoint_file, save_checkpoint_file
 from trn_plugin.cli import running
+from trn_plugin.cli.config import work_dir as folder_of
 from trn_plugin.engine.building import check_sections
 from trn_plugin.errors import CheckpointError, ConfigError, TrainingError
 
@@ -255,6 +256,9 @@ def test_a_second_run_in_a_work_directory_is_refused(tmp_path):
         ],
         ("custom_hooks", ["EMAHook"]),
         ("val_dataloader", dict(dataset=3)),
+        ("save_on_sigterm", "yes"),
+        ("resume_schedule", "stretch"),
+        ("non_finite", ["skip"]),
         ("strategy", dict(type="FSDPStrategy")),
         ("strategy", dict(type="DeepSpeedStrategy")),
         ("model_wrapper_cfg", dict(type="MMFullyShardedDataParallel")),
@@ -263,6 +267,10 @@ def test_a_second_run_in_a_work_directory_is_refused(tmp_path):
 def test_a_section_of_another_type_is_told_by_its_key(key, value):
     with pytest.raises(ConfigError, match=rf"^{key}.*: expected "):
         check_sections(Config({key: value}))
+
+
+NO_VALIDATION = dict(val_cfg=None, val_dataloader=None, val_evaluator=None)
+BEST = dict(type="CheckpointHook", save_best="tiny/error", rule="less")
 
 
 @pytest.mark.parametrize(
@@ -274,7 +282,11 @@ def test_a_section_of_another_type_is_told_by_its_key(key, value):
         (dict(custom_hooks=[dict(type="EMAHok")]), "custom_hooks.0: EMAHok is not in"),
         (dict(param_scheduler=dict(type="StepLR")), "param_scheduler: .*step_size"),
         (dict(checkpoint=dict(type="CheckpointHook", interval="a")), "checkpoint.interval: exp"),
+        (dict(checkpoint=dict(type="CheckpointHook", by_epoch=1)), "checkpoint.by_epoch: expected"),
+        (dict(checkpoint=dict(type="CheckpointHook", filename_tmpl=1)), "filename_tmpl: expected"),
+        (dict(checkpoint=dict(type="CheckpointHook", foo=1)), "checkpoint: no option .* 'foo'"),
         (dict(checkpoint=dict(type="CheckpointHook", save_best=3)), "default_hooks.checkpoint"),
+        (dict(NO_VALIDATION, checkpoint=BEST), "checkpoint.save_best: expected a run that validat"),
         (dict(optim=dict(clip_grad=dict(max_nrm=1))), "clip_grad: .*max_norm"),
         (dict(cfg=dict(compile=dict(bananas=1))), "compile: .*bananas"),
         (dict(cfg=dict(resume_schedule="stretch")), "resume_schedule: expected 'checkpoint' or"),
@@ -314,6 +326,31 @@ def test_an_option_that_nothing_reads_names_the_key_to_set(tmp_path, key, hint):
     path.write_text(CONFIG + "custom_imports = dict(imports=[])")
     if key == "bananas":  # a user's own code may read it
         assert cli.load_config(str(path), {key: "there"}).bananas == "there"
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "message"),
+    [
+        (None, None, r"^config: expected the path of a file, found Config"),
+        ("raise SystemExit(3)", None, r"config\.py: not a usable config: it ends the program"),
+        (CONFIG, {3: 1}, r"^config options: expected key paths as text, found 3"),
+    ],
+)
+def test_what_is_no_config_is_one_line(tmp_path, text, options, message):
+    path = tmp_path / "config.py"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        cli.load_config(path if text else Config(dict(model={})), options)
+
+
+def test_paths_may_be_path_objects(tmp_path):
+    path = tmp_path / "config.py"
+    path.write_text(CONFIG)
+    config = cli.load_config(path, {"train_dataloader.batch_size": 4})
+    assert config.train_dataloader.batch_size == 4
+    assert folder_of(config, None, path) == "work_dirs/config"
+    assert folder_of(config, tmp_path, path) == str(tmp_path)
 
 
 TERMINATED = """

@@ -93,6 +93,9 @@ def tiny_runner(folder, name="run", cfg=None, seed=5, **options):
     defaults = dict(
         model=TinyModel(),
         train_cfg=dict(type="EpochBasedTrainLoop", max_epochs=3, val_interval=2),
+        val_dataloader=dict(loader, sampler=dict(type="DrawSampler"), dataset=Numbers(9)),
+        val_cfg=dict(),
+        val_evaluator=Evaluator([SquaredError()]),
         optim_wrapper=dict(optim, **options.pop("optim", {})),
         param_scheduler=dict(type="CosineAnnealingLR", by_epoch=False, T_max=20),
         checkpoint=dict(type="CheckpointHook", interval=1, max_keep_ckpts=2),
@@ -102,9 +105,6 @@ def tiny_runner(folder, name="run", cfg=None, seed=5, **options):
     return SafeRunner(
         work_dir=str(folder / name),
         train_dataloader=dict(loader, sampler=sampler, dataset=Numbers(samples)),
-        val_dataloader=dict(loader, sampler=dict(type="DrawSampler"), dataset=Numbers(9)),
-        val_cfg=dict(),
-        val_evaluator=Evaluator([SquaredError()]),
         default_hooks=dict(logger=dict(type="LoggerHook", interval=2), checkpoint=checkpoint),
         default_scope="trn_plugin",
         experiment_name=f"{folder.name}_{name}_{next(NUMBER)}",  # MMEngine keeps logs by name

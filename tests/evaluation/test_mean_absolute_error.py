@@ -6,6 +6,8 @@ import torch
 
 from trn_plugin.errors import ConfigError
 from trn_plugin.evaluation import MeanAbsoluteError
+from trn_plugin.structures import MultiTaskBatch, MultiTaskDataSample
+from trn_plugin.tasks import ValueTask
 
 META = dict(tasks=dict(size=dict(kind="values", names=("weight", "body length"))))
 
@@ -44,6 +46,21 @@ def test_the_median_is_the_best_constant():
     for constant in (truth.mean(), float(np.median(truth)), 0.3):
         found = measure([([constant], [t]) for t in truth.tolist()], meta)
         assert found["size/baseline_MAE"] <= found["size/MAE"] + 1e-6
+
+
+def test_samples_and_batches_keep_the_differences_of_large_numbers():
+    tasks = {"size": ValueTask("size", dict(names=("size",)))}
+    labels = [1e12 + 1000 * i for i in range(5)]
+    gt = [{"size": torch.tensor([label], dtype=torch.float64)} for label in labels]
+    samples = [MultiTaskDataSample(gt=each) for each in gt]
+    batch = MultiTaskBatch.of(samples, tasks).with_fields(pred={"size": torch.full((5, 1), 1e12)})
+    found = []
+    for given in (batch, [sample.to_dict() for sample in batch.give_to(samples)]):
+        metric = MeanAbsoluteError("size")
+        metric.process(None, given)
+        found.append(metric.evaluate(5))
+    assert found[0] == found[1]
+    assert found[0]["size/baseline_MAE"] == 1200
 
 
 def test_what_is_undefined_is_nan_and_said(logged):

@@ -187,6 +187,20 @@ def test_large_labels_keep_their_differences():
     assert "mean_rest" not in head.state_dict()
 
 
+def test_predictions_coarser_than_the_labels_are_told(logged):
+    names = ["at", "age", "height"]
+    head = RegressionHead(3, 4, mean=[1e12, 40, 7], std=[1e5, 12, 0], names=names)
+    (line,) = logged().splitlines()
+    assert "predictions of at come in steps of 6.6e+04" in line
+    assert "subtract an offset in the CSV" in line
+    assert "age" not in line
+    assert "height" not in line  # labels that are all alike
+    near = head.predict(torch.tensor([[0.1, 0, 0], [0.2, 0, 0]]))[:, 0]
+    assert near[0] == near[1]  # what the warning is about
+    RegressionHead(1, 4, mean=[1.7e9], std=[86400.0])
+    assert len(logged().splitlines()) == 1
+
+
 def test_values_are_standardised_by_the_training_labels():
     model = build(heads=dict(age=dict(type="RegressionHead", num_values=2)), neck=False)
     head = model.heads["age"]

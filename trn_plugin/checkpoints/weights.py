@@ -45,7 +45,7 @@ def load_fitting_state(
     of_run = getattr(model, "is_run_state", lambda key: False)
     own = {k: v for k, v in model.state_dict().items() if not of_run(k) and not _is_extra(k)}
     state = unwrapped(state)
-    fits = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
+    fits = {k: v for k, v in state.items() if k in own and _alike(own[k], v)}
     if not fits:
         raise CheckpointError(
             f"{path}: no weight of it fits the config's model; it holds {_listed(list(state))}, "
@@ -95,10 +95,20 @@ def _load(model: nn.Module, state: dict, own: dict, path: str | os.PathLike) -> 
 
 def _misshapen(own: dict[str, Tensor], state: dict[str, Tensor]) -> list[str]:
     return [
-        f"{key} {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
+        f"{key} {_form(state[key], own[key])} instead of {_form(own[key], state[key])}"
         for key in own
-        if key in state and not _is_extra(key) and state[key].shape != own[key].shape
+        if key in state and not _is_extra(key) and not _alike(own[key], state[key])
     ]
+
+
+def _alike(own: Tensor, other: Tensor) -> bool:
+    """Whether shape and kind of numbers agree; torch would make a bool a weight of 0 or 1."""
+    return own.shape == other.shape and own.is_floating_point() == other.is_floating_point()
+
+
+def _form(value: Tensor, other: Tensor) -> str:
+    """The shape; where ``other`` has the same, the kind of numbers."""
+    return f"{tuple(value.shape)}" if value.shape != other.shape else str(value.dtype)
 
 
 def _is_extra(key: str) -> bool:

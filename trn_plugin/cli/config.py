@@ -66,7 +66,7 @@ class _Options(DictAction):
                 parser.error(f"{option_string}: expected KEY=VALUE, got {value!r}")
 
 
-def load_config(path: str, options: dict | None = None) -> Config:
+def load_config(path: str | os.PathLike, options: dict | None = None) -> Config:
     """Read a config file and apply ``--cfg-options``; ``trn_plugin::PATH`` is a packaged config.
 
     ``input_size``, where the config has it, becomes the data sets' and the backbone's. Modules
@@ -86,6 +86,8 @@ def load_config(path: str, options: dict | None = None) -> Config:
         sys.path.insert(0, os.getcwd())
     try:
         config = Config.fromfile(path)
+    except SystemExit as error:
+        raise ConfigError(f"{path}: not a usable config: it ends the program") from error
     except Exception as error:  # a config is code: it may raise anything
         raise ConfigError(f"{path}: not a usable config: {one_line(error)}") from error
     packaged.drop_scope(config)
@@ -105,6 +107,8 @@ def _merge(config: Config, options: dict) -> None:
 
     read = {*MEANT, *inspect.signature(Runner.__init__).parameters} - {"self"}
     for key in options:
+        if not isinstance(key, str):
+            raise ConfigError(f"config options: expected key paths as text, found {key!r}")
         name = key.split(".")[0]
         if name in read:
             continue
@@ -164,7 +168,9 @@ def build_runner(config: Config):
         return RUNNERS.build(config)
 
 
-def work_dir(config: Config, given: str | None, config_path: str) -> str:
+def work_dir(
+    config: Config, given: str | os.PathLike | None, config_path: str | os.PathLike
+) -> str:
     """--work-dir, or the config's, or work_dirs/<config name>.
 
     Raises:
@@ -173,7 +179,7 @@ def work_dir(config: Config, given: str | None, config_path: str) -> str:
     folder = given or config.get("work_dir") or str(Path("work_dirs") / Path(config_path).stem)
     if os.path.isfile(folder):
         raise ConfigError(f"work directory {folder}: expected a folder, found a file")
-    return folder
+    return os.fspath(folder)
 
 
 def start_process_group(launcher: str) -> None:

@@ -4,6 +4,8 @@ Example:
     trn-plugin train trn_plugin::toy/trn-hidden-output_test-resnet_toy.py --work-dir work_dirs/toy
 """
 
+import os
+
 from trn_plugin.cli.config import (
     add_config_arguments,
     add_launcher_argument,
@@ -34,10 +36,10 @@ def main(args):
 
 
 def train(
-    config: str,
+    config: str | os.PathLike,
     options: dict | None = None,
-    work_dir: str | None = None,
-    resume: str | bool | None = None,
+    work_dir: str | os.PathLike | None = None,
+    resume: str | os.PathLike | bool | None = None,
     amp: bool = False,
     launcher: str = "none",
 ):
@@ -64,7 +66,7 @@ def train(
         use_mixed_precision(loaded)
     if resume:
         loaded.resume = True
-        loaded.load_from = None if resume in (True, "auto") else resume
+        loaded.load_from = None if resume in (True, "auto") else os.fspath(resume)
     start_process_group(launcher)
     runner = build_runner(loaded)
     runner.train()

@@ -73,7 +73,8 @@ class TabularMultiTask(MultiTaskDataset):
         **kwargs: of `MultiTaskDataset`, such as ``tasks``, ``pipeline`` and ``input_size``.
 
     Raises:
-        ConfigError: for labels that are not as above, an unknown split or unusable shares.
+        ConfigError: for labels that are not as above, an unknown split, unusable shares, or a box
+            that no step of the pipeline reads.
         DataError: if the root, the file, a column or a picture is missing, or a cell cannot be
             used (naming file, line and column). Pictures are looked for when there is a pipeline
             to read them.
@@ -114,6 +115,7 @@ class TabularMultiTask(MultiTaskDataset):
             )
         self.labels = label_columns(labels)
         self.known = read_tasks(self._known_tasks(), "labels.")
+        self.box = box
         self.box_rule, self.box_columns = box_rule(box, self.known)
         self._shift = pixel_shift(pixel_centre)
         self.image_column = image_column
@@ -230,8 +232,14 @@ class TabularMultiTask(MultiTaskDataset):
                 self._warn(f"{name}: no row{split} has a label of {task}")
 
     def _check_boxes(self) -> None:
-        """Refuse rows that have no box of the kind that all are to have."""
-        if not any(isinstance(step, RegionBox) for step in self.pipeline.transforms):
+        """Refuse rows that have no box of the kind that all are to have, and a box not read."""
+        steps = self.pipeline.transforms
+        if not any(isinstance(step, RegionBox) for step in steps):
+            if steps and self.box is not None:
+                raise ConfigError(
+                    f"box: expected a pipeline with RegionBox, which reads {self.box!r}, found "
+                    f"{', '.join(type(step).__name__ for step in steps)}"
+                )
             return
         boxless = np.flatnonzero(~has_box(self.box_rule, self.known, self._table))
         if boxless.size:

@@ -124,9 +124,14 @@ class DrawnDataset:
 
     @property
     def metainfo(self) -> dict:
-        """Of the data set, or else of the first one within it, with the tasks of all of them."""
+        """Of the data set, or else of the first one within it, with the tasks of all of them.
+
+        ``datasets`` has the names of those within where they differ.
+        """
         found = [getattr(each, "metainfo", None) or {} for each, _ in parts_of(self.dataset)]
         own = getattr(self.dataset, "metainfo", None) or next(filter(None, found), {})
+        names = list(dict.fromkeys(each["dataset"] for each in found if each.get("dataset")))
+        own = {"datasets": names, **own} if len(names) > 1 else own
         tasks = dict(own.get("tasks", {}))
         for each in found:
             tasks = {**tasks, **each.get("tasks", {}), **tasks}

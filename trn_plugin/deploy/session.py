@@ -12,7 +12,6 @@ from trn_plugin.errors import CheckpointError, ConfigError, first_line, printabl
 
 __all__ = ["open_session", "providers_of"]
 
-EXPORTED = "a file written by trn-plugin export"
 WARNINGS, SILENT = 2, 4
 """onnxruntime's severities of log: its default, and fatal errors only."""
 
@@ -28,6 +27,12 @@ def providers_of(name: str | None) -> list[str] | None:
     if name not in known:
         raise ConfigError(f"provider: expected cpu or cuda, found {name!r}")
     return known[name]
+
+
+def _expected(path: str) -> str:
+    checkpoint = str(path).endswith((".pth", ".pt"))
+    hint = "; a checkpoint runs by TaskPredictor(CONFIG, checkpoint=FILE)" if checkpoint else ""
+    return f"a file written by trn-plugin export{hint}"
 
 
 def open_session(
@@ -56,7 +61,7 @@ def open_session(
             f"onnxruntime has no provider {unknown[0]!r} here; it has {', '.join(available)}"
         )
     if not Path(path).is_file():
-        raise CheckpointError(f"{path}: no such file; expected {EXPORTED}")
+        raise CheckpointError(f"{path}: no such file; expected {_expected(path)}")
     _refuse_external_data(path)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
@@ -73,7 +78,7 @@ def open_session(
         except Exception as error:
             reason = str(error).split(f"{path} failed:")[-1].split("\n")[0].strip()
             raise CheckpointError(
-                f"{path}: onnxruntime cannot load it: {reason}; expected {EXPORTED}"
+                f"{path}: onnxruntime cannot load it: {reason}; expected {_expected(path)}"
             ) from error
     missing = [name for name in asked if name not in session.get_providers()]
     if missing:
@@ -104,7 +109,7 @@ def _refuse_external_data(path: str) -> None:
         external = has_external_data(path)
     except ValueError as error:
         raise CheckpointError(
-            f"{path}: onnxruntime cannot load it: {error}; expected {EXPORTED}"
+            f"{path}: onnxruntime cannot load it: {error}; expected {_expected(path)}"
         ) from None
     if external:
         raise CheckpointError(f"{path}: refused, it takes weights from another file")

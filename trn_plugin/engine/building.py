@@ -25,9 +25,10 @@ SECTIONS = (
     (str, "text", "work_dir load_from default_scope experiment_name runner_type launcher"),
     ((str, int), "text or a number", "log_level"),
     (LIST, "a list", "custom_hooks"),
-    (bool, "True or False", "resume"),
+    (bool, "True or False", "resume save_on_sigterm"),
     ((bool, dict), "True, False or a dict", "compile"),
 )
+CHOICES = dict(resume_schedule=("checkpoint", "config"), non_finite=("stop", "skip"))
 SHARDING = ("FSDP", "FullySharded", "DeepSpeed", "ColossalAI")  # in the names of MMEngine's classes
 
 
@@ -50,6 +51,10 @@ def check_sections(config) -> None:
     for kinds, name, keys in SECTIONS:
         for key in keys.split():
             _check(key, config.get(key), kinds, name)
+    for key, choices in CHOICES.items():
+        if config.get(key, choices[0]) not in choices:
+            found, known = printable(repr(config[key])), " or ".join(map(repr, choices))
+            raise ConfigError(f"{key}: expected {known}, found {found}")
     for part in ("train", "val", "test"):
         loader = config.get(f"{part}_dataloader") or {}
         if isinstance(loader, dict):

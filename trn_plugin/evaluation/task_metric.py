@@ -31,10 +31,11 @@ def key_name(name: str) -> str:
 
 
 def to_array(value: torch.Tensor | np.ndarray) -> np.ndarray:
-    """A small CPU copy that keeps no batch alive; bfloat16, which numpy lacks, becomes float32."""
+    """A small CPU copy that keeps no batch alive; float16 and bfloat16 become float32."""
     if isinstance(value, torch.Tensor):
         value = value.detach().cpu()
-        value = (value.float() if value.is_floating_point() else value).numpy()
+        half = value.dtype in (torch.float16, torch.bfloat16)
+        value = (value.float() if half else value).numpy()
     return np.array(value)
 
 
@@ -103,7 +104,8 @@ class TaskMetric(BaseMetric):
         self._dataset_meta, self._described = dataset_meta, {}
         if dataset_meta and "tasks" in dataset_meta:
             self._check_tasks()
-        known = (dataset_meta or {}).get("datasets")
+        meta = dataset_meta or {}
+        known = meta.get("datasets", [meta["dataset"]] if "dataset" in meta else [])
         if self.dataset is not None and known and self.dataset not in known:
             raise ConfigError(
                 f"{type(self).__name__}.dataset: expected one of {listed(known)}, found "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 from collections import deque
@@ -15,6 +16,12 @@ from trn_plugin.hooks._directions import rule_of
 from trn_plugin.registry import HOOKS
 
 __all__ = ["SafeCheckpointHook"]
+
+TYPES = (
+    (("interval", "max_keep_ckpts", "save_begin"), int, "a whole number"),
+    (("by_epoch",), bool, "True or False"),
+    (("filename_tmpl",), str, "text"),
+)
 
 
 @HOOKS.register_module()
@@ -33,15 +40,29 @@ class SafeCheckpointHook(CheckpointHook):
     def __init__(self, interval: int = -1, save_best=None, rule=None, **options) -> None:
         rule = rule or rule_of(save_best)
         super().__init__(interval, save_best=save_best, rule=rule, **options)
-        for name in ("interval", "max_keep_ckpts", "save_begin"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise ConfigError(
-                    f"default_hooks.checkpoint.{name}: expected a whole number, found {value!r}"
-                )
+        for names, kind, told in TYPES:
+            for name in names:
+                value = getattr(self, name)
+                if isinstance(value, bool) != (kind is bool) or not isinstance(value, kind):
+                    raise ConfigError(
+                        f"default_hooks.checkpoint.{name}: expected {told}, found {value!r}"
+                    )
 
     def before_train(self, runner) -> None:
-        """As MMEngine's; what a kill left beside a best checkpoint is removed."""
+        """As MMEngine's; what a kill left beside a best checkpoint is removed.
+
+        Raises:
+            ConfigError: ``save_best`` in a run that does not validate; an unknown option.
+        """
+        taken = inspect.signature(runner.save_checkpoint).parameters
+        if not any(each.kind is each.VAR_KEYWORD for each in taken.values()):
+            for name in self.args.keys() - taken.keys():
+                raise ConfigError(f"default_hooks.checkpoint: no option is named {name!r}")
+        if self.save_best and runner.val_loop is None:
+            raise ConfigError(
+                "default_hooks.checkpoint.save_best: expected a run that validates, found no "
+                "val_cfg, val_dataloader and val_evaluator"
+            )
         if self.by_epoch and not hasattr(runner.train_loop, "run_epoch"):
             length = len(runner.train_dataloader)
             self.by_epoch = False

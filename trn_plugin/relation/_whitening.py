@@ -26,7 +26,7 @@ def factors(s11: Tensor, s22: Tensor, shrinkage: float) -> tuple[Tensor, Tensor]
     """Cholesky factors (P, d1, d1) and (P, d2, d2) of the shrunk covariances."""
     if s11.shape == s22.shape:
         return _factor(torch.cat([s11, s22]), shrinkage).split(len(s11))
-    return _factor(s11.clone(), shrinkage), _factor(s22.clone(), shrinkage)
+    return _factor(s11, shrinkage), _factor(s22, shrinkage)
 
 
 def whiten(l1: Tensor, s12: Tensor, l2: Tensor) -> Tensor:
@@ -41,7 +41,5 @@ def unwhiten(lower: Tensor, x: Tensor) -> Tensor:
 
 
 def _factor(s: Tensor, shrinkage: float) -> Tensor:
-    diagonal = s.diagonal(dim1=-2, dim2=-1)
-    ridge = diagonal.mean(-1, keepdim=True).mul_(shrinkage)
-    diagonal.add_(ridge.clamp_(min=torch.finfo(s.dtype).tiny))
-    return torch.linalg.cholesky_ex(s)[0]
+    scaled, unit = normalised(s, shrinkage)
+    return torch.linalg.cholesky_ex(scaled)[0].mul_(unit[..., None, None])

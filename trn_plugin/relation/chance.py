@@ -33,7 +33,7 @@ def chance_similarity(n: int, d1: int, d2: int) -> float:
 
 
 def corrected_similarity(
-    tau: Tensor, n: Tensor | float, d1: Tensor | float, d2: Tensor | float
+    tau: Tensor | float, n: Tensor | float, d1: Tensor | float, d2: Tensor | float
 ) -> Tensor:
     r"""Estimate of the true largest canonical correlation from that of N samples.
 
@@ -48,6 +48,7 @@ def corrected_similarity(
     Of tau of any shape, N samples (or the effective number) and d1 and d2 features; differentiable
     in tau, NaN where N - 1 <= d1 + d2.
     """
+    tau = torch.as_tensor(tau)
     n, d1, d2 = (torch.as_tensor(x, dtype=torch.float64, device=tau.device) for x in (n, d1, d2))
     defined = n - 1 > d1 + d2
     n = torch.where(defined, n, d1 + d2 + 4)  # finite values, and a gradient of 0, elsewhere

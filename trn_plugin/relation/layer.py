@@ -221,7 +221,7 @@ class TaskRelationLayer(RelationState):
     def _weight(self, step: Step) -> Tensor:
         """(P,) factors of the gradient, 0 until enough samples were seen."""
         needed = self.min_samples_per_dim * sum(step.pairs.widths)
-        keep = step.S.effective_sample_size >= needed
+        keep = step.S.weights**2 >= needed * step.S.squared_weights  # effective sample size
         if step.taken is not None:
             keep = keep & step.taken
         keep = step.pairs.of_sets(keep).to(step.S.weights.dtype)

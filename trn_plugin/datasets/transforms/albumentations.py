@@ -40,7 +40,7 @@ class Albumentations:
 
     Distortions take landmarks along by a search in their maps; ``keypoint_remapping_method`` is
     not read. A data set ``without`` 'turn' leaves out the transforms that move landmarks, one
-    ``without`` 'colour' the others.
+    ``without`` 'colour' the others; a group (``OneOf`` and the like) of both kinds is refused then.
 
     Args:
         transforms: one dict a transform, its ``type`` a class of albumentations and the rest its
@@ -57,6 +57,7 @@ class Albumentations:
         built = [_build(config, f"transforms[{i}]") for i, config in enumerate(self.config)]
         self.python_rng = random.Random()
         self.moving = [_moves(transform) for transform in built]
+        self.mixed = [i for i, transform in enumerate(built) if len(_words(transform)) > 1]
         points = albumentations.KeypointParams(format="xy", remove_invisible=False)
         with warnings.catch_warnings():
             # Transforms of pixels only are no reason to warn.
@@ -70,6 +71,13 @@ class Albumentations:
             image = np.clip(np.rint(image), 0, 255).astype(np.uint8)
         size = np.array([width, height])
         without = results.get("without", ())
+        if self.mixed and ("turn" in without) != ("colour" in without):
+            group = self.config[self.mixed[0]]["type"]
+            raise ConfigError(
+                f"Albumentations.transforms[{self.mixed[0]}]: {group} holds both transforms that "
+                f"move landmarks and others, of which 'without' ({', '.join(sorted(without))}) "
+                "leaves out one kind: take them apart"
+            )
         moves = any(self.moving) and "turn" not in without
         found = {name: results["tasks"][name].points(gt[name]) for name in gt if moves}
         tasks = [name for name, own in found.items() if len(own)]
@@ -189,9 +197,16 @@ def _least(scale: object) -> float:
 
 def _moves(transform: BasicTransform | BaseCompose) -> bool:
     """Whether landmarks have to follow it; transforms of pixels alone leave them where they are."""
+    return "turn" in _words(transform)
+
+
+def _words(transform: BasicTransform | BaseCompose) -> set[str]:
+    """'turn', 'colour' or both: what leaves out the transforms in it; ``NoOp`` is neither."""
     if isinstance(transform, BaseCompose):
-        return any(map(_moves, transform.transforms))
-    return not isinstance(transform, albumentations.ImageOnlyTransform)
+        return set().union(*map(_words, transform.transforms))
+    if type(transform) is albumentations.NoOp:
+        return set()
+    return {"colour" if isinstance(transform, albumentations.ImageOnlyTransform) else "turn"}
 
 
 def _is_validated(transform: type) -> bool:

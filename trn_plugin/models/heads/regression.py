@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from mmengine.logging import print_log
 from torch import Tensor
 
 from trn_plugin.errors import ConfigError
@@ -13,6 +16,8 @@ from trn_plugin.registry import MODELS
 from trn_plugin.tasks import ValueTask
 
 __all__ = ["RegressionHead"]
+
+COARSE = 0.01  # step between float32 predictions, in standard deviations, that is worth a warning
 
 
 @MODELS.register_module()
@@ -69,6 +74,8 @@ class RegressionHead(TaskHead):
     def standardise(self, mean: Sequence[float], std: Sequence[float]) -> None:
         """Take these (V,) means and standard deviations; one of 0 counts as 1.
 
+        Warns of means so large that float32 predictions near them are coarse.
+
         Raises:
             ConfigError: they are not V finite numbers each, or a deviation is negative.
         """
@@ -84,6 +91,19 @@ class RegressionHead(TaskHead):
         self.mean.copy_(mean)
         self.mean_rest.copy_(exact - mean)
         self.std.copy_(torch.where(std > 0, std, 1.0))
+        steps = np.spacing(mean.abs().cpu().numpy())
+        coarse = [
+            f"{name} come in steps of {step:.2g}, its standard deviation is {deviation:.2g}"
+            for name, step, deviation in zip(self.task.names, steps, std.tolist(), strict=True)
+            if step > COARSE * deviation > 0
+        ]
+        if coarse:
+            print_log(
+                f"RegressionHead: float32 predictions of {'; of '.join(coarse)}: subtract an "
+                "offset in the CSV",
+                logger="current",
+                level=logging.WARNING,
+            )
 
     def take(self, key: str, statistic: Sequence) -> None:
         """Mean and standard deviation (V,) of the labels."""
