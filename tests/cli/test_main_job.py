@@ -401,6 +401,7 @@ def test_bad_arguments_are_one_line(job, tmp_path, monkeypatch, capfd, name, arg
         ("optim_wrapper.clip_grad.max_norm=x", r"optim_wrapper\.clip_grad: .*'max_norm': 'x'"),
         ("optim_wrapper.optimizer.type=Foo", r"optimizer is named .Foo"),
         ("optim_wrapper.optimizer.bananas=3", r"optim_wrapper: .*bananas"),
+        ("param_scheduler.1.eta_min=x", r"param_scheduler\.1\.eta_min: .*number, found 'x'"),
         ("param_scheduler.0.end=0", r"param_scheduler: .*end"),
         ("val_evaluator.0.norm=miles", r"norm"),
         ("train_cfg.max_epoch=1", r"train_cfg: .*max_epoch"),

@@ -259,6 +259,8 @@ def test_a_second_run_in_a_work_directory_is_refused(tmp_path):
         ("save_on_sigterm", "yes"),
         ("resume_schedule", "stretch"),
         ("non_finite", ["skip"]),
+        ("param_scheduler", dict(type="CosineAnnealingLR", eta_min="x")),
+        ("param_scheduler", [dict(type="LinearLR", begin=[1])]),
         ("strategy", dict(type="FSDPStrategy")),
         ("strategy", dict(type="DeepSpeedStrategy")),
         ("model_wrapper_cfg", dict(type="MMFullyShardedDataParallel")),
