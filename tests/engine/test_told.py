@@ -338,6 +338,11 @@ def test_an_option_that_nothing_reads_names_the_key_to_set(tmp_path, key, hint):
     [
         (None, None, r"^config: expected the path of a file, found Config"),
         ("raise SystemExit(3)", None, r"config\.py: not a usable config: it ends the program"),
+        (
+            "custom_imports = dict(imports=['no_x'])",
+            None,
+            r"custom .*no_x.*: No module named 'no_x",
+        ),
         (CONFIG, {3: 1}, r"^config options: expected key paths as text, found 3"),
     ],
 )

@@ -89,7 +89,10 @@ def load_config(path: str | os.PathLike, options: dict | None = None) -> Config:
     except SystemExit as error:
         raise ConfigError(f"{path}: not a usable config: it ends the program") from error
     except Exception as error:  # a config is code: it may raise anything
-        raise ConfigError(f"{path}: not a usable config: {one_line(error)}") from error
+        text, failed = one_line(error), getattr(error.__cause__, "__context__", None)
+        if isinstance(failed, ImportError):  # of custom_imports
+            text = f"{text.partition(', the current sys.path')[0]}: {one_line(failed)}"
+        raise ConfigError(f"{path}: not a usable config: {text}") from error
     packaged.drop_scope(config)
     if options:
         _merge(config, options)
