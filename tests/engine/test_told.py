@@ -259,6 +259,8 @@ def test_a_second_run_in_a_work_directory_is_refused(tmp_path):
         ("save_on_sigterm", "yes"),
         ("resume_schedule", "stretch"),
         ("non_finite", ["skip"]),
+        ("param_scheduler", dict(type="CosineAnnealingLR", eta_min="x")),
+        ("param_scheduler", [dict(type="LinearLR", begin=[1])]),
         ("strategy", dict(type="FSDPStrategy")),
         ("strategy", dict(type="DeepSpeedStrategy")),
         ("model_wrapper_cfg", dict(type="MMFullyShardedDataParallel")),
@@ -287,6 +289,9 @@ BEST = dict(type="CheckpointHook", save_best="tiny/error", rule="less")
         (dict(checkpoint=dict(type="CheckpointHook", foo=1)), "checkpoint: no option .* 'foo'"),
         (dict(checkpoint=dict(type="CheckpointHook", save_best=3)), "default_hooks.checkpoint"),
         (dict(NO_VALIDATION, checkpoint=BEST), "checkpoint.save_best: expected a run that validat"),
+        (dict(optim=dict(clip_grad=dict(max_norm="x"))), "clip_grad: {'max_norm': 'x'}"),
+        (dict(optim=dict(clip_grad=dict(max_norm=None))), "clip_grad: {'max_norm': None}"),
+        (dict(optim=dict(clip_grad=dict(type="value", clip_value="x"))), "clip_grad: .*clip_value"),
         (dict(optim=dict(clip_grad=dict(max_nrm=1))), "clip_grad: .*max_norm"),
         (dict(cfg=dict(compile=dict(bananas=1))), "compile: .*bananas"),
         (dict(cfg=dict(resume_schedule="stretch")), "resume_schedule: expected 'checkpoint' or"),
@@ -333,6 +338,14 @@ def test_an_option_that_nothing_reads_names_the_key_to_set(tmp_path, key, hint):
     [
         (None, None, r"^config: expected the path of a file, found Config"),
         ("raise SystemExit(3)", None, r"config\.py: not a usable config: it ends the program"),
+        (
+            "custom_imports = dict(imports=['no_x'])",
+            None,
+            r"custom .*no_x.*: No module named 'no_x",
+        ),
+        ("_base_ = 'trn_plugin::absent.py'", None, r"^trn_plugin::absent\.py: no such config file"),
+        ("_base_ = 'trn_plugin::toy/absent.py'", None, r"^trn_plugin::toy/absent\.py: no such"),
+        ("# trn_plugin::absent.py\n_base_ = './absent.py'", None, r"config\.py: .*/absent\.py"),
         (CONFIG, {3: 1}, r"^config options: expected key paths as text, found 3"),
     ],
 )

@@ -6,6 +6,7 @@ import argparse
 import difflib
 import inspect
 import os
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +30,7 @@ __all__ = [
     "work_dir",
 ]
 
+PACKAGED_BASE = rf"(?m)^[^#\n]*?\b({packaged.NAME}::[\w./-]+)"
 CONFIG_SUFFIXES = (".py", ".yaml", ".yml", ".json")
 # keys of a config beside the Runner's arguments
 MEANT = (
@@ -89,7 +91,13 @@ def load_config(path: str | os.PathLike, options: dict | None = None) -> Config:
     except SystemExit as error:
         raise ConfigError(f"{path}: not a usable config: it ends the program") from error
     except Exception as error:  # a config is code: it may raise anything
-        raise ConfigError(f"{path}: not a usable config: {one_line(error)}") from error
+        if isinstance(error, (ValueError, FileNotFoundError)):  # perhaps of a base
+            for base in re.findall(PACKAGED_BASE, Path(path).read_text("utf-8", "replace")):
+                packaged.config_path(base)
+        text, failed = one_line(error), getattr(error.__cause__, "__context__", None)
+        if isinstance(failed, ImportError):  # of custom_imports
+            text = f"{text.partition(', the current sys.path')[0]}: {one_line(failed)}"
+        raise ConfigError(f"{path}: not a usable config: {text}") from error
     packaged.drop_scope(config)
     if options:
         _merge(config, options)

@@ -29,6 +29,7 @@ SECTIONS = (
     ((bool, dict), "True, False or a dict", "compile"),
 )
 CHOICES = dict(resume_schedule=("checkpoint", "config"), non_finite=("stop", "skip"))
+NUMBERS = "T_max begin end eta_min eta_min_ratio gamma power start_factor end_factor"  # schedules'
 SHARDING = ("FSDP", "FullySharded", "DeepSpeed", "ColossalAI")  # in the names of MMEngine's classes
 
 
@@ -59,6 +60,11 @@ def check_sections(config) -> None:
         loader = config.get(f"{part}_dataloader") or {}
         if isinstance(loader, dict):
             _check(f"{part}_dataloader.dataset", loader.get("dataset"), dict, "a dict")
+    schedules = config.get("param_scheduler")
+    for number, part in enumerate(schedules if isinstance(schedules, LIST) else [schedules]):
+        where = f"param_scheduler.{number}" if isinstance(schedules, LIST) else "param_scheduler"
+        for key in NUMBERS.split() if isinstance(part, dict) else ():
+            _check(f"{where}.{key}", part.get(key), (int, float), "a number")
     for key in ("strategy", "model_wrapper_cfg"):
         kind = str((config.get(key) or {}).get("type"))
         if any(word in kind for word in SHARDING):

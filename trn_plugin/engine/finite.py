@@ -65,8 +65,11 @@ class FiniteSteps:
                 self.handles.append(optimizer.register_step_pre_hook(self._before_step))
                 self.handles.append(optimizer.register_step_post_hook(self._after_step))
             if getattr(wrapper, "clip_grad_kwargs", None):
-                with config_errors("optim_wrapper.clip_grad"):
-                    inspect.signature(wrapper.clip_func).bind([], **wrapper.clip_grad_kwargs)
+                options, probe = wrapper.clip_grad_kwargs, torch.ones(1, device=self.device)
+                probe.grad = torch.ones_like(probe)
+                with config_errors(f"optim_wrapper.clip_grad: {printable(options)}"):
+                    inspect.signature(wrapper.clip_func).bind([], **options)
+                    wrapper.clip_func([probe], **options)
             if getattr(wrapper, "clip_func", None) is torch.nn.utils.clip_grad_norm_:
                 self.clipped[id(optimizer)] = wrapper
                 wrapper.clip_func = self._clipper(wrapper)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 
 from torch import nn
 
-from trn_plugin.errors import ConfigError
+from trn_plugin.errors import ConfigError, printable
 from trn_plugin.models.neck import TaskRelationNeck
 
-__all__ = ["check_relations", "check_task_names"]
+__all__ = ["check_loss_weight", "check_relations", "check_task_names"]
 
 EXPORTED_INPUT = "images"
 
@@ -32,6 +33,19 @@ def check_relations(neck: TaskRelationNeck, together: Sequence[Collection[str]])
                 f"model.neck.relations: {name} cannot be measured, as no data set of the training "
                 f"has labels of {' and '.join(sorted(wanted))}; name the relations within one"
             )
+
+
+def check_loss_weight(task: str, weight) -> None:
+    """Refuse what is no number, of a config; a head's own code may make it a tensor.
+
+    Raises:
+        ConfigError: naming the task.
+    """
+    no_number = weight is None or isinstance(weight, (bool, str, bytes, list, tuple, dict))
+    if no_number or (isinstance(weight, float) and not math.isfinite(weight)):
+        raise ConfigError(
+            f"model.heads.{task}.loss_weight: expected a number, found {printable(repr(weight))}"
+        )
 
 
 def check_task_names(heads: dict[str, dict]) -> None:

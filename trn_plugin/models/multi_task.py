@@ -9,7 +9,7 @@ from mmengine.model import BaseModel
 from torch import Tensor, nn
 
 from trn_plugin.errors import ConfigError, DataError
-from trn_plugin.models._checks import check_relations, check_task_names
+from trn_plugin.models._checks import check_loss_weight, check_relations, check_task_names
 from trn_plugin.models.neck import Measurements
 from trn_plugin.models.weighting.base import RuleWeighting
 from trn_plugin.registry import MODELS
@@ -65,6 +65,7 @@ class MultiTaskModel(BaseModel):
         )
         for task, head in self.heads.items():
             head.task.name = task
+            check_loss_weight(task, getattr(head, "loss_weight", 1.0))
         self.task_weighting = None
         if task_weighting is not None:
             shares = {task: head.uncertainty_share for task, head in self.heads.items()}
