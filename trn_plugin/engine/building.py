@@ -54,8 +54,8 @@ def check_sections(config) -> None:
             _check(key, config.get(key), kinds, name)
     for key, choices in CHOICES.items():
         if config.get(key, choices[0]) not in choices:
-            found, known = printable(repr(config[key])), " or ".join(map(repr, choices))
-            raise ConfigError(f"{key}: expected {known}, found {found}")
+            known = " or ".join(map(repr, choices))
+            raise ConfigError(f"{key}: expected {known}, found {printable(repr(config[key]))}")
     for part in ("train", "val", "test"):
         loader = config.get(f"{part}_dataloader") or {}
         if isinstance(loader, dict):
@@ -68,10 +68,7 @@ def check_sections(config) -> None:
     for key in ("strategy", "model_wrapper_cfg"):
         kind = str((config.get(key) or {}).get("type"))
         if any(word in kind for word in SHARDING):
-            raise ConfigError(
-                f"{key}.type: expected one that keeps the parameters whole, as DDPStrategy does, "
-                f"found {printable(kind)}, which shards them"
-            )
+            raise ConfigError(f"{key}.type: expected no sharding, found {printable(kind)}")
     for number, hook in enumerate(config.get("custom_hooks") or ()):
         _check(f"custom_hooks.{number}", hook, dict, "a dict")
 

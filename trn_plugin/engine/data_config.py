@@ -48,10 +48,7 @@ def with_draws(loader: dict) -> dict:
     for each in datasets_in(dataset):
         outer, inner = _kind(DATASETS, each), _kind(DATASETS, each.get("dataset"))
         if outer is ClassBalancedDataset and inner in (ConcatDataset, RepeatDataset):
-            raise ConfigError(
-                f"ClassBalancedDataset.dataset: {inner.__name__} does not tell the classes of its "
-                "samples; put dict(type='trn_plugin.DrawnDataset', dataset=...) around it"
-            )
+            raise ConfigError(f"{inner.__name__} tells no classes: put DrawnDataset around it")
     if sampler is not None and not _has(DATA_SAMPLERS, sampler, "yields_draws"):
         loader["sampler"] = dict(type="trn_plugin.NumberedDraws", sampler=sampler)
     if dataset is not None and not _has(DATASETS, dataset, "takes_draws"):
@@ -61,9 +58,7 @@ def with_draws(loader: dict) -> dict:
 
 def _has(registry, config: object, mark: str) -> bool:
     """Whether what a config describes has an attribute; one that names no class is left alone."""
-    if not isinstance(config, dict):
-        return hasattr(config, mark)
-    kind = _kind(registry, config)
+    kind = _kind(registry, config) if isinstance(config, dict) else config
     return kind is None or hasattr(kind, mark)
 
 

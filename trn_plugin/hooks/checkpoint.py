@@ -55,7 +55,7 @@ class SafeCheckpointHook(CheckpointHook):
             ConfigError: ``save_best`` in a run that does not validate; an unknown option.
         """
         taken = inspect.signature(runner.save_checkpoint).parameters
-        if not any(each.kind is each.VAR_KEYWORD for each in taken.values()):
+        if not any(str(each).startswith("**") for each in taken.values()):
             for name in self.args.keys() - taken.keys():
                 raise ConfigError(f"default_hooks.checkpoint: no option is named {name!r}")
         if self.save_best and runner.val_loop is None:
