@@ -4,8 +4,8 @@ from mmengine.registry import init_default_scope
 
 from trn_plugin.datasets import SampleDraw
 from trn_plugin.deploy.evaluate import crops_for_exported
-from trn_plugin.deploy.inference import build_loader
 from trn_plugin.engine.data_config import check_roots, datasets_in, plain_datasets_in, with_draws
+from trn_plugin.engine.inference import build_loader
 from trn_plugin.errors import ConfigError, DataError
 
 PIPELINE = [

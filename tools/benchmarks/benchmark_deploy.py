@@ -29,8 +29,8 @@ from trn_plugin.cli.running import start
 from trn_plugin.deploy import DeployModel, TaskPredictor, export_onnx
 from trn_plugin.deploy.checkpoint import load_for_export
 from trn_plugin.deploy.describe import describe_model
-from trn_plugin.deploy.inference import build_model
 from trn_plugin.deploy.session import providers_of
+from trn_plugin.engine.inference import build_model
 from trn_plugin.errors import CheckpointError, TrnPluginError, first_line
 from trn_plugin.files import write_table
 from trn_plugin.tasks import read_tasks

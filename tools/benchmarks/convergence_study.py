@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from trn_plugin.cli.config import add_config_arguments, load_config
 from trn_plugin.cli.running import start
-from trn_plugin.deploy.inference import build_loader, load_model
+from trn_plugin.engine.inference import build_loader, load_model
 from trn_plugin.errors import ConfigError
 from trn_plugin.evaluation.convergence import (
     NEEDED_PER_FEATURE,

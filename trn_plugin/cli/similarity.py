@@ -24,9 +24,9 @@ from trn_plugin.cli.parsing import positive_int
 from trn_plugin.datasets.crops import placement
 from trn_plugin.datasets.label_csv import read_celeba_columns, read_label_csv
 from trn_plugin.datasets.wrapped import DrawnDataset, parts_of
-from trn_plugin.deploy.inference import build_loader, load_model
 from trn_plugin.engine.building import config_errors
 from trn_plugin.engine.data_config import plain_datasets_in
+from trn_plugin.engine.inference import build_loader, load_model
 from trn_plugin.errors import ConfigError
 from trn_plugin.evaluation import pairwise
 from trn_plugin.evaluation.features import collect_features

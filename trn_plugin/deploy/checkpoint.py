@@ -10,9 +10,9 @@ from torch import nn
 
 from trn_plugin.deploy.crops import describe_crop
 from trn_plugin.deploy.describe import describe_model
-from trn_plugin.deploy.inference import load_model
 from trn_plugin.deploy.scores import scores_of
 from trn_plugin.engine.data_config import plain_datasets_in
+from trn_plugin.engine.inference import load_model
 from trn_plugin.errors import ConfigError
 from trn_plugin.registry import TRANSFORMS
 from trn_plugin.tasks import Task

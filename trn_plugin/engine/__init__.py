@@ -1,6 +1,19 @@
-"""MMEngine's Runner, safe to resume, that says what it does not follow."""
+"""MMEngine's Runner, safe to resume, that says what it does not follow; checkpoints of its runs."""
 
+from trn_plugin.checkpoints import (
+    load_checkpoint_file,
+    load_model_state,
+    load_weights_file,
+    save_checkpoint_file,
+)
 from trn_plugin.engine.logs import ScreenLogProcessor
 from trn_plugin.engine.runner import SafeRunner
 
-__all__ = ["SafeRunner", "ScreenLogProcessor"]
+__all__ = [
+    "SafeRunner",
+    "ScreenLogProcessor",
+    "load_checkpoint_file",
+    "load_model_state",
+    "load_weights_file",
+    "save_checkpoint_file",
+]
