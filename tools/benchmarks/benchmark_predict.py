@@ -7,7 +7,6 @@ Example:
     python tools/benchmarks/benchmark_predict.py model.onnx --pictures 1000 --out predict.csv
 """
 
-import argparse
 import contextlib
 import io
 import itertools
@@ -19,6 +18,7 @@ import numpy as np
 from measuring import add_count, add_out, times_in_turn
 
 from trn_plugin.cli import predict
+from trn_plugin.cli.parsing import build_parser
 from trn_plugin.cli.running import start
 from trn_plugin.deploy import TaskPredictor
 from trn_plugin.files import write_table
@@ -71,7 +71,7 @@ def measured(args, folder, paths):
         lines = [f"{path},{box}" for path, _ in rows]
         table.write_text("\n".join(["image,x0,y0,x1,y1", *lines]) + "\n")
         given = ["--boxes", table]
-    parser = argparse.ArgumentParser()
+    parser = build_parser("")
     predict.add_arguments(parser)
 
     def command(*options):
