@@ -1,8 +1,12 @@
 import logging
+import os
 import sys
 from pathlib import Path
 
 import pytest
+
+os.environ["OMP_NUM_THREADS"] = "1"  # several processes share the cores; before torch is imported
+
 import torch
 from mmengine.registry import init_default_scope
 
