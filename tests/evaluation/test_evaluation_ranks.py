@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.evaluator import Evaluator
-from ranks import in_ranks
+from processes import in_ranks
 
 from trn_plugin.evaluation import Accuracy, AttributeMetric, NormalizedMeanError, TaskSimilarity
 from trn_plugin.hooks.case_pictures import CasePicturesHook

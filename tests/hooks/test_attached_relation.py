@@ -10,7 +10,7 @@ from mmengine.model import BaseModel
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement, LabelData
-from ranks import in_ranks
+from processes import in_ranks
 from torch import nn
 
 from trn_plugin.checkpoints import load_checkpoint_file

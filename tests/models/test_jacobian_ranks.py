@@ -5,7 +5,7 @@ import torch
 from builders import batch
 from jacobian_steps import SIZE, relation_model, step, wrapper_of
 from mmengine.model import MMDistributedDataParallel
-from ranks import in_ranks
+from processes import in_ranks
 
 pytest.importorskip("torchjd", reason="needs the extra torchjd")
 pytest.importorskip("quadprog", reason="UPGrad needs TorchJD's extra quadprog_projector")

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from builders import batch, build
-from ranks import in_ranks
+from processes import in_ranks
 from torch.nn.parallel import DistributedDataParallel
 
 from trn_plugin.hooks import TaskRelationLossHook

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from ranks import in_ranks
+from processes import in_ranks
 from reference import layer_of
 
 STEPS, N = 4, 64

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from mmengine.model import ExponentialMovingAverage, StochasticWeightAverage
-from ranks import in_ranks
+from processes import in_ranks
 from reference import layer_of, on_host_only
 from test_layer import gradients
 from test_warm_start import drifting

@@ -1,6 +1,8 @@
-"""Several processes of a test, on CPUs; forked, for fresh ones would import everything anew."""
+"""Other processes of a test; forked, for fresh ones would import everything anew."""
 
 import os
+import sys
+import traceback
 
 import torch
 import torch.distributed as dist
@@ -11,12 +13,12 @@ def in_ranks(function, *arguments, folder, count=2):
     """What ``function(rank, *arguments)`` returns in each of the processes, tensors and numbers."""
     method = "spawn" if torch.cuda.is_available() else "fork"  # CUDA's state is not forked
     mp.start_processes(
-        _process, (function, arguments, folder, count), nprocs=count, start_method=method
+        _rank, (function, arguments, folder, count), nprocs=count, start_method=method
     )
     return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(count)]
 
 
-def _process(rank, function, arguments, folder, count):
+def _rank(rank, function, arguments, folder, count):
     torch.set_num_threads(1)
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(count))
     dist.init_process_group(
@@ -24,3 +26,22 @@ def _process(rank, function, arguments, folder, count):
     )
     torch.save(function(rank, *arguments), folder / f"rank{rank}.pt")
     dist.destroy_process_group()
+
+
+def exit_status(function, errors):
+    """The exit status of a process that runs ``function``; its errors go to a file."""
+    pid = os.fork()
+    if pid:
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    status = 1
+    try:
+        with open(errors, "w") as sys.stderr:
+            try:
+                function()
+                status = 0
+            except SystemExit as stop:
+                status = stop.code
+            except BaseException:
+                traceback.print_exc()
+    finally:
+        os._exit(status)
