@@ -9,8 +9,8 @@ import torch
 
 from trn_plugin.errors import ConfigError
 from trn_plugin.models import TimmTrunk, trunk
-from trn_plugin.models._cut import CannotTrace
 from trn_plugin.models._replay import ReplayTrunk
+from trn_plugin.models._tracing import CannotTrace
 
 X = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from trn_plugin.errors import ConfigError
-from trn_plugin.models._cut import CannotTrace
 from trn_plugin.models._graph_part import CutPart
+from trn_plugin.models._tracing import CannotTrace
 
 __all__ = ["ReplayTail", "ReplayTrunk", "cut_by_replay"]
 
