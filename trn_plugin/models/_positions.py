@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-__all__ = ["Layout", "position_dims", "shape_of"]
+from trn_plugin.errors import ConfigError
+from trn_plugin.models._uncut import TOLERANCE, relative_difference, seeded
+
+__all__ = ["Layout", "layout_of_map", "position_dims", "shape_of"]
 
 
 def shape_of(value) -> str:
@@ -70,3 +73,31 @@ class Layout:
         if self.dims is None:
             return value[:, self.prefix :].transpose(1, 2).unflatten(2, self.grid)
         return value if self.dims == (2, 3) else value.permute(0, 3, 1, 2)
+
+
+def layout_of_map(name: str, model: nn.Module, probe: Tensor, value) -> Layout:
+    """The layout of ``value``, what a cut model gives before pooling.
+
+    Args:
+        name (str): of the model.
+        model (nn.Module): uncut, with the same weights and in the same mode.
+        probe (Tensor): (N, C, H, W) pictures.
+        value: what they become.
+
+    Raises:
+        ConfigError: it is no map, and no tokens that make one; or not what the uncut model gives.
+    """
+    size = tuple(probe.shape[2:])
+    layout = Layout.found(model, value, size)
+    if layout is None:
+        raise ConfigError(
+            f"model.backbone: {name} gives {shape_of(value)} before pooling, where a map or tokens "
+            f"of a grid over {size} pixels are expected; no head can have input='map'"
+        )
+    difference = relative_difference(value, seeded(model.forward_features, probe))
+    if not difference <= TOLERANCE:
+        raise ConfigError(
+            f"model.backbone: the map before pooling of {name} is off by {difference:.1e} "
+            "(relative; pooling changes it in place?); no head can have input='map'"
+        )
+    return layout

@@ -18,6 +18,7 @@ from trn_plugin.models._checks import (
 from trn_plugin.models.neck import Measurements
 from trn_plugin.models.trunk import Features
 from trn_plugin.models.weighting.base import RuleWeighting
+from trn_plugin.models.whole_trunk import build_trunk
 from trn_plugin.registry import MODELS
 from trn_plugin.structures import MultiTaskBatch, MultiTaskDataSample
 
@@ -29,7 +30,8 @@ class MultiTaskModel(BaseModel):
     """A shared trunk, a tail and a head for each task, and optionally a task relation neck.
 
     Args:
-        backbone (dict): config of ``TimmTrunk``.
+        backbone (dict): config of ``TimmTrunk``, or of any other registered backbone, which is
+            shared whole, see ``WholeTrunk``.
         heads (dict[str, dict]): config of each task's head, by task name.
         neck (dict, optional): config of ``TaskRelationNeck``.
         data_preprocessor (dict, optional): default ``MultiTaskDataPreprocessor`` with the mean
@@ -61,7 +63,7 @@ class MultiTaskModel(BaseModel):
         relation_neck = None if neck is None else _build(neck)
         taps = () if relation_neck is None else relation_neck.taps
         maps = tuple(task for task, head in heads.items() if head_input(task, head) == "map")
-        trunk = _build(backbone, tasks=tuple(heads), taps=taps, maps=maps)
+        trunk = build_trunk(backbone, tuple(heads), taps, maps)
         super().__init__(
             data_preprocessor=_build(_with_backbone_normalisation(data_preprocessor, trunk)),
         )
@@ -271,7 +273,7 @@ def _build(config: dict, **kwargs):
 
 
 def _check_channels(trunk, preprocessor) -> None:
-    taken, mean = trunk.timm_options["in_chans"], getattr(preprocessor, "mean", None)
+    taken, mean = trunk.in_chans, getattr(preprocessor, "mean", None)
     if taken != 3:
         raise ConfigError(
             f"model.backbone.in_chans: the network takes pictures of {taken} channels, expected 3 "

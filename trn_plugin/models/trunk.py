@@ -10,18 +10,18 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from trn_plugin.errors import ConfigError
+from trn_plugin.errors import ConfigError, first_line
 from trn_plugin.models._cut_trunk import CutParts
 from trn_plugin.models._frozen import freeze
-from trn_plugin.models._positions import Layout, position_dims, shape_of
+from trn_plugin.models._positions import layout_of_map
 from trn_plugin.models._stages import Stages
+from trn_plugin.models._taps import TapPools, check_taps
 from trn_plugin.models._timm import create, stage_names
 from trn_plugin.models._uncut import (
     TOLERANCE,
     hidden_features,
     probing_pictures,
     relative_difference,
-    seeded,
 )
 from trn_plugin.registry import MODELS
 
@@ -89,6 +89,9 @@ class TimmTrunk(CutParts):
             :meth:`features` also gives; ``MultiTaskModel`` passes its neck's levels.
         maps (Sequence[str]): the tasks that want the map before pooling; ``MultiTaskModel`` passes
             those whose head says ``input = "map"``.
+        out_indices (Sequence[int], optional): for a model of another project, as its backbone:
+            without tasks, give a tuple of the maps (N, C, h, w) after these stages, which timm
+            counts from 0; (-1,) is the last.
         frozen_stages (int | str): stages that are not trained, counted as in ``shared_stages``;
             they stay in evaluation mode (batch norm, dropout) when the rest trains.
         grad_checkpointing (bool): in training, compute the blocks that timm would again in the
@@ -114,35 +117,42 @@ class TimmTrunk(CutParts):
         in_chans: int = 3,
         taps: Sequence[str] = (),
         maps: Sequence[str] = (),
+        out_indices: Sequence[int] | None = None,
         frozen_stages: int | str = 0,
         grad_checkpointing: bool = False,
         channels_last: bool = False,
         **kwargs,
     ) -> None:
-        if not tasks:
-            raise ConfigError(f"{_WHERE}.tasks: expected at least one task name")
+        if bool(tasks) == (out_indices is not None):
+            raise ConfigError(
+                f"{_WHERE}: expected tasks, which MultiTaskModel passes, or out_indices for "
+                f"another model, got {'both' if tasks else 'neither'}"
+            )
         if len(set(tasks)) < len(tasks):
             raise ConfigError(f"{_WHERE}.tasks: a task is named twice in {list(tasks)}")
         model, img_size, timm_options = create(
             model_name, pretrained, checkpoint_path, img_size, in_chans, kwargs
         )
         stages = Stages(model_name, stage_names(model))
-        shared = stages.shared_by_task(shared_stages, tasks)
+        shared = stages.shared_by_task(shared_stages, tasks) if tasks else {}
         super().__init__(tasks, shared, stages, taps, bool(maps), channels_last)
         self.model_name, self.stages = model_name, stages.names
-        self.img_size, self.timm_options = img_size, timm_options
+        self.img_size, self.in_chans, self.timm_options = img_size, in_chans, timm_options
         self.mean = tuple(model.pretrained_cfg.get("mean", (0.485, 0.456, 0.406)))
         self.std = tuple(model.pretrained_cfg.get("std", (0.229, 0.224, 0.225)))
         self.maps = tuple(maps)
-        self._check_taps(model)
-        self._nhwc = getattr(model, "output_fmt", "NCHW") == "NHWC"
-        self._positions: dict[str, tuple[int, int]] = {}
+        sharing_all = [task for task in self.tasks if task in self.fully_shared]
+        check_taps(self.taps, model, model_name, self.stages, sharing_all)
 
         probe = probing_pictures(model, in_chans, self.img_size)
         self.num_features = hidden_features(model, probe, model_name).shape[1]
         frozen = self._freeze(model, frozen_stages, probe)
         self._frozen = frozenset(frozen)
-        self._cut(model, tuple(frozen.values()), grad_checkpointing, probe)
+        self.out_indices = None
+        if out_indices is None:
+            self._cut(model, tuple(frozen.values()), grad_checkpointing, probe)
+        else:
+            self._keep_maps(model, out_indices, grad_checkpointing)
         if channels_last:
             self.to(memory_format=torch.channels_last)
         self.tap_features: dict[str, int] = {}
@@ -151,16 +161,20 @@ class TimmTrunk(CutParts):
             self._probe(model, probe)
         self.train()
 
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Hidden features of each task.
+    def forward(self, x: Tensor) -> dict[str, Tensor] | tuple[Tensor, ...]:
+        """Hidden features of each task, or with ``out_indices`` maps.
 
         Args:
             x (Tensor): (N, in_chans, H, W) normalised pictures.
 
         Returns:
             dict[str, Tensor]: (N, num_features) by task, pooled; what enters a linear last layer.
+            With ``out_indices`` a tuple of maps (N, C, h, w).
         """
-        return self.features(x).hidden
+        if self.out_indices is None:
+            return self.features(x).hidden
+        options = dict(indices=self.out_indices, norm=True, intermediates_only=True)
+        return tuple(self.trunk.forward_intermediates(self._laid_out(x), **options))
 
     def features(self, x: Tensor) -> Features:
         """Hidden features of each task, what ``taps`` name, and the maps of those that want them.
@@ -172,7 +186,7 @@ class TimmTrunk(CutParts):
         tapped: dict[str, dict[str, Tensor]] = {tap: {} for tap in self.taps}
         for task, path in paths.items():
             for tap, value in zip(self.taps, path.taps, strict=task not in self.fully_shared):
-                tapped[tap][task] = self._pool(value, tap)
+                tapped[tap][task] = self._pools.pooled(tap, value)
         hidden = {task: path.hidden for task, path in paths.items()}
         maps = {task: self._layout.as_map(paths[task].map) for task in self.maps}
         return Features(hidden, tapped, maps)
@@ -227,80 +241,34 @@ class TimmTrunk(CutParts):
         everything = count == self._stages.everything
         return freeze(model, None if everything else self.stages[count - 1], probe)
 
-    def _pool(self, value, tap: str) -> Tensor:
-        if torch.is_tensor(value) and value.ndim in (2, 3, 4):
-            if value.ndim == 2:
-                return value
-            if value.ndim == 3:
-                return value.mean(1)
-            return value.mean(self._positions[tap])
-        raise ConfigError(
-            f"model.neck.levels: {tap!r} gives {shape_of(value)} in {self.model_name}, where "
-            "(N, d), (N, L, d) or maps (N, d, H, W) are expected"
-        )
-
-    def _check_taps(self, model: nn.Module) -> None:
-        names = dict(model.named_modules())
-        for tap in self.taps:
-            if tap not in names:
-                raise ConfigError(
-                    "model.neck.levels: expected 'hidden', 'output' or a module of "
-                    f"{self.model_name}, got {tap!r}; its stages are {', '.join(self.stages)}"
-                )
-            if self.fully_shared:
-                raise ConfigError(
-                    f"model.neck.levels: {tap!r} is no module of a task's own, since "
-                    f"{_WHERE}.shared_stages shares everything of "
-                    f"{', '.join(t for t in self.tasks if t in self.fully_shared)}"
-                )
-
     @torch.no_grad()
     def _probe(self, model: nn.Module, probe: Tensor) -> None:
         """Find the layout and width of taps and maps."""
         self.eval()
         path = next(iter(self.paths(probe).values()))
-        for tap, value in zip(self.taps, path.taps, strict=False):
-            self._check_tapped(tap, value, len(probe))
+        values = dict(zip(self.taps, path.taps, strict=False))
+        nhwc = getattr(model, "output_fmt", "NCHW") == "NHWC"
+        self._pools = TapPools(self.model_name, values, len(probe), self.img_size, nhwc)
         if self.maps:
-            self._layout = self._map_layout(model.eval(), probe, path.map)
+            self._layout = layout_of_map(self.model_name, model.eval(), probe, path.map)
         features = self.features(probe)
         taps = {tap: next(iter(values.values())) for tap, values in features.taps.items()}
         self.tap_features = {tap: value.shape[1] for tap, value in taps.items()}
         self.map_features = features.maps[self.maps[0]].shape[1] if self.maps else 0
 
-    def _check_tapped(self, tap: str, value, rows: int) -> None:
-        """Find the dimensions of positions: inside a model maps may be laid out either way."""
-        if not torch.is_tensor(value) or value.ndim not in (2, 3, 4):
-            return  # which pooling tells
-        if len(value) != rows:
+    def _keep_maps(self, model: nn.Module, indices: Sequence[int], checkpointing: bool) -> None:
+        """``trunk`` is timm's model as far as the last map."""
+        try:
+            self.out_indices = model.prune_intermediate_layers(list(indices), prune_head=True)
+            if checkpointing:
+                model.set_grad_checkpointing(True)
+        except Exception as error:  # timm's models raise anything
+            listing = ", ".join(f"{i} ({name})" for i, name in enumerate(self.stages))
             raise ConfigError(
-                f"model.neck.levels: {tap!r} gives {len(value)} rows for {rows} pictures in "
-                f"{self.model_name} (windows of them?), where one for each is expected"
-            )
-        if value.ndim == 4:
-            dims = position_dims(value, self.img_size, self._nhwc)
-            if dims is None:
-                raise ConfigError(
-                    f"model.neck.levels: {tap!r} gives {tuple(value.shape)} in "
-                    f"{self.model_name}, where maps (N, d, H, W) or (N, H, W, d) are expected"
-                )
-            self._positions[tap] = dims
-
-    def _map_layout(self, model: nn.Module, probe: Tensor, value) -> Layout:
-        layout = Layout.found(model, value, self.img_size)
-        if layout is None:
-            raise ConfigError(
-                f"{_WHERE}: {self.model_name} gives {shape_of(value)} before pooling, where a map "
-                f"or tokens of a grid over {self.img_size} pixels are expected; no head can have "
-                "input='map'"
-            )
-        difference = relative_difference(value, seeded(model.forward_features, probe))
-        if not difference <= TOLERANCE:
-            raise ConfigError(
-                f"{_WHERE}: the map before pooling of {self.model_name} is off by {difference:.1e} "
-                "(relative; pooling changes it in place?); no head can have input='map'"
-            )
-        return layout
+                f"{_WHERE}.out_indices: expected stages of {self.model_name} [{listing}], whose "
+                f"maps timm gives, got {indices!r} ({first_line(error)})"
+            ) from error
+        self.trunk, self.tails = model, nn.ModuleDict()
 
     def extra_repr(self) -> str:
         shared = set(self.shared_stages.values())
