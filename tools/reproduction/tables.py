@@ -48,6 +48,7 @@ MTL, STL, TRN_OUTPUT, TRN = (
     f"configs/mtfl/{name}-fast_resnet18_mtfl.py"
     for name in ("mtl", "stl", "trn-output", "trn-hidden-output")
 )
+HEATMAP = "configs/mtfl/mtl-heatmap_resnet18_mtfl.py"
 
 
 def _paper(*numbers: float) -> dict[str, float]:
@@ -77,6 +78,7 @@ TABLE1 = Table(
             (*weights_times(1000), PILLAI),
             "MTL",
         ),
+        Row("MTL, heatmap head", HEATMAP, (), "MTL"),
     ),
     columns=MTFL_COLUMNS,
     scales={"small": MTFL_SMALL, "finetune": FINETUNE, "paper": PAPER},

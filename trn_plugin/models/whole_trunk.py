@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from trn_plugin.checkpoints import load_model_state, load_weights_file
 from trn_plugin.errors import ConfigError, first_line, printable
 from trn_plugin.models._positions import shape_of
+from trn_plugin.models._timm import sides_of
 from trn_plugin.models._uncut import probing_pictures
 from trn_plugin.models.trunk import Features, TimmTrunk
 from trn_plugin.registry import MODELS
@@ -53,7 +54,7 @@ def build_trunk(
             f"model.neck.levels: {taps[0]!r} is no module of a task's own, since {name} is no "
             "TimmTrunk and is shared whole"
         )
-    size = config.get("img_size") or 224
+    size = config.get("img_size", 224)
     taken = inspect.signature(kind).parameters
     for key in ("img_size", "pretrained"):
         if key not in taken and (key == "img_size" or not config.get(key)):
@@ -100,7 +101,7 @@ class WholeTrunk(nn.Module):
         super().__init__()
         self.model_name = type(trunk).__name__
         self.tasks, self.maps = tuple(tasks), tuple(maps)
-        self.img_size = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
+        self.img_size = sides_of(img_size)
         self.in_chans = 3
         self.mean, self.std = IMAGENET["mean"], IMAGENET["std"]
         self.fully_shared = frozenset(tasks)
