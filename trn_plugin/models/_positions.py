@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -62,11 +63,12 @@ class Layout:
         info = getattr(model, "feature_info", None)
         info = getattr(info, "info", info)
         stride = info[-1].get("reduction") if info else None
-        grid = stride and tuple(side // stride for side in size)
         prefix = getattr(model, "num_prefix_tokens", 0)
-        if not grid or grid[0] * grid[1] != value.shape[1] - prefix:
-            return None
-        return cls(None, prefix, grid)
+        for rounded in (math.floor, math.ceil) if stride else ():
+            grid = tuple(rounded(side / stride) for side in size)
+            if grid[0] * grid[1] == value.shape[1] - prefix:
+                return cls(None, prefix, grid)
+        return None
 
     def as_map(self, value: Tensor) -> Tensor:
         """(N, C, h, w) of what the model gives."""
