@@ -9,7 +9,14 @@ import numpy as np
 
 from trn_plugin.errors import ConfigError
 
-__all__ = ["PIXEL_CENTRE", "augmentations", "chosen_tasks", "input_shape", "pixel_shift"]
+__all__ = [
+    "PIXEL_CENTRE",
+    "augmentations",
+    "check_channel_order",
+    "chosen_tasks",
+    "input_shape",
+    "pixel_shift",
+]
 
 PIXEL_CENTRE = 0.5
 """Coordinate of the middle of a picture's first pixel here, in crops, exports and predictions."""
@@ -67,6 +74,26 @@ def augmentations(names: Sequence[str]) -> frozenset[str]:
             f"without: expected a list of names out of {list(AUGMENTATIONS)}, found {names!r}"
         )
     return frozenset(names)
+
+
+def check_channel_order(transforms: Iterable) -> None:
+    """Refuse pictures in mmcv's order of channels, which is blue, green, red.
+
+    Raises:
+        ConfigError: mmcv's loader without its ``Normalize(to_rgb=True)``.
+    """
+    transforms = list(transforms)
+    loaders = [
+        type(each).__name__
+        for each in transforms
+        if any(base.__module__ == "mmcv.transforms.loading" for base in type(each).__mro__)
+        and "Image" in type(each).__name__
+    ]
+    if loaders and not any(getattr(each, "to_rgb", False) for each in transforms):
+        raise ConfigError(
+            f"pipeline: {loaders[0]} reads BGR, where RGB is expected: use LoadImage, or put "
+            'dict(type="Normalize", mean=[0] * 3, std=[1] * 3, to_rgb=True) after it'
+        )
 
 
 def pixel_shift(pixel_centre: float | Sequence[float]) -> np.ndarray:
