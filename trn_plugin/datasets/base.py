@@ -14,12 +14,7 @@ from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
 from torch.utils.data import get_worker_info
 
-from trn_plugin.datasets._options import (
-    augmentations,
-    check_channel_order,
-    chosen_tasks,
-    input_shape,
-)
+from trn_plugin.datasets._options import augmentations, check_foreign, chosen_tasks, input_shape
 from trn_plugin.datasets._records import Records
 from trn_plugin.datasets.draws import DrawnResults, SampleGenerator, draw_of
 from trn_plugin.datasets.wrapped import category_ids, mean_or_nan, moments
@@ -94,11 +89,12 @@ class MultiTaskDataset(BaseDataset):
         self.follow_links = bool(follow_links)
         self._draws = SampleGenerator()
         super().__init__(lazy_init=True, **kwargs)
-        check_channel_order(self.pipeline.transforms)
         known = {**known, **self._metainfo["tasks"]}
         self._metainfo["tasks"] = {task: known[task] for task in self.tasks}
         self.known = read_tasks(known, "metainfo.tasks.")
         self.described = {task: self.known[task] for task in self.tasks}
+        points = [name for name, task in self.described.items() if task.has_points]
+        check_foreign(self.pipeline.transforms, points)
         if not lazy_init:
             self.full_init()
 

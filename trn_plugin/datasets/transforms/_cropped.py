@@ -16,12 +16,13 @@ def box_of(results: dict, transform: str) -> tuple[int, int, int, int]:
     """The box to cut, in pixels of ``img``; the whole picture may be another than the file's.
 
     Raises:
-        ConfigError: no box; or another package's transform changed the picture's size, and the box
-            or points did not follow.
+        ConfigError: no picture or no box; or another package's transform changed the picture's
+            size, and the box or points did not follow.
     """
-    if "box" not in results:
-        raise ConfigError(f"{transform}: put it after RegionBox or FaceBox in the pipeline")
-    box, shape = results["box"], results["img"].shape[:2]
+    for key, steps in (("img", "LoadImage"), ("box", "RegionBox or FaceBox")):
+        if key not in results:
+            raise ConfigError(f"{transform}: put it after {steps} in the pipeline")
+    box, shape = results["box"], _picture_shape(results, transform)
     before = tuple(results.get("ori_shape", shape))
     if box is not None and before == shape:
         return box
@@ -35,8 +36,8 @@ def refuse_moved_labels(results: dict, transform: str) -> None:
     """Refuse labels that did not follow what another package's transform did to the crop.
 
     Raises:
-        ConfigError: a mirrored crop whose labels were not mirrored, or points in a crop of
-            another size.
+        ConfigError: what is no picture; a mirrored crop whose labels were not mirrored; points in a
+            crop of another size.
     """
     for name, label in results["gt"].items() if results.get("flip") else ():
         mirrored = results["tasks"][name].mirrored(label)
@@ -50,10 +51,18 @@ def refuse_moved_labels(results: dict, transform: str) -> None:
 
 def _check_points_follow(results: dict, transform: str, before: tuple[int, int]) -> None:
     """ConfigError for points where the picture's (height, width) is not what it was."""
-    shape = results["img"].shape[:2]
+    shape = _picture_shape(results, transform)
     for name, label in results["gt"].items() if shape != before else ():
         if len(results["tasks"][name].points(label)):
             raise _did_not_follow(transform, before, shape, name)
+
+
+def _picture_shape(results: dict, transform: str) -> tuple[int, int]:
+    """(height, width) of ``img``."""
+    shape = np.shape(results["img"])
+    if len(shape) != 3 or shape[2] != 3:
+        raise ConfigError(f"{transform}: expected a picture (H, W, 3), found {shape}")
+    return shape[:2]
 
 
 def _did_not_follow(transform: str, before, after, what: str) -> ConfigError:
