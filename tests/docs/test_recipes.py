@@ -169,7 +169,7 @@ def tensorboard(monkeypatch, tmp_path):
 
 
 def test_frozen_stages_rates_by_layer_tensorboard_and_parts_of_ones_own(train, tensorboard):
-    recipes = ("frozen", "rates", "log_to_tensorboard", "mine")
+    recipes = ("mine", "frozen", "rates", "log_to_tensorboard")
     runner, watch = train(*recipes, **{"train_cfg.max_epochs": 1})
 
     for name, value in runner.model.state_dict().items():

@@ -16,7 +16,7 @@ from trn_plugin import load_config  # noqa: E402
 from trn_plugin.checkpoints import load_checkpoint_file  # noqa: E402
 from trn_plugin.engine import SafeRunner  # noqa: E402
 
-TASKS = dict(shade=3, tilt=2)
+TASKS = dict(shade=3, side=2)
 HIDDEN = {task: f"head.task_heads.{task}.layers.0" for task in TASKS}
 OUTPUT = {task: f"head.task_heads.{task}.layers.1.fc" for task in TASKS}
 HOOK = dict(
@@ -24,7 +24,7 @@ HOOK = dict(
     weights=dict(hidden=0.1, output=0.1),
     features=dict(hidden=HIDDEN, output=OUTPUT),
     labels={task: dict(path=f"{task}.gt_label", num_classes=n) for task, n in TASKS.items()},
-    relations=[("shade", "tilt")],
+    relations=[("shade", "side")],
     momentum=0.9,
     min_samples_per_dim=1,
 )
@@ -98,7 +98,7 @@ def test_their_multi_task_model_trains_with_the_relation_hook(pictures, tmp_path
     assert not any("relation" in name for name in runner.model.state_dict())
     found = losses(runner)
     for level in ("hidden", "output", "label"):
-        assert all(0 <= tau <= 1 for tau in found[f"train/relation/{level}/shade-tilt"])
+        assert all(0 <= tau <= 1 for tau in found[f"train/relation/{level}/shade-side"])
     assert max(found["train/loss_relation_output"]) > 0
     plain = their_config(pictures, tmp_path / "without", runner_type=runner_type, custom_hooks=[])
     without = RUNNERS.build(plain)
@@ -111,8 +111,8 @@ def test_their_model_resumes_exactly(pictures, tmp_path):
     kind = "trn_plugin.SafeRunner"
     whole = RUNNERS.build(their_config(pictures, tmp_path / "whole", runner_type=kind))
     whole.train()
-    tilt = dict(by_epoch=True, max_epochs=1, val_interval=1)
-    first = their_config(pictures, tmp_path / "parts", runner_type=kind, train_cfg=tilt)
+    once = dict(by_epoch=True, max_epochs=1, val_interval=1)
+    first = their_config(pictures, tmp_path / "parts", runner_type=kind, train_cfg=once)
     RUNNERS.build(first).train()
     name = f"{tmp_path}_second"
     second = their_config(
@@ -123,7 +123,7 @@ def test_their_model_resumes_exactly(pictures, tmp_path):
     ours, theirs = resumed.model.state_dict(), whole.model.state_dict()
     assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
     saved = load_checkpoint_file(tmp_path / "parts/epoch_2.pth")
-    assert saved["relation_state"]["relations"] == ["shade-tilt"]
+    assert saved["relation_state"]["relations"] == ["shade-side"]
 
 
 def small_toy(folder, work_dir):

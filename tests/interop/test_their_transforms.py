@@ -10,7 +10,7 @@ TO_RGB = dict(type="Normalize", mean=[0] * 3, std=[1] * 3, to_rgb=True)
 LOAD = [dict(type="mmcv.LoadImageFromFile"), TO_RGB]
 CROP = [dict(type="RegionBox", training=False), dict(type="CropResize")]
 PACK = [dict(type="PackMultiTaskInputs")]
-LABELS = dict(shade=dict(kind="class", classes=["dark", "grey", "light"]), tilt=dict(kind="values"))
+LABELS = dict(shade=dict(kind="class", classes=["dark", "grey", "light"]), side=dict(kind="values"))
 POINTS = dict(point=dict(kind="landmarks", points=dict(p=("x", "y")), flip_pairs=[]))
 
 THEIRS = [
