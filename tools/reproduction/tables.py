@@ -53,6 +53,7 @@ MTL, STL, TRN_OUTPUT, TRN = (
     for name in ("mtl", "stl", "trn-output", "trn-hidden-output")
 )
 BEST = "configs/mtfl/best_resnet18_mtfl.py"
+HEATMAP = "configs/mtfl/mtl-heatmap_resnet18_mtfl.py"
 
 
 def _paper(*numbers: float) -> dict[str, float]:
@@ -84,6 +85,7 @@ TABLE1 = Table(
             (*weights_times(1000), PILLAI),
             "MTL",
         ),
+        Row("MTL, heatmap head", HEATMAP, (), "MTL"),
     ),
     columns=MTFL_COLUMNS,
     scales={"small": MTFL_SMALL, "finetune": FINETUNE, "paper": PAPER},
