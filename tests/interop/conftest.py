@@ -6,9 +6,16 @@ import json
 import cv2
 import numpy as np
 import pytest
+from mmengine.registry import init_default_scope
 
 if importlib.util.find_spec("mmpretrain") is None:
     collect_ignore_glob = ["test_*.py"]
+
+
+@pytest.fixture(autouse=True)
+def their_scope():
+    init_default_scope("mmpretrain")
+
 
 CLASSES = ("dark", "grey", "light")
 COUNT = 64

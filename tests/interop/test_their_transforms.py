@@ -1,7 +1,9 @@
 """mmcv's and mmpretrain's transforms in this package's pipeline."""
 
+import mmpretrain.datasets  # noqa: F401  # registers mmcv's transforms too
 import numpy as np
 import pytest
+from mmengine.registry import init_default_scope
 
 from trn_plugin.datasets import TabularMultiTask
 from trn_plugin.errors import ConfigError, TrnPluginError
@@ -52,8 +54,8 @@ MOVE = (
 
 
 @pytest.fixture
-def dataset(pictures, default_scope):
-    import mmpretrain.datasets  # noqa: F401  # registers mmcv's transforms too
+def dataset(pictures):
+    init_default_scope("trn_plugin")
 
     def make(pipeline, labels=LABELS):
         steps = [dict(step) for step in pipeline]
