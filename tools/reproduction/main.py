@@ -19,14 +19,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-from reproduction.execution import Executor
-from reproduction.plan import runs_of
-from reproduction.results import Results
 from reproduction.scarce import SCARCE
 from reproduction.study import STUDY
 from reproduction.tables import FIGURE4, TABLE1, TABLE2, TABLE3
 from trn_plugin.cli.parsing import positive_int
 from trn_plugin.errors import ConfigError, TrnPluginError
+from trn_plugin.experiments.execution import Executor
+from trn_plugin.experiments.plan import runs_of
+from trn_plugin.experiments.results import Results
 from trn_plugin.files import atomic_write
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -69,10 +69,12 @@ def main(args):
     kept = ROOT / "docs" / "results" / f"runs_{args.table}_{args.scale}.csv"
     results = Results(Path(args.results or kept).absolute())
     gpus = devices()
-    executor = Executor(ROOT, results, args.jobs or max(1, len(gpus)), gpus, tell, args.seconds)
+    jobs, paths = args.jobs or max(1, len(gpus)), (ROOT, ROOT / "tools")
+    executor = Executor(ROOT, results, jobs, gpus, tell, args.seconds, paths)
     os.chdir(ROOT)
     table = TABLES[args.table]
-    runs = runs_of(table, args.scale, args.seeds, folder, args.cfg_options, args.only, args.amp)
+    options = args.cfg_options, args.only, args.amp, ("tools/reproduction/training.py",)
+    runs = runs_of(table, args.scale, args.seeds, folder, *options)
     if args.list:
         for run in runs:
             print(command_line(run.command()))
