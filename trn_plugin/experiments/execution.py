@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import shutil
 import subprocess
 import sys
 import threading
@@ -18,7 +20,7 @@ from trn_plugin.experiments.plan import Run
 from trn_plugin.experiments.results import Results
 from trn_plugin.files import write_json
 
-__all__ = ["Executor", "RunError"]
+__all__ = ["Executor", "RunError", "command_line", "tell", "visible_gpus"]
 
 
 class RunError(TrnPluginError):
@@ -216,3 +218,26 @@ def _last_line(log: Path) -> str:
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     told = [line for line in lines if line.strip()]
     return told[-1].strip() if told else "no output"
+
+
+def visible_gpus() -> list[str]:
+    """What CUDA_VISIBLE_DEVICES may be for a run; empty without GPUs."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is not None:
+        return [name for name in given.split(",") if name]
+    if shutil.which("nvidia-smi") is None:
+        return []
+    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
+    return [str(i) for i, line in enumerate(listed.stdout.splitlines()) if line.startswith("GPU")]
+
+
+def command_line(arguments: Sequence[str]) -> str:
+    """A command for a shell, which is left to fill in environment variables."""
+    quoted = [shlex.quote(str(part).replace("$", "")) for part in arguments]
+    parts = [q if "$" not in str(p) else str(p) for p, q in zip(arguments, quoted, strict=True)]
+    return " ".join(parts)
+
+
+def tell(line: str) -> None:
+    """Print a line on stderr at once."""
+    print(line, file=sys.stderr, flush=True)
