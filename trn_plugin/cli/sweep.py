@@ -19,11 +19,10 @@ from pathlib import Path
 from trn_plugin.cli.config import load_config
 from trn_plugin.cli.parsing import positive_int
 from trn_plugin.errors import ConfigError, TrnPluginError
-from trn_plugin.experiments import grid
+from trn_plugin.experiments import grid, plan
 from trn_plugin.experiments.cost import Cost, model_cost
 from trn_plugin.experiments.execution import Executor, command_line, tell, visible_gpus
 from trn_plugin.experiments.picture import save_sweep
-from trn_plugin.experiments.plan import Scale, Table, runs_of
 from trn_plugin.experiments.results import Results, numbers
 from trn_plugin.experiments.summary import Cell, markdown, measures_of, summary_rows
 from trn_plugin.files import atomic_write, write_table
@@ -67,8 +66,9 @@ def main(args):
     epochs = dict.fromkeys(costs)
     if args.equal_compute:
         rows, epochs = spend_equally(args, rows, costs)
-    scale = Scale("", tuple(args.cfg_options), tuple(args.splits))
-    runs = runs_of(Table("sweep", "", rows, (), {"": scale}), "", args.seeds, folder, amp=args.amp)
+    scales = {"": plan.Scale("", tuple(args.cfg_options), tuple(args.splits))}
+    table = plan.Table("sweep", "", rows, (), scales)
+    runs = plan.runs_of(table, "", args.seeds, folder, amp=args.amp, script=plan.TRAINING)
     results = Results(folder / "runs.csv", same=("labels",))
     failed = []
     if not args.report:
