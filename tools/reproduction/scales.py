@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from reproduction.plan import Scale
+from trn_plugin.experiments.plan import Scale
 
 __all__ = [
     *("CELEBA_FINETUNE", "CELEBA_SMALL", "CELEBA_SMALL_512", "FINETUNE", "MTFL_SMALL"),
