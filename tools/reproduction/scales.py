@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from reproduction.plan import Scale
+from trn_plugin.experiments.plan import Scale
 
 __all__ = [
     *("CELEBA_FINETUNE", "CELEBA_SMALL", "CELEBA_SMALL_512", "FINETUNE", "MTFL_SMALL"),
@@ -64,12 +64,12 @@ PAPER = Scale("At the paper's scale: ResNet-18, batch 128, m 0.99.", (MEASURED_A
 MTFL_SMALL = small_mtfl(48, 10, splits=("val", "test"))
 
 LITE0 = "tf_efficientnet_lite0"
-PRETRAINED = f"Fine-tuning on CPUs: timm's `{LITE0}` with ImageNet weights, 64 pixels, "
+PRETRAINED = f"Fine-tuning: timm's `{LITE0}` with ImageNet weights, "
 WEIGHTS = "model.backbone.checkpoint_path=$LITE0_WEIGHTS"
 FINETUNE = _scale(
-    PRETRAINED + "the 9,000 training pictures, 8 epochs, batch 128.",
+    PRETRAINED + "96 pixels, the 9,000 training pictures, 10 epochs, batch 128.",
     LITE0,
-    (WEIGHTS, *_settings(64, 8, "3e-3")),
+    (WEIGHTS, *_settings(96, 10, "4e-3")),
     ("val", "test"),
 )
 
@@ -80,7 +80,7 @@ EIGHT_THOUSAND = (
 )
 FIRST = "the first 8,000 pictures (7,000 for training, 1,000 for validation), batch 64"
 CELEBA_FINETUNE = _scale(
-    f"{PRETRAINED}{FIRST}, 8 epochs.",
+    f"{PRETRAINED}64 pixels, {FIRST}, 8 epochs.",
     LITE0,
     (WEIGHTS, *_settings(64, 8, "1e-3"), *EIGHT_THOUSAND),
     ("val",),
