@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from reproduction.plan import Column, Row, Table
 from reproduction.scales import (
     CELEBA_FINETUNE,
     CELEBA_SMALL,
@@ -11,6 +10,7 @@ from reproduction.scales import (
     MTFL_SMALL,
     PAPER,
 )
+from trn_plugin.experiments.plan import Column, Row, Table
 
 __all__ = [
     *("FIGURE4", "MTFL_COLUMNS", "MTL", "PILLAI", "STL", "TABLE1", "TABLE2", "TABLE3"),

@@ -12,7 +12,7 @@ from mmengine.fileio import LocalBackend
 from mmengine.hooks import CheckpointHook
 
 from trn_plugin.errors import ConfigError
-from trn_plugin.hooks._directions import rule_of
+from trn_plugin.evaluation.directions import rule_of
 from trn_plugin.registry import HOOKS
 
 __all__ = ["SafeCheckpointHook"]
