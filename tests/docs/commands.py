@@ -19,6 +19,8 @@ from pages import ROOT
 from trn_plugin.cli import COMMANDS
 from trn_plugin.cli.config import load_config, work_dir
 from trn_plugin.cli.parsing import build_parser
+from trn_plugin.engine.building import replaced
+from trn_plugin.engine.hooks import OWN
 from trn_plugin.registry import HOOKS, METRICS, MODELS
 
 PROGRAMS = (
@@ -172,7 +174,7 @@ def build(config):
     """The model, the hooks and the metrics of a config, without weights from anywhere."""
     config.model.backbone.update(pretrained=False, checkpoint_path=None)
     parts = [(MODELS, config.model)]
-    parts += [(HOOKS, hook) for hook in config.get("custom_hooks", [])]
+    parts += [(HOOKS, replaced(hook, OWN)) for hook in config.get("custom_hooks", [])]
     for evaluator in (config.get("val_evaluator"), config.get("test_evaluator")):
         listed = evaluator if isinstance(evaluator, list) else [evaluator]
         parts += [(METRICS, metric) for metric in listed if metric]
