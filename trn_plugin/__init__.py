@@ -40,5 +40,27 @@ def __dir__() -> list[str]:
     return sorted([*globals(), *__all__])
 
 
-if "mmengine.config" in sys.modules:  # whoever reads configs finds this package's
+class _WithConfigs:
+    """Finder of modules: when MMEngine's configs are imported, they find this package's."""
+
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        if name != "mmengine.config":
+            return None
+        others = (finder.find_spec(name, path, target) for finder in sys.meta_path if finder != cls)
+        spec = next(filter(None, others), None)
+        if spec is not None:
+            execute = spec.loader.exec_module
+
+            def exec_module(module):
+                execute(module)
+                import_module("trn_plugin.packaged").register()
+
+            spec.loader.exec_module = exec_module
+        return spec
+
+
+if "mmengine.config" in sys.modules:
     import_module("trn_plugin.packaged").register()
+else:
+    sys.meta_path.insert(0, _WithConfigs)

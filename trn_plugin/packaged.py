@@ -11,6 +11,7 @@ import os
 import sys
 from pathlib import Path
 
+from mmengine.config import Config
 from mmengine.config.utils import MODULE2PACKAGE
 
 from trn_plugin.errors import ConfigError, printable
@@ -67,6 +68,13 @@ def register() -> None:
     if NAME in MODULE2PACKAGE:
         return
     MODULE2PACKAGE[NAME] = NAME
+    fromfile = Config.fromfile
+
+    @functools.wraps(fromfile)
+    def of_path(filename, *args, **kwargs):
+        return fromfile(config_path(filename), *args, **kwargs)
+
+    Config.fromfile = staticmethod(of_path)
     for module in filter(None, map(sys.modules.get, (*ASKING, "mmengine.hub.hub"))):
         for name in ANSWERS.keys() & vars(module).keys():
             setattr(module, name, _told(getattr(module, name), ANSWERS[name]))

@@ -10,11 +10,19 @@ NAME = "test_resnet"
 
 
 def model_config(
-    name=NAME, shared=-1, neck=True, size=64, heads=None, task_weighting=None, **neck_options
+    name=NAME,
+    shared=-1,
+    neck=True,
+    size=64,
+    heads=None,
+    task_weighting=None,
+    backbone=None,
+    **neck_options,
 ):
     config = dict(
         type="MultiTaskModel",
-        backbone=dict(type="TimmTrunk", model_name=name, shared_stages=shared, img_size=size),
+        backbone=backbone
+        or dict(type="TimmTrunk", model_name=name, shared_stages=shared, img_size=size),
         heads=heads
         or dict(
             landmarks=dict(type="LandmarkHead", num_points=5),

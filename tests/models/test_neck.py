@@ -79,7 +79,7 @@ def test_a_level_can_be_a_module_inside_the_tails(name, path, shared):
     source.backbone(x)
     value = seen["pose"]
     expected = value.mean(1) if value.ndim == 3 else value.mean((2, 3))
-    _, tapped = model.backbone.features(x)
+    tapped = model.backbone.features(x).taps
     assert torch.allclose(tapped[path]["pose"], expected, atol=1e-5)
     assert model.neck.layers_of(path).dims == (expected.shape[1],) * 2
     assert f"relation/{path}/landmarks-pose" in model(x, samples, "loss")

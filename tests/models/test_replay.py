@@ -8,9 +8,9 @@ import timm
 import torch
 
 from trn_plugin.errors import ConfigError
-from trn_plugin.models import TimmTrunk, trunk
-from trn_plugin.models._cut import CannotTrace
+from trn_plugin.models import TimmTrunk, _cut_trunk
 from trn_plugin.models._replay import ReplayTrunk
+from trn_plugin.models._tracing import CannotTrace
 
 X = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
@@ -20,7 +20,7 @@ def untraceable(monkeypatch):
     def refuse(*_, **__):
         raise CannotTrace("torch.fx: no")
 
-    monkeypatch.setattr(trunk, "cut", refuse)
+    monkeypatch.setattr(_cut_trunk, "cut", refuse)
 
 
 def build(name, shared, tasks=("a", "b", "c"), **options):
@@ -101,7 +101,7 @@ class Choosing(torch.nn.Module):
 def test_what_no_trace_can_follow_is_cut(monkeypatch):
     torch.manual_seed(0)
     whole = Choosing()
-    monkeypatch.setattr(trunk, "create", lambda *_: (whole, (16, 16), {}))
+    monkeypatch.setattr("trn_plugin.models.trunk.create", lambda *_: (whole, (16, 16), {}))
     reference = copy.deepcopy(whole)
     model = TimmTrunk("choosing", tasks=("a", "b"))
     assert isinstance(model.trunk, ReplayTrunk)
@@ -143,3 +143,8 @@ def test_exporting_the_parts_is_refused_in_one_line():
     assert isinstance(model.trunk, ReplayTrunk)
     with pytest.raises(ConfigError, match=r"not exported in parts; set model\.backbone"):
         torch.export.export(model, (torch.ones(2, 3, 64, 64),), strict=False)
+
+
+def test_no_head_has_a_map_of_it(untraceable):
+    with pytest.raises(ConfigError, match=r"test_vit cannot be traced .* input='map'"):
+        build("test_vit", -1, maps=("a",))

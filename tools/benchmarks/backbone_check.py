@@ -19,8 +19,9 @@ import torch
 from torch import nn
 
 from trn_plugin.errors import ConfigError, first_line
+from trn_plugin.models import TimmTrunk
 from trn_plugin.models._timm import stage_names
-from trn_plugin.models.trunk import TimmTrunk, relative_difference
+from trn_plugin.models._uncut import relative_difference
 from trn_plugin.onnx_translations import onnx_translations
 
 UNTRIED = "not tried"

@@ -216,7 +216,7 @@ class PlainLoop:
 
     def train(self, inputs, targets, masks):
         model = self.model
-        hidden, tapped = model.backbone.features(model.data_preprocessor.normalize(inputs))
+        hidden, tapped, _ = model.backbone.features(model.data_preprocessor.normalize(inputs))
         logits = {task: head(hidden[task]) for task, head in model.heads.items()}
         with self.part(HEADS):
             loss = sum(
@@ -243,7 +243,7 @@ class PlainLoop:
     @torch.no_grad()
     def evaluate(self, inputs, targets, masks):
         model = self.model
-        hidden, _ = model.backbone.features(model.data_preprocessor.normalize(inputs))
+        hidden = model.backbone(model.data_preprocessor.normalize(inputs))
         for task, head in model.heads.items():
             head.predict(head(hidden[task]))
 

@@ -69,7 +69,7 @@ WEIGHTS = "model.backbone.checkpoint_path=$LITE0_WEIGHTS"
 FINETUNE = _scale(
     PRETRAINED + "96 pixels, the 9,000 training pictures, 10 epochs, batch 128.",
     LITE0,
-    (WEIGHTS, *_settings(96, 10, "1e-3")),
+    (WEIGHTS, *_settings(96, 10, "4e-3")),
     ("val", "test"),
 )
 

@@ -129,7 +129,8 @@ class JacobianOptimWrapper(OptimWrapper):
             gradient = self._aggregate(jacobian)
             for parameter in shared:
                 part = gradient[start : start + parameter.numel()]
-                parameter.grad = part.view_as(parameter).to(parameter.dtype)
+                # in the parameter's memory format, as fused optimizers demand
+                parameter.grad = torch.empty_like(parameter).copy_(part.view_as(parameter))
                 start += parameter.numel()
         super().step(**kwargs)
 

@@ -9,12 +9,23 @@ import numpy as np
 
 from trn_plugin.errors import ConfigError
 
-__all__ = ["PIXEL_CENTRE", "augmentations", "chosen_tasks", "input_shape", "pixel_shift"]
+__all__ = [
+    "PIXEL_CENTRE",
+    "augmentations",
+    "check_foreign",
+    "chosen_tasks",
+    "input_shape",
+    "pixel_shift",
+]
 
 PIXEL_CENTRE = 0.5
 """Coordinate of the middle of a picture's first pixel here, in crops, exports and predictions."""
 
 AUGMENTATIONS = ("shift", "scale", "turn", "mirror", "colour")
+
+LOADERS, MMCV_BASE = "mmcv.transforms.loading", "mmcv.transforms.base"  # modules
+# of mmpretrain: they leave the picture's size and tell no one
+TURNING = ("AutoAugment", "RandAugment", "RandomTranslatePad", "Rotate", "Shear", "Translate")
 
 
 def input_shape(size: int | Sequence[int], name: str) -> tuple[int, int]:
@@ -67,6 +78,32 @@ def augmentations(names: Sequence[str]) -> frozenset[str]:
             f"without: expected a list of names out of {list(AUGMENTATIONS)}, found {names!r}"
         )
     return frozenset(names)
+
+
+def check_foreign(transforms: Iterable, points: Iterable[str]) -> None:
+    """Refuse mmcv's transforms whose pictures would not fit this package's models or labels.
+
+    Args:
+        transforms: of a pipeline.
+        points: the tasks that have points.
+
+    Raises:
+        ConfigError: pictures in the order blue, green, red, or points that do not follow a turn.
+    """
+    transforms = list(transforms)
+    foreign = {type(t).__name__: {base.__module__ for base in type(t).__mro__} for t in transforms}
+    loaders = [n for n, homes in foreign.items() if LOADERS in homes and "Image" in n]
+    if loaders and not any(getattr(each, "to_rgb", False) for each in transforms):
+        raise ConfigError(
+            f"pipeline: {loaders[0]} reads BGR, where RGB is expected: use LoadImage, or put "
+            'dict(type="Normalize", mean=[0] * 3, std=[1] * 3, to_rgb=True) after it'
+        )
+    turning = [name for name, homes in foreign.items() if name in TURNING and MMCV_BASE in homes]
+    for task in points if turning else ():
+        raise ConfigError(
+            f"pipeline: {turning[0]} turns the picture, and {task} would not follow: use "
+            "Albumentations"
+        )
 
 
 def pixel_shift(pixel_centre: float | Sequence[float]) -> np.ndarray:

@@ -14,7 +14,7 @@ from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
 from torch.utils.data import get_worker_info
 
-from trn_plugin.datasets._options import augmentations, chosen_tasks, input_shape
+from trn_plugin.datasets._options import augmentations, check_foreign, chosen_tasks, input_shape
 from trn_plugin.datasets._records import Records
 from trn_plugin.datasets.draws import DrawnResults, SampleGenerator, draw_of
 from trn_plugin.datasets.wrapped import category_ids, mean_or_nan, moments
@@ -93,6 +93,8 @@ class MultiTaskDataset(BaseDataset):
         self._metainfo["tasks"] = {task: known[task] for task in self.tasks}
         self.known = read_tasks(known, "metainfo.tasks.")
         self.described = {task: self.known[task] for task in self.tasks}
+        points = [name for name, task in self.described.items() if task.has_points]
+        check_foreign(self.pipeline.transforms, points)
         if not lazy_init:
             self.full_init()
 

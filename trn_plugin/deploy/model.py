@@ -67,11 +67,13 @@ class DeployModel(nn.Module):
         """
         height, width = images.shape[1], images.shape[2]
         inputs = self.inputs(images).to(next(self.model.backbone.parameters()).dtype)
-        hidden = {task: value.float() for task, value in self.model.backbone(inputs).items()}
-        raw = {task: self.model.heads[task](hidden[task]) for task in self.tasks}
+        features = self.model.backbone.features(inputs)
+        hidden = {task: value.float() for task, value in features.hidden.items()}
+        maps = {task: value.float() for task, value in features.maps.items()}
         heads = self.model.heads
+        raw = {task: heads[task](maps.get(task, hidden[task])) for task in self.tasks}
         outputs = [heads[task].in_picture(raw[task], width, height) for task in self.tasks]
-        activated = {task: self.model.heads[task].activate(raw[task]) for task in self.tasks}
+        activated = {task: heads[task].activate(raw[task]) for task in self.tasks}
         values = dict(zip(FEATURES, (hidden, activated), strict=True))
         outputs += [values[level][task] for level in self.features for task in self.tasks]
         return tuple(outputs)

@@ -131,6 +131,12 @@ def check_training_set(loader: DataLoader, model: nn.Module) -> None:
             f"train_dataloader.dataset.pipeline: expected samples with 'inputs', found {found}; "
             "does it end with PackMultiTaskInputs?"
         )
+    labels = sample.get("data_samples")
+    if not hasattr(labels, "gt"):  # as another package's last step makes them
+        raise ConfigError(
+            "train_dataloader.dataset.pipeline: expected labels of PackMultiTaskInputs at its end, "
+            f"found a {type(labels).__name__}"
+        )
 
 
 def check_metrics(evaluator: Evaluator, model: nn.Module) -> None:

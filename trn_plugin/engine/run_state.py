@@ -88,7 +88,7 @@ def describe(runner, given: dict, by_epoch: bool) -> dict:
     meta.update(
         batch=0 if meta["epoch"] > loop.epoch else getattr(loop, "done", 0),
         batches=len(runner.train_dataloader),
-        cfg=runner.cfg.pretty_text,
+        cfg=runner.config_text,
         settings=settings_of(runner.cfg),
         seed=runner.seed,
         experiment_name=runner.experiment_name,

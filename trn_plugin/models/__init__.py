@@ -4,6 +4,7 @@ from trn_plugin.models.data_preprocessor import MultiTaskDataPreprocessor
 from trn_plugin.models.heads import (
     AttributeHead,
     ClassificationHead,
+    HeatmapLandmarkHead,
     LandmarkHead,
     RegressionHead,
 )
@@ -17,6 +18,7 @@ __all__ = [
     "ClassificationHead",
     "DynamicWeightAverage",
     "GradNorm",
+    "HeatmapLandmarkHead",
     "LandmarkHead",
     "MultiTaskDataPreprocessor",
     "MultiTaskModel",

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from torch import nn
 
 from trn_plugin.errors import ConfigError, printable
 from trn_plugin.models.neck import TaskRelationNeck
+from trn_plugin.registry import MODELS
 
-__all__ = ["check_loss_weight", "check_relations", "check_task_names"]
+__all__ = ["check_loss_weight", "check_relations", "check_task_names", "head_input"]
 
 EXPORTED_INPUT = "images"
 
@@ -74,3 +75,19 @@ def check_task_names(heads: dict[str, dict]) -> None:
                 f"model.heads: {name!r} cannot be a task name: MMEngine adds up every log entry "
                 "whose name contains 'loss'"
             )
+
+
+def head_input(task: str, head: Mapping) -> str:
+    """What enters a head, by its config or else by its class: 'vector' or 'map'.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    kind = head.get("type")
+    kind = MODELS.get(kind) if isinstance(kind, str) else kind
+    found = head.get("input", getattr(kind, "input", "vector"))
+    if found not in ("vector", "map"):
+        raise ConfigError(
+            f"model.heads.{task}.input: expected 'vector' or 'map', found {printable(repr(found))}"
+        )
+    return found

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from trn_plugin.models._values import tensors_in
+
 __all__ = ["freeze"]
 
 
@@ -46,7 +48,7 @@ def freeze(model: nn.Module, boundary: str | None, probe: Tensor) -> dict[str, n
             # lists are never called themselves; their blocks are
             own = {p for m in done.values() for p in m.parameters()}
             rest = [p for p in model.parameters() if p not in own]
-            out = [t for t in _tensors(values[-1]) if t.requires_grad]
+            out = [t for t in tensors_in(values[-1]) if t.requires_grad]
             grads = torch.autograd.grad(sum(t.sum() for t in out), rest, allow_unused=True)
     finally:
         for handle in handles:
@@ -56,11 +58,3 @@ def freeze(model: nn.Module, boundary: str | None, probe: Tensor) -> dict[str, n
     for parameter in (*own, *reached):
         parameter.requires_grad_(False)
     return done
-
-
-def _tensors(value) -> list[Tensor]:
-    if torch.is_tensor(value):
-        return [value]
-    if isinstance(value, dict):
-        value = list(value.values())
-    return [t for v in value for t in _tensors(v)] if isinstance(value, (list, tuple)) else []

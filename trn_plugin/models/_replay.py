@@ -15,8 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from trn_plugin.errors import ConfigError
-from trn_plugin.models._cut import CannotTrace
 from trn_plugin.models._graph_part import CutPart
+from trn_plugin.models._tracing import CannotTrace
+from trn_plugin.models._unused import drop_unused, empty
+from trn_plugin.models._values import cloned, versions
 
 __all__ = ["ReplayTail", "ReplayTrunk", "cut_by_replay"]
 
@@ -47,7 +49,7 @@ def cut_by_replay(
     ]
     trunk = ReplayTrunk(copy.deepcopy(model), plans, whole)
     tails = [ReplayTail(copy.deepcopy(model), plan, taps) for plan in plans]
-    _drop_unused(trunk, tails, probe)
+    drop_unused(trunk, tails, probe)
     return trunk, tails
 
 
@@ -199,7 +201,7 @@ class _Replay:
         if not values:
             return type(self.module).forward(self.module, *args, **kwargs)
         value = values.pop(0)
-        return _clone(value) if self.name in self.tape.copied else value
+        return cloned(value) if self.name in self.tape.copied else value
 
 
 class ReplayTail(_Shell):
@@ -219,7 +221,7 @@ class ReplayTail(_Shell):
             module = model.get_submodule(name)
             module.forward = _Replay(module, name, self._tape)
             if not any(name in p.again for p in plan.values()):
-                _empty(module)
+                empty(module)
 
     def forward(self, x: Tensor, notes: dict[str, list]) -> tuple[tuple]:
         """All results, see :meth:`results`."""
@@ -249,77 +251,7 @@ class ReplayTail(_Shell):
     def checked_results(self, values, count: int) -> tuple[tuple]:
         """As :meth:`results`, once when the part is made: what it changes in place is copied."""
         notes = values[1]
-        before = {name: _versions(noted) for name, noted in notes.items()}
+        before = {name: versions(noted) for name, noted in notes.items()}
         results = self.results(values, count)
-        self._tape.copied |= {n for n, noted in notes.items() if before[n] != _versions(noted)}
+        self._tape.copied |= {n for n, noted in notes.items() if before[n] != versions(noted)}
         return results
-
-
-def _drop_unused(trunk: ReplayTrunk, tails: Sequence[ReplayTail], probe: Tensor) -> None:
-    """Leave each part the parameters on which what it returns depends."""
-    parts = (trunk, *tails)
-    frozen = [p for part in parts for p in part.parameters() if not p.requires_grad]
-    for parameter in frozen:
-        parameter.requires_grad_(True)
-    for part in parts:
-        part.eval()
-    with torch.enable_grad():
-        results = _strip(trunk, (probe,))
-        for tail, values in zip(tails, results, strict=False):
-            _strip(tail, values)
-    for parameter in frozen:
-        parameter.requires_grad_(False)
-
-
-def _strip(part: _Shell, values: tuple) -> tuple:
-    called: set[nn.Module] = {part}
-    handles = [
-        module.register_forward_pre_hook(lambda module, _: called.add(module))
-        for module in part.modules()
-    ]
-    try:
-        results = part(*values)
-    finally:
-        for handle in handles:
-            handle.remove()
-    parameters = list(part.parameters())
-    out = sum(t.sum() for t in _tensors(results) if t.requires_grad)
-    grads = torch.autograd.grad(out, parameters, allow_unused=True, retain_graph=True)
-    unused = {id(p) for p, grad in zip(parameters, grads, strict=True) if grad is None}
-    for module in part.modules():
-        keys = [k for k, p in module._parameters.items() if p is not None and id(p) in unused]
-        if keys and module not in called:
-            _empty(module, recurse=False)
-            continue
-        for key in keys:
-            # code whose result nobody uses may still read it
-            value = module._parameters.pop(key).detach()
-            module.register_buffer(key, value, persistent=False)
-    return results
-
-
-def _empty(module: nn.Module, recurse: bool = True) -> None:
-    for part in module.modules() if recurse else (module,):
-        for values in (part._parameters, part._buffers):
-            for key in values:
-                values[key] = None
-
-
-def _tensors(value) -> list[Tensor]:
-    if torch.is_tensor(value):
-        return [value]
-    if isinstance(value, dict):
-        value = list(value.values())
-    return [t for v in value for t in _tensors(v)] if isinstance(value, (list, tuple)) else []
-
-
-def _versions(value) -> list[int]:
-    return [tensor._version for tensor in _tensors(value)]
-
-
-def _clone(value):
-    if torch.is_tensor(value):
-        return value.clone()
-    if isinstance(value, (list, tuple)):
-        return type(value)(_clone(v) for v in value)
-    return value

@@ -12,7 +12,7 @@ from torch import nn
 from trn_plugin.checkpoints import load_weights_file
 from trn_plugin.errors import ConfigError, first_line
 
-__all__ = ["create", "stage_names"]
+__all__ = ["create", "sides_of", "stage_names"]
 
 _WHERE = "model.backbone"
 _MISNAMED = {"stem": "act2", "stage1": "layer1"}  # in HRNet
@@ -39,7 +39,8 @@ def create(
     if "num_classes" in kwargs:
         raise ConfigError(f"{_WHERE}.num_classes: not used; the heads are those of model.heads")
     config = _sourced(model_name) if ":" in model_name else _listed(model_name)
-    size = _pair(img_size) or tuple(config.get("input_size", (3, 224, 224))[1:])
+    given = None if img_size is None else sides_of(img_size)
+    size = given or tuple(config.get("input_size", (3, 224, 224))[1:])
     options = dict(kwargs, in_chans=in_chans, num_classes=0)
     if img_size is not None and config.get("fixed_input_size"):
         options["img_size"] = size
@@ -141,9 +142,12 @@ def _missing_keys() -> Iterator[list[str]]:
         nn.Module.load_state_dict = load
 
 
-def _pair(size: int | Sequence[int] | None) -> tuple[int, int] | None:
-    if size is None:
-        return None
+def sides_of(size: int | Sequence[int]) -> tuple[int, int]:
+    """Height and width in pixels, of one number or two.
+
+    Raises:
+        ConfigError: they are something else.
+    """
     pair = tuple(size) if isinstance(size, (list, tuple)) else (size, size)
     if len(pair) != 2 or not all(type(side) is int and side > 0 for side in pair):
         raise ConfigError(

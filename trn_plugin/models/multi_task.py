@@ -9,9 +9,16 @@ from mmengine.model import BaseModel
 from torch import Tensor, nn
 
 from trn_plugin.errors import ConfigError, DataError
-from trn_plugin.models._checks import check_loss_weight, check_relations, check_task_names
+from trn_plugin.models._checks import (
+    check_loss_weight,
+    check_relations,
+    check_task_names,
+    head_input,
+)
 from trn_plugin.models.neck import Measurements
+from trn_plugin.models.trunk import Features
 from trn_plugin.models.weighting.base import RuleWeighting
+from trn_plugin.models.whole_trunk import build_trunk
 from trn_plugin.registry import MODELS
 from trn_plugin.structures import MultiTaskBatch, MultiTaskDataSample
 
@@ -23,7 +30,8 @@ class MultiTaskModel(BaseModel):
     """A shared trunk, a tail and a head for each task, and optionally a task relation neck.
 
     Args:
-        backbone (dict): config of ``TimmTrunk``.
+        backbone (dict): config of ``TimmTrunk``, or of any other registered backbone, which is
+            shared whole, see ``WholeTrunk``.
         heads (dict[str, dict]): config of each task's head, by task name.
         neck (dict, optional): config of ``TaskRelationNeck``.
         data_preprocessor (dict, optional): default ``MultiTaskDataPreprocessor`` with the mean
@@ -54,15 +62,17 @@ class MultiTaskModel(BaseModel):
             )
         relation_neck = None if neck is None else _build(neck)
         taps = () if relation_neck is None else relation_neck.taps
-        trunk = _build(backbone, tasks=tuple(heads), taps=taps)
+        maps = tuple(task for task, head in heads.items() if head_input(task, head) == "map")
+        trunk = build_trunk(backbone, tuple(heads), taps, maps)
         super().__init__(
             data_preprocessor=_build(_with_backbone_normalisation(data_preprocessor, trunk)),
         )
         _check_channels(trunk, self.data_preprocessor)
         self.backbone = trunk
-        self.heads = nn.ModuleDict(
-            {task: _build(head, in_features=trunk.num_features) for task, head in heads.items()}
-        )
+        self.heads = nn.ModuleDict()
+        for task, head in heads.items():
+            width = trunk.map_features if task in maps else trunk.num_features
+            self.heads[task] = _build(head, in_features=width)
         for task, head in self.heads.items():
             head.task.name = task
             check_loss_weight(task, getattr(head, "loss_weight", 1.0))
@@ -160,7 +170,7 @@ class MultiTaskModel(BaseModel):
         if mode == "predict":
             return self.predict(inputs, data_samples)
         if mode == "tensor":
-            return self._outputs(self.backbone(inputs))
+            return self.raw_outputs(self.backbone.features(inputs))
         raise ConfigError(f"mode: expected 'tensor', 'loss' or 'predict', got {mode!r}")
 
     def loss(
@@ -173,8 +183,8 @@ class MultiTaskModel(BaseModel):
             ``relation/label/<a>-<b>`` (not summed into the loss); what the functions in
             ``relation_losses`` make of the measurements.
         """
-        hidden, tapped = self.backbone.features(inputs)
-        logits = self._outputs(hidden)
+        features = self.backbone.features(inputs)
+        logits = self.raw_outputs(features)
         batch = self._batch(data_samples).to(inputs.device)
         target, mask = self._encode(batch)
         of_tasks = {
@@ -187,11 +197,12 @@ class MultiTaskModel(BaseModel):
         losses = {f"loss_{task}": loss for task, loss in of_tasks.items()} | weights
         if self.neck is not None:
             with torch.set_grad_enabled(torch.is_grad_enabled() and bool(self.relation_losses)):
-                features = {"hidden": hidden, "logits": logits, "label": target, **tapped}
+                levels = {"hidden": features.hidden, "logits": logits, "label": target}
+                levels |= features.taps
                 if "output" in self.neck.levels:
-                    features["output"] = self._activated(logits)
+                    levels["output"] = self._activated(logits)
                 whole = {task: batch.whole(task) for task in batch.parts.keys() & mask.keys()}
-                measured = self.neck(features, {**mask, **whole, **dict.fromkeys(batch.complete)})
+                measured = self.neck(levels, {**mask, **whole, **dict.fromkeys(batch.complete)})
             losses.update(self.neck.logged(measured))
             for relation_loss in self.relation_losses:
                 losses.update(relation_loss(measured))
@@ -208,23 +219,25 @@ class MultiTaskModel(BaseModel):
             MultiTaskBatch or list: the data samples as they were given, with predictions; without
             any, a list of new ones.
         """
-        hidden = self.backbone(inputs)
-        logits = self._outputs(hidden)
+        features = self.backbone.features(inputs)
+        logits = self.raw_outputs(features)
         if data_samples is None:
             data_samples = [MultiTaskDataSample(gt={}) for _ in range(len(inputs))]
         batch = self._batch(data_samples)
         targets, _ = self._encode(batch)
         batch = batch.with_fields(
             pred={task: head.predict(logits[task]) for task, head in self.heads.items()},
-            hidden=hidden,
+            hidden=features.hidden,
             output=self._activated(logits),
             logits=logits,
             target={task: targets[task] for task in self.tasks if task in batch.tasks},
         )
         return batch if isinstance(data_samples, MultiTaskBatch) else batch.give_to(data_samples)
 
-    def _outputs(self, hidden: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {task: head(hidden[task]) for task, head in self.heads.items()}
+    def raw_outputs(self, features: Features) -> dict[str, Tensor]:
+        """What the heads give of the trunk's features, (N, d) by task."""
+        inputs = {**features.hidden, **features.maps}
+        return {task: head(inputs[task]) for task, head in self.heads.items()}
 
     def _activated(self, logits: dict[str, Tensor]) -> dict[str, Tensor]:
         return {task: head.activate(logits[task]) for task, head in self.heads.items()}
@@ -260,7 +273,7 @@ def _build(config: dict, **kwargs):
 
 
 def _check_channels(trunk, preprocessor) -> None:
-    taken, mean = trunk.timm_options["in_chans"], getattr(preprocessor, "mean", None)
+    taken, mean = trunk.in_chans, getattr(preprocessor, "mean", None)
     if taken != 3:
         raise ConfigError(
             f"model.backbone.in_chans: the network takes pictures of {taken} channels, expected 3 "

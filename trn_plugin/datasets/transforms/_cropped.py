@@ -4,10 +4,73 @@ from __future__ import annotations
 
 from functools import partial
 
+import numpy as np
+
 from trn_plugin.errors import ConfigError
 from trn_plugin.geometry import image_to_box
 
-__all__ = ["labels_in_box", "require_crop"]
+__all__ = ["box_of", "labels_in_box", "refuse_moved_labels", "require_crop"]
+
+
+def box_of(results: dict, transform: str) -> tuple[int, int, int, int]:
+    """The box to cut, in pixels of ``img``; the whole picture may be another than the file's.
+
+    Raises:
+        ConfigError: no picture or no box; or another package's transform changed the picture's
+            size, and the box or points did not follow.
+    """
+    for key, steps in (("img", "LoadImage"), ("box", "RegionBox or FaceBox")):
+        if key not in results:
+            raise ConfigError(f"{transform}: put it after {steps} in the pipeline")
+    box, shape = results["box"], _picture_shape(results, transform)
+    before = tuple(results.get("ori_shape", shape))
+    if box is not None and before == shape:
+        return box
+    if box is not None and tuple(box) != (0, 0, *before[::-1]):
+        raise _did_not_follow(transform, before, shape, "the box")
+    _check_points_follow(results, transform, before)
+    return (0, 0, shape[1], shape[0])
+
+
+def refuse_moved_labels(results: dict, transform: str) -> None:
+    """Refuse labels that did not follow what another package's transform did to the crop.
+
+    Raises:
+        ConfigError: what is no picture; a mirrored crop whose labels were not mirrored; points in a
+            crop of another size.
+    """
+    for name, label in results["gt"].items() if results.get("flip") else ():
+        mirrored = results["tasks"][name].mirrored(label)
+        if not np.array_equal(np.asarray(mirrored, float), np.asarray(label, float), True):
+            raise ConfigError(
+                f"{transform}: another package's transform mirrored the picture, and the label of "
+                f"{name} did not follow; trn_plugin.RandomFlip mirrors both"
+            )
+    _check_points_follow(results, transform, tuple(results["crop_shape"]))
+
+
+def _check_points_follow(results: dict, transform: str, before: tuple[int, int]) -> None:
+    """ConfigError for points where the picture's (height, width) is not what it was."""
+    shape = _picture_shape(results, transform)
+    for name, label in results["gt"].items() if shape != before else ():
+        if len(results["tasks"][name].points(label)):
+            raise _did_not_follow(transform, before, shape, name)
+
+
+def _picture_shape(results: dict, transform: str) -> tuple[int, int]:
+    """(height, width) of ``img``."""
+    shape = np.shape(results["img"])
+    if len(shape) != 3 or shape[2] != 3:
+        raise ConfigError(f"{transform}: expected a picture (H, W, 3), found {shape}")
+    return shape[:2]
+
+
+def _did_not_follow(transform: str, before, after, what: str) -> ConfigError:
+    sizes = " into ".join(f"{width} x {height}" for height, width in (before, after))
+    return ConfigError(
+        f"{transform}: another package's transform made a picture of {sizes} pixels, and {what} "
+        "did not follow; use this package's transforms for that"
+    )
 
 
 def require_crop(results: dict, transform: str) -> tuple[int, int]:

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from trn_plugin.datasets._options import input_shape
-from trn_plugin.datasets.transforms._cropped import labels_in_box
+from trn_plugin.datasets.transforms._cropped import box_of, labels_in_box
 from trn_plugin.errors import ConfigError
 from trn_plugin.geometry import crop
 from trn_plugin.registry import TRANSFORMS
@@ -40,7 +40,7 @@ class CropResize:
         size: side, or (height, width), in pixels; None takes the data set's ``input_size``.
 
     Raises:
-        ConfigError: if there is no usable size.
+        ConfigError: if there is no usable size, or no box that fits the picture.
         DataError: if the box lies outside the picture.
     """
 
@@ -51,8 +51,8 @@ class CropResize:
         shape = self.size or results.get("input_size")
         if shape is None:
             raise ConfigError("CropResize: give its size, or input_size to the data set")
-        box = results["box"]
-        results["img"] = resize(crop(results["img"], box), shape)
+        results["box"] = box_of(results, "CropResize")
+        results["img"] = resize(crop(results["img"], results["box"]), shape)
         results["crop_shape"] = shape
         results["gt"] = labels_in_box(results)
         return results
@@ -69,10 +69,12 @@ class Crop:
     fractions of the box.
 
     Raises:
+        ConfigError: if there is no box that fits the picture.
         DataError: if the box lies outside the picture.
     """
 
     def __call__(self, results: dict) -> dict:
+        results["box"] = box_of(results, "Crop")
         results["img"] = crop(results["img"], results["box"])
         results["crop_shape"] = results["img"].shape[:2]
         results["gt"] = labels_in_box(results)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from trn_plugin.datasets.transforms._cropped import require_crop
+from trn_plugin.datasets.transforms._cropped import refuse_moved_labels, require_crop
 from trn_plugin.registry import TRANSFORMS
 from trn_plugin.structures import MultiTaskDataSample
 
@@ -30,7 +30,8 @@ class PackMultiTaskInputs:
         meta_keys: what of the results becomes the sample's metainfo.
 
     Raises:
-        ConfigError: if the transform stands before `CropResize`.
+        ConfigError: if the transform stands before `CropResize`, or labels did not follow what
+            another package's transform did to the crop.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class PackMultiTaskInputs:
 
     def __call__(self, results: dict) -> dict:
         require_crop(results, "PackMultiTaskInputs")
+        refuse_moved_labels(results, "PackMultiTaskInputs")
         # a view: collating copies it into the batch anyway
         image = torch.from_numpy(np.ascontiguousarray(results["img"]).transpose(2, 0, 1))
         sample = MultiTaskDataSample()

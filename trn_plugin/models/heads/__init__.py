@@ -1,9 +1,17 @@
-"""One linear layer a task, with its loss and its predictions in users' units."""
+"""A task's last layer, with its loss and its predictions in users' units."""
 
 from trn_plugin.models.heads.attribute import AttributeHead
 from trn_plugin.models.heads.base import TaskHead
 from trn_plugin.models.heads.classification import ClassificationHead
+from trn_plugin.models.heads.heatmap import HeatmapLandmarkHead
 from trn_plugin.models.heads.landmark import LandmarkHead
 from trn_plugin.models.heads.regression import RegressionHead
 
-__all__ = ["AttributeHead", "ClassificationHead", "LandmarkHead", "RegressionHead", "TaskHead"]
+__all__ = [
+    "AttributeHead",
+    "ClassificationHead",
+    "HeatmapLandmarkHead",
+    "LandmarkHead",
+    "RegressionHead",
+    "TaskHead",
+]

@@ -31,11 +31,12 @@ def distance_loss(head: str, name: str, beta: float) -> Callable[[Tensor, Tensor
 
 
 class TaskHead(nn.Module):
-    """A task's last layer, a linear map of its hidden features.
+    """A task's last layer, by default a linear map of its hidden features.
 
     Args:
         num_names (int): number of points, classes, attributes or values.
-        in_features (int): width of the hidden features; ``MultiTaskModel`` passes it.
+        in_features (int, optional): width of the hidden features, or channels of the map;
+            ``MultiTaskModel`` passes it. None makes no linear layer: the subclass makes its own.
         loss_weight (float): factor of this task's loss.
         names (Sequence[str], optional): what the predictions are called, one name each.
 
@@ -48,6 +49,11 @@ class TaskHead(nn.Module):
     """
 
     task_type: type[Task]
+    input = "vector"
+    """What enters the head: the pooled 'vector' (N, d), or the 'map' (N, C, h, w) before pooling.
+
+    A config's ``input`` comes before the class's.
+    """
     statistic = ""
     """Method of a data set that gives the statistics of the labels that the head may need."""
     waits_for: str | None = None
@@ -58,7 +64,7 @@ class TaskHead(nn.Module):
     def __init__(
         self,
         num_names: int,
-        in_features: int,
+        in_features: int | None,
         loss_weight: float = 1.0,
         names: Sequence[str] | None = None,
     ) -> None:
@@ -74,12 +80,14 @@ class TaskHead(nn.Module):
         self.task = self.task_type(owner, {key: names})
         self.out_features = self.task.width
         self.loss_weight = loss_weight
+        if in_features is None:
+            return
         self.fc = nn.Linear(in_features, self.out_features)
         nn.init.trunc_normal_(self.fc.weight, std=0.01)
         nn.init.zeros_(self.fc.bias)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """(N, in_features) -> raw outputs (N, out_features)."""
+        """(N, in_features), or (N, in_features, h, w) maps -> raw outputs (N, out_features)."""
         return self.fc(hidden)
 
     def prepare(self, targets: Tensor, mask: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ class LandmarkHead(TaskHead):
     def __init__(
         self,
         num_points: int,
-        in_features: int,
+        in_features: int | None,
         loss: str = "smooth_l1",
         beta: float = 0.02,
         loss_weight: float = 1.0,
@@ -44,8 +44,9 @@ class LandmarkHead(TaskHead):
     ) -> None:
         super().__init__(num_points, in_features, loss_weight, names)
         self.num_points = num_points
-        self.distance = distance_loss("LandmarkHead", loss, beta)
-        nn.init.constant_(self.fc.bias, 0.5)
+        self.distance = distance_loss(type(self).__name__, loss, beta)
+        if in_features is not None:
+            nn.init.constant_(self.fc.bias, 0.5)
 
     def sample_loss(self, output: Tensor, targets: Tensor) -> Tensor:
         """(N, 2P), (N, 2P) -> (N,)."""

@@ -1,0 +1,3 @@
+_base_ = "mtl-fast_resnet18_mtfl.py"
+
+model = dict(heads=dict(landmarks=dict(type="HeatmapLandmarkHead")))

@@ -1,0 +1,90 @@
+"""Modules inside a model whose outputs are related too, averaged over positions."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from trn_plugin.errors import ConfigError
+from trn_plugin.models._positions import position_dims, shape_of
+
+__all__ = ["TapPools", "check_taps"]
+
+_WHERE = "model.neck.levels"
+
+
+def check_taps(
+    taps: Sequence[str], model: nn.Module, name: str, stages: Sequence[str], shared: Collection[str]
+) -> None:
+    """Refuse taps that are no module of a task's own.
+
+    Args:
+        taps (Sequence[str]): dotted names of modules.
+        model (nn.Module): the uncut model.
+        name (str): of the model.
+        stages (Sequence[str]): the modules that end its stages.
+        shared (Collection[str]): the tasks that share everything.
+
+    Raises:
+        ConfigError: naming the tap.
+    """
+    names = dict(model.named_modules())
+    for tap in taps:
+        if tap not in names:
+            raise ConfigError(
+                f"{_WHERE}: expected 'hidden', 'output' or a module of {name}, got {tap!r}; its "
+                f"stages are {', '.join(stages)}"
+            )
+        if shared:
+            raise ConfigError(
+                f"{_WHERE}: {tap!r} is no module of a task's own, since model.backbone."
+                f"shared_stages shares everything of {', '.join(shared)}"
+            )
+
+
+class TapPools:
+    """How the outputs of taps become (N, d); found by probing pictures.
+
+    Args:
+        name (str): of the model.
+        values (dict): output of each tap for the probing pictures.
+        rows (int): how many pictures these were.
+        size (tuple[int, int]): their height and width.
+        nhwc (bool): whether the model lays out its maps as (N, H, W, d).
+
+    Raises:
+        ConfigError: naming a tap that does not give one row for each picture, or no map.
+    """
+
+    def __init__(
+        self, name: str, values: dict, rows: int, size: tuple[int, int], nhwc: bool
+    ) -> None:
+        self.name = name
+        self.positions: dict[str, tuple[int, int]] = {}
+        for tap, value in values.items():
+            if not torch.is_tensor(value) or value.ndim not in (2, 3, 4):
+                raise ConfigError(
+                    f"{_WHERE}: {tap!r} gives {shape_of(value)} in {name}, where (N, d), "
+                    "(N, L, d) or maps (N, d, H, W) are expected"
+                )
+            if len(value) != rows:
+                raise ConfigError(
+                    f"{_WHERE}: {tap!r} gives {len(value)} rows for {rows} pictures in {name} "
+                    "(windows of them?), where one for each is expected"
+                )
+            if value.ndim == 4:
+                dims = position_dims(value, size, nhwc)
+                if dims is None:
+                    raise ConfigError(
+                        f"{_WHERE}: {tap!r} gives {tuple(value.shape)} in {name}, where maps "
+                        "(N, d, H, W) or (N, H, W, d) are expected"
+                    )
+                self.positions[tap] = dims
+
+    def pooled(self, tap: str, value: Tensor) -> Tensor:
+        """The mean of a tap's output over positions, (N, d)."""
+        if value.ndim == 2:
+            return value
+        return value.mean(1) if value.ndim == 3 else value.mean(self.positions[tap])

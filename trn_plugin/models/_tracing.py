@@ -1,0 +1,196 @@
+"""What a model does, as a graph of torch.fx, and where its modules are in it."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch.utils.checkpoint
+from timm.layers import get_notrace_functions, get_notrace_modules
+from torch import fx, nn
+
+from trn_plugin.errors import first_line
+
+__all__ = ["FIRST", "OWN", "CannotTrace", "OneInput", "Trace", "trace_model"]
+
+
+# kept whole, since optimisers find them by their class (paramwise_cfg's norm_decay_mult)
+_NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
+_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+OWN = "model."
+FIRST = 1  # node 0 is the input
+
+
+class CannotTrace(Exception):
+    """torch.fx cannot follow this model's forward pass, or the boundary is no module of it."""
+
+
+class OneInput(nn.Module):
+    """Hides the optional arguments of a model's forward, which a trace would make inputs."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x):
+        return self.model(x)
+
+
+@dataclass
+class Trace:
+    """A graph's nodes, the last one its output; the nodes before each boundary; node ranges."""
+
+    nodes: list[fx.Node]
+    boundaries: list[int]
+    regions: list[tuple[int, int]]
+
+
+class _NotingTracer(fx.Tracer):
+    """Notes of every module call where its nodes begin and end, and what it returned."""
+
+    def __init__(self) -> None:
+        super().__init__(autowrap_functions=tuple(get_notrace_functions()))
+        self.calls: list[tuple[str, int, int]] = []
+        self.values: dict[str, fx.Proxy] = {}
+        self.feature_map: fx.Proxy | None = None
+        self.regions: list[tuple[int, int]] = []
+        self._leaves = tuple(get_notrace_modules())
+        self._inside_region = False
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, (*self._leaves, *_NORMS)) or super().is_leaf_module(
+            m, module_qualified_name
+        )
+
+    def call_module(self, m, forward, args, kwargs):
+        start = len(self.graph.nodes)
+        out = super().call_module(m, forward, args, kwargs)
+        path = self.path_of_module(m).removeprefix(OWN)
+        self.calls.append((path, start, len(self.graph.nodes)))
+        self.values[path] = out
+        return out
+
+    def last_call(self, name: str) -> str | None:
+        """The module itself, or of a list, which is never called, its last called block."""
+        paths = [path for path, _, _ in self.calls if f"{path}.".startswith(f"{name}.")]
+        return name if name in paths else paths[-1] if paths else None
+
+    def trace_with_map(self, root: OneInput) -> fx.Graph:
+        """The graph; notes what the model's ``forward_features`` returns, if it has one."""
+        model = root.model
+        if not hasattr(model, "forward_features"):
+            return self.trace(root)
+        original = model.forward_features
+
+        def noting(*args, **kwargs):
+            self.feature_map = original(*args, **kwargs)
+            return self.feature_map
+
+        model.forward_features = noting
+        try:
+            return self.trace(root)
+        finally:
+            del model.forward_features
+
+    def checkpoint(self, function, *args, **kwargs):
+        """Stands in for torch's: notes which nodes the model wants to recompute."""
+        for option in ("use_reentrant", "preserve_rng_state", "context_fn", "determinism_check"):
+            kwargs.pop(option, None)
+        start, outermost = len(self.graph.nodes), not self._inside_region
+        self._inside_region = True
+        out = function(*args, **kwargs)
+        if outermost:
+            self.regions.append((start, len(self.graph.nodes)))
+            self._inside_region = False
+        return out
+
+
+def trace_model(
+    root: OneInput,
+    boundaries: Sequence[str],
+    taps: Sequence[str],
+    recompute: Sequence[str] | None,
+    with_map: bool = False,
+) -> Trace:
+    """Trace a model in the mode that it is in; arguments as of ``cut``.
+
+    The output becomes a tuple: what the model returns, what the modules of ``taps`` return and,
+    ``with_map``, what its ``forward_features`` returns.
+
+    Raises:
+        CannotTrace: with torch.fx's reason, or modules that are not called in this order.
+    """
+    if with_map and not hasattr(root.model, "forward_features"):
+        raise CannotTrace("it has no forward_features, so that there is no map before pooling")
+    graph = None
+    if recompute is not None:
+        tracer = _NotingTracer()
+        with contextlib.suppress(Exception), _timms_checkpointing(root.model, tracer.checkpoint):
+            graph = tracer.trace_with_map(root)
+    if graph is None or not tracer.regions:
+        tracer = _NotingTracer()
+        try:
+            graph = tracer.trace_with_map(root)
+        except Exception as error:  # tracing runs the model's code: it may raise anything
+            raise CannotTrace(f"torch.fx: {first_line(error)}") from error
+        if recompute is not None:
+            tracer.regions = _blocks(root.model, tracer.calls, recompute)
+
+    ends = {path: end for path, _, end in tracer.calls}
+    last = {name: tracer.last_call(name) for name in (*boundaries, *taps)}
+    for name, call in last.items():
+        if call is None:
+            raise CannotTrace(f"{name!r} is not called in the forward pass")
+    positions = [ends[last[name]] for name in boundaries]
+    for first, second in itertools.pairwise(boundaries):
+        if ends[last[first]] >= ends[last[second]]:
+            raise CannotTrace(f"{second!r} does not come after {first!r}")
+    for tap in taps:
+        if boundaries and ends[last[tap]] <= positions[-1]:
+            raise CannotTrace(f"{tap!r} lies before {boundaries[-1]!r}, in the shared part")
+    nodes = list(graph.nodes)
+    values = [fx.node.map_aggregate(tracer.values[last[tap]], _node) for tap in taps]
+    if with_map:
+        values.append(fx.node.map_aggregate(tracer.feature_map, _node))
+    nodes[-1].args = ((nodes[-1].args[0], *values),)
+    return Trace(nodes, positions, tracer.regions)
+
+
+@contextlib.contextmanager
+def _timms_checkpointing(model: nn.Module, checkpoint):
+    """The model asks ``checkpoint`` to run what timm would recompute."""
+    model.set_grad_checkpointing(True)
+    original = torch.utils.checkpoint.checkpoint
+    torch.utils.checkpoint.checkpoint = checkpoint
+    try:
+        yield
+    finally:
+        torch.utils.checkpoint.checkpoint = original
+        model.set_grad_checkpointing(False)
+
+
+def _blocks(
+    model: nn.Module, calls: list[tuple[str, int, int]], stages: Sequence[str]
+) -> list[tuple[int, int]]:
+    """Node ranges of the blocks that a stage lists, or of the whole stage where it lists none."""
+    modules = dict(model.named_modules())
+    found = []
+    for stage in stages:
+        inside = [
+            (start, end)
+            for path, start, end in calls
+            if path.startswith(f"{stage}.")
+            and isinstance(modules[path.rpartition(".")[0]], _CONTAINERS)
+        ]
+        found += inside or [(start, end) for path, start, end in calls if path == stage]
+    ranges: list[tuple[int, int]] = []
+    for start, end in sorted(found, key=lambda r: (r[0], -r[1])):
+        if end > start and (not ranges or start >= ranges[-1][1]):
+            ranges.append((start, end))
+    return ranges
+
+
+def _node(value):
+    return value.node if isinstance(value, fx.Proxy) else value

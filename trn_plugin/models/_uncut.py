@@ -1,0 +1,60 @@
+"""The model before it is cut: what it gives for probing pictures."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from trn_plugin.errors import ConfigError, first_line
+
+__all__ = ["TOLERANCE", "hidden_features", "probing_pictures", "relative_difference", "seeded"]
+
+TOLERANCE = 1e-5
+"""Largest relative difference between a cut and an uncut model."""
+
+
+def relative_difference(found: Tensor, expected: Tensor) -> float:
+    """Largest difference over the largest expected value."""
+    return float((found - expected).detach().abs().max() / expected.abs().max().clamp(min=1e-6))
+
+
+def probing_pictures(model: nn.Module, in_chans: int, size: tuple[int, int]) -> Tensor:
+    """Random pictures; two where batch norm cannot do with one."""
+    norms = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
+    generator = torch.Generator().manual_seed(0)
+    return torch.rand(2 if norms else 1, in_chans, *size, generator=generator)
+
+
+def seeded(run, x: Tensor):
+    """``run(x)`` with random numbers that are always the same, and leave no trace."""
+    state = torch.random.get_rng_state()
+    torch.default_generator.manual_seed(0)
+    try:
+        return run(x)
+    finally:
+        torch.random.set_rng_state(state)
+
+
+def hidden_features(model: nn.Module, probe: Tensor, model_name: str) -> Tensor:
+    """The pooled features (N, d) of the probing pictures, in eval mode.
+
+    Raises:
+        ConfigError: the model does not take such pictures, or gives no pooled features.
+    """
+    model.eval()
+    try:
+        with torch.no_grad():
+            features = seeded(model, probe)
+    except Exception as error:  # a model's own shape errors are of any type
+        raise ConfigError(
+            f"model.backbone: {model_name} does not take pictures of {tuple(probe.shape[1:])}: "
+            f"{first_line(error)}"
+        ) from error
+    model.train()
+    if not torch.is_tensor(features) or features.ndim != 2:
+        shape = tuple(features.shape) if torch.is_tensor(features) else type(features).__name__
+        raise ConfigError(
+            f"model.backbone: {model_name} gives {shape} where pooled features (N, d) are "
+            "expected; set global_pool"
+        )
+    return features

@@ -1,0 +1,63 @@
+"""Leaving a part of a model what it uses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from trn_plugin.models._values import tensors_in
+
+__all__ = ["drop_unused", "empty"]
+
+
+def drop_unused(trunk: nn.Module, tails: Sequence[nn.Module], probe: Tensor) -> None:
+    """Leave each part the parameters on which what it returns depends."""
+    parts = (trunk, *tails)
+    frozen = [p for part in parts for p in part.parameters() if not p.requires_grad]
+    for parameter in frozen:
+        parameter.requires_grad_(True)
+    for part in parts:
+        part.eval()
+    with torch.enable_grad():
+        results = _strip(trunk, (probe,))
+        for tail, values in zip(tails, results, strict=False):
+            _strip(tail, values)
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+
+
+def _strip(part: nn.Module, values: tuple) -> tuple:
+    called: set[nn.Module] = {part}
+    handles = [
+        module.register_forward_pre_hook(lambda module, _: called.add(module))
+        for module in part.modules()
+    ]
+    try:
+        results = part(*values)
+    finally:
+        for handle in handles:
+            handle.remove()
+    parameters = list(part.parameters())
+    out = sum(t.sum() for t in tensors_in(results) if t.requires_grad)
+    grads = torch.autograd.grad(out, parameters, allow_unused=True, retain_graph=True)
+    unused = {id(p) for p, grad in zip(parameters, grads, strict=True) if grad is None}
+    for module in part.modules():
+        keys = [k for k, p in module._parameters.items() if p is not None and id(p) in unused]
+        if keys and module not in called:
+            empty(module, recurse=False)
+            continue
+        for key in keys:
+            # code whose result nobody uses may still read it
+            value = module._parameters.pop(key).detach()
+            module.register_buffer(key, value, persistent=False)
+    return results
+
+
+def empty(module: nn.Module, recurse: bool = True) -> None:
+    """Take the parameters and buffers of a module, and of those inside it."""
+    for part in module.modules() if recurse else (module,):
+        for values in (part._parameters, part._buffers):
+            for key in values:
+                values[key] = None

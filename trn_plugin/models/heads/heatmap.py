@@ -1,0 +1,105 @@
+"""Landmarks as the centres of heatmaps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from trn_plugin.errors import ConfigError
+from trn_plugin.models.heads.landmark import LandmarkHead
+from trn_plugin.registry import MODELS
+
+__all__ = ["HeatmapLandmarkHead", "soft_argmax"]
+
+
+def soft_argmax(heatmaps: Tensor) -> Tensor:
+    """The mean position under the softmax of each heatmap.
+
+    The middle of cell (i, j) of h x w is at x = (j + 1/2) / w, y = (i + 1/2) / h, where a pixel's
+    middle is too in this package's coordinates.
+
+    Args:
+        heatmaps (Tensor): (N, P, h, w) logits.
+
+    Returns:
+        Tensor: (N, P, 2), x and y as fractions of the map's width and height; float32 or better,
+        under autocast too.
+
+    References:
+        Sun et al., Integral Human Pose Regression, ECCV 2018; Nibali et al., Numerical Coordinate
+        Regression with Convolutional Neural Networks, 2018.
+    """
+    height, width = heatmaps.shape[2:]
+    with torch.autocast(heatmaps.device.type, enabled=False):
+        heatmaps = heatmaps.to(torch.promote_types(heatmaps.dtype, torch.float32))
+        shares = heatmaps.flatten(2).softmax(2).unflatten(2, (height, width))
+        x, y = (
+            (torch.arange(side, device=shares.device, dtype=shares.dtype) + 0.5) / side
+            for side in (width, height)
+        )
+        return torch.stack(((shares.sum(2) * x).sum(2), (shares.sum(3) * y).sum(2)), dim=2)
+
+
+@MODELS.register_module()
+class HeatmapLandmarkHead(LandmarkHead):
+    """Points as the centres of heatmaps, trained on their coordinates alone.
+
+    The map before pooling is doubled in size ``upsample`` times by a deconvolution with batch
+    norm and ReLU (Xiao et al., ECCV 2018), a 1x1 convolution makes a heatmap for each point of
+    it, and :func:`soft_argmax` its coordinates. Raw output, losses, predictions and labels are
+    those of ``LandmarkHead``. A point lies between the middles of the outermost cells: of a map
+    with 16 cells a side, between 3 and 97 % of the crop.
+
+    Args:
+        num_points (int): P.
+        in_features (int): channels of the map.
+        upsample (int): how often the map is doubled; 2 makes 16 x 16 of the 4 x 4 cells that a
+            trunk of stride 32 gives for 112 pixels.
+        channels (int): of the doubled maps.
+        loss (str): as of ``LandmarkHead``.
+        beta (float): as of ``LandmarkHead``.
+        loss_weight (float): factor of the loss.
+        names (Sequence[str], optional): the points' names.
+
+    Raises:
+        ConfigError: an unknown loss, another number of names than points, or a negative
+            ``upsample``.
+    """
+
+    input = "map"
+
+    def __init__(
+        self,
+        num_points: int,
+        in_features: int,
+        upsample: int = 2,
+        channels: int = 128,
+        loss: str = "smooth_l1",
+        beta: float = 0.02,
+        loss_weight: float = 1.0,
+        names: Sequence[str] | None = None,
+    ) -> None:
+        super().__init__(num_points, None, loss, beta, loss_weight, names)
+        if not isinstance(upsample, int) or upsample < 0:
+            raise ConfigError(
+                f"HeatmapLandmarkHead.upsample: expected 0, 1, 2, ..., got {upsample!r}"
+            )
+        layers: list[nn.Module] = []
+        for _ in range(upsample):
+            doubled = nn.ConvTranspose2d(in_features, channels, 4, 2, padding=1, bias=False)
+            layers += [doubled, nn.BatchNorm2d(channels), nn.ReLU(inplace=True)]
+            in_features = channels
+        self.upsample = nn.Sequential(*layers)
+        self.heatmap = nn.Conv2d(in_features, num_points, 1)
+        nn.init.trunc_normal_(self.heatmap.weight, std=0.01)
+        nn.init.zeros_(self.heatmap.bias)
+
+    def heatmaps(self, features: Tensor) -> Tensor:
+        """(N, in_features, h, w) -> logits (N, P, 2^upsample h, 2^upsample w)."""
+        return self.heatmap(self.upsample(features))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(N, in_features, h, w) -> coordinates (N, 2P), fractions of the crop."""
+        return soft_argmax(self.heatmaps(features)).flatten(1)
