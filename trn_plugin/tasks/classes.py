@@ -40,7 +40,7 @@ class ClassColumn(LabelColumns):
             cells = names = []
         if min(len(set(cells)), len(set(names))) < max(len(cells), 2):
             raise ConfigError(
-                f"{key}.classes: expected the values of column {self.columns[0]!r}, in order, "
+                f"{key}.classes: expected what the cells of {self.columns[0]!r} hold, in order, "
                 f"each once, such as ['left', 'right'], found {classes!r}"
             )
         self.cells = {cell: index for index, cell in enumerate(cells)}
