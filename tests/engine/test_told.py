@@ -354,6 +354,13 @@ def test_a_mistake_in_a_part_of_the_model_names_the_part(options, message):
         MODELS.build(config.model)
 
 
+def test_keys_of_no_parameter_are_told(tmp_path, capsys):
+    keys = {"heads.a": dict(lr_mult=2.0), "haeds.b": dict(lr_mult=2.0)}
+    optim = dict(optimizer=dict(type="Adam", lr=0.02), paramwise_cfg=dict(custom_keys=keys))
+    tiny_runner(tmp_path, optim_wrapper=optim, train_cfg=dict(EPOCHS, max_epochs=1)).train()
+    assert "custom_keys: no parameter's name holds haeds.b" in capsys.readouterr().out
+
+
 def test_imports_of_an_option_are_made(tmp_path, monkeypatch):
     (tmp_path / "imported_by_an_option.py").touch()
     monkeypatch.chdir(tmp_path)

@@ -184,8 +184,7 @@ class SafeRunner(ToldRunner):
 
     def build_optim_wrapper(self, optim_wrapper):
         """As MMEngine's; the running moments are told of accumulated gradients."""
-        on_gpu = next(self.model.parameters()).is_cuda
-        built = super().build_optim_wrapper(own_optimizer(optim_wrapper, on_gpu))
+        built = super().build_optim_wrapper(own_optimizer(optim_wrapper, self.model))
         neck = getattr(self.bare_model, "neck", None)
         if hasattr(neck, "accumulate"):
             neck.accumulate(accumulated(built))
