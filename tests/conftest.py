@@ -1,11 +1,21 @@
+import gc
 import logging
+import os
 import sys
 from pathlib import Path
 
 import pytest
+
+os.environ["OMP_NUM_THREADS"] = "1"  # several processes share the cores; before torch is imported
+
+import cv2
+import mmengine.config.config
 import torch
 from mmengine.registry import init_default_scope
 
+cv2.setNumThreads(0)
+# yapf, which formats the config for logs, files and checkpoints, would be half of a small run
+mmengine.config.config.FormatCode = lambda text, **options: (text, True)
 TESTS = Path(__file__).parent
 for folder in ("relation", "models", "datasets", ".", "../tools", "../tools/benchmarks"):
     sys.path.insert(0, str((TESTS / folder).resolve()))
@@ -16,6 +26,12 @@ def pytest_collection_modifyitems(items):
         for item in items:
             if "cuda" in item.keywords:
                 item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+def pytest_collection_finish():
+    """What is imported by now is for good: MMEngine collects garbage for each data set."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -25,13 +25,17 @@ from pathlib import Path
 os.environ["OMP_NUM_THREADS"] = "1"  # forked processes must not inherit threads
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import matplotlib.pyplot  # noqa: F401
 import torch
 
 from trn_plugin import cli
 from trn_plugin.checkpoints import load_checkpoint_file
+from trn_plugin.cli import train  # noqa: F401
 from trn_plugin.datasets.toy_faces import make_toy_faces
-from trn_plugin.registry import METRICS, MODELS, TRANSFORMS
+from trn_plugin.registry import HOOKS, METRICS, MODELS, TRANSFORMS
 
+for registry in (HOOKS, METRICS, MODELS, TRANSFORMS):
+    registry.import_from_location()  # once, not in every process
 torch.set_num_threads(1)
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -118,7 +122,7 @@ class RunFailed(Exception):
     """A run that was not killed ended with an error."""
 
 
-def parse_args():
+def parse_args(arguments=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -146,7 +150,7 @@ def parse_args():
     parser.add_argument("--ranks", type=int, default=1, metavar="N", help="processes, on CPUs")
     parser.add_argument("--seed", type=int, default=None, help="of the moments of the kills")
     parser.add_argument("--all", action="store_true", help="every variant, with --kills each")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     if args.sampler == "InfiniteSampler" and args.by == "epoch":
         parser.error("--sampler InfiniteSampler: an endless epoch; add --by iteration")
     return args
@@ -359,8 +363,6 @@ def kill_and_resume(args):
 
 def main():
     args = parse_args()
-    for registry in (METRICS, MODELS, TRANSFORMS):
-        registry.import_from_location()  # once, not in every process
     failed = []
     for variant in VARIANTS if args.all else ({},):
         name = " ".join(f"{key}={value}" for key, value in variant.items()) or "plain"

@@ -26,7 +26,8 @@ def test_configs_and_tools_are_in_the_package():
     for path in (ROOT / "configs").rglob("*.*"):
         if "__pycache__" not in path.parts:
             assert (PACKAGED / path.relative_to(ROOT)).is_file()
-    assert {path.name for path in (PACKAGED / "tools").glob("*.py")} == {
+    assert {path.name for path in (PACKAGED / "tools").iterdir()} - {"__pycache__"} == {
+        *("dist_train.sh", "slurm_train.sh"),
         *("train.py", "test.py", "export_onnx.py"),
         *("predict.py", "task_similarity.py", "to_timm.py", "browse_dataset.py"),
     }
@@ -67,14 +68,17 @@ def test_a_packaged_config_is_a_base(tmp_path, read):
     [
         "import trn_plugin.registry\nfrom mmengine.config import Config",
         "from mmengine.config import Config\nimport trn_plugin",
+        "import trn_plugin\nfrom mmengine.config import Config",
     ],
 )
 def test_a_plain_script_reads_them(tmp_path, imports):
     (tmp_path / "own.py").write_text(OWN)
-    code = f"{imports}\nprint(Config.fromfile('own.py').runner_type)"
+    code = (
+        f"{imports}\nfor name in ('own.py', {TOY!r}):\n    print(Config.fromfile(name).runner_type)"
+    )
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.stdout == "trn_plugin.SafeRunner\n", done.stderr
+    assert done.stdout.count("trn_plugin.SafeRunner\n") == 2, done.stderr
 
 
 def test_names_at_the_top():

@@ -27,6 +27,7 @@ ROOMS = (
     "engine",
     "balancing",
     "checkpoints",
+    "experiments",
     "cli",
 )
 # what a room may import of the others; everybody may use the plain files at the top
@@ -41,7 +42,8 @@ ALLOWED = {
     "engine": {"checkpoints"},
     "checkpoints": set(),
     "balancing": set(),
-    "cli": {"checkpoints", "datasets", "deploy", "engine", "evaluation", "models"},
+    "experiments": {"cli", "datasets", "deploy", "engine", "evaluation"},
+    "cli": {"checkpoints", "datasets", "deploy", "engine", "evaluation", "experiments", "models"},
 }
 
 

@@ -7,6 +7,7 @@ import pytest
 import tiny
 import torch
 from tiny import StopAt, assert_same, result_of, tiny_runner
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from trn_plugin.balancing import JacobianOptimWrapper
 from trn_plugin.errors import ConfigError
@@ -134,3 +135,15 @@ def test_another_aggregator_in_a_resumed_run_is_told(tmp_path):
         run.logger.warning = told.append
         run.train()
     assert "optim_wrapper.aggregator.type (was 'UPGrad', is 'PCGrad')" in told[-1]
+
+
+def test_gradients_keep_the_memory_format_of_their_parameters(tmp_path):
+    """Fused optimizers demand it on a GPU, and channels_last changes it."""
+    run = tiny_runner(tmp_path, optim=jacobian(), train_cfg=dict(by_epoch=True, max_epochs=1))
+    weight = run.model.body[0].weight
+    weight.data = weight.data.t().contiguous().t()
+    found = set()
+    before = register_optimizer_step_pre_hook(lambda *_: found.add(weight.grad.stride()))
+    run.train()
+    before.remove()
+    assert found == {weight.stride()} == {(1, 8)}

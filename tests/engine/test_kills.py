@@ -1,26 +1,23 @@
 """Runs killed with SIGKILL end as runs that were not; the script says more with ``--help``."""
 
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
-
-SCRIPT = Path(__file__).parents[1] / "kill_and_resume.py"
-
-
-def kill_and_resume(*arguments):
-    """Number of kills, of those while a checkpoint was written, and of warm steps of tau."""
-    command = [sys.executable, SCRIPT, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    kills, writing = map(int, re.search(r"(\d+) kills, (\d+) of them", done.stdout).groups())
-    return kills, writing, int(re.search(r"(\d+) warm steps", done.stdout)[1])
+from kill_and_resume import kill_and_resume, parse_args
 
 
-def test_three_kills():
-    assert kill_and_resume("--kills", 3, "--epochs", 2, "--seed", 4)[0] == 3
+@pytest.fixture
+def killed(capsys):
+    """A function: number of kills, of those while a checkpoint was written, and of warm steps."""
+
+    def run(*arguments):
+        same = kill_and_resume(parse_args(list(map(str, arguments))))
+        told = capsys.readouterr().out
+        assert same, told
+        kills, writing = map(int, re.search(r"(\d+) kills, (\d+) of them", told).groups())
+        return kills, writing, int(re.search(r"(\d+) warm steps", told)[1])
+
+    return run
 
 
 @pytest.mark.parametrize(
@@ -32,8 +29,8 @@ def test_three_kills():
     ],
     ids=lambda options: "".join(map(str, options)),
 )
-def test_two_kills(options):
-    kills, _, warm = kill_and_resume("--kills", 2, "--epochs", 2, "--seed", 4, *options)
+def test_two_kills(killed, options):
+    kills, _, warm = killed("--kills", 2, "--epochs", 2, "--seed", 4, *options)
     assert kills == 2
     assert warm > 0
 
@@ -57,7 +54,7 @@ def test_two_kills(options):
     ],
     ids=lambda options: "".join(map(str, options)),
 )
-def test_twenty_kills(options):
-    kills, writing, _ = kill_and_resume("--kills", 20, *options)
+def test_twenty_kills(killed, options):
+    kills, writing, _ = killed("--kills", 20, *options)
     assert kills == 20
     assert writing > 0

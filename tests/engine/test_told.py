@@ -1,12 +1,15 @@
 """What a run says of a config that it does not follow, or cannot."""
 
-import subprocess
-import sys
-from pathlib import Path
+import multiprocessing
+import os
+import signal
+import time
 
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.hooks import Hook
+from processes import forked
 from tiny import SquaredError, StopAt, TinyModel, tiny_runner
 
 from trn_plugin import cli
@@ -14,6 +17,7 @@ from trn_plugin.checkpoints import FORMAT, load_checkpoint_file, save_checkpoint
 from trn_plugin.cli import running
 from trn_plugin.cli.config import work_dir as folder_of
 from trn_plugin.engine.building import check_sections
+from trn_plugin.engine.work_dir import only_run_in
 from trn_plugin.errors import CheckpointError, ConfigError, TrainingError
 
 ITERATIONS = dict(type="IterBasedTrainLoop", max_iters=15, val_interval=99)
@@ -226,23 +230,25 @@ def test_a_newer_checkpoint_is_never_written_over(tmp_path, resume):
     assert path.read_bytes() == before
 
 
-HOLDS = """
-import sys, time
-from trn_plugin.engine.work_dir import only_run_in
-with only_run_in(sys.argv[1]):
-    print("held", flush=True)
-    time.sleep(60)
-"""
+def hold(folder, held):
+    with only_run_in(folder):
+        held.set()
+        time.sleep(60)
 
 
 def test_a_second_run_in_a_work_directory_is_refused(tmp_path):
     (tmp_path / "run").mkdir()
-    command = [sys.executable, "-c", HOLDS, str(tmp_path / "run")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
-        assert other.stdout.readline() == "held\n"
+    forked = multiprocessing.get_context("fork")
+    held = forked.Event()
+    other = forked.Process(target=hold, args=(tmp_path / "run", held))
+    other.start()
+    try:
+        assert held.wait(30)
         with pytest.raises(ConfigError, match=f"another training .*process {other.pid}"):
             tiny_runner(tmp_path, train_cfg=EPOCHS).train()
+    finally:
         other.kill()
+        other.join()
     tiny_runner(tmp_path, train_cfg=dict(EPOCHS, max_epochs=1)).train()
 
 
@@ -366,29 +372,18 @@ def test_paths_may_be_path_objects(tmp_path):
     assert folder_of(config, tmp_path, path) == str(tmp_path)
 
 
-TERMINATED = """
-import os, signal, sys
-sys.path.insert(0, {tests!r})
-from pathlib import Path
-from mmengine.hooks import Hook
-from tiny import tiny_runner
-from trn_plugin.cli.running import run
-
 class Asks(Hook):
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         if runner.iter + 1 == 9:
             os.kill(os.getpid(), signal.SIGTERM)
 
-cfg = dict(save_on_sigterm={save})
-run(lambda: tiny_runner(Path({folder!r}), custom_hooks=[Asks()], cfg=cfg).train())
-"""
-
 
 @pytest.mark.parametrize("save", [False, True])
 def test_sigterm_is_one_line_and_status_143(tmp_path, save):
-    tests = str(Path(__file__).parent)
-    code = TERMINATED.format(tests=tests, folder=str(tmp_path), save=save)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    def main():
+        tiny_runner(tmp_path, custom_hooks=[Asks()], cfg=dict(save_on_sigterm=save)).train()
+
+    done = forked(lambda: running.run(main))
     assert done.returncode == 143, done.stderr
     last = "iter_9.pth" if save else "epoch_1.pth"
     (line,) = done.stderr.strip().splitlines()

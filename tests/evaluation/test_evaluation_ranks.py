@@ -1,6 +1,5 @@
 """Two ranks, one picture padded, measure and draw what one process does: each picture once."""
 
-import json
 import os
 from types import SimpleNamespace
 
@@ -8,9 +7,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from mmengine.evaluator import Evaluator
+from processes import in_ranks
 
 from trn_plugin.evaluation import Accuracy, AttributeMetric, NormalizedMeanError, TaskSimilarity
 from trn_plugin.hooks.case_pictures import CasePicturesHook
@@ -71,16 +69,11 @@ def evaluate(samples, out):
     return evaluator.evaluate(COUNT)
 
 
-def worker(rank, folder):
+def part(rank, folder):
     os.chdir(folder)
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder / 'store'}", rank=rank, world_size=2
-    )
     samples = make_samples(str(folder / "picture.png"))
     padded = [*samples, samples[0]]
-    metrics = evaluate(padded[rank::2], str(folder / f"rank{rank}"))
-    (folder / f"{rank}.json").write_text(json.dumps(metrics))
-    dist.destroy_process_group()
+    return evaluate(padded[rank::2], str(folder / f"rank{rank}"))
 
 
 def test_two_ranks_equal_one(tmp_path):
@@ -89,9 +82,8 @@ def test_two_ranks_equal_one(tmp_path):
     expected = evaluate(make_samples(picture), str(tmp_path / "one"))
     assert expected["relation/N/landmarks-pose"] == COUNT - 9
     assert all(np.isfinite(value) for value in expected.values())
-    mp.spawn(worker, args=(tmp_path,), nprocs=2)
-    for rank in range(2):
-        assert json.loads((tmp_path / f"{rank}.json").read_text()) == pytest.approx(expected)
+    for found in in_ranks(part, tmp_path, folder=tmp_path):
+        assert found == pytest.approx(expected)
     assert (tmp_path / "rank0" / "worst.png").read_bytes() == (
         tmp_path / "one" / "worst.png"
     ).read_bytes()

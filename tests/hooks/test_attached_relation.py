@@ -2,16 +2,15 @@
 
 import copy
 import os
-import socket
 from pathlib import Path
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement, LabelData
+from processes import in_ranks
 from torch import nn
 
 from trn_plugin.checkpoints import load_checkpoint_file
@@ -843,28 +842,10 @@ def train(rank, ranks, out):
     return state, {k: history(run, k) for k in keys}, moments(run)
 
 
-def worker(rank, port, out):
-    os.environ.update(
-        RANK=str(rank),
-        LOCAL_RANK=str(rank),
-        WORLD_SIZE="2",
-        MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=str(port),
-    )
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo")
-    torch.save(train(rank, 2, out), out / f"{rank}.pt")
-    torch.distributed.destroy_process_group()
-
-
 def test_two_ranks_equal_one(tmp_path):
     """2 x 8 samples a step give what 1 x 16 give, with labels missing in different places."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    mp.spawn(worker, args=(port, tmp_path), nprocs=2)
+    parts = in_ranks(train, 2, tmp_path, folder=tmp_path)
     state, logs, running = train(0, 1, tmp_path)
-    parts = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
     for part_state, part_logs, part_running in parts:
         for key, value in state.items():
             assert torch.allclose(part_state[key], value, rtol=1e-9, atol=1e-12), key

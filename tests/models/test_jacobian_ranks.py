@@ -1,14 +1,11 @@
 """JacobianOptimWrapper and GradNorm in two processes: as one with the whole batch."""
 
-import socket
-
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from builders import batch
 from jacobian_steps import SIZE, relation_model, step, wrapper_of
 from mmengine.model import MMDistributedDataParallel
+from processes import in_ranks
 
 pytest.importorskip("torchjd", reason="needs the extra torchjd")
 pytest.importorskip("quadprog", reason="UPGrad needs TorchJD's extra quadprog_projector")
@@ -29,20 +26,13 @@ def train(rank, ranks, name):
     return {k: v.clone() for k, v in model.state_dict().items()}
 
 
-def worker(rank, port, out):
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    torch.set_num_threads(1)
-    torch.save({name: train(rank, 2, name) for name in ("UPGrad", "PCGrad")}, out / f"{rank}.pt")
-    dist.destroy_process_group()
+def part(rank):
+    return {name: train(rank, 2, name) for name in ("UPGrad", "PCGrad")}
 
 
 def test_two_ranks_equal_one(tmp_path):
     """One of them has no pose in its half of the batch."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    mp.spawn(worker, args=(port, tmp_path), nprocs=2)
-    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    first, second = in_ranks(part, folder=tmp_path)
     for name, state in first.items():
         expected = train(0, 1, name)
         for key, value in state.items():

@@ -1,12 +1,9 @@
 """The whole model under DistributedDataParallel: 2 x 64 samples give what 1 x 128 give."""
 
-import socket
-
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from builders import batch, build
+from processes import in_ranks
 from torch.nn.parallel import DistributedDataParallel
 
 from trn_plugin.hooks import TaskRelationLossHook
@@ -38,23 +35,12 @@ def train(rank, ranks, dtype):
     return {**{k: v.clone() for k, v in model.state_dict().items()}, **grads}, logs
 
 
-def worker(rank, port, out, dtype):
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    torch.set_num_threads(1)
-    torch.save(train(rank, 2, dtype), out / f"{rank}.pt")
-    dist.destroy_process_group()
-
-
 @pytest.mark.parametrize(("dtype", "error"), [(torch.float64, 1e-6), (torch.float32, 1e-4)])
 def test_two_ranks_equal_one(tmp_path, dtype, error):
     """In tau, losses, the last step's gradients, weights and running moments."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    mp.spawn(worker, args=(port, tmp_path, dtype), nprocs=2)
+    parts = in_ranks(train, 2, dtype, folder=tmp_path)
     state, logs = train(0, 1, dtype)
     start = build("test_vit", levels=("hidden", "output"), size=SIZE).state_dict()
-    parts = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
     for key, value in state.items():
         for part, _ in parts:
             difference = (part[key].double() - value.double()).norm()

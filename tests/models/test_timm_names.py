@@ -34,8 +34,7 @@ def folder_of(path, name, model, args=None):
 
 
 def features(model, x=X):
-    model.reset_classifier(0)
-    return model(x)
+    return model.forward_head(model.forward_features(x), pre_logits=True)
 
 
 @pytest.mark.parametrize(

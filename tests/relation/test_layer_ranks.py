@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
+from processes import in_ranks
 from reference import layer_of
 
 STEPS, N = 4, 64
@@ -38,30 +37,19 @@ def run(f1, f2, mask):
     return torch.stack(taus), torch.stack(grads), layer.state_dict()
 
 
-def worker(rank, port, out, widths):
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+def part(rank, widths):
     first = FIRST.get(widths, N // 2)
     mine = slice(first, N) if rank else slice(first)
     f1, f2, mask = data(widths)
-    torch.save(run(f1[:, mine], f2[:, mine], mask[:, mine]), out / f"{rank}.pt")
-    dist.destroy_process_group()
-
-
-def free_port():
-    import socket
-
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+    return run(f1[:, mine], f2[:, mine], mask[:, mine])
 
 
 @pytest.mark.parametrize("widths", WIDTHS)
 def test_two_ranks_equal_one(tmp_path, widths):
-    mp.spawn(worker, args=(free_port(), tmp_path, widths), nprocs=2)
+    parts = in_ranks(part, widths, folder=tmp_path)
     taus, grads, _ = run(*data(widths))
-    parts = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
-    for part, _, _ in parts:
-        assert torch.allclose(part, taus, rtol=1e-5 if widths in SINGLE else 1e-10)
+    for found, _, _ in parts:
+        assert torch.allclose(found, taus, rtol=1e-5 if widths in SINGLE else 1e-10)
     # DistributedDataParallel divides by the world size, hence the factor
     both = torch.cat([g for _, g, _ in parts], dim=1) / 2
     assert (both - grads).norm() <= (2e-3 if widths in SINGLE else 1e-7) * grads.norm()

@@ -4,13 +4,10 @@ import copy
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from mmengine.model import ExponentialMovingAverage, StochasticWeightAverage
-from reference import layer_of, on_host_only
+from processes import in_ranks
+from reference import drifting, layer_of, on_host_only
 from test_layer import gradients
-from test_layer_ranks import free_port
-from test_warm_start import drifting
 from torch import nn
 
 from trn_plugin.relation import TaskRelationLayer
@@ -126,11 +123,10 @@ def test_a_layer_without_features_yet_has_a_state():
     layer.load_state_dict(copy.deepcopy(layer.state_dict()))
 
 
-def broadcast(rank, port, out):
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+def broadcast(rank, start):
     model = wide_model()
     if rank == 0:
-        model.load_state_dict(torch.load(out / "start.pt", weights_only=True))
+        model.load_state_dict(start)
     # broadcasts the first rank's parameters and buffers
     wrapped = nn.parallel.DistributedDataParallel(Trained(model))
     taus, grads = [], []
@@ -140,9 +136,7 @@ def broadcast(rank, port, out):
         tau = wrapped(f1, f2.detach()[half])
         taus.append(tau.detach())
         grads.append(torch.autograd.grad(tau, f1)[0])
-    state = model["relation"].state_dict()
-    torch.save((torch.stack(taus), torch.stack(grads), state), out / f"{rank}.pt")
-    dist.destroy_process_group()
+    return torch.stack(taus), torch.stack(grads), model["relation"].state_dict()
 
 
 class Trained(nn.Module):
@@ -159,9 +153,7 @@ class Trained(nn.Module):
 def test_broadcasts_of_distributed_data_parallel_reach_all_processes(tmp_path):
     """The first process has a solution to start from, the other only its covariances."""
     model = trained(5)
-    torch.save(model.state_dict(), tmp_path / "start.pt")
-    mp.spawn(broadcast, args=(free_port(), tmp_path), nprocs=2)
-    parts = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    parts = in_ranks(broadcast, model.state_dict(), folder=tmp_path)
     (taus, _, first), (other, _, second) = parts
     assert torch.equal(taus, other)
     for name, value in first.items():

@@ -12,21 +12,18 @@ Example:
 """
 
 import os
-import shlex
-import shutil
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
-from reproduction.execution import Executor
-from reproduction.plan import runs_of
-from reproduction.results import Results
 from reproduction.scarce import SCARCE
 from reproduction.study import STUDY
 from reproduction.tables import FIGURE4, TABLE1, TABLE2, TABLE3
 from trn_plugin.cli.parsing import positive_int
 from trn_plugin.errors import ConfigError, TrnPluginError
+from trn_plugin.experiments.execution import Executor, command_line, tell, visible_gpus
+from trn_plugin.experiments.plan import runs_of
+from trn_plugin.experiments.results import Results
 from trn_plugin.files import atomic_write
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -68,14 +65,16 @@ def main(args):
     folder = folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder
     kept = ROOT / "docs" / "results" / f"runs_{args.table}_{args.scale}.csv"
     results = Results(Path(args.results or kept).absolute())
-    gpus = devices()
-    executor = Executor(ROOT, results, args.jobs or max(1, len(gpus)), gpus, tell, args.seconds)
+    gpus = visible_gpus()
+    jobs, paths = args.jobs or max(1, len(gpus)), (ROOT, ROOT / "tools")
+    executor = Executor(ROOT, results, jobs, gpus, tell, args.seconds, paths)
     os.chdir(ROOT)
     table = TABLES[args.table]
-    runs = runs_of(table, args.scale, args.seeds, folder, args.cfg_options, args.only, args.amp)
+    options = args.cfg_options, args.only, args.amp, ("tools/reproduction/training.py",)
+    runs = runs_of(table, args.scale, args.seeds, folder, *options)
     if args.list:
         for run in runs:
-            print(command_line(run.command()))
+            print(command_line(["python", *run.command()]))
         return
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the runs' processes too
     failed = [] if args.report else executor.run(runs)
@@ -97,17 +96,6 @@ def check(args):
         raise ConfigError(f"--cfg-options: expected KEY=VALUE, found {args.cfg_options}")
 
 
-def devices():
-    """What CUDA_VISIBLE_DEVICES may be for a run; empty without GPUs."""
-    given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if given is not None:
-        return [name for name in given.split(",") if name]
-    if shutil.which("nvidia-smi") is None:
-        return []
-    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
-    return [str(i) for i, line in enumerate(listed.stdout.splitlines()) if line.startswith("GPU")]
-
-
 def report(args, folder, table, runs, results):
     """The table of all rows and seeds asked for that are done."""
     from reproduction.picture import save_comparison
@@ -119,7 +107,7 @@ def report(args, folder, table, runs, results):
         raise ConfigError(f"{results.path}: no run is done yet")
     results.check(rows)
     firsts = list({run.row.slug: run for run in reversed(done)}.values())[::-1]
-    command = ["tools/reproduce.py", *(a for a in sys.argv[1:] if a != "--report")]
+    command = ["python", "tools/reproduce.py", *(a for a in sys.argv[1:] if a != "--report")]
     text = markdown(table, args.scale, rows, firsts, command_line(command))
     with atomic_write(folder / f"{table.name}.md", "--out-dir") as partial:
         partial.write_text(text + "\n", encoding="utf-8")
@@ -138,15 +126,4 @@ def figure4(args, folder, executor, run):
     command += [o for o in run.options if o.startswith(("model.", "input_size", "train_data"))]
     if not args.report:
         executor.command(command, folder / "figure4.log")
-    print(f"{command_line(command)}\n\nwritten to {folder}")
-
-
-def command_line(arguments):
-    """For a shell, which is left to fill in environment variables."""
-    quoted = [shlex.quote(str(part).replace("$", "")) for part in arguments]
-    parts = [q if "$" not in str(p) else str(p) for p, q in zip(arguments, quoted, strict=True)]
-    return " ".join(["python", *parts])
-
-
-def tell(line):
-    print(line, file=sys.stderr, flush=True)
+    print(f"{command_line(['python', *command])}\n\nwritten to {folder}")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 
-from reproduction.plan import Table
 from reproduction.report import measured
+from trn_plugin.experiments.plan import Table
 
 __all__ = ["save_comparison"]
 

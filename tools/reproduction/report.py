@@ -7,8 +7,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from reproduction.plan import Column, Row, Run, Table
-from reproduction.results import numbers
+from trn_plugin.experiments.plan import Column, Row, Run, Table
+from trn_plugin.experiments.results import numbers
 
 __all__ = ["Difference", "Measured", "baseline_of", "markdown", "paired"]
 
@@ -98,7 +98,7 @@ def markdown(
     Args:
         table: the table.
         scale: a key of its ``scales``.
-        rows: of :class:`~reproduction.results.Results`.
+        rows: of :class:`~trn_plugin.experiments.results.Results`.
         runs: one of each row, for its options.
         command: what makes the table.
     """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from reproduction.plan import Scale
+from trn_plugin.experiments.plan import Scale
 
 __all__ = [
     *("CELEBA_FINETUNE", "CELEBA_SMALL", "CELEBA_SMALL_512", "FINETUNE", "MTFL_SMALL"),
@@ -69,7 +69,7 @@ WEIGHTS = "model.backbone.checkpoint_path=$LITE0_WEIGHTS"
 FINETUNE = _scale(
     PRETRAINED + "96 pixels, the 9,000 training pictures, 10 epochs, batch 128.",
     LITE0,
-    (WEIGHTS, *_settings(96, 10, "1e-3")),
+    (WEIGHTS, *_settings(96, 10, "4e-3")),
     ("val", "test"),
 )
 

@@ -6,9 +6,9 @@ them to tau of the labels of those pictures that have both.
 
 from __future__ import annotations
 
-from reproduction.plan import Row, Table
 from reproduction.scales import small_mtfl
 from reproduction.tables import MTFL_COLUMNS, MTL, TRN, weights_times
+from trn_plugin.experiments.plan import Row, Table
 
 __all__ = ["SCARCE"]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from reproduction.plan import Row, Table
 from reproduction.scales import small_mtfl
 from reproduction.tables import (
     MTFL_COLUMNS,
@@ -15,6 +14,7 @@ from reproduction.tables import (
     WEIGHTED,
     weights_times,
 )
+from trn_plugin.experiments.plan import Row, Table
 
 __all__ = ["STUDY"]
 

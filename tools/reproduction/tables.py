@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from reproduction.plan import Column, Row, Table
 from reproduction.scales import (
     CELEBA_FINETUNE,
     CELEBA_SMALL,
@@ -11,6 +10,7 @@ from reproduction.scales import (
     MTFL_SMALL,
     PAPER,
 )
+from trn_plugin.experiments.plan import Column, Row, Table
 
 __all__ = [
     *("FIGURE4", "MTFL_COLUMNS", "MTL", "PILLAI", "STL", "TABLE1", "TABLE2", "TABLE3"),
@@ -63,6 +63,8 @@ def _paper(*numbers: float) -> dict[str, float]:
 # by MTL's multiplications over STL's
 COMPUTE = {"small": 6, "finetune": 6, "paper": 38}
 AT_COMPUTE = {scale: (f"train_cfg.max_epochs={epochs}",) for scale, epochs in COMPUTE.items()}
+# the small trunk's multiplications then grow by 4 % and not by 47 %; ResNet-18's by 5 % without
+NARROW = ("model.heads.landmarks.channels=32",)
 WEIGHTED = "MTL, three times the landmarks' loss"
 
 TABLE1 = Table(
@@ -85,7 +87,7 @@ TABLE1 = Table(
             (*weights_times(1000), PILLAI),
             "MTL",
         ),
-        Row("MTL, heatmap head", HEATMAP, (), "MTL"),
+        Row("MTL, heatmap head", HEATMAP, (), "MTL", at={"small": NARROW}),
     ),
     columns=MTFL_COLUMNS,
     scales={"small": MTFL_SMALL, "finetune": FINETUNE, "paper": PAPER},

@@ -26,6 +26,8 @@ COMMANDS = {
     "predict": ("predict", "run an exported file on pictures and videos"),
     "browse": ("browse", "draw what training sees"),
     "similarity": ("similarity", "measure how related labels, outputs and features are"),
+    "advise": ("advise", "measure what tasks have in common, stage by stage"),
+    "sweep": ("sweep", "train a grid of settings, accuracy over parameters and latency"),
     "to-timm": ("to_timm", "write one task's path as a timm model"),
 }
 

@@ -88,7 +88,7 @@ def describe(runner, given: dict, by_epoch: bool) -> dict:
     meta.update(
         batch=0 if meta["epoch"] > loop.epoch else getattr(loop, "done", 0),
         batches=len(runner.train_dataloader),
-        cfg=runner.cfg.pretty_text,
+        cfg=runner.config_text,
         settings=settings_of(runner.cfg),
         seed=runner.seed,
         experiment_name=runner.experiment_name,
@@ -99,7 +99,7 @@ def describe(runner, given: dict, by_epoch: bool) -> dict:
         dataset_meta=getattr(runner.train_dataloader.dataset, "metainfo", {}),
     )
     iteration, metrics = runner.validated
-    return {**meta, "metrics": metrics} if iteration == runner.iter else meta
+    return {**meta, "metrics": metrics} if iteration == meta["iter"] else meta
 
 
 def settings_of(cfg) -> dict:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from contextlib import nullcontext
 
 import mmengine
@@ -78,6 +79,11 @@ class SafeRunner(ToldRunner):
         spread_input_size(cfg)
         with config_errors("config"):
             return super().from_cfg(cfg)
+
+    @functools.cached_property
+    def config_text(self) -> str:
+        """The config, formatted once: that takes longer than a small checkpoint."""
+        return self.cfg.pretty_text
 
     @property
     def bare_model(self):

@@ -17,12 +17,12 @@ from trn_plugin.models._stages import Stages
 from trn_plugin.models._tracing import CannotTrace
 from trn_plugin.models._uncut import TOLERANCE, relative_difference, seeded
 
-__all__ = ["CutParts", "Path"]
+__all__ = ["CutParts", "TaskPath"]
 
 _WHERE = "model.backbone"
 
 
-class Path(NamedTuple):
+class TaskPath(NamedTuple):
     """What one task's path through the parts gives, as the model's own code gives it.
 
     Attributes:
@@ -70,7 +70,7 @@ class CutParts(nn.Module):
         self._boundaries = [stages.names[count - 1] for count in counts]
         self._in_place: dict[int, set[int]] = {}
 
-    def paths(self, x: Tensor) -> dict[str, Path]:
+    def paths(self, x: Tensor) -> dict[str, TaskPath]:
         """What each task's path gives for pictures (N, C, H, W); the trunk runs once."""
         x = self._laid_out(x)
         if isinstance(self.trunk, CutPart):
@@ -126,10 +126,14 @@ class CutParts(nn.Module):
             return values
         return tuple(v.clone() if i in changed else v for i, v in enumerate(values))
 
-    def _path_of(self, values: tuple) -> Path:
+    def _path_of(self, values: tuple) -> TaskPath:
         """Of what a part returned."""
         hidden, *rest = values
-        return Path(hidden, tuple(rest[:-1]), rest[-1]) if self._with_map else Path(hidden, rest)
+        return (
+            TaskPath(hidden, tuple(rest[:-1]), rest[-1])
+            if self._with_map
+            else TaskPath(hidden, rest)
+        )
 
     def _run_tail(self, tail: nn.Module, inputs: tuple) -> tuple:
         """What a tail returns, and what its modules ``taps`` return (when last called)."""

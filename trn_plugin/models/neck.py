@@ -69,9 +69,9 @@ class TaskRelationNeck(nn.Module):
         relations (Sequence[tuple] or str): pairs of tasks, ``('landmarks', 'pose')``, or of groups
             of tasks, ``(('a', 'b'), ('c',))``, whose features are put side by side; 'all' for
             every pair of tasks, by name.
-        levels (Sequence[str]): 'hidden' (what enters a task's last layer), 'output' (what the head
-            predicts: coordinates, probabilities, values), 'logits' (the head's raw output), or the
-            dotted name of a timm module inside the tails ('layer4.0'), whose output is averaged
+        levels (Sequence[str]): 'hidden' (what enters a task's last layer, pooled), 'output' (what
+            the head predicts: coordinates, probabilities, values), 'logits' (its raw output), or
+            the dotted name of a timm module inside the tails ('layer4.0'), whose output is averaged
             over positions.
         momentum (float): m of Algorithm 1.
         shrinkage (float): relative shrinkage, see ``TaskRelationLayer``.

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from reproduction.picture import save_comparison
-from reproduction.plan import runs_of
 from reproduction.report import markdown, paired
+
+from trn_plugin.experiments.plan import runs_of
 
 
 def rows_of(table, values, split="val"):

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 from reproduction.main import TABLES
-from reproduction.plan import runs_of
 from reproduction.report import baseline_of
-from reproduction.training import box_of
 
 from trn_plugin.cli import load_config
 from trn_plugin.cli.config import add_config_arguments
 from trn_plugin.cli.parsing import build_parser
+from trn_plugin.experiments.plan import runs_of
+from trn_plugin.experiments.training import box_of
 
 ROOT = Path(__file__).parents[3]
 NEW = (  # options that no config names

@@ -5,10 +5,10 @@ import threading
 from pathlib import Path
 
 import pytest
-from reproduction.plan import runs_of
-from reproduction.results import Results, numbers
 
 from trn_plugin.errors import ConfigError
+from trn_plugin.experiments.plan import runs_of
+from trn_plugin.experiments.results import Results, numbers
 
 
 def record(error=1.0, labels="l1", splits=("val", "test"), **metrics):

@@ -4,13 +4,15 @@ import dataclasses
 import json
 import threading
 import time
+from functools import partial
 
 import pytest
-from reproduction import execution
-from reproduction.execution import Executor
-from reproduction.plan import runs_of
 
 from trn_plugin.errors import ConfigError
+from trn_plugin.experiments import execution, plan
+from trn_plugin.experiments.execution import Executor
+
+runs_of = partial(plan.runs_of, script=("training.py",))
 
 
 def calls(root):

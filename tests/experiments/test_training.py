@@ -3,11 +3,11 @@
 import json
 
 import pytest
-from reproduction import training
 
 from trn_plugin.cli.parsing import build_parser
 from trn_plugin.datasets import MTFL
 from trn_plugin.datasets.toy_faces import make_toy_faces
+from trn_plugin.experiments import training
 
 TOY = "trn_plugin::toy/trn-output_test-resnet_toy.py"
 PARTS = ("train", "val", "test")

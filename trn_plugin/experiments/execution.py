@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import shutil
 import subprocess
 import sys
 import threading
@@ -13,12 +15,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
 
-from reproduction.plan import Run
-from reproduction.results import Results
 from trn_plugin.errors import ConfigError, TrnPluginError
+from trn_plugin.experiments.plan import Run
+from trn_plugin.experiments.results import Results
 from trn_plugin.files import write_json
 
-__all__ = ["Executor", "RunError"]
+__all__ = ["Executor", "RunError", "command_line", "tell", "visible_gpus"]
 
 
 class RunError(TrnPluginError):
@@ -32,13 +34,14 @@ class Executor:
     attempts) and ``metrics.json``. A training that was stopped goes on from its checkpoint.
 
     Args:
-        root (Path): the repository's root, where the tools and configs are.
+        root (Path): the folder where runs start.
         results (Results): what is done; gets the rows of each finished run.
         jobs (int): runs at a time.
         gpus (Sequence[str]): devices for ``CUDA_VISIBLE_DEVICES``, given to the jobs in turn.
         tell (Callable): takes a line about what begins and ends.
         seconds (float, optional): begin no run that would take longer than what is left of them,
             by the longest of those done here, of its own row if there is one.
+        paths (Sequence[Path]): folders where runs look for modules too.
     """
 
     def __init__(
@@ -49,8 +52,10 @@ class Executor:
         gpus: Sequence[str] = (),
         tell: Callable[[str], object] = print,
         seconds: float | None = None,
+        paths: Sequence[Path] = (),
     ) -> None:
         self.root, self.results, self.jobs, self.tell = root, results, jobs, tell
+        self.paths = paths
         self._devices: SimpleQueue[str | None] = SimpleQueue()
         for job in range(jobs):
             self._devices.put(gpus[job % len(gpus)] if gpus else None)
@@ -91,7 +96,7 @@ class Executor:
                 process.terminate()
 
     def command(self, arguments: Sequence[str], log: Path) -> None:
-        """Run ``python ARGUMENTS`` at the repository's root, with its output in ``log``.
+        """Run ``python ARGUMENTS`` in ``root``, with its output in ``log``.
 
         Raises:
             RunError: it ended with another status than 0; its last line.
@@ -141,7 +146,7 @@ class Executor:
 
     def _command(self, arguments: Sequence[str], log: Path, device: str | None) -> None:
         environment = dict(os.environ)
-        paths = [str(self.root), str(self.root / "tools"), environment.get("PYTHONPATH")]
+        paths = [*map(str, self.paths), environment.get("PYTHONPATH")]
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         environment.setdefault("OMP_NUM_THREADS", str(max(1, (cores or 1) // self.jobs)))
@@ -165,7 +170,8 @@ class Executor:
             finally:
                 self._processes.discard(process)
         if status:
-            raise RunError(f"{arguments[0]} ended with status {status}: {_last_line(log)} ({log})")
+            name = arguments[arguments[0] == "-m"]
+            raise RunError(f"{name} ended with status {status}: {_last_line(log)} ({log})")
 
 
 def expanded(argument: str) -> str:
@@ -212,3 +218,26 @@ def _last_line(log: Path) -> str:
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     told = [line for line in lines if line.strip()]
     return told[-1].strip() if told else "no output"
+
+
+def visible_gpus() -> list[str]:
+    """What CUDA_VISIBLE_DEVICES may be for a run; empty without GPUs."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is not None:
+        return [name for name in given.split(",") if name]
+    if shutil.which("nvidia-smi") is None:
+        return []
+    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
+    return [str(i) for i, line in enumerate(listed.stdout.splitlines()) if line.startswith("GPU")]
+
+
+def command_line(arguments: Sequence[str]) -> str:
+    """A command for a shell, which is left to fill in environment variables."""
+    quoted = [shlex.quote(str(part).replace("$", "")) for part in arguments]
+    parts = [q if "$" not in str(p) else str(p) for p, q in zip(arguments, quoted, strict=True)]
+    return " ".join(parts)
+
+
+def tell(line: str) -> None:
+    """Print a line on stderr at once."""
+    print(line, file=sys.stderr, flush=True)

@@ -1,7 +1,8 @@
-"""What a table is made of: rows, scales, and a run for each row and seed."""
+"""What a comparison is made of: rows, scales, and a run for each row and seed."""
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,6 +11,8 @@ from pathlib import Path
 from trn_plugin.errors import ConfigError
 
 __all__ = ["Column", "Row", "Run", "Scale", "Table", "runs_of"]
+
+TRAINING = ("-m", "trn_plugin.experiments.training")
 
 ONE_CHECKPOINT = (
     "default_hooks.checkpoint.interval=1000000",  # and at the end
@@ -46,7 +49,7 @@ class Row:
 
     Attributes:
         name (str): as the table shows it.
-        config (str): config file, from the repository's root.
+        config (str): config file, from the folder where runs start.
         options (Sequence[str]): KEY=VALUE, what this method changes in it.
         baseline (str): name of the row that it is compared with; '' for none.
         paper (Mapping[str, float]): the paper's numbers by column key.
@@ -67,9 +70,8 @@ class Row:
     @property
     def slug(self) -> str:
         """The name as that of a folder."""
-        kept = "".join(
-            c if c.isascii() and c.isalnum() else "-" for c in f"{self.part} {self.name}".lower()
-        )
+        name = re.sub(r"(?<!\w)-(?=\d)", "minus ", f"{self.part} {self.name}".lower())
+        kept = "".join(c if c.isascii() and c.isalnum() else "-" for c in name)
         return "-".join(filter(None, kept.split("-")))
 
 
@@ -117,6 +119,7 @@ class Run:
         folder (Path): for everything that the run writes.
         extra (Sequence[str]): KEY=VALUE that the user adds to every run.
         amp (bool): train in mixed precision.
+        script (Sequence[str]): what the interpreter runs to train and measure.
     """
 
     row: Row
@@ -125,6 +128,7 @@ class Run:
     folder: Path
     extra: Sequence[str] = ()
     amp: bool = False
+    script: Sequence[str] = TRAINING
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -146,7 +150,7 @@ class Run:
 
     def command(self, resume: bool = False) -> list[str]:
         """Arguments of the interpreter."""
-        command = ["tools/reproduction/training.py", self.row.config]
+        command = [*self.script, self.row.config]
         command += ["--work-dir", str(self.folder), "--out", str(self.metrics)]
         flags = ["--resume"] * resume + ["--amp"] * self.amp
         return [*command, "--splits", *self.scale.splits, *flags, "--cfg-options", *self.options]
@@ -164,6 +168,7 @@ def runs_of(
     extra: Sequence[str] = (),
     only: Sequence[str] = (),
     amp: bool = False,
+    script: Sequence[str] = TRAINING,
 ) -> list[Run]:
     """All runs of a table, seed by seed, so that each seed's rows are done before the next.
 
@@ -175,6 +180,7 @@ def runs_of(
         extra (Sequence[str]): KEY=VALUE added to every run.
         only (Sequence[str]): slugs of rows, in order; all where it is empty.
         amp (bool): train in mixed precision.
+        script (Sequence[str]): what the interpreter runs to train and measure.
 
     Raises:
         ConfigError: a scale that the table has not, an ``only`` that is no row's slug.
@@ -191,8 +197,9 @@ def runs_of(
         replace(row, options=(*row.options, *row.at.get(scale, ())))
         for row in map(by_slug.get, only or by_slug)
     ]
+    options = dict(extra=tuple(extra), amp=amp, script=tuple(script))
     return [
-        Run(row, seed, table.scales[scale], out_dir / row.slug / f"seed{seed}", tuple(extra), amp)
+        Run(row, seed, table.scales[scale], out_dir / row.slug / f"seed{seed}", **options)
         for seed in seeds
         for row in rows
     ]

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
-from reproduction.plan import runs_of
 
 from trn_plugin.errors import ConfigError
+from trn_plugin.experiments.plan import runs_of
 
 
 def settings(table, *extra, **options):

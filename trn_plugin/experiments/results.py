@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import csv
-import fcntl
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from reproduction.plan import Run
 from trn_plugin.errors import ConfigError
+from trn_plugin.experiments.plan import Run
 from trn_plugin.files import write_table
 
 __all__ = ["Results", "numbers"]
-
-SAME = ("labels", "weights")
-"""Columns in which all runs of a table must agree: other labels are another problem."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +25,12 @@ class Results:
 
     Attributes:
         path (Path): the CSV file, which need not be there yet.
+        same (Sequence[str]): columns in which all runs must agree: other labels are another
+            problem.
     """
 
     path: Path
+    same: Sequence[str] = ("labels", "weights")
 
     def rows(self) -> list[dict[str, str]]:
         """All rows, as text.
@@ -75,7 +74,7 @@ class Results:
 
         Args:
             run: the run.
-            record: what ``training.py`` wrote.
+            record: what the training wrote.
             seconds: all its attempts together.
 
         Raises:
@@ -105,7 +104,7 @@ class Results:
             ConfigError: naming the column and its values.
         """
         for split in {row["split"] for row in rows}:
-            for column in SAME:
+            for column in self.same:
                 found = {row.get(column) or "" for row in rows if row["split"] == split}
                 if len(found) > 1:
                     raise ConfigError(
@@ -116,6 +115,11 @@ class Results:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        if os.name != "posix":
+            yield
+            return
+        import fcntl
+
         folder = os.open(self.path.parent, os.O_RDONLY)
         try:
             fcntl.flock(folder, fcntl.LOCK_EX)

@@ -1,0 +1,116 @@
+"""trn-plugin sweep: one real training, and the bookkeeping of many with a stub of the training."""
+
+import csv
+
+import pytest
+
+from trn_plugin.datasets.toy_faces import make_toy_faces
+from trn_plugin.experiments import plan
+
+CONFIG = "trn_plugin::toy/mtl_test-resnet_toy.py"
+KEY = "model.backbone.shared_stages"
+STUB = """
+import json, pathlib, sys
+arguments = sys.argv[1:]
+options = arguments[arguments.index("--cfg-options") + 1:]
+with open("calls.txt", "a") as calls:
+    print(*options, file=calls)
+last = dict(option.split("=", 1) for option in options)
+seed, stages = int(last["randomness.seed"]), int(last["model.backbone.shared_stages"])
+if (stages, seed) == (0, 1) and not pathlib.Path("mended").exists():
+    print("error: the disk is full")
+    sys.exit(2)
+metrics = {"a/NME": 5 + stages + seed, "b/accuracy": 80 + 2 * stages - seed}
+pathlib.Path(arguments[arguments.index("--out") + 1]).write_text(json.dumps(
+    {"metrics": {"val": metrics}, "box": {"val": "a box"}, "labels": {"val": "l1"}}))
+"""
+
+
+def rows_of(path):
+    """A table's rows without times."""
+    with open(path, newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [{k: v for k, v in row.items() if k not in ("seconds", "latency_ms")} for row in rows]
+
+
+def test_a_cell_is_trained_and_measured(tmp_path, run_tool):
+    sizes = dict(train_size=32, test_size=8)
+    make_toy_faces(str(tmp_path / "faces"), **sizes)
+    options = ["train_cfg.max_epochs=1", "input_size=32", "train_dataloader.batch_size=16"]
+    for part in ("train", "val"):
+        loader = f"{part}_dataloader"
+        options += [f"{loader}.num_workers=0", f"{loader}.persistent_workers=False"]
+        data = [f"data_root={tmp_path / 'faces'}", "val_size=8"]
+        data += [f"{key}={value}" for key, value in sizes.items()]
+        options += [f"{loader}.dataset.{option}" for option in data]
+    out = tmp_path / "out"
+    status, _, error = run_tool(
+        "sweep", CONFIG, f"{KEY}=-1", "--out-dir", out, "--cfg-options", *options
+    )
+    assert status == 0, error
+    (row,) = rows_of(out / "sweep.csv")
+    assert float(row["landmarks/NME"]) > 0
+    assert 0 <= float(row["pose/accuracy"]) <= 100
+    assert row["front over parameters"] == "landmarks/NME pose/accuracy"
+
+
+def test_done_runs_are_not_done_again_and_jobs_change_nothing(tmp_path, run_tool, monkeypatch):
+    (tmp_path / "training.py").write_text(STUB)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(plan, "TRAINING", ("training.py",))
+
+    def sweep(folder, values, *arguments):
+        where = ("--seeds", 0, 1, "--out-dir", folder, "--equal-compute")
+        small = ("--cfg-options", "input_size=32", "model.neck=None")
+        return run_tool("sweep", CONFIG, f"{KEY}={values}", *where, *arguments, *small)
+
+    assert sweep("serial", "5")[0] == 0
+    status, _, error = sweep("serial", "5,0")
+    assert status == 2
+    assert "4 runs, 2 of them done" in error
+    assert "shared_stages 0, seed 1" in error.splitlines()[-1]
+    (tmp_path / "mended").touch()
+    status, printed, error = sweep("serial", "5,0")
+    assert status == 0
+    assert "4 runs, 3 of them done" in error
+    calls = (tmp_path / "calls.txt").read_text().splitlines()
+    assert len(calls) == 5
+    assert "train_cfg.max_epochs=15" in calls[0]
+    assert "| shared_stages 0 | 8 | 2 |" in printed, "two networks cost twice"
+
+    assert sweep("parallel", "5,0", "--jobs", 2)[0] == 0
+    for name in ("runs.csv", "sweep.csv"):
+        serial, parallel = (rows_of(tmp_path / f / name) for f in ("serial", "parallel"))
+        assert sorted(map(str, serial)) == sorted(map(str, parallel))
+    whole, separate = rows_of("parallel/sweep.csv")
+    assert (whole["a/NME"], separate["a/NME"]) == ("10.5", "5.5")
+    assert int(whole["parameters"]) < int(separate["parameters"])
+    assert whole["front over parameters"] == "a/NME b/accuracy", "cheaper"
+    assert separate["front over parameters"] == "a/NME"
+    assert (tmp_path / "parallel/sweep.png").read_bytes().startswith(b"\x89PNG")
+
+    status, printed, _ = sweep("parallel", "5", "--report", "--metrics", "b/accuracy")
+    assert status == 0
+    assert "b/accuracy (more is better)" in printed
+    assert "a/NME" not in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([KEY], "grid: expected KEY=A,B,C, found 'model.backbone.shared_stages'"),
+        ([f"{KEY}=1,1"], "expected each key and each of its values once"),
+        (["randomness.seed=0,1"], "give the seeds with --seeds"),
+        ([f"{KEY}=0,9"], "model.backbone.shared_stages: expected 0, 'all', a stage of test_resnet"),
+        (["nothing.like=1,2"], "nothing reads 'nothing'"),
+        ([f"{KEY}=0", "--seeds", "1", "1"], "--seeds: expected different numbers"),
+        ([f"{KEY}=0", "--report"], "no run is done yet"),
+        (["train_cfg.max_epochs=1,2", "--equal-compute"], "which the grid changes too"),
+    ],
+)
+def test_mistakes_are_one_line(tmp_path, run_tool, arguments, message):
+    small = ["--cfg-options", "input_size=32"]
+    status, _, error = run_tool("sweep", CONFIG, *arguments, "--out-dir", tmp_path, *small)
+    assert status == 2
+    (line,) = [line for line in error.splitlines() if line.startswith("error:")]
+    assert message in line

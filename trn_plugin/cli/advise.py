@@ -1,0 +1,56 @@
+"""Where should the tasks part? Measures, by a short training, how much they have in common.
+
+Trains the config's model twice for a short while: with all stages shared, where it measures the
+cosines of the tasks' gradients stage by stage, and with nothing shared, where it measures tau of
+the tasks' features at each stage. Prints both beside tau of labels and predictions. It suggests no
+cut: trn-plugin sweep tries them.
+
+Example:
+    trn-plugin advise trn_plugin::toy/mtl_test-resnet_toy.py --epochs 2 --out-dir advice
+    trn-plugin advise trn_plugin::mtfl/mtl-fast_resnet18_mtfl.py --steps 500
+"""
+
+import tempfile
+from pathlib import Path
+
+from trn_plugin.cli.config import add_config_arguments, load_config
+from trn_plugin.cli.parsing import positive_int
+from trn_plugin.experiments.advice import measure
+from trn_plugin.experiments.advice_report import findings_rows, findings_table, save_findings
+from trn_plugin.experiments.reading import sentences
+from trn_plugin.files import atomic_write, write_table
+
+NO_SUGGESTION = (
+    "No cut is suggested: on MTFL one chosen by these cosines was no better than sharing all but "
+    "the last stage. trn-plugin sweep compares cuts by training."
+)
+
+
+def add_arguments(parser):
+    add_config_arguments(parser)
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument(
+        "--epochs",
+        type=positive_int,
+        metavar="K",
+        help="of each training; default: a tenth of the config's",
+    )
+    length.add_argument("--steps", type=positive_int, metavar="N", help="of each training")
+    parser.add_argument("--out-dir", metavar="D", help="write CSV, picture and logs here")
+
+
+def main(args):
+    config = load_config(args.config, args.cfg_options)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(args.out_dir or scratch)
+        findings = measure(config, folder, args.epochs, args.steps)
+    rows = findings_rows(findings)
+    print(findings_table(rows))
+    for sentence in sentences(findings.stages, findings.cosines):
+        print(sentence)
+    print(NO_SUGGESTION)
+    if args.out_dir:
+        write_table(folder / "advice.csv", rows, option="--out-dir")
+        with atomic_write(folder / "advice.png", "--out-dir") as partial:
+            save_findings(str(partial), findings, Path(args.config).name)
+        print(f"written to {folder}/advice.csv, advice.png")

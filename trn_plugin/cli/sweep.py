@@ -1,0 +1,158 @@
+"""Train a grid of settings with several seeds: accuracy of each task over parameters and latency.
+
+Each cell is measured on its validation set by the process that trained it. A run whose rows are in
+OUT_DIR/runs.csv is not done again, and one that was stopped goes on. OUT_DIR then holds sweep.csv,
+sweep.md and sweep.png, the Pareto front marked, and a folder of each run.
+
+Example:
+    trn-plugin sweep trn_plugin::toy/mtl_test-resnet_toy.py model.backbone.shared_stages=0,2,-1
+    trn-plugin sweep trn_plugin::mtfl/mtl-fast_resnet18_mtfl.py \\
+        model.backbone.shared_stages=0,1,2,3,4 model.heads.landmarks.loss_weight=10,30 \\
+        --seeds 0 1 2 --jobs 2 --equal-compute --out-dir work_dirs/sweep
+"""
+
+import csv
+import dataclasses
+import signal
+from pathlib import Path
+
+from trn_plugin.cli.config import load_config
+from trn_plugin.cli.parsing import positive_int
+from trn_plugin.errors import ConfigError, TrnPluginError
+from trn_plugin.experiments import grid, plan
+from trn_plugin.experiments.cost import Cost, model_cost
+from trn_plugin.experiments.execution import Executor, command_line, tell, visible_gpus
+from trn_plugin.experiments.picture import save_sweep
+from trn_plugin.experiments.results import Results, numbers
+from trn_plugin.experiments.summary import Cell, markdown, measures_of, summary_rows
+from trn_plugin.files import atomic_write, write_table
+
+
+def add_arguments(parser):
+    parser.add_argument("config", help="config file, or trn_plugin::PATH for one of the package")
+    parser.add_argument("grid", nargs="+", metavar="KEY=A,B,C", help="values that are tried")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="N")
+    parser.add_argument(
+        "--jobs", type=positive_int, help="runs at a time; default: one a GPU, else 1"
+    )
+    parser.add_argument("--out-dir", help="default: work_dirs/sweep/CONFIG'S NAME")
+    parser.add_argument(
+        "--metrics", nargs="+", default=[], metavar="KEY", help="default: the first of each task"
+    )
+    parser.add_argument(
+        "--splits", nargs="+", choices=("val", "test"), default=["val"], help="what is measured"
+    )
+    parser.add_argument(
+        "--equal-compute",
+        action="store_true",
+        help="the config's epochs are those of the cell with the fewest multiplications; the others"
+        " train for fewer, so that all spend about the same",
+    )
+    parser.add_argument("--amp", action="store_true", help="train in mixed precision (CUDA)")
+    parser.add_argument(
+        "--report", action="store_true", help="run nothing, write the tables of what is done"
+    )
+    parser.add_argument(
+        "--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="of every run"
+    )
+
+
+def main(args):
+    if len(set(args.seeds)) < len(args.seeds) or min(args.seeds) < 0:
+        raise ConfigError(f"--seeds: expected different numbers >= 0, found {args.seeds}")
+    rows = grid.cells(args.config, args.grid)
+    folder = Path(args.out_dir or Path("work_dirs/sweep") / Path(args.config).stem)
+    costs = measured_costs(args, rows, folder)
+    epochs = dict.fromkeys(costs)
+    if args.equal_compute:
+        rows, epochs = spend_equally(args, rows, costs)
+    scales = {"": plan.Scale("", tuple(args.cfg_options), tuple(args.splits))}
+    table = plan.Table("sweep", "", rows, (), scales)
+    runs = plan.runs_of(table, "", args.seeds, folder, amp=args.amp, script=plan.TRAINING)
+    results = Results(folder / "runs.csv", same=("labels",))
+    failed = []
+    if not args.report:
+        gpus = visible_gpus()
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the runs' processes too
+        failed = Executor(Path.cwd(), results, args.jobs or max(1, len(gpus)), gpus, tell).run(runs)
+    for split in args.splits:
+        found = [(run, row) for run in runs for row in results.of(run) if row["split"] == split]
+        if not found:
+            raise ConfigError(f"{results.path}: no run is done yet")
+        listed = [Cell(row.name, costs[row.name], {}, epochs[row.name]) for row in rows]
+        report(args, split, folder, listed, found)
+    if failed:
+        raise TrnPluginError(f"{len(failed)} of {len(runs)} runs failed: {'; '.join(failed)}")
+
+
+def measured_costs(args, rows, folder):
+    """What each cell's model costs, by its name; measured before anything else runs."""
+    path = folder / "costs.csv"
+    known = {}
+    if path.is_file():
+        with open(path, newline="", encoding="utf-8") as file:
+            known = {(row["cell"], row["options"]): row for row in csv.DictReader(file)}
+    costs = {}
+    for row in rows:
+        options = [*args.cfg_options, *row.options]
+        key = row.name, " ".join([args.config, *options])
+        if key in known:
+            old = known[key]
+            counts = int(old["parameters"]), int(old["multiplications"])
+            cost = Cost(*counts, float(old["latency_ms"]), old["device"])
+        else:
+            cost = model_cost(load_config(args.config, grid.parse_options(args.config, options)))
+        costs[row.name] = cost
+        known[key] = {"cell": key[0], "options": key[1], **dataclasses.asdict(cost)}
+    write_table(path, list(known.values()), option="--out-dir")
+    return costs
+
+
+def spend_equally(args, rows, costs):
+    """The cells with the epochs that --equal-compute gives them, and these by name."""
+    config = load_config(args.config, grid.parse_options(args.config, args.cfg_options))
+    most = config.train_cfg.get("max_epochs")
+    if most is None:
+        raise ConfigError("--equal-compute: expected a config with train_cfg.max_epochs")
+    shares = grid.equal_epochs(most, [costs[row.name].multiplications for row in rows])
+    rows = [grid.with_equal_epochs(row, n) for row, n in zip(rows, shares, strict=True)]
+    return rows, {row.name: n for row, n in zip(rows, shares, strict=True)}
+
+
+def command_of(args):
+    """What makes the table."""
+    command = ["trn-plugin", "sweep", args.config, *args.grid, "--seeds", *map(str, args.seeds)]
+    command += ["--equal-compute"] * args.equal_compute + ["--amp"] * args.amp
+    for name in ("splits", "metrics", "cfg_options"):
+        values = getattr(args, name)
+        if values and values != ["val"]:
+            command += [f"--{name.replace('_', '-')}", *values]
+    return command
+
+
+def report(args, split, folder, cells, found):
+    """The table and the picture of one measured set."""
+    keys = list(dict.fromkeys(key for _, row in found for key in row if "/" in key))
+    measures = measures_of(keys, args.metrics)
+    by_name = {cell.name: cell for cell in cells}
+    for run, row in found:
+        for key, value in numbers(row).items():
+            by_name[run.row.name].values.setdefault(key, []).append(value)
+    lines = summary_rows(cells, measures)
+    name = "sweep" if split == "val" else f"sweep_{split}"
+    devices = " and ".join(sorted({cell.cost.device for cell in cells}))
+    about = f"{Path(args.config).name}, {'validation' if split == 'val' else 'test'} set"
+    text = "\n\n".join(
+        [
+            f"{about}: mean ± standard deviation over seeds. Latency: median forward pass of one "
+            f"picture ({devices}).",
+            markdown(lines, measures),
+            f"```bash\n{command_line(command_of(args))}\n```",
+        ]
+    )
+    write_table(folder / f"{name}.csv", lines, option="--out-dir")
+    with atomic_write(folder / f"{name}.md", "--out-dir") as partial:
+        partial.write_text(text + "\n", encoding="utf-8")
+    with atomic_write(folder / f"{name}.png", "--out-dir") as partial:
+        save_sweep(str(partial), cells, measures, f"{about}, latency on {devices}")
+    print(f"{text}\n\nwritten to {folder / name}.csv, .md, .png")

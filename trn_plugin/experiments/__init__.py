@@ -1,0 +1,1 @@
+"""Many trainings that are compared: grids of settings, and where to share."""

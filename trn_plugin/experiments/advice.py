@@ -1,0 +1,166 @@
+"""Short trainings, with everything shared and with nothing, and what is measured on them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from torch import nn
+
+from trn_plugin.cli.config import build_runner
+from trn_plugin.engine.inference import build_loader
+from trn_plugin.errors import ConfigError
+from trn_plugin.evaluation.features import LABELS, collect_features
+from trn_plugin.evaluation.pairwise import PairSimilarity, pair_similarities
+from trn_plugin.experiments.gradients import (
+    NO_WEIGHTS,
+    Interval,
+    StageCosineHook,
+    stages_of_parameters,
+)
+from trn_plugin.registry import MODELS
+
+__all__ = ["Findings", "measure", "short_config", "stage_features"]
+
+RELATION_HOOK = "TaskRelationLossHook"
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What the short trainings showed.
+
+    Attributes:
+        tasks (tuple[str, ...]): their names.
+        stages (tuple[str, ...]): the stages' names, in order.
+        pairs (tuple[tuple[str, str], ...]): of tasks.
+        similarities (dict[str, list[PairSimilarity]]): tau of each pair, by level: 'gt',
+            'output' (all shared), 'output alone' and each stage (nothing shared).
+        cosines (dict[tuple[str, str], list[Interval]]): of each pair's gradients, by stage.
+    """
+
+    tasks: tuple[str, ...]
+    stages: tuple[str, ...]
+    pairs: tuple[tuple[str, str], ...]
+    similarities: dict[str, list[PairSimilarity]]
+    cosines: dict[tuple[str, str], list[Interval]]
+
+
+def measure(
+    config: Config, folder: Path, epochs: int | None = None, steps: int | None = None
+) -> Findings:
+    """Train the config's model twice, once with all stages shared and once with none; measure.
+
+    Gradients are measured during the first training. tau is measured on the validation pictures,
+    or on the training pictures where there are none.
+
+    Args:
+        config: as from ``load_config``.
+        folder: for the trainings' logs.
+        epochs: of each training.
+        steps: of each training, instead of epochs.
+
+    Raises:
+        ConfigError: fewer than two tasks, another backbone than ``TimmTrunk``, a model that cannot
+            be trained or cut.
+    """
+    tasks = tuple(config.model.get("heads") or ())
+    backbone = config.model.get("backbone") or {}
+    if len(tasks) < 2:
+        raise ConfigError(f"model.heads: expected at least two tasks, found {len(tasks)}")
+    if str(backbone.get("type")).rpartition(".")[2] != "TimmTrunk":
+        raise ConfigError(f"model.backbone.type: expected TimmTrunk, found {backbone.get('type')}")
+    stages, places = stages_of_parameters(backbone.to_dict())
+    hook = StageCosineHook(places)
+    shared = _train(short_config(config, "all", folder / "shared", epochs, steps), hook)
+    loader = build_loader(config, "val" if config.get("val_dataloader") else "train")
+    levels = ("output", LABELS)
+    together = collect_features(shared.eval(), loader, levels)
+    alone = _train(short_config(config, 0, folder / "alone", epochs, steps)).eval()
+    features = {
+        LABELS: together[LABELS],
+        "output": together["output"],
+        "output alone": collect_features(alone, loader, ("output",))["output"],
+        **stage_features(alone, backbone.to_dict(), stages, loader),
+    }
+    pairs = tuple(combinations(tasks, 2))
+    found = {level: pair_similarities(by_task, pairs) for level, by_task in features.items()}
+    return Findings(tasks, stages, pairs, found, hook.by_stage())
+
+
+def short_config(
+    config: Config,
+    shared_stages: int | str,
+    folder: Path,
+    epochs: int | None = None,
+    steps: int | None = None,
+) -> Config:
+    """A config for a short training without relations, validation and checkpoints."""
+    short = copy.deepcopy(config)
+    short.work_dir = str(folder)
+    short.model.backbone.update(shared_stages=shared_stages, grad_checkpointing=False)
+    short.model.neck = None
+    short.custom_hooks = [
+        hook
+        for hook in config.get("custom_hooks") or ()
+        if not str(hook.get("type")).endswith(RELATION_HOOK)
+    ]
+    for part in ("val", "test"):
+        for name in ("dataloader", "cfg", "evaluator"):
+            short[f"{part}_{name}"] = None
+    hooks = short.get("default_hooks") or {}
+    short.default_hooks = {**hooks, "checkpoint": None, "similarity_plot": None}
+    if shared_stages == 0:  # what balances tasks needs something that they share
+        short.model.task_weighting = None
+        if str(short.optim_wrapper.get("type")).endswith("JacobianOptimWrapper"):
+            for name in ("aggregator", "relation_losses", "shared"):
+                short.optim_wrapper.pop(name, None)
+            short.optim_wrapper.type = "OptimWrapper"
+    if steps is not None:
+        short.train_cfg = dict(type="IterBasedTrainLoop", max_iters=steps)
+    elif "max_epochs" not in short.train_cfg:
+        raise ConfigError("--epochs: expected a config with train_cfg.max_epochs; give --steps")
+    else:
+        short.train_cfg.max_epochs = epochs or max(1, short.train_cfg.max_epochs // 10)
+    return short
+
+
+def stage_features(
+    model: nn.Module, backbone: Mapping, stages: Sequence[str], loader
+) -> dict[str, dict[str, np.ndarray]]:
+    """Features of each task at each stage of a model that shares nothing, mean over positions.
+
+    Returns:
+        (N, d) by stage and task.
+    """
+    settings = {"_scope_": "trn_plugin", **backbone, **NO_WEIGHTS}
+    settings |= dict(shared_stages=0, tasks=model.tasks, taps=tuple(stages))
+    tapped = MODELS.build(settings)
+    tapped.load_state_dict(model.backbone.state_dict())
+    tapped.to(next(model.parameters()).device).eval()
+    parts: dict[str, dict[str, list[np.ndarray]]] = {}
+    with torch.inference_mode():
+        for data in loader:
+            inputs = model.data_preprocessor(data, False)["inputs"]
+            for stage, values in tapped.features(inputs)[1].items():
+                for task, value in values.items():
+                    of_stage = parts.setdefault(stage, {})
+                    of_stage.setdefault(task, []).append(value.float().cpu().numpy())
+    return {
+        stage: {task: np.concatenate(values) for task, values in tasks.items()}
+        for stage, tasks in parts.items()
+    }
+
+
+def _train(config: Config, *hooks: Hook) -> nn.Module:
+    runner = build_runner(config)
+    for hook in hooks:
+        runner.register_hook(hook)
+    runner.train()
+    return runner.bare_model
