@@ -31,7 +31,7 @@ def checkpoint_with(payload):
 
 
 def rewritten(path, change=lambda data: data, more=(), compression=zipfile.ZIP_STORED):
-    """The archive with its pickle changed and records added."""
+    """Rewrite an archive with its pickle changed and records added."""
     with zipfile.ZipFile(path) as archive:
         records = [(r.filename, archive.read(r)) for r in archive.infolist()]
     with zipfile.ZipFile(path, "w", compression) as archive:
@@ -40,7 +40,7 @@ def rewritten(path, change=lambda data: data, more=(), compression=zipfile.ZIP_S
 
 
 def a_million_floats(data):
-    """What held 4 floats declares 1,000,000."""
+    """A pickle of 4 floats that declares 1,000,000."""
     million = b"J" + (10**6).to_bytes(4, "little")
     return data.replace(b"K\x04t", million + b"t", 1).replace(b"K\x04\x85", million + b"\x85", 1)
 
@@ -84,7 +84,7 @@ HOSTILE = {  # what is written over a plain checkpoint
 
 
 def write_hostile(kind, path, mark):
-    """A file that would make ``mark``, read what is not there, or fill the memory."""
+    """Write a file that would create ``mark``, read beyond its data, or exhaust memory."""
     torch.save(dict(state_dict=dict(w=torch.arange(4.0)), meta={}), path)
     HOSTILE[kind](path, mark)
 
@@ -104,7 +104,7 @@ def test_hostile_files_are_refused_and_run_nothing(tmp_path, monkeypatch, kind, 
 
 
 def test_what_others_allow_is_not_allowed_here(tmp_path):
-    """A process that has allowed a function for its own files has not allowed it for ours."""
+    """Safe globals that a process allows for its own files are not allowed for ours."""
     path, mark = tmp_path / "hostile.pth", tmp_path / "mark"
     write_hostile("system", path, mark)
     with torch.serialization.safe_globals([os.system, (os.system, "posix.system")]):
@@ -161,7 +161,7 @@ def nested_tuples(depth, shared):
 @pytest.mark.parametrize("old", [False, True])
 @pytest.mark.parametrize(("depth", "shared"), [(60, True), (30, True), (100_000, False)])
 def test_tuples_nested_beyond_measure_are_refused(tmp_path, old, depth, shared):
-    """Hashing them would take for ever, or overflow the stack."""
+    """Hashing them would never end, or overflow the stack."""
     path, data = tmp_path / "nested.pth", nested_tuples(depth, shared)
     if old:  # its first pickles are two numbers and a dict
         path.write_bytes(b"".join(pickle.dumps(value, 2) for value in (1, 1001, {})) + data)

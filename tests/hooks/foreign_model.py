@@ -1,4 +1,4 @@
-"""A model, data and runs that were written without this package in mind."""
+"""A model, data and runs in the style of other OpenMMLab projects."""
 
 import os
 
@@ -40,7 +40,7 @@ class SegHead(nn.Module):
 
 @MODELS.register_module()
 class SomeoneElsesModel(BaseModel):
-    """As the OpenMMLab projects write them."""
+    """A model that knows nothing of this package."""
 
     def __init__(self, widths=(5, 4)):
         super().__init__()

@@ -1,4 +1,4 @@
-"""The relation loss of another model: mistakes in the config, the model and the data."""
+"""The relation loss on other models: errors in the config, the model and the data."""
 
 import pytest
 import torch
@@ -51,7 +51,7 @@ from trn_plugin.models import TaskRelationNeck
         (dict(features={"label": FEATURES["hidden"]}), r"'label' cannot be a level"),
     ],
 )
-def test_mistakes_in_the_config(change, message):
+def test_errors_in_the_config(change, message):
     options = {k: v for k, v in hook(**change).items() if k != "type"}
     with pytest.raises(ConfigError, match=f"(?i){message}") as raised:
         TaskRelationLossHook(**options)
@@ -101,7 +101,7 @@ def at(depth="depth_head.conv1", seg="seg_head.fc"):
         (dict(data_samples="samples"), r"no argument 'samples'; its arguments are inputs, data_s"),
     ],
 )
-def test_mistakes_that_training_meets(tmp_path, change, message):
+def test_errors_in_training(tmp_path, change, message):
     run = runner(tmp_path, [hook(**change)])
     with pytest.raises(ConfigError, match=message) as raised:
         run.train()
@@ -110,7 +110,7 @@ def test_mistakes_that_training_meets(tmp_path, change, message):
 
 
 class Odd(SomeoneElsesModel):
-    """One more module, ``odd``; ``make`` calls it and may make other losses."""
+    """Has a further module ``odd``; ``make`` calls it and may change the losses."""
 
     def __init__(self, make):
         super().__init__()
@@ -124,7 +124,7 @@ class Odd(SomeoneElsesModel):
 
 
 def calls(*arguments):
-    """Makes calls of ``odd`` with what the functions make of a (16, 1, 8, 8) picture."""
+    """A ``make`` that calls ``odd`` with each function of the pictures (16, 1, 8, 8)."""
 
     def make(odd, x, losses):
         for argument in arguments:
@@ -242,7 +242,7 @@ def test_a_neck_of_another_kind_is_not_ours(tmp_path):
 
 
 def test_after_an_error_in_the_model_it_can_be_trained_again(tmp_path):
-    """What a run left behind when the model's own code failed is removed by the next one."""
+    """The next run removes hooks that a failed run left on the model."""
 
     def fail(odd, x, losses):
         raise MemoryError

@@ -1,4 +1,4 @@
-"""The relation loss on a model that was written without this package in mind."""
+"""The relation loss on a model that knows nothing of this package."""
 
 import copy
 from pathlib import Path
@@ -28,7 +28,7 @@ from trn_plugin.relation import TaskRelationLayer
 
 
 def test_the_loss_is_the_difference_of_both_similarities(tmp_path):
-    """Compared with layers that are fed by hand with the model's features and labels."""
+    """Equals layers called directly with the model's features and labels."""
     trn = runner(tmp_path, [hook(weights=dict(hidden=0.5))], name="trn", shuffle=False)
     model = copy.deepcopy(trn.model)
     trn.train()
@@ -79,7 +79,7 @@ def test_the_model_is_left_as_it_was(tmp_path):
 
 
 def test_only_training_steps_count(tmp_path):
-    """Evaluation, predictions and passes without gradient see the model as it is."""
+    """Evaluation, prediction and passes without gradient are not measured."""
     run = runner(tmp_path, [hook()])
     run.train()
     relations, model = attached(run), run.model
@@ -143,7 +143,7 @@ def test_a_run_may_resume_at_a_batch_without_a_label(tmp_path):
 
 
 @pytest.mark.parametrize("state", [3, dict(moments={}), dict(dims={}, moments={})])
-def test_a_state_that_is_none(tmp_path, state):
+def test_an_invalid_state_is_refused(tmp_path, state):
     runner(tmp_path, [hook()], name="part").train()
     path = str(tmp_path / "part" / "epoch_1.pth")
     torch.save(load_checkpoint_file(path) | dict(relation_state=state), path)
@@ -152,7 +152,7 @@ def test_a_state_that_is_none(tmp_path, state):
 
 
 def test_without_the_covariances_a_resumed_run_would_differ(tmp_path):
-    """What the test above relies on; and the run says that they are not there."""
+    """The resume test above relies on this; the run also warns."""
     whole = runner(tmp_path, [hook()], name="whole", epochs=2)
     whole.train()
     path = str(tmp_path / "whole" / "epoch_1.pth")
@@ -193,7 +193,7 @@ def test_covariances_of_another_config_are_refused(tmp_path):
 
 
 def test_accumulated_gradients_keep_the_memory(tmp_path):
-    """Two steps with the momentum's root remember as much as one with the momentum."""
+    """k micro-batches use the k-th root of the momentum each."""
     optim = dict(optimizer=dict(type="SGD", lr=0.1), accumulative_counts=2)
     both = runner(tmp_path, [hook()], name="both", batch=8, optim_wrapper=optim)
     root = runner(tmp_path, [hook(momentum=0.9**0.5)], name="root", batch=8)
@@ -258,7 +258,7 @@ def train(rank, ranks, out):
 
 
 def test_two_ranks_equal_one(tmp_path):
-    """2 x 8 samples a step give what 1 x 16 give, with labels missing in different places."""
+    """2 x 8 samples a step equal 1 x 16, with labels missing in different places."""
     parts = in_ranks(train, 2, tmp_path, folder=tmp_path)
     state, logs, running = train(0, 1, tmp_path)
     for part_state, part_logs, part_running in parts:

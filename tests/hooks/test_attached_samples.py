@@ -10,7 +10,7 @@ from trn_plugin.relation import TaskRelationLayer
 
 
 class BatchedModel(BaseModel):
-    """Takes labels as a dict of batches, under a name of its own, and runs a module in place."""
+    """Takes labels as a dict of batches named ``target``, and has an in-place activation."""
 
     def __init__(self):
         super().__init__()
@@ -55,7 +55,7 @@ def test_batches_of_labels_and_samples_give_the_same():
 
 
 def test_features_are_those_before_a_change_in_place():
-    """first's output becomes that of the activation, in the same memory."""
+    """The in-place activation overwrites the output of ``first``."""
     x, target = batch_of()
     model = BatchedModel()
     relations_of(model, momentum=0.0)
@@ -67,7 +67,7 @@ def test_features_are_those_before_a_change_in_place():
 
 
 def test_samples_without_a_label_are_left_out():
-    """None, a NaN and ignore_index all say that there is none; as if the samples were not there."""
+    """None, NaN and ignore_index mark missing labels; such samples have no effect."""
     x, target = batch_of(12)
     index = [i % 3 for i in range(12)]
     rows = [dict(a=a, b=b) for a, b in zip(target["a"], index, strict=True)]
@@ -88,7 +88,7 @@ def test_samples_without_a_label_are_left_out():
 
 
 class HeadOnLabelledRows(BatchedModel):
-    """Runs its first head on the samples that have a label of it only."""
+    """Runs its first head on the labelled samples only."""
 
     def forward(self, image, target=None, mode="tensor"):
         rows = [i for i, sample in enumerate(target) if has_number(sample["a"])]
@@ -101,7 +101,7 @@ def has_number(label):
 
 @pytest.mark.parametrize("missing", [None, torch.tensor([1.0, torch.nan])])
 def test_rows_as_many_as_labelled_samples_are_those(missing):
-    """As if the head had run on all samples, with the others left out."""
+    """Equals a head that runs on all samples, with a mask."""
     x, target = batch_of(40)
     rows = [dict(a=a, b=b) for a, b in zip(target["a"], target["b"], strict=True)]
     for place in (0, 7, 8, 39):

@@ -31,7 +31,7 @@ def draw_face(path, points):
 
 
 def make_samples(folder, count=6, tasks=("landmarks", "pose", "smile")):
-    """Picture i is predicted i pixels off at every point; poses go round, half the smiles are."""
+    """Picture i has an error of i pixels at every point, pose i % 3 and smile i % 2."""
     folder.mkdir(exist_ok=True)
     samples = []
     for i in range(count):
@@ -58,7 +58,7 @@ def make_samples(folder, count=6, tasks=("landmarks", "pose", "smile")):
 
 @pytest.fixture
 def sheets(monkeypatch):
-    """Cases and title of each sheet, by path, instead of pictures."""
+    """Cases and title of each sheet by path; no sheet is drawn."""
     kept = {}
 
     def keep(path, cases, title=""):
@@ -84,7 +84,7 @@ def runner_for(samples, tasks=TASKS):
 
 
 class Recorder:
-    """Stands for a visualizer: keeps the shapes of the pictures that it is given, by name."""
+    """A visualizer that stores the shapes of its pictures by name."""
 
     def __init__(self):
         self.images = {}

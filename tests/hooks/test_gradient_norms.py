@@ -1,4 +1,4 @@
-"""Norms of each loss's gradient: right, and without any effect on the training."""
+"""Gradient norms are right, and measuring them does not change the training."""
 
 import pytest
 import torch

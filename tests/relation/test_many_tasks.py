@@ -1,4 +1,4 @@
-"""Several tasks at once are what layers of two tasks are, one by one."""
+"""A layer of several tasks equals layers of two tasks."""
 
 import copy
 from itertools import combinations
