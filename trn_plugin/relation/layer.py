@@ -174,7 +174,7 @@ class TaskRelationLayer(RelationState):
         corrected = corrected_similarity(tau, self.effective_sample_size, d1, d2)
         return torch.where(corrected.isnan(), 0.0, corrected)
 
-    def _fit(self, features: Sequence[Tensor]) -> torch.dtype:
+    def _prepare(self, features: Sequence[Tensor]) -> torch.dtype:
         """Check the features, move to their device, and return the dtype of tau."""
         names = self._given_names or [f"f{task + 1}" for task in range(len(features))]
         if len(features) < 2 or len(names) != len(features):
@@ -275,7 +275,7 @@ def measure_together(
 
     All layers must be in training mode, or none.
     """
-    dtypes = [layer._fit(own) for layer, own in zip(layers, features, strict=True)]
+    dtypes = [layer._prepare(own) for layer, own in zip(layers, features, strict=True)]
     if not layers[0].training:
         return [layer.similarity().to(d) for layer, d in zip(layers, dtypes, strict=True)]
     with precision.full_precision(features[0][0].device):
