@@ -276,9 +276,9 @@ def relation_sides(relation, key: str) -> tuple[tuple[str, ...], tuple[str, ...]
     sides = tuple((s,) if isinstance(s, str) else tuple(s) for s in relation) if pair else ()
     tasks = [task for side in sides for task in side]
     if not pair or not all(isinstance(task, str) for task in tasks):
-        raise ConfigError(f"{key}: expected pairs of tasks or of groups of tasks, got {relation!r}")
+        raise ConfigError(f"{key}: expected pairs of tasks or groups of tasks, found {relation!r}")
     if not all(sides) or len(set(tasks)) < len(tasks):
-        raise ConfigError(f"{key}: expected two different, non-empty sides, got {relation!r}")
+        raise ConfigError(f"{key}: expected two different, non-empty sides, found {relation!r}")
     return sides
 
 

@@ -28,7 +28,7 @@ from trn_plugin.models import TaskRelationNeck
         (dict(features={}), r"features: expected a dict that is not empty"),
         (dict(relations=[]), r"relations: expected at least one pair"),
         (dict(relations=[("depth", "depth")]), r"relations: expected two different"),
-        (dict(momentum=1.0), r"Hook\.momentum: expected a number in \[0, 1\), got 1\.0"),
+        (dict(momentum=1.0), r"Hook\.momentum: expected a number in \[0, 1\), found 1\.0"),
         (dict(weights=dict(output=1.0)), r"'output' is not measured; .*features are \('hidden',\)"),
         (dict(labels=dict(depth="a")), r"labels: expected the tasks .*depth, seg; it lacks seg"),
         (
@@ -36,15 +36,15 @@ from trn_plugin.models import TaskRelationNeck
             r"labels: expected the tasks of relations, depth, seg; none of them is pose",
         ),
         (dict(labels=LABELS | dict(depth=3)), r"labels\.depth: expected a path or dict\(path"),
-        (dict(labels=LABELS | dict(depth="a..b")), r"expected names joined by dots, got 'a\.\.b'"),
+        (dict(labels=LABELS | dict(depth="a..b")), r"names joined by dots, found 'a\.\.b'"),
         (
             dict(labels=LABELS | dict(seg=dict(path="a", num_classes=1))),
-            r"labels\.seg\.num_classes: expected a number of at least 2, got 1",
+            r"labels\.seg\.num_classes: expected a number of at least 2, found 1",
         ),
         (dict(features=dict(hidden=dict(depth="a"))), r"features\.hidden: .* it lacks seg"),
         (
             dict(features=dict(hidden=FEATURES["hidden"] | dict(seg=dict(path="a", pool=1)))),
-            r"features\.hidden\.seg: expected the name of a module or dict\(path=..., dim=",
+            r"features\.hidden\.seg: expected a module name or dict\(path=..., dim=",
         ),
         (dict(features={"hidden_loss": FEATURES["hidden"]}), r"'hidden_loss' cannot be a name"),
         (dict(features={"a.b": FEATURES["hidden"]}), r"'a\.b' cannot be a level"),
@@ -92,7 +92,7 @@ def at(depth="depth_head.conv1", seg="seg_head.fc"):
         ),
         (
             dict(labels=LABELS | dict(depth=dict(path="gt_depth.value", num_classes=2))),
-            r"labels\.depth: expected one class index in each sample, .* got 2 numbers of",
+            r"labels\.depth: expected one class index in each sample, .* found 2 numbers of",
         ),
         (
             dict(labels=LABELS | dict(depth="gt_depth")),
