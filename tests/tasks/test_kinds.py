@@ -203,7 +203,7 @@ def test_labels_that_cannot_be_used_are_refused(task, bad):
 @pytest.mark.parametrize(
     ("info", "message"),
     [
-        (dict(kind="values", names=("a", "a")), "twice"),
+        (dict(kind="values", names=("a", "a")), "each name once"),
         (dict(kind="class", classes=("a", "b"), flip=(1, 1)), "flip"),
         (dict(kind="landmarks", names=("a", "b"), flip=(0, 7)), "flip"),
         (dict(kind="landmarks", names=("a", "b"), interocular=(0, 2)), "interocular"),
