@@ -108,7 +108,7 @@ def test_a_damaged_byte_is_an_error_or_reads_as_a_plain_reader_reads_it(write):
     [
         ("", r"txt:1: expected the number of pictures, a line of names"),
         (listing(ROWS, count="three"), r"txt:1: expected the number of pictures, found 'three'"),
-        (listing(ROWS, count=4), r"txt:1: expected as many rows as it says, 4, found 3"),
+        (listing(ROWS, count=4), r"txt:1: expected the announced 4 rows, found 3"),
         (listing(ROWS).split("\n", 1)[1], r"txt:1: expected the number of pictures, found 'Bald"),
         ("1\na.jpg -1\n", r"txt: no rows"),
         ("1\n-1 1\na.jpg -1 1\n", r"txt:2: expected the columns' names"),

@@ -47,7 +47,7 @@ def results(path, box, points=(), drawn=True):
     return dict(
         img_path=path,
         box=box,
-        box_drawn=drawn,
+        box_sampled=drawn,
         gt=dict(points=np.array(points, dtype=float).reshape(-1, 2)),
         tasks=read_tasks(tasks),
         sample_idx=0,
@@ -340,7 +340,7 @@ def test_transforms_cannot_change_what_is_cached(sets):
 
 def test_boxes_of_other_transforms(tmp_path):
     given = results(save(tmp_path / "a.png", slopes(60, 40)), (0, 0, 40, 40))
-    del given["box_drawn"]
+    del given["box_sampled"]
     transform = LoadCrop(20, cache_gb=0.01)
     transform.open(1)
     first = transform(dict(given))["img"]

@@ -249,11 +249,11 @@ def test_unusable_labels_name_their_key(tmp_path, labels, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (dict(data_root=5), "data_root: expected a text, found 5"),
-        (dict(ann_file=["a.csv"]), r"ann_file: expected a text, found \['a.csv'\]"),
-        (dict(image_column=5), "image_column: expected a text, found 5"),
-        (dict(image_folder=None), "image_folder: expected a text, found None"),
-        (dict(split_column=5), "split_column: expected a text, found 5"),
+        (dict(data_root=5), "data_root: expected a string, found 5"),
+        (dict(ann_file=["a.csv"]), r"ann_file: expected a string, found \['a.csv'\]"),
+        (dict(image_column=5), "image_column: expected a string, found 5"),
+        (dict(image_folder=None), "image_folder: expected a string, found None"),
+        (dict(split_column=5), "split_column: expected a string, found 5"),
         (dict(split=["train"]), r"split: expected None or one of .* found \['train'\]"),
         (dict(box=5), "box: expected 'whole', 'landmarks' or the four columns .* found 5"),
         (
@@ -292,7 +292,7 @@ def test_a_picture_in_two_splits_is_told(tmp_path, logged):
     assert "in another split" not in logged()
     rows[1:] = [[*changed(image="b.png"), "val"], [*ROW, "val"]]
     make(write(tmp_path, *rows, header=[*HEADER, "split"]), "labels.csv", LABELS, **options)
-    assert "labels.csv:4: 'a.png' is in another split before, and so are 0 other" in logged()
+    assert "labels.csv:4: 'a.png' is also in another split (1 such" in logged()
 
 
 def test_drawn_splits_are_of_pictures_and_of_nothing_else(tmp_path):

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from trn_plugin.datasets import MTFL, ToyFaces
-from trn_plugin.datasets.toy_drawing import Face, draw_face, landmarks
+from trn_plugin.datasets.toy_drawing import draw_face
 from trn_plugin.datasets.toy_faces import make_toy_faces
+from trn_plugin.datasets.toy_head import Face, landmarks
 from trn_plugin.datasets.toy_scene import random_picture
 from trn_plugin.errors import ConfigError, DataError
 

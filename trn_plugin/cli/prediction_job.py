@@ -223,7 +223,7 @@ class PredictionJob:
                 if output is not None:
                     for image in self.pool.map(
                         lambda frame, each: draw_objects(
-                            frame, self.shown, [each], [box], steady=True
+                            frame, self.shown, [each], [box], fixed_size=True
                         ),
                         chunk,
                         found,

@@ -20,7 +20,7 @@ def has_box(rule: str, tasks: Mapping[str, Task], table: Table) -> np.ndarray:
 
     Args:
         rule: 'whole', 'columns' or 'landmarks', see `RegionBox`.
-        tasks: of the labels.
+        tasks: the tasks of the labels, by name.
         table: the rows.
     """
     count = len(table.lines)
@@ -38,10 +38,10 @@ def has_box(rule: str, tasks: Mapping[str, Task], table: Table) -> np.ndarray:
 
 
 def _points(task: Task, labels: LabelTable) -> np.ndarray | None:
-    """Points (N, P, 2) of a task in all rows, NaN where there are none; None of one without."""
-    known = task.all_points(labels.labels[labels.there])
+    """Points (N, P, 2) of all rows, NaN where missing; None for a task without points."""
+    known = task.all_points(labels.labels[labels.labelled])
     if not known.size:
         return None
-    points = np.full((len(labels.there), *known.shape[1:]), np.nan)
-    points[labels.there] = known
+    points = np.full((len(labels.labelled), *known.shape[1:]), np.nan)
+    points[labels.labelled] = known
     return points

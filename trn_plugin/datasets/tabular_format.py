@@ -1,4 +1,4 @@
-"""Which columns of a CSV file hold which task's label, as a config says it."""
+"""Read the label columns and boxes that a config describes."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from trn_plugin.tasks import TASKS, LabelColumns, Task
 from trn_plugin.tasks.cells import listing, quoted
 from trn_plugin.tasks.columns import are_names
 
-__all__ = ["absent_column", "box_rule", "label_columns"]
+__all__ = ["box_rule", "label_columns", "missing_column"]
 
 
 def label_columns(labels: Mapping[str, Mapping]) -> dict[str, LabelColumns]:
-    """The columns of every task.
+    """The columns of each task.
 
     Args:
-        labels: by task, as `TabularMultiTask` describes it.
+        labels: option ``labels`` of `TabularMultiTask`.
 
     Raises:
-        ConfigError: naming the task and the key that cannot be used.
+        ConfigError: naming the unusable task and key.
     """
     if not isinstance(labels, Mapping) or not labels:
         raise ConfigError(
@@ -52,14 +52,14 @@ def label_columns(labels: Mapping[str, Mapping]) -> dict[str, LabelColumns]:
 def box_rule(
     box: str | Sequence[str] | None, tasks: Mapping[str, Task]
 ) -> tuple[str, tuple[str, ...]]:
-    """What boxes are made of ('whole', 'landmarks' or 'columns'), and the columns.
+    """Source of the boxes ('whole', 'landmarks' or 'columns'), and the columns.
 
     Args:
-        box: as `TabularMultiTask` describes it.
-        tasks: those of the labels.
+        box: option ``box`` of `TabularMultiTask`.
+        tasks: the tasks of the labels, by name.
 
     Raises:
-        ConfigError: another value, or 'landmarks' without two of them.
+        ConfigError: another value, or 'landmarks' without two points.
     """
     rng = np.random.default_rng(0)
     points = sum(len(task.points(task.example(rng))) for task in tasks.values())
@@ -77,8 +77,8 @@ def box_rule(
     return "columns", tuple(box)
 
 
-def absent_column(name: str, header: Sequence[str]) -> str:
-    """What to say of a column that a file has not."""
+def missing_column(name: str, header: Sequence[str]) -> str:
+    """Message for a column that the header lacks."""
     close = difflib.get_close_matches(name, header, n=1)
     hint = f"did you mean {close[0]!r}?" if close else f"it has {listing(header)}"
     return f"has no column {quoted(name)}; {hint}"
