@@ -19,8 +19,8 @@ from trn_plugin.errors import CheckpointError
 __all__ = ["TOLERANCE", "check_export", "synthetic_picture"]
 
 TOLERANCE = 1e-4
-"""Relative to the picture's side for landmarks, to the labels' standard deviation for values, to the
-largest feature for features; absolute for probabilities."""
+"""Relative to the picture's side for landmarks, to the labels' standard deviation for values, to
+the largest feature for features; absolute for probabilities."""
 CHECK_BATCHES = (1, 2, 7)
 
 

@@ -12,7 +12,7 @@ __all__ = ["crop_around", "describe_crop"]
 
 WHOLE, POINTS, GIVEN = "whole", "points", "given"
 MARGIN = 1.2
-"""Side of the square crop over the longer side of a detector's box, if no points define the crop."""
+"""Side of the square crop over a detection's longer side, where no points define the crop."""
 
 
 def describe_crop(box: str, factor: float | None = None) -> dict:
