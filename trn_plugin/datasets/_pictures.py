@@ -62,17 +62,7 @@ def _files_and_links(folder: str) -> tuple[set[str], set[str]]:
 
 
 def report_missing(first: str, count: int, total: int, skip: bool) -> None:
-    """Log that pictures are missing and left out, or raise unless ``skip``.
-
-    Args:
-        first: message of the first one.
-        count: number of missing pictures.
-        total: number of pictures.
-        skip: the option ``skip_unreadable``.
-
-    Raises:
-        PictureError: pictures are missing.
-    """
+    """Raise PictureError for missing pictures, ``first`` describing one, or log it if ``skip``."""
     text = f"{first}; {count} of {total} pictures are missing"
     if not skip:
         raise PictureError(text)

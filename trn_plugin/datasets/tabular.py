@@ -10,14 +10,19 @@ from typing import Any
 import numpy as np
 from mmengine.logging import print_log
 
-from trn_plugin.datasets._boxes import NO_BOX, has_box
 from trn_plugin.datasets._data_root import DataRoot
 from trn_plugin.datasets._options import PIXEL_CENTRE, pixel_shift
 from trn_plugin.datasets._pictures import existing_files, report_missing
 from trn_plugin.datasets._records import Records
 from trn_plugin.datasets.base import MultiTaskDataset
 from trn_plugin.datasets.label_csv import csv_batches, csv_header
-from trn_plugin.datasets.tabular_format import box_rule, label_columns, missing_column
+from trn_plugin.datasets.tabular_format import (
+    NO_BOX,
+    box_rule,
+    has_box,
+    label_columns,
+    missing_column,
+)
 from trn_plugin.datasets.tabular_reader import SPLITS, LabelReader
 from trn_plugin.datasets.transforms import RegionBox
 from trn_plugin.errors import ConfigError, DataError

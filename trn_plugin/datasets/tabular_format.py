@@ -7,12 +7,16 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from trn_plugin.datasets._records import LabelTable
+from trn_plugin.datasets.tabular_reader import Table
 from trn_plugin.errors import ConfigError
 from trn_plugin.tasks import TASKS, LabelColumns, Task
 from trn_plugin.tasks.cells import listing, quoted
 from trn_plugin.tasks.columns import are_names
 
-__all__ = ["box_rule", "label_columns", "missing_column"]
+__all__ = ["NO_BOX", "box_rule", "has_box", "label_columns", "missing_column"]
+
+NO_BOX = dict(columns="no box in its columns", landmarks="no two landmarks for a box")
 
 
 def label_columns(labels: Mapping[str, Mapping]) -> dict[str, LabelColumns]:
@@ -75,6 +79,38 @@ def box_rule(
             f"{box!r}"
         )
     return "columns", tuple(box)
+
+
+def has_box(rule: str, tasks: Mapping[str, Task], table: Table) -> np.ndarray:
+    """(N,) bool: rows that have a box.
+
+    Args:
+        rule: 'whole', 'columns' or 'landmarks', see `RegionBox`.
+        tasks: the tasks of the labels, by name.
+        table: the rows.
+    """
+    count = len(table.lines)
+    if rule == "whole":
+        return np.ones(count, dtype=bool)
+    if rule == "columns":
+        return ~np.isnan(table.regions[:, 0])
+    low, high = np.full((2, count, 2), np.nan)
+    for name, task in tasks.items():
+        points = _points(task, table.labels[name])
+        if points is not None:
+            low = np.fmin(low, np.fmin.reduce(points, axis=1))
+            high = np.fmax(high, np.fmax.reduce(points, axis=1))
+    return (high > low).any(axis=1)
+
+
+def _points(task: Task, labels: LabelTable) -> np.ndarray | None:
+    """Points (N, P, 2) of all rows, NaN where missing; None for a task without points."""
+    known = task.all_points(labels.labels[labels.labelled])
+    if not known.size:
+        return None
+    points = np.full((len(labels.labelled), *known.shape[1:]), np.nan)
+    points[labels.labelled] = known
+    return points
 
 
 def missing_column(name: str, header: Sequence[str]) -> str:

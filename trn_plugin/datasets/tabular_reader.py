@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -47,6 +48,7 @@ class Table(NamedTuple):
         return self
 
 
+@dataclass
 class LabelReader:
     """Reads a file batch by batch.
 
@@ -59,29 +61,21 @@ class LabelReader:
         partial (Counter[str]): by task, number of rows with some of its cells but no label.
     """
 
-    def __init__(
-        self,
-        name: str,
-        labels: Mapping[str, LabelColumns],
-        image_column: str,
-        box_columns: Sequence[str],
-        split: str | None,
-        split_column: str | None,
-        shares: Mapping[str, float],
-        split_seed: int,
-    ) -> None:
-        self.name = os.path.basename(name)
-        self.labels = labels
-        self.image_column = image_column
-        self.box_columns = tuple(box_columns)
-        self.split = split
-        self.split_column = split_column
-        self.shares = shares
-        self.split_seed = split_seed
+    name: str
+    labels: Mapping[str, LabelColumns]
+    image_column: str
+    box_columns: Sequence[str]
+    split: str | None
+    split_column: str | None
+    shares: Mapping[str, float]
+    split_seed: int
+
+    def __post_init__(self) -> None:
+        self.name = os.path.basename(self.name)
         self.partial: Counter[str] = Counter()
         self._paths: list[Strings] = []
         self._lines: list[np.ndarray] = []
-        self._labels: dict[str, list] = {task: [] for task in labels}
+        self._labels: dict[str, list] = {task: [] for task in self.labels}
         self._regions: list[np.ndarray] = []
         self._all_paths: list[Strings] = []
         self._all_rows: list[tuple[np.ndarray, ...]] = []  # line, split, hash of the path
