@@ -72,7 +72,7 @@ def packed(tmp_path):
 
 
 def test_labels_boxes_and_what_is_missing(packed):
-    original, network = both_pictures(packed)
+    original, network = both_pictures(packed, ["pose", "height"])
     assert original.frame == (5, 6, 35, 36)
     assert original.image.shape == (40, 60, 3)
     assert network.image.shape == (20, 20, 3)
@@ -82,6 +82,7 @@ def test_labels_boxes_and_what_is_missing(packed):
         assert texts[text] is None
     assert texts["points: 1 points, missing: nose"] is False
     assert texts["age: no label"] is False
+    assert texts["height: none in mine"] is None
 
 
 def test_a_picture_that_cannot_be_read(packed):

@@ -99,24 +99,14 @@ def test_the_cache_is_bounded_and_says_when_it_is_full(sets, logged):
     assert logged().count("picture cache: full, 5 pictures") == 1
 
 
-def test_cached_pictures_are_kept_as_they_were():
+def test_copies_of_a_cache_are_empty():
     cache = PictureCache(1 << 20)
-    cache.open(10)
-    images = [np.full((i + 2, 3, 3), i, dtype=np.uint8) for i in range(10)]
-    for i in (7, 0, 9):
-        cache.put(i, CachedPicture(images[i], 2, (i, i + 1)))
-        cache.put(i, CachedPicture(images[3], 1, (1, 1)))  # the first stays
-    for i in (0, 7, 9):
-        picture = cache.get(i)
-        np.testing.assert_array_equal(picture.image, images[i])
-        assert (picture.reduction, picture.ori_shape) == (2, (i, i + 1))
-    assert cache.get(1) is None
-    assert len(cache) == 3
+    cache.open(1)
+    cache.put(0, CachedPicture(np.zeros((2, 3, 3), np.uint8), 1, (2, 3)))
     for other in (pickle.loads(pickle.dumps(cache)), copy.deepcopy(cache)):
+        assert len(cache) == 1
         assert len(other) == 0
-        other.put(0, CachedPicture(images[0], 1, (1, 1)))
         assert other.get(0) is None
-        assert other.capacity == cache.capacity
 
 
 def test_transforms_cannot_change_what_is_cached(sets):

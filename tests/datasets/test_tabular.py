@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 import torch
 from label_tables import (
-    BOX,
-    GIVEN,
     HEADER,
     LABELS,
     NO_EARS,
@@ -287,18 +285,3 @@ def test_a_record_is_a_copy(tmp_path):
     dataset = make(write(tmp_path, ROW), "labels.csv", LABELS)
     dataset.get_data_info(0)["gt"]["ears"][:] = 0
     assert dataset.get_data_info(0)["gt"]["ears"][0].tolist() == [10, 20]
-
-
-@pytest.mark.parametrize(
-    ("centre", "shift"), [(0, (0.5, 0.5)), (1, (-0.5, -0.5)), ((0, 2), (0.5, -1.5))]
-)
-def test_where_a_pixels_middle_is(tmp_path, centre, shift):
-    root = write(tmp_path, [*ROW, *GIVEN], header=[*HEADER, *BOX])
-    plain, moved = (
-        make(root, "labels.csv", LABELS, box=BOX, **options).get_data_info(0)
-        for options in ({}, dict(pixel_centre=centre))
-    )
-    assert np.array_equal(moved["gt"]["ears"], plain["gt"]["ears"] + shift)
-    assert np.array_equal(moved["landmarks"], plain["landmarks"] + shift)
-    assert moved["region"] == plain["region"]
-    assert moved["gt"]["size"] == plain["gt"]["size"]

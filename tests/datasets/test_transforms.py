@@ -17,9 +17,6 @@ from trn_plugin.errors import ConfigError, DataError
 # Far from each other and, in INNER, so near the middle that a turn keeps them in the picture.
 
 
-# -- LoadImage ----------------------------------------------------------------------------------
-
-
 def test_load_image_is_rgb(tmp_path):
     image = np.zeros((4, 6, 3), dtype=np.uint8)
     image[..., 0] = 200
@@ -30,9 +27,6 @@ def test_load_image_is_rgb(tmp_path):
     assert results["ori_shape"] == (4, 6)
     with pytest.raises(DataError, match="missing"):
         LoadImage()(dict(img_path=str(tmp_path / "missing.png")))
-
-
-# -- CropResize ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -94,12 +88,6 @@ def test_only_landmarks_change_their_units(make_results):
     assert results["gt"]["smile"] == 1.0
 
 
-# -- Albumentations -----------------------------------------------------------------------------
-
-
-# -- RandomFlip ---------------------------------------------------------------------------------
-
-
 def test_flip_mirrors_picture_points_and_classes(make_results):
     results = cropped(make_results, pose=1, size=(80, 120))
     picture = results["img"].copy()
@@ -142,9 +130,6 @@ def test_transforms_of_the_crop_refuse_pictures(make_results):
     for transform in (RandomFlip(), Albumentations([]), PackMultiTaskInputs()):
         with pytest.raises(ConfigError, match="after CropResize"):
             transform(make_results(dots((100, 100), POINTS), POINTS))
-
-
-# -- PackMultiTaskInputs ------------------------------------------------------------------------
 
 
 def test_pack(make_results):

@@ -23,6 +23,7 @@ class Chromium:
 
         options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run"]
         options += ["--remote-debugging-pipe", "--disable-dev-shm-usage"]
+        options += ["--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"]
         options += [f"--user-data-dir={profile}", f"--window-size={width},{height}"]
         self._process = subprocess.Popen(
             [program, *options, "about:blank"],

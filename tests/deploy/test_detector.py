@@ -1,5 +1,7 @@
 """Faces found by OpenCV's YuNet, with a small stand-in for its file, and by other detectors."""
 
+import re
+
 import cv2
 import numpy as np
 import pytest
@@ -98,3 +100,28 @@ def test_predict_finds_all_faces_of_all_pictures(tmp_path, yunet, write_model, m
     assert "trained on crops" not in done.stderr
     done = run(model, "photos", cwd=tmp_path)
     assert done.stderr.count("was trained on crops") == 1
+
+
+def test_errors_with_and_without_a_detector(tmp_path, yunet, write_model, metadata, run_tool):
+    metadata["crop"] = describe_crop("given")
+    model = write_model(tmp_path / "model.onnx", metadata)
+    cv2.imwrite(str(tmp_path / "a.png"), two_squares())  # found: the square at (64, 32)
+    cv2.imwrite(str(tmp_path / "b.png"), np.zeros((40, 40, 3), np.uint8))  # no face
+    (tmp_path / "labels.csv").write_text(
+        "image,left_x,left_y,right_x,right_y\na.png,70,64,90,64\nb.png,1,2,3,4\n"
+    )
+    points = "points=['left', 'right'], interocular=['left', 'right'], flip_pairs=[]"
+    (tmp_path / "config.py").write_text(
+        "model = dict(type='MultiTaskModel')\n"
+        "test_dataloader = dict(dataset=dict(type='TabularMultiTask', ann_file='labels.csv', "
+        f"data_root={str(tmp_path)!r}, labels=dict(landmarks=dict(kind='landmarks', {points})), "
+        "pipeline=[dict(type='LoadImage')]))\n"
+    )
+    status, printed, errors = run_tool(
+        "compare_detector", tmp_path / "config.py", model, "--detector", yunet
+    )
+    assert status == 0, errors
+    assert "a face found in 1 of 2 pictures" in printed
+    # a white crop: both points at its lower right corner, (96, 64), of eyes 20 pixels apart
+    assert re.search(r"detected face +NME +80.00 %, 1 faces", printed)
+    assert re.search(r"whole picture +NME", printed)

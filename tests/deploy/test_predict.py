@@ -222,12 +222,6 @@ def test_the_table_holds_what_the_json_lines_hold(tmp_path, mean_colour_model):
     assert len(row) == 7 + 4 + 3 + 2
 
 
-def test_help_shows_an_example(tmp_path):
-    done = run("--help", cwd=tmp_path)
-    assert done.returncode == 0
-    assert "trn-plugin predict model.onnx face.jpg" in done.stdout
-
-
 def test_files_that_are_left_out_are_named_and_unusual_pictures_are_read(
     tmp_path, mean_colour_model
 ):

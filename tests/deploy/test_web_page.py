@@ -30,6 +30,12 @@ CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
 )
 READY = 'document.body?.dataset.ready === "yes"'
+DROP = """(async () => {
+  const blob = await (await fetch("a picture.png")).blob();
+  const dataTransfer = new DataTransfer();
+  dataTransfer.items.add(new File([blob], "photo.png", { type: "image/png" }));
+  document.getElementById("stage").dispatchEvent(new DragEvent("drop", { dataTransfer }));
+})()"""
 BOXES = [(10, 20, 150, 180), (230, -15, 410, 260)]
 SIZE_HEAD = dict(type="RegressionHead", num_values=2, mean=[4e5, 0.01], std=[1e5, 0.001])
 NAMES = {**DATASET_TASKS, "size": dict(kind="values", names=("gram", "metre"))}
@@ -148,6 +154,20 @@ class TestInBrowser:
         found = browser.evaluate("trn.found[0].landmarks.nose")
         (expected,) = TaskPredictor(folder / "0/model.onnx").predict(picture(300, 400), [box])
         np.testing.assert_allclose(found, expected["landmarks"][2], atol=1e-2)
+
+    def test_a_dropped_photograph_and_the_camera_are_predicted(self, pages, browser):
+        folder, address = pages
+        browser.open(address + link("faces"), READY)
+        browser.evaluate(DROP)
+        browser.wait("trn.boxes.length === 0 && trn.found.length === 1")
+        nose = browser.evaluate("trn.idle.then(() => trn.found[0].landmarks.nose)")
+        (expected,) = TaskPredictor(folder / "0/model.onnx").predict(picture(300, 400))
+        np.testing.assert_allclose(nose, expected["landmarks"][2], atol=1e-2)
+        browser.evaluate("trn.found = []; document.getElementById('start-camera').click()")
+        browser.wait("document.getElementById('camera').videoWidth === trn.image.width")
+        browser.wait("trn.found.length === 1")
+        browser.evaluate("document.getElementById('start-camera').click()")
+        assert browser.evaluate("trn.camera") is None
 
     def test_the_lines_of_the_documentation_run(self, pages, browser):
         folder, address = pages

@@ -18,6 +18,7 @@ META = dict(
         pose=dict(kind="class", classes=("left profile", "frontal")),
     )
 )
+OFFSETS = [f"offset_{axis}{point}" for axis in "xy" for point in ("", *(f"_{p}" for p in "abcde"))]
 THREE = dict(tasks=dict(landmarks=dict(kind="landmarks", names=tuple("abc"), interocular=(0, 1))))
 
 
@@ -75,8 +76,8 @@ def test_mean_is_over_pictures_not_points():
 @pytest.mark.parametrize("norm", ["interocular", "box", "diagonal"])
 def test_perfect_prediction_is_zero(faces, norm):
     result = measure([sample(t, t, (5, 3, 90, 110)) for t in faces[0]], norm=norm)
-    keys = ("NME", "failure_rate", "offset_x", "offset_y")
-    assert result == {f"landmarks/{key}": 0 for key in keys}
+    assert result.keys() == {f"landmarks/{key}" for key in ("NME", "failure_rate", *OFFSETS)}
+    assert not any(result.values())
 
 
 def test_offsets_are_of_the_pictures_pixels_and_of_each_point(faces, logged):
@@ -89,11 +90,16 @@ def test_offsets_are_of_the_pictures_pixels_and_of_each_point(faces, logged):
     assert result["landmarks/offset_y"] == pytest.approx(-0.25)
     for name in "abcde":
         assert re.search(rf"^{name} +\+1\.50 +-0\.25$", logged(), re.MULTILINE)
+        assert result[f"landmarks/offset_x_{name}"] == pytest.approx(1.5)
+        assert result[f"landmarks/offset_y_{name}"] == pytest.approx(-0.25)
     samples = [sample(t, p, box) for t, p, box in zip(truth, pred, boxes, strict=True)]
     result = measure(samples)
     medians = np.median(pred - truth, axis=(0, 1))
     found = [result["landmarks/offset_x"], result["landmarks/offset_y"]]
     assert found == pytest.approx(medians.tolist(), abs=1e-5)
+    for point, medians in zip("abcde", np.median(pred - truth, axis=0), strict=True):
+        found = [result[f"landmarks/offset_{axis}_{point}"] for axis in "xy"]
+        assert found == pytest.approx(medians.tolist(), abs=1e-5)
 
 
 def test_offsets_leave_out_points_that_are_missing(faces):
@@ -167,8 +173,7 @@ def test_no_label_at_all_is_nan_with_a_warning(logged):
     assert set(result) == {
         "landmarks/NME",
         "landmarks/failure_rate",
-        "landmarks/offset_x",
-        "landmarks/offset_y",
+        *(f"landmarks/{name}" for name in OFFSETS),
         "landmarks/NME_mean_shape",
         "landmarks/NME_left_profile",
         "landmarks/NME_frontal",

@@ -1,10 +1,12 @@
 """Pictures a second of `trn-plugin predict`, beside decoding alone and the model alone.
 
 The bound is one after the other, 1 / (1 / decoding + 1 / model); all run in turn on the same cores,
-in batches of 16 as `predict` does, and medians are printed.
+in batches of 16 as `predict` does, and medians are printed. A folder, one video, or boxes of a
+picture:
 
-Example:
-    python tools/benchmarks/benchmark_predict.py model.onnx --pictures 1000 --out predict.csv
+    python tools/benchmarks/benchmark_predict.py model.onnx --pictures 10000 --out predict.csv
+    python tools/benchmarks/benchmark_predict.py model.onnx --pictures 1000 --video
+    python tools/benchmarks/benchmark_predict.py model.onnx --pictures 1 --size 2000 --boxes 3000
 """
 
 import contextlib
@@ -21,58 +23,89 @@ from trn_plugin.cli import predict
 from trn_plugin.cli.parsing import build_parser
 from trn_plugin.cli.running import start
 from trn_plugin.deploy import TaskPredictor
+from trn_plugin.deploy.video import VideoFile, VideoOutput
+from trn_plugin.errors import ConfigError
 from trn_plugin.files import write_table
 from trn_plugin.geometry import read_image
 
 BATCH = 16
+BOX = 150
+"""Pixels of a side of a box, where there are several."""
 
 
 def add_arguments(parser):
     parser.add_argument("model", help="a file written by `trn-plugin export`")
     add_count(parser, "--pictures", 1000)
     add_count(parser, "--size", 150, "side of the pictures in pixels")
-    add_count(parser, "--boxes", 1, "on each picture, all of its size")
+    parser.add_argument("--video", action="store_true", help="the pictures are frames of a video")
+    add_count(parser, "--boxes", 1, "on each picture; several are of 150 pixels")
     add_count(parser, "--rounds", 5)
     add_out(parser)
 
 
 def main(args):
+    if args.boxes > 1 and (args.video or args.size < BOX):
+        raise ConfigError(f"--boxes: expected pictures of at least {BOX} pixels, and no --video")
     with tempfile.TemporaryDirectory(prefix="benchmark_predict-") as folder:
-        paths = drawn_pictures(Path(folder), args.pictures, args.size)
-        rows = measured(args, Path(folder), paths)
+        rows = measured(args, Path(folder))
     for row in rows:
         print(f"{row['what']:28} {row['per_second']:10.0f} a second")
     if args.out:
         write_table(args.out, rows)
 
 
-def drawn_pictures(folder, count, size):
-    """JPEG files of smooth colours with some noise, as large as photographs of that size."""
+def drawn_pictures(count, size):
+    """Smooth colours with some noise, which take as much room as photographs of that size."""
     rng = np.random.default_rng(0)
-    paths = [folder / f"pictures/{index:05}.jpg" for index in range(count)]
-    paths[0].parent.mkdir()
-    for path in paths:
+    for _ in range(count):
         smooth = cv2.resize(rng.uniform(0, 255, (5, 5, 3)), (size, size))
-        noisy = (smooth + rng.normal(0, 8, smooth.shape)).clip(0, 255).astype(np.uint8)
-        cv2.imwrite(str(path), noisy)
-    return paths
+        yield (smooth + rng.normal(0, 8, smooth.shape)).clip(0, 255).astype(np.uint8)
 
 
-def measured(args, folder, paths):
-    predictor = TaskPredictor(args.model)
-    image = read_image(str(paths[0]))
-    batch = np.stack([image] * BATCH)
-    count = len(paths) * args.boxes
-    given = [folder / "pictures"]
+def write_pictures(folder, pictures):
+    """JPEG files."""
+    folder.mkdir()
+    for index, picture in enumerate(pictures):
+        cv2.imwrite(str(folder / f"{index:05}.jpg"), picture)
+
+
+def write_video(path, pictures):
+    output = VideoOutput(path, rate=25)
+    for picture in pictures:
+        output.write(picture)
+    output.close()
+
+
+def write_boxes(path, pictures, count, size):
+    """``count`` boxes of each picture, at random places."""
+    corners = np.random.default_rng(1).integers(0, max(size - BOX, 0) + 1, (count, 2))
+    rows = itertools.product(pictures, corners.tolist())
+    lines = [f"{picture},{x},{y},{x + BOX},{y + BOX}" for picture, (x, y) in rows]
+    path.write_text("\n".join(["image,x0,y0,x1,y1", *lines]) + "\n")
+
+
+def measured(args, folder):
+    pictures = drawn_pictures(args.pictures, args.size)
+    if args.video:
+        given = [folder / "video.mp4"]
+        write_video(given[0], pictures)
+    else:
+        given = [folder / "pictures"]
+        write_pictures(given[0], pictures)
+        paths = sorted(given[0].iterdir())
+    side = args.size
     if args.boxes > 1:
-        table = folder / "boxes.csv"
-        box = f"0,0,{args.size},{args.size}"
-        rows = itertools.product(paths, range(args.boxes))
-        lines = [f"{path},{box}" for path, _ in rows]
-        table.write_text("\n".join(["image,x0,y0,x1,y1", *lines]) + "\n")
-        given = ["--boxes", table]
+        given, side = ["--boxes", folder / "boxes.csv"], BOX
+        write_boxes(given[1], paths, args.boxes, args.size)
+    predictor = TaskPredictor(args.model)
+    batch = np.stack([*drawn_pictures(1, side)] * BATCH)
+    count = args.pictures * args.boxes
     parser = build_parser("")
     predict.add_arguments(parser)
+
+    def decode():
+        for _ in VideoFile(given[0]).frames() if args.video else map(read_image, map(str, paths)):
+            pass
 
     def command(*options):
         words = [args.model, *given, "--out-dir", folder / "out", *options]
@@ -81,7 +114,7 @@ def measured(args, folder, paths):
             predict.main(parsed)
 
     runs = {
-        "decoding alone": lambda: [read_image(str(path)) for path in paths],
+        "decoding alone": decode,
         "model alone": lambda: [predictor.run(batch) for _ in range(-(-count // BATCH))],
         "predict --no-draw": lambda: command("--no-draw"),
         "predict": command,
@@ -92,7 +125,8 @@ def measured(args, folder, paths):
     rows.append({"what": "decoding, then model", "per_second": count / bound})
     share = bound / times["predict --no-draw"]
     print(f"predict --no-draw: {100 * share:.0f} % of decoding, then model")
-    setting = {"pictures": len(paths), "boxes": args.boxes, "size": args.size}
+    setting = {"pictures": args.pictures, "video": args.video}
+    setting |= {"boxes": args.boxes, "size": args.size}
     return [{**setting, **row} for row in rows]
 
 

@@ -40,7 +40,8 @@ def main(args):
     loader = build_loader(config, args.phase)
     count = min(args.show_number, len(loader.dataset))
     draws = itertools.islice(iter(loader.sampler), count)
-    samples = [both_pictures(loader.dataset[draw]) for draw in draws]
+    tasks = list((getattr(loader.dataset, "metainfo", None) or {}).get("tasks", {}))
+    samples = [both_pictures(loader.dataset[draw], tasks) for draw in draws]
     for number, start in enumerate(range(0, count, PER_SHEET), start=1):
         chosen = samples[start : start + PER_SHEET]
         title = f"{args.phase}: samples {start + 1} to {start + len(chosen)}"
@@ -63,8 +64,11 @@ def build_loader(config, phase):
         return runner.build_dataloader(settings, (config.get("randomness") or {}).get("seed"))
 
 
-def both_pictures(packed):
-    """What to draw of a sample: the file's picture with the box, and the network's input."""
+def both_pictures(packed, tasks=()):
+    """What to draw of a sample: the file's picture with the box, and the network's input.
+
+    ``tasks``: names of those of all data sets; that its own set lacks some is told too.
+    """
     import numpy as np
 
     from trn_plugin.evaluation.case_sheets import Case
@@ -88,6 +92,8 @@ def both_pictures(packed):
     if image.shape[2] == 1:
         image = image.repeat(3, axis=2)
     lines = [Line(f"input: {image.shape[1]} x {image.shape[0]} pixels")]
+    owner = sample.get("dataset", "its data set")
+    lines += [Line(f"{name}: none in {owner}") for name in tasks if name not in sample.tasks]
     points = []
     for name, task in sample.tasks.items():
         if name not in sample.gt:

@@ -33,11 +33,12 @@ def places_of(args: argparse.Namespace, pictures: list[Path]) -> dict[Path, list
         box = box_of(args)
         return {path: [Place(box, str(path))] for path in pictures}
     rows = read_boxes(args.boxes)
-    named = {picture.resolve(): picture for picture in pictures or [row.picture for row in rows]}
+    real = {path: path.resolve() for path in {*pictures, *(row.picture for row in rows)}}
+    named = {real[picture]: picture for picture in pictures or [row.picture for row in rows]}
     places: dict[Path, list[Place]] = {picture: [] for picture in named.values()}
-    chosen = [row for row in rows if row.picture.resolve() in named]
+    chosen = [row for row in rows if real[row.picture] in named]
     for order, row in enumerate(chosen):
-        picture = named[row.picture.resolve()]
+        picture = named[real[row.picture]]
         places[picture].append(Place(row.box, f"{row.where}: {picture}", order))
     for picture, found in places.items():
         if not found:

@@ -35,9 +35,10 @@ class NormalizedMeanError(TaskMetric):
     NaN (with a warning).
 
     Keys: ``NME``; ``failure_rate``, the percentage of pictures whose error exceeds
-    ``failure_threshold``; ``offset_x`` and ``offset_y``, the medians of prediction minus label over
-    all points, in the picture's pixels (the log has a table of each point); with ``by``,
-    ``NME_<class>`` for each class; with ``mean_shape``, ``NME_mean_shape``.
+    ``failure_threshold``; ``offset_x`` and ``offset_y``, how far predictions lie to the right of
+    and below the labels, in the picture's pixels (medians over all points), and
+    ``offset_x_<point>`` and ``offset_y_<point>`` of each point (in the log as a table); with
+    ``by``, ``NME_<class>`` for each class; with ``mean_shape``, ``NME_mean_shape``.
 
     Args:
         task: Name of the landmark task, and the keys' prefix. To measure with a second normaliser
@@ -129,14 +130,11 @@ class NormalizedMeanError(TaskMetric):
                     constant, truth[usable], boxes[usable], self.norm, eyes
                 )
         self._report(results, labelled, errors)
-        self._report_offsets(offsets)
-
         metrics = {
             "NME": _percent(errors),
             "failure_rate": _percent(errors > self.failure_threshold / 100),
         }
-        offset_x, offset_y = _median(offsets.reshape(-1, 2))
-        metrics |= {"offset_x": offset_x, "offset_y": offset_y}
+        metrics |= self._offsets(offsets, len(results[0][0]) if results else 0)
         if self.mean_shape:
             metrics["NME_mean_shape"] = _percent(mean_errors)
         for index, name in enumerate(self._classes(classes)):
@@ -168,20 +166,26 @@ class NormalizedMeanError(TaskMetric):
         if nonfinite := int(np.isinf(errors).sum()):
             warn(f"{name}: {nonfinite} predictions are not finite; they count as failures")
 
-    def _report_offsets(self, offsets: np.ndarray) -> None:
-        """Log the offset of each point; equal offsets mean that all labels are shifted."""
-        if not offsets.size:
-            return
-        rows = [
-            [name, *(f"{value:+.2f}" for value in _median(offsets[:, point]))]
-            for point, name in enumerate(self._names(self.task, offsets.shape[1]))
-        ]
-        rows.append(["all", *(f"{value:+.2f}" for value in _median(offsets.reshape(-1, 2)))])
-        print_log(
-            f"{self.prefix}: median of prediction - label in pixels of the picture, to the right "
-            f"and below\n{table(['point', 'x', 'y'], rows)}",
-            logger="current",
-        )
+    def _offsets(self, offsets: np.ndarray, count: int) -> dict[str, float]:
+        """Medians of the offsets (n, ``count``, 2), of all points and of each, also as a table.
+
+        Many points of the same offset are a shift of all labels.
+        """
+        medians = {"": _median(offsets.reshape(-1, 2))}
+        for point, name in enumerate(self._names(self.task, count)):
+            medians[name] = _median(offsets[:, point]) if offsets.size else (np.nan, np.nan)
+        if offsets.size:
+            rows = [[name or "all", *(f"{v:+.2f}" for v in xy)] for name, xy in medians.items()]
+            print_log(
+                f"{self.prefix}: median of prediction - label in pixels of the picture, to the "
+                f"right and below\n{table(['point', 'x', 'y'], rows)}",
+                logger="current",
+            )
+        return {
+            f"offset_{axis}_{key_name(name)}" if name else f"offset_{axis}": value
+            for name, xy in medians.items()
+            for axis, value in zip("xy", xy, strict=True)
+        }
 
 
 def _median(offsets: np.ndarray) -> tuple[float, float]:

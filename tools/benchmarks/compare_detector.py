@@ -1,0 +1,97 @@
+"""Landmarks of a test set's pictures by an exported file: whole pictures, and a detector's faces.
+
+Prints the mean error over the distance of the eyes of both ways on the pictures in which the
+detector finds a face, and how many those are. Of several faces the one nearest to the labels is
+taken. With MTFL the test set is AFLW, whose pictures no training has seen.
+
+Example:
+    python tools/benchmarks/compare_detector.py configs/mtfl/mtl_resnet18_mtfl.py model.onnx \\
+        --detector face_detection_yunet_2023mar.onnx --out detector.csv
+"""
+
+import numpy as np
+from measuring import add_out
+
+from trn_plugin.cli.config import load_config
+from trn_plugin.cli.parsing import positive_int
+from trn_plugin.cli.running import start
+from trn_plugin.deploy import TaskPredictor
+from trn_plugin.deploy.detector import FaceDetector
+from trn_plugin.errors import ConfigError
+from trn_plugin.files import write_table
+from trn_plugin.geometry import read_image
+from trn_plugin.registry import DATASETS
+
+FACES = 100  # read at once
+
+
+def add_arguments(parser):
+    parser.add_argument("config", help="of the test set")
+    parser.add_argument("model", help="a file written by `trn-plugin export`")
+    parser.add_argument("--detector", required=True, metavar="FILE.onnx", help="YuNet")
+    parser.add_argument("--task", default="landmarks", help="(%(default)s)")
+    parser.add_argument("--pictures", type=positive_int, metavar="N", help="the first (all)")
+    add_out(parser)
+
+
+def main(args):
+    rows = compare(args)
+    for row in rows:
+        print(f"{row['input']:16} NME {row['nme_percent']:6.2f} %, {row['faces']} faces")
+    if args.out:
+        write_table(args.out, rows)
+
+
+def compare(args):
+    predictor, detector = TaskPredictor(args.model), FaceDetector(args.detector)
+    records, eyes = labelled(load_config(args.config, []), args)
+    errors = {"whole picture": [], "detected face": []}
+    for begin in range(0, len(records), FACES):
+        part = records[begin : begin + FACES]
+        images = [read_image(path) for path, _ in part]
+        whole = predictor.predict(images)
+        found = predictor.predict_objects(images, detector)
+        for (_, truth), plain, faces in zip(part, whole, found, strict=True):
+            if faces:
+                nearest = min(faces, key=lambda face: distance(face["box"], truth))
+                for name, each in zip(errors, (plain, nearest), strict=True):
+                    errors[name].append(error(each[args.task], truth, eyes))
+    counted = len(errors["whole picture"])
+    print(f"a face found in {counted} of {len(records)} pictures")
+    return [
+        {
+            "input": name,
+            "nme_percent": 100 * float(np.mean(values)) if values else float("nan"),
+            "faces": counted,
+            "pictures": len(records),
+        }
+        for name, values in errors.items()
+    ]
+
+
+def labelled(config, args):
+    """(path, landmarks in pixels) of each picture whose landmarks are whole, and the eyes."""
+    dataset = DATASETS.build(config.test_dataloader.dataset)
+    eyes = dataset.metainfo["tasks"].get(args.task, {}).get("interocular")
+    if eyes is None:
+        raise ConfigError(f"--task: expected landmarks with eyes, found {args.task!r}")
+    records = (dataset.get_data_info(index) for index in range(len(dataset)))
+    found = [(each["img_path"], each["gt"].get(args.task)) for each in records]
+    found = [(path, points) for path, points in found if points is not None]
+    whole = [(path, points) for path, points in found if np.isfinite(points).all()]
+    return whole[: args.pictures], list(eyes)
+
+
+def distance(box, points):
+    """From a box's middle to that of points."""
+    return float(np.linalg.norm(np.reshape(box, (2, 2)).mean(0) - points.mean(0)))
+
+
+def error(found, truth, eyes):
+    return np.linalg.norm(found - truth, axis=1).mean() / np.linalg.norm(
+        np.diff(truth[eyes], axis=0)
+    )
+
+
+if __name__ == "__main__":
+    start(__doc__, add_arguments, main)
