@@ -173,12 +173,12 @@ def _with_panel(
         lines = [*lines[:shown], (True, f"+ {len(lines) - shown} lines")]
     height = max(canvas.shape[0], step * min(rows, len(lines)) + 2 * margin)
     width = canvas.shape[1] + columns * (widest + margin) + margin
-    drawn = np.full((height, width, 3), DARK, np.uint8)
-    drawn[: canvas.shape[0], : canvas.shape[1]] = canvas
+    out = np.full((height, width, 3), DARK, np.uint8)
+    out[: canvas.shape[0], : canvas.shape[1]] = canvas
     for index, (is_title, text) in enumerate(lines):
         column, row = divmod(index, rows)
         left = canvas.shape[1] + margin + column * (widest + margin)
         origin = (left, margin + round((row + 0.7) * step))
         color = TITLE_COLOR if is_title else TEXT_COLOR
-        cv2.putText(drawn, text, origin, FONT, scale, color, thickness, cv2.LINE_AA)
-    return drawn
+        cv2.putText(out, text, origin, FONT, scale, color, thickness, cv2.LINE_AA)
+    return out
