@@ -62,7 +62,7 @@ def test_as_a_plain_reader_across_blocks(write, monkeypatch):
     path = write(listing(rows, points))
     for block in (1, 97, 4096, 1 << 20):
         monkeypatch.setattr(celeba_format, "BLOCK", block)
-        celeba_format._read.clear()
+        celeba_format._cache.clear()
         table = read_table(path, points)
         assert table.files.tolist() == [name for name, _ in rows]
         np.testing.assert_array_equal(table.values, [values for _, values in rows])
@@ -194,7 +194,7 @@ def test_the_attributes_are_forty_different_ones():
 @pytest.mark.real_data
 def test_real_files_as_distributed(celeba_root):
     path = os.path.join(celeba_root, "list_attr_celeba.txt")
-    celeba_format._read.clear()
+    celeba_format._cache.clear()
     start = time.process_time()
     table = read_attributes(path)
     assert time.process_time() - start < 2  # 0.3 s on an idle core
