@@ -1,12 +1,19 @@
 """Other processes of a test; forked, for fresh ones would import everything anew."""
 
 import os
+import subprocess
 import sys
+import tempfile
 import traceback
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+
+from trn_plugin import cli
+
+ROOT = Path(__file__).parents[1]
 
 
 def in_ranks(function, *arguments, folder, count=2):
@@ -28,20 +35,40 @@ def _rank(rank, function, arguments, folder, count):
     dist.destroy_process_group()
 
 
-def exit_status(function, errors):
-    """The exit status of a process that runs ``function``; its errors go to a file."""
-    pid = os.fork()
-    if pid:
-        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+def command(*arguments, folder=None):
+    """``trn-plugin ARGUMENTS`` in a process of its own, as ``subprocess.run`` gives it."""
+    arguments = [str(argument) for argument in arguments]
+    if torch.cuda.is_available():
+        line = [sys.executable, "-m", "trn_plugin", *arguments]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+        return subprocess.run(line, cwd=folder, env=environment, capture_output=True, text=True)
+    return forked(lambda: cli.main(arguments), folder)
+
+
+def forked(function, folder=None):
+    """Run a function in a process of its own: its exit status, output and errors."""
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
+        pid = os.fork()
+        if not pid:
+            _run(function, folder, out, errors)
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        for file in (out, errors):
+            file.seek(0)
+        return subprocess.CompletedProcess(function, status, out.read(), errors.read())
+
+
+def _run(function, folder, out, errors):
     status = 1
     try:
-        with open(errors, "w") as sys.stderr:
-            try:
-                function()
-                status = 0
-            except SystemExit as stop:
-                status = stop.code
-            except BaseException:
-                traceback.print_exc()
+        os.chdir(folder or ".")
+        sys.stdout, sys.stderr = out, errors
+        try:
+            function()
+            status = 0
+        except SystemExit as stop:
+            status = stop.code
+        except BaseException:
+            traceback.print_exc()
+        out.flush(), errors.flush()
     finally:
         os._exit(status)

@@ -30,9 +30,9 @@ make() { # name: an environment with this package's dependencies and mmpretrain
         "$site" -c "import site; print(*site.getsitepackages(), sep='\n')" \
             > "$("$python" -c "import site; print(site.getsitepackages()[0])")/site.pth"
     else
-        "$python" -m pip install --quiet --no-cache-dir ".[test]"
+        "$python" -m pip install -qq --no-cache-dir ".[test]"
     fi
-    "$python" -m pip install --quiet --no-cache-dir "${theirs[@]}"
+    "$python" -m pip install -qq --no-cache-dir "${theirs[@]}"
 }
 
 run() { # arguments of pytest, after what is there
@@ -48,7 +48,7 @@ shown = [f"Python {python_version()}", *(f"{name} {found[name]}" for name in nam
 print(", ".join(shown))
 PYTHON
     "$python" -c "import mmengine; print('mmengine', mmengine.__version__, 'is imported')"
-    PYTHONPATH=$root "$python" -m pytest -p no:cacheprovider -q "$@"
+    PYTHONPATH=$root "$python" -m pytest -p no:cacheprovider -q -W ignore "$@"
 }
 
 make mmpretrain
@@ -56,6 +56,6 @@ run tests/interop "$@"
 rm -rf "$folder/mmpretrain"
 
 make fork
-[[ $site ]] || "$python" -m pip uninstall --quiet --yes mmengine mmengine-lite
-"$python" -m pip install --quiet --no-cache-dir --no-deps "$fork"
+[[ $site ]] || "$python" -m pip uninstall -qq --yes mmengine mmengine-lite
+"$python" -m pip install -qq --no-cache-dir --no-deps "$fork"
 run tests/interop "${ours[@]}" "$@"

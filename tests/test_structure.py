@@ -42,7 +42,7 @@ ALLOWED = {
     "engine": {"checkpoints"},
     "checkpoints": set(),
     "balancing": set(),
-    "experiments": {"cli", "datasets", "deploy", "engine", "evaluation", "models", "relation"},
+    "experiments": {"cli", "datasets", "deploy", "engine", "evaluation"},
     "cli": {"checkpoints", "datasets", "deploy", "engine", "evaluation", "experiments", "models"},
 }
 

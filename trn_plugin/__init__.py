@@ -15,9 +15,9 @@ import os
 import sys
 from importlib import import_module
 
-# A picture's header can promise more than the memory holds; OpenCV reads these when it is imported.
+# Limit the size that a picture's header may declare; OpenCV reads these when it is imported.
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(2**28))
-os.environ.setdefault("OPENCV_LOG_LEVEL", "FATAL")  # what it cannot read is told by an error
+os.environ.setdefault("OPENCV_LOG_LEVEL", "FATAL")  # unreadable pictures raise our own errors
 
 __version__ = "0.1.0"
 
@@ -40,8 +40,8 @@ def __dir__() -> list[str]:
     return sorted([*globals(), *__all__])
 
 
-class _WithConfigs:
-    """Finder of modules: when MMEngine's configs are imported, they find this package's."""
+class _ConfigHook:
+    """Import hook: registers this package's configs when ``mmengine.config`` is imported."""
 
     @classmethod
     def find_spec(cls, name, path=None, target=None):
@@ -63,4 +63,4 @@ class _WithConfigs:
 if "mmengine.config" in sys.modules:
     import_module("trn_plugin.packaged").register()
 else:
-    sys.meta_path.insert(0, _WithConfigs)
+    sys.meta_path.insert(0, _ConfigHook)

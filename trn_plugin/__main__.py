@@ -1,4 +1,4 @@
-"""``python -m trn_plugin`` is ``trn-plugin``."""
+"""``python -m trn_plugin`` runs ``trn-plugin``."""
 
 from trn_plugin.cli import main
 

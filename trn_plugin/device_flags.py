@@ -13,13 +13,13 @@ MOST_UNREAD = 2
 
 
 class DeviceFlags:
-    """Small tensors that the host reads some steps after they were computed."""
+    """A queue of small tensors that the host reads a few steps after the device computed them."""
 
     def __init__(self) -> None:
         self._unread: deque[tuple[Tensor, torch.cuda.Event | None]] = deque()
 
     def put(self, flags: Tensor) -> None:
-        """Start the copy of a tensor to the host."""
+        """Start copying a tensor to the host."""
         if flags.device.type == "meta":
             return
         if flags.device.type != "cuda":
@@ -32,7 +32,7 @@ class DeviceFlags:
         self._unread.append((host, event))
 
     def take(self) -> list[Tensor]:
-        """What has been copied; waits only for what is older than ``MOST_UNREAD`` steps."""
+        """The tensors that have arrived; waits only while more than ``MOST_UNREAD`` are pending."""
         arrived = []
         while self._unread:
             flags, event = self._unread[0]
@@ -45,7 +45,7 @@ class DeviceFlags:
         return arrived
 
     def __deepcopy__(self, memo) -> DeviceFlags:
-        return DeviceFlags()  # a copy has had no step
+        return DeviceFlags()  # copies start empty
 
     def __reduce__(self):
         return DeviceFlags, ()

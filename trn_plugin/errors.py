@@ -1,4 +1,4 @@
-"""Errors that a user can cause and mend. The tools print them as one line and exit with 2."""
+"""Errors that a user can cause and mend. The tools print one line and exit with status 2."""
 
 import reprlib
 
@@ -17,7 +17,7 @@ __all__ = [
 
 
 class TrnPluginError(Exception):
-    """Base of the errors below: what was expected, what was found, and where."""
+    """Base class; messages say what was expected, what was found, and where."""
 
 
 class ConfigError(TrnPluginError, ValueError):
@@ -41,18 +41,18 @@ class NewerFormatError(CheckpointError):
 
 
 class TrainingError(TrnPluginError, RuntimeError):
-    """A training that cannot go on; the message says when and what it met."""
+    """A training that cannot continue; the message says when and why."""
 
 
 def printable(text: object, longest: int = 200) -> str:
-    """What a file says, fit for a message: no line ends or control characters, not too long."""
+    """Text of a file for a message: without control characters, cut to ``longest``."""
     text = str(text)
-    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[:longest])
-    return shown if len(text) <= longest else f"{shown}..."
+    escaped = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[:longest])
+    return escaped if len(text) <= longest else f"{escaped}..."
 
 
 def shown(value: object) -> str:
-    """What a file holds, for a message: short, and quick however it is nested."""
+    """A value of a file for a message: short, even if deeply nested."""
     try:
         return printable(reprlib.repr(value))
     except ValueError:  # an integer of too many digits
@@ -60,6 +60,6 @@ def shown(value: object) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its kind where it has none."""
+    """The first line of an error's message; its type if the message is empty."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__

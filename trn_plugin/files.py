@@ -1,4 +1,4 @@
-"""Files that tools write: whole or not at all, and with one line if they cannot."""
+"""Write files atomically; failures are errors of one line."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def atomic_write(
     error: type[TrnPluginError] = ConfigError,
     lasting: bool = False,
 ) -> Iterator[Path]:
-    """Yield a path to write to, which becomes ``path`` at the end, or goes if an error is raised.
+    """Yield a temporary path. It is renamed to ``path`` at the end, or removed after an error.
 
     Args:
-        path: the file; its folder is made.
-        option: what messages call it, such as ``--out``.
-        error: what is raised if the file cannot be written.
-        lasting: survive a power failure, and remove what writes left that were killed.
+        path: the file; its folder is created.
+        option: its name in messages, such as ``--out``.
+        error: the error to raise if the file cannot be written.
+        lasting: fsync, and remove temporary files of killed writes.
 
     Raises:
         ConfigError: the file cannot be written.
@@ -49,8 +49,8 @@ def atomic_write(
         finally:
             partial.unlink(missing_ok=True)
     except OSError as caught:
-        told = f"{option} {path}".strip()
-        raise error(f"{told}: cannot be written: {caught.strerror or caught}") from caught
+        name = f"{option} {path}".strip()
+        raise error(f"{name}: cannot be written: {caught.strerror or caught}") from caught
 
 
 def _sync(path: Path) -> None:
@@ -74,13 +74,13 @@ def write_json(path: str | os.PathLike, record, option: str = "--out") -> None:
 def write_table(
     path: str | os.PathLike, rows: Sequence[Mapping], append: bool = False, option: str = "--out"
 ) -> None:
-    """Write rows as a CSV file with a header; a column that a row lacks is empty in it.
+    """Write rows as a CSV file with a header.
 
     Args:
-        path: the file; its folder is made.
-        rows: values by column; None is empty.
-        append: to a file that is there, if its columns are these.
-        option: what messages call the path.
+        path: the file; its folder is created.
+        rows: values by column; missing columns and None give empty cells.
+        append: keep the rows of an existing file, which must have the same columns.
+        option: name of the path in messages.
 
     Raises:
         ConfigError: the file cannot be written, or has other columns.
@@ -89,7 +89,7 @@ def write_table(
     columns = list(dict.fromkeys(column for row in rows for column in row))
     before = ""
     if append and path.is_file():
-        before = _table_text(path, columns, option)
+        before = _existing_table(path, columns, option)
     with atomic_write(path, option) as partial, partial.open("w", encoding="utf-8") as file:
         file.write(before)
         table = csv.DictWriter(file, columns, restval="", lineterminator="\n")
@@ -98,7 +98,7 @@ def write_table(
         table.writerows(rows)
 
 
-def _table_text(path: Path, columns: list[str], option: str) -> str:
+def _existing_table(path: Path, columns: list[str], option: str) -> str:
     try:
         text = path.read_text(encoding="utf-8")
         found = next(csv.reader(text.splitlines()), [])

@@ -1,4 +1,4 @@
-"""Boxes, crops and points. numpy and OpenCV only: training and deployment share these."""
+"""Boxes, crops and points. NumPy and OpenCV only: training and deployment share them."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ REDUCED = {
     8: cv2.IMREAD_REDUCED_COLOR_8,
 }
 LARGEST_BOX = 2**28
-"""Pixels; a box beyond this is a mistake that would fill the memory with black."""
+"""Pixels; padding a larger box would fill the memory."""
 
-HEAD = 1 << 16  # bytes of a file in which its size is looked for
+HEAD = 1 << 16  # bytes at the start of a file that are searched for its size
 FRAME_MARKERS = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # SOF0..15, less DHT, JPG and DAC
 
 
 def read_image(path: str) -> np.ndarray:
-    """Read a picture as (H, W, 3) uint8 RGB; grey pictures are repeated, EXIF turns applied.
+    """Read a picture as (H, W, 3) uint8 RGB: grey is repeated, EXIF rotation applied.
 
     Raises:
-        PictureError: if the file is missing or is no readable picture.
+        PictureError: the file is missing or not a readable picture.
     """
     return decode_image(read_bytes(path), path)
 
@@ -49,10 +49,10 @@ def read_bytes(path: str) -> np.ndarray:
     """A file's content, (n,) uint8.
 
     Raises:
-        PictureError: if it cannot be read.
+        PictureError: it cannot be read.
     """
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # reading a pipe would wait for ever
+        if not stat.S_ISREG(os.stat(path).st_mode):  # reading a pipe would block
             raise PictureError(f"{path}: cannot read the picture: it is no regular file")
         with open(path, "rb", buffering=0) as file:
             return np.frombuffer(file.read(), dtype=np.uint8)
@@ -65,16 +65,16 @@ def decode_image(data: np.ndarray, path: str, reduction: int = 1) -> np.ndarray:
 
     Args:
         data: (n,) uint8.
-        path: what errors call it.
-        reduction: 2, 4 or 8 decode a JPEG at that fraction of its size, (ceil(H / r),
-            ceil(W / r), 3), from fewer of each block's frequencies and so faster than in full.
+        path: its name in errors.
+        reduction: 2, 4 or 8 decode a JPEG faster, at (ceil(H / r), ceil(W / r), 3), from fewer
+            frequencies of each block.
 
     Raises:
-        PictureError: if it is no readable picture.
+        PictureError: it is not a readable picture.
     """
     try:
         image = cv2.imdecode(data, REDUCED[reduction]) if data.size else None
-    except cv2.error:  # such as a picture of too many pixels
+    except cv2.error:  # such as too many pixels
         image = None
     if image is None:
         raise PictureError(f"{path}: not a readable picture ({data.size} bytes)")
@@ -82,7 +82,7 @@ def decode_image(data: np.ndarray, path: str, reduction: int = 1) -> np.ndarray:
 
 
 def jpeg_size(data: np.ndarray) -> tuple[int, int] | None:
-    """(width, height) of a JPEG as its frame header says, before any EXIF turn; None if unknown."""
+    """(width, height) in a JPEG's frame header, before EXIF rotation; None if unknown."""
     head = data[:HEAD].tobytes()
     if not head.startswith(b"\xff\xd8"):
         return None
@@ -97,7 +97,7 @@ def jpeg_size(data: np.ndarray) -> tuple[int, int] | None:
 
 
 def square_box(center: Sequence[float], side: float) -> tuple[int, int, int, int]:
-    """The square (x0, y0, x1, y1), in whole pixels, of at least 2 pixels a side."""
+    """A square (x0, y0, x1, y1) in whole pixels, with a side of at least 2."""
     side = max(2, round(float(side)))
     x0, y0 = (round(float(value) - side / 2) for value in center)
     return x0, y0, x0 + side, y0 + side
@@ -107,7 +107,7 @@ def crop(image: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:
     """Cut ``box`` (x0, y0, x1, y1 in whole pixels) from (H, W, 3); black outside the picture.
 
     Raises:
-        DataError: if the box is empty, immense, or lies wholly outside the picture.
+        DataError: see :func:`check_box`.
     """
     check_box(box, image.shape[:2])
     height, width = image.shape[:2]
@@ -118,10 +118,10 @@ def crop(image: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:
 
 
 def check_box(box: tuple[int, int, int, int], shape: tuple[int, int]) -> None:
-    """Refuse a box of which nothing lies in a picture of ``shape`` (height, width).
+    """Check a box in a picture of ``shape`` (height, width).
 
     Raises:
-        DataError: if it is empty, immense, or lies wholly outside.
+        DataError: it is empty, too large, or wholly outside the picture.
     """
     height, width = shape
     x0, y0, x1, y1 = box

@@ -1,4 +1,4 @@
-"""Operators of timm's models that torch.onnx does not translate as they are."""
+"""ONNX translations of operators of timm's models that torch.onnx cannot translate."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ __all__ = ["onnx_translations"]
 def onnx_translations() -> dict[Callable, Callable]:
     """The ``custom_translation_table`` of ``torch.onnx.export``.
 
-    Attention over more than (N, heads, L, d), which Hiera has, is written out; torch.onnx takes
-    four axes only.
+    Attention with more than four axes, as in Hiera, is decomposed; torch.onnx only takes four.
     """
     import torch
 

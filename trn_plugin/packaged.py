@@ -1,7 +1,7 @@
 """``trn_plugin::PATH``, a config of the installed package, for MMEngine.
 
-MMEngine looks for packages by ``pkg_resources``, which setuptools 82 has dropped, and does not find
-those that are installed editable. Where it asks for this package it is told.
+MMEngine finds packages by ``pkg_resources``, which setuptools 82 has dropped, and does not find
+editable installs. Its lookups are patched to answer for this package.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ NAME = "trn_plugin"
 PACKAGE = Path(__file__).parent
 CONFIGS = PACKAGE / ".mim" / "configs"
 ANSWERS = {"is_installed": True, "install_package": None, "get_installed_path": str(PACKAGE)}
-ASKING = ("mmengine.utils.package_utils", "mmengine.utils", "mmengine.config.config")
+LOOKUPS = ("mmengine.utils.package_utils", "mmengine.utils", "mmengine.config.config")
 
 
 def config_path(path: str | os.PathLike) -> str:
-    """The file of ``trn_plugin::PATH``; other paths as they are.
+    """Resolve ``trn_plugin::PATH`` to a file; return other paths unchanged.
 
     Raises:
-        ConfigError: the package has no such config, or this is no path.
+        ConfigError: the package has no such config, or ``path`` is not a path.
     """
     if not isinstance(path, (str, os.PathLike)):
         found = printable(repr(path))
@@ -45,10 +45,9 @@ def config_path(path: str | os.PathLike) -> str:
 
 
 def drop_scope(config) -> None:
-    """Remove the ``_scope_`` that MMEngine notes in dicts of a base of another package.
+    """Remove the ``_scope_`` that MMEngine adds to dicts of a ``_base_`` in another package.
 
-    It would reach functions as an argument; where the package's is the default scope it says
-    nothing.
+    Functions would receive it as an argument. It is redundant if it is the default scope.
     """
     if config.get("default_scope") == NAME:
         _drop(list(config.values()))
@@ -71,20 +70,20 @@ def register() -> None:
     fromfile = Config.fromfile
 
     @functools.wraps(fromfile)
-    def of_path(filename, *args, **kwargs):
+    def resolved(filename, *args, **kwargs):
         return fromfile(config_path(filename), *args, **kwargs)
 
-    Config.fromfile = staticmethod(of_path)
-    for module in filter(None, map(sys.modules.get, (*ASKING, "mmengine.hub.hub"))):
+    Config.fromfile = staticmethod(resolved)
+    for module in filter(None, map(sys.modules.get, (*LOOKUPS, "mmengine.hub.hub"))):
         for name in ANSWERS.keys() & vars(module).keys():
-            setattr(module, name, _told(getattr(module, name), ANSWERS[name]))
+            setattr(module, name, _patched(getattr(module, name), ANSWERS[name]))
 
 
-def _told(theirs, answer):
-    """MMEngine's function, but for this package."""
+def _patched(function, answer):
+    """MMEngine's function, with a fixed answer for this package."""
 
-    @functools.wraps(theirs)
-    def told(package, *args, **kwargs):
-        return answer if package == NAME else theirs(package, *args, **kwargs)
+    @functools.wraps(function)
+    def patched(package, *args, **kwargs):
+        return answer if package == NAME else function(package, *args, **kwargs)
 
-    return told
+    return patched

@@ -1,4 +1,4 @@
-"""Sums over the processes of torch.distributed."""
+"""Sums over the ranks of torch.distributed."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ __all__ = ["sum_over_ranks", "world_size"]
 
 
 def world_size() -> int:
-    """Number of processes that train together."""
+    """Number of ranks; 1 outside torch.distributed."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def sum_over_ranks(x: Tensor) -> Tensor:
-    """Add up ``x`` over all processes, in place."""
+    """Sum ``x`` over all ranks, in place."""
     if world_size() > 1:
         dist.all_reduce(x)
     return x

@@ -1,9 +1,8 @@
 """Child registries of MMEngine's, scope ``trn_plugin``.
 
 ``default_scope = 'trn_plugin'`` or the prefix ``trn_plugin.`` in a ``type`` finds every class of
-this package; ``locations`` are imported on first use. The registries to which this package adds
-nothing are children too, so that the scope is found in every tree and MMEngine's own classes
-are reached through it without a warning.
+this package; ``locations`` are imported on first use. Registries to which this package adds nothing
+have children too: MMEngine warns about registry trees without the scope.
 """
 
 from mmengine import registry as mmengine_registry
@@ -51,8 +50,8 @@ RUNNERS = _child(mmengine_registry.RUNNERS, "engine")
 LOG_PROCESSORS = _child(mmengine_registry.LOG_PROCESSORS, "engine")
 OPTIM_WRAPPERS = _child(mmengine_registry.OPTIM_WRAPPERS, "balancing")
 
-_NOTHING_ADDED = [
-    _child(getattr(mmengine_registry, name), "registry")  # without a place MMEngine warns
+_EMPTY = [
+    _child(getattr(mmengine_registry, name), "registry")  # MMEngine warns if there is no location
     for name in (
         "LOOPS",
         "MODEL_WRAPPERS",

@@ -1,4 +1,4 @@
-"""A run that is interrupted or asked to end."""
+"""End a run on an interrupt or SIGTERM."""
 
 from __future__ import annotations
 
@@ -13,18 +13,15 @@ INTERRUPTED, TERMINATED = 130, 143
 
 
 class Terminated(KeyboardInterrupt):
-    """The process was asked to end, by SIGTERM."""
+    """The process received SIGTERM."""
 
 
 @contextmanager
 def in_one_line() -> Iterator[None]:
-    """Tell an interrupt, or SIGTERM, of what runs inside in one line on stderr.
-
-    Ends the process with exit status 130, or 143.
-    """
+    """Turn an interrupt or SIGTERM into one line on stderr and exit status 130 or 143."""
 
     def terminate(signum, frame):
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # ignore repeated signals
         raise Terminated
 
     before = signal.getsignal(signal.SIGTERM)
@@ -33,10 +30,10 @@ def in_one_line() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as error:
-        ended = isinstance(error, Terminated)
-        told = "terminated" if ended else "interrupted"
-        print(": ".join([told, *filter(None, [str(error)])]), file=sys.stderr)
-        sys.exit(TERMINATED if ended else INTERRUPTED)
+        terminated = isinstance(error, Terminated)
+        reason = "terminated" if terminated else "interrupted"
+        print(": ".join([reason, *filter(None, [str(error)])]), file=sys.stderr)
+        sys.exit(TERMINATED if terminated else INTERRUPTED)
     finally:
         if before is signal.SIG_DFL:
             signal.signal(signal.SIGTERM, before)

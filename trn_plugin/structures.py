@@ -1,4 +1,4 @@
-"""What travels from the data set to the evaluators."""
+"""Batches and samples: labels and predictions on their way from data set to evaluators."""
 
 from __future__ import annotations
 
@@ -24,20 +24,19 @@ class MultiTaskDataSample(BaseDataElement):
         gt (dict[str, Tensor]): labels; a task that has none is absent. Landmarks: (P, 2) float,
             x and y as fractions of the crop's width and height, NaN for a missing point. Classes:
             () int64. Binary attributes: (A,) float, 0 or 1. Values: (V,) float64.
-        pred (dict[str, Tensor]): predictions in the same form as the head's ``predict`` gives
-            them: (P, 2) fractions of the crop, (C,) class or (A,) attribute probabilities, (V,)
-            values.
-        hidden (dict[str, Tensor]): (d,) what enters each task's last layer.
-        output (dict[str, Tensor]): (d,) what each head predicts, in the form of its loss target.
-        logits (dict[str, Tensor]): (d,) each head's raw output.
-        target (dict[str, Tensor]): (d,) each head's loss target; a task without label is absent.
+        pred (dict[str, Tensor]): predictions of each head: (P, 2) fractions of the crop, (C,) class
+            or (A,) attribute probabilities, (V,) values.
+        hidden (dict[str, Tensor]): (d,) inputs of each task's last layer.
+        output (dict[str, Tensor]): (d,) predictions of each head, in the form of its loss target.
+        logits (dict[str, Tensor]): (d,) raw output of each head.
+        target (dict[str, Tensor]): (d,) loss target of each head; a task without label is absent.
 
     Metainfo: ``img_path``, ``ori_shape`` (height, width in pixels), ``box`` (x0, y0, x1, y1 of the
     crop in the picture's pixels), ``box_source`` (how the box was made), ``tasks`` (`Task` by
     name, as the data set describes them).
 
-    Pickled, its CPU tensors are arrays: torch would pass each of them from a data-loader worker as
-    a shared-memory file of its own.
+    Pickling stores CPU tensors as arrays: a data-loader worker would pass each tensor as a
+    shared-memory file.
     """
 
     def __getstate__(self) -> dict:
@@ -59,7 +58,7 @@ class MultiTaskDataSample(BaseDataElement):
 
 
 class _Array(NamedTuple):
-    """A tensor on its way between processes."""
+    """A pickled tensor."""
 
     array: np.ndarray
 
@@ -75,24 +74,23 @@ class MultiTaskBatch(BaseDataElement):
     """Labels and predictions of a batch, task by task; a sequence of :class:`MultiTaskDataSample`.
 
     Indexing or iterating builds data samples, for code that does not take batches. It is a
-    ``BaseDataElement`` only so that MMEngine moves it between devices.
+    ``BaseDataElement`` so that MMEngine moves it between devices.
 
     Args:
-        tasks (Mapping[str, Task]): what each label is.
-        matrix (Tensor): (N, D), the targets of all tasks side by side, 0 where there is no label;
-            float64 if labels of a task are, else float32.
-        mask (Tensor): (N, T) bool, which labels there are, in whole or in part.
+        tasks (Mapping[str, Task]): the tasks by name.
+        matrix (Tensor): (N, D) targets of all tasks, concatenated, 0 for a missing label; float64
+            if the labels of a task are, else float32.
+        mask (Tensor): (N, T) bool, False for a label that is missing altogether.
         meta (Mapping[str, list]): N entries by key, None where a sample has none.
         fields (Mapping[str, Mapping[str, Tensor]]): model outputs by field ('pred', 'hidden',
             'output', 'logits', 'target') and task, (N, ...).
-        parts (Mapping[str, Tensor]): (N, width) bool by task, which numbers of its targets there
-            are; only of tasks whose labels here lack some.
+        parts (Mapping[str, Tensor]): (N, width) bool by task, False for a missing entry of a
+            target; only for tasks with incomplete labels in this batch.
 
     Attributes:
-        targets (dict[str, Tensor]): (N, width) by task, float64 where the labels are, else float32.
-        masks (dict[str, Tensor]): (N,) bool by task, which samples have a label, in whole or in
-            part.
-        complete (frozenset[str]): tasks of which the host knows that no label is missing.
+        targets (dict[str, Tensor]): (N, width) by task, float64 if the labels are, else float32.
+        masks (dict[str, Tensor]): (N,) bool by task, the columns of ``mask``.
+        complete (frozenset[str]): tasks that are known, on the host, to lack no label.
     """
 
     def __init__(
@@ -113,7 +111,7 @@ class MultiTaskBatch(BaseDataElement):
             for (name, task), own in columns
         }
         self.masks = dict(zip(self.tasks, mask.unbind(1), strict=True))
-        # asked on the host only: a device would make it wait
+        # only on the host: reading values from a device synchronises
         is_known = mask.device.type == "cpu"
         is_there = zip(self.tasks, mask.all(0).tolist() if is_known else (), strict=is_known)
         self.complete = frozenset(t for t, there in is_there if there and t not in self.parts)
@@ -126,10 +124,10 @@ class MultiTaskBatch(BaseDataElement):
     def of(
         cls, samples: Sequence[MultiTaskDataSample], tasks: Mapping[str, Task]
     ) -> MultiTaskBatch:
-        """The batch of these samples' labels.
+        """Make the batch of the labels of some samples.
 
         Raises:
-            DataError: a label that does not fit its task.
+            DataError: a label does not fit its task.
         """
         dtype = np.result_type(np.float32, *(task.target_dtype for task in tasks.values()))
         matrix = np.zeros((len(samples), sum(t.width for t in tasks.values())), dtype)
@@ -141,7 +139,7 @@ class MultiTaskBatch(BaseDataElement):
             if rows:
                 own = slice(start, start + task.width)
                 targets = task.targets([_on_host(labels[row]) for row in rows], dtype)
-                if np.isnan(targets.sum()):  # faster than all of them, and nearly always enough
+                if np.isnan(targets.sum()):  # faster than isnan of all
                     there = np.zeros((len(samples), task.width), bool)
                     there[rows] = ~np.isnan(targets)
                     parts[name] = torch.from_numpy(there)
@@ -154,7 +152,7 @@ class MultiTaskBatch(BaseDataElement):
         return cls(tasks, torch.from_numpy(matrix), torch.from_numpy(mask), meta, parts=parts)
 
     def labels(self, task: str) -> list:
-        """The label of each sample as an array on the host, None where it has none."""
+        """Labels of the samples as arrays on the host; None for a missing one."""
         if task not in self.tasks:
             return [None] * len(self)
         if ("labels", task) not in self._arrays:
@@ -168,12 +166,12 @@ class MultiTaskBatch(BaseDataElement):
         return self._arrays["labels", task]
 
     def whole(self, task: str) -> torch.Tensor:
-        """(N,) bool: samples with a whole label of a task."""
+        """(N,) bool: samples with a complete label of a task."""
         mask = self.masks[task]
         return mask & self.parts[task].all(1) if task in self.parts else mask
 
     def array(self, field: str, task: str) -> np.ndarray:
-        """A field on the host, (N, ...); bfloat16, which numpy lacks, becomes float32."""
+        """A field as an array on the host, (N, ...); bfloat16 becomes float32."""
         if (field, task) not in self._arrays:
             values = self.fields[field][task].detach()
             values = values.float() if values.is_floating_point() else values
@@ -186,7 +184,7 @@ class MultiTaskBatch(BaseDataElement):
         return MultiTaskBatch(self.tasks, self.matrix, self.mask, self.meta, fields, self.parts)
 
     def give_to(self, samples: Sequence[MultiTaskDataSample]) -> Sequence[MultiTaskDataSample]:
-        """Set each sample's row of the fields on it; returns the samples."""
+        """Copy the fields to the samples, row by row; returns the samples."""
         for row, sample in enumerate(samples):
             for field in self.fields:
                 sample.set_field(self._row(field, row), field)
@@ -201,17 +199,17 @@ class MultiTaskBatch(BaseDataElement):
         }
 
     def to(self, *args, **kwargs) -> MultiTaskBatch:
-        """Like ``Tensor.to``, for all tensors of the batch; MPS has no float64 targets."""
+        """Like ``Tensor.to`` for all tensors of the batch; float32 on MPS, which lacks float64."""
         device = kwargs.get("device", args[0] if args else None)
         if str(device).startswith("mps"):
             kwargs["dtype"] = torch.float32
-        return self._changed(lambda values: values.to(*args, **kwargs))
+        return self._mapped(lambda values: values.to(*args, **kwargs))
 
     def pin_memory(self) -> MultiTaskBatch:
-        """In page-locked memory; data loaders with ``pin_memory`` call it."""
-        return self._changed(lambda values: values.pin_memory())
+        """Copy to page-locked memory, for data loaders with ``pin_memory``."""
+        return self._mapped(lambda values: values.pin_memory())
 
-    def _changed(self, change: Callable[[torch.Tensor], torch.Tensor]) -> MultiTaskBatch:
+    def _mapped(self, change: Callable[[torch.Tensor], torch.Tensor]) -> MultiTaskBatch:
         fields = {
             field: {task: change(value) for task, value in values.items()}
             for field, values in self.fields.items()
@@ -251,10 +249,10 @@ class MultiTaskBatch(BaseDataElement):
         return f"MultiTaskBatch({len(self)} samples, tasks={list(self.tasks)})"
 
     def __deepcopy__(self, memo: dict) -> MultiTaskBatch:
-        return self._changed(lambda values: values.clone())
+        return self._mapped(lambda values: values.clone())
 
     def __reduce__(self):
-        # arrays: torch would pass each tensor between processes as a shared-memory file
+        # arrays, see MultiTaskDataSample
         arrays = self.matrix.cpu().numpy(), self.mask.cpu().numpy()
         parts = {task: there.cpu().numpy() for task, there in self.parts.items()}
         return _from_arrays, (self.tasks, *arrays, self.meta, self.fields, parts)
@@ -275,7 +273,7 @@ def relation_sides(relation, key: str) -> tuple[tuple[str, ...], tuple[str, ...]
     """The two groups of tasks of a relation, ``('a', 'b')`` or ``(('a', 'b'), ('c',))``.
 
     Raises:
-        ConfigError: no pair, an empty side, or a task on both or twice; ``key`` says where.
+        ConfigError: not a pair, an empty side, or a repeated task; begins with ``key``.
     """
     pair = isinstance(relation, (tuple, list)) and len(relation) == 2
     sides = tuple((s,) if isinstance(s, str) else tuple(s) for s in relation) if pair else ()
@@ -288,5 +286,5 @@ def relation_sides(relation, key: str) -> tuple[tuple[str, ...], tuple[str, ...]
 
 
 def relation_name(sides: tuple[tuple[str, ...], tuple[str, ...]]) -> str:
-    """``a-b``, or ``a+b-c`` with groups."""
+    """The name of a relation: ``a-b``, or ``a+b-c`` with groups."""
     return "-".join("+".join(side) for side in sides)

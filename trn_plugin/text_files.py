@@ -1,4 +1,4 @@
-"""Where a text file is none."""
+"""Locate text that is not UTF-8."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ __all__ = ["line_not_in_utf8"]
 
 
 def line_not_in_utf8(path: str) -> int:
-    """Number, from 1, of a file's first line that is not UTF-8; 0 if all are."""
+    """Number, from 1, of the first line that is not valid UTF-8; 0 if there is none."""
     with open(path, "rb") as file:
         for number, line in enumerate(file, 1):
             try:

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from trn_plugin.cli import browse as browse_module
 from trn_plugin.cli import main
 from trn_plugin.cli.browse import both_pictures
 from trn_plugin.structures import MultiTaskDataSample
@@ -20,15 +21,16 @@ def browse(*arguments):
 
 
 def options(tmp_path):
-    own = [f"data_root={tmp_path / 'toy'}", "train_size=48", "test_size=8", "val_size=12"]
+    own = [f"data_root={tmp_path / 'toy'}", "train_size=12", "test_size=4", "val_size=4"]
     return [
         "--cfg-options",
         *(f"{part}_dataloader.dataset.{o}" for part in ("train", "val", "test") for o in own),
     ]
 
 
-def test_sheets_of_each_phase(tmp_path, capsys):
-    for phase, count, sheets in (("train", 30, 2), ("val", 100, 1), ("test", 3, 1)):
+def test_sheets_of_each_phase(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(browse_module, "PER_SHEET", 4)
+    for phase, count, sheets in (("train", 5, 2), ("val", 100, 1), ("test", 3, 1)):
         out = tmp_path / phase
         arguments = ["--phase", phase, "--show-number", count, "--output-dir", out]
         assert not browse(TOY, *arguments, *options(tmp_path))

@@ -19,6 +19,9 @@ from pages import ROOT
 from trn_plugin.cli import COMMANDS
 from trn_plugin.cli.config import load_config, work_dir
 from trn_plugin.cli.parsing import build_parser
+from trn_plugin.engine.building import replaced
+from trn_plugin.engine.hooks import OWN
+from trn_plugin.experiments.grid import parse_options
 from trn_plugin.registry import HOOKS, METRICS, MODELS
 
 PROGRAMS = (
@@ -158,8 +161,11 @@ def _check_config(folder, args):
     """Read and build what a command's config says; the config, None if there is none."""
     if not str(getattr(args, "config", None) or "").endswith((".py", ".yaml", ".yml", ".json")):
         return None
+    options = getattr(args, "cfg_options", None)
+    if isinstance(options, list):  # of a sweep
+        options = parse_options(args.config, options)
     with inside(folder):
-        config = load_config(args.config, getattr(args, "cfg_options", None))
+        config = load_config(args.config, options)
     build(config)
     epoch = re.search(r"epoch_(\d+)\.pth$", str(getattr(args, "checkpoint", None)))
     if epoch:
@@ -172,7 +178,7 @@ def build(config):
     """The model, the hooks and the metrics of a config, without weights from anywhere."""
     config.model.backbone.update(pretrained=False, checkpoint_path=None)
     parts = [(MODELS, config.model)]
-    parts += [(HOOKS, hook) for hook in config.get("custom_hooks", [])]
+    parts += [(HOOKS, replaced(hook, OWN)) for hook in config.get("custom_hooks", [])]
     for evaluator in (config.get("val_evaluator"), config.get("test_evaluator")):
         listed = evaluator if isinstance(evaluator, list) else [evaluator]
         parts += [(METRICS, metric) for metric in listed if metric]

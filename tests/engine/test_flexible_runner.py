@@ -10,17 +10,19 @@ from trn_plugin.errors import ConfigError
 
 def toy(folder):
     options = {"runner_type": "FlexibleRunner", "work_dir": str(folder / "work"), "input_size": 32}
-    options |= {"train_cfg.max_epochs": 1, "default_hooks.similarity_plot": None}
+    options |= {"train_cfg.max_epochs": 1}
     options |= {"custom_hooks.0.min_samples_per_dim": 0, "log_level": "ERROR"}
     for part in ("train", "val", "test"):
         loader = dict(num_workers=0, persistent_workers=False, batch_size=8)
         sizes = dict(data_root=str(folder / "faces"), train_size=24, val_size=8, test_size=8)
         loader |= {f"dataset.{k}": v for k, v in dict(sizes, serialize_data=False).items()}
         options |= {f"{part}_dataloader.{key}": value for key, value in loader.items()}
-    return load_config("trn_plugin::toy/trn-output_test-resnet_toy.py", options)
+    config = load_config("trn_plugin::toy/trn-output_test-resnet_toy.py", options)
+    del config.default_hooks["similarity_plot"]
+    return config
 
 
-def test_it_trains_and_tests_a_config_of_ours(tmp_path, logged):
+def test_it_trains_and_tests_a_config_of_ours(tmp_path):
     runner = build_runner(toy(tmp_path))
     assert type(runner) is FlexibleRunner
     runner.train()

@@ -18,6 +18,7 @@ EPOCHS = dict(type="EpochBasedTrainLoop", max_epochs=3, val_interval=2)
 ITERATIONS = dict(type="IterBasedTrainLoop", max_iters=16, val_interval=4)
 EVERY_EPOCH = dict(type="CheckpointHook", interval=1, max_keep_ckpts=2)
 EVERY_OTHER = dict(type="CheckpointHook", interval=2, by_epoch=False, max_keep_ckpts=2)
+EVERY_ONE = dict(EVERY_OTHER, interval=1)
 FOREVER = dict(type="InfiniteSampler")
 
 
@@ -46,6 +47,7 @@ def whole(folder, **options):
         (ITERATIONS, EVERY_OTHER, (4, 9)),
         (dict(by_epoch=True, max_epochs=3), EVERY_OTHER, (9,)),
         (dict(by_epoch=False, max_iters=9), EVERY_OTHER, (7,)),
+        (dict(ITERATIONS, val_interval=1, max_iters=6), EVERY_ONE, (4,)),
     ],
 )
 def test_resumed_equals_whole(tmp_path, train_cfg, checkpoint, stops):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
-from processes import exit_status
+from processes import forked
 from tiny import SquaredError, StopAt, TinyModel, tiny_runner
 
 from trn_plugin import cli
@@ -383,11 +383,10 @@ def test_sigterm_is_one_line_and_status_143(tmp_path, save):
     def main():
         tiny_runner(tmp_path, custom_hooks=[Asks()], cfg=dict(save_on_sigterm=save)).train()
 
-    status = exit_status(lambda: running.run(main), tmp_path / "errors")
-    errors = (tmp_path / "errors").read_text()
-    assert status == 143, errors
+    done = forked(lambda: running.run(main))
+    assert done.returncode == 143, done.stderr
     last = "iter_9.pth" if save else "epoch_1.pth"
-    (line,) = errors.strip().splitlines()
+    (line,) = done.stderr.strip().splitlines()
     assert line.startswith("terminated: the last checkpoint is ")
     assert last in line
     assert load_checkpoint_file(tmp_path / "run" / last)["meta"]["iter"] == (9 if save else 6)

@@ -115,7 +115,7 @@ def test_prediction_that_is_not_finite(drawn, logged):
     assert math.isnan(result["attributes/mAP"])
     wrong = ((probabilities > 0.5) != truth) | np.isnan(probabilities)
     assert result["attributes/error_rate"] == pytest.approx(100 * wrong.mean())
-    assert "not being finite: Young" in logged()
+    assert "non-finite predictions: Young" in logged()
 
 
 def test_no_picture_at_all_is_nan():

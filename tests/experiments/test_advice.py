@@ -14,7 +14,7 @@ from trn_plugin.experiments.gradients import (
     mean_interval,
     stages_of_parameters,
 )
-from trn_plugin.experiments.suggestion import suggest
+from trn_plugin.experiments.reading import conflicts, sentences
 from trn_plugin.models import TimmTrunk
 
 STAGES = ("one", "two", "three", "four")
@@ -41,7 +41,7 @@ class Stack(nn.Module):
         return {"loss_a": early + last.sum(), "loss_b": early - last.sum()}
 
 
-def measured(model, batches=6, spoil=None):
+def measured(model, batches=6):
     torch.manual_seed(0)
     places = {name: int(name[0]) for name, _ in model.backbone.trunk.named_parameters()}
     hook = StageCosineHook(places)
@@ -56,16 +56,16 @@ def measured(model, batches=6, spoil=None):
 
 
 @pytest.mark.parametrize("agree", range(len(STAGES) + 1))
-def test_tasks_part_before_the_stage_where_they_pull_against_each_other(agree):
+def test_conflicts_begin_where_tasks_pull_against_each_other(agree):
     found = measured(Stack(agree))
-    signs = [math.copysign(1, interval.mean) for interval in found["a", "b"]]
-    assert signs == [1.0] * agree + [-1.0] * (len(STAGES) - agree)
-    advice = suggest(("a", "b"), STAGES, found)
-    assert advice.shared_stages == ("all" if agree == len(STAGES) else agree)
-    assert advice.sure.startswith("Sure")
+    assert conflicts(found["a", "b"]) == list(range(agree, len(STAGES)))
+    (told,) = sentences(STAGES, found)
+    assert "4 of 4 mean cosines differ from 0" in told
+    assert ("agree at one" in told) == (agree > 0)
+    assert ("against each other at" in told) == (agree < len(STAGES))
 
 
-def test_tasks_with_one_loss_share_everything():
+def test_tasks_with_one_loss_agree_everywhere():
     class Same(Stack):
         def forward(self, x):
             losses = super().forward(x)
@@ -73,27 +73,12 @@ def test_tasks_with_one_loss_share_everything():
 
     found = measured(Same(0))
     assert [interval.mean for interval in found["a", "b"]] == pytest.approx([1.0] * 4)
-    assert suggest(("a", "b"), STAGES, found).shared_stages == "all"
+    assert conflicts(found["a", "b"]) == []
 
 
-def test_the_task_that_disagrees_with_the_others_leaves():
-    up, down = (mean_interval([s * 0.5, s * 0.4, s * 0.6]) for s in (1, -1))
-    cosines = {
-        ("a", "b"): [up, down, down, down],
-        ("a", "c"): [up, up, up, down],
-        ("b", "c"): [up, down, up, up],
-    }
-    advice = suggest(("a", "b", "c"), STAGES, cosines)
-    assert advice.shared_stages == {"a": 3, "b": 1, "c": 3}
-    assert "gradients of a and b" in advice.reasons[0]
-    trunk = TimmTrunk("test_resnet", tasks=("a", "b", "c"), shared_stages=advice.shared_stages)
-    assert trunk.shared_stages == advice.shared_stages
-
-
-def test_nothing_is_sure_without_gradients():
-    unknown = mean_interval([math.nan, math.nan])
-    advice = suggest(("a", "b"), ("one",), {("a", "b"): [unknown]})
-    assert advice.sure.startswith("Not sure at all")
+def test_nothing_is_said_without_gradients():
+    (told,) = sentences(("one",), {("a", "b"): [mean_interval([math.nan, math.nan])]})
+    assert "too few batches" in told
 
 
 @pytest.mark.parametrize("model_name", ["test_resnet", "test_vit"])
@@ -120,7 +105,8 @@ def test_advice_on_toy_faces(tmp_path, run_tool):
         "advise", CONFIG, "--steps", 4, "--out-dir", out, "--cfg-options", *options
     )
     assert status == 0, error
-    assert "Suggested: model.backbone.shared_stages=" in printed
+    assert "landmarks and pose: " in printed
+    assert "No cut is suggested" in printed
     with open(out / "advice.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 3 + 5

@@ -23,6 +23,13 @@ def test_a_cell_for_each_combination():
     assert len({row.slug for row in rows}) == 4
 
 
+def test_a_number_and_its_negative_have_their_own_folders():
+    first, second = cells("c.py", ["a.stages=1,-1"])
+    assert first.slug != second.slug
+    with pytest.raises(ConfigError, match="two cells would have the folder"):
+        cells("c.py", ["a.b=x+,x-"])
+
+
 def test_keys_with_one_last_part_are_told_apart():
     (row,) = cells("c.py", ["heads.a.weight=1", "heads.b.weight=2"])
     assert row.name == "a.weight 1, b.weight 2"

@@ -19,13 +19,16 @@ a loss weight or the learning rate by 1 %, the momentum of the covariances by 1e
 import argparse
 import json
 import os
-import subprocess
 import sys
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # another number may be chosen, to measure it
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from processes import command
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = Path(__file__).with_name("golden.json")
@@ -61,13 +64,9 @@ def train(run, folder, **options):
     options |= {f"{s}_dataloader.dataset.data_root": folder / "faces" for s in ("train", "val")}
     if run.startswith("trn"):
         options["custom_hooks.0.min_samples_per_dim"] = 0  # the relation loss from step 1 on
-    command = [sys.executable, ROOT / "tools/train.py"]
-    command += [ROOT / f"configs/toy/{run}_test-resnet_toy.py", "--work-dir", folder / run]
-    command += ["--cfg-options", *(f"{name}={value}" for name, value in options.items())]
-    # the number of threads may be chosen, to measure what it changes
-    environment = {"OMP_NUM_THREADS": "1", **os.environ, "PYTHONPATH": str(ROOT)}
-    environment["CUDA_VISIBLE_DEVICES"] = ""
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    config = ROOT / f"configs/toy/{run}_test-resnet_toy.py"
+    listed = [f"{name}={value}" for name, value in options.items()]
+    done = command("train", config, "--work-dir", folder / run, "--cfg-options", *listed)
     assert done.returncode == 0, done.stdout + done.stderr
     (path,) = (folder / run).glob("*/vis_data/scalars.json")
     rows = [json.loads(line) for line in path.read_text().splitlines()]

@@ -2,12 +2,15 @@
 
 import importlib.util
 import json
+import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from mmengine.registry import init_default_scope
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "docs"))
 if importlib.util.find_spec("mmpretrain") is None:
     collect_ignore_glob = ["test_*.py"]
 
@@ -19,6 +22,19 @@ def their_scope():
 
 CLASSES = ("dark", "grey", "light")
 COUNT = 64
+
+
+@pytest.fixture(scope="session")
+def page():
+    """Names that the Python blocks of the guide define, one dict a block."""
+    from pages import ROOT, blocks
+
+    found = []
+    for block in blocks(ROOT / "docs/guides/other_projects.md"):
+        if block.language == "python":
+            found.append({})
+            exec(block.text, found[-1])
+    return found
 
 
 @pytest.fixture(scope="session")

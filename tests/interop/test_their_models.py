@@ -49,6 +49,17 @@ def test_their_model_resumes_exactly(pictures, tmp_path):
     assert saved["relation_state"]["relations"] == ["shade-side"]
 
 
+def test_the_model_of_the_guide(pictures, tmp_path, page):
+    (names,) = (names for names in page if "custom_hooks" in names)
+    config = their_config(pictures, tmp_path, train_cfg=dict(by_epoch=True, max_epochs=1))
+    config.model, config.custom_hooks = names["model"], names["custom_hooks"]
+    config.model["data_preprocessor"] = dict(mean=[0] * 3, std=[255] * 3, to_rgb=True)
+    config.custom_hooks[0]["allow_undersampled"] = True
+    runner = RUNNERS.build(config)
+    runner.train()
+    assert 0 <= losses(runner)["train/relation/hidden/shade-side"][-1] <= 1
+
+
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
 def test_our_trunk_in_their_config(pictures, tmp_path, name):
     sized = dict(img_size=32) if "vit" in name else {}

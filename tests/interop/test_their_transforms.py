@@ -106,3 +106,10 @@ def test_what_is_missing(dataset, steps, message):
     with pytest.raises(TrnPluginError, match=message) as error:
         dataset(steps)[2]
     assert "\n" not in str(error.value)
+
+
+def test_the_pipeline_of_the_guide(dataset, page):
+    (pipeline,) = (names["train_pipeline"] for names in page if "train_pipeline" in names)
+    assert dataset(pipeline)[2]["inputs"].shape == (3, 32, 32)
+    with pytest.raises(ConfigError, match="AutoAugment turns the picture, and point would not"):
+        dataset(pipeline, POINTS)

@@ -12,7 +12,7 @@ from trn_plugin.relation.solvers._projection import Basis, Projection
 EPSILON = 1e-5
 
 
-def moments(d1, d2, scale1=1.0, scale2=1.0, correlations=(0.9, 0.7, 0.5), seed=0):
+def covariances(d1, d2, scale1=1.0, scale2=1.0, correlations=(0.9, 0.7, 0.5), seed=0):
     """S11, S12, S22 float64 whose canonical correlations are these, and zeros."""
     g = torch.Generator().manual_seed(seed)
     m1, m2 = (torch.randn(d, d, generator=g).double() + 4 * torch.eye(d) for d in (d1, d2))
@@ -36,7 +36,7 @@ def correction(found, s12, tau, accuracy, variates=None):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(("scale1", "scale2"), [(1, 1), (1e6, 1e-5)])
 def test_they_solve_the_shifted_equations(dtype, scale1, scale2):
-    s11, s12, s22 = moments(40, 30, scale1, scale2)
+    s11, s12, s22 = covariances(40, 30, scale1, scale2)
     tau = float(canonical(s11, s12, s22)[0][0])
     found = shift_inverted(*(s.to(dtype) for s in (s11, s12, s22)), EPSILON, tau)
     g = torch.Generator().manual_seed(1)
@@ -57,7 +57,7 @@ def test_they_solve_the_shifted_equations(dtype, scale1, scale2):
 
 
 def test_what_is_above_the_accuracy_is_a_lower_bound():
-    s11, s12, s22 = moments(40, 30)
+    s11, s12, s22 = covariances(40, 30)
     tau = float(canonical(s11, s12, s22)[0][0])
     found = shift_inverted(s11, s12, s22, EPSILON, tau)
     a, b = torch.ones(40), torch.ones(30)
@@ -66,7 +66,7 @@ def test_what_is_above_the_accuracy_is_a_lower_bound():
 
 
 def test_blocks_that_are_not_positive_definite_promise_nothing():
-    s11, s12, s22 = moments(40, 30)
+    s11, s12, s22 = covariances(40, 30)
     tau = float(canonical(s11, s12, s22)[0][0])
     inverse1, elimination, inverse2, shift = shift_inverted(s11, s12, s22, EPSILON, tau)
     a, b = torch.ones(40), torch.ones(30)
@@ -80,7 +80,7 @@ def test_blocks_that_are_not_positive_definite_promise_nothing():
 
 
 def test_close_variates_make_the_gradient_sensitive():
-    s11, s12, s22 = moments(40, 30)
+    s11, s12, s22 = covariances(40, 30)
     tau = float(canonical(s11, s12, s22)[0][0])
     found = shift_inverted(s11, s12, s22, EPSILON, tau)
     residuals = torch.ones(40), torch.ones(30)
@@ -92,7 +92,7 @@ def test_close_variates_make_the_gradient_sensitive():
 
 
 def test_a_value_above_the_given_one_widens_the_shift():
-    s11, s12, s22 = moments(40, 30)
+    s11, s12, s22 = covariances(40, 30)
     tau = float(canonical(s11, s12, s22)[0][0])
     found = shift_inverted(s11, s12, s22, EPSILON, tau - 0.05)
     assert float(found[3]) > tau
@@ -100,7 +100,7 @@ def test_a_value_above_the_given_one_widens_the_shift():
 
 
 def test_what_float32_cannot_hold_is_none():
-    s11, s12, s22 = moments(40, 30, 1e-21, 1)
+    s11, s12, s22 = covariances(40, 30, 1e-21, 1)
     assert shift_inverted(s11, s12, s22, EPSILON, 0.9) is None
     assert shift_inverted(s11 * math.nan, s12, s22, EPSILON, 0.9) is None
 
@@ -108,7 +108,7 @@ def test_what_float32_cannot_hold_is_none():
 @pytest.mark.parametrize("second", [0.898, 0.88, 0.8])
 def test_other_pairs_are_coupled_the_more_the_nearer_they_are(second):
     """What is foretold is what the next solution within the larger space changes."""
-    s11, s12, s22 = moments(40, 30, correlations=(0.9, second, 0.7, 0.5))
+    s11, s12, s22 = covariances(40, 30, correlations=(0.9, second, 0.7, 0.5))
     _, a, b = canonical(s11, s12, s22)
     g = torch.Generator().manual_seed(2)
     sides = []

@@ -77,7 +77,7 @@ def test_features_that_are_not_finite_are_left_out_and_told():
         layer(*batch)
 
 
-def test_autocast_leaves_the_moments_in_full_precision():
+def test_autocast_leaves_the_covariances_in_full_precision():
     f1, f2 = (f.cuda() for f in related(256, 10, 5, 1))
     plain, mixed = layer_of(0.9), layer_of(0.9)
     with torch.autocast("cuda", dtype=torch.bfloat16):

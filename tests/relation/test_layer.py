@@ -83,7 +83,7 @@ def test_a_side_without_variance_has_no_relation_and_no_gradient():
 
 
 @pytest.mark.parametrize("rows", [0, 1])
-def test_fewer_than_two_samples_leave_the_moments_alone(rows):
+def test_fewer_than_two_samples_leave_the_covariances_alone(rows):
     layer = layer_of(0.9)
     for f1, f2 in batches(3, 16, 3, 2):
         tau = layer(f1, f2)
@@ -196,7 +196,7 @@ def test_changed_width_is_named():
 
 @pytest.mark.parametrize("cast", ["half", "bfloat16", "float", "double"])
 @on_host_only
-def test_casting_a_model_does_not_reach_the_moments(cast):
+def test_casting_a_model_does_not_reach_the_covariances(cast):
     layer = layer_of(0.9, dims=(3, 2))
     pairs = list(batches(3, 16, 3, 2))
     for pair in pairs[:2]:
@@ -208,7 +208,7 @@ def test_casting_a_model_does_not_reach_the_moments(cast):
 
 
 @on_host_only
-def test_moments_follow_to_another_device():
+def test_covariances_follow_to_another_device():
     layer = layer_of(0.9, dims=(3, 2)).to("meta")
     assert {b.device.type for b in layer.buffers()} == {"meta"}
     loaded = layer_of(0.9)

@@ -100,5 +100,5 @@ def test_dead_features_are_finite():
 def test_bad_options():
     with pytest.raises(ValueError, match=r"statistic: expected 'largest' or 'pillai' or 'cka'"):
         layer_of(statistic="roy")
-    with pytest.raises(ValueError, match="correct_chance: the law of chance"):
+    with pytest.raises(ValueError, match="correct_chance: needs statistic"):
         layer_of(statistic="pillai", correct_chance=True)

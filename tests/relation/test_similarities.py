@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from reference import layer_of, shrunk, similarity_of_moments
+from reference import layer_of, shrunk, similarity_of_covariances
 from test_layer import batches
 
 from trn_plugin.relation import SIMILARITIES, Similarity
@@ -13,7 +13,7 @@ EPSILON = 1e-3
 
 
 def largest(s11, s12, s22):
-    return similarity_of_moments(shrunk(s11, EPSILON), s12, shrunk(s22, EPSILON))
+    return similarity_of_covariances(shrunk(s11, EPSILON), s12, shrunk(s22, EPSILON))
 
 
 def pillai(s11, s12, s22):

@@ -6,9 +6,8 @@ import pytest
 import torch
 from mmengine.model import ExponentialMovingAverage, StochasticWeightAverage
 from processes import in_ranks
-from reference import layer_of, on_host_only
+from reference import drifting, layer_of, on_host_only
 from test_layer import gradients
-from test_warm_start import drifting
 from torch import nn
 
 from trn_plugin.relation import TaskRelationLayer

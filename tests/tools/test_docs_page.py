@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -61,8 +62,9 @@ def check(work, epochs):
 
 
 def practise(count):
-    command = [sys.executable, "docs/practice_set.py", "data/my_faces", str(count)]
-    subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["practice_set.py", "data/my_faces", str(count)])
+        runpy.run_path("docs/practice_set.py", run_name="__main__")
 
 
 def test_every_command_runs(clone, run_tool):

@@ -2,16 +2,14 @@
 
 import csv
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from processes import command
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -37,15 +35,8 @@ def home(tmp_path_factory):
     return folder
 
 
-def run(home, tool, *arguments):
-    return subprocess.run(
-        [sys.executable, str(ROOT / f"tools/{tool}.py"), *map(str, arguments)],
-        cwd=home,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def run(home, *arguments):
+    return command(*arguments, folder=home)
 
 
 SMALL = [
@@ -75,7 +66,7 @@ def test_a_kind_of_ones_own_from_a_csv_file_to_a_prediction(home):
     error = json.loads((home / "m.json").read_text())["age_group/level_error"]
     assert error < 1.9  # the best constant group is 2 off
     assert (home / "shown/confusion_age_group.png").is_file()
-    exported = run(home, "export_onnx", *given, "ages.onnx", "--evaluate", "test", *SMALL)
+    exported = run(home, "export", *given, "ages.onnx", "--evaluate", "test", *SMALL)
     assert exported.returncode == 0, exported.stderr[-2000:]
     row = re.search(r"age_group/level_error +(\S+) +(\S+)", exported.stdout)
     assert float(row[1]) == pytest.approx(error, abs=0.11)

@@ -1,4 +1,4 @@
-"""Gradients of several losses, balanced by rules of other libraries."""
+"""Balance the gradients of several losses by methods of other libraries."""
 
 from trn_plugin.balancing.jacobian import JacobianOptimWrapper
 

@@ -1,4 +1,4 @@
-"""Gradients of the losses one by one, aggregated by TorchJD."""
+"""Jacobian descent: aggregate the gradients of the losses by TorchJD."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 
 from trn_plugin.errors import ConfigError, first_line, printable
+from trn_plugin.ranks import sum_over_ranks, world_size
 from trn_plugin.registry import OPTIM_WRAPPERS
 
 __all__ = ["JacobianOptimWrapper"]
@@ -25,33 +26,30 @@ RELATION = "loss_relation_"
 class JacobianOptimWrapper(OptimWrapper):
     """Aggregates the losses' gradients of the shared parameters (TorchJD).
 
-    Each loss of the model is a row of the Jacobian of the shared parameters. The aggregator makes
-    one gradient of the rows; all other parameters have the sum of the losses' gradients, as in
-    plain training. The scale is the aggregator's own: UPGrad and MGDA average where plain training
-    adds up.
+    Each loss is a row of the Jacobian of the shared parameters, which the aggregator combines to
+    one gradient. All other parameters get the sum of the losses' gradients, as in plain training.
+    The aggregator sets the scale: UPGrad and MGDA average where plain training sums.
 
-    - Accumulation adds up the Jacobians of k batches and aggregates once. Clipping comes after.
-    - Several processes average the Jacobian, and the first process aggregates it for all: two
-      processes with half the batch each do what one does with the whole batch.
-    - A task without labels in the batch has a zero row, which is left out; aggregators with a
-      state or with numbers for each row see it.
-    - A resumed run is the same to the bit. Aggregators that keep a state of earlier steps
-      (NashMTL, GradVac, ...) cannot save it, and such a run is not resumed.
+    - Accumulation sums the Jacobians of k batches and aggregates once. Clipping comes after.
+    - Several processes average the Jacobian, and the first one aggregates it: two processes with
+      half the batch each do what one does with the whole batch.
+    - A task without labels in the batch has a zero row. It is left out, except for aggregators with
+      a state or with numbers for each row.
+    - A resumed run is the same to the bit. TorchJD cannot save the state of aggregators such as
+      NashMTL and GradVac; their runs cannot be resumed.
     - Each loss costs a backward pass, and memory for a gradient of the shared parameters.
 
     Args:
-        optimizer (Optimizer): as of MMEngine's ``OptimWrapper``.
-        aggregator (dict): the name of a TorchJD aggregator as ``type``, and its arguments; a list
-            of numbers becomes a tensor.
-        relation_losses (str): 'row' gives the relation losses together a row of their own,
-            'tasks' adds an equal share of them to each task's loss.
+        optimizer, accumulative_counts, clip_grad: see MMEngine's ``OptimWrapper``.
+        aggregator (dict): the name of a TorchJD aggregator as ``type``, and its arguments; lists of
+            numbers become tensors.
+        relation_losses (str): 'row' puts the sum of the relation losses into one row, 'tasks' adds
+            an equal share of it to each task's loss.
         shared (str): dotted prefix of the names of the shared parameters.
-        accumulative_counts (int): as of ``OptimWrapper``.
-        clip_grad (dict, optional): as of ``OptimWrapper``.
 
     Raises:
-        ConfigError: TorchJD is missing, or knows no such aggregator or arguments; no parameter is
-            shared; the losses are not a dict; a run whose aggregator's state was not saved.
+        ConfigError: TorchJD is missing, or has no such aggregator or arguments; no parameter is
+            shared; the losses are not a dict; a resumed run whose aggregator has a state.
     """
 
     differentiates_often = True
@@ -84,13 +82,13 @@ class JacobianOptimWrapper(OptimWrapper):
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
-        """The model's losses in this context are those of the next ``backward``."""
+        """Store the losses that the model computes in this context, for ``backward``."""
         wrapped = is_model_wrapper(model)
         self._model, self._losses = model.module if wrapped else model, None
-        handle = self._model.register_forward_hook(self._keep)
+        handle = self._model.register_forward_hook(self._store)
         try:
             if wrapped:
-                with model.no_sync():  # the processes average Jacobians, not gradients
+                with model.no_sync():  # the processes average Jacobians instead
                     yield
             else:
                 yield
@@ -103,9 +101,9 @@ class JacobianOptimWrapper(OptimWrapper):
             )
 
     def backward(self, loss: Tensor, **kwargs) -> None:
-        """Add the Jacobian of the kept losses to that of the batches before; ``loss`` is the sum.
+        """Add the Jacobian of the stored losses to that of earlier batches.
 
-        Without kept losses, of a step that is left out, as ``OptimWrapper``.
+        Without stored losses, in a skipped step, this is ``OptimWrapper.backward`` of ``loss``.
         """
         losses, self._losses = self._losses, None
         if losses is None:
@@ -113,8 +111,9 @@ class JacobianOptimWrapper(OptimWrapper):
             return
         rows = [self.scale_loss(row) for row in self._rows(losses)]
         jacobian, gradients = self._differentiate(rows)
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            _average([jacobian, *gradients.values()])
+        if world_size() > 1:
+            for tensor in (jacobian, *gradients.values()):
+                sum_over_ranks(tensor).div_(world_size())
         self._jacobian = jacobian if self._jacobian is None else self._jacobian + jacobian
         for parameter, gradient in gradients.items():
             before = parameter.grad
@@ -129,41 +128,37 @@ class JacobianOptimWrapper(OptimWrapper):
             gradient = self._aggregate(jacobian)
             for parameter in shared:
                 part = gradient[start : start + parameter.numel()]
-                # in the parameter's memory format, as fused optimizers demand
+                # fused optimizers need the parameter's memory format
                 parameter.grad = torch.empty_like(parameter).copy_(part.view_as(parameter))
                 start += parameter.numel()
         super().step(**kwargs)
 
     def zero_grad(self, **kwargs) -> None:
-        """As ``OptimWrapper``; forgets the Jacobian too."""
+        """As ``OptimWrapper``; also clears the Jacobian."""
         self._jacobian = None
         super().zero_grad(**kwargs)
 
     def state_dict(self) -> dict:
-        """As ``OptimWrapper``, with the Jacobian of the batches since the last step."""
+        """As ``OptimWrapper``, plus the Jacobian accumulated since the last step."""
         state = dict(aggregations=self.aggregations)
         if self._jacobian is not None:
             state["jacobian"] = self._jacobian
         return {**super().state_dict(), "aggregator": state}
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """As ``OptimWrapper``.
-
-        Raises:
-            ConfigError: the aggregator's state is not in it.
-        """
+        """As ``OptimWrapper``; a ConfigError if the aggregator has a state of earlier steps."""
         state_dict = dict(state_dict)
         state = state_dict.pop("aggregator", {})
         count, jacobian = state.get("aggregations", 0), state.get("jacobian")
         if count and _has_state(self.aggregator):
             raise ConfigError(
-                f"{WHERE}: a run with {type(self.aggregator).__name__} cannot be resumed: it goes "
-                "by the steps before, of which TorchJD saves nothing"
+                f"{WHERE}: a run with {type(self.aggregator).__name__} cannot be resumed: "
+                "TorchJD does not save its state of earlier steps"
             )
         super().load_state_dict(state_dict)
         self.aggregations, self._jacobian = count, jacobian
 
-    def _keep(self, module: nn.Module, inputs: tuple, output) -> None:
+    def _store(self, module: nn.Module, inputs: tuple, output) -> None:
         if isinstance(output, Mapping):
             self._losses = {
                 name: sum(v.mean() for v in value) if isinstance(value, list) else value.mean()
@@ -181,25 +176,25 @@ class JacobianOptimWrapper(OptimWrapper):
         return [loss + sum(relations) / len(tasks) for loss in tasks]
 
     def _parameters(self) -> tuple[list[Tensor], list[Tensor]]:
-        """Those that are shared and trained, and the others that are trained."""
+        """The shared and the other parameters that are trained."""
         named = [(n, p) for n, p in self._model.named_parameters() if p.requires_grad]
         shared = [p for n, p in named if n.startswith(f"{self.shared}.")]
         if not shared:
             raise ConfigError(
-                f"optim_wrapper.shared: no trained parameter below {self.shared!r}, so that there "
-                "is nothing to aggregate; use OptimWrapper"
+                f"optim_wrapper.shared: no trained parameter below {self.shared!r}, nothing to "
+                "aggregate; use OptimWrapper"
             )
         return shared, [p for n, p in named if not n.startswith(f"{self.shared}.")]
 
     def _differentiate(self, rows: list[Tensor]) -> tuple[Tensor, dict[Tensor, Tensor]]:
         """The Jacobian (rows, shared), and the summed gradients of the other parameters.
 
-        Row by row, not by vmap: a relation's gradient is a custom function, which has none.
+        Row by row: the custom autograd function of relations does not support vmap.
         """
         shared, others = self._parameters()
         jacobian = shared[0].new_zeros(len(rows), sum(p.numel() for p in shared))
         gradients: dict[Tensor, Tensor] = {}
-        if dist.is_available() and dist.is_initialized():  # all processes send the same
+        if dist.is_available() and dist.is_initialized():  # all processes reduce the same tensors
             gradients = {p: torch.zeros_like(p) for p in others}
         last = max((k for k, row in enumerate(rows) if row.requires_grad), default=-1)
         for k, row in enumerate(rows):
@@ -220,19 +215,19 @@ class JacobianOptimWrapper(OptimWrapper):
         return jacobian, gradients
 
     def _aggregate(self, jacobian: Tensor) -> Tensor:
-        """One gradient of the rows; of rows that are not finite their sum, for the step's check."""
+        """Aggregate the rows; sum non-finite ones, for the finite check of the step to find."""
         self.aggregations += 1
         if not self.fixed_rows:
             jacobian = jacobian[jacobian.abs().amax(1) != 0]
         if not len(jacobian) or not bool(jacobian.isfinite().all()):
             return jacobian.sum(0)
-        several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+        several = world_size() > 1
         if several and dist.get_rank() != 0:
             gradient = jacobian.new_empty(jacobian.shape[1])
         else:
             try:
                 gradient = self.aggregator(jacobian)
-            except (ValueError, IndexError) as error:  # of a wrong number of rows
+            except (ValueError, IndexError) as error:  # wrong number of rows
                 raise ConfigError(
                     f"{WHERE}: {type(self.aggregator).__name__} cannot aggregate "
                     f"{len(jacobian)} rows: {printable(first_line(error))}"
@@ -240,12 +235,6 @@ class JacobianOptimWrapper(OptimWrapper):
         if several:
             dist.broadcast(gradient, 0)
         return gradient
-
-
-def _average(tensors: list[Tensor]) -> None:
-    for tensor in tensors:
-        dist.all_reduce(tensor)
-        tensor /= dist.get_world_size()
 
 
 def _torchjd(module: str):
@@ -262,7 +251,7 @@ def _has_state(aggregator) -> bool:
 
 
 def _build(config: Mapping, device: torch.device) -> nn.Module:
-    """The aggregator of a config, its tensors on the device of the gradients."""
+    """Build the aggregator of a config, with tensors on ``device``."""
     module = _torchjd("torchjd.aggregation")
     bases = (module.Aggregator, module.WeightedAggregator, module.GramianWeightedAggregator)
     classes = {name: getattr(module, name) for name in module.__all__}
@@ -284,5 +273,5 @@ def _build(config: Mapping, device: torch.device) -> nn.Module:
         return classes[name](**options)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{WHERE}: {name}: {printable(first_line(error))}") from error
-    except ImportError as error:  # says what to install
+    except ImportError as error:  # its message says what to install
         raise ConfigError(f"{WHERE}: {printable(first_line(error))}") from error

@@ -1,4 +1,4 @@
-"""Checkpoints of plain data: read without executing anything, written whole or not at all."""
+"""Checkpoints of plain data: reading executes nothing, writing is atomic."""
 
 from trn_plugin.checkpoints.reading import FORMAT, load_checkpoint_file, load_weights_file
 from trn_plugin.checkpoints.weights import load_fitting_state, load_model_state

@@ -1,4 +1,4 @@
-"""Checks of a checkpoint file before torch reads it, and right after."""
+"""Checks of a checkpoint file, before and after torch reads it."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from trn_plugin.errors import CheckpointError, first_line, printable
 __all__ = ["Inert", "check_archive", "check_sizes", "is_archive"]
 
 LARGEST_EXPANDED = 2**28
-"""Bytes of a tensor that repeats fewer stored values."""
+"""Bytes of a tensor expanded from fewer stored values."""
 DEEPEST, LARGEST = 50, 10**5
-"""Levels and entries of nested tuples; hashing one counts shared entries each time."""
+"""Levels and entries of nested tuples; hashing visits shared entries repeatedly."""
 OLD_PICKLES = 5
-"""At the beginning of a file in the format before torch 1.6; an archive has one."""
+"""Number of pickles at the beginning of a file in the format before torch 1.6."""
 REFUSED = {
-    "bytearray": "a bytearray, no plain data",  # makes room for what the file promises
+    "bytearray": "a bytearray, no plain data",  # allocates the length that the file declares
     "_rebuild_qtensor": "a quantised tensor, expected dense ones",
     "_rebuild_nested_tensor": "a nested tensor, expected dense ones",
 }
 ITEM_SIZES = dict(Double=8, Float=4, Half=2, BFloat16=2, Long=8, Int=4, Short=2)
 ITEM_SIZES |= dict(ComplexFloat=8, ComplexDouble=16)
-"""Bytes by the name of a storage; of others at least 1."""
+"""Bytes of an item by the type of the storage; at least 1 for others."""
 
 
 class Inert:
-    """Takes the place of any object in a checkpoint; has no behaviour."""
+    """Stands in for any object in a checkpoint; has no behaviour."""
 
     def __new__(cls, *args, **kwargs):
         return object.__new__(cls)
@@ -45,14 +45,14 @@ class Inert:
 
 
 def is_archive(path: str) -> bool:
-    """Whether a file is a checkpoint in the format since torch 1.6."""
+    """Whether a file is a checkpoint in the zip format of torch 1.6 and later."""
     with open(path, "rb") as file:
         return file.read(4) == b"PK\x03\x04"
 
 
 def check_archive(path: str) -> None:
-    """Refuse odd records, less data than declared, and pickles that fill the memory or hang."""
-    if not is_archive(path):  # no records: torch reads the data in order and stops at the end
+    """Refuse unusual records, tensors larger than their data, and pickles that never end."""
+    if not is_archive(path):  # no records: torch reads sequentially, up to the end of the file
         with open(path, "rb") as file:
             for _ in range(OLD_PICKLES):
                 _Scan(file).scan(path)
@@ -64,7 +64,7 @@ def check_archive(path: str) -> None:
             data = archive.read(pickled[0]) if len(pickled) == 1 else b""
     except (zipfile.BadZipFile, EOFError) as error:
         raise CheckpointError(
-            f"{path}: truncated or damaged, it begins as a checkpoint but: {first_line(error)}"
+            f"{path}: truncated or damaged checkpoint: {first_line(error)}"
         ) from None
     sizes, root = {}, records[0].filename.partition("/")[0] if records else ""
     for record in records:
@@ -78,7 +78,7 @@ def check_archive(path: str) -> None:
         sizes[name] = record.file_size
     scan = _Scan(io.BytesIO(data))
     scan.scan(path)
-    for key, declared in scan.declared:  # torch may read beyond a record that is too short
+    for key, declared in scan.declared:  # torch may read beyond the end of a short record
         _check_size(path, declared, sizes.get(f"{root}/data/{key}", 0))
 
 
@@ -94,10 +94,10 @@ class _Refused(Exception):
 
 
 class _Tuple(tuple):
-    """Knows its depth and size with all that it holds."""
+    """A tuple with its nested depth and size."""
 
 
-def _measured(load):
+def _limited(load):
     def load_tuple(self):
         load(self)
         items = self.stack[-1]
@@ -112,14 +112,14 @@ def _measured(load):
 
 
 class _Scan(pickle._Unpickler):
-    """Reads which storages a pickle declares; every name in it is a stand-in.
+    """Collects the storages that a pickle declares; replaces every class by a stand-in.
 
-    The unpickler written in Python: the one in C sizes its memo by an index in the file.
+    Uses the Python unpickler: the C one allocates a memo of a size that the file declares.
     """
 
     dispatch = dict(pickle._Unpickler.dispatch)
     for code in (pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3):
-        dispatch[code[0]] = _measured(dispatch[code[0]])
+        dispatch[code[0]] = _limited(dispatch[code[0]])
     dispatch[pickle.BYTEARRAY8[0]] = lambda self: self.find_class("builtins", "bytearray")
 
     def __init__(self, file) -> None:
@@ -127,12 +127,12 @@ class _Scan(pickle._Unpickler):
         self.declared: list[tuple[str, int]] = []
 
     def scan(self, path: str) -> None:
-        """Read one pickle; CheckpointError if it is damaged, or would hang or fill the memory."""
+        """Scan one pickle; a CheckpointError if it is damaged or would exhaust memory or time."""
         try:
             self.load()
         except _Refused as error:
             raise CheckpointError(f"{path}: refused, it holds {error}") from None
-        except Exception as error:  # a damaged pickle makes the unpickler raise anything
+        except Exception as error:  # damaged pickles raise all kinds of errors
             raise CheckpointError(
                 f"{path}: refused, it is damaged or holds more than plain data: "
                 f"{printable(first_line(error))}"
@@ -153,12 +153,12 @@ class _Scan(pickle._Unpickler):
 
 
 def check_sizes(value, path: str) -> None:
-    """CheckpointError if a tensor of what was read repeats a few values beyond all measure."""
+    """Raise a CheckpointError if a loaded tensor expands a few values to a huge size."""
     waiting, seen = [value], set()
     while waiting:
         value = waiting.pop()
         if isinstance(value, (dict, list, tuple)) and id(value) not in seen:
-            seen.add(id(value))  # a file may hold a list that holds itself
+            seen.add(id(value))  # lists may contain themselves
             waiting.extend(value.values() if isinstance(value, dict) else value)
         elif torch.is_tensor(value) and value.layout == torch.strided and not value.is_meta:
             size, held = value.numel() * value.element_size(), value.untyped_storage().nbytes()

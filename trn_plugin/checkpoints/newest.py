@@ -1,4 +1,4 @@
-"""The checkpoints in a run's folder, and which of them to go on from."""
+"""Find the checkpoints of a work directory, and the one to resume from."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["checkpoint_files", "last_checkpoint_text", "newest_first"]
 
 
 def checkpoint_files(folder: str | os.PathLike) -> list[Path]:
-    """The checkpoints in a work directory; where there are none, those that its pointer names."""
+    """The checkpoints of a work directory; if none, those of the folder in ``last_checkpoint``."""
     folder = Path(folder)
     paths, pointer = sorted(folder.glob("*.pth")), folder / "last_checkpoint"
     if not paths and pointer.is_file():
@@ -22,9 +22,10 @@ def checkpoint_files(folder: str | os.PathLike) -> list[Path]:
 
 
 def newest_first(folder: str | os.PathLike) -> tuple[list[str], list[str]]:
-    """The checkpoints of a work directory, the one to go on from first; what is wrong with others.
+    """Usable checkpoints of a work directory, the one to resume from first, and problems of others.
 
-    A NewerFormatError is raised: this run would overwrite one of a newer version.
+    Raises:
+        NewerFormatError: a newer version of this package has written one; do not overwrite it.
     """
     runs, problems = [], []
     for path in checkpoint_files(folder):
@@ -36,15 +37,14 @@ def newest_first(folder: str | os.PathLike) -> tuple[list[str], list[str]]:
             problems.append(str(error))
             continue
         if isinstance(meta.get("epoch"), int) and isinstance(meta.get("iter"), int):
-            # first those that go on exactly, so not the best one's weights alone; of those of
-            # one iteration that of whole epochs, and the one validated already
+            # prefer a full state to best weights alone, then progress, then a finished validation
             order = has_optimizer, meta["iter"], meta["epoch"], "metrics" in meta
             runs.append((order, str(path)))
     return [path for _, path in sorted(runs, reverse=True)], problems
 
 
 def last_checkpoint_text(folder: str | os.PathLike) -> str:
-    """Where a run that ends now can be resumed from."""
+    """The last checkpoint of a work directory, for messages."""
     paths = checkpoint_files(folder)
     newest = max(paths, key=lambda path: path.stat().st_mtime_ns, default=None)
     return f"the last checkpoint is {newest}" if newest else "no checkpoint has been written yet"

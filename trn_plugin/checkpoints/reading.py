@@ -1,7 +1,7 @@
 """Read checkpoints without executing anything that they hold.
 
-``weights_only=True`` is passed explicitly, so that no environment variable can weaken it. What
-MMEngine's own checkpoints hold beyond tensors becomes stand-ins that do nothing.
+``weights_only=True`` is passed explicitly, so no environment variable can weaken it. Objects in
+MMEngine's own checkpoints are replaced by stand-ins without behaviour.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from trn_plugin.errors import CheckpointError, NewerFormatError, first_line, pri
 __all__ = ["FORMAT", "load_checkpoint_file", "load_weights_file", "read_meta"]
 
 FORMAT = 1
-"""Of the checkpoints; one more whenever an older version could not read them rightly."""
+"""Version of the checkpoint format; incremented when older versions would misread it."""
 EXTRA_STATE = "_extra_state"
-"""Ends the key of what a module's ``get_extra_state`` gives: any plain data."""
+"""Suffix of the keys of ``get_extra_state``, which may be any plain data."""
 STAND_INS = (
     *("argparse.Namespace", "builtins.getattr", "mmengine.logging.history_buffer.HistoryBuffer"),
     *("numpy.core.multiarray._reconstruct", "numpy.core.multiarray.scalar"),
@@ -41,8 +41,8 @@ def load_checkpoint_file(path: str | os.PathLike, map_location="cpu") -> dict:
         dict: with 'state_dict' and 'meta' (which may be empty).
 
     Raises:
-        CheckpointError: no such file, damaged, something in it that is not plain data, no
-            checkpoint, or one of a newer version.
+        CheckpointError: the file is missing, damaged, not a checkpoint, of a newer version, or
+            holds more than plain data.
     """
     checkpoint = _load(path, map_location)
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
@@ -65,7 +65,7 @@ def load_checkpoint_file(path: str | os.PathLike, map_location="cpu") -> dict:
 
 
 def read_meta(path: str | os.PathLike) -> tuple[dict, bool]:
-    """The 'meta' of a checkpoint and whether it has an optimizer's state, without its tensors."""
+    """The 'meta' of a checkpoint, and whether it has an optimizer state; does not read tensors."""
     checkpoint = _load(path, "cpu", mmap=True)
     meta = checkpoint.get("meta") if isinstance(checkpoint, dict) else None
     if not isinstance(meta, dict):
@@ -75,10 +75,10 @@ def read_meta(path: str | os.PathLike) -> tuple[dict, bool]:
 
 
 def load_weights_file(path: str | os.PathLike) -> dict[str, torch.Tensor]:
-    """Read weights by name: a state dict, a checkpoint that has one, or a .safetensors file.
+    """Read weights by name from a state dict, a checkpoint or a .safetensors file.
 
     Raises:
-        CheckpointError: as :func:`load_checkpoint_file`.
+        CheckpointError: see :func:`load_checkpoint_file`.
     """
     if str(path).endswith(".safetensors"):
         from safetensors import SafetensorError
@@ -99,7 +99,7 @@ def load_weights_file(path: str | os.PathLike) -> dict[str, torch.Tensor]:
 
 
 def unwrapped(weights: dict) -> dict:
-    """Weights by the names of the bare model, without those of DDP and ``torch.compile``."""
+    """Remove the name prefixes of DDP and ``torch.compile``."""
     for prefix in ("module.", "_orig_mod.") * 2:
         if all(name.startswith(prefix) for name in weights):
             weights = {name.removeprefix(prefix): value for name, value in weights.items()}
@@ -112,8 +112,7 @@ def _check_weights(weights: dict, path: str | os.PathLike) -> None:
             raise CheckpointError(f"{path}: expected weights by name, found the key {shown(name)}")
         if name.endswith(EXTRA_STATE):
             continue
-        found = _odd_kind(value)
-        if found:
+        if found := _unsupported_kind(value):
             raise CheckpointError(
                 f"{path}: expected {printable(name)!r} to be a dense tensor, found {found}"
             )
@@ -121,15 +120,15 @@ def _check_weights(weights: dict, path: str | os.PathLike) -> None:
             raise CheckpointError(f"{path}: the values of {printable(name)} are negative")
 
 
-def _odd_kind(value) -> str:
-    """What is odd about a weight; nothing about tensors that a model can be given."""
+def _unsupported_kind(value) -> str:
+    """Describe a value that no model can load as a weight; empty for dense tensors."""
     if not torch.is_tensor(value):
         return type(value).__name__
     if value.layout != torch.strided or value.is_meta or value.is_nested:
         return f"a {value.layout} tensor on {value.device}"
     small = value.dtype.is_floating_point and value.element_size() < 2  # float8 has no arithmetic
-    odd = value.is_complex() or value.is_quantized or small
-    return f"a tensor of {value.dtype}" if odd else ""
+    unsupported = value.is_complex() or value.is_quantized or small
+    return f"a tensor of {value.dtype}" if unsupported else ""
 
 
 def _existing(path: str | os.PathLike) -> str:
@@ -156,7 +155,7 @@ def _load(path: str | os.PathLike, map_location, mmap: bool = False):
         raise CheckpointError(
             f"{path}: refused, it is damaged or holds more than plain data: {_reason(error)}"
         ) from None
-    except Exception as error:  # a damaged file can make the unpickler raise anything
+    except Exception as error:  # damaged files raise all kinds of errors
         raise CheckpointError(f"{path}: cannot be read as a checkpoint: {_reason(error)}") from None
     check_sizes(loaded, path)
     return loaded
@@ -164,7 +163,7 @@ def _load(path: str | os.PathLike, map_location, mmap: bool = False):
 
 @contextmanager
 def _stand_ins_only() -> Iterator[None]:
-    """What others of this process have allowed in checkpoints is not allowed in here."""
+    """Replace torch's safe globals of this process by the stand-ins."""
     others = torch.serialization.get_safe_globals()
     own = [(type(name.rsplit(".", 1)[1], (Inert,), {}), name) for name in STAND_INS]
     torch.serialization.clear_safe_globals()
@@ -187,7 +186,7 @@ def _check_format(meta: dict, path: str | os.PathLike) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """The part of torch's message that says what is wrong."""
+    """The useful part of torch's message."""
     called = re.search(r"GLOBAL (\S+)", str(error))
     if called:
         return f"it would call {printable(called[1].rstrip('.'))}"

@@ -1,10 +1,10 @@
 """Load a checkpoint's weights into a model.
 
-A model may say more of its own state dict, all of it optional:
+A model may define two optional methods:
 
-- ``is_optional_state(key)``: whether a checkpoint may lack this key, or have one more;
-- ``is_run_state(key)``: whether it belongs to a run and its data, as running moments do, so that
-  other trainings do not start from it.
+- ``is_optional_state(key)``: whether a checkpoint may lack this key, or have it in excess;
+- ``is_run_state(key)``: whether the key belongs to a run and its data, such as running covariances;
+  fine-tuning does not start from it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["load_fitting_state", "load_model_state", "nonfinite", "nonfinite_sta
 
 
 def load_model_state(model: nn.Module, state: dict[str, Tensor], path: str | os.PathLike) -> None:
-    """Load ``state``, all of whose names and shapes must fit, or CheckpointError names them."""
+    """Load ``state``; a CheckpointError names the keys and shapes that do not fit."""
     own, state = model.state_dict(), unwrapped(state)
     optional = getattr(model, "is_optional_state", lambda key: False)
     lacks, more = (
@@ -41,7 +41,7 @@ def load_model_state(model: nn.Module, state: dict[str, Tensor], path: str | os.
 def load_fitting_state(
     model: nn.Module, state: dict[str, Tensor], path: str | os.PathLike
 ) -> list[str]:
-    """Load the weights that fit, for a training that starts from them; lines for the log."""
+    """Load the weights that fit, for fine-tuning; return lines for the log."""
     of_run = getattr(model, "is_run_state", lambda key: False)
     own = {k: v for k, v in model.state_dict().items() if not of_run(k) and not _is_extra(k)}
     state = unwrapped(state)
@@ -58,7 +58,7 @@ def load_fitting_state(
 
 
 def nonfinite_state(state: dict[str, Tensor], own: dict[str, Tensor]) -> str | None:
-    """The first key whose values are not finite; infinities of ``own``, as in masks, may be."""
+    """The first key with non-finite values, except infinities that ``own`` has too (masks)."""
     for key in nonfinite(state.items()):
         masked = key in own and own[key].isinf().cpu()
         if masked is False or not torch.equal(masked, ~state[key].isfinite().cpu()):
@@ -67,7 +67,7 @@ def nonfinite_state(state: dict[str, Tensor], own: dict[str, Tensor]) -> str | N
 
 
 def nonfinite(values: Iterable[tuple[str, object]]) -> list[str]:
-    """Names of the tensors that are not finite; the device is waited for once."""
+    """Names of the non-finite tensors; synchronises once."""
     tensors = [(k, v) for k, v in values if torch.is_tensor(v) and v.is_floating_point()]
     if not tensors:
         return []
@@ -86,7 +86,7 @@ def _load(model: nn.Module, state: dict, own: dict, path: str | os.PathLike) -> 
         raise CheckpointError(f"{path}: the values of {printable(bad)} are not finite")
     try:
         model.load_state_dict(state, strict=False)
-    except Exception as error:  # what a module makes of an extra state is its own affair
+    except Exception as error:  # set_extra_state may raise anything
         raise CheckpointError(
             f"{path}: the model cannot take its state: {type(error).__name__}: "
             f"{printable(' '.join(str(error).split()))}"
@@ -102,12 +102,12 @@ def _misshapen(own: dict[str, Tensor], state: dict[str, Tensor]) -> list[str]:
 
 
 def _alike(own: Tensor, other: Tensor) -> bool:
-    """Whether shape and kind of numbers agree; torch would make a bool a weight of 0 or 1."""
+    """Whether shapes agree and both are floating point or neither: torch would cast a bool."""
     return own.shape == other.shape and own.is_floating_point() == other.is_floating_point()
 
 
 def _form(value: Tensor, other: Tensor) -> str:
-    """The shape; where ``other`` has the same, the kind of numbers."""
+    """The shape of ``value``, or its dtype if ``other`` has the same shape."""
     return f"{tuple(value.shape)}" if value.shape != other.shape else str(value.dtype)
 
 

@@ -1,4 +1,4 @@
-"""Write checkpoints of plain data, whole or not at all."""
+"""Write checkpoints of plain data atomically."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def save_checkpoint_file(checkpoint: dict, path: str | os.PathLike) -> None:
     """Write a checkpoint: temporary file, fsync, rename.
 
     Raises:
-        NewerFormatError: there is a file that a newer version of this package has written.
+        NewerFormatError: the existing file is of a newer version of this package.
         CheckpointError: the file cannot be written.
     """
     path = Path(path)
@@ -28,18 +28,18 @@ def save_checkpoint_file(checkpoint: dict, path: str | os.PathLike) -> None:
         if path.exists():
             read_meta(path)
     except NewerFormatError as error:
-        raise NewerFormatError(f"{error}; it is not overwritten: take another work_dir") from None
+        raise NewerFormatError(f"{error}; it is not overwritten: use another work_dir") from None
     except CheckpointError:  # any other file may be replaced
         pass
     with atomic_write(path, error=CheckpointError, lasting=True) as partial, _Sink(partial) as sink:
         try:
             torch.save(plain(checkpoint), sink)
-        except RuntimeError as error:  # of torch, which does not say why a write failed
+        except RuntimeError as error:  # torch hides the reason of a failed write
             raise sink.error or OSError(first_line(error)) from error
 
 
 class _Sink(io.BufferedWriter):
-    """Remembers why a write failed."""
+    """A file that stores the reason of a failed write."""
 
     error: OSError | None = None
 
@@ -55,13 +55,14 @@ class _Sink(io.BufferedWriter):
 
 
 def plain(value):
-    """The same data in dicts, lists, tuples, numbers, strings and tensors.
+    """Convert data to dicts, lists, tuples, numbers, strings and tensors.
 
-    Numpy arrays become tensors, numpy scalars numbers; what has no plain form becomes its name.
+    NumPy arrays become tensors, NumPy scalars numbers; other objects become the names of their
+    types.
     """
     if value is None:
         return None
-    for kind in (bool, int, float, str, bytes):  # not their subclasses, which a pickle would name
+    for kind in (bool, int, float, str, bytes):  # converts subclasses, which a pickle would name
         if isinstance(value, kind) and not isinstance(value, np.generic):
             return kind(value)
     if torch.is_tensor(value):

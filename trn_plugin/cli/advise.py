@@ -2,8 +2,8 @@
 
 Trains the config's model twice for a short while: with all stages shared, where it measures the
 cosines of the tasks' gradients stage by stage, and with nothing shared, where it measures tau of
-the tasks' features at each stage. Prints both beside tau of labels and predictions, and suggests
-shared_stages.
+the tasks' features at each stage. Prints both beside tau of labels and predictions. It suggests no
+cut: trn-plugin sweep tries them.
 
 Example:
     trn-plugin advise trn_plugin::toy/mtl_test-resnet_toy.py --epochs 2 --out-dir advice
@@ -17,8 +17,13 @@ from trn_plugin.cli.config import add_config_arguments, load_config
 from trn_plugin.cli.parsing import positive_int
 from trn_plugin.experiments.advice import measure
 from trn_plugin.experiments.advice_report import findings_rows, findings_table, save_findings
-from trn_plugin.experiments.suggestion import suggest
+from trn_plugin.experiments.reading import sentences
 from trn_plugin.files import atomic_write, write_table
+
+NO_SUGGESTION = (
+    "No cut is suggested: on MTFL one chosen by these cosines was no better than sharing all but "
+    "the last stage. trn-plugin sweep compares cuts by training."
+)
 
 
 def add_arguments(parser):
@@ -41,11 +46,9 @@ def main(args):
         findings = measure(config, folder, args.epochs, args.steps)
     rows = findings_rows(findings)
     print(findings_table(rows))
-    suggestion = suggest(findings.tasks, findings.stages, findings.cosines)
-    for reason in suggestion.reasons:
-        print(reason)
-    print(f"Suggested: model.backbone.shared_stages={suggestion.shared_stages!r}")
-    print(suggestion.sure)
+    for sentence in sentences(findings.stages, findings.cosines):
+        print(sentence)
+    print(NO_SUGGESTION)
     if args.out_dir:
         write_table(folder / "advice.csv", rows, option="--out-dir")
         with atomic_write(folder / "advice.png", "--out-dir") as partial:

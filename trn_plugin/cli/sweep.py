@@ -92,7 +92,7 @@ def measured_costs(args, rows, folder):
     if path.is_file():
         with open(path, newline="", encoding="utf-8") as file:
             known = {(row["cell"], row["options"]): row for row in csv.DictReader(file)}
-    costs, kept = {}, []
+    costs = {}
     for row in rows:
         options = [*args.cfg_options, *row.options]
         key = row.name, " ".join([args.config, *options])
@@ -103,8 +103,8 @@ def measured_costs(args, rows, folder):
         else:
             cost = model_cost(load_config(args.config, grid.parse_options(args.config, options)))
         costs[row.name] = cost
-        kept.append({"cell": key[0], "options": key[1], **dataclasses.asdict(cost)})
-    write_table(path, kept, option="--out-dir")
+        known[key] = {"cell": key[0], "options": key[1], **dataclasses.asdict(cost)}
+    write_table(path, list(known.values()), option="--out-dir")
     return costs
 
 

@@ -99,7 +99,7 @@ def describe(runner, given: dict, by_epoch: bool) -> dict:
         dataset_meta=getattr(runner.train_dataloader.dataset, "metainfo", {}),
     )
     iteration, metrics = runner.validated
-    return {**meta, "metrics": metrics} if iteration == runner.iter else meta
+    return {**meta, "metrics": metrics} if iteration == meta["iter"] else meta
 
 
 def settings_of(cfg) -> dict:

@@ -1,4 +1,4 @@
-"""Metrics for heterogeneous tasks: one class a file, all in MMEngine's ``METRICS``."""
+"""Metrics for heterogeneous tasks, one a file, registered in ``METRICS``."""
 
 from trn_plugin.evaluation.accuracy import Accuracy
 from trn_plugin.evaluation.attribute_metric import AttributeMetric

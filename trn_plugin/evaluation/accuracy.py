@@ -14,18 +14,18 @@ from trn_plugin.tasks import ClassTask
 
 __all__ = ["Accuracy"]
 
-NO_CLASS = -1
+NONFINITE = -1
 
 
 @METRICS.register_module()
 class Accuracy(TaskMetric):
     """Share of pictures whose most probable class is the true one, in percent.
 
-    Pictures without a label are left out; with none left every value is NaN (with a warning). A
-    prediction that is not finite counts as wrong (with a warning).
+    Pictures without a label are left out; if none has one, every value is NaN (with a warning). A
+    non-finite prediction counts as wrong (with a warning).
 
     Keys: ``accuracy``; with ``balanced``, ``balanced_accuracy``, the mean recall over the classes
-    that occur among the labels (absent classes are said in the log).
+    that occur among the labels (the log lists absent classes).
 
     Args:
         task: Name of the class task, and the keys' prefix.
@@ -33,7 +33,7 @@ class Accuracy(TaskMetric):
         confusion: Also log the confusion matrix as a table.
 
     Raises:
-        ConfigError: if the task is unknown or of another kind.
+        ConfigError: the task is unknown or of another kind.
     """
 
     task_type = ClassTask
@@ -59,7 +59,7 @@ class Accuracy(TaskMetric):
         truth = np.array([int(label) for _, label in labelled])
         finite = np.isfinite(probabilities).all(axis=1)
         predicted = np.where(finite[:, None], probabilities, 0).argmax(axis=1)
-        predicted[~finite] = NO_CLASS
+        predicted[~finite] = NONFINITE
         if not finite.all():
             warn(f"{name}: {(~finite).sum()} predictions are not finite; they count as wrong")
 

@@ -27,25 +27,24 @@ __all__ = ["AttributeMetric"]
 class AttributeMetric(TaskMetric):
     """Error rate and mean average precision over binary attributes, in percent.
 
-    A label that is absent (or NaN) is left out. Average precision is undefined for an attribute
-    whose labels are all alike; such attributes are left out of the two means of it and named in
-    the log. What has no labels at all is NaN (with a warning). A prediction that is not finite
-    counts as wrong, and makes ``mAP`` NaN (with a warning).
+    Missing (or NaN) labels are left out; without any label a value is NaN (with a warning). Average
+    precision is undefined for an attribute with only positive or only negative labels; ``mAP`` and
+    ``prior_mAP`` leave it out, and the log names it. A non-finite prediction counts as wrong and
+    makes ``mAP`` NaN (with a warning).
 
-    Keys: ``error_rate``, mean over attributes, decided at probability 0.5; ``mAP``, mean of
-    scikit-learn's average precision; and what they must beat: ``majority_error_rate``, of always
-    answering each attribute's more frequent value among the evaluated labels; ``prior_mAP``, of
-    ranking at random, the mean share of positives over the attributes that ``mAP`` counts. With
-    ``per_attribute``, ``error_rate_<name>`` and ``AP_<name>`` too, and all four as a table in the
-    log.
+    Keys: ``error_rate``, mean over attributes, at threshold 0.5; ``mAP``, mean of scikit-learn's
+    average precision; and the baselines ``majority_error_rate``, of always predicting the more
+    frequent value of each attribute, and ``prior_mAP``, of a random ranking, the mean share of
+    positives. With ``per_attribute`` also ``error_rate_<name>`` and ``AP_<name>``, and a table of
+    all four in the log.
 
     Args:
         task: Name of the attribute task, and the keys' prefix; or names of several tasks, whose
-            attributes are put together (prefix ``attributes``).
+            attributes are concatenated (prefix ``attributes``).
         per_attribute: Also report each attribute by name.
 
     Raises:
-        ConfigError: if a task is unknown or of another kind.
+        ConfigError: a task is unknown or of another kind.
     """
 
     task_type = AttributeTask
@@ -97,7 +96,7 @@ class AttributeMetric(TaskMetric):
         truth = np.array([label for _, label in labelled]).reshape(len(labelled), count)
 
         error, precision, majority, prior = (np.full(count, np.nan) for _ in range(4))
-        alike, broken = [], []
+        one_sided, nonfinite = [], []
         for i, name in enumerate(names):
             known = ~np.isnan(truth[:, i])
             positive, score = truth[known, i] > 0.5, probabilities[known, i]
@@ -107,21 +106,21 @@ class AttributeMetric(TaskMetric):
             error[i] = np.mean(((score > 0.5) != positive) | ~finite)
             majority[i] = min(positive.mean(), 1 - positive.mean())
             if positive.all() or not positive.any():
-                alike.append(name)
+                one_sided.append(name)
                 continue
             if not finite.all():
-                broken.append(name)
+                nonfinite.append(name)
                 continue
             precision[i] = average_precision_score(positive, score)
             prior[i] = positive.mean()
-        if alike:
-            warn(f"{self.prefix}/mAP leaves out, all labels being alike: {listed(alike)}")
-        if broken:
-            warn(f"{self.prefix}/mAP is undefined, predictions not being finite: {listed(broken)}")
+        if one_sided:
+            warn(f"{self.prefix}/mAP leaves out, all labels being alike: {listed(one_sided)}")
+        if nonfinite:
+            warn(f"{self.prefix}/mAP is undefined, non-finite predictions: {listed(nonfinite)}")
 
         metrics = {
             "error_rate": _mean_percent(error),
-            "mAP": float("nan") if broken else _mean_percent(precision),
+            "mAP": float("nan") if nonfinite else _mean_percent(precision),
             "majority_error_rate": _mean_percent(majority),
             "prior_mAP": _mean_percent(prior),
         }

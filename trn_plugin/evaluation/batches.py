@@ -1,4 +1,4 @@
-"""An evaluator that hands batches to the metrics that take them."""
+"""An evaluator for metrics that take whole batches."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ __all__ = ["BatchEvaluator"]
 
 @EVALUATORS.register_module()
 class BatchEvaluator(Evaluator):
-    """MMEngine's Evaluator; a `MultiTaskBatch` stays one for metrics with ``takes_batches``.
+    """MMEngine's Evaluator; passes a `MultiTaskBatch` on to metrics with ``takes_batches``.
 
-    All other metrics get a list of data samples as dicts, as MMEngine's hands it to all.
+    Other metrics get a list of data samples as dicts, as from MMEngine's.
     """
 
     def process(self, data_samples, data_batch=None) -> None:
-        """As MMEngine's."""
+        """See MMEngine's."""
         if not isinstance(data_samples, MultiTaskBatch):
             super().process(data_samples, data_batch)
             return

@@ -1,4 +1,4 @@
-"""Sheets of pictures with what is true and predicted of each."""
+"""Sheets of pictures with their labels and predictions."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from trn_plugin.tasks import Line
 __all__ = ["Case", "save_cases"]
 
 COLORS = {None: PLAIN, True: "#1b7837", False: "#c51b1b"}
-"""Of a line, by whether it is right."""
+"""Of a line, by ``Line.right``."""
 NO_BREAK = "\u00a0"
 
 
 @dataclass
 class Case:
-    """One picture with its truth and prediction.
+    """One picture with its labels and predictions.
 
     Attributes:
         image: (H, W, 3) uint8 RGB.
         truth: (P, 2) true points in the image's pixels, or None.
         prediction: (P, 2) predicted points in the image's pixels, or None.
-        frame: x0, y0, x1, y1 of the box that the model saw, in the image's pixels, or None.
+        frame: x0, y0, x1, y1 of the model's crop in the image's pixels, or None.
         lines: Text to write beside it.
     """
 
@@ -39,9 +39,9 @@ class Case:
 
 
 def save_cases(path: str, cases: Sequence[Case], title: str = "", columns: int = 4) -> None:
-    """A sheet of pictures, each with its text to the right: truth green, prediction red.
+    """Save a sheet of pictures, each with its text beside it: truth green, prediction red.
 
-    Without any prediction there is no legend.
+    The legend is left out if there is no prediction.
     """
     columns = min(columns, len(cases))
     rows = math.ceil(len(cases) / columns)
@@ -75,7 +75,7 @@ def _draw_case(axes, case: Case) -> None:
         x0, y0, x1, y1 = case.frame
         axes.plot([x0, x1, x1, x0, x0], [y0, y0, y1, y1, y0], color="white", lw=0.7, alpha=0.7)
     both = case.truth is not None and case.prediction is not None
-    if both and len(case.truth) == len(case.prediction):  # else single points are missing
+    if both and len(case.truth) == len(case.prediction):  # not if points are missing
         for (x0, y0), (x1, y1) in zip(case.truth, case.prediction, strict=True):
             axes.plot([x0, x1], [y0, y1], color="white", lw=0.8, clip_on=True)
     if case.truth is not None:

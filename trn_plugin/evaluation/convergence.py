@@ -1,4 +1,4 @@
-"""Does the online estimate of task similarity arrive at the offline one? (the paper's Figure 4)"""
+"""Convergence of the online task similarity to the offline one (the paper's Figure 4)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trn_plugin.relation import TaskRelationLayer
 __all__ = ["NEEDED_PER_FEATURE", "OnlineRun", "effective_sample_size", "online_similarity"]
 
 NEEDED_PER_FEATURE = 5
-"""Effective samples for each feature of both sides; with fewer, tau is mostly chance."""
+"""Effective samples for each feature of both sides, below which tau is mostly chance."""
 
 
 class OnlineRun(NamedTuple):
@@ -22,7 +22,7 @@ class OnlineRun(NamedTuple):
 
     Attributes:
         tau: (K,) the estimate after each batch.
-        samples: (K,) the effective sample size then.
+        samples: (K,) the effective sample size after each batch.
     """
 
     tau: np.ndarray
@@ -31,7 +31,7 @@ class OnlineRun(NamedTuple):
     def arrival(self, target: float, tolerance: float) -> int | None:
         """The batch, from 1, after which tau stays within ``tolerance`` of ``target``.
 
-        None where it is further off in the last quarter: a few batches near are no arrival.
+        None if tau leaves that range in the last quarter.
         """
         away = np.flatnonzero(np.abs(self.tau - target) > tolerance)
         last = int(away[-1]) if away.size else -1
@@ -44,7 +44,7 @@ class OnlineRun(NamedTuple):
 
 
 def effective_sample_size(batch_size: int, momentum: float) -> float:
-    """What the running moments come to hold in the end, batch (1+m)/(1-m), in samples."""
+    """The limit of the effective sample size of running covariances, batch (1+m)/(1-m)."""
     return batch_size * (1 + momentum) / (1 - momentum)
 
 
@@ -62,14 +62,14 @@ def online_similarity(
     Args:
         f1: (N, d1) features of one task.
         f2: (N, d2) of the other, of the same samples.
-        batch_size: of the stream; each epoch is in a new random order, its rest left out.
+        batch_size: of the stream; each epoch is shuffled, and its incomplete batch dropped.
         momentum: m of Algorithm 1.
-        iterations: batches to stream.
-        seed: of the order.
+        iterations: number of batches.
+        seed: of the shuffling.
         progress: called after each batch.
 
     Raises:
-        ValueError: fewer samples than a batch, or features that the layer refuses.
+        ValueError: fewer samples than a batch, or invalid features.
     """
     if len(f1) < batch_size:
         raise ValueError(f"expected at least {batch_size} samples for a batch, found {len(f1)}")

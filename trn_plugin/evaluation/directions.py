@@ -1,4 +1,4 @@
-"""Which way each measure is better, as the metrics say themselves."""
+"""Whether greater or less is better, by the ``directions`` of the metrics."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["rule_of"]
 
 
 def rule_of(measures):
-    """'greater' or 'less' for a measure, a list of these for a list; None where one is unknown."""
+    """'greater' or 'less' for a measure, or a list for a list; None if one is unknown."""
     if isinstance(measures, (list, tuple)):
         rules = [rule_of(measure) for measure in measures]
         return None if None in rules or not rules else rules
@@ -16,10 +16,9 @@ def rule_of(measures):
 
 
 def _direction_of(measure: str) -> str | None:
-    """'greater' or 'less' for a key of the metrics; None where no metric says so.
+    """'greater' or 'less' for a key of the metrics; None if no metric declares it.
 
-    A metric's class says it in ``directions``, by the name of a measure; longer names that begin
-    with it and an underscore are measured likewise.
+    An entry of ``directions`` also applies to longer names that begin with it and an underscore.
     """
     METRICS.import_from_location()
     name = measure.rpartition("/")[2]

@@ -1,4 +1,4 @@
-"""Hidden features, predictions and labels of a model on a data set, by level and task."""
+"""Collect hidden features, predictions and labels of a model, by level and task."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ __all__ = ["FIELDS", "LABELS", "Features", "collect_features", "features_of", "j
 
 LABELS = "gt"
 FIELDS = {"hidden": "hidden", "output": "output", "logits": "logits", LABELS: "target"}
-"""Fields of a data sample, by the name of the level."""
+"""The field of a data sample for each level."""
 
 Features = dict[str, dict[str, np.ndarray]]
-"""(N, d) float32 by level and task, a row of NaN where a sample has none. Tasks that have one
-tensor share one array."""
+"""(N, d) float32 by level and task, with a row of NaN for a missing one. Tasks that share a tensor
+share the array."""
 
 
 def collect_features(
@@ -30,12 +30,12 @@ def collect_features(
 
 
 def features_of(samples: Samples, levels: Iterable[str], tasks: Sequence[str]) -> Features:
-    """Features of some samples; of width 0 where none of them has any."""
+    """Features of some samples; width 0 if none has any."""
     return {level: _of_level(samples, FIELDS[level], tasks) for level in levels}
 
 
 def joined(parts: Sequence[Features]) -> Features:
-    """Features of all samples of several parts."""
+    """Concatenate features of several parts."""
     return {
         level: _shared({task: [part[level][task] for part in parts] for task in tasks}, id, _concat)
         for level, tasks in parts[0].items()
@@ -43,7 +43,7 @@ def joined(parts: Sequence[Features]) -> Features:
 
 
 def split(features: Features) -> Iterator[Features]:
-    """Features of each sample alone, (1, d)."""
+    """Split features into those of each sample, (1, d)."""
     count = max((len(x) for tasks in features.values() for x in tasks.values()), default=0)
     for row in range(count):
         yield {
@@ -66,7 +66,7 @@ def _of_level(samples: Samples, field: str, tasks: Sequence[str]) -> dict[str, n
 
 
 def _shared(values: Mapping[str, list], key: Callable, make: Callable) -> dict[str, np.ndarray]:
-    """``make(list)`` by task, made once for lists of equal keys."""
+    """``make(list)`` by task; called once for lists with equal keys."""
     made: dict[tuple, np.ndarray] = {}
     found = {}
     for task, each in values.items():
@@ -78,7 +78,7 @@ def _shared(values: Mapping[str, list], key: Callable, make: Callable) -> dict[s
 
 
 def _memory(values: torch.Tensor | None) -> tuple | None:
-    """Equal for views of the same numbers in memory, and for no others that exist together."""
+    """A key that is equal for views of the same memory."""
     if values is None:
         return None
     return values.data_ptr(), values.shape, values.stride(), values.dtype
@@ -90,7 +90,7 @@ def _matrix(values: torch.Tensor | None, count: int) -> np.ndarray:
 
 
 def _rows(values: list[torch.Tensor | None]) -> np.ndarray:
-    """(n, d) of n tensors, NaN for None."""
+    """Stack n tensors to (n, d); NaN for None."""
     rows = [None if each is None else _matrix(each, 1)[0] for each in values]
     width = max((len(row) for row in rows if row is not None), default=0)
     rows = [np.full(width, np.nan, np.float32) if row is None else row for row in rows]

@@ -1,4 +1,4 @@
-"""What all plots share. Plain numbers in, PNG files out; matplotlib is imported on first use."""
+"""Shared parts of all plots; matplotlib is imported on first use."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ DPI = 120
 
 
 def new_figure(width: float, height: float):
-    """A figure of this size in inches."""
-    # no pyplot: it would keep every figure alive and change the caller's backend
+    """Make a figure of this size in inches."""
+    # not pyplot, which keeps every figure alive and changes the caller's backend
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -23,7 +23,7 @@ def new_figure(width: float, height: float):
 
 
 def new_panels(count: int, columns: int, width: float, height: float, above: float = 0.0):
-    """A figure and its ``count`` panels of this size, with room for a title above."""
+    """Make a figure with ``count`` panels of this size, with room for a title above."""
     columns = min(columns, count)
     rows = math.ceil(count / columns)
     figure = new_figure(width * columns, height * rows + above)

@@ -1,4 +1,4 @@
-"""The labels of a data set as features, for the ground truth of task similarity (Eq. 12)."""
+"""Labels of a data set as features, for the ground-truth task similarity (Eq. 12)."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def label_features(
     by_column: bool = False,
     place: Place | None = None,
 ) -> dict[str, np.ndarray]:
-    """Loss targets of each task, (N, width); rows of NaN where a record has no label.
+    """Loss targets (N, width) by task, with a row of NaN for a missing label.
 
     Args:
-        records: of a data set, each with 'gt' by task.
-        by_column: take the columns of `Task.parts` apart, (N, 1) by ``task/name``.
-        place: makes of a record's number and its points (P, 2), in pixels of the picture, the
-            points that are measured; default they stay as they are.
+        records: records of a data set, each with 'gt' by task.
+        by_column: split tasks into columns (N, 1) by ``task/name``, see `Task.parts`.
+        place: maps a record's index and its points (P, 2), in pixels of the picture, to the points
+            to measure; default the identity.
     """
     features = {}
     for name, task in tasks.items():
@@ -39,12 +39,12 @@ def label_features(
             ]
         values = np.full((len(records), task.width), np.nan)
         values[rows] = task.targets(known, np.float64)
-        apart = task.parts(values) if by_column else {}
-        features |= apart or {name: values}
+        columns = task.parts(values) if by_column else {}
+        features |= columns or {name: values}
     return features
 
 
 def own_shape(row: int, points: np.ndarray) -> np.ndarray:
-    """Points in their own square box: without their place and scale in the picture."""
+    """Points in their own square box: without their position and scale in the picture."""
     low, high = np.min(points, axis=0), np.max(points, axis=0)
     return (points - (low + high) / 2) / max(*(high - low), 1e-9)

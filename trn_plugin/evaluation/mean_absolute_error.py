@@ -15,17 +15,17 @@ __all__ = ["MeanAbsoluteError"]
 class MeanAbsoluteError(TaskMetric):
     """Mean absolute error of a task of kind 'values', in the labels' units.
 
-    Pictures without a label are left out; with none left every value is NaN (with a warning), as
-    where a prediction is not finite.
+    Pictures without a label are left out. A value is NaN (with a warning) if no picture has a label
+    or a prediction is not finite.
 
-    Keys: ``MAE`` and ``baseline_MAE``, what always answering the median of the evaluated labels
-    would score; for a task of several quantities ``MAE_<name>`` and ``baseline_MAE_<name>``.
+    Keys: ``MAE`` and ``baseline_MAE``, the error of always predicting the median label; for a task
+    of several quantities ``MAE_<name>`` and ``baseline_MAE_<name>``.
 
     Args:
         task: Name of the task, and the keys' prefix.
 
     Raises:
-        ConfigError: if the task is unknown or of another kind.
+        ConfigError: the task is unknown or of another kind.
     """
 
     task_type = ValueTask
@@ -43,8 +43,8 @@ class MeanAbsoluteError(TaskMetric):
             error = np.abs(pred - truth).mean(axis=0)
             error[~np.isfinite(error)] = np.nan
             median = np.abs(np.median(truth, axis=0) - truth).mean(axis=0)
-            if broken := int((~np.isfinite(pred)).any(axis=1).sum()):
-                warn(f"{self.prefix}/MAE is undefined: {broken} predictions are not finite")
+            if nonfinite := int((~np.isfinite(pred)).any(axis=1).sum()):
+                warn(f"{self.prefix}/MAE is undefined: {nonfinite} predictions are not finite")
         else:
             warn(f"{self.prefix}/MAE is undefined: none of {len(results)} pictures has a label")
         metrics = {}

@@ -29,33 +29,32 @@ __all__ = ["NormalizedMeanError"]
 class NormalizedMeanError(TaskMetric):
     """Mean over pictures of (mean point error / normaliser), in percent.
 
-    Distances are measured in the picture's pixels, so that crops that are not square count right.
-    Pictures without landmarks are left out; so are those whose normaliser is 0 or not finite, or
-    lacks one of its points (said in the log). A picture that lacks other points counts with those
-    that it has. With no picture left every value is NaN (with a warning).
+    Distances are in the picture's pixels, so crops need not be square. Pictures without landmarks
+    are left out, as are those whose normaliser is 0, not finite, or lacks a point (with a warning).
+    Other missing points are left out of a picture's mean. Without any usable picture every value is
+    NaN (with a warning).
 
     Keys: ``NME``; ``failure_rate``, the percentage of pictures whose error exceeds
-    ``failure_threshold``; ``offset_x`` and ``offset_y``, how far predictions lie to the right of
-    and below the labels, in the picture's pixels (medians over all points), and
-    ``offset_x_<point>`` and ``offset_y_<point>`` of each point (in the log as a table); with
-    ``by``, ``NME_<class>`` for each class; with ``mean_shape``, ``NME_mean_shape``.
+    ``failure_threshold``; ``offset_x`` and ``offset_y``, the medians of prediction minus label over
+    all points, in the picture's pixels, and ``offset_x_<point>`` and ``offset_y_<point>`` of each
+    point (in the log as a table); with ``by``, ``NME_<class>`` for each class; with
+    ``mean_shape``, ``NME_mean_shape``.
 
     Args:
-        task: Name of the landmark task, and the keys' prefix. Measure by a second normaliser in
-            the same run by giving that metric a ``prefix`` of its own.
-        norm: ``'interocular'``, the distance between the two true eye points (the paper's; which
-            points these are is the data set's ``metainfo['tasks'][task]['interocular']``);
+        task: Name of the landmark task, and the keys' prefix. To measure with a second normaliser
+            in the same run, give that metric its own ``prefix``.
+        norm: ``'interocular'``, the distance between the two true eye points (the paper's; the data
+            set's ``metainfo['tasks'][task]['interocular']`` holds their indices);
             ``'box'``, sqrt(width * height) of the true points' bounding box; ``'diagonal'``, the
             diagonal of that bounding box; ``'crop'``, sqrt(width * height) of the crop.
-        by: Name of a class task to break the error down by; its classes are named by the data
-            set's metainfo.
+        by: Name of a class task to break the error down by.
         failure_threshold: In percent of the normaliser.
-        mean_shape: Also report what one constant prediction scores on the same pictures, the mean
-            of the evaluated labels in fractions of the crop.
+        mean_shape: Also report the error of a constant prediction, the mean of the evaluated labels
+            in fractions of the crop.
 
     Raises:
-        ConfigError: if ``norm`` is unknown or needs eye points that the data set does not name, or
-            a task is unknown or of another kind.
+        ConfigError: ``norm`` is unknown or needs eye points that the data set does not name, or a
+            task is unknown or of another kind.
     """
 
     task_type = LandmarkTask
@@ -82,7 +81,7 @@ class NormalizedMeanError(TaskMetric):
 
     @TaskMetric.dataset_meta.setter
     def dataset_meta(self, dataset_meta: dict | None) -> None:
-        """See :class:`TaskMetric`; ``by`` must name a class task."""
+        """See :class:`TaskMetric`; also checks ``by``."""
         TaskMetric.dataset_meta.fset(self, dataset_meta)
         task = self.described(self.task)
         if self.norm == "interocular" and task and task.interocular is None:
@@ -94,7 +93,7 @@ class NormalizedMeanError(TaskMetric):
             self.described(self.by, ClassTask)
 
     def process(self, data_batch: object, data_samples: Samples) -> None:
-        """Keep (prediction, label or None, box, its source, class or None) of each picture."""
+        """Store (prediction, label or None, box, its source, class or None) of each picture."""
         classes = [None] * len(data_samples)
         if self.by is not None:
             classes = self.labels(data_samples, self.by)
@@ -110,7 +109,7 @@ class NormalizedMeanError(TaskMetric):
         )
 
     def compute_metrics(self, results: list[tuple]) -> dict[str, float]:
-        """Percentages by key; NaN for what has no picture."""
+        """Percentages by key; NaN where no picture counts."""
         labelled = [result for result in results if result[1] is not None]
         errors = classes = mean_errors = np.zeros(0)
         offsets = np.zeros((0, 0, 2))
@@ -164,13 +163,13 @@ class NormalizedMeanError(TaskMetric):
         if left_out := len(labelled) - errors.size:
             why = "whose normaliser is 0, not finite, or lacks a point"
             warn(f"{name}: left out {left_out} pictures {why}")
-        if broken := int(np.isinf(errors).sum()):
-            warn(f"{name}: {broken} predictions are not finite; they count as failures")
+        if nonfinite := int(np.isinf(errors).sum()):
+            warn(f"{name}: {nonfinite} predictions are not finite; they count as failures")
 
     def _offsets(self, offsets: np.ndarray, count: int) -> dict[str, float]:
-        """Medians of the offsets (n, ``count``, 2), of all points and of each, also as a table.
+        """Medians of the offsets (n, ``count``, 2) of all points and of each; logs them as a table.
 
-        Many points of the same offset are a shift of all labels.
+        Equal offsets mean that all labels are shifted.
         """
         medians = {"": _median(offsets.reshape(-1, 2))}
         for point, name in enumerate(self._names(self.task, count)):
@@ -190,7 +189,7 @@ class NormalizedMeanError(TaskMetric):
 
 
 def _median(offsets: np.ndarray) -> tuple[float, float]:
-    """Medians of x and y over the offsets (n, 2) that are finite; NaN without."""
+    """Medians of x and y over the finite offsets (n, 2); NaN if there are none."""
     known = offsets[np.isfinite(offsets).all(axis=1)]
     return tuple(np.median(known, axis=0).tolist()) if len(known) else (np.nan, np.nan)
 

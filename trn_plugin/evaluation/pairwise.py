@@ -1,4 +1,4 @@
-"""Task similarity of many pairs at once, each over the samples that both of its sides have."""
+"""Task similarity of many pairs, each over the samples that both sides have."""
 
 from __future__ import annotations
 
@@ -29,13 +29,12 @@ class PairSimilarity(NamedTuple):
     """Task similarity of one pair.
 
     Attributes:
-        tau: in 0..1; NaN where it is undefined.
-        chance: what independent features would score on average; NaN where tau is undefined for
-            want of samples.
-        n: samples that both sides have.
+        tau: in 0..1; NaN if undefined.
+        chance: mean tau of independent features; NaN with too few samples.
+        n: number of samples that both sides have.
         d1: width of the first side.
         d2: width of the second side.
-        note: why tau is undefined, or says nothing; mostly empty.
+        note: why tau is undefined or meaningless; usually empty.
     """
 
     tau: float
@@ -49,7 +48,7 @@ class PairSimilarity(NamedTuple):
 def grouped(
     features: Mapping[str, np.ndarray], groups: Mapping[str, Sequence[str]]
 ) -> dict[str, np.ndarray]:
-    """Features put side by side, (N, d1 + d2 + ...) by group.
+    """Concatenate features, (N, d1 + d2 + ...) by group.
 
     Args:
         features: (N, d) by name.
@@ -68,16 +67,14 @@ def pair_similarities(
     pairs: Sequence[tuple[str, str]],
     present: Mapping[str, np.ndarray] | None = None,
 ) -> list[PairSimilarity]:
-    """tau of each pair (Eq. 11; of labels, Eq. 12), its chance level, and what limits it.
+    """tau of each pair (Eq. 11; of labels, Eq. 12) and its chance level.
 
-    Names with the same samples are measured together, by one decomposition each; among scalar
-    features, by one matrix product.
+    Pairs with the same samples are measured together.
 
     Args:
         features: (N, d) floating point by name.
-        pairs: of names.
-        present: (N,) bool by name, the samples that count; by default those whose features are
-            all finite.
+        pairs: pairs of names.
+        present: (N,) bool by name, the samples that count; default those with finite features.
 
     Returns:
         One `PairSimilarity` for each pair, in their order.
@@ -104,7 +101,7 @@ def similarity_matrix(
     pairs: Sequence[tuple[str, str]],
     similarities: Sequence[PairSimilarity],
 ) -> np.ndarray:
-    """(T, T) tau of the pairs, symmetric, 1 on the diagonal, NaN where no pair was measured."""
+    """Symmetric (T, T) matrix of tau, 1 on the diagonal, NaN for pairs that are not given."""
     position = {name: index for index, name in enumerate(names)}
     matrix = np.full((len(names), len(names)), np.nan)
     np.fill_diagonal(matrix, 1.0)
@@ -119,16 +116,16 @@ def similarity_rows(
     found: Mapping[str, Sequence[PairSimilarity]],
     points: str | None = None,
 ) -> list[dict]:
-    """A row of plain values for each pair, the most related of the first level first.
+    """A row of plain values for each pair, sorted by falling tau of the first level.
 
     Args:
-        pairs: their names.
+        pairs: pairs of names.
         found: similarity of each pair, by level.
-        points: how points were placed, in a word.
+        points: the option that placed the points.
 
     Returns:
         a, b, N, points, and for each level ``tau_<level>``, ``chance_``, ``d1_``, ``d2_``,
-        ``note_``; None where a number is undefined.
+        ``note_``; None for an undefined number.
     """
     first, rows = next(iter(found)), []
     for index, (a, b) in enumerate(pairs):
@@ -146,7 +143,7 @@ def similarity_rows(
 
 
 def similarity_table(rows: Sequence[Mapping], levels: Sequence[str], listed: int) -> str:
-    """The rows as text, only ``listed`` of them at either end."""
+    """The rows as text; only the first and last ``listed`` of many."""
     header, lines = ["pair, most related labels first", "N"], []
     for level in levels:
         header += [f"tau {level}", "chance", "d1", "d2"]
@@ -164,7 +161,7 @@ def similarity_table(rows: Sequence[Mapping], levels: Sequence[str], listed: int
 
 
 def chance_text(similarities: Sequence[PairSimilarity]) -> str:
-    """What unrelated features would give, lowest and highest of all pairs."""
+    """The lowest and highest chance level of all pairs, in words."""
     known = [s.chance for s in similarities if not math.isnan(s.chance)]
     if not known:
         return "undefined: too few samples"
@@ -173,7 +170,7 @@ def chance_text(similarities: Sequence[PairSimilarity]) -> str:
 
 
 def clustered_order(matrix: np.ndarray) -> list[int]:
-    """An order that puts related tasks side by side: average linkage over 1 - tau.
+    """An order that puts related tasks next to each other: average linkage over 1 - tau.
 
     Args:
         matrix: (T, T) tau, symmetric; NaN counts as unrelated.
@@ -197,7 +194,7 @@ def _sets_of_samples(masks: Sequence[np.ndarray]) -> list[int]:
 
 def _finite_rows(values: np.ndarray) -> np.ndarray:
     with np.errstate(over="ignore", invalid="ignore"):
-        if np.isfinite(values.sum(dtype=np.float64)):  # faster, and nearly always enough
+        if np.isfinite(values.sum(dtype=np.float64)):  # faster than isfinite of all
             return np.ones(len(values), dtype=bool)
     return np.isfinite(values).all(1)
 

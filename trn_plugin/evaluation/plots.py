@@ -1,4 +1,4 @@
-"""Plots of a test set, one for each kind of task."""
+"""Plots of a test set for each kind of task."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["save_confusion", "save_cumulative_error", "save_precision_recall", "
 
 
 def save_confusion(path: str, matrix: np.ndarray, classes: Sequence[str], title: str = "") -> None:
-    """A confusion matrix: counts, shaded by the share of each true class (rows)."""
+    """Save a confusion matrix: counts, shaded by their share of the true class (row)."""
     count = len(classes)
     side = max(3.6, 0.8 * count + 1.6)
     figure = new_figure(side + 1.2, side + 0.3)
@@ -46,7 +46,7 @@ def save_cumulative_error(
     xlabel: str = "error (%)",
     title: str = "",
 ) -> None:
-    """The share of pictures up to each error, one curve a name; errors in percent."""
+    """Save cumulative distributions of errors in percent, one curve for each name."""
     figure = new_figure(5.6, 4)
     axes = figure.add_subplot()
     finite = np.concatenate([values[np.isfinite(values)] for values in errors.values()])
@@ -79,10 +79,10 @@ def save_precision_recall(
     title: str = "",
     highlighted: int = 4,
 ) -> None:
-    """Precision over recall of attributes, (N, A) labels (NaN: unknown) and probabilities.
+    """Save precision-recall curves of attributes: (N, A) labels (NaN: unknown) and probabilities.
 
-    Up to twice ``highlighted`` attributes are drawn by name; of more, the best and the worst are,
-    over all others in grey. Attributes whose labels are all alike have no curve.
+    Of more than twice ``highlighted`` attributes only the best and the worst are named; the others
+    are grey. Attributes with only positive or only negative labels have no curve.
     """
     from sklearn.metrics import average_precision_score, precision_recall_curve
 
@@ -124,7 +124,7 @@ def save_values(
     names: Sequence[str],
     title: str = "",
 ) -> None:
-    """Predicted over true values, (N, V) each, a panel a name; on the line they are equal."""
+    """Save scatter plots of predicted over true values (N, V), one panel for each name."""
     figure, panels = new_panels(len(names), 4, 3.9, 3.7, above=0.3)
     for axes, name, x, y in zip(panels, names, truth.T, predicted.T, strict=True):
         known = np.isfinite(x) & np.isfinite(y)

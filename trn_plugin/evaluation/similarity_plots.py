@@ -1,4 +1,4 @@
-"""Plots of task similarity: a heat map, and its course over iterations."""
+"""Plots of task similarity: a heat map, and curves over iterations."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from trn_plugin.evaluation.figures import PLAIN, new_figure, new_panels, save_fi
 
 __all__ = ["Course", "Panel", "save_convergence", "save_courses", "save_similarity"]
 
-DRAWN_POINTS = 1000  # of a curve, at most
+MOST_POINTS = 1000  # of a curve
 
 
 @dataclass
 class Course:
-    """An online estimate over iterations, drawn faint and dotted if it ``cannot`` arrive."""
+    """An online estimate over iterations; faint and dotted if it ``cannot`` converge."""
 
     label: str
     tau: np.ndarray
@@ -26,7 +26,7 @@ class Course:
 
 @dataclass
 class Panel:
-    """Online estimates beside the offline value (dashed) and the chance level (dotted)."""
+    """Online estimates, the offline value (dashed) and the chance level (dash-dotted)."""
 
     title: str
     offline: float
@@ -35,7 +35,7 @@ class Panel:
 
 
 def save_similarity(path: str, matrix: np.ndarray, names: Sequence[str], title: str = "") -> None:
-    """Task similarities in 0..1 as a heat map, as in the paper's Figure 3; NaN is left white."""
+    """Save task similarities in 0..1 as a heat map (the paper's Figure 3); NaN is white."""
     count = len(names)
     few = count <= 12
     side = max(3.6, (0.62 if few else 0.28) * count + 1.4)
@@ -59,7 +59,7 @@ def save_similarity(path: str, matrix: np.ndarray, names: Sequence[str], title: 
 
 
 def save_convergence(path: str, panels: Sequence[Sequence[Panel]], title: str = "") -> None:
-    """Task similarity over the number of iterations, as in the paper's Figure 4; rows of panels."""
+    """Save task similarity over iterations (the paper's Figure 4), in rows of panels."""
     flat = [panel for row in panels for panel in row]
     figure, grid = new_panels(len(flat), max(map(len, panels)), 4.6, 3.9, above=0.4)
     for axes, panel in zip(grid, flat, strict=True):
@@ -87,16 +87,16 @@ def save_courses(
     arrived: Mapping[str, Mapping[str, np.ndarray]] | None = None,
     chance: Mapping[str, Mapping[str, np.ndarray]] | None = None,
 ) -> None:
-    """Task similarity over the iterations of training: a panel a relation, a curve a level.
+    """Save task similarity over training: one panel for each relation, one curve for each level.
 
     Args:
         path: of the PNG file.
-        panels: (N,) of the last N iterations, by relation and level.
-        dashed: the level that the others are compared with.
+        panels: (N,) tau of the last N iterations, by relation and level.
+        dashed: the reference level, drawn dashed.
         last: the last iteration.
         columns: panels in a row.
-        arrived: (N,) bool by relation and level; where False the curve is faint.
-        chance: (N,) by relation and level, what independent features would have; dotted.
+        arrived: (N,) bool by relation and level; the curve is faint where False.
+        chance: (N,) chance level by relation and level, drawn dotted.
     """
     figure, grid = new_panels(len(panels), columns, 4.6, 3.5)
     arrived, chance = arrived or {}, chance or {}
@@ -105,7 +105,7 @@ def save_courses(
             style = (
                 dict(color=PLAIN, linestyle="--") if level == dashed else dict(color=f"C{index}")
             )
-            step = math.ceil(len(tau) / DRAWN_POINTS)
+            step = math.ceil(len(tau) / MOST_POINTS)
             x = np.arange(last - len(tau), last) + 1
             settled = arrived.get(name, {}).get(level)
             shown = tau if settled is None else np.where(settled, tau, np.nan)
@@ -126,5 +126,5 @@ def save_courses(
 
 
 def _log_spaced(count: int, points: int = 250) -> np.ndarray:
-    """Iterations from 1 to ``count``, as dense as a logarithmic axis can show."""
+    """Iterations from 1 to ``count``, evenly spaced on a logarithmic axis."""
     return np.unique(np.geomspace(1, count, points).round().astype(int))

@@ -1,4 +1,4 @@
-"""What the metrics of a single task share."""
+"""The base class of metrics of a single task."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from trn_plugin.tasks import Task, read_task
 __all__ = ["TaskMetric", "key_name", "listed", "table", "to_array", "warn"]
 
 Samples = MultiTaskBatch | Sequence[dict]
-"""What a metric is given: a batch, or data samples as dicts."""
+"""Input of a metric: a batch, or data samples as dicts."""
 
 
 def listed(names: Iterable) -> str:
-    """Names as they are quoted in messages; ``none`` if there is none."""
+    """Names for a message; ``none`` if there are none."""
     return ", ".join(map(str, names)) or "none"
 
 
@@ -31,7 +31,7 @@ def key_name(name: str) -> str:
 
 
 def to_array(value: torch.Tensor | np.ndarray) -> np.ndarray:
-    """A small CPU copy that keeps no batch alive; float16 and bfloat16 become float32."""
+    """Copy to a CPU array; float16 and bfloat16 become float32."""
     if isinstance(value, torch.Tensor):
         value = value.detach().cpu()
         half = value.dtype in (torch.float16, torch.bfloat16)
@@ -45,7 +45,7 @@ def warn(message: str) -> None:
 
 
 def table(header: list[str], rows: list[list[str]], left: tuple[int, ...] = (0,)) -> str:
-    """Columns of text, right-aligned but for those in ``left``."""
+    """Format columns of text, right-aligned except those in ``left``."""
     lines = [header, *rows]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
@@ -58,17 +58,17 @@ def table(header: list[str], rows: list[list[str]], left: tuple[int, ...] = (0,)
 
 
 class TaskMetric(BaseMetric):
-    """A metric of one task: finds its description, labels and predictions or says what is wrong.
+    """A metric of one task: looks up and checks its description, labels and predictions.
 
     Args:
         task: Name of the task; also the prefix of the metric's keys unless ``prefix`` is given.
-        dataset: Name of the data set whose pictures count (``metainfo['dataset']``), where the
-            loader reads several; it stands in front of the keys. None counts all.
+        dataset: If the loader mixes several data sets, the one whose pictures count
+            (``metainfo['dataset']``); also prefixes the keys. None counts all.
         collect_device, prefix, collect_dir: See :class:`mmengine.evaluator.BaseMetric`.
 
     Attributes:
-        directions (dict[str, str]): 'greater' or 'less', what is better, by the name of a measure;
-            also of those that go on with an underscore.
+        directions (dict[str, str]): whether 'greater' or 'less' is better, by measure; an entry
+            also applies to longer names that begin with it and an underscore.
     """
 
     task_type: type[Task]
@@ -91,15 +91,15 @@ class TaskMetric(BaseMetric):
 
     @property
     def predicted_tasks(self) -> tuple[str, ...]:
-        """The tasks whose predictions it reads."""
+        """The tasks whose predictions are read."""
         return (self.task,)
 
     @BaseMetric.dataset_meta.setter
     def dataset_meta(self, dataset_meta: dict | None) -> None:
-        """Take the metainfo; refuse one without the task or the data set, or of another kind.
+        """Set and check the metainfo, while the loop is built.
 
         Raises:
-            ConfigError: here, while the loop is built, rather than after the evaluation.
+            ConfigError: it lacks the task or the data set, or the task is of another kind.
         """
         self._dataset_meta, self._described = dataset_meta, {}
         if dataset_meta and "tasks" in dataset_meta:
@@ -116,7 +116,7 @@ class TaskMetric(BaseMetric):
         self.described(self.task)
 
     def described(self, task: str, task_type: type[Task] | None = None) -> Task | None:
-        """The data set's task of this name; None if it describes no tasks."""
+        """The data set's task of this name; None if the metainfo has no tasks."""
         wanted = task_type or self.task_type
         tasks = (self.dataset_meta or {}).get("tasks", {})
         if not tasks or task in self._described:
@@ -135,17 +135,17 @@ class TaskMetric(BaseMetric):
         return self._described[task]
 
     def process(self, data_batch: object, data_samples: Samples) -> None:
-        """Keep (prediction, label or None) of each picture."""
+        """Store (prediction, label or None) of each picture."""
         predictions, labels = self.predictions(data_samples), self.labels(data_samples)
         self.results.extend(zip(predictions, labels, strict=True))
 
     def _names(self, task: str, count: int) -> Sequence[str]:
-        """The data set's names of the task, else numbers."""
+        """Names from the data set; numbers if it has none."""
         described = self.described(task)
         return described.names if described else [str(index) for index in range(count)]
 
     def predictions(self, samples: Samples, task: str | None = None) -> Sequence[np.ndarray]:
-        """The prediction of each of N pictures."""
+        """Predictions of N pictures."""
         task = task or self.task
         is_batch = isinstance(samples, MultiTaskBatch)
         for known in [samples.fields["pred"]] if is_batch else [s["pred"] for s in samples]:
@@ -167,7 +167,7 @@ class TaskMetric(BaseMetric):
         return found
 
     def labels(self, samples: Samples, task: str | None = None) -> list[np.ndarray | None]:
-        """The label of each of N pictures, None where it has none or is of another data set."""
+        """Labels of N pictures; None for a missing one, or one of another data set."""
         task = task or self.task
         if isinstance(samples, MultiTaskBatch):
             labels = samples.labels(task)
@@ -183,10 +183,10 @@ class TaskMetric(BaseMetric):
         ]
 
     def meta(self, samples: Samples, key: str, default: object = None) -> list:
-        """An entry of the metainfo of each of N pictures.
+        """An entry of the metainfo of N pictures.
 
         Raises:
-            ConfigError: there is none, and no default.
+            ConfigError: it is missing and there is no default.
         """
         if isinstance(samples, MultiTaskBatch):
             found, known = samples.meta.get(key, [None] * len(samples)), samples.meta

@@ -21,34 +21,32 @@ from trn_plugin.structures import MultiTaskBatch, relation_name, relation_sides
 __all__ = ["TaskSimilarity"]
 
 LEVELS = tuple(level for level in FIELDS if level != LABELS)
-NONE = np.zeros((0, 1), np.float32)
+NO_SAMPLES = np.zeros((0, 1), np.float32)
 
 
 @METRICS.register_module()
 class TaskSimilarity(BaseMetric):
-    """tau of each relation on its hidden features, outputs (Eq. 11) and labels (Eq. 12).
+    """tau of each relation on hidden features, outputs (Eq. 11) and labels (Eq. 12).
 
-    Measured over the pictures that have all labels of both sides, in whole, the same ones at every
-    level.
-    A tau is NaN where it says nothing: N - 1 <= d1 + d2, or features that are not finite; the
-    logged table says which.
+    All levels use the same pictures, those with complete labels of both sides. tau is NaN if
+    N - 1 <= d1 + d2 or a feature is not finite; the logged table gives the reason.
 
     Keys, with ``<relation>`` such as ``landmarks-pose`` or ``a+b-c``: ``N/<relation>`` and, for
     each level and for the labels (``gt``), ``tau_<level>/<relation>``,
-    ``chance_<level>/<relation>`` (what independent features would score), ``d1_<level>/<relation>``
+    ``chance_<level>/<relation>`` (mean tau of independent features), ``d1_<level>/<relation>``
     and ``d2_<level>/<relation>``. Similarities are in 0..1.
 
     Args:
         relations: Pairs of tasks or of groups of tasks, ``[('landmarks', 'pose')]`` or
             ``[(('a', 'b'), ('c',))]``; the features of a group are concatenated. 'all' for every
-            pair of the model's tasks, by name.
-        levels: Any of ``'hidden'`` (what enters the tasks' last layers), ``'output'`` (what the
-            heads predict) and ``'logits'`` (their raw outputs).
+            pair of the model's tasks.
+        levels: Any of ``'hidden'`` (inputs of the tasks' last layers), ``'output'`` (predictions of
+            the heads) and ``'logits'`` (their raw outputs).
         collect_device, prefix, collect_dir: See :class:`mmengine.evaluator.BaseMetric`.
 
     Raises:
-        ConfigError: if a level is unknown, a relation is no pair of different tasks or is listed
-            twice, or (once the data set and the model are known) names no task of theirs.
+        ConfigError: an unknown level or task, or a relation that is not a pair of different tasks
+            or is listed twice.
     """
 
     default_prefix = "relation"
@@ -84,12 +82,12 @@ class TaskSimilarity(BaseMetric):
 
     @property
     def predicted_tasks(self) -> tuple[str, ...]:
-        """The tasks whose features it reads."""
+        """The tasks whose features are read."""
         return tuple(self.tasks)
 
     @BaseMetric.dataset_meta.setter
     def dataset_meta(self, dataset_meta: dict | None) -> None:
-        """Take the data set's metainfo; refuse one in which a task of the relations is absent."""
+        """Set and check the data set's metainfo; it must have all tasks of the relations."""
         self._dataset_meta = dataset_meta
         if dataset_meta and "tasks" in dataset_meta:
             self._check_tasks(dataset_meta["tasks"], "data set")
@@ -106,7 +104,7 @@ class TaskSimilarity(BaseMetric):
     takes_batches = True
 
     def process(self, data_batch: object, data_samples: Samples) -> None:
-        """Keep the features of the tasks in the relations."""
+        """Store the features of the related tasks."""
         if not len(data_samples):
             return
         is_batch = isinstance(data_samples, MultiTaskBatch)
@@ -119,7 +117,7 @@ class TaskSimilarity(BaseMetric):
         self.results.append(features_of(data_samples, (*self.levels, LABELS), tuple(self.tasks)))
 
     def evaluate(self, size: int) -> dict:
-        """As MMEngine's, which collects the samples of several ranks one by one."""
+        """See MMEngine's; split by sample first, as it interleaves the samples of several ranks."""
         if get_world_size() > 1:
             self.results = [sample for part in self.results for sample in split(part)]
         return super().evaluate(size)
@@ -130,12 +128,12 @@ class TaskSimilarity(BaseMetric):
         self.relations = {relation_name(sides): sides for sides in pairs}
 
     def compute_metrics(self, results: list[dict]) -> dict[str, float]:
-        """Similarities by key, NaN where undefined; logs them as one table."""
-        if self._of_all and not self.relations and results:  # this process had no sample
+        """Similarities by key, NaN if undefined; also logged as a table."""
+        if self._of_all and not self.relations and results:  # this rank had no sample
             self._relate_all(next(iter(results[0].values())))
         sides = {"+".join(side): side for pair in self.relations.values() for side in pair}
         pairs = [tuple("+".join(side) for side in pair) for pair in self.relations.values()]
-        nothing = {level: dict.fromkeys(self.tasks, NONE) for level in (*self.levels, LABELS)}
+        nothing = {level: dict.fromkeys(self.tasks, NO_SAMPLES) for level in (*self.levels, LABELS)}
         features = joined(results or [nothing])
         labels = grouped(features[LABELS], sides)
         present = {name: np.isfinite(values).all(1) for name, values in labels.items()}

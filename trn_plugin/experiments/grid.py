@@ -24,7 +24,8 @@ def cells(config: str, keys: Sequence[str]) -> list[Row]:
         keys: KEY=A,B,C; a comma inside brackets or braces belongs to a value.
 
     Raises:
-        ConfigError: no KEY=VALUE, a key or a value given twice, or the seed, which --seeds gives.
+        ConfigError: no KEY=VALUE, a key or a value given twice, two cells of one folder, or the
+            seed, which --seeds gives.
     """
     grid: dict[str, list[str]] = {}
     for text in keys:
@@ -43,6 +44,10 @@ def cells(config: str, keys: Sequence[str]) -> list[Row]:
         chosen = list(zip(grid, values, strict=True))
         name = ", ".join(f"{words[key]} {value}" for key, value in chosen)
         rows.append(Row(name, config, tuple(f"{key}={value}" for key, value in chosen)))
+    slugs = [row.slug for row in rows]
+    for row in rows:
+        if slugs.count(row.slug) > 1:
+            raise ConfigError(f"grid: two cells would have the folder {row.slug!r}: {row.name}")
     return rows
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -69,9 +70,8 @@ class Row:
     @property
     def slug(self) -> str:
         """The name as that of a folder."""
-        kept = "".join(
-            c if c.isascii() and c.isalnum() else "-" for c in f"{self.part} {self.name}".lower()
-        )
+        name = re.sub(r"(?<!\w)-(?=\d)", "minus ", f"{self.part} {self.name}".lower())
+        kept = "".join(c if c.isascii() and c.isalnum() else "-" for c in name)
         return "-".join(filter(None, kept.split("-")))
 
 

@@ -1,4 +1,4 @@
-"""Hooks: the relation loss, norms of gradients, pictures, checkpoints and the end of a run."""
+"""Hooks: relation loss, gradient norms, pictures, checkpoints, early stopping and SIGTERM."""
 
 from trn_plugin.hooks.case_pictures import CasePicturesHook
 from trn_plugin.hooks.checkpoint import SafeCheckpointHook

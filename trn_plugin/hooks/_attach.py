@@ -1,4 +1,4 @@
-"""Task relations of a model that knows nothing of them, by hooks on its modules."""
+"""Measure task relations of any model by forward hooks on its modules."""
 
 from __future__ import annotations
 
@@ -26,20 +26,19 @@ _ATTACHED: WeakKeyDictionary[nn.Module, AttachedRelations] = WeakKeyDictionary()
 
 
 class AttachedRelations:
-    """Measures task relations between modules of any model, while it computes its losses.
+    """Measures task relations between modules of any model while it computes its losses.
 
-    The running moments are kept here: the model gets no parameter, buffer or attribute.
+    The running covariances are stored here: the model gets no parameter, buffer or attribute.
 
     Args:
         features (Mapping[str, Mapping[str, str | Mapping]]): by level and task, see
             ``FeatureReader``.
         labels (Mapping[str, str | Mapping]): by task, see ``LabelReader``.
-        relations, momentum: as of ``TaskRelationNeck``.
+        relations, momentum, **options: see ``TaskRelationNeck``.
         data_samples (str): the argument of the model's ``forward`` that holds the labels.
-        **options: others of ``TaskRelationNeck``.
 
     Raises:
-        ConfigError: names that do not fit together, or an option out of range.
+        ConfigError: inconsistent names, or an option out of range.
     """
 
     def __init__(
@@ -72,8 +71,8 @@ class AttachedRelations:
             self.neck = TaskRelationNeck(sides, tuple(features), momentum, **options)
         except ConfigError as error:
             raise ConfigError(str(error).replace("model.neck.", f"{_HOOK}.")) from None
-        self.dims: dict[str, dict[str, int]] | None = None  # of the layers, once they are known
-        self._double_labels: set[str] = set()  # the same in all processes
+        self.dims: dict[str, dict[str, int]] | None = None  # widths by level; set by the first step
+        self._double_labels: set[str] = set()  # tasks with float64 labels, equal in all processes
         self._saved: dict | None = None
         self._handles: list[RemovableHandle] = []
         self._measuring = False
@@ -84,15 +83,15 @@ class AttachedRelations:
         return tuple(self.readers)
 
     def check_called(self) -> None:
-        """Refuse a model that trains in some other way, past what is attached.
+        """Check that training steps call ``forward`` in mode 'loss'.
 
         Raises:
-            ConfigError: in no training step so far was ``forward`` called in mode 'loss'.
+            ConfigError: none has so far.
         """
         if self._handles and not self._was_called:
             raise ConfigError(
-                f"{_HOOK}: the model's train_step did not call its forward with mode='loss', from "
-                "which features and labels are read"
+                f"{_HOOK}: the model's train_step did not call its forward with mode='loss', where "
+                "features and labels are read"
             )
 
     def attach(
@@ -102,21 +101,21 @@ class AttachedRelations:
         check: Callable[[TaskRelationNeck, int], None] | None = None,
         micro_batches: int = 1,
     ) -> None:
-        """Let each training step of a model add to the losses that it returns.
+        """Add losses to those that each training step of a model returns.
 
         Args:
-            model (nn.Module): as MMEngine's ``BaseModel``, not its wrapper, so that the relation
-                losses are part of what DistributedDataParallel sees.
-            losses (Callable): makes losses and log entries of the measurements.
-            check (Callable, optional): called with the neck when the widths of its features are
-                known, in the first step, and with the number of samples in a step.
+            model (nn.Module): like MMEngine's ``BaseModel``. Not the wrapper, or
+                DistributedDataParallel would not see the relation losses.
+            losses (Callable): maps measurements to losses and log entries.
+            check (Callable, optional): called in the first step, when the widths are known, with
+                the neck and the number of samples in a step.
             micro_batches (int): over how many steps gradients are accumulated.
 
         Raises:
-            ConfigError: a path that names no module, tasks related by one and the same module, or
-                a ``forward`` without the arguments 'mode' and ``data_samples``.
+            ConfigError: a path that names no module, a relation of a module with itself, or a
+                ``forward`` without the arguments 'mode' and ``data_samples``.
         """
-        if model in _ATTACHED:  # left by a run that ended with an error
+        if model in _ATTACHED:  # a run that ended with an error
             _ATTACHED[model].detach()
         _ATTACHED[model] = self
         self._call = ForwardCall(model, self.data_samples, f"{_HOOK}.data_samples")
@@ -125,7 +124,7 @@ class AttachedRelations:
         self._losses, self._check = losses, check
         self._was_called = False
         self._micro_batches = micro_batches
-        # reading labels is no work for torch.compile: the model's graph ends before it
+        # torch.compile must not trace the reading of labels
         before, after, finish = map(
             torch.compiler.disable, (self._before, self._after, self._finish)
         )
@@ -137,14 +136,14 @@ class AttachedRelations:
         ]
 
     def detach(self) -> None:
-        """Remove everything from the model; the running moments stay here."""
+        """Remove all hooks from the model; the running covariances stay here."""
         for handle in self._handles:
             handle.remove()
         self._handles = []
         self._end()
 
     def state(self) -> dict:
-        """The running moments as tensors, numbers and strings, for a checkpoint."""
+        """The running covariances as plain data, for a checkpoint."""
         if self.dims is None:
             return self._saved or {}
         state = self.neck.state_dict()
@@ -156,13 +155,13 @@ class AttachedRelations:
         }
 
     def load(self, state: Mapping | None) -> None:
-        """Go on with the running moments of a checkpoint, or with new ones, from the next step.
+        """Continue with the running covariances of a checkpoint; None starts new ones.
 
         Raises:
-            CheckpointError: no state of these relations and levels.
+            CheckpointError: the state is damaged, or of other relations or levels.
         """
         self.dims = self._saved = None
-        if not state:  # none, or saved before the first step
+        if not state:  # also if saved before the first step
             return
         dims = state.get("dims") if isinstance(state, Mapping) else None
         if not isinstance(dims, Mapping) or not {"double_labels", "moments"} <= set(state):
@@ -200,12 +199,12 @@ class AttachedRelations:
             if taken:
                 raise ConfigError(f"{_HOOK}: the model itself returns {', '.join(taken)}")
             return {**output, **added}
-        except (ConfigError, CheckpointError):  # unlike a step that a runner may leave out
+        except (ConfigError, CheckpointError):  # ends the run; other errors may skip a step only
             self.detach()
             raise
 
     def _finish(self, model: nn.Module, args: tuple, kwargs: dict, output) -> None:
-        """Keep nothing alive, even where the model's own code raised an error."""
+        """Release the features, even after an error in the model's code."""
         if self._call.is_of_losses(args, kwargs):
             self._end()
 
@@ -232,13 +231,13 @@ class AttachedRelations:
             if target.shape[1] != width:
                 raise ConfigError(
                     f"{_HOOK}.labels.{task}: {self.labels[task].path!r} gives {target.shape[1]} "
-                    f"numbers, expected {width} as before"
+                    f"numbers, expected {width} as in the first batch"
                 )
             targets[task] = target.double() if task in self._double_labels else target.float()
         return self.neck({**features, "label": targets}, mask)
 
     def _label_dims(self, targets, samples, device: torch.device) -> dict[str, int]:
-        """Widths of the labels, and their types; a process may have none in its first batch."""
+        """Widths of the labels over all ranks: one may have no label in its first batch."""
         if self._saved is not None:
             self._double_labels = set(self._saved["double_labels"])
             return dict(self._saved["dims"]["label"])
@@ -252,13 +251,13 @@ class AttachedRelations:
             if width == 0:
                 raise ConfigError(
                     f"{reader.where}: no sample of the first batch has a label at "
-                    f"{reader.path!r}: {reader.what_is_there(samples)}"
+                    f"{reader.path!r}: {reader.describe_path(samples)}"
                 )
         self._double_labels = {t for t, double in zip(targets, doubles, strict=True) if double}
         return dict(zip(targets, widths, strict=True))
 
     def _connect(self, features, label_dims: dict[str, int], count: int) -> None:
-        """Make the layers, now that the widths are known."""
+        """Build the layers for the widths of the first step."""
         for level, tensors in features.items():
             if not any(tensor.requires_grad for tensor in tensors.values()):
                 raise ConfigError(

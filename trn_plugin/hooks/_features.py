@@ -1,4 +1,4 @@
-"""Features of a task, taken from a module of a model while it runs."""
+"""Read features of a task from a module while the model runs."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ __all__ = ["FeatureReader", "refuse_same_modules"]
 
 
 class FeatureReader:
-    """Keeps what a module puts out, averaged over positions to (N, d).
+    """Stores the output of a module, averaged over positions to (N, d).
 
     Args:
-        config (str | Mapping): dotted name of the module; or a dict of that ``path`` and of
-            ``dim``, the dimension of its output that holds the features (default: 1 of maps
-            (N, d, H, W) and (N, d, T, H, W), the last of (N, d) and (N, L, d)).
-        where (str): what the errors call it.
+        config (str | Mapping): dotted name of the module; or ``dict(path=..., dim=...)``, where
+            ``dim`` is the feature dimension of its output (default: 1 for maps (N, d, H, W) and
+            (N, d, T, H, W), the last for (N, d) and (N, L, d)).
+        where (str): the config key, for errors.
 
     Raises:
-        ConfigError: another config than these.
+        ConfigError: an invalid config.
     """
 
     def __init__(self, config: str | Mapping, where: str) -> None:
@@ -44,13 +44,13 @@ class FeatureReader:
         if self.dim is not None and (not isinstance(self.dim, int) or self.dim == 0):
             raise ConfigError(f"{where}.dim: expected a dimension other than 0, got {self.dim!r}")
         self.where = where
-        self._kept: list[Tensor | ConfigError] = []
+        self._outputs: list[Tensor | ConfigError] = []
 
     def module(self, model: nn.Module) -> nn.Module:
-        """The module that is read.
+        """The module to read.
 
         Raises:
-            ConfigError: the model has none of this name; close ones are named.
+            ConfigError: the model has no such module; suggests similar names.
         """
         modules = dict(model.named_modules(remove_duplicate=False))
         if self.path and self.path in modules:
@@ -63,53 +63,53 @@ class FeatureReader:
         )
 
     def attach(self, model: nn.Module, wanted: Callable[[], bool]) -> RemovableHandle:
-        """Read the module whenever it runs while ``wanted``."""
+        """Read the module whenever it runs and ``wanted`` returns True."""
 
         def keep(module: nn.Module, args: tuple, output) -> None:
             if wanted():
                 try:
-                    self._kept.append(self._pooled(output))
-                except ConfigError as error:  # for take() to raise, outside the model's code
-                    self._kept.append(error)
+                    self._outputs.append(self._pooled(output))
+                except ConfigError as error:  # take() raises it, outside the model's code
+                    self._outputs.append(error)
 
         return self.module(model).register_forward_hook(keep)
 
     @property
     def device(self) -> torch.device:
-        """Of the features that are kept; the host where there are none."""
-        kept = [found for found in self._kept if torch.is_tensor(found)]
-        return kept[0].device if kept else torch.device("cpu")
+        """Device of the stored features; the CPU if there are none."""
+        outputs = [output for output in self._outputs if torch.is_tensor(output)]
+        return outputs[0].device if outputs else torch.device("cpu")
 
     def clear(self) -> None:
-        """Forget what was kept."""
-        self._kept.clear()
+        """Drop the stored features."""
+        self._outputs.clear()
 
     def take(self, batch: int, labels: Labels) -> tuple[Tensor, Tensor | None]:
-        """Features (N, d), float32 at least; nothing is kept any more.
+        """Return the stored features (N, d), in float32 or better, and clear.
 
-        Heads may run on labelled samples only: as many rows as there are labelled samples are of
-        those, in their order. Other samples get zeros.
+        A head may run on the labelled samples only. As many rows as labelled samples are taken as
+        theirs, in their order; other samples get zeros.
 
         Args:
             batch (int): the number of samples, N.
             labels (Labels): of the task.
 
         Returns:
-            The features, and (N,) bool, which samples have some; None where all have.
+            The features, and (N,) bool, which samples have features; None for all.
 
         Raises:
-            ConfigError: not one call since :meth:`clear`, an output that is no features, or
-                another number of rows.
+            ConfigError: the module was not called exactly once since :meth:`clear`, its output is
+                not features, or the number of rows does not fit.
         """
-        kept, self._kept = self._kept, []
-        if len(kept) != 1:
-            found = f"was called {len(kept)} times" if kept else "was not called"
+        outputs, self._outputs = self._outputs, []
+        if len(outputs) != 1:
+            found = f"was called {len(outputs)} times" if outputs else "was not called"
             raise ConfigError(
                 f"{self.where}: {self.path!r} {found} in a training step, expected one call"
             )
-        if isinstance(kept[0], ConfigError):
-            raise kept[0]
-        (features,) = kept
+        (features,) = outputs
+        if isinstance(features, ConfigError):
+            raise features
         if len(features) == batch:
             return features, None
         labelled = labels.present
@@ -126,7 +126,7 @@ class FeatureReader:
         return spread, mask.to(features.device, non_blocking=True)
 
     def _pooled(self, output) -> Tensor:
-        """A copy, for the model may change the output in place."""
+        """Average over positions; always a copy, since the model may change the output in place."""
         while isinstance(output, (tuple, list)) and len(output) == 1:
             output = output[0]
         if not torch.is_tensor(output):
@@ -155,7 +155,7 @@ class FeatureReader:
 def refuse_same_modules(
     model: nn.Module, readers: Mapping[str, FeatureReader], sides: Iterable[tuple]
 ) -> None:
-    """ConfigError where a relation has one module for tasks of both sides."""
+    """Raise a ConfigError if a relation has the same module on both sides."""
     modules = {task: reader.module(model) for task, reader in readers.items()}
     for first, second in sides:
         for task in second:

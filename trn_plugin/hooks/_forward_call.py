@@ -1,4 +1,4 @@
-"""With what a model's ``forward`` was called."""
+"""Arguments of a call of a model's ``forward``."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ __all__ = ["ForwardCall"]
 
 
 class ForwardCall:
-    """The arguments of a model's ``forward`` by name.
+    """Looks up arguments of a model's ``forward`` by name.
 
     Args:
-        model (nn.Module): whose forward takes 'mode' and data samples.
+        model (nn.Module): its forward takes 'mode' and data samples.
         data_samples (str): the argument that holds the labels.
-        where (str): what the errors call the option that names it.
+        where (str): the config key of ``data_samples``, for errors.
 
     Raises:
-        ConfigError: a ``forward`` without these arguments.
+        ConfigError: ``forward`` lacks one of these arguments.
     """
 
     def __init__(self, model: nn.Module, data_samples: str, where: str) -> None:
@@ -48,7 +48,7 @@ class ForwardCall:
     def _arguments(self, args: tuple, kwargs: dict) -> dict:
         try:
             bound = self.signature.bind(*args, **kwargs)
-        except TypeError:  # the call itself will say so
+        except TypeError:  # the call itself raises it again
             return {}
         bound.apply_defaults()
         arguments = dict(bound.arguments)

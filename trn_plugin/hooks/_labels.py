@@ -1,4 +1,4 @@
-"""Labels of a batch, as matrices, from data samples of any shape."""
+"""Read labels of a batch as matrices, from data samples of any structure."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class Labels(NamedTuple):
     """Labels of one task in a batch of N samples.
 
     Attributes:
-        values (Tensor, optional): (N, d); None where no sample has one.
-        mask (Tensor, optional): (N,) bool, which samples have one; None where all have.
-        present (Tensor): (n,) int64 on the host, the samples in which the path leads to a label,
-            a NaN and ``ignore_index`` included.
+        values (Tensor, optional): (N, d); None if no sample has a label.
+        mask (Tensor, optional): (N,) bool, which samples have a label; None for all.
+        present (Tensor): (n,) int64 on the host, the samples with an entry at the path, even NaN
+            or ``ignore_index``.
     """
 
     values: Tensor | None
@@ -35,19 +35,19 @@ class Labels(NamedTuple):
 
 
 class LabelReader:
-    """Reads one task's label out of the data samples of a batch.
+    """Reads the labels of one task from the data samples of a batch.
 
-    Class indices become one-hot rows, other numbers are flattened. A sample has no label where
-    the path leads to nothing, to None, to a float label that holds a NaN, or to ``ignore_index``.
+    Class indices become one-hot rows; other numbers are flattened. A label is missing if there is
+    nothing or None at the path, if it contains NaN, or if it is ``ignore_index``.
 
     Args:
-        config (str | Mapping): where the label is in a data sample, attributes, dict keys and
-            positions joined by dots (``'gt_label.label'``); or a dict of that ``path`` and of
+        config (str | Mapping): path of the label in a data sample: attributes, dict keys and
+            positions joined by dots (``'gt_label.label'``); or a dict of that ``path``, of
             ``num_classes``, which a class index needs, and ``ignore_index``.
-        where (str): what the errors call it.
+        where (str): the config key, for errors.
 
     Raises:
-        ConfigError: another config than these.
+        ConfigError: an invalid config.
     """
 
     def __init__(self, config: str | Mapping, where: str) -> None:
@@ -71,16 +71,16 @@ class LabelReader:
         self._bad_indices = DeviceFlags()
 
     def read(self, samples, device: torch.device) -> Labels:
-        """The labels of a batch.
+        """Read the labels of a batch.
 
         Args:
             samples (Sequence | Mapping): N data samples, or a mapping that holds batches of N.
             device (torch.device): where the labels are needed.
 
         Raises:
-            ConfigError: a label that is no number or no class index, or widths that differ. A
-                class that there is not is refused at once on a CPU, a step or two later on other
-                devices, which need not wait then.
+            ConfigError: a label that is not numeric, not a class index, or of another width. A
+                class index out of range is reported a step or two later on devices other than
+                CPUs, to avoid synchronisation.
         """
         rows = self._rows(samples)
         is_present = torch.tensor([row is not None for row in rows], dtype=torch.bool)
@@ -113,8 +113,8 @@ class LabelReader:
         known = ~values.isnan().any(1)
         return Labels(values, known if mask is None else mask & known, present)
 
-    def what_is_there(self, samples) -> str:
-        """What the first data sample holds where the path ends."""
+    def describe_path(self, samples) -> str:
+        """Describe where the path fails in the first data sample."""
         if not isinstance(samples, Mapping) and not len(samples):
             return "it is empty"
         sample = samples if isinstance(samples, Mapping) else samples[0]
@@ -142,7 +142,7 @@ class LabelReader:
         return [self._row(value) for value in batch]
 
     def _row(self, value) -> Tensor | None:
-        """(d,), on the device where it is."""
+        """A label as (d,), on its own device."""
         if value is None:
             return None
         try:
@@ -183,11 +183,7 @@ class LabelReader:
 
 
 def number_of_samples(samples, where: str) -> int:
-    """N of a sequence of samples, or of a mapping of batches.
-
-    Raises:
-        ConfigError: neither.
-    """
+    """N of a sequence of samples or of a mapping of batches; else a ConfigError."""
     if isinstance(samples, Mapping):
         sizes = [len(value) for value in samples.values() if _is_batch(value)]
         if sizes:
@@ -220,7 +216,7 @@ def _step(value, name: str):
     if name.isdecimal() and _is_batch(value):
         return value[int(name)] if int(name) < len(value) else _ABSENT
     found = getattr(value, name, _ABSENT)
-    return _ABSENT if callable(found) else found  # a method is no data
+    return _ABSENT if callable(found) else found  # a method is not data
 
 
 def _contents(value) -> str:

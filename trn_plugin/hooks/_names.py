@@ -1,4 +1,4 @@
-"""Names of tasks and levels in the options of a hook."""
+"""Checks of task and level names in the options of a hook."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ __all__ = ["check_levels", "check_names", "check_tasks", "mapping"]
 
 
 def mapping(where: str, value) -> Mapping:
-    """A dict that is not empty."""
+    """Check that a value is a dict and not empty."""
     if not isinstance(value, Mapping) or not value:
         raise ConfigError(f"{where}: expected a dict that is not empty, got {value!r}")
     return value
 
 
 def check_names(where: str, names: Iterable[str]) -> None:
-    """Refuse names that would make a log entry a loss."""
+    """Refuse names with "loss": MMEngine would add their log entries to the total loss."""
     for name in names:
         if not isinstance(name, str) or "loss" in name:
             raise ConfigError(
@@ -29,7 +29,7 @@ def check_names(where: str, names: Iterable[str]) -> None:
 
 
 def check_levels(where: str, levels: Iterable[str]) -> None:
-    """Refuse names that cannot be a level's."""
+    """Refuse names that cannot be attributes of ``nn.ModuleDict``, or are reserved."""
     check_names(where, levels)
     for level in levels:
         if not level.isidentifier() or level == "label" or hasattr(nn.ModuleDict, level):
@@ -40,7 +40,7 @@ def check_levels(where: str, levels: Iterable[str]) -> None:
 
 
 def check_tasks(where: str, given: Mapping, tasks: Sequence[str]) -> None:
-    """Refuse a dict of other tasks than those of the relations."""
+    """Refuse a dict whose keys are not exactly the tasks of the relations."""
     missing = [task for task in tasks if task not in mapping(where, given)]
     unknown = [task for task in given if task not in tasks]
     if missing or unknown:

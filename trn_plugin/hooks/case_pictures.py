@@ -1,4 +1,4 @@
-"""Pictures of the worst and of some drawn cases of a test run, and its curves."""
+"""Pictures of the worst and of randomly sampled cases of a test run, and its curves."""
 
 from __future__ import annotations
 
@@ -21,36 +21,37 @@ from trn_plugin.tasks import Line, Task, read_tasks
 
 __all__ = ["CasePicturesHook"]
 
-MARGIN = 0.1  # of the box's larger side, so that points outside the crop are seen
+MARGIN = 0.1  # of the box's larger side; shows points outside the crop
 
 
 @HOOKS.register_module()
 class CasePicturesHook(Hook):
     """Write pictures of a test run below ``out_dir``.
 
-    - ``worst.png``, ``worst/``: the cases with the largest landmark error (interocular), or where
-      no landmarks are labelled, with the least probable true classes and attributes (of values:
-      with the largest errors beside what is usual);
-    - ``sample.png``, ``sample/``: cases drawn by ``seed``; both with truth in green and
-      prediction in red, classes written beside;
-    - ``cumulative_error_<task>.png`` for landmarks, with the mean shape's curve beside;
+    - ``worst.png``, ``worst/``: the cases with the largest landmark error (interocular); without
+      labelled landmarks, those whose labels are least probable;
+    - ``sample.png``, ``sample/``: cases sampled at random; in both, truth is green and prediction
+      red, with classes as text;
+    - ``cumulative_error_<task>.png`` for landmarks, with the curve of the mean shape;
     - ``confusion_<task>.png`` for classes, ``precision_recall_<task>.png`` for attributes,
       ``values_<task>.png`` for values, predicted over true;
-    - ``similarity.png``, tau over the training of the checkpoint, if it was logged.
+    - ``similarity.png``, tau during the training of the checkpoint, if it was logged.
 
-    All but the single cases go to the visualizer's backends too, and the metrics as ``test/<key>``.
-    Numbers alone are kept while testing; the chosen pictures are read again at the end. The first
-    process writes, of all processes' cases. Priority: lowest, after the metrics are printed.
+    Pictures other than single cases also go to the visualizer's backends, as do the metrics as
+    ``test/<key>``. Labels and predictions are stored during the test; the chosen pictures are read
+    again at its end. The first process writes the cases of all processes.
+
+    Priority: LOWEST, after the metrics are printed.
 
     Args:
-        out_dir: Folder to write to; made if need be.
-        num_worst: How many of the worst cases.
-        num_sample: How many drawn cases.
-        seed: Of the draw.
+        out_dir: Folder to write to; created if missing.
+        num_worst: Number of worst cases.
+        num_sample: Number of sampled cases.
+        seed: Of the sampling.
 
     Raises:
-        ConfigError: if the test set's metainfo does not describe its tasks, or ``out_dir`` cannot
-            be made.
+        ConfigError: the test set's metainfo does not describe its tasks, or ``out_dir`` cannot be
+            created.
     """
 
     priority = "LOWEST"
@@ -69,7 +70,7 @@ class CasePicturesHook(Hook):
         self._iterations = 0
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
-        """Keep what the checkpoint's training logged, for ``similarity.png``."""
+        """Take the training log from the checkpoint, for ``similarity.png``."""
         hub = checkpoint.get("message_hub") or {}
         logged = hub.get("log_scalars") or {}
         self._logged = {
@@ -79,7 +80,7 @@ class CasePicturesHook(Hook):
         self._iterations = (checkpoint.get("meta") or {}).get("iter", 0)
 
     def before_test(self, runner) -> None:
-        """Refuse what could not be drawn in the end, before the work is done."""
+        """Check what :meth:`after_test` needs."""
         self._cases, self._sheets = [], []
         metainfo = getattr(runner.test_loop.dataloader.dataset, "metainfo", None) or {}
         if not metainfo.get("tasks"):
@@ -99,7 +100,7 @@ class CasePicturesHook(Hook):
         data_batch: dict | tuple | list | None = None,
         outputs: Sequence[MultiTaskDataSample] | None = None,
     ) -> None:
-        """Keep the labels and predictions of each picture that could be read."""
+        """Store the labels and predictions of each readable picture."""
         for sample in outputs or ():
             if sample.get("unreadable"):
                 continue
@@ -114,7 +115,7 @@ class CasePicturesHook(Hook):
             )
 
     def after_test_epoch(self, runner, metrics: dict[str, float] | None = None) -> None:
-        """Hand the metrics to the visualizer's backends, which MMEngine gives those of training."""
+        """Send the metrics to the visualizer's backends; MMEngine only sends those of training."""
         known = {f"test/{key}": value for key, value in (metrics or {}).items()}
         runner.visualizer.add_scalars({k: v for k, v in known.items() if np.isfinite(v)})
 
@@ -151,27 +152,28 @@ class CasePicturesHook(Hook):
         badness = np.array([_badness(case, tasks, spread) for case in cases])
         known = np.flatnonzero(~np.isnan(badness))
         worst = known[np.argsort(-badness[known], kind="stable")][: self.num_worst]
-        draw = np.random.default_rng(self.seed).permutation(len(cases))[: self.num_sample]
-        for group, chosen in (("worst", worst), ("sample", np.sort(draw))):
+        sampled = np.random.default_rng(self.seed).permutation(len(cases))[: self.num_sample]
+        for group, chosen in (("worst", worst), ("sample", np.sort(sampled))):
             self._cases_of(group, [cases[index] for index in chosen], len(cases), tasks)
         print_log(
-            f"Wrote pictures of {len(worst)} worst and {len(draw)} drawn cases to {self.out_dir}",
+            f"Wrote pictures of {len(worst)} worst and {len(sampled)} sampled cases to "
+            f"{self.out_dir}",
             logger="current",
         )
 
     def _cases_of(self, group: str, chosen: list[dict], total: int, tasks: dict) -> None:
         if not chosen:
             return
-        drawn = []
+        pictures = []
         for number, case in enumerate(chosen, start=1):
             picture = _picture(case, tasks)
             stem = key_name(os.path.splitext(os.path.basename(case["img_path"]))[0])
             path = os.path.join(self.out_dir, group, f"{number:03d}_{stem}.png")
             case_sheets.save_cases(path, [picture])
-            drawn.append(picture)
+            pictures.append(picture)
         boxes = ", ".join(sorted({case["box_source"] for case in chosen} - {""}))
         title = f"{group}: {len(chosen)} of {total} cases" + (f" (box: {boxes})" if boxes else "")
-        case_sheets.save_cases(self._sheet(group), drawn, title)
+        case_sheets.save_cases(self._sheet(group), pictures, title)
 
     def _sheet(self, name: str) -> str:
         self._sheets.append(os.path.join(self.out_dir, f"{name}.png"))
@@ -179,7 +181,7 @@ class CasePicturesHook(Hook):
 
 
 def _badness(case: dict, tasks: dict[str, Task], spread: dict[str, np.ndarray]) -> float:
-    """What the worst cases are sorted by; NaN where nothing is labelled."""
+    """The larger, the worse the case; NaN without any label."""
     errors, likelihoods = [], []
     for name, task in tasks.items():
         if name not in case["gt"]:
@@ -195,7 +197,7 @@ def _badness(case: dict, tasks: dict[str, Task], spread: dict[str, np.ndarray]) 
 
 
 def _picture(case: dict, tasks: dict[str, Task]) -> case_sheets.Case:
-    """The crop, with a margin, and what to draw on and beside it."""
+    """The crop with a margin, its points and its text."""
     x0, y0, x1, y1 = (int(value) for value in case["box"])
     margin = round(MARGIN * max(x1 - x0, y1 - y0))
     corner = np.array([x0 - margin, y0 - margin])

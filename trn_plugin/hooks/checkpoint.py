@@ -1,4 +1,4 @@
-"""MMEngine's checkpoint hook, never without a whole checkpoint on disk."""
+"""MMEngine's checkpoint hook; writes the new checkpoint before deleting the old one."""
 
 from __future__ import annotations
 
@@ -26,33 +26,33 @@ TYPES = (
 
 @HOOKS.register_module()
 class SafeCheckpointHook(CheckpointHook):
-    """MMEngine's ``CheckpointHook``, which deletes old checkpoints before it writes the new one.
+    """MMEngine's ``CheckpointHook``, but it writes the new checkpoint before it deletes old ones.
 
-    Here the new one is written first, so that a run killed in between has lost nothing even with
-    ``max_keep_ckpts=1``; so too the best one of ``save_best``, which 'auto' makes the first
-    measure whose direction is known. In a run by iterations an interval of epochs is one of as
-    many passes over the data. ``SafeRunner`` uses it where a config says ``CheckpointHook``.
+    A run killed in between loses nothing, even with ``max_keep_ckpts=1``. The same holds for the
+    checkpoint of ``save_best``; 'auto' selects the first measure with a known direction. In a run
+    by iterations, an interval in epochs counts passes over the data. ``SafeRunner`` uses this hook
+    where a config says ``CheckpointHook``.
 
     Raises:
-        ConfigError: after a validation that does not measure what ``save_best`` names.
+        ConfigError: an invalid option, or ``save_best`` names no measure of the validation.
     """
 
     def __init__(self, interval: int = -1, save_best=None, rule=None, **options) -> None:
         rule = rule or rule_of(save_best)
         super().__init__(interval, save_best=save_best, rule=rule, **options)
-        for names, kind, told in TYPES:
+        for names, kind, expected in TYPES:
             for name in names:
                 value = getattr(self, name)
                 if isinstance(value, bool) != (kind is bool) or not isinstance(value, kind):
                     raise ConfigError(
-                        f"default_hooks.checkpoint.{name}: expected {told}, found {value!r}"
+                        f"default_hooks.checkpoint.{name}: expected {expected}, found {value!r}"
                     )
 
     def before_train(self, runner) -> None:
-        """As MMEngine's; what a kill left beside a best checkpoint is removed.
+        """See MMEngine's; after a resume, also removes outdated best checkpoints.
 
         Raises:
-            ConfigError: ``save_best`` in a run that does not validate; an unknown option.
+            ConfigError: ``save_best`` without validation; an unknown option.
         """
         taken = inspect.signature(runner.save_checkpoint).parameters
         if not any(str(each).startswith("**") for each in taken.values()):
@@ -69,7 +69,7 @@ class SafeCheckpointHook(CheckpointHook):
             self.interval, self.save_begin = self.interval * length, self.save_begin * length
             self.filename_tmpl = self.filename_tmpl.replace("epoch_", "iter_")
             runner.logger.info(
-                f"default_hooks.checkpoint: its interval is one of passes over the data, "
+                "default_hooks.checkpoint.interval: counts passes over the data, "
                 f"{self.interval} iterations"
             )
         super().before_train(runner)
@@ -82,10 +82,10 @@ class SafeCheckpointHook(CheckpointHook):
                         self._remove_best(os.path.join(self.out_dir, name))
 
     def after_val_epoch(self, runner, metrics) -> None:
-        """As MMEngine's; old best checkpoints are removed when the new one is written.
+        """See MMEngine's; removes the old best checkpoints after the new one is written.
 
         Raises:
-            ConfigError: a measure of ``save_best`` that the validation does not have.
+            ConfigError: the validation does not measure ``save_best``.
         """
         for indicator in self.key_indicators if self.save_best else ():
             if indicator not in (*metrics, "auto"):
@@ -94,7 +94,7 @@ class SafeCheckpointHook(CheckpointHook):
                     f"got {indicator!r}"
                 )
             if indicator == "auto" and metrics:
-                metrics = self._best_known_first(metrics)
+                metrics = self._known_direction_first(metrics)
         before, backend = self._best(), self.file_backend
         self.file_backend = _RemovesNothing()
         try:
@@ -105,13 +105,13 @@ class SafeCheckpointHook(CheckpointHook):
             self._remove_best(path)
 
     def _best(self) -> list[str]:
-        """Best checkpoints, as a file may name them that was resumed from."""
+        """Paths of the best checkpoints; they may come from a file, so their types are checked."""
         several = getattr(self, "best_ckpt_path_dict", None) or {}
         found = (getattr(self, "best_ckpt_path", None), *several.values())
         return [path for path in found if isinstance(path, str)]
 
     def _remove_best(self, path: str) -> None:
-        """Remove a file that this hook has written and that is no longer the best."""
+        """Remove a best checkpoint of this hook that is no longer the best."""
         folder, name = os.path.split(path)
         inside = os.path.realpath(folder) == os.path.realpath(self.out_dir)
         own = inside and name.startswith("best_") and name.endswith(".pth")
@@ -119,7 +119,7 @@ class SafeCheckpointHook(CheckpointHook):
         if own and name not in kept and os.path.isfile(path) and is_main_process():
             os.remove(path)
 
-    def _best_known_first(self, metrics: dict) -> dict:
+    def _known_direction_first(self, metrics: dict) -> dict:
         for name in metrics:
             rule = rule_of(name)
             if rule is not None:
@@ -127,8 +127,8 @@ class SafeCheckpointHook(CheckpointHook):
                 self.less_keys = [name] if rule == "less" else []
                 return {name: metrics[name], **metrics}
         raise ConfigError(
-            "default_hooks.checkpoint.save_best: 'auto' knows of none of "
-            f"{', '.join(metrics) or 'no measures'} whether more is better; name one, and its rule"
+            "default_hooks.checkpoint.save_best: 'auto' needs a measure with a known direction, "
+            f"found {', '.join(metrics) or 'no measures'}; name one, and its rule"
         )
 
     def _save_checkpoint_with_step(self, runner, step, meta):
@@ -146,6 +146,8 @@ class SafeCheckpointHook(CheckpointHook):
 
 
 class _RemovesNothing(LocalBackend):
+    """Finds no files, so that MMEngine removes none."""
+
     def isfile(self, filepath) -> bool:
         return False
 

@@ -1,4 +1,4 @@
-"""Early stopping at a measure whose direction is known."""
+"""Early stopping that knows the directions of measures."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ __all__ = ["CheckedEarlyStoppingHook"]
 class CheckedEarlyStoppingHook(EarlyStoppingHook):
     """MMEngine's ``EarlyStoppingHook``; metrics of this package need no ``rule``.
 
-    ``SafeRunner`` uses it where a config says ``EarlyStoppingHook``.
+    ``SafeRunner`` uses this hook where a config says ``EarlyStoppingHook``.
 
     Raises:
-        ConfigError: after a validation that does not measure ``monitor``.
+        ConfigError: the validation does not measure ``monitor``.
     """
 
     def __init__(self, monitor: str, rule: str | None = None, **options) -> None:

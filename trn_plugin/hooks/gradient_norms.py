@@ -1,4 +1,4 @@
-"""How strongly each loss pulls at the network."""
+"""Log the gradient norm of each loss."""
 
 from __future__ import annotations
 
@@ -15,22 +15,20 @@ __all__ = ["GradientNormHook"]
 
 @HOOKS.register_module()
 class GradientNormHook(Hook):
-    """Logs the norm of each loss's own gradient, ``gradient/<task>`` beside
-    ``gradient/relation_<level>``.
+    """Logs the gradient norm of each loss: ``gradient/<task>``, ``gradient/relation_<level>``.
 
-    It is the Euclidean norm over the parameters that are trained (of those in ``shared`` only,
-    where given), before clipping, without weight decay. Each measurement costs a backward pass
-    for each loss; the training is not changed by it. In several processes it is that of the first
-    process's part of the batch.
+    It is the Euclidean norm over the trained parameters, or those below ``shared``, before clipping
+    and without weight decay. Each measurement costs a backward pass for each loss; it does not
+    change the training. Of several processes, the first one's part of the batch is measured.
 
-    Priority: NORMAL; it acts before and after the whole training only.
+    Priority: NORMAL; it only acts before and after training.
 
     Args:
-        interval (int): measured every so many iterations.
-        shared (str, optional): dotted prefix of the parameters' names, such as 'backbone.trunk'.
+        interval (int): iterations from one measurement to the next.
+        shared (str, optional): dotted prefix of parameter names, such as 'backbone.trunk'.
 
     Raises:
-        ConfigError: an interval below 1; when training starts, no parameter of that name.
+        ConfigError: an interval below 1; when training starts, no parameter with the prefix.
     """
 
     priority = "NORMAL"

@@ -1,4 +1,4 @@
-"""Test data whose classes, points or attributes are not the model's."""
+"""Compare the names of classes, points or attributes of test data and model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["NamesHook"]
 
 @HOOKS.register_module()
 class NamesHook(Hook):
-    """Says so when classes, points or attributes have other names than the model's."""
+    """Warns if classes, points or attributes of the test data have other names than the model's."""
 
     priority = "VERY_HIGH"
 
@@ -28,12 +28,12 @@ class NamesHook(Hook):
             if theirs != ours:
                 runner.logger.warning(
                     f"{task}: the model was trained with {model[task].noun} {shown(theirs)}, the "
-                    f"test data has {shown(ours)}: what it measures may be wrong"
+                    f"test data has {shown(ours)}: the metrics may be wrong"
                 )
 
 
 def _tasks(metainfo) -> dict[str, Task]:
-    """The tasks that can be read."""
+    """The valid tasks of a metainfo."""
     infos = metainfo.get("tasks") if isinstance(metainfo, dict) else None
     tasks = {}
     for name, info in infos.items() if isinstance(infos, dict) else ():

@@ -1,4 +1,4 @@
-"""Turns measured task similarities into a loss: multi-task learning becomes a TRN."""
+"""The task similarity loss, which turns multi-task learning into a TRN."""
 
 from __future__ import annotations
 
@@ -25,49 +25,44 @@ class TaskRelationLossHook(Hook):
     .. math:: \mathcal{L} = \sum_t \mathcal{L}_t + \sum_l \lambda_l \mathcal{L}_{ts}^{(l)}, \quad
               \mathcal{L}_{ts}^{(l)} = |\tau(F_1^{(l)}, F_2^{(l)}) - \tau(Y_1, Y_2)|
 
-    with the mean over relations where there are several. The model logs
-    ``loss_relation_<level>`` and ``relation/weight_<level>``. A relation counts from when the
-    effective sample size of its running covariances is ``min_samples_per_dim`` times d1 + d2: with
-    fewer samples even independent features have a tau near 1.
+    Of several relations the mean is taken. The model logs ``loss_relation_<level>`` and
+    ``relation/weight_<level>``. A relation counts once the effective sample size of its running
+    covariances reaches ``min_samples_per_dim`` times d1 + d2: with fewer samples even independent
+    features have a tau near 1.
 
-    The model is one with a ``TaskRelationNeck``; or with ``features``, ``labels`` and
-    ``relations`` any other whose ``forward`` returns a dict of losses in mode 'loss'. Such a model
-    stays as it is: its modules are read by torch's hooks while it trains, and the running moments
-    are written into its checkpoints as 'relation_state' and go on from there when a run is
-    resumed. A label may be missing in a sample, though not in all of a run's first step.
+    The model has a ``TaskRelationNeck``. With ``features``, ``labels`` and ``relations`` it may be
+    any model whose ``forward`` returns a dict of losses in mode 'loss'. It is not modified: forward
+    hooks read its modules during training. The running covariances are saved in checkpoints as
+    'relation_state' and restored by a resumed run. Samples may lack labels, but each task needs a
+    label in the first step of a run.
 
-    Priority: NORMAL; it acts before and after the whole training only, and on checkpoints.
+    Priority: NORMAL; it only acts before and after training and on checkpoints.
 
     Args:
         weights (Mapping[str, float]): lambda by level, e.g. ``dict(output=0.01, hidden=0.001)``.
         min_samples_per_dim (float): see above; 0 switches the warm-up off.
         allow_undersampled (bool): train even if the effective sample size can never be reached
-            (then the loss of that level stays 0) instead of refusing to start.
-        features (Mapping[str, Mapping], optional): by level (a name of your choice) and task the
-            dotted name of a module of the model, whose output is averaged over positions to
-            (N, d); or ``dict(path=..., dim=...)``, ``dim`` being the dimension that holds the
-            features (default: 1 of maps (N, d, H, W), the last of (N, d) and (N, L, d)).
-        labels (Mapping, optional): by task, where the label is in a data sample: attributes, dict
+            (the loss of that level stays 0) instead of refusing to start.
+        features (Mapping[str, Mapping], optional): by level (any name) and task the dotted name of
+            a module, whose output is averaged over positions to (N, d); or
+            ``dict(path=..., dim=...)``, where ``dim`` is the feature dimension (default: 1 for maps
+            (N, d, H, W), the last for (N, d) and (N, L, d)).
+        labels (Mapping, optional): by task the path of the label in a data sample: attributes, dict
             keys and positions joined by dots; or ``dict(path=..., num_classes=...)`` for a class
-            index, which becomes one-hot, with ``ignore_index`` where one means no label. Other
-            labels are flattened to (d,).
-        relations (Sequence[tuple] or str, optional): as of ``TaskRelationNeck``.
-        momentum (float, optional): as of ``TaskRelationNeck``.
-        shrinkage (float, optional): as of ``TaskRelationNeck``.
-        deletion (str, optional): as of ``TaskRelationNeck``.
-        correct_chance (bool, optional): as of ``TaskRelationNeck``.
-        statistic (str, optional): as of ``TaskRelationNeck``.
-        start (str, optional): as of ``TaskRelationNeck``.
+            index, which becomes one-hot, with the optional ``ignore_index`` of missing labels.
+            Other labels are flattened to (d,).
+        relations, momentum, shrinkage, deletion, correct_chance, statistic, start (optional): see
+            ``TaskRelationNeck``.
         data_samples (str, optional): the argument of the model's ``forward`` that holds a list of
             data samples, or a dict of batches; default 'data_samples'.
 
     Raises:
-        ConfigError: weights that are no non-negative numbers, or names that do not fit together;
-            when training starts, a model without neck, a level that is not measured, a path that
-            names no module, or a batch size and momentum that can never give enough samples; in
-            a training step, features or labels that are not as described above.
-        TrainingError: features that are not finite; names the tasks and the level.
-        CheckpointError: running moments of other relations, levels or widths.
+        ConfigError: weights that are not numbers >= 0, or inconsistent names; when training starts,
+            a model without neck, a level that is not measured, a path that names no module, or a
+            batch size and momentum that never give enough samples; in a training step, features
+            or labels other than described above.
+        TrainingError: non-finite features; names the tasks and the level.
+        CheckpointError: running covariances of other relations, levels or widths.
     """
 
     priority = "NORMAL"
@@ -156,7 +151,7 @@ class TaskRelationLossHook(Hook):
         self._saved = checkpoint.get("relation_state")
 
     def losses(self, measured: Mapping[str, Measurements]) -> dict[str, Tensor]:
-        """Eq. 14 by level, times lambda; and the share of lambda that is switched on."""
+        """Eq. 14 by level, times lambda; and lambda times the share of relations that count."""
         losses = {}
         for level, weight in self.weights.items():
             m = measured[level]
@@ -168,22 +163,22 @@ class TaskRelationLossHook(Hook):
     def _attach(self, runner, model, neck) -> None:
         if isinstance(neck, TaskRelationNeck):
             raise ConfigError(
-                "TaskRelationLossHook.features: not used with model.neck, which measures; leave "
-                "either out"
+                "TaskRelationLossHook.features: not used with model.neck, which measures already; "
+                "remove one of them"
             )
         others = [h for h in runner.hooks if isinstance(h, TaskRelationLossHook) and h is not self]
         if any(hook.attached is not None for hook in others):
             raise ConfigError(
                 "custom_hooks: two TaskRelationLossHooks with features; one measures all levels"
             )
-        if runner.iter == 0:  # if anything was loaded, then weights to start from
+        if runner.iter == 0:  # not resumed; at most initial weights were loaded
             self.attached.load(None)
         elif self._saved is not None:
             self.attached.load(self._saved)
         elif self.attached.dims is None:
             runner.logger.warning(
-                "TaskRelationLossHook: the checkpoint has no relation_state, so that the running "
-                "moments start anew"
+                "TaskRelationLossHook: the checkpoint has no relation_state; running covariances "
+                "start anew"
             )
         self._saved = None
         self.attached.attach(model, self.losses, self._set_warm_up, _accumulated(runner))
@@ -197,7 +192,7 @@ class TaskRelationLossHook(Hook):
                 )
 
     def _set_warm_up(self, neck: TaskRelationNeck, batch: int) -> None:
-        """Tell the neck how many samples a gradient needs; refuse what a batch never reaches."""
+        """Set the number of samples that a gradient needs; refuse one that is never reached."""
         neck.require_samples(self.min_samples_per_dim)
         for level in self.weights:
             layer = neck.layers_of(level)
@@ -220,8 +215,8 @@ def _attached(min_samples_per_dim: float, **options) -> AttachedRelations | None
     missing = [name for name in ("features", "labels", "relations") if name not in given]
     if missing:
         raise ConfigError(
-            f"TaskRelationLossHook.{next(iter(given))}: also needs {' and '.join(missing)}; for a "
-            "model with model.neck, which measures by itself, give none of them"
+            f"TaskRelationLossHook.{next(iter(given))}: also needs {' and '.join(missing)}; a "
+            "model with model.neck needs none of them"
         )
     return AttachedRelations(**given, min_samples_per_dim=min_samples_per_dim)
 

@@ -1,4 +1,4 @@
-"""A checkpoint before SIGTERM ends a run."""
+"""Save a checkpoint when SIGTERM ends a run."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ __all__ = ["SaveOnTerminateHook"]
 
 @HOOKS.register_module()
 class SaveOnTerminateHook(Hook):
-    """Writes a checkpoint when the process is asked to end by SIGTERM, then ends the run."""
+    """On SIGTERM, writes a checkpoint after the current iteration and ends the run."""
 
     priority = 99  # after all others
     before, asked = None, False
 
     def before_train(self, runner) -> None:
         if threading.current_thread() is threading.main_thread():
-            self.before = signal.signal(signal.SIGTERM, self._note)
+            self.before = signal.signal(signal.SIGTERM, self._ask)
 
     def after_train(self, runner) -> None:
         if self.before is not None:
@@ -36,12 +36,12 @@ class SaveOnTerminateHook(Hook):
     def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         self._save_if_asked(runner, runner.iter)
 
-    def _note(self, signum, frame) -> None:
+    def _ask(self, signum, frame) -> None:
         self.asked = True
 
     def _save_if_asked(self, runner, iteration: int) -> None:
         asked = self.asked
-        if get_world_size() > 1:  # one that was asked ends all
+        if get_world_size() > 1:  # SIGTERM to one process ends all
             flag = torch.tensor(int(asked), device=next(runner.model.parameters()).device)
             all_reduce(flag, op="max")
             asked = bool(flag)

@@ -1,4 +1,4 @@
-"""Draws task similarity over training."""
+"""Plot task similarity over training."""
 
 from __future__ import annotations
 
@@ -30,11 +30,10 @@ CHANCE_POINTS = 200  # of a curve
 class SimilarityPlotHook(Hook):
     """Write ``similarity.png`` to the work directory: tau over the iterations of training.
 
-    One panel a relation, with the running tau of each level and of the labels as the model logs
-    them, ``relation/<level>/<a>-<b>``. Until the effective sample size is enough for a gradient a
-    curve is faint; a dotted line shows what independent features would have. It is drawn after
-    every validation and at the end, when it also goes to the visualizer's backends. A run without
-    relations has no such picture.
+    Each relation has a panel with the running tau of each level and of the labels, as logged under
+    ``relation/<level>/<a>-<b>``. A curve is faint until the effective sample size suffices for a
+    gradient; a dotted line shows the chance level. It is drawn after every validation and at the
+    end, when it also goes to the visualizer's backends. Without relations there is no picture.
 
     Priority: LOWEST, after the values of a step are logged.
     """
@@ -42,11 +41,11 @@ class SimilarityPlotHook(Hook):
     priority = "LOWEST"
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
-        """Keep the widths of the features with what was logged."""
-        self._note_widths(runner)
+        """Save the widths of the features with the log."""
+        self._store_widths(runner)
 
     def after_val_epoch(self, runner, metrics: dict | None = None) -> None:
-        """Draw what there is so far; in a test run there is nothing."""
+        """Draw the training so far."""
         self._draw(runner)
 
     def after_train(self, runner) -> None:
@@ -57,12 +56,12 @@ class SimilarityPlotHook(Hook):
 
     @master_only
     def _draw(self, runner) -> str | None:
-        widths = self._note_widths(runner)
+        widths = self._store_widths(runner)
         scalars = {name: buffer.data[0] for name, buffer in runner.message_hub.log_scalars.items()}
         return save_similarity_courses(runner.work_dir, scalars, runner.iter, widths)
 
-    def _note_widths(self, runner) -> list:
-        """Level, relation, d1, d2 and needed samples of each relation, one after the other."""
+    def _store_widths(self, runner) -> list:
+        """Store level, relation, d1, d2 and needed samples of each relation as a flat list."""
         attached = [getattr(hook, "attached", None) for hook in getattr(runner, "hooks", ())]
         model = getattr(runner, "model", None)
         model = model.module if is_model_wrapper(model) else model
@@ -87,14 +86,14 @@ def save_similarity_courses(
     """Draw ``similarity.png`` into a folder.
 
     Args:
-        folder: which is there.
-        scalars: what was logged in training, (N,) of the last N iterations by name.
+        folder: an existing folder.
+        scalars: the training log, (N,) of the last N iterations by name.
         last: the last iteration.
-        widths: level, relation, d1, d2 and needed samples of each relation, one after the other;
-            without them nothing is faint, and the chance level is not drawn.
+        widths: flat list of level, relation, d1, d2 and needed samples; without it no curve is
+            faint, and the chance level is not drawn.
 
     Returns:
-        Its path; None if no task similarity was logged.
+        The path; None if no task similarity was logged.
     """
     courses: dict[str, dict[str, np.ndarray]] = {}
     for key, history in scalars.items():
@@ -122,7 +121,7 @@ def save_similarity_courses(
 
 
 def _chance(samples: np.ndarray, d1: int, d2: int) -> np.ndarray:
-    """The similarity of independent features with so many samples; 1 where it is undefined."""
+    """Chance level at each effective sample size; 1 where it is undefined."""
     finite = samples[np.isfinite(samples)]
     if not len(finite):
         return np.full(len(samples), np.nan)

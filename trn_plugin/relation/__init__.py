@@ -1,4 +1,4 @@
-"""Section 3 of the paper in plain PyTorch: how related are two tasks?
+"""Task similarity and the task relation layer in plain PyTorch (Section 3 of the paper).
 
 Source: Li et al., "Task Relation Networks", WACV 2019, doi:10.1109/WACV.2019.00104.
 """

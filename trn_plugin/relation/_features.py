@@ -1,4 +1,4 @@
-"""Features as matrices: their checks, and orthonormal bases of their columns."""
+"""Check feature matrices; orthonormal bases of their columns."""
 
 import math
 
@@ -9,10 +9,10 @@ __all__ = ["check_features", "orthonormal_basis", "svd"]
 
 
 def check_features(f1: Tensor, f2: Tensor, names: tuple[str, str] = ("f1", "f2")) -> None:
-    """Refuse what is not a pair (N, d1), (N, d2) of floating-point matrices.
+    """Refuse anything but two floating-point matrices (N, d1) and (N, d2).
 
     Raises:
-        ValueError: names the matrix, and the shape or type that was found.
+        ValueError: names the matrix and the shape or type found.
     """
     for name, f in zip(names, (f1, f2), strict=True):
         if f.ndim != 2 or f.shape[1] == 0:
@@ -27,13 +27,14 @@ def check_features(f1: Tensor, f2: Tensor, names: tuple[str, str] = ("f1", "f2")
 
 
 def orthonormal_basis(f: Tensor, name: str) -> tuple[Tensor, Tensor]:
-    """(N, r) basis Q of the centred columns X, and (d, r) T with X T = Q.
+    """Basis Q (N, r) of the centred columns X, and T (d, r) with X T = Q.
 
-    r is the rank; of rank 0 both are one column of zeros.
+    r is the rank; for rank 0 both are one column of zeros. Columns are scaled to unit length
+    first, so the rank does not depend on their units. Columns that are constant or linearly
+    dependent up to float32 rounding (float64 for float64 features) add no direction.
 
-    Columns are brought to unit length first, so that the rank does not depend on their units.
-    What is constant, or dependent, up to the rounding of float32 (of float64 features, float64)
-    has no direction. Raises ValueError for the first value that is not finite.
+    Raises:
+        ValueError: names the first value that is not finite.
     """
     finite = torch.isfinite(f)
     if not finite.all():
@@ -41,7 +42,7 @@ def orthonormal_basis(f: Tensor, name: str) -> tuple[Tensor, Tensor]:
         raise ValueError(f"{name}: value at row {row}, column {column} is {f[row, column]}")
     eps = torch.finfo(torch.promote_types(f.dtype, torch.float32)).eps
     values = f.detach().double()
-    # a column's own largest value first: squares of 1e-200 vanish, of 1e200 overflow
+    # divide by the largest value first: squares of 1e-200 underflow, of 1e200 overflow
     unit = values.abs().amax(0).clamp(min=1e-300) if len(values) else 1.0
     values = values / unit
     centred = values - values.mean(0)
@@ -58,8 +59,8 @@ def orthonormal_basis(f: Tensor, name: str) -> tuple[Tensor, Tensor]:
 def svd(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Thin singular value decomposition.
 
-    Where its algorithm does not converge, from the eigenvectors of the symmetric matrix of blocks
-    0, R, R', 0, where x = QR: then vectors of values near 0 are not orthonormal.
+    Where LAPACK's algorithm does not converge, falls back to the eigenvectors of the symmetric
+    matrix [[0, R], [R', 0]] with x = QR; then vectors of values near 0 are not orthonormal.
     """
     try:
         return torch.linalg.svd(x, full_matrices=False)

@@ -1,7 +1,7 @@
-"""Shrunk covariances, and what whitens features.
+"""Shrinkage and whitening.
 
-Whitened by its Cholesky factor, :math:`S + \\epsilon v I = L L^\\top`, a pair has the canonical
-vectors that it has by the paper's inverse square roots (Eq. 15).
+Whitening by the Cholesky factor, :math:`S + \\epsilon v I = L L^\\top`, gives the same canonical
+vectors as the paper's inverse square roots (Eq. 15).
 """
 
 import torch
@@ -11,10 +11,9 @@ __all__ = ["factors", "normalised", "unwhiten", "whiten"]
 
 
 def normalised(s: Tensor, shrinkage: float) -> tuple[Tensor, Tensor]:
-    r"""Covariances brought to unit mean variance and shrunk: :math:`S / v + \epsilon I`.
+    r"""Shrunk covariances of unit mean variance, :math:`S / v + \epsilon I`, and :math:`\sqrt v`.
 
-    epsilon prevents an infinite inverse of a singular covariance (..., d, d). With sqrt(v) of each,
-    where :math:`v = \mathrm{tr}(S) / d`.
+    :math:`v = \mathrm{tr}(S) / d`; epsilon prevents an infinite inverse of a singular covariance.
     """
     variance = s.diagonal(dim1=-2, dim2=-1).mean(-1).clamp_(min=torch.finfo(s.dtype).tiny)
     scaled = s / variance[..., None, None]
@@ -36,7 +35,7 @@ def whiten(l1: Tensor, s12: Tensor, l2: Tensor) -> Tensor:
 
 
 def unwhiten(lower: Tensor, x: Tensor) -> Tensor:
-    r"""Directions of whitened features as those of the features, :math:`L^{-\top} x`."""
+    r"""Map directions of whitened features to the features, :math:`L^{-\top} x`."""
     return torch.linalg.solve_triangular(lower.mT, x, upper=True)
 
 

@@ -20,8 +20,8 @@ from torch import Tensor
 from trn_plugin.relation import precision
 from trn_plugin.relation.covariance import Batch, Pairs, RunningCovariance
 from trn_plugin.relation.similarities import Similarity
-from trn_plugin.relation.solvers import Update
-from trn_plugin.relation.solvers.davidson import Davidson
+from trn_plugin.relation.solvers import davidson
+from trn_plugin.relation.solvers.davidson import Update
 
 __all__ = ["Step", "iterate", "similarities", "update"]
 
@@ -33,7 +33,7 @@ class Step:
     S: RunningCovariance
     pairs: Pairs
     C: Batch | None = None  # None in evaluation
-    taken: Tensor | None = None  # (B,) bool, which sets of tasks took it in; None for all
+    updated: Tensor | None = None  # (B,) bool, which sets of tasks were updated; None for all
     solution: Sequence[Tensor] | None = None  # of Similarity.solve; tau (P,) is first
 
 
@@ -44,47 +44,46 @@ def update(
     masks: Tensor | None,
     check: Callable[[list[Tensor]], Tensor | None],
 ) -> list[Step]:
-    """Lines 6 to 13, of features (N, d) of T tasks, and (N, T) bool, which have a label.
+    """Lines 6 to 13 for features (N, d) of T tasks; ``masks`` (N, T) bool says which have a label.
 
-    ``check`` sees the sums of squares first: 0-d bool, whether they are finite; None for yes.
+    ``check`` maps the sums of squares to a 0-d bool, whether they are finite, or None for yes.
     """
     F = torch.cat(tuple(F), 1)
     C = [s.batch(F, masks) for s in S]
     with torch.no_grad():
         finite = check([c.squares for c in C])
-        taken = [s.update(c, m, finite) for s, c in zip(S, C, strict=True)]
+        updated = [s.update(c, m, finite) for s, c in zip(S, C, strict=True)]
         if finite is not None:
             for c in C:
                 c.x = torch.where(finite, c.x, 0.0)
-    steps = zip(S, C, taken, strict=True)
+    steps = zip(S, C, updated, strict=True)
     return [Step(s, pairs, c, which) for s, c, which in steps for pairs in s.pairs]
 
 
 @torch.no_grad()
 def iterate(step: Step, m: float, epsilon: float, dtype: torch.dtype) -> bool:
-    """Line 14 for a pair of wide tasks on a CPU; whether it was solved exactly."""
+    """Line 14 for a pair of wide tasks on a CPU; True if the exact solver was needed."""
     S, pairs = step.S, step.pairs
     x = step.C.x[pairs.sets]
     if x.shape[2] != sum(pairs.widths):
         x = torch.cat(pairs.take(step.C.x), 2)
-    taken = step.taken is None or bool(pairs.of_sets(step.taken))
-    update = Update(x[0], m, taken, int(pairs.of_sets(S.batches)), dtype)
-    step.solution, pairs.state, is_exact = Davidson().solve(
-        pairs.state, pairs.covariances(S.covariance), epsilon, update
-    )
+    updated = step.updated is None or bool(pairs.of_sets(step.updated))
+    update = Update(x[0], m, updated, int(pairs.of_sets(S.batches)), dtype)
+    covariances = pairs.covariances(S.covariance)
+    step.solution, is_exact = davidson.solve(pairs.state, covariances, epsilon, update)
     return is_exact
 
 
 @torch.no_grad()
 def similarities(steps: Sequence[Step], similarity: Similarity, epsilon: float) -> None:
-    """Line 14 where there is no solution yet, pairs of equal widths together."""
-    alike = defaultdict(list)
+    """Line 14 for the steps without a solution; pairs of equal widths are solved together."""
+    by_widths = defaultdict(list)
     for step in steps:
         if step.solution is None:
             dtype = precision.working_dtype(step.S.covariance.device)
             S = [s.to(dtype) for s in step.pairs.covariances(step.S.covariance)]
-            alike[step.pairs.widths].append((step, S))
-    for found in alike.values():
+            by_widths[step.pairs.widths].append((step, S))
+    for found in by_widths.values():
         if len(found) == 1:
             found[0][0].solution = similarity.solve(*found[0][1], epsilon)
             continue

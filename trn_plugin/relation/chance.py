@@ -1,4 +1,4 @@
-"""What chance alone gives, and what is left of a canonical correlation when it is taken off."""
+"""The canonical correlation that chance alone gives, and a correction for it."""
 
 import math
 
@@ -11,7 +11,7 @@ _MEAN, _QUANTILE_95 = -1.2065335745820, 0.9793  # of the Tracy-Widom law of orde
 
 
 def chance_similarity(n: int, d1: int, d2: int) -> float:
-    r"""What :func:`task_similarity` gives, on average, for independent features.
+    r"""The mean of :func:`task_similarity` over independent features.
 
     The largest squared canonical correlation of two independent Gaussian samples, theta, follows
     approximately :math:`\mathrm{logit}\,\theta = \mu + \sigma Z`, Z the Tracy-Widom law of order
@@ -35,23 +35,23 @@ def chance_similarity(n: int, d1: int, d2: int) -> float:
 def corrected_similarity(
     tau: Tensor | float, n: Tensor | float, d1: Tensor | float, d2: Tensor | float
 ) -> Tensor:
-    r"""Estimate of the true largest canonical correlation from that of N samples.
+    r"""Estimate the true largest canonical correlation from that of N samples.
 
-    With :math:`c_i = d_i / N`, a true correlation r that can be told from chance,
-    :math:`r^2 > \sqrt{c_1 c_2 / ((1-c_1)(1-c_2))}`, shows as
+    With :math:`c_i = d_i / N`, a true correlation r above the detection threshold,
+    :math:`r^2 > \sqrt{c_1 c_2 / ((1-c_1)(1-c_2))}`, gives
 
     .. math:: \tau^2 = \frac{\left((1-c_1) r^2 + c_1\right)\left((1-c_2) r^2 + c_2\right)}{r^2}
 
-    (Bao, Hu, Pan and Zhou, Annals of Statistics 47(1), 2019, Theorem 1.8); this is solved for r.
-    Below what independent features exceed in one of twenty samples (Johnstone, see above) it is 0.
+    (Bao, Hu, Pan and Zhou, Annals of Statistics 47(1), 2019, Theorem 1.8), which is solved for r.
+    The estimate is 0 where tau is not significant at 5 % (Johnstone, see above).
 
-    Of tau of any shape, N samples (or the effective number) and d1 and d2 features; differentiable
-    in tau, NaN where N - 1 <= d1 + d2.
+    tau has any shape; n is the number of samples, or the effective number; d1 and d2 are the
+    numbers of features. Differentiable in tau; NaN where N - 1 <= d1 + d2.
     """
     tau = torch.as_tensor(tau)
     n, d1, d2 = (torch.as_tensor(x, dtype=torch.float64, device=tau.device) for x in (n, d1, d2))
     defined = n - 1 > d1 + d2
-    n = torch.where(defined, n, d1 + d2 + 4)  # finite values, and a gradient of 0, elsewhere
+    n = torch.where(defined, n, d1 + d2 + 4)  # keeps values and gradients finite where undefined
     c1, c2 = d1 / n, d2 / n
     square = tau.double().square()
     # (1-c1)(1-c2) x^2 + (c1 + c2 - 2 c1 c2 - tau^2) x + c1 c2 = 0, x = r^2
@@ -65,7 +65,7 @@ def corrected_similarity(
 
 
 def _square_of_chance(n: Tensor, d1: Tensor, d2: Tensor, tracy_widom: float) -> Tensor:
-    """Squared largest correlation of independent features at a value of the Tracy-Widom law."""
+    """Squared largest correlation of independent features at a quantile of the Tracy-Widom law."""
     n = n - 2
     gamma, phi = (2 * ((d - 0.5) / n).clamp(0, 1).sqrt().asin() for d in (d1, d2))
     total = gamma + phi

@@ -1,4 +1,4 @@
-"""Running covariances of several tasks' features, and which of their blocks are a pair's."""
+"""Running covariances of the features of several tasks, and their blocks for each pair."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,15 +15,16 @@ __all__ = ["Batch", "Pairs", "RunningCovariance", "centre"]
 
 
 class Pairs(nn.Module):
-    """P pairs of tasks of widths d1 and d2, with ``indices`` among the pairs of the layer.
+    """P pairs of tasks of widths d1 and d2; ``indices`` are their places in the layer's ``pairs``.
 
-    Each has a set of its own and the same columns, or all have columns of their own in one set.
+    Either each pair has its own set of tasks and all share the same columns, or all pairs have
+    different columns of one set.
     """
 
     def __init__(self, indices: list[int], sets: slice, columns: list[tuple[slice, slice]]) -> None:
         super().__init__()
         self.indices, self.sets = indices, sets
-        self.state: DavidsonState | None = None  # of a solver
+        self.state: DavidsonState | None = None  # wide pairs only
         self.widths = tuple(side.stop - side.start for side in columns[0])
         self.is_indexed = len(columns) > 1
         for name, own in zip(("rows", "columns"), zip(*columns, strict=True), strict=True):
@@ -42,14 +43,14 @@ class Pairs(nn.Module):
         return tuple(s[a[:, :, None], b[:, None]] for a, b in ((i, i), (i, j), (j, j)))
 
     def take(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Features (P, N, d1) and (P, N, d2) of the pairs from those of the sets, (B, N, D)."""
+        """Features (P, N, d1) and (P, N, d2) of the pairs, out of those of the sets (B, N, D)."""
         first, second = x[self.sets][..., self.rows], x[self.sets][..., self.columns]
         if self.is_indexed:
             return first[0].transpose(0, 1), second[0].transpose(0, 1)
         return first, second
 
     def scatter(self, like: Tensor, first: Tensor, second: Tensor) -> Tensor:
-        """(B, N, D), where :meth:`take` takes from; 0 elsewhere."""
+        """The adjoint of :meth:`take`: (B, N, D), 0 where no pair reads."""
         if len(first) == len(like) and sum(self.widths) == like.shape[2]:
             return torch.cat([first, second], 2)
         total = torch.zeros_like(like)
@@ -61,14 +62,14 @@ class Pairs(nn.Module):
         return total
 
     def of_sets(self, values: Tensor) -> Tensor:
-        """(P,) from the sets' (B,)."""
+        """Values of the sets (B,) as values of the pairs (P,)."""
         return values[self.sets].expand(len(self.indices))
 
 
 def group_pairs(
     sets: Sequence[tuple[int, ...]], columns: list[slice], pairs: Sequence[tuple[int, int]]
 ) -> list[Pairs]:
-    """The pairs among some sets of tasks, by widths; those of wide tasks each alone."""
+    """The pairs within some sets of tasks, grouped by widths; each pair of wide tasks is alone."""
     places = {frozenset(tasks): place for place, tasks in enumerate(sets)}
     by_widths: dict[tuple[int, int], list] = {}
     for index, pair in enumerate(pairs):
@@ -90,26 +91,30 @@ def group_pairs(
 
 @dataclass
 class Batch:
-    """Features of B sets of tasks, and what they add to the covariances."""
+    """Features of B sets of tasks, and their covariances."""
 
     features: Tensor  # (B, N, D) as given
-    x: Tensor  # (B, N, D) centred; rows that do not count are 0
+    x: Tensor  # (B, N, D) centred; masked rows are 0
     count: int | Tensor  # samples on all processes; (B,) where labels may be missing
-    squares: Tensor  # (B, D) of the columns, finite if and only if all products are
-    products: Tensor | None = None  # (B, D, D) x'x; None where the update computes them
+    squares: Tensor  # (B, D) sums of squares of the columns; finite if and only if x'x is
+    products: Tensor | None = None  # (B, D, D) x'x; None if the update computes it in place
 
 
 def centre(x: Tensor, mask: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, int | Tensor]:
-    """Subtract the mean over the samples of ``mask`` on all processes; other rows become 0.
+    """Subtract the mean of features (B, N, D) over the samples of ``mask`` on all processes.
 
-    Of features (B, N, D) and a mask (B, N), or None where all count; with the number of samples,
-    (B,) where there is a mask or several processes.
+    Args:
+        mask: (B, N) bool, the samples that count; None for all.
+
+    Returns:
+        The features, 0 in masked rows, and the number of samples: (B,) with a mask or in several
+        processes.
     """
     if mask is None and world_size() == 1:
         x = x.to(dtype)
         x = x - x.mean(1, keepdim=True)
         if dtype == torch.float32:
-            x -= x.mean(1, keepdim=True)  # what the first mean lost to rounding
+            x -= x.mean(1, keepdim=True)  # second pass: removes the rounding error of the first
         return x, x.shape[1]
     x = x.to(precision.working_dtype(x.device))
     keep = x.new_ones(x.shape[:2], dtype=torch.bool) if mask is None else mask
@@ -121,11 +126,11 @@ def centre(x: Tensor, mask: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, 
 
 
 class RunningCovariance(nn.Module):
-    r"""Joint covariances S of B sets of tasks, each of its own samples.
+    r"""Joint covariances S of B sets of tasks of equal widths, each set with its own samples.
 
-    The block of tasks i and j is the paper's :math:`S_{ij}`, not divided by the sum of the samples'
-    weights, on which no similarity depends. Wide ones on the host are updated in place, and only
-    in the blocks of i <= j. All sets have tasks of the same widths.
+    The block of tasks i and j is the paper's :math:`S_{ij}`. It is a weighted sum, not divided by
+    the sum of weights: no similarity depends on the scale. Wide covariances on the host are
+    updated in place, in the blocks i <= j only.
     """
 
     def __init__(self, sets, widths: Sequence[int], pairs, identity: bool = False) -> None:
@@ -139,11 +144,10 @@ class RunningCovariance(nn.Module):
         b, d = len(sets), sum(self.dims)
         start = torch.eye(d).double() if identity else torch.zeros(d, d).double()
         self.register_buffer("covariance", start.repeat(b, 1, 1))
-        # sums of the samples' weights, and of their squares
         self.register_buffer("weights", torch.zeros(b).double())
         self.register_buffer("squared_weights", torch.zeros(b).double())
         self.register_buffer("batches", torch.zeros(b, dtype=torch.int64))
-        # whether float32 is not enough; a number, since averages of models subtract buffers
+        # whether float32 is too imprecise; an integer, since averaged models subtract buffers
         self.register_buffer("is_precise", torch.ones((), dtype=torch.int64))
         places = torch.arange(sum(widths)).split(tuple(widths))
         places = torch.cat([places[task] for tasks in self.sets for task in tasks])
@@ -158,11 +162,11 @@ class RunningCovariance(nn.Module):
 
     @property
     def effective_sample_size(self) -> Tensor:
-        """(B,) samples behind the covariances, (sum of weights)^2 / sum of squares (Kish)."""
+        """(B,) Kish's effective sample size, (sum of weights)^2 / (sum of squared weights)."""
         return self.weights**2 / self.squared_weights.clamp(min=1e-30)
 
     def batch(self, joint: Tensor, masks: Tensor | None) -> Batch:
-        """Centre features (N, all) of all tasks, of the samples that have labels by (N, T)."""
+        """Centre features (N, sum of widths) over the samples labelled by ``masks`` (N, T)."""
         features = joint[None]
         if not self._is_all:
             own = joint.index_select(1, self.places)
@@ -182,45 +186,49 @@ class RunningCovariance(nn.Module):
             return Batch(features, x, count, squares)
 
     def update(self, batch: Batch, m: float, finite: Tensor | None) -> Tensor | None:
-        """Take in a finite batch of two samples or more; (B,) bool, which sets did, or None."""
-        taken = None if finite is None else finite.expand(len(self.sets))
+        """Update with a finite batch of at least two samples.
+
+        Returns:
+            (B,) bool, which sets were updated; None for all.
+        """
+        updated = None if finite is None else finite.expand(len(self.sets))
         if torch.is_tensor(batch.count) or batch.count < 2:
             many = torch.ge(batch.count + torch.zeros_like(self.weights), 2)
-            taken = many if taken is None else taken & many
-        if self.on_host and taken is not None:
-            if not taken.any():
-                return taken
-            taken = None if taken.all() else taken
+            updated = many if updated is None else updated & many
+        if self.on_host and updated is not None:
+            if not updated.any():
+                return updated
+            updated = None if updated.all() else updated
 
         def blend(s: Tensor, new: Tensor | float, gain: float) -> None:
-            if taken is not None:  # what leaves the others as they are
-                new = torch.where(taken.view(-1, *[1] * (s.ndim - 1)), new, s)
+            if updated is not None:
+                new = torch.where(updated.view(-1, *[1] * (s.ndim - 1)), new, s)
             s.lerp_(new if torch.is_tensor(new) else torch.full_like(s, new), gain)
 
         blend(self.weights, batch.count, 1 - m)
         blend(self.squared_weights, batch.count * ((1 - m) / (1 + m)), 1 - m**2)
-        self.batches += 1 if taken is None else taken
+        self.batches += 1 if updated is None else updated
         self.covariance = self.covariance.to(batch.x.dtype)
         if batch.products is None:
-            self._update_in_place(batch.x, m, taken)
+            self._update_in_place(batch.x, m, updated)
         else:
             blend(self.covariance, batch.products, 1 - m)
-        return taken
+        return updated
 
-    def _update_in_place(self, x: Tensor, m: float, taken: Tensor | None) -> None:
-        """One pass over wide covariances; from time to time, whether float32 holds them."""
+    def _update_in_place(self, x: Tensor, m: float, updated: Tensor | None) -> None:
+        """Update wide covariances in one pass; now and then check whether float32 is enough."""
         for place, (s, rows) in enumerate(zip(self.covariance, x, strict=True)):
-            if taken is None or taken[place]:
+            if updated is None or updated[place]:
                 for own in self.columns:
                     right = slice(own.start, None)
                     s[own, right].addmm_(rows[:, own].mT, rows[:, right], beta=m, alpha=1 - m)
-        counts = self.batches if taken is None else self.batches[taken]
+        counts = self.batches if updated is None else self.batches[updated]
         if any(precision.checks_due(count, m) for count in counts.tolist()):
             blocks = (self.covariance[:, own, own] for own in self.columns)
             self.is_precise.fill_(not all(map(precision.has_independent_features, blocks)))
 
     def _apply(self, fn, recurse=True):
-        """Follow a move to another device; ``half()`` and its like do not reach covariances."""
+        """Follow moves to another device; ignore casts such as ``half()``."""
         old = self.covariance.device
         device = fn(torch.empty(0, device=old)).device
         if device == old:
@@ -231,7 +239,7 @@ class RunningCovariance(nn.Module):
         )
 
     def _save_to_state_dict(self, destination, prefix, keep_vars) -> None:
-        """Always in the working dtype, so that averages of models see one dtype."""
+        """Save in the working dtype, so that averaged models see one dtype."""
         super()._save_to_state_dict(destination, prefix, keep_vars)
         name = prefix + "covariance"
         destination[name] = destination[name].to(precision.working_dtype(self.covariance.device))
@@ -241,4 +249,4 @@ class RunningCovariance(nn.Module):
         super()._load_from_state_dict(state_dict, *args)
         single = self.covariance.float()
         if precision.is_in_place(single) and torch.equal(single.double(), self.covariance):
-            self.covariance = single  # as it was before it was saved
+            self.covariance = single  # the dtype before saving

@@ -22,15 +22,16 @@ Mask = Tensor | Sequence[Tensor | None] | None
 
 
 class ClosedFormGradient(torch.autograd.Function):
-    r"""tau of P pairs, with a gradient to this batch's features only.
+    r"""tau of P pairs, differentiable in the features of this batch only.
 
     .. math:: \frac{\partial\tau}{\partial F_1} = (1-m) \left(
               \bar F_1 \left(\frac{\partial\tau}{\partial S_{11}}
               + \frac{\partial\tau}{\partial S_{11}}^\top\right)
               + \bar F_2 \frac{\partial\tau}{\partial S_{12}}^\top\right)
 
-    Its columns sum to 0, so that it is the gradient of features (B, N, D) as of x, the centred.
-    It is multiplied by ``weight`` (P,); tau (P,) is the first of the ``solution``.
+    Its columns sum to 0, so the gradient with respect to the features (B, N, D) equals that with
+    respect to the centred features x. It is multiplied by ``weight`` (P,). The first tensor of the
+    ``solution`` is tau (P,).
     """
 
     @staticmethod
@@ -54,36 +55,36 @@ class TaskRelationLayer(RelationState):
 
     Each training step updates running covariances, :math:`S_{ij} \leftarrow m S_{ij} + (1-m)\,
     \bar F_i^\top \bar F_j` from 0, and returns the largest canonical correlation tau of two tasks,
-    or of every pair of several. Gradients flow through this batch's covariances only, in closed
-    form: no decomposition is differentiated, so that they are finite with fewer samples than
-    features, with dead features and one-hot labels. They are 0 until enough samples were seen.
+    or of every pair of several. Gradients flow through this batch's covariances only. They have a
+    closed form that differentiates no decomposition, so they are finite even with fewer samples
+    than features, dead features or one-hot labels. They are 0 until enough samples were seen.
 
-    On a CPU a pair of wide tasks is solved by Davidson iterations from the last step's solution;
-    on other devices every step is exact and none makes the host wait. Under torch.distributed
-    covariances are summed over ranks, and the gradient is scaled by the world size, since
-    DistributedDataParallel averages it.
+    On a CPU a pair of wide tasks is solved by Davidson iterations that start from the last step's
+    solution. On other devices every step is exact, without host synchronisation. Under
+    torch.distributed the covariances are summed over ranks, and the gradient is multiplied by the
+    world size, since DistributedDataParallel averages it.
 
     Args:
         momentum (float): m, in [0, 1).
-        shrinkage (float): epsilon. :math:`S_{ii} + \epsilon\, \mathrm{tr}(S_{ii})/d_i\, I` is
-            what is whitened; prevents a singular factor (one-hot labels, dead features).
-        dims (Sequence[int], optional): width of each task; else taken from the first features.
-        names (Sequence[str], optional): what the errors call the tasks; default f1, f2, ...
-        pairs (Sequence[tuple[int, int]], optional): which tasks are measured; default all pairs.
-        deletion (str): samples that count where labels are missing: 'pairwise', those with both
-            labels of a pair; 'listwise', those with all labels, in one joint covariance; cheaper.
+        shrinkage (float): epsilon in :math:`S_{ii} + \epsilon\, \mathrm{tr}(S_{ii})/d_i\, I`;
+            prevents a singular covariance (one-hot labels, dead features).
+        dims (Sequence[int], optional): width of each task; default that of the first features.
+        names (Sequence[str], optional): names of the tasks in errors; default f1, f2, ...
+        pairs (Sequence[tuple[int, int]], optional): the pairs to measure; default all.
+        deletion (str): the samples used where labels are missing. 'pairwise': those with both
+            labels of a pair. 'listwise': those with all labels, in one joint covariance; cheaper.
         correct_chance (bool): return :func:`corrected_similarity` at the effective sample size;
-            0, with gradient 0, while there are too few samples for it.
-        statistic (str): a name in ``SIMILARITIES``: 'largest' is tau, the paper's; 'pillai' is
+            0, with gradient 0, while there are too few samples.
+        statistic (str): a name in ``SIMILARITIES``: 'largest' is the paper's tau; 'pillai' is
             the mean of all squared canonical correlations; 'cka' is linear CKA.
         start (str): 'zero', or 'identity' as Algorithm 1 is printed (S = I): tau of features
-            that vary little is then far too small for hundreds of steps.
-        min_samples_per_dim (float): effective samples for each of the d1 + d2 features before
-            there is a gradient (0: at once); with few, unrelated features have a tau near 1.
+            of small variance is then far too small for hundreds of steps.
+        min_samples_per_dim (float): effective samples needed for each of the d1 + d2 features
+            before there is a gradient. With fewer, even unrelated features have a tau near 1.
 
     Raises:
-        ValueError: an option out of range, shapes that do not fit, or features that are not
-            finite (elsewhere than on CPUs a step or two later). Such a batch is left out.
+        ValueError: an option out of range, shapes that do not fit, or non-finite features (other
+            devices than CPUs report these a step or two later). Such a batch is left out.
 
     Example:
         >>> import torch
@@ -119,7 +120,7 @@ class TaskRelationLayer(RelationState):
             if not is_valid:
                 raise ValueError(f"{name}: expected {expected}, got {value!r}")
         if correct_chance and statistic != "largest":
-            raise ValueError(f"correct_chance: the law of chance is not known of {statistic!r}")
+            raise ValueError(f"correct_chance: needs statistic 'largest', got {statistic!r}")
         super().__init__(
             dims, pairs, deletion == "listwise", start == "identity", statistic == "largest"
         )
@@ -130,32 +131,32 @@ class TaskRelationLayer(RelationState):
 
     @property
     def needed_samples(self) -> Tensor:
-        """(P,) effective sample sizes before tau has a gradient."""
+        """(P,) effective sample sizes from which tau has a gradient."""
         return self.min_samples_per_dim * self.pair_dims.sum(1)
 
     @property
     def arrived(self) -> Tensor:
-        """Whether enough samples are behind the covariances, bool, of the shape of tau."""
+        """Whether enough samples were seen, bool, of the shape of tau."""
         if self.dims is None:
             return torch.zeros((), dtype=torch.bool)
         n = self.effective_sample_size
         return (n >= self.needed_samples.view_as(n)) & (n > 0)
 
     def similarity(self) -> Tensor:
-        """tau of the covariances, 0-d for two tasks, else (P,); 0 before the first update."""
+        """tau of the running covariances, 0-d for two tasks, else (P,); 0 before any update."""
         steps = [Step(s, pairs) for s in self.groups for pairs in s.pairs]
         similarities(steps, *self._options)
         return self._corrected(self._ordered([step.solution[0] for step in steps]))
 
     @torch.compiler.disable
     def forward(self, *features: Tensor, mask: Mask = None) -> Tensor:
-        """Update the covariances (training mode); tau, 0-d for two tasks, else (P,) as ``pairs``.
+        """Update the covariances (training mode) and return tau, 0-d for two tasks, else (P,).
 
         Args:
             *features (Tensor): (N, d_t) of each task, of the same samples.
             mask (Tensor or Sequence[Tensor | None], optional): (N,) bool, the samples that count,
-                or one such mask for each task; None where all count, which saves time. With fewer
-                than two a pair's covariances stay as they are and its gradient is 0.
+                or one such mask for each task; None for all, which is faster. A pair with fewer
+                than two samples is not updated, and its gradient is 0.
         """
         return measure_together([self], [features], [mask])[0]
 
@@ -174,7 +175,7 @@ class TaskRelationLayer(RelationState):
         return torch.where(corrected.isnan(), 0.0, corrected)
 
     def _fit(self, features: Sequence[Tensor]) -> torch.dtype:
-        """Check the features, and be where they are; the dtype of tau."""
+        """Check the features, move to their device, and return the dtype of tau."""
         names = self._given_names or [f"f{task + 1}" for task in range(len(features))]
         if len(features) < 2 or len(names) != len(features):
             wanted = ", ".join(names) if self._given_names else "two tasks or more"
@@ -194,7 +195,7 @@ class TaskRelationLayer(RelationState):
             self.to(features[0].device)
         return reduce(torch.promote_types, (f.dtype for f in features), torch.float32)
 
-    def _take_in(self, features: Sequence[Tensor], mask: Mask, dtype: torch.dtype) -> list[Step]:
+    def _update(self, features: Sequence[Tensor], mask: Mask, dtype: torch.dtype) -> list[Step]:
         """Lines 6 to 13 of Algorithm 1, and line 14 for wide pairs on a CPU."""
         for squares in self._flags.take():
             self._refuse_nonfinite(squares)
@@ -207,11 +208,11 @@ class TaskRelationLayer(RelationState):
         return steps
 
     def _tau(self, steps: list[Step], dtype: torch.dtype) -> Tensor:
-        """Line 15 of Algorithm 1: tau of all pairs, with its gradient."""
-        kept = torch.float64 if self.correct_chance else dtype
+        """Line 15 of Algorithm 1: differentiable tau of all pairs."""
+        own = torch.float64 if self.correct_chance else dtype
         tau = [
             ClosedFormGradient.apply(
-                s.C.features, s.C.x, self._weight(s), s.pairs, *self._options, kept, *s.solution
+                s.C.features, s.C.x, self._weight(s), s.pairs, *self._options, own, *s.solution
             )
             for s in steps
         ]
@@ -219,16 +220,16 @@ class TaskRelationLayer(RelationState):
 
     @torch.no_grad()
     def _weight(self, step: Step) -> Tensor:
-        """(P,) factors of the gradient, 0 until enough samples were seen."""
+        """(P,) factors of the gradient; 0 until enough samples were seen."""
         needed = self.min_samples_per_dim * sum(step.pairs.widths)
         keep = step.S.weights**2 >= needed * step.S.squared_weights  # effective sample size
-        if step.taken is not None:
-            keep = keep & step.taken
+        if step.updated is not None:
+            keep = keep & step.updated
         keep = step.pairs.of_sets(keep).to(step.S.weights.dtype)
         return keep * ((1 - self.momentum) * world_size())
 
     def _stacked(self, mask: Mask, features: Sequence[Tensor]) -> Tensor | None:
-        """Masks (N, T) bool, or None where all samples count."""
+        """Masks (N, T) bool; None if all samples count."""
         if mask is None or torch.is_tensor(mask):
             mask = [mask] * len(features)
         if len(mask) != len(features):
@@ -244,7 +245,7 @@ class TaskRelationLayer(RelationState):
         return torch.stack(masks, 1).to(features[0].device)
 
     def _check_finite(self, squares: list[Tensor]) -> Tensor | None:
-        """See ``algorithm1.update``: 0-d bool, whether all features are finite."""
+        """Whether all features are finite, 0-d bool or None for yes; see ``algorithm1.update``."""
         squares = squares[0] if len(squares) == 1 else torch.cat([own.flatten() for own in squares])
         if not precision.on_host(squares.device):
             self._flags.put(squares)
@@ -254,13 +255,13 @@ class TaskRelationLayer(RelationState):
         return None
 
     def _refuse_nonfinite(self, squares: Tensor) -> None:
-        """ValueError where a column's sum of squares is not finite, of the sets of all groups."""
+        """Raise a ValueError that names the tasks whose sums of squares are not finite."""
         owners = [task for s in self.groups for task in s.owners]
         columns = (~squares.isfinite()).flatten().nonzero()[:, 0].tolist()
         if nonfinite := sorted({owners[column] for column in columns}):
             raise ValueError(
                 f"{' and '.join(self._names[task] for task in nonfinite)}: the features hold "
-                "values that are not finite (or whose squares are not); the batch was left out"
+                "values that are not finite or whose squares overflow; the batch was left out"
             )
 
 
@@ -270,15 +271,18 @@ def measure_together(
     features: Sequence[Sequence[Tensor]],
     masks: Sequence[Mask],
 ) -> list[Tensor]:
-    """What each layer returns, solved together where widths are equal; all train, or none."""
+    """Results of several layers; pairs of equal widths are solved together.
+
+    All layers must be in training mode, or none.
+    """
     dtypes = [layer._fit(own) for layer, own in zip(layers, features, strict=True)]
     if not layers[0].training:
         return [layer.similarity().to(d) for layer, d in zip(layers, dtypes, strict=True)]
     with precision.full_precision(features[0][0].device):
         inputs = zip(layers, features, masks, dtypes, strict=True)
-        steps = [layer._take_in(*own) for layer, *own in inputs]
+        steps = [layer._update(*own) for layer, *own in inputs]
         for options in {layer._options for layer in layers}:
-            alike = zip(layers, steps, strict=True)
-            alike = [s for layer, own in alike if layer._options == options for s in own]
-            similarities(alike, *options)
+            each = zip(layers, steps, strict=True)
+            equal = [s for layer, own in each if layer._options == options for s in own]
+            similarities(equal, *options)
         return [layer._tau(*own) for layer, *own in zip(layers, steps, dtypes, strict=True)]

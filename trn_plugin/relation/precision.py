@@ -1,4 +1,4 @@
-"""Rules of precision and speed: which dtype is enough where, and from which width what pays."""
+"""Which dtype is precise enough, and from which width a faster algorithm pays."""
 
 from contextlib import AbstractContextManager, nullcontext
 
@@ -8,30 +8,30 @@ from torch import Tensor
 from trn_plugin.ranks import world_size
 from trn_plugin.relation._whitening import normalised
 
-WIDE = 192  # of a joint covariance: from here arithmetic on a CPU costs more than calls
+WIDE = 192  # width of a joint covariance from which a CPU spends more on arithmetic than on calls
 ITERATED = 96  # width of both tasks from which Davidson iterations beat a decomposition
-DOMINANT = 0.55  # share of variance in one direction: above, float32 rounding hides the rest
-SMALLEST = 1e-24  # sum of squares of a task's features: below, float32 squares underflow
-INDEPENDENT = 5e-3  # share of variance that others leave unexplained: below is float32 rounding
+DOMINANT = 0.55  # above this share of variance in one direction, float32 rounding hides the others
+SMALLEST = 1e-24  # sum of squares of a task's features below which float32 squares underflow
+INDEPENDENT = 5e-3  # unexplained share of a feature's variance that float32 rounding can hide
 
 
 def tolerance(dtype: torch.dtype) -> tuple[float, int]:
-    """Relative error of the gradient for features of a dtype, and iterations to get there."""
+    """Bound on the relative error of the gradient for features of a dtype; most iterations."""
     return (1e-9, 24) if dtype == torch.float64 else (6e-4, 12)
 
 
 def is_related(tau: Tensor) -> Tensor:
-    """Whether largest correlations are more than rounding of their dtype."""
+    """Whether correlations exceed the rounding error of their dtype."""
     return tau > 64 * torch.finfo(tau.dtype).eps
 
 
 def on_host(device: torch.device) -> bool:
-    """Whether reading a value costs nothing; elsewhere it would make the device wait."""
+    """Whether the host can read values without synchronisation."""
     return device.type == "cpu"
 
 
 def is_in_place(covariance: Tensor) -> bool:
-    """Whether covariances are updated in place: wide joint ones, on the host, of one process."""
+    """Whether covariances are updated in place: wide ones, on the host, in one process."""
     return on_host(covariance.device) and covariance.shape[-1] >= WIDE and world_size() == 1
 
 
@@ -41,7 +41,7 @@ def iterates(d1: int, d2: int) -> bool:
 
 
 def working_dtype(device: torch.device) -> torch.dtype:
-    """float64 where the device has it: the factor of a singular covariance needs it."""
+    """float64 where the device has it: factors of nearly singular covariances need it."""
     return torch.float32 if device.type == "mps" else torch.float64
 
 
@@ -53,9 +53,9 @@ def full_precision(device: torch.device) -> AbstractContextManager:
 
 
 def product_dtype(features: torch.dtype, covariance: Tensor, is_precise: Tensor) -> torch.dtype:
-    """Dtype of the covariances of features: float32 for wide ones on the host.
+    """Dtype of the covariances: float32 for wide ones on the host unless ``is_precise``.
 
-    float64 if ``is_precise``, the last finding of :func:`has_independent_features`.
+    ``is_precise`` is the last result of :func:`has_independent_features`, negated.
     """
     if is_in_place(covariance) and not is_precise:
         return torch.promote_types(features, torch.float32)
@@ -63,14 +63,14 @@ def product_dtype(features: torch.dtype, covariance: Tensor, is_precise: Tensor)
 
 
 def exceeds_float32(x: Tensor, squares: Tensor, columns: list[slice]) -> bool:
-    """Whether one direction of a task has most of its variance, or its squares (B, D) are small."""
+    """Whether one direction dominates a task's variance, or its squares (B, D) underflow."""
     for rows, own_squares in zip(x, squares, strict=True):
         for task in columns:
             own, total = rows[:, task], float(own_squares[task].sum())
             if total < SMALLEST:
                 return True
             unit = total**-0.5
-            # two power iterations are enough where one direction dominates
+            # two power iterations suffice where one direction dominates
             variate = torch.arange(1, len(own) + 1, dtype=own.dtype)
             for _ in range(2):
                 direction = torch.mv(own.mT, variate).mul_(unit)
@@ -81,7 +81,7 @@ def exceeds_float32(x: Tensor, squares: Tensor, columns: list[slice]) -> bool:
 
 
 def has_independent_features(s: Tensor) -> bool:
-    """Whether no feature is nearly a linear combination of others, by covariances (B, d, d)."""
+    """Whether all variance inflation factors are small: no feature is nearly a combination."""
     scaled = normalised(s.float(), 1e-5)[0]
     lower, info = torch.linalg.cholesky_ex(scaled)
     inverse = torch.cholesky_inverse(lower)
@@ -90,5 +90,5 @@ def has_independent_features(s: Tensor) -> bool:
 
 
 def checks_due(batches: int, momentum: float) -> bool:
-    """Whether :func:`has_independent_features` is asked after so many batches."""
+    """Whether :func:`has_independent_features` is checked after this many batches."""
     return batches % max(1, min(25, int(0.25 / (1 - momentum)))) == 0

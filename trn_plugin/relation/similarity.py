@@ -1,4 +1,4 @@
-"""Eq. 11: the task similarity of a whole sample, offline."""
+"""Offline task similarity (Eq. 11)."""
 
 from collections.abc import Sequence
 from itertools import combinations
@@ -17,19 +17,20 @@ def task_similarity(f1: Tensor, f2: Tensor) -> Tensor:
     .. math:: \tau = \sigma_{\max}\left(S_{11}^{-1/2} S_{12} S_{22}^{-1/2}\right), \quad
               S_{ij} = \bar F_i^\top \bar F_j
 
-    (Eq. 11; on labels it is the ground truth, Eq. 12). No regularisation: each side is replaced
-    by an orthonormal basis of its centred columns, in float64, so that rank-deficient sides
-    (one-hot labels, constant columns) are right. A side without variance gives 0.
+    (Eq. 11; on labels it is the ground truth, Eq. 12). There is no regularisation: each side is
+    replaced by an orthonormal basis of its centred columns in float64, which handles
+    rank-deficient sides (one-hot labels, constant columns). A side without variance gives 0.
 
-    Directions count down to the rounding of float32 (of float64 features, float64). Half precision
-    can make a dependent column independent (softmax): one more direction, related to nothing.
+    The rank is determined up to float32 rounding (float64 for float64 features). Half precision
+    can make a dependent column, as of a softmax, independent: a spurious, unrelated direction.
 
-    Differentiable, by :math:`\partial\tau / \partial F_1 = (q - \tau p)\, a^\top` with the first
-    pair of canonical variates :math:`p = \bar F_1 a, \; q = \bar F_2 b, \; |p| = |q| = 1`; where
-    the largest correlation is attained more than once, it is one of the subgradients.
+    Differentiable by :math:`\partial\tau / \partial F_1 = (q - \tau p)\, a^\top` with the first
+    pair of canonical variates :math:`p = \bar F_1 a, \; q = \bar F_2 b, \; |p| = |q| = 1`. If
+    several pairs attain the largest correlation, this is one of the subgradients.
 
-    Of features (N, d1) and (N, d2) of the same samples: 0-d, in [0, 1], of f1's dtype (float32 at
-    least). With N - 1 <= rank1 + rank2 it says nothing: compare :func:`chance_similarity`.
+    The features (N, d1) and (N, d2) are of the same samples. The result is 0-d, in [0, 1], of
+    f1's dtype or float32. It is meaningless for N - 1 <= rank1 + rank2: see
+    :func:`chance_similarity`.
 
     Raises:
         ValueError: shapes that do not fit, or a value that is not finite.
@@ -41,8 +42,8 @@ def task_similarity(f1: Tensor, f2: Tensor) -> Tensor:
 def task_similarity_matrix(features: Sequence[Tensor]) -> Tensor:
     """:func:`task_similarity` of every pair of several tasks (Fig. 3).
 
-    Of features (N, d_t) by task, of the same samples: (T, T) float64, symmetric, in [0, 1]; 1 on
-    the diagonal, 0 in the row of a task without variance. Errors are those of a pair.
+    The features (N, d_t) of T tasks are of the same samples. The matrix (T, T) is float64 and
+    symmetric, in [0, 1], with 1 on the diagonal and 0 in the row of a task without variance.
     """
     for index, f in enumerate(features):
         check_features(features[0], f, ("features[0]", f"features[{index}]"))

@@ -1,4 +1,4 @@
-"""What a task relation layer remembers: covariances, pairs, and what their solvers keep."""
+"""The state of a task relation layer: running covariances, pairs and solver states."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -9,15 +9,15 @@ from torch import Tensor, nn
 
 from trn_plugin.relation import precision
 from trn_plugin.relation.covariance import RunningCovariance
-from trn_plugin.relation.solvers.davidson import Davidson, DavidsonState
+from trn_plugin.relation.solvers.davidson import DavidsonState
 
 __all__ = ["RelationState"]
 
 
 class RelationState(nn.Module):
-    """Running covariances of each pair, or joint ones, with solver states of wide pairs for a CPU.
+    """Running covariances of each pair or of all tasks jointly, and solver states of wide pairs.
 
-    There are none until the widths of the tasks are known.
+    Empty until the widths of the tasks are known. Only CPUs use the solver states.
     """
 
     def __init__(self, dims, pairs, is_joint: bool, identity: bool, has_solvers: bool) -> None:
@@ -28,35 +28,35 @@ class RelationState(nn.Module):
         self.pairs: tuple[tuple[int, int], ...] = ()
         self.groups = nn.ModuleList()
         self.register_buffer("widths", None)
-        self.register_buffer("steps", None)  # solved by iterations or exactly; exactly
+        self.register_buffer("steps", None)  # of wide pairs: all; those solved exactly
         if dims is not None:
             self._build(dims)
 
     @property
     def effective_sample_size(self) -> Tensor:
-        """Samples behind each tau (Kish): tends to batch (1+m)/(1-m); 0 before the first update."""
+        """Kish's effective sample size of each tau; it tends to batch (1+m)/(1-m)."""
         return self._of_pairs(lambda s: s.effective_sample_size)
 
     @property
     def batches(self) -> Tensor:
-        """Batches taken in, of the shape of tau."""
+        """Number of updates, of the shape of tau."""
         return self._of_pairs(lambda s: s.batches)
 
     @property
     def exact_rate(self) -> float | None:
-        """Share of the steps of wide pairs on a CPU that were solved exactly; None without any."""
+        """Share of the steps of wide pairs that were solved exactly; None without such pairs."""
         if not self._states:
             return None
         solved, exact = self.steps.tolist()
         return exact / max(solved, 1)
 
     def get_extra_state(self) -> Tensor:
-        """Solver states, as (n,) uint8; n depends on the widths alone. Empty but on a CPU."""
+        """Solver states as (n,) uint8; n depends on the widths only, and is 0 unless on a CPU."""
         parts = [t.reshape(-1).view(torch.uint8) for s in self._states for t in s.tensors]
         return torch.cat([torch.zeros(0, dtype=torch.uint8), *parts])
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Take over the solver states of a layer of the same widths; others are ignored."""
+        """Load the solver states of a layer of the same widths; ignore others."""
         tensors = [t for s in self._states for t in s.tensors]
         sizes = [t.numel() * t.element_size() for t in tensors]
         self.reset_solvers()
@@ -75,7 +75,7 @@ class RelationState(nn.Module):
         return [state for state in states if state is not None]
 
     def _build(self, dims: Sequence[int]) -> None:
-        """Covariances, pairs and solver states of tasks of these widths."""
+        """Make covariances, pairs and solver states for tasks of these widths."""
         self.dims, n = tuple(dims), len(dims)
         self.pairs = self._given_pairs or tuple(combinations(range(n), 2))
         for pair in self.pairs:
@@ -93,7 +93,7 @@ class RelationState(nn.Module):
         all_pairs = [pairs for s in self.groups for pairs in s.pairs]
         for pairs in all_pairs if self._has_solvers else ():
             if precision.iterates(*pairs.widths):
-                pairs.state = Davidson().init(*pairs.widths)
+                pairs.state = DavidsonState(*pairs.widths)
         order = torch.tensor([index for pairs in all_pairs for index in pairs.indices])
         self.register_buffer("order", order.argsort(), persistent=False)
         widths = [[dims[task] for task in pair] for pair in self.pairs]
@@ -105,7 +105,7 @@ class RelationState(nn.Module):
         return self._ordered([p.of_sets(value(s)) for s in self.groups for p in s.pairs])
 
     def _ordered(self, values: list[Tensor]) -> Tensor:
-        """(P,) in the order of ``pairs`` from values by group; 0-d for two tasks."""
+        """Concatenate values of the groups in the order of ``pairs``; 0-d for two tasks."""
         if not values:
             return torch.zeros(())
         ordered = values[0] if len(values) == 1 else torch.cat(values)[self.order]

@@ -1,7 +1,7 @@
-"""What a task is: names, loss targets, mirror, units, and how predictions are written and drawn.
+"""Kinds of task: names, loss targets, mirroring, units, and how predictions are written and drawn.
 
-NumPy only: training and deployment share it. One file a kind of task; a kind of your own is a
-subclass of :class:`Task` under ``@TASKS.register``, see :mod:`trn_plugin.tasks.base`.
+NumPy only: training and deployment share it. Each kind has its own file. To add a kind, decorate a
+subclass of :class:`Task` with ``@TASKS.register``.
 """
 
 from trn_plugin.tasks.attributes import AttributeTask

@@ -1,4 +1,4 @@
-"""Yes-or-no questions, such as the attributes of a face."""
+"""Binary attributes, such as those of a face."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class AttributeTask(Task):
         return [f"{name} 0.00" for name in self.names]
 
     def label_text(self, label: np.ndarray) -> str:
-        """The attributes that are there."""
+        """The attributes that are 1."""
         return ", ".join(self.names[index] for index in self.categories(label)) or "none"
 
     def likelihoods(self, label, output, spread) -> list[float]:
@@ -90,10 +90,10 @@ class AttributeTask(Task):
         guess = bool(probability > 0.5)
         right = None if np.isnan(label) else guess == bool(label > 0.5)
         sure = 100 * (probability if guess else 1 - probability)
-        said = f"{attribute}: {'yes' if guess else 'no'} ({sure:.0f} %)"
+        text = f"{attribute}: {'yes' if guess else 'no'} ({sure:.0f} %)"
         if right is not True:
-            said += ", no label" if right is None else f", true: {'yes' if label > 0.5 else 'no'}"
-        return Line(said, right)
+            text += ", no label" if right is None else f", true: {'yes' if label > 0.5 else 'no'}"
+        return Line(text, right)
 
     def curve(self, labels, outputs, boxes) -> Curve:
         arguments = dict(truth=labels, probabilities=outputs, names=self.names)

@@ -1,4 +1,4 @@
-"""The base of all kinds of task."""
+"""The base class of all kinds of task."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Line(NamedTuple):
     """A line of text about a prediction.
 
     Attributes:
-        right (bool | None): whether the prediction is right, if known.
+        right (bool | None): whether the prediction is right; None if unknown.
     """
 
     text: str
@@ -28,9 +28,9 @@ class Curve(NamedTuple):
     """A plot of a test set.
 
     Attributes:
-        plot (str | Callable): drawn by ``save_<plot>`` of ``trn_plugin.evaluation.plots``, or by a
-            function of (path, title=..., **arguments).
-        name (str): of its file; default ``plot``.
+        plot (str | Callable): a function ``plot(path, title=..., **arguments)``, or the name of
+            ``save_<plot>`` in ``trn_plugin.evaluation.plots``.
+        name (str): of the file; default ``plot``.
     """
 
     plot: str | Callable
@@ -41,33 +41,33 @@ class Curve(NamedTuple):
 class Task:
     """One task of a data set, a head or an exported file.
 
-    A label comes from the data set; a target (width,) is what the loss sees; an output, of
-    :attr:`output_shape`, comes from a head; a prediction is an output in users' form.
+    A label comes from the data set; the loss sees a target (width,); a head gives an output of
+    :attr:`output_shape`; a prediction is an output in the form that users read.
 
     Args:
         name: of the task.
-        info: as in ``METAINFO['tasks']`` of a data set. Its entry ``names_key`` holds the names of
-            the points, classes, attributes or values; ``flip``, if there is one, the index that
-            each becomes in a mirror.
+        info: as in ``METAINFO['tasks']`` of a data set. The entry ``names_key`` holds the names of
+            the points, classes, attributes or values. The optional entry ``flip`` holds for each
+            the index of its mirror image.
 
     Raises:
-        ConfigError: names that are no list, or a flip that is no pairing.
+        ConfigError: the names are not a list, or the flip is not its own inverse.
     """
 
     kind: ClassVar[str] = ""
     names_key: ClassVar[str] = "names"
     noun: ClassVar[str] = "names"
-    """What the names are, in messages."""
+    """What messages call the names."""
     dtype: ClassVar[type] = np.float32
     """NumPy type of a label."""
     columns_type: ClassVar[type[LabelColumns]] = LabelColumns
     """Reads the label from the columns of a CSV file."""
     meaning: ClassVar[str] = "one number for each name"
-    """What an exported file's output is, in words for its reader."""
+    """The description of the output in an exported file."""
     difference_unit: ClassVar[str] = "in probability"
     """Unit in which differences between two outputs are printed."""
     apart: ClassVar[bool] = False
-    """Whether the columns of targets can be related one by one (``--by-column``)."""
+    """Whether ``--by-column`` relates the target columns one by one."""
 
     def __init__(self, name: str, info: Mapping) -> None:
         names = info.get(self.names_key)
@@ -78,12 +78,12 @@ class Task:
         self.name = name
         self.names = tuple(map(str, names))
         if len(set(self.names)) < len(self.names):
-            raise ConfigError(f"task {name}: a name is there twice in {list(names)}")
+            raise ConfigError(f"task {name}: expected each name once, found {list(names)}")
         check_flip(name, info.get("flip"), len(self.names))
         self.info = {"kind": self.kind, **info}
 
     def to_dict(self) -> dict:
-        """The plain dict that it was made from."""
+        """The plain dict that describes it."""
         return dict(self.info)
 
     def exported(self) -> dict:
@@ -102,12 +102,12 @@ class Task:
 
     @property
     def label_shape(self) -> tuple[int, ...]:
-        """Of a label; axes of size 1 may be left out or added."""
+        """Shape of a label; axes of size 1 may be left out or added."""
         return (len(self.names),)
 
     @property
     def output_shape(self) -> tuple[int, ...]:
-        """Of what a head predicts for one picture."""
+        """Shape of a head's output for one picture."""
         return (len(self.names),)
 
     # Labels and targets
@@ -115,14 +115,14 @@ class Task:
     expected: ClassVar[str] = "finite numbers"
 
     def valid(self, labels: np.ndarray) -> np.ndarray:
-        """(N,) bool: which labels (N, *label_shape) can be used."""
+        """(N,) bool: which labels (N, *label_shape) are valid."""
         return np.isfinite(labels.reshape(len(labels), -1)).all(1)
 
     def check(self, labels: Sequence) -> np.ndarray:
         """N labels as one array (N, *label_shape).
 
         Raises:
-            DataError: a label of another shape, or one that cannot be used.
+            DataError: a label of another shape, or an invalid one.
         """
         rows = [np.asarray(label) for label in labels]
         sizes = [size for size in self.label_shape if size != 1]
@@ -138,18 +138,18 @@ class Task:
 
     @property
     def target_dtype(self) -> type:
-        """Of targets: float64 if labels are, else float32."""
+        """Type of targets: float64 if labels are, else float32."""
         return np.float64 if self.dtype is np.float64 else np.float32
 
     def targets(self, labels: Sequence, dtype: type | None = None) -> np.ndarray:
-        """Loss targets (N, width) of N labels after :meth:`check`, default of `target_dtype`.
+        """Check N labels and encode them as loss targets (N, width); default `target_dtype`.
 
-        Task similarity of labels is measured on them.
+        The task similarity of labels is that of their targets.
         """
         return self.encode(self.check(labels)).astype(dtype or self.target_dtype, copy=False)
 
     def encode(self, labels: np.ndarray) -> np.ndarray:
-        """Targets (N, width) of labels (N, *label_shape) that can be used."""
+        """Targets (N, width) of valid labels (N, *label_shape)."""
         return labels.reshape(len(labels), -1)
 
     def decode(self, targets: np.ndarray) -> np.ndarray:
@@ -161,11 +161,11 @@ class Task:
         return rng.random(self.label_shape).astype(self.dtype)
 
     def categories(self, label: Any) -> list[int]:
-        """Which of the names a label has, where a sample has some of them and lacks others."""
+        """Indices of the names that a label has, such as its class or its attributes."""
         return []
 
     def parts(self, targets: np.ndarray) -> dict[str, np.ndarray]:
-        """Target columns to relate one by one, (N, 1) by ``task/name``."""
+        """Target columns (N, 1) by ``task/name``, for similarities of single columns."""
         if not self.apart or len(self.names) < 2:
             return {}
         columns = np.ascontiguousarray(targets.T)
@@ -181,11 +181,11 @@ class Task:
     # Geometry
 
     def mirrored(self, label: Any) -> Any:
-        """The label of the mirrored crop; a ConfigError where nothing says what that is."""
+        """The label of the mirrored crop; a ConfigError if ``flip`` is needed and missing."""
         return label
 
     def points(self, label: Any) -> np.ndarray:
-        """The points (P, 2), which move with the picture, of a label, an output or a prediction."""
+        """The points (P, 2) of a label, an output or a prediction."""
         return np.zeros((0, 2))
 
     @property
@@ -194,22 +194,22 @@ class Task:
         return len(self.points(self.example(np.random.default_rng(0)))) > 0
 
     def with_points(self, label: Any, points: np.ndarray) -> Any:
-        """The label with these points (P, 2) in the place of its own."""
+        """The label with its points replaced by these (P, 2)."""
         return label
 
     def mapped(self, label: Any, change: Callable[[np.ndarray], np.ndarray]) -> Any:
-        """The label with its points changed by a function of (P, 2)."""
+        """The label with ``change`` applied to its points (P, 2)."""
         points = self.points(label)
         return self.with_points(label, change(points)) if len(points) else label
 
     def all_points(self, labels: np.ndarray) -> np.ndarray:
-        """The points (N, P, 2) of N labels, NaN for a missing one; override it for speed."""
+        """The points (N, P, 2) of N labels, NaN for a missing one; override for speed."""
         if not self.has_points or not len(labels):
             return np.zeros((len(labels), 0, 2))
         return np.stack([self.points(label) for label in labels])
 
     def shifted(self, labels: np.ndarray, shift: np.ndarray) -> np.ndarray:
-        """N labels with (2,) added to all their points; override it for speed."""
+        """N labels with ``shift`` (2,) added to all points; override for speed."""
         if not self.has_points or not len(labels):
             return labels
         return np.stack([self.mapped(label, lambda points: points + shift) for label in labels])
@@ -217,15 +217,15 @@ class Task:
     # Predictions as a user reads them
 
     def read(self, output: np.ndarray, corner: tuple[int, int]) -> Any:
-        """A prediction from what an exported file gives for a crop with this ``corner`` (x, y)."""
+        """A prediction from an exported file's output for a crop at ``corner`` (x, y)."""
         return {name: float(v) for name, v in zip(self.names, output, strict=True)}
 
     def as_json(self, prediction: Any) -> Any:
-        """A prediction as JSON can hold it."""
+        """A prediction in types of JSON."""
         return prediction
 
     def columns(self) -> list[str]:
-        """The header of its part of a table."""
+        """Names of its columns in a table."""
         return [f"{self.name}.{name}" for name in self.names]
 
     def row(self, record: Any) -> list:
@@ -237,7 +237,7 @@ class Task:
         return []
 
     def longest_summary(self) -> list[str]:
-        """The longest texts that :meth:`summary` can give."""
+        """The longest texts that :meth:`summary` can return."""
         return []
 
     def label_text(self, label: Any) -> str:
@@ -245,36 +245,36 @@ class Task:
         values = np.asarray(label).reshape(-1).tolist()
         if len(values) != len(self.names):
             return str(label)
-        shown = [f"{value:.4g}" for value in values]
-        if len(shown) == 1:
-            return shown[0]
-        return ", ".join(f"{name} {text}" for name, text in zip(self.names, shown, strict=True))
+        texts = [f"{value:.4g}" for value in values]
+        if len(texts) == 1:
+            return texts[0]
+        return ", ".join(f"{name} {text}" for name, text in zip(self.names, texts, strict=True))
 
-    # How far off an output is
+    # Errors of outputs
 
     def difference_scale(self, width: int, height: int, spread: Any) -> Any:
-        """What differences of outputs of pictures of a size in pixels are divided by.
+        """Divisor that makes differences of outputs relative, for a picture size in pixels.
 
         ``spread`` is the standard deviation of the labels (width,), or 1.
         """
         return 1.0
 
     def error(self, label: Any, output: np.ndarray, box: Sequence[float]) -> float | None:
-        """Distance in percent, NaN where it is undefined; None for tasks without points.
+        """Point error in percent, NaN if undefined; None for tasks without points.
 
-        Points are fractions of the crop, ``box`` is the crop in the picture's pixels.
+        Points are fractions of the crop; ``box`` is the crop in the picture's pixels.
         """
         return None
 
     def likelihoods(self, label: Any, output: np.ndarray, spread: Any) -> list[float]:
-        """Probabilities in 0..1 that the output gives to the label; they rank the worst cases.
+        """Probabilities that the output gives to the label; the least probable cases are worst.
 
         ``spread`` is the standard deviation of the labels, of the label's shape.
         """
         return []
 
     def case_lines(self, label: Any, output: np.ndarray, box: Sequence[float]) -> list[Line]:
-        """Lines beside a test case; ``label`` is None where there is none."""
+        """Lines beside a test case; ``label`` is None if it is missing."""
         return []
 
     def curve(self, labels: np.ndarray, outputs: np.ndarray, boxes: np.ndarray) -> Curve | None:
@@ -283,5 +283,5 @@ class Task:
 
 
 def numbered(name: str, count: int) -> list[str]:
-    """Names where none are known: the task's if there is one output, else "0", "1", ..."""
+    """Default names of outputs: the task's if there is one output, else "0", "1", ..."""
     return [name] if count == 1 else [str(index) for index in range(count)]

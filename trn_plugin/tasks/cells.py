@@ -1,4 +1,4 @@
-"""What a cell of an annotation file may hold, whichever file it is."""
+"""Read and check the cells of annotation files."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ __all__ = [
 ]
 
 LARGEST_COORDINATE = 1e6
-LONGEST, LISTED = 60, 12  # letters of a name, names
+LONGEST, LISTED = 60, 12  # letters and names in a message
 
 
 def is_missing(cell: str) -> bool:
-    """Whether a cell holds no label: it is empty, or "nan" as some programs write it."""
+    """Whether a cell holds no label: it is empty or "nan"."""
     return not cell or cell.lower() == "nan"
 
 
 def number(text: str, name: str, where: str) -> float:
-    """A finite decimal number; ``name`` is what messages expect, such as "a coordinate".
+    """Read a finite decimal number; messages say "expected ``name``".
 
     Raises:
         DataError: naming ``where``.
     """
     try:
-        if not text.isascii() or "_" in text:  # float() knows other digits and 1_000
+        if not text.isascii() or "_" in text:  # float() also takes other digits and 1_000
             raise ValueError
         value = float(text)
     except ValueError:
@@ -44,7 +44,7 @@ def number(text: str, name: str, where: str) -> float:
 
 
 def coordinate(text: str, name: str, where: str) -> float:
-    """A `number` of pixels that a picture can have.
+    """Read a `number` within the pixels of any picture.
 
     Raises:
         DataError: naming ``where``.
@@ -58,10 +58,10 @@ def coordinate(text: str, name: str, where: str) -> float:
 
 
 def relative_path(text: str, where: str) -> str:
-    """A path as an annotation file gives it, with forward slashes.
+    """Read a relative path, with forward or backward slashes.
 
     Raises:
-        DataError: naming ``where``, if it is absolute, leads upwards or is not printable.
+        DataError: naming ``where``; it is absolute, contains ".." or is not printable.
     """
     path = text.replace("\\", "/")
     parts = path.split("/")
@@ -71,12 +71,12 @@ def relative_path(text: str, where: str) -> str:
 
 
 def quoted(text: str) -> str:
-    """``text`` as a message shows it, cut short if it is long."""
+    """``text`` in quotes for a message, shortened if long."""
     return repr(text if len(text) <= LONGEST else f"{text[:LONGEST]}...")
 
 
 def listing(names: Iterable[str]) -> str:
-    """Names as a message lists them, the first of them if there are many."""
+    """Names for a message, shortened if many."""
     shown = [quoted(name)[1:-1] for name in names]
     rest = [f"and {len(shown) - LISTED} more"] if len(shown) > LISTED else []
     return ", ".join([*shown[:LISTED], *rest])

@@ -16,7 +16,7 @@ __all__ = ["ClassTask"]
 
 
 class ClassColumn(LabelColumns):
-    """A column of the classes' names or numbers."""
+    """A column that holds names or numbers of classes."""
 
     keys = ("column", "classes", "flip_pairs")
 
@@ -51,7 +51,7 @@ class ClassColumn(LabelColumns):
     def read(self, cells: Sequence[str], where: str) -> int:
         """The index of the class."""
         (cell,) = cells
-        # with empty cells in a column, spreadsheets and pandas make 3 a 3.0
+        # spreadsheets and pandas write 3 as 3.0 in a column with empty cells
         index = self.cells.get(cell, self.cells.get(cell.removesuffix(".0")))
         if index is None:
             raise DataError(
@@ -125,12 +125,12 @@ class ClassTask(Task):
 
     def case_lines(self, label, output, box) -> list[Line]:
         guess = int(output.argmax())
-        said = f"{self.name}: {self.names[guess]} ({100 * output[guess]:.0f} %)"
+        text = f"{self.name}: {self.names[guess]} ({100 * output[guess]:.0f} %)"
         if label is None:
-            return [Line(f"{said}, no label")]
+            return [Line(f"{text}, no label")]
         if int(label) == guess:
-            return [Line(said, True)]
-        return [Line(f"{said}, true: {self.names[int(label)]}", False)]
+            return [Line(text, True)]
+        return [Line(f"{text}, true: {self.names[int(label)]}", False)]
 
     def curve(self, labels, outputs, boxes) -> Curve:
         matrix = np.zeros((len(self.names), len(self.names)), dtype=np.int64)

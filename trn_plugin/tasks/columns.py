@@ -1,4 +1,4 @@
-"""The columns of a CSV file that hold a task's label."""
+"""Label columns of a CSV file."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class CellColumn(Protocol):
     """One column of N rows of a file."""
 
     missing: np.ndarray
-    """(N,) bool: cells that hold no label."""
+    """(N,) bool: cells without a label."""
 
     def __getitem__(self, row: int) -> str:
         """The cell of a row."""
@@ -34,14 +34,14 @@ class CellColumn(Protocol):
         """All cells."""
 
     def numbers(self) -> np.ndarray:
-        """(N,) float64; NaN for a cell that is no decimal number."""
+        """(N,) float64; NaN for a cell that is not a decimal number."""
 
     def distinct(self) -> tuple[np.ndarray, list[str]]:
-        """(N,) index of each cell among the distinct ones, and these."""
+        """Distinct cells, and for each row the index (N,) of its cell among them; index first."""
 
 
 class LabelColumns:
-    """Reads a task's label from the cells of a row; by default one number from each column.
+    """Reads a task's label from the cells of a row; by default one number for each column.
 
     Args:
         kind: of the task.
@@ -49,15 +49,15 @@ class LabelColumns:
         columns: names of the columns; default one with the task's name.
 
     Attributes:
-        columns (tuple[str, ...]): their names, in order.
+        columns (tuple[str, ...]): names of the columns, in order.
         info (dict): the task as ``METAINFO['tasks']`` of a data set describes it.
 
     Raises:
-        ConfigError: columns that are no list of names.
+        ConfigError: ``columns`` is not a list of names.
     """
 
     keys: tuple[str, ...] = ("columns",)
-    """What a config may give."""
+    """Options that a config may set."""
     columns: tuple[str, ...]
     info: dict
 
@@ -67,10 +67,10 @@ class LabelColumns:
         self.info = dict(kind=kind, names=self.columns)
 
     def read(self, cells: Sequence[str], where: str) -> Any:
-        """The label of a row that has one, see :meth:`labelled`.
+        """Read the label of a labelled row, see :meth:`labelled`.
 
         Raises:
-            DataError: naming ``where``, the column, what was expected and what was found.
+            DataError: names ``where`` and the column, expected and found values.
         """
         values = [
             number(cell, f"{column} to be a number", where)
@@ -79,15 +79,15 @@ class LabelColumns:
         return np.array(values)
 
     def labelled(self, missing: np.ndarray) -> np.ndarray:
-        """(N,) bool: rows that have a label, by which of their cells (N, C) are missing."""
+        """(N,) bool: rows with a label, from the mask (N, C) of missing cells."""
         return ~missing.any(axis=1)
 
     def read_all(self, cells: Sequence[CellColumn], where: Callable[[int], str]) -> np.ndarray:
-        """The labels (N, ...) of N rows, as :meth:`read` gives them; override it for speed.
+        """Read the labels (N, ...) of N rows; override for speed.
 
         Args:
-            cells: of each column, in rows that have a label.
-            where: names a row.
+            cells: each column, at the labelled rows.
+            where: maps a row to its name in errors.
 
         Raises:
             DataError: see :meth:`read`.
@@ -107,7 +107,7 @@ class LabelColumns:
         cells: Sequence[CellColumn],
         where: Callable[[int], str],
     ) -> np.ndarray:
-        """Labels (N, ...) of which those that are not ``known`` (N,) are read one by one.
+        """Labels (N, ...), with rows that are not ``known`` (N,) read by :meth:`read`.
 
         Raises:
             DataError: see :meth:`read`.
@@ -124,10 +124,10 @@ def are_names(names: object, count: int | None = None) -> bool:
 
 
 def check_names(key: str, names: Sequence[str] | None) -> tuple[str, ...]:
-    """The names of a config.
+    """Check a list of names in a config.
 
     Raises:
-        ConfigError: no list of texts, each once; names the key.
+        ConfigError: not a list of distinct strings; begins with the key.
     """
     if not are_names(names) or not names:
         raise ConfigError(f"{key}: expected a list of names, each once, found {names!r}")
@@ -138,7 +138,7 @@ def two_of(key: str, pair: Sequence[str], names: Sequence[str]) -> tuple[int, in
     """The indices of two different names.
 
     Raises:
-        ConfigError: other than two of the names; names the key.
+        ConfigError: not two of the names; begins with the key.
     """
     if not are_names(pair, 2):
         raise ConfigError(f"{key}: expected two names out of {list(names)}, found {pair!r}")
@@ -149,10 +149,10 @@ def two_of(key: str, pair: Sequence[str], names: Sequence[str]) -> tuple[int, in
 
 
 def check_flip(task: str, flip: Sequence[int] | None, count: int) -> None:
-    """Refuse what is no pairing of indices.
+    """Check that ``flip`` is a permutation of ``count`` indices and its own inverse.
 
     Raises:
-        ConfigError: an index that does not come back by a second mirror.
+        ConfigError: it is not.
     """
     if flip is None:
         return
@@ -165,10 +165,10 @@ def check_flip(task: str, flip: Sequence[int] | None, count: int) -> None:
 
 
 def flip_of(key: str, pairs: Sequence[Sequence[str]], names: Sequence[str]) -> tuple[int, ...]:
-    """What each becomes in a mirror: itself, or the other of its pair.
+    """The flip of pairs of names: the index of each name's mirror image.
 
     Raises:
-        ConfigError: no list of pairs of names, or a name in two of them; names the key.
+        ConfigError: not a list of pairs, or a name in two pairs; begins with the key.
     """
     if not isinstance(pairs, (list, tuple)) or isinstance(pairs, Mapping):
         raise ConfigError(f"{key}: expected a list of pairs of names, found {pairs!r}")

@@ -1,4 +1,4 @@
-"""The registry of kinds of task."""
+"""Registry of the kinds of task."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ class Kinds(dict):
     """Task classes by kind."""
 
     def register(self, task: type[Task]) -> type[Task]:
-        """Class decorator: add a kind; a second class of that kind replaces the first.
+        """Class decorator that adds a kind, or replaces the class of a known one.
 
         Raises:
-            ConfigError: the class names no kind.
+            ConfigError: the class has no ``kind``.
         """
         if not isinstance(task.kind, str) or not task.kind:
             raise ConfigError(f"TASKS.register: expected {task.__name__}.kind to be a name")
@@ -28,7 +28,7 @@ class Kinds(dict):
         """The class of a kind.
 
         Raises:
-            ConfigError: it is not registered; begins with ``where``.
+            ConfigError: the kind is not registered; begins with ``where``.
         """
         if not isinstance(kind, str) or kind not in self:
             raise ConfigError(
@@ -40,14 +40,14 @@ class Kinds(dict):
 
 
 TASKS = Kinds()
-"""All kinds of task; ``@TASKS.register`` on a subclass of :class:`Task` adds one."""
+"""All kinds of task; ``@TASKS.register`` adds a subclass of :class:`Task`."""
 
 
 def read_task(name: str, info: Mapping, where: str = "task ") -> Task:
-    """The task that a plain dict describes.
+    """Make the task that a plain dict describes.
 
     Raises:
-        ConfigError: a kind that is not registered, or entries that do not fit.
+        ConfigError: an unknown kind, or invalid entries.
     """
     kind = info.get("kind") if isinstance(info, Mapping) else None
     return TASKS.named(kind, f"{where}{name}")(name, info)

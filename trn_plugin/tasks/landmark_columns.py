@@ -1,4 +1,4 @@
-"""The columns of a CSV file that hold landmarks."""
+"""Landmark columns of a CSV file."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from trn_plugin.tasks.columns import LabelColumns, are_names, check_names, flip_
 
 __all__ = ["LandmarkColumns"]
 
-VISIBLE = ("1", "2")  # in a third column, as COCO writes it
+VISIBLE = ("1", "2")  # values of the third column, as in COCO
 
 
 class LandmarkColumns(LabelColumns):
-    """Two columns of pixels for each point, and a third that says whether it is there.
+    """Columns x and y in pixels for each point, and optionally its visibility as in COCO.
 
-    A point is missing where one of its cells is, or where the third is 0.
+    A point is missing if one of its cells is missing or its visibility is 0.
     """
 
     keys = ("points", "flip_pairs", "interocular")
@@ -55,7 +55,7 @@ class LandmarkColumns(LabelColumns):
             self.info["interocular"] = two_of(f"{key}.interocular", interocular, names)
 
     def read(self, cells: Sequence[str], where: str) -> np.ndarray:
-        """(P, 2), in pixels; NaN for a point that is missing."""
+        """(P, 2) in pixels; NaN for a missing point."""
         points = np.full((len(self.cells), 2), np.nan)
         columns = zip(self.columns, cells, strict=True)
         for point, count in enumerate(self.cells):
@@ -67,7 +67,7 @@ class LandmarkColumns(LabelColumns):
         return points
 
     def labelled(self, missing: np.ndarray) -> np.ndarray:
-        """Rows that have at least one point."""
+        """Rows with at least one point."""
         ends = np.cumsum(self.cells)
         points = np.split(missing, ends[:-1], axis=1)
         return ~np.all([point.any(axis=1) for point in points], axis=0)
@@ -89,9 +89,9 @@ class LandmarkColumns(LabelColumns):
 
 
 def _visible(column: str, cell: str, where: str) -> bool:
-    """Whether a point is there, as a cell says it: 0 if not, 1 or 2 if it is."""
+    """Whether a visibility cell says that a point is labelled: 0 no, 1 or 2 yes."""
     if cell not in ("0", *VISIBLE):
         raise DataError(
-            f"{where}: expected {column} to be 0 (not there), 1 or 2, found {quoted(cell)}"
+            f"{where}: expected {column} to be 0 (missing), 1 or 2, found {quoted(cell)}"
         )
     return cell != "0"

@@ -1,4 +1,4 @@
-"""Points of a picture, such as the landmarks of a face."""
+"""Landmarks: points in a picture."""
 
 from __future__ import annotations
 
@@ -21,10 +21,9 @@ NORM_NAMES = {"interocular": "interocular distance", "crop": "side of the crop"}
 class LandmarkTask(Task):
     """Points (P, 2), x and y as fractions of the crop's width and height; NaN for a missing one.
 
-    A missing point has no loss and counts in no metric; tasks are related by the whole labels.
-
-    ``info`` may hold ``interocular``, the indices of the two points whose distance errors are
-    relative to.
+    A missing point has no loss and counts in no metric; task similarity uses complete labels only.
+    ``info`` may hold ``interocular``, the indices of the two eye points, whose distance normalises
+    the errors.
     """
 
     kind = "landmarks"
@@ -47,7 +46,7 @@ class LandmarkTask(Task):
 
     @property
     def interocular(self) -> tuple[int, int] | None:
-        """The indices of the two eye points, where they are known."""
+        """The indices of the two eye points; None if unknown."""
         return self.info.get("interocular")
 
     @property
@@ -70,7 +69,7 @@ class LandmarkTask(Task):
         return (known | missing).all(axis=1) & known.any(axis=1)
 
     def points(self, label: np.ndarray) -> np.ndarray:
-        """Those that are not missing."""
+        """The points that are not missing."""
         missing = _missing(label)
         return label if missing is None else label[~missing]
 
@@ -91,9 +90,8 @@ class LandmarkTask(Task):
     def mirrored(self, label: np.ndarray) -> np.ndarray:
         if "flip" not in self.info:
             raise ConfigError(
-                f"RandomFlip: the data set does not say which points of {self.name!r} change "
-                "places in a mirror; add flip_pairs to its labels ([] if none do) or take "
-                "RandomFlip out"
+                f"RandomFlip: expected flip_pairs in the labels of {self.name!r}, the points that "
+                "swap when mirrored ([] if none do), found none; add them or remove RandomFlip"
             )
         points = label[list(self.info["flip"])].copy()
         points[:, 0] = 1 - points[:, 0]
@@ -117,11 +115,11 @@ class LandmarkTask(Task):
 
     @property
     def norm(self) -> str:
-        """'interocular' if the eye points are known, else 'crop'."""
+        """Normaliser of the errors: 'interocular' if the eye points are known, else 'crop'."""
         return "crop" if self.interocular is None else "interocular"
 
     def _errors(self, outputs, labels, boxes) -> np.ndarray:
-        """(N,) in percent of the :attr:`norm`."""
+        """(N,) errors in percent of the :attr:`norm`."""
         eyes = self.interocular or (0, 1)
         return 100 * normalized_errors(outputs, labels, boxes, self.norm, eyes)
 
@@ -129,7 +127,7 @@ class LandmarkTask(Task):
         return float(self._errors(*(np.asarray(value)[None] for value in (output, label, box)))[0])
 
     def label_text(self, label: np.ndarray) -> str:
-        """How many points, and which are missing."""
+        """The number of points, and which are missing."""
         gone = np.isnan(label).any(axis=1)
         missing = [name for name, each in zip(self.names, gone, strict=True) if each]
         if not missing:
@@ -157,7 +155,7 @@ class LandmarkTask(Task):
 
 
 def mean_points(labels: np.ndarray) -> np.ndarray:
-    """(P, 2): the mean of each point over the labels (N, P, 2) that have it; NaN where none has."""
+    """Mean (P, 2) of each point over the labels (N, P, 2) that have it; NaN if none has it."""
     missing = np.isnan(labels)
     if not missing.any():
         return labels.mean(axis=0)
@@ -173,9 +171,9 @@ def normalized_errors(
     norm: str = "interocular",
     interocular: tuple[int, int] = (0, 1),
 ) -> np.ndarray:
-    """Mean point error over a normaliser, both in the picture's pixels, for each picture.
+    """Mean point error of each picture, divided by a normaliser, both in the picture's pixels.
 
-    The mean is over the points that are not missing; the normaliser needs all of its points.
+    The mean is over the points that are not missing; the normaliser needs all its points.
 
     Args:
         pred: (N, P, 2) predicted points, fractions of the crop.
@@ -184,11 +182,11 @@ def normalized_errors(
         norm: ``interocular``, the distance between the two true eye points; ``box``,
             sqrt(width * height) of the true points' bounding box; ``diagonal``, its diagonal;
             ``crop``, sqrt(width * height) of the crop.
-        interocular: Indices of the two eye points.
+        interocular: indices of the two eye points.
 
     Returns:
-        (N,) errors as fractions of the normaliser; NaN where the normaliser is 0 or not finite or
-        no point is there, inf where these are fine and the prediction is not finite.
+        (N,) errors as fractions of the normaliser; NaN if the normaliser is 0 or not finite or all
+        points are missing, else inf if the prediction is not finite.
     """
     boxes = np.asarray(boxes)
     corners, sides = boxes[:, None, :2], boxes[:, None, 2:] - boxes[:, None, :2]
@@ -215,10 +213,10 @@ def normalized_errors(
 
 
 def point_offsets(pred: np.ndarray, truth: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """(N, P, 2): how far predictions lie to the right of and below the labels, in pixels.
+    """Prediction minus label in the picture's pixels, (N, P, 2).
 
     Args:
-        pred, truth, boxes: see `normalized_errors`; NaN for a point that is missing.
+        pred, truth, boxes: see `normalized_errors`.
     """
     boxes = np.asarray(boxes, np.float64)
     sides = boxes[:, None, 2:] - boxes[:, None, :2]
@@ -226,6 +224,6 @@ def point_offsets(pred: np.ndarray, truth: np.ndarray, boxes: np.ndarray) -> np.
 
 
 def _missing(label: np.ndarray) -> np.ndarray | None:
-    """(P,) bool: which points are missing; None if none is."""
+    """(P,) bool: missing points; None if there are none."""
     missing = np.isnan(label).any(axis=1)
     return missing if missing.any() else None

@@ -1,4 +1,4 @@
-"""Outputs of a task whose kind is not known here."""
+"""Outputs of a task of unknown kind."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ __all__ = ["NumbersTask"]
 
 
 class NumbersTask(Task):
-    """Named numbers: what an exported file gives for a kind whose code is not imported.
+    """Outputs of an exported file for a kind whose code is not imported, as named numbers.
 
     Args:
         name: of the task.
-        info: as the file describes it.
-        shape: of the output of one picture; names of ``info`` are used if their number fits, else
-            "0", "1", ...
+        info: its description in the file; if its names do not fit, they are "0", "1", ...
+        shape: of the output for one picture.
     """
 
     difference_unit = "of the largest"

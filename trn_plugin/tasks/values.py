@@ -1,4 +1,4 @@
-"""Quantities such as an age or a weight."""
+"""Quantities, such as age or weight."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ LARGEST_VALUE = 1e30
 
 
 class ValueColumns(LabelColumns):
-    """Columns of numbers, each in its own unit."""
+    """Columns of quantities, each in its own unit."""
 
     def read(self, cells: Sequence[str], where: str) -> np.ndarray:
-        """(V,), as in the file."""
+        """(V,) values as in the file."""
         values = super().read(cells, where)
         for cell, value, column in zip(cells, values, self.columns, strict=True):
             if not abs(value) <= LARGEST_VALUE:
@@ -39,8 +39,7 @@ class ValueColumns(LabelColumns):
 class ValueTask(Task):
     """Quantities (V,), each in its own unit.
 
-    Labels are float64 until a head standardises them: float32 tells numbers near 1e12 apart by
-    65,536 only.
+    Labels are float64 until a head standardises them: float32 numbers near 1e12 are 65,536 apart.
     """
 
     kind = "values"
@@ -64,7 +63,7 @@ class ValueTask(Task):
         return spread
 
     def likelihoods(self, label, output, spread) -> list[float]:
-        """As if errors were Laplace-distributed."""
+        """Likelihoods of a Laplace distribution of errors."""
         return np.exp(-np.abs(output - label) / np.maximum(spread, 1e-12)).tolist()
 
     def case_lines(self, label, output, box) -> list[Line]:

@@ -1,4 +1,4 @@
-"""Similarities of two tasks by name, functions of their covariances.
+"""Similarities of two tasks, by name. Each is a function of their covariances.
 
 Example:
     >>> from trn_plugin.relation import SIMILARITIES, Similarity

@@ -1,4 +1,4 @@
-"""What a similarity of two tasks is: a function of their covariances."""
+"""The base class of similarities of two tasks."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ __all__ = ["Similarity"]
 class Similarity(ABC):
     """A symmetric function of S11, S12 and S22 with values in [0, 1], for P pairs at once.
 
-    It must not change when all three are multiplied by one positive number. A new one defines
-    :meth:`value` and is put into ``SIMILARITIES`` by name; its gradient is then autograd's. Where
-    a closed form is known, :meth:`solve` and :meth:`gradient` give it.
+    It is invariant to a common positive factor of the three. A subclass defines :meth:`value` and
+    is added to ``SIMILARITIES`` by name; autograd then gives its gradient. Override :meth:`solve`
+    and :meth:`gradient` where a closed form is known.
     """
 
     @abstractmethod
@@ -23,7 +23,7 @@ class Similarity(ABC):
         """(P,) of (P, d1, d1), (P, d1, d2) and (P, d2, d2), differentiable."""
 
     def solve(self, s11: Tensor, s12: Tensor, s22: Tensor, shrinkage: float) -> tuple[Tensor, ...]:
-        """The similarity (P,), and the tensors that :meth:`gradient` needs, each of P rows."""
+        """The similarity (P,), and the tensors (P, ...) that :meth:`gradient` needs."""
         with torch.enable_grad():
             blocks = [s.detach().requires_grad_() for s in (s11, s12, s22)]
             value = self.value(*blocks, shrinkage)
@@ -45,9 +45,9 @@ class Similarity(ABC):
 
         Args:
             x1, x2 (Tensor): (P, N, d1) and (P, N, d2) centred features.
-            solution (tuple[Tensor, ...]): of :meth:`solve`.
+            solution (tuple[Tensor, ...]): result of :meth:`solve`.
             shrinkage (float): epsilon.
-            scale (Tensor): (P,), what the gradient is multiplied by.
+            scale (Tensor): (P,) factors of the gradient.
         """
         _, d11, d12, d22 = (t.to(x1.dtype) for t in solution)
         d11, d12, d22 = (scale.to(x1.dtype)[:, None, None] * d for d in (d11, d12, d22))

@@ -9,15 +9,15 @@ from trn_plugin.relation.similarities.base import Similarity
 
 __all__ = ["LinearCKA"]
 
-TINY = 1e-140  # prevents 0 / 0 of a task without variance
+TINY = 1e-140  # prevents 0 / 0 for a task without variance
 
 
 class LinearCKA(Similarity):
-    r"""Alignment of two tasks' Gram matrices; unlike tau it weighs directions by their variance.
+    r"""Alignment of the Gram matrices of two tasks; unlike tau, weights directions by variance.
 
     .. math:: \mathrm{CKA} = \frac{\|S_{12}\|_F^2}{\|S_{11}\|_F \|S_{22}\|_F}
 
-    Nothing is whitened, so that the shrinkage has no effect.
+    It does not whiten, so the shrinkage has no effect.
     """
 
     def value(self, s11: Tensor, s12: Tensor, s22: Tensor, shrinkage: float) -> Tensor:

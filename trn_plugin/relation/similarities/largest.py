@@ -7,7 +7,7 @@ from torch import Tensor
 
 from trn_plugin.relation import precision
 from trn_plugin.relation.similarities.base import Similarity
-from trn_plugin.relation.solvers.exact import Exact
+from trn_plugin.relation.solvers import exact
 
 __all__ = ["LargestCanonicalCorrelation"]
 
@@ -20,8 +20,8 @@ class LargestCanonicalCorrelation(Similarity):
               \frac{\partial\tau}{\partial S_{11}}
               = -\tfrac{\tau}{2} (a a^\top + \tfrac{\epsilon}{d_1} |a|^2 I)
 
-    (Eq. 10.) No decomposition is differentiated. The last term is that of the shrinkage, which
-    follows the variance v. Where nothing is related, tau, a and b are 0.
+    (Eq. 10.) No decomposition is differentiated. The last term is the derivative of the shrinkage,
+    which is relative to the mean variance v. Unrelated tasks have tau, a and b of 0.
     """
 
     def value(self, s11: Tensor, s12: Tensor, s22: Tensor, shrinkage: float) -> Tensor:
@@ -30,7 +30,7 @@ class LargestCanonicalCorrelation(Similarity):
 
     def solve(self, s11: Tensor, s12: Tensor, s22: Tensor, shrinkage: float) -> tuple[Tensor, ...]:
         """See :class:`Similarity`."""
-        return Exact().solve(None, (s11, s12, s22), shrinkage)[0]
+        return exact.solve(s11, s12, s22, shrinkage)
 
     def gradient(
         self,
@@ -40,7 +40,7 @@ class LargestCanonicalCorrelation(Similarity):
         shrinkage: float,
         scale: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        r"""See :class:`Similarity`; :math:`(X_2 b - \tau X_1 a)\, a^\top` and its ridge term."""
+        r"""See :class:`Similarity`: :math:`(X_2 b - \tau X_1 a)\, a^\top` and a shrinkage term."""
         if len(solution[0]) == 1 and precision.on_host(x1.device):
             return _gradient_of_one(x1, x2, solution, shrinkage, float(scale))
         tau, a, b = solution
@@ -58,7 +58,7 @@ class LargestCanonicalCorrelation(Similarity):
 
 
 def _gradient_of_one(x1, x2, solution, shrinkage: float, scale: float) -> tuple[Tensor, Tensor]:
-    """The gradient for one pair on the host, with each wide matrix read once."""
+    """The gradient of one pair on the host; reads each wide matrix once."""
     tau, (a,), (b,) = float(solution[0]), *(v.to(x1.dtype) for v in solution[1:])
     (x1,), (x2,) = x1, x2
     p, q = torch.mv(x1, a), torch.mv(x2, b)

@@ -29,7 +29,7 @@ class MeanSquaredCanonicalCorrelation(Similarity):
         .. math:: \partial S_{12} = \tfrac{2}{k} S_{11}^{-1} S_{12} S_{22}^{-1}, \quad
                   \partial S_{11} = -\tfrac{1}{k} A S_{22}^{-1} A^\top
 
-        and a multiple of the identity from the shrinkage, which follows the variance.
+        plus a multiple of the identity, since the shrinkage is relative to the variance.
         """
         l1, l2 = factors(s11, s22, shrinkage)
         k = whiten(l1, s12, l2)

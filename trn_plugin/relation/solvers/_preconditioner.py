@@ -10,17 +10,17 @@ from trn_plugin.relation._whitening import normalised
 
 __all__ = ["Correction", "Preconditioner", "shift_inverted"]
 
-GAPS = (1e-4, 1e-3)  # bounds of shift minus tau: correlations that are closer are damped
-WIDER = (1, 10, 100, 1000)  # factors of the gap, tried where rounding makes a block indefinite
-MIN_SINE = 1e-3  # between the variates of a batch: below, the gradient is next to nothing
+GAPS = (1e-4, 1e-3)  # bounds of shift minus tau; damps correlations closer than that
+WIDER = (1, 10, 100, 1000)  # factors of the gap, tried while rounding makes a block indefinite
+MIN_SINE = 1e-3  # of the angle between a batch's variates; below, the gradient is negligible
 
 
 class Preconditioner(NamedTuple):
-    r"""Inverse of the pencil of the two equations at a shift t above tau, by block elimination.
+    r"""Inverse of the shifted equations, t > tau, by block elimination.
 
     .. math:: t S_{11} x - S_{12}\, y = r_1, \qquad t S_{22}\, y - S_{21} x = r_2
 
-    With :math:`G = S_{11}^{-1} S_{12} / t`; float32, the shift float64.
+    With :math:`G = S_{11}^{-1} S_{12} / t`. All are float32, the shift float64.
     """
 
     inverse1: Tensor  # (d1, d1) S11^-1
@@ -32,7 +32,7 @@ class Preconditioner(NamedTuple):
 def shift_inverted(
     s11: Tensor, s12: Tensor, s22: Tensor, shrinkage: float, tau: float
 ) -> Preconditioner | None:
-    """Of covariances whose largest correlation is tau; None where float32 cannot hold it."""
+    """The preconditioner at a shift slightly above tau; None if it is not finite in float32."""
     (own1, unit1), (own2, unit2) = (normalised(s, shrinkage) for s in (s11, s22))
     cross = s12 / (unit1 * unit2)
     lower, info1 = torch.linalg.cholesky_ex(own1)
@@ -47,7 +47,7 @@ def shift_inverted(
             break
     inverse2 = torch.cholesky_inverse(lower)
     found = inverse1 / unit1**2, elimination * (unit2 / unit1 / shift), inverse2 / unit2**2
-    # row by row, as they are after a restore: other strides round otherwise
+    # contiguous, as after loading a checkpoint: other strides give other rounding
     found = tuple(f.float().contiguous() for f in found)
     if info1 or info2 or not all(bool(f.isfinite().all()) for f in found):
         return None
@@ -55,10 +55,11 @@ def shift_inverted(
 
 
 class Correction:
-    """Solves the two equations for a residual, with the covariances of the preconditioner.
+    """Davidson correction: applies a stale preconditioner to the current residuals.
 
-    tau and the cross-covariances are of now; ``variates`` are p'p, q'q and p'q of the batch's
-    canonical variates over their mean square length; accuracy: relative error of the gradient.
+    tau and the cross-covariance are current. ``variates`` are p'p, q'q and p'q of the batch's
+    canonical variates, over their mean square length. ``accuracy`` is the relative error allowed
+    in the gradient.
     """
 
     def __init__(
@@ -68,24 +69,23 @@ class Correction:
         self.shift, self.cross, self.tau = float(shift), cross, tau
         sine = 1 - tau**2
         if variates is not None:
-            # closer than tau says: by chance, or while an identity is in the covariances
+            # the batch can be more correlated than tau, by chance or with start='identity'
             pp, qq, pq = variates
             sine = min(sine, pp - 2 * tau * pq + tau**2 * qq, qq - 2 * tau * pq + tau**2 * pp)
         self.sine = max(sine, MIN_SINE**2) ** 0.5
         self.enough = (accuracy * self.sine) ** 2
 
     def __call__(self, r1: Tensor, r2: Tensor) -> tuple[Tensor, Tensor, float]:
-        r"""Corrections for residuals (d1,), (d2,) float32, and how much they change.
+        r"""Corrections x, y for residuals (d1,), (d2,) float32, and the error that they correct.
 
-        With p = X1 a and q = X2 b it is :math:`\partial\tau/\partial X_1 \propto (q - \tau p)
-        a^\top`, and :math:`|q - \tau p| = \sqrt{1 - \tau^2}` of a batch as related as the
-        covariances: close variates make it sensitive. Corrections with variates of lengths o1 and
-        o2 and inner product s change it by :math:`o_2^2 - 2 \tau s + \tau^2 o_1^2`, where the
-        equations give :math:`t o_1^2 - s = x^\top r_1`, :math:`t o_2^2 - s = y^\top r_2`, and s
-        is :math:`x^\top S_{12}\, y`.
+        The error is the relative change of :math:`q - \tau p` in the gradient
+        :math:`\partial\tau/\partial X_1 \propto (q - \tau p)\, a^\top`, with p = X1 a and q = X2 b.
+        Its length is :math:`\sqrt{1 - \tau^2}` for a batch as correlated as the covariances.
+        Variates of the corrections, of lengths o1 and o2 and inner product s, change its square by
+        :math:`o_2^2 - 2 \tau s + \tau^2 o_1^2`. The equations give :math:`t o_1^2 - s = x^\top r_1`
+        and :math:`t o_2^2 - s = y^\top r_2`, with :math:`s = x^\top S_{12}\, y`.
 
-        The relative change of the variates' part of the gradient is a lower bound where it is above
-        the accuracy, infinite where rounding dominates.
+        An error above the accuracy is a lower bound; it is infinite where rounding dominates.
         """
         t, tau = self.shift, self.tau
         y = torch.mv(self.inverse2, torch.addmv(r2, self.elimination.mT, r1)).mul_(1 / t)
@@ -93,7 +93,7 @@ class Correction:
         first, second = float(x.dot(r1)), float(y.dot(r2))
         change = max(second + tau**2 * first, first + tau**2 * second) / t
         share = (1 - 2 * tau * t + tau**2) / t
-        if not change >= 0:  # definite blocks make it positive
+        if not change >= 0:  # positive for positive definite blocks
             return x, y, math.inf
         if share > 0 and change <= self.enough:
             coupled = torch.mv(self.cross.mT, x.to(self.cross.dtype)).dot(y.to(self.cross.dtype))

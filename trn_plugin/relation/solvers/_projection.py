@@ -1,18 +1,18 @@
-"""Rayleigh-Ritz projection of the pair of equations onto the vectors found so far."""
+"""Rayleigh-Ritz projection onto the vectors found so far."""
 
 import torch
 from torch import Tensor
 
 __all__ = ["Basis", "Projection"]
 
-MIN_GAP = 5e-4  # between Ritz values that are distinguished
+MIN_GAP = 5e-4  # lower bound on the gap between Ritz values
 
 
 class Basis:
     """Vectors of one side, orthonormal in its shrunk covariance, and their products.
 
-    A row (2 d + other,) is a vector (d,), its product with the covariance s (d, d) of this side,
-    and that with the cross-covariance (d, other); shrunk in the basis only.
+    A row (2 d + other,) holds a vector (d,), its product with this side's covariance s (d, d), and
+    its product with the cross-covariance (d, other). Within a basis s is shrunk.
     """
 
     def __init__(self, s: Tensor, cross: Tensor, shrinkage: float, rows: Tensor, room: int) -> None:
@@ -28,22 +28,22 @@ class Basis:
         self.vectors, self.along, self.across = self.rows[:count].tensor_split((d, 2 * d), 1)
 
     def relative_change(self, coefficients: Tensor, x: Tensor, within: Tensor) -> float:
-        """Norm of x and a combination ``within``, over that of the vector that they change."""
+        """Norm of x plus the combination ``within``, relative to that of ``coefficients``."""
         vector = torch.mv(self.vectors.mT, coefficients)
         change = torch.addmv(x, self.vectors.mT, within)
         return float(change.dot(change) / vector.dot(vector)) ** 0.5
 
     def orthogonal_part(self, x: Tensor) -> Tensor:
-        """A vector (d,) less its projection, in the dtype of the covariance.
+        """A vector (d,) minus its projection onto the basis, in the dtype of the covariance.
 
-        Products of it come afterwards: their difference would lose directions without variance.
+        Compute products from the result: differences of products lose directions of no variance.
         """
         x = x.double()
         x = torch.addmv(x, self.vectors.mT, torch.mv(self.along, x), alpha=-1)
         return x.to(self.s.dtype)
 
     def append(self, *row: Tensor) -> None:
-        """Append a vector with its products, made orthonormal."""
+        """Orthonormalise a vector with its products, and append them."""
         n, new, d = self.count, self.rows[self.count], len(self.s)
         new.copy_(torch.cat(row))
         vector, along = new[:d], new[d : 2 * d]
@@ -53,7 +53,7 @@ class Basis:
         self._resize(n + 1)
 
     def combined(self, coefficients: Tensor) -> Tensor:
-        """Rows of linear combinations (n, k) of the vectors, not shrunk."""
+        """Rows of linear combinations (n, k) of the vectors, with products of the unshrunk s."""
         new, d = coefficients @ self.rows[: self.count], len(self.s)
         new[:, d : 2 * d].add_(new[:, :d], alpha=-self.ridge)
         return new
@@ -89,7 +89,7 @@ class Projection:
         return tau, torch.mv(k, v).div_(tau), v
 
     def residuals(self, tau: float, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Of the two equations, (d1,) and (d2,) float32."""
+        """Residuals of the two equations, (d1,) and (d2,) float32."""
         first, second = self.sides
         r1 = torch.mv(second.across.mT, v).sub_(torch.mv(first.along.mT, u), alpha=tau)
         r2 = torch.mv(first.across.mT, u).sub_(torch.mv(second.along.mT, v), alpha=tau)
@@ -98,17 +98,20 @@ class Projection:
     def second_order_change(
         self, tau: float, u: Tensor, v: Tensor, x: Tensor, y: Tensor
     ) -> tuple[float, float]:
-        """How much corrections (d1,), (d2,) of the leading pair change, to second order.
+        """Second-order effect of corrections (d1,), (d2,) through coupling to other Ritz pairs.
 
-        They couple it to the other Ritz pairs, the more the nearer these are: the square of the
-        change of the gradient, as of ``Correction``, and the larger relative change of a vector.
+        Returns the squared change of the gradient, as ``Correction`` measures it, and the larger
+        relative change of the two vectors.
         """
         (first, second), k = self.sides, self.whitened
         x, y = x.double(), y.double()
         near = int(torch.searchsorted(self.squares, tau**2 / 4))
         values, w = self.squares[near:-1].sqrt(), self.right[:, near:-1]
         z = k @ w / values
-        ours, theirs = torch.mv(first.along, x), torch.mv(second.along, y)  # part in the basis
+        ours, theirs = (
+            torch.mv(first.along, x),
+            torch.mv(second.along, y),
+        )
         coupling = torch.mv(z.mT, torch.mv(first.across, y) - torch.mv(k, theirs))
         coupling += torch.mv(w.mT, torch.mv(second.across, x) - torch.mv(k.mT, ours))
         share = coupling / (2 * (tau - values).clamp_(min=MIN_GAP))
@@ -117,10 +120,10 @@ class Projection:
         return change, max(first.relative_change(u, x, ours), second.relative_change(v, y, theirs))
 
     def extend(self, x: Tensor, y: Tensor) -> None:
-        """Add the orthogonal part of a vector to each basis, (d1,) and (d2,)."""
+        """Add the orthogonal parts of vectors (d1,) and (d2,) to the bases."""
         (first, second), n = self.sides, self.sides[0].count
         x, y = first.orthogonal_part(x), second.orthogonal_part(y)
-        # both products with the cross-covariance in a row, while it is in the cache
+        # both products with the cross-covariance together, while it is in the cache
         own1, cross1 = torch.mv(first.s, x), torch.mv(first.cross.mT, x)
         cross2, own2 = torch.mv(first.cross, y), torch.mv(second.s, y)
         first.append(x, own1, cross1)
@@ -129,12 +132,12 @@ class Projection:
         self.cross[:n, n] = torch.mv(first.across[:n], second.vectors[n])
 
     def ritz_vectors(self, count: int) -> list[Tensor]:
-        """Rows of the leading ``count`` Ritz vectors of each side, not shrunk."""
+        """Rows of the leading ``count`` Ritz vectors of each side, with products of unshrunk s."""
         squares = self.squares
         if float(squares[-count]) > 1e-10 * float(squares[-1]):
             v = self.right[:, -count:].flip(1)
             u = self.whitened @ v / squares[-count:].flip(0).sqrt()
-        else:  # squares of small values are lost to rounding
+        else:  # eigh loses small values, which it squares
             u, _, vh = torch.linalg.svd(self.whitened)
             u, v = u[:, :count], vh[:count].mT
         return [side.combined(c.mT) for side, c in zip(self.sides, (u, v), strict=True)]

@@ -1,11 +1,12 @@
-"""Davidson iterations from the last step's canonical vectors, on the host.
+"""The iterative solver for wide pairs: Davidson iterations, started from the last step's vectors.
 
-The equations are :math:`S_{12} b = \\tau S_{11} a`, :math:`S_{21} a = \\tau S_{22} b` (E. R.
-Davidson, J. Comput. Phys. 17, 1975). The products of the kept vectors with the covariances are
-updated as the covariances are, so that a step reads the wide matrices only for new vectors.
+Solves :math:`S_{12} b = \\tau S_{11} a`, :math:`S_{21} a = \\tau S_{22} b` (E. R. Davidson,
+J. Comput. Phys. 17, 1975). The products of the kept vectors with the covariances are updated along
+with the covariances, so a step reads the wide matrices only for new vectors.
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,36 +14,45 @@ from torch import Tensor
 from trn_plugin.ranks import sum_over_ranks, world_size
 from trn_plugin.relation import precision
 from trn_plugin.relation._whitening import factors, unwhiten, whiten
-from trn_plugin.relation.solvers import Update
 from trn_plugin.relation.solvers._preconditioner import Correction, Preconditioner, shift_inverted
 from trn_plugin.relation.solvers._projection import Basis, Projection
 from trn_plugin.relation.solvers.exact import leading_triples
 
-__all__ = ["Davidson", "DavidsonState"]
+__all__ = ["DavidsonState", "Update", "solve"]
 
-KEPT = 8  # vectors kept from step to step: correlations that nearly touch are kept apart by them
-REFRESH_COST = 0.05  # extra iterations, for each feature, that cost as much as a refresh
+KEPT = 8  # vectors kept from step to step; several separate nearly equal correlations
+REFRESH_COST = 0.05  # cost of a new preconditioner in iterations, for each feature
 
-Solution = tuple[Tensor, Tensor, Tensor]
+Triple = tuple[Tensor, Tensor, Tensor]
+
+
+class Update(NamedTuple):
+    """The update of the covariances since the last solution."""
+
+    features: Tensor  # (N, d1 + d2) centred, of this process
+    momentum: float
+    updated: bool  # False if the batch was left out
+    batches: int  # updates so far
+    dtype: torch.dtype  # of the features as given; sets the accuracy
 
 
 class DavidsonState:
-    """Vectors, their products, and a preconditioner; of fixed shapes, so that it can be saved."""
+    """Vectors, their products and a preconditioner, of fixed shapes for checkpoints."""
 
     def __init__(self, d1: int, d2: int) -> None:
         shapes = (d1, d1), (d1, d2), (d2, d2)
         inverses = [torch.zeros(shape, dtype=torch.float32) for shape in shapes]
         self.preconditioner = Preconditioner(*inverses, torch.zeros((), dtype=torch.float64))
-        # vectors with their products, see Basis
+        # vectors and their products, see Basis
         self.rows1 = torch.zeros(KEPT, 2 * d1 + d2, dtype=torch.float64)
         self.rows2 = torch.zeros(KEPT, 2 * d2 + d1, dtype=torch.float64)
-        # batches behind the covariances that are solved, 0 for none; iterations above the fewest
-        # since the refresh; the fewest
+        # updates when last solved, 0 for never; since the last refresh of the preconditioner: its
+        # extra iterations over the fewest, and the fewest
         self.counts = torch.zeros(3, dtype=torch.int64)
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        """All of it."""
+        """All tensors of the state."""
         return *self.preconditioner, self.rows1, self.rows2, self.counts
 
     def reset(self) -> None:
@@ -51,42 +61,33 @@ class DavidsonState:
             tensor.zero_()
 
 
-class Davidson:
-    """For a pair of wide tasks; solved exactly where a solution fails its check.
+def solve(state: DavidsonState, s: Triple, shrinkage: float, update: Update) -> tuple[Triple, bool]:
+    """tau, a and b of one pair, as of :func:`exact.solve`, and whether it was solved exactly.
 
-    The next correction of the two canonical vectors is their error, to first order; the change of
-    the gradient that it causes (see :class:`Correction`) has to be below the tolerance.
+    The next correction of a and b is their error to first order. If the change of the gradient
+    that it causes (see :class:`Correction`) exceeds the tolerance, the pair is solved exactly.
     """
-
-    def init(self, d1: int, d2: int) -> DavidsonState:
-        """See :class:`Solver`."""
-        return DavidsonState(d1, d2)
-
-    def solve(
-        self, state: DavidsonState, s: Solution, shrinkage: float, update: Update
-    ) -> tuple[Solution, DavidsonState, bool]:
-        """See :class:`Solver`; of one pair."""
-        s = tuple(block[0] for block in s)
-        solution = None
-        if _follows(state, update):
-            variates = _update_products(state, update) if update.taken else None
-            solution = _iterate(state, s, shrinkage, variates, update)
-        if is_exact := solution is None:
-            state.reset()
-            solution = _solve_exactly(state, s, shrinkage)
-        state.counts[0] = update.batches * bool(state.preconditioner.shift)
-        return solution, state, is_exact
+    s = tuple(block[0] for block in s)
+    solution = None
+    if _follows(state, update):
+        variates = _update_products(state, update) if update.updated else None
+        solution = _iterate(state, s, shrinkage, variates, update)
+    if is_exact := solution is None:
+        state.reset()
+        solution = _solve_exactly(state, s, shrinkage)
+    state.counts[0] = update.batches * bool(state.preconditioner.shift)
+    return solution, is_exact
 
 
 def _follows(state: DavidsonState, update: Update) -> bool:
-    """Whether all processes solved the covariances before this update; not after a broadcast."""
-    before = update.batches - update.taken
+    """Whether the state of every process is of the covariances just before this update."""
+    before = update.batches - update.updated
     follows = torch.tensor(int(state.counts[0]) == before != 0, dtype=torch.int64)
     return int(sum_over_ranks(follows)) == world_size()
 
 
 def _update_products(state: DavidsonState, update: Update) -> tuple[float, float, float] | None:
-    """Update the products as the covariances were; the batch's variates for ``Correction``."""
+    """Update the products like the covariances; the batch's variates for ``Correction``."""
     x, d1 = update.features, len(state.preconditioner.inverse1)
     d2 = x.shape[1] - d1
     v1, v2 = state.rows1[:, :d1].to(x.dtype), state.rows2[:, :d2].to(x.dtype)
@@ -104,9 +105,9 @@ def _update_products(state: DavidsonState, update: Update) -> tuple[float, float
 
 
 def _iterate(
-    state: DavidsonState, s: Solution, shrinkage: float, variates, update: Update
-) -> Solution | None:
-    """tau, a and b; None where they are not accurate enough."""
+    state: DavidsonState, s: Triple, shrinkage: float, variates, update: Update
+) -> Triple | None:
+    """Solution by iterations; None if it is not accurate enough."""
     s11, s12, s22 = s
     room = precision.tolerance(update.dtype)[1]
     first = Basis(s11, s12, shrinkage, state.rows1, room)
@@ -116,13 +117,13 @@ def _iterate(
         found = projection.is_valid and _improve(
             projection, state.preconditioner, variates, update.dtype
         )
-    except torch.linalg.LinAlgError:  # values that are not finite
+    except torch.linalg.LinAlgError:  # non-finite values
         return None
     if not found:
         return None
     tau, iterations = found
     state.rows1, state.rows2 = projection.ritz_vectors(KEPT)
-    if update.taken and _is_stale(state, iterations, min(s12.shape)):
+    if update.updated and _is_stale(state, iterations, min(s12.shape)):
         _refresh(state, s, shrinkage, tau)
     a, b = state.rows1[:1, : len(s11)], state.rows2[:1, : len(s22)]
     return torch.tensor([min(tau, 1.0)], dtype=torch.float64), a.clone(), b.clone()
@@ -131,7 +132,7 @@ def _iterate(
 def _improve(
     projection: Projection, preconditioner: Preconditioner, variates, dtype: torch.dtype
 ) -> tuple[float, int] | None:
-    """tau, and the iterations that it took; None where they do not get there."""
+    """tau and the number of iterations; None if they do not converge."""
     accuracy, most = precision.tolerance(dtype)
     tau, u, v = projection.solve()
     correct = Correction(preconditioner, projection.sides[0].cross, tau, variates, accuracy)
@@ -150,8 +151,8 @@ def _improve(
     return None
 
 
-def _solve_exactly(state: DavidsonState, s: Solution, shrinkage: float) -> Solution:
-    """By decompositions in float64; the state starts from it where float32 can hold it."""
+def _solve_exactly(state: DavidsonState, s: Triple, shrinkage: float) -> Triple:
+    """Solution by decompositions in float64, from which the next step can iterate."""
     s11, s12, s22 = (block.double() for block in s)
     (l1,), (l2,) = factors(s11[None], s22[None], shrinkage)
     u, values, v = leading_triples(whiten(l1, s12, l2), KEPT)
@@ -165,7 +166,7 @@ def _solve_exactly(state: DavidsonState, s: Solution, shrinkage: float) -> Solut
 
 
 def _is_stale(state: DavidsonState, iterations: int, width: int) -> bool:
-    """Whether the preconditioner's age has cost as many iterations as a refresh is worth."""
+    """True when the stale preconditioner has cost as many iterations as a refresh."""
     _, extra, fewest = state.counts.tolist()
     fewest = min(fewest, iterations)
     extra += iterations - fewest
@@ -173,8 +174,8 @@ def _is_stale(state: DavidsonState, iterations: int, width: int) -> bool:
     return extra >= REFRESH_COST * width
 
 
-def _refresh(state: DavidsonState, s: Solution, shrinkage: float, tau: float) -> bool:
-    """Make a new preconditioner; where that fails the stale one stays, and False is returned."""
+def _refresh(state: DavidsonState, s: Triple, shrinkage: float, tau: float) -> bool:
+    """Compute a new preconditioner; False if that fails and the stale one stays."""
     state.counts[1], state.counts[2] = 0, torch.iinfo(torch.int64).max
     if found := shift_inverted(*s, shrinkage, tau):
         state.preconditioner = found
