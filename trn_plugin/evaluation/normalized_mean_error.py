@@ -35,10 +35,10 @@ class NormalizedMeanError(TaskMetric):
     NaN (with a warning).
 
     Keys: ``NME``; ``failure_rate``, the percentage of pictures whose error exceeds
-    ``failure_threshold``; ``offset_x`` and ``offset_y``, the medians of prediction minus label over
-    all points, in the picture's pixels, and ``offset_x_<point>`` and ``offset_y_<point>`` of each
-    point (in the log as a table); with ``by``, ``NME_<class>`` for each class; with
-    ``mean_shape``, ``NME_mean_shape``.
+    ``failure_threshold``; ``offset_x`` and ``offset_y``, how far predictions lie to the right of
+    and below the labels, in the picture's pixels (medians over all points), and
+    ``offset_x_<point>`` and ``offset_y_<point>`` of each point (in the log as a table); with
+    ``by``, ``NME_<class>`` for each class; with ``mean_shape``, ``NME_mean_shape``.
 
     Args:
         task: Name of the landmark task, and the keys' prefix. To measure with a second normaliser
@@ -167,9 +167,9 @@ class NormalizedMeanError(TaskMetric):
             warn(f"{name}: {nonfinite} predictions are not finite; they count as failures")
 
     def _offsets(self, offsets: np.ndarray, count: int) -> dict[str, float]:
-        """Medians of the offsets (n, ``count``, 2) of all points and of each; logs them as a table.
+        """Medians of the offsets (n, ``count``, 2), of all points and of each, also as a table.
 
-        Equal offsets mean that all labels are shifted.
+        Many points of the same offset are a shift of all labels.
         """
         medians = {"": _median(offsets.reshape(-1, 2))}
         for point, name in enumerate(self._names(self.task, count)):
