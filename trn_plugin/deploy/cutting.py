@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from trn_plugin.deploy.inputs import find_inputs
-from trn_plugin.errors import DataError
+from trn_plugin.errors import DataError, shown
 from trn_plugin.geometry import LARGEST_BOX, crop, read_image
 
 __all__ = ["Box", "Picture", "cut_box", "read_pictures"]
@@ -22,6 +22,8 @@ def read_pictures(given: Picture | Sequence[Picture]) -> tuple[list[np.ndarray],
     """All pictures that are given, and what messages call them."""
     if isinstance(given, (str, Path, np.ndarray)) and np.ndim(given) < 4:
         given = [given]
+    if not isinstance(given, Iterable):
+        raise DataError(f"images: expected pictures, files or folders, found {shown(given)}")
     images, names = [], []
     for item in given:
         if not isinstance(item, (str, Path)):

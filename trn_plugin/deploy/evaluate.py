@@ -17,11 +17,11 @@ from mmengine.logging import MMLogger
 from mmengine.model import BaseModel
 from torch.utils.data import DataLoader
 
+from trn_plugin.config_checks import config_errors
 from trn_plugin.deploy.metadata import FEATURES
 from trn_plugin.deploy.model import DeployModel
 from trn_plugin.deploy.runtime import TaskPredictor
 from trn_plugin.deploy.session import providers_of
-from trn_plugin.engine.building import config_errors
 from trn_plugin.engine.data_config import plain_datasets_in
 from trn_plugin.engine.inference import build_loader
 from trn_plugin.errors import ConfigError

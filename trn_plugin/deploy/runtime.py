@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from trn_plugin.deploy.metadata import (
 )
 from trn_plugin.deploy.resize import resized
 from trn_plugin.deploy.session import open_session
-from trn_plugin.errors import CheckpointError, ConfigError, DataError, first_line, printable
+from trn_plugin.errors import CheckpointError, ConfigError, DataError, first_line, printable, shown
 from trn_plugin.tasks import TASKS, NumbersTask, Task, read_task
 
 __all__ = ["TaskPredictor"]
@@ -167,8 +167,9 @@ class TaskPredictor:
         names = names or known
         if boxes is None:
             boxes = [None] * len(images)
-        if len(boxes) != len(images):
-            raise DataError(f"expected one box a picture, found {len(boxes)} for {len(images)}")
+        if not isinstance(boxes, Sized) or len(boxes) != len(images):
+            found = len(boxes) if isinstance(boxes, Sized) else shown(boxes)
+            raise DataError(f"boxes: expected one box a picture, found {found} for {len(images)}")
         if batch_size < 1:
             raise ConfigError(f"batch_size must be at least 1, found {batch_size}")
         crops = [cut_box(*given) for given in zip(images, boxes, names, strict=True)]

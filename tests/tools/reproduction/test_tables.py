@@ -15,7 +15,14 @@ from trn_plugin.experiments.training import box_of
 ROOT = Path(__file__).parents[3]
 NEW = (  # options that no config names
     *("cache_gb", "channels_last", "checkpoint_path", "decay_mult", "indices", "pin_memory"),
-    *("dataset.partition", "dataset.share", "neck.statistic", "neck.type", "task_weighting.type"),
+    *(
+        "dataset.partition",
+        "dataset.share",
+        "landmarks.channels",
+        "neck.statistic",
+        "neck.type",
+        "task_weighting.type",
+    ),
 )
 SCALES = [(table, scale) for table in TABLES.values() for scale in table.scales]
 
