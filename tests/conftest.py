@@ -39,6 +39,12 @@ def default_scope():
     init_default_scope("trn_plugin")
 
 
+@pytest.fixture
+def device():
+    """What is tested: TRN_PLUGIN_TEST_DEVICE, a CPU by default."""
+    return torch.device(os.environ.get("TRN_PLUGIN_TEST_DEVICE", "cpu"))
+
+
 class _Lines(logging.Handler):
     def __init__(self):
         super().__init__()

@@ -16,6 +16,7 @@ import trn_plugin
 from trn_plugin.tasks import TASKS, Task
 
 PACKAGE = Path(trn_plugin.__file__).parent
+ENGINE = PACKAGE / "engine"
 ROOMS = (
     "tasks",
     "relation",
@@ -358,3 +359,9 @@ def own_private_names(tree):
             and node.value.id == "self"
         ):
             yield node.attr
+
+
+def test_the_engine_is_thin():
+    lines = {path.name: len(path.read_text("utf-8").splitlines()) for path in ENGINE.glob("*.py")}
+    assert sum(lines.values()) <= 1900
+    assert lines["runner.py"] <= 300

@@ -124,9 +124,17 @@ def test_an_unusable_picture_or_box_is_named(predictor, image, box, message):
     assert "its name" in str(error.value)
 
 
-def test_as_many_boxes_as_pictures(predictor):
-    with pytest.raises(DataError, match="one box a picture, found 2 for 1"):
-        predictor.predict([picture(4, 4)], [None, None])
+@pytest.mark.parametrize(
+    ("images", "boxes", "message"),
+    [
+        ([picture(4, 4)], [None, None], "one box a picture, found 2 for 1"),
+        ([picture(4, 4)], 3, "one box a picture, found 3"),
+        (3, None, "images: expected pictures, files or folders, found 3"),
+    ],
+)
+def test_other_things_than_pictures_and_their_boxes_are_named(predictor, images, boxes, message):
+    with pytest.raises(DataError, match=message):
+        predictor.predict(images, boxes)
 
 
 def test_tasks_and_size_come_from_the_file(predictor, metadata):

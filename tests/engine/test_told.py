@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import sys
 import time
 
 import pytest
@@ -16,9 +17,10 @@ from trn_plugin import cli
 from trn_plugin.checkpoints import FORMAT, load_checkpoint_file, save_checkpoint_file
 from trn_plugin.cli import running
 from trn_plugin.cli.config import work_dir as folder_of
-from trn_plugin.engine.building import check_sections
+from trn_plugin.config_checks import check_sections
 from trn_plugin.engine.work_dir import only_run_in
 from trn_plugin.errors import CheckpointError, ConfigError, TrainingError
+from trn_plugin.registry import MODELS
 
 ITERATIONS = dict(type="IterBasedTrainLoop", max_iters=15, val_interval=99)
 EPOCHS = dict(type="EpochBasedTrainLoop", max_epochs=3, val_interval=1)
@@ -144,7 +146,7 @@ def test_the_first_measure_with_a_direction_is_the_best_ones(tmp_path, monkeypat
 
 def test_without_any_direction_auto_is_refused(tmp_path):
     checkpoint = dict(type="CheckpointHook", interval=1, save_best="auto")
-    with pytest.raises(ConfigError, match=r"save_best: 'auto' knows of none of tiny/error"):
+    with pytest.raises(ConfigError, match=r"save_best: 'auto' needs a measure .* found tiny/error"):
         tiny_runner(tmp_path, checkpoint=checkpoint, train_cfg=EPOCHS).train()
 
 
@@ -270,6 +272,12 @@ def test_a_second_run_in_a_work_directory_is_refused(tmp_path):
         ("strategy", dict(type="FSDPStrategy")),
         ("strategy", dict(type="DeepSpeedStrategy")),
         ("model_wrapper_cfg", dict(type="MMFullyShardedDataParallel")),
+        ("sync_bn", True),
+        ("custom_imports", "x"),
+        *[("randomness", {key: "yes"}) for key in ("deterministic", "diff_rank_seed")],
+        ("env_cfg", dict(cudnn_benchmrk=True)),
+        ("log_processor", dict(by_epoch="no")),
+        ("optim_wrapper", dict(paramwise_cfg=dict(norm_decay=0))),
     ],
 )
 def test_a_section_of_another_type_is_told_by_its_key(key, value):
@@ -301,6 +309,9 @@ BEST = dict(type="CheckpointHook", save_best="tiny/error", rule="less")
         (dict(optim=dict(clip_grad=dict(max_nrm=1))), "clip_grad: .*max_norm"),
         (dict(cfg=dict(compile=dict(bananas=1))), "compile: .*bananas"),
         (dict(cfg=dict(resume_schedule="stretch")), "resume_schedule: expected 'checkpoint' or"),
+        (dict(val_dataloader=dict(batch_size=0)), "^val_dataloader: "),
+        (dict(val_evaluator=dict(type="Acuracy")), "^val_evaluator: Acuracy is not in"),
+        (dict(train_cfg=ITERATIONS, log_processor=dict(by_epoch=True)), "by_epoch: expected False"),
     ],
 )
 def test_a_mistake_is_one_line_before_the_first_step(tmp_path, options, message):
@@ -309,6 +320,55 @@ def test_a_mistake_is_one_line_before_the_first_step(tmp_path, options, message)
         options = dict(options, resume=True)
     with pytest.raises(ConfigError, match=message):
         tiny_runner(tmp_path, **options).train()
+
+
+@pytest.mark.parametrize(
+    ("left_out", "message"),
+    [
+        ("val_cfg", r"^val_cfg: expected beside val_dataloader and val_evaluator, found none"),
+        ("optim_wrapper", r"^optim_wrapper: expected beside train_dataloader and train_cfg"),
+    ],
+)
+def test_a_section_without_its_others_is_told(left_out, message):
+    config = cli.load_config("trn_plugin::toy/mtl_test-resnet_toy.py", {left_out: None})
+    with pytest.raises(ConfigError, match=message):
+        cli.build_runner(config)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"model.heads.pose.type": "Clasification"},
+            r"^model\.heads\.pose: Clasification is not in",
+        ),
+        ({"model.heads.pose.num_clases": 5}, r"^model\.heads\.pose: .*num_clases"),
+        ({"model.neck.momentun": 0.9}, r"^model\.neck: .*momentun"),
+        ({"model.data_preprocessor": dict(type="Banana")}, r"^model\.data_preprocessor: Banana"),
+        ({"model.data_preprocessor.meen": 1}, r"^model\.data_preprocessor: .*meen"),
+    ],
+)
+def test_a_mistake_in_a_part_of_the_model_names_the_part(options, message):
+    config = cli.load_config("trn_plugin::toy/mtl_test-resnet_toy.py", options)
+    with pytest.raises(ConfigError, match=message):
+        MODELS.build(config.model)
+
+
+def test_keys_of_no_parameter_are_told(tmp_path, capsys):
+    keys = {"heads.a": dict(lr_mult=2.0), "haeds.b": dict(lr_mult=2.0)}
+    optim = dict(optimizer=dict(type="Adam", lr=0.02), paramwise_cfg=dict(custom_keys=keys))
+    tiny_runner(tmp_path, optim_wrapper=optim, train_cfg=dict(EPOCHS, max_epochs=1)).train()
+    assert "custom_keys: no parameter's name holds haeds.b" in capsys.readouterr().out
+
+
+def test_imports_of_an_option_are_made(tmp_path, monkeypatch):
+    (tmp_path / "imported_by_an_option.py").touch()
+    monkeypatch.chdir(tmp_path)
+    toy = "trn_plugin::toy/mtl_test-resnet_toy.py"
+    cli.load_config(toy, {"custom_imports.imports": ["imported_by_an_option"]})
+    assert "imported_by_an_option" in sys.modules
+    with pytest.raises(ConfigError, match=r"^custom_imports: .*no_such_module"):
+        cli.load_config(toy, {"custom_imports.imports": ["no_such_module"]})
 
 
 CONFIG = """

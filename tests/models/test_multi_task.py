@@ -28,12 +28,12 @@ def test_modes():
         model(x, samples, "guess")
 
 
-def test_prediction_needs_no_labels():
-    model = build().eval()
+def test_prediction_needs_no_labels(device):
+    model = build().eval().to(device)
     x, _ = batch(2)
-    assert set(model(x, mode="predict")[0].pred) == {"landmarks", "pose"}
+    assert set(model(x.to(device), mode="predict")[0].pred) == {"landmarks", "pose"}
     x, samples = batch(2, missing={(0, "pose")})
-    first, second = model(x, samples, "predict")
+    first, second = model(x.to(device), samples, "predict")
     assert "pose" not in first.target
     assert "pose" in second.target
 

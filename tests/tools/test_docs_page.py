@@ -31,7 +31,7 @@ def clone(tmp_path, monkeypatch):
     """A folder that looks like the root of a clone, with the page's config in it."""
     for name in ("configs", "docs", "tools"):
         os.symlink(ROOT / name, tmp_path / name)
-    (config,) = blocks("python")
+    config, *_ = blocks("python")
     (tmp_path / "my_faces.py").write_text(config)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("PYTHONSTARTUP", raising=False)

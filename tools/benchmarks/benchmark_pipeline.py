@@ -23,8 +23,8 @@ from torchvision.transforms.v2 import functional
 from trn_plugin.cli.config import add_config_arguments, load_config
 from trn_plugin.cli.parsing import positive_int
 from trn_plugin.cli.running import start
+from trn_plugin.config_checks import config_errors
 from trn_plugin.datasets import SampleDraw
-from trn_plugin.engine.building import config_errors
 from trn_plugin.engine.runner import SafeRunner
 from trn_plugin.errors import ConfigError
 from trn_plugin.files import write_json

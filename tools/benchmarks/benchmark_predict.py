@@ -4,7 +4,7 @@ The bound is one after the other, 1 / (1 / decoding + 1 / model); all run in tur
 in batches of 16 as `predict` does, and medians are printed. A folder, one video, or boxes of a
 picture:
 
-    python tools/benchmarks/benchmark_predict.py model.onnx --pictures 10000 --out predict.csv
+    python tools/benchmarks/benchmark_predict.py model.onnx --pictures 10000 --no-draw --rounds 1
     python tools/benchmarks/benchmark_predict.py model.onnx --pictures 1000 --video
     python tools/benchmarks/benchmark_predict.py model.onnx --pictures 1 --size 2000 --boxes 3000
 """
@@ -39,6 +39,7 @@ def add_arguments(parser):
     add_count(parser, "--size", 150, "side of the pictures in pixels")
     parser.add_argument("--video", action="store_true", help="the pictures are frames of a video")
     add_count(parser, "--boxes", 1, "on each picture; several are of 150 pixels")
+    parser.add_argument("--no-draw", action="store_true", help="leave out the run that draws")
     add_count(parser, "--rounds", 5)
     add_out(parser)
 
@@ -117,8 +118,9 @@ def measured(args, folder):
         "decoding alone": decode,
         "model alone": lambda: [predictor.run(batch) for _ in range(-(-count // BATCH))],
         "predict --no-draw": lambda: command("--no-draw"),
-        "predict": command,
     }
+    if not args.no_draw:
+        runs["predict"] = command
     times = times_in_turn(runs, args.rounds)
     bound = times["decoding alone"] + times["model alone"]
     rows = [{"what": name, "per_second": count / seconds} for name, seconds in times.items()]

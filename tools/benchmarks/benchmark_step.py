@@ -38,7 +38,7 @@ from mmengine.optim import build_optim_wrapper
 
 from trn_plugin.cli.config import add_config_arguments, load_config, use_mixed_precision
 from trn_plugin.cli.running import start
-from trn_plugin.engine.building import config_errors
+from trn_plugin.config_checks import config_errors
 from trn_plugin.engine.inference import build_model
 from trn_plugin.errors import ConfigError
 from trn_plugin.evaluation.task_metric import table

@@ -72,14 +72,14 @@ def compare(args):
 def labelled(config, args):
     """(path, landmarks in pixels) of each picture whose landmarks are whole, and the eyes."""
     dataset = DATASETS.build(config.test_dataloader.dataset)
-    task = dataset.described.get(args.task)
-    if task is None or getattr(task, "interocular", None) is None:
+    eyes = dataset.metainfo["tasks"].get(args.task, {}).get("interocular")
+    if eyes is None:
         raise ConfigError(f"--task: expected landmarks with eyes, found {args.task!r}")
     records = (dataset.get_data_info(index) for index in range(len(dataset)))
     found = [(each["img_path"], each["gt"].get(args.task)) for each in records]
     found = [(path, points) for path, points in found if points is not None]
     whole = [(path, points) for path, points in found if np.isfinite(points).all()]
-    return whole[: args.pictures], list(task.interocular)
+    return whole[: args.pictures], list(eyes)
 
 
 def distance(box, points):

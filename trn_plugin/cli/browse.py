@@ -13,7 +13,7 @@ from pathlib import Path
 
 from trn_plugin.cli.config import add_config_arguments, load_config
 from trn_plugin.cli.parsing import positive_int
-from trn_plugin.engine.building import config_errors
+from trn_plugin.config_checks import config_errors
 from trn_plugin.errors import ConfigError
 
 COLUMNS = 4

@@ -13,10 +13,11 @@ from pathlib import Path
 
 from mmengine.config import Config, DictAction
 from mmengine.registry import init_default_scope
+from mmengine.utils import import_modules_from_strings
 
 from trn_plugin import packaged
 from trn_plugin.cli.running import one_line
-from trn_plugin.engine.building import check_sections, config_errors
+from trn_plugin.config_checks import check_sections, config_errors
 from trn_plugin.engine.data_config import spread_input_size
 from trn_plugin.errors import ConfigError
 
@@ -36,8 +37,7 @@ CONFIG_SUFFIXES = (".py", ".yaml", ".yml", ".json")
 MEANT = (
     *("activation_checkpointing", "auto_scale_lr", "compile", "custom_imports", "default_scope"),
     *("efficient_conv_bn_eval", "find_unused_parameters", "input_size", "model_wrapper_cfg"),
-    *("non_finite", "resume_schedule", "runner_type", "save_on_sigterm", "sync_bn", "tta_model"),
-    *("tta_pipeline", "vis_backends"),
+    *("non_finite", "resume_schedule", "runner_type", "save_on_sigterm", "sync_bn"),
 )
 
 
@@ -133,6 +133,10 @@ def _merge(config: Config, options: dict) -> None:
         config.merge_from_dict(options)
     except Exception as error:  # of MMEngine, of any type
         raise ConfigError(f"--cfg-options: {one_line(error)}") from error
+    check_sections(config)
+    if any(key.split(".")[0] == "custom_imports" for key in options):
+        with config_errors("custom_imports"):
+            import_modules_from_strings(**config.custom_imports)
 
 
 def _own_imports(config: Config) -> bool:

@@ -21,10 +21,10 @@ from tqdm import tqdm
 
 from trn_plugin.cli.config import add_config_arguments, load_config
 from trn_plugin.cli.parsing import positive_int
+from trn_plugin.config_checks import config_errors
 from trn_plugin.datasets.crops import placement
 from trn_plugin.datasets.label_csv import read_celeba_columns, read_label_csv
 from trn_plugin.datasets.wrapped import DrawnDataset, parts_of
-from trn_plugin.engine.building import config_errors
 from trn_plugin.engine.data_config import plain_datasets_in
 from trn_plugin.engine.inference import build_loader, load_model
 from trn_plugin.errors import ConfigError

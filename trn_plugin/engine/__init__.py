@@ -6,8 +6,8 @@ from trn_plugin.checkpoints import (
     load_weights_file,
     save_checkpoint_file,
 )
-from trn_plugin.engine.logs import ScreenLogProcessor
 from trn_plugin.engine.runner import SafeRunner
+from trn_plugin.logs import ScreenLogProcessor
 
 __all__ = [
     "SafeRunner",

@@ -1,81 +1,15 @@
-"""Mistakes in a config, told in one line with the key path."""
+"""MMEngine's Runner, its mistakes in a config told in one line with the key path."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 
-import torch
 from mmengine.runner import Runner
 
-from trn_plugin.errors import ConfigError, TrnPluginError, first_line, printable
+from trn_plugin.config_checks import config_errors
 
-__all__ = ["ToldRunner", "check_sections", "config_errors"]
-
-LIST, PLAIN = (list, tuple), (bool, int, float, str, bytes, list, tuple, dict)
-DICTS = (
-    "train_dataloader val_dataloader test_dataloader train_cfg val_cfg test_cfg default_hooks "
-    "auto_scale_lr model optim_wrapper env_cfg randomness visualizer log_processor "
-    "model_wrapper_cfg data_preprocessor strategy"
-)
-SECTIONS = (
-    (dict, "a dict", DICTS),
-    ((dict, *LIST), "a dict or a list", "param_scheduler val_evaluator test_evaluator"),
-    (str, "text", "work_dir load_from default_scope experiment_name runner_type launcher"),
-    ((str, int), "text or a number", "log_level"),
-    (LIST, "a list", "custom_hooks"),
-    (bool, "True or False", "resume save_on_sigterm"),
-    ((bool, dict), "True, False or a dict", "compile"),
-)
-CHOICES = dict(resume_schedule=("checkpoint", "config"), non_finite=("stop", "skip"))
-NUMBERS = "T_max begin end eta_min eta_min_ratio gamma power start_factor end_factor"  # schedules'
-SHARDING = ("FSDP", "FullySharded", "DeepSpeed", "ColossalAI")  # in the names of MMEngine's classes
-
-
-@contextmanager
-def config_errors(where: str) -> Iterator[None]:
-    """Turn what building from a config raises into ConfigError, with its key path in front."""
-    try:
-        yield
-    except (TrnPluginError, OSError, MemoryError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:  # of MMEngine, torch, or a user's own class
-        text = first_line(error)
-        if isinstance(error, KeyError) and error.args:
-            text = str(error.args[0]).split(". Please check")[0]
-        raise ConfigError(f"{where}: {text}") from error
-
-
-def check_sections(config) -> None:
-    """ConfigError, with its key, for a section of another type than its readers expect."""
-    for kinds, name, keys in SECTIONS:
-        for key in keys.split():
-            _check(key, config.get(key), kinds, name)
-    for key, choices in CHOICES.items():
-        if config.get(key, choices[0]) not in choices:
-            known = " or ".join(map(repr, choices))
-            raise ConfigError(f"{key}: expected {known}, found {printable(repr(config[key]))}")
-    for part in ("train", "val", "test"):
-        loader = config.get(f"{part}_dataloader") or {}
-        if isinstance(loader, dict):
-            _check(f"{part}_dataloader.dataset", loader.get("dataset"), dict, "a dict")
-    schedules = config.get("param_scheduler")
-    for number, part in enumerate(schedules if isinstance(schedules, LIST) else [schedules]):
-        where = f"param_scheduler.{number}" if isinstance(schedules, LIST) else "param_scheduler"
-        for key in NUMBERS.split() if isinstance(part, dict) else ():
-            _check(f"{where}.{key}", part.get(key), (int, float), "a number")
-    for key in ("strategy", "model_wrapper_cfg"):
-        kind = str((config.get(key) or {}).get("type"))
-        if any(word in kind for word in SHARDING):
-            raise ConfigError(f"{key}.type: expected no sharding, found {printable(kind)}")
-    for number, hook in enumerate(config.get("custom_hooks") or ()):
-        _check(f"custom_hooks.{number}", hook, dict, "a dict")
-
-
-def _check(key: str, value, kinds, name: str) -> None:
-    if isinstance(value, PLAIN) and not isinstance(value, kinds):
-        raise ConfigError(f"{key}: expected {name}, found {printable(repr(value))}")
+__all__ = ["ToldRunner", "replaced"]
 
 
 def _told(name: str, where: str):

@@ -10,7 +10,7 @@ from mmengine.evaluator import Evaluator
 from torch import nn
 from torch.utils.data import DataLoader
 
-from trn_plugin.engine.building import config_errors
+from trn_plugin.config_checks import config_errors
 from trn_plugin.errors import ConfigError
 from trn_plugin.registry import DATA_SAMPLERS, DATASETS
 

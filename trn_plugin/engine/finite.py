@@ -8,8 +8,8 @@ import math
 import torch
 import torch.distributed
 
+from trn_plugin.config_checks import config_errors
 from trn_plugin.engine import step_log
-from trn_plugin.engine.building import config_errors
 from trn_plugin.engine.optimizers import wrappers_of
 from trn_plugin.engine.step_log import StepLog, finite_only
 from trn_plugin.errors import CheckpointError, ConfigError, TrainingError, first_line, printable

@@ -8,7 +8,7 @@ from mmengine.config import Config
 from torch import nn
 
 from trn_plugin.checkpoints import load_checkpoint_file, load_model_state
-from trn_plugin.engine.building import config_errors
+from trn_plugin.config_checks import config_errors
 from trn_plugin.engine.data_config import plain_datasets_in
 from trn_plugin.errors import ConfigError
 from trn_plugin.registry import MODELS, RUNNERS

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from trn_plugin.engine.building import replaced
 from trn_plugin.errors import CheckpointError, ConfigError, shown
 
-__all__ = ["EpochLoop", "IterationLoop", "batches_from", "own_loop"]
+__all__ = ["EpochLoop", "IterationLoop", "batches_from", "own_log_processor", "own_loop"]
 
 
 def batches_from(loader: DataLoader, start: int) -> Iterator:
@@ -185,3 +185,13 @@ def own_loop(loop):
         rest = {key: value for key, value in loop.items() if key != "by_epoch"}
         return {**rest, "type": EpochLoop if loop["by_epoch"] else IterationLoop}
     return replaced(loop, own)
+
+
+def own_log_processor(log_processor, loop):
+    """The config of what writes the log: by default ours, and counting what the loop counts."""
+    if not isinstance(log_processor, dict):
+        return log_processor
+    by_epoch = not isinstance(loop, dict) or own_loop(loop).get("type") is not IterationLoop
+    if log_processor.get("by_epoch") and not by_epoch:
+        raise ConfigError("log_processor.by_epoch: expected False with a loop by iterations")
+    return {"type": "trn_plugin.ScreenLogProcessor", "by_epoch": by_epoch, **log_processor}

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import logging
 
 import torch
+from mmengine.logging import print_log
 from mmengine.registry import OPTIMIZERS
 from torch import nn
 
@@ -27,11 +29,20 @@ def accumulated(wrapper) -> int:
     return max(getattr(each, "_accumulative_counts", 1) for each in wrappers_of(wrapper).values())
 
 
-def own_optimizer(wrapper, on_gpu: bool):
+def own_optimizer(wrapper, model: nn.Module):
     """The config of an optimizer wrapper; on a GPU fused unless the config says otherwise.
 
-    A fused optimizer can leave out a step without its host waiting to know.
+    A fused optimizer can leave out a step without its host waiting to know. Keys of parameters
+    that the model has not are told.
     """
+    by_name = wrapper.get("paramwise_cfg") if isinstance(wrapper, dict) else None
+    keys = by_name.get("custom_keys") if isinstance(by_name, dict) else None
+    names = [name for name, _ in model.named_parameters()]
+    unused = [key for key in keys or () if not any(str(key) in name for name in names)]
+    if unused:
+        where = "optim_wrapper.paramwise_cfg.custom_keys"
+        text = f"{where}: no parameter's name holds {' or '.join(map(str, unused))}"
+        print_log(text, "current", logging.WARNING)
     optimizer = wrapper.get("optimizer") if isinstance(wrapper, dict) else None
     name = optimizer.get("type") if isinstance(optimizer, dict) else None
     if not isinstance(name, str):
@@ -40,6 +51,7 @@ def own_optimizer(wrapper, on_gpu: bool):
     if kind is None:
         raise ConfigError(f"optim_wrapper.optimizer.type: no optimizer is named {name!r}")
     known = inspect.signature(kind).parameters
+    on_gpu = next(model.parameters()).is_cuda
     if not on_gpu or "fused" not in known or any(key in optimizer for key in IMPLEMENTATION):
         return wrapper
     return {**wrapper, "optimizer": {**optimizer, "fused": True}}

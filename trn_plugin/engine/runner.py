@@ -15,8 +15,9 @@ from mmengine.runner import Runner
 
 from trn_plugin import checkpoints, packaged
 from trn_plugin.checkpoints import newest
+from trn_plugin.config_checks import check_complete, check_sections, config_errors
 from trn_plugin.engine import resuming, run_state
-from trn_plugin.engine.building import ToldRunner, check_sections, config_errors
+from trn_plugin.engine.building import ToldRunner
 from trn_plugin.engine.data_config import (
     check_metrics,
     check_roots,
@@ -26,12 +27,12 @@ from trn_plugin.engine.data_config import (
 )
 from trn_plugin.engine.distributed import average_statistics, distributed_model, with_sync_bn
 from trn_plugin.engine.hooks import hooks_of
-from trn_plugin.engine.logs import ScreenFilter
-from trn_plugin.engine.loops import IterationLoop, own_loop
+from trn_plugin.engine.loops import IterationLoop, own_log_processor, own_loop
 from trn_plugin.engine.optimizers import accumulated, own_optimizer
 from trn_plugin.engine.schedules import as_iterations
 from trn_plugin.engine.work_dir import only_run_in
 from trn_plugin.errors import ConfigError
+from trn_plugin.logs import ScreenFilter
 from trn_plugin.registry import RUNNERS
 
 __all__ = ["SafeRunner"]
@@ -61,7 +62,7 @@ class SafeRunner(ToldRunner):
         self.loaders = {
             part: options.get(f"{part}_dataloader") for part in ("train", "val", "test")
         }
-        self.trains = options.get("train_cfg") is not None
+        self.trains = options.get("train_cfg")
         self.randomness = options.setdefault("randomness", {"seed": None})
         self.load_from, self.resuming, self.loaded = load_from, resume, False
         self.validated, self.trained_on = (-1, {}), {}
@@ -76,6 +77,7 @@ class SafeRunner(ToldRunner):
         cfg = copy.deepcopy(cfg)
         packaged.drop_scope(cfg)
         check_sections(cfg)
+        check_complete(cfg)
         spread_input_size(cfg)
         with config_errors("config"):
             return super().from_cfg(cfg)
@@ -97,10 +99,8 @@ class SafeRunner(ToldRunner):
         return logger
 
     def build_log_processor(self, log_processor):
-        """As MMEngine's; by default `ScreenLogProcessor`."""
-        if isinstance(log_processor, dict):
-            log_processor = {"type": "trn_plugin.ScreenLogProcessor", **log_processor}
-        return super().build_log_processor(log_processor)
+        """As MMEngine's; by default `ScreenLogProcessor`, which counts what the loop counts."""
+        return super().build_log_processor(own_log_processor(log_processor, self.trains))
 
     def build_model(self, model):
         """As MMEngine's; a data root that is not there is told before weights are looked for."""
@@ -184,8 +184,7 @@ class SafeRunner(ToldRunner):
 
     def build_optim_wrapper(self, optim_wrapper):
         """As MMEngine's; the running moments are told of accumulated gradients."""
-        on_gpu = next(self.model.parameters()).is_cuda
-        built = super().build_optim_wrapper(own_optimizer(optim_wrapper, on_gpu))
+        built = super().build_optim_wrapper(own_optimizer(optim_wrapper, self.model))
         neck = getattr(self.bare_model, "neck", None)
         if hasattr(neck, "accumulate"):
             neck.accumulate(accumulated(built))

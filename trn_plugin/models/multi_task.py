@@ -8,6 +8,7 @@ import torch
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
+from trn_plugin.config_checks import config_errors
 from trn_plugin.errors import ConfigError, DataError
 from trn_plugin.models._checks import (
     check_loss_weight,
@@ -60,26 +61,25 @@ class MultiTaskModel(BaseModel):
                 "model.init_cfg: not used; for weights set model.backbone.pretrained, "
                 "model.backbone.checkpoint_path or load_from"
             )
-        relation_neck = None if neck is None else _build(neck)
+        relation_neck = None if neck is None else _build("neck", neck)
         taps = () if relation_neck is None else relation_neck.taps
         maps = tuple(task for task, head in heads.items() if head_input(task, head) == "map")
         trunk = build_trunk(backbone, tuple(heads), taps, maps)
-        super().__init__(
-            data_preprocessor=_build(_with_backbone_normalisation(data_preprocessor, trunk)),
-        )
+        preprocessor = _with_backbone_normalisation(data_preprocessor, trunk)
+        super().__init__(data_preprocessor=_build("data_preprocessor", preprocessor))
         _check_channels(trunk, self.data_preprocessor)
         self.backbone = trunk
         self.heads = nn.ModuleDict()
         for task, head in heads.items():
             width = trunk.map_features if task in maps else trunk.num_features
-            self.heads[task] = _build(head, in_features=width)
+            self.heads[task] = _build(f"heads.{task}", head, in_features=width)
         for task, head in self.heads.items():
             head.task.name = task
             check_loss_weight(task, getattr(head, "loss_weight", 1.0))
         self.task_weighting = None
         if task_weighting is not None:
             shares = {task: head.uncertainty_share for task, head in self.heads.items()}
-            self.task_weighting = _build(task_weighting, shares=shares)
+            self.task_weighting = _build("task_weighting", task_weighting, shares=shares)
             if hasattr(self.task_weighting, "connect"):
                 self.task_weighting.connect(trunk.trunk)
         self.neck = relation_neck
@@ -267,9 +267,10 @@ class MultiTaskModel(BaseModel):
         return targets, masks
 
 
-def _build(config: dict, **kwargs):
+def _build(key: str, config: dict, **kwargs):
     """Parts are found in this package's scope whatever the default scope of the project is."""
-    return MODELS.build({"_scope_": MODELS.scope, **config, **kwargs})
+    with config_errors(f"model.{key}"):
+        return MODELS.build({"_scope_": MODELS.scope, **config, **kwargs})
 
 
 def _check_channels(trunk, preprocessor) -> None:
@@ -286,7 +287,7 @@ def _check_channels(trunk, preprocessor) -> None:
 
 
 def _with_backbone_normalisation(config: dict | None, trunk) -> dict:
-    config = dict(config or {"type": "MultiTaskDataPreprocessor"})
+    config = {"type": "MultiTaskDataPreprocessor", **(config or {})}
     for name in ("mean", "std"):
         if config.get(name) is None:
             config[name] = [255 * value for value in getattr(trunk, name)]

@@ -1,0 +1,130 @@
+"""Mistakes in a config, told in one line with the key path."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from trn_plugin.errors import ConfigError, TrnPluginError, first_line, printable
+
+__all__ = ["check_complete", "check_sections", "config_errors"]
+
+LIST, PLAIN = (list, tuple), (bool, int, float, str, bytes, list, tuple, dict)
+DICTS = (
+    "train_dataloader val_dataloader test_dataloader train_cfg val_cfg test_cfg default_hooks "
+    "auto_scale_lr model optim_wrapper env_cfg randomness visualizer log_processor "
+    "model_wrapper_cfg data_preprocessor strategy"
+)
+SECTIONS = (
+    (dict, "a dict", DICTS),
+    ((dict, *LIST), "a dict or a list", "param_scheduler val_evaluator test_evaluator"),
+    (str, "text", "work_dir load_from default_scope experiment_name runner_type launcher"),
+    ((str, int), "text or a number", "log_level"),
+    (LIST, "a list", "custom_hooks"),
+    (dict, "a dict", "custom_imports"),
+    (
+        bool,
+        "True or False",
+        "resume save_on_sigterm randomness.deterministic randomness.diff_rank_seed "
+        "log_processor.by_epoch env_cfg.cudnn_benchmark auto_scale_lr.enable "
+        "find_unused_parameters",
+    ),
+    ((bool, dict), "True, False or a dict", "compile"),
+)
+CHOICES = dict(
+    resume_schedule=("checkpoint", "config"), non_finite=("stop", "skip"), sync_bn=(None, "torch")
+)
+# options of sections that MMEngine reads by name, and passes over where it knows none
+KNOWN = {
+    "env_cfg": "cudnn_benchmark mp_cfg dist_cfg resource_limit",
+    "auto_scale_lr": "enable base_batch_size",
+    "custom_imports": "imports allow_failed_imports",
+    "optim_wrapper.paramwise_cfg": "custom_keys norm_decay_mult bias_lr_mult bias_decay_mult "
+    "dwconv_decay_mult dcn_offset_lr_mult flat_decay_mult bypass_duplicate",
+}
+TOGETHER = dict(
+    train="train_dataloader train_cfg optim_wrapper",
+    val="val_dataloader val_cfg val_evaluator",
+    test="test_dataloader test_cfg test_evaluator",
+)
+NUMBERS = "T_max begin end eta_min eta_min_ratio gamma power start_factor end_factor"  # schedules'
+SHARDING = ("FSDP", "FullySharded", "DeepSpeed", "ColossalAI")  # in the names of MMEngine's classes
+
+
+@contextmanager
+def config_errors(where: str) -> Iterator[None]:
+    """Turn what building from a config raises into ConfigError, with its key path in front."""
+    try:
+        yield
+    except ConfigError as error:
+        kind, _, text = str(error).partition(": ")
+        part = where.removesuffix(f"_{kind}").removesuffix("_cfg")
+        if part == where or kind not in ("dataloader", "evaluator"):
+            raise
+        raise ConfigError(f"{part}_{kind}: {text}") from error
+    except (TrnPluginError, OSError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # of MMEngine, torch, or a user's own class
+        text = first_line(error)
+        if isinstance(error, KeyError) and error.args:
+            text = str(error.args[0]).split(". Please check")[0]
+        raise ConfigError(f"{where}: {text}") from error
+
+
+def check_sections(config) -> None:
+    """ConfigError, with its key, for a section of another type than its readers expect."""
+    for kinds, name, keys in SECTIONS:
+        for key in keys.split():
+            _check(key, _at(config, key), kinds, name)
+    for key, choices in CHOICES.items():
+        if config.get(key, choices[0]) not in choices:
+            known = " or ".join(map(repr, choices))
+            raise ConfigError(f"{key}: expected {known}, found {printable(repr(config[key]))}")
+    for key, known in KNOWN.items():
+        constructed = key.endswith(".paramwise_cfg") and _at(config, "optim_wrapper.constructor")
+        for name in () if constructed else _at(config, key) or ():
+            if name not in known.split():
+                raise ConfigError(f"{key}: expected some of {known}, found {printable(name)}")
+    for part in ("train", "val", "test"):
+        loader = config.get(f"{part}_dataloader") or {}
+        if isinstance(loader, dict):
+            _check(f"{part}_dataloader.dataset", loader.get("dataset"), dict, "a dict")
+    schedules = config.get("param_scheduler")
+    for number, part in enumerate(schedules if isinstance(schedules, LIST) else [schedules]):
+        where = f"param_scheduler.{number}" if isinstance(schedules, LIST) else "param_scheduler"
+        for key in NUMBERS.split() if isinstance(part, dict) else ():
+            _check(f"{where}.{key}", part.get(key), (int, float), "a number")
+    for key in ("strategy", "model_wrapper_cfg"):
+        kind = str((config.get(key) or {}).get("type"))
+        if any(word in kind for word in SHARDING):
+            raise ConfigError(f"{key}.type: expected no sharding, found {printable(kind)}")
+    for number, hook in enumerate(config.get("custom_hooks") or ()):
+        _check(f"custom_hooks.{number}", hook, dict, "a dict")
+
+
+def check_complete(config) -> None:
+    """ConfigError for a training, validation or test of which a section is missing."""
+    for part, keys in TOGETHER.items():
+        missing = [key for key in keys.split() if config.get(key) is None]
+        if missing and len(missing) < 3:
+            others = " and ".join(key for key in keys.split() if key not in missing)
+            raise ConfigError(
+                f"{' and '.join(missing)}: expected beside {others}, found none; a run without "
+                f"{part} has none of the three"
+            )
+
+
+def _at(config, path: str):
+    """What is at a key path; None where nothing is."""
+    section, *inside = path.split(".")
+    value = config.get(section)
+    for key in inside:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
+
+
+def _check(key: str, value, kinds, name: str) -> None:
+    if isinstance(value, PLAIN) and not isinstance(value, kinds):
+        raise ConfigError(f"{key}: expected {name}, found {printable(repr(value))}")
