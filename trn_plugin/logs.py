@@ -1,4 +1,4 @@
-"""What a person reads on the screen; the log file and the JSON hold all of it."""
+"""A short log on the screen; the log file and the JSON are complete."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from trn_plugin.registry import LOG_PROCESSORS
 __all__ = ["ScreenFilter", "ScreenLogProcessor"]
 
 UNREAD = r"at_iter|relation/(N|chance_\w+|d[12]_\w+)/.*|.*/AP_.*|(data_)?time"
-MOST_TAUS = 6  # relations of a level on a line; with more, their mean
+MOST_TAUS = 6  # relations of a level on a line; of more, the mean is shown
 
 
 class ScreenFilter(logging.Filter):
-    """Keeps from the screen what a runner says while it is built, and packages' deprecations."""
+    """Hides deprecation warnings and messages from building the runner."""
 
     is_built = False
 
@@ -26,7 +26,7 @@ class ScreenFilter(logging.Filter):
         return self.is_built
 
     def add_to(self, logger: logging.Logger) -> None:
-        """Filter all but what goes to a file."""
+        """Filter all handlers of a logger except those of files."""
         for handler in logger.handlers:
             if not isinstance(handler, logging.FileHandler):
                 handler.addFilter(self)
@@ -34,10 +34,10 @@ class ScreenFilter(logging.Filter):
 
 @LOG_PROCESSORS.register_module()
 class ScreenLogProcessor(LogProcessor):
-    """MMEngine's, with a validation in one line of measures: detail goes to the JSON.
+    """MMEngine's ``LogProcessor``, with one line of main measures for a validation.
 
-    A measure whose name goes on from another's (``NME_left`` from ``NME``) is detail, and so are
-    the number of samples, the widths and the chance level of a task similarity.
+    The JSON has all measures. Left out of the line are measures whose name extends another
+    (``NME_left`` and ``NME``), and sample numbers, widths and chance levels of task similarities.
     """
 
     def __init__(self, window_size: int = 10, **options) -> None:
@@ -46,7 +46,7 @@ class ScreenLogProcessor(LogProcessor):
         super().__init__(window_size, **options)
 
     def get_log_after_epoch(self, runner, batch_idx, mode, with_non_scalar=False):
-        """As MMEngine's, the text without detail."""
+        """See MMEngine's; the text has the main measures only."""
         tag, text = super().get_log_after_epoch(runner, batch_idx, mode, with_non_scalar)
         named = {name.removeprefix(f"{mode}/"): value for name, value in tag.items()}
         read = {name: value for name, value in named.items() if not re.fullmatch(UNREAD, name)}

@@ -167,9 +167,9 @@ class NormalizedMeanError(TaskMetric):
             warn(f"{name}: {nonfinite} predictions are not finite; they count as failures")
 
     def _offsets(self, offsets: np.ndarray, count: int) -> dict[str, float]:
-        """Medians of the offsets (n, ``count``, 2), of all points and of each, also as a table.
+        """Medians of the offsets (n, ``count``, 2), of all points and of each; logged as a table.
 
-        Many points of the same offset are a shift of all labels.
+        Equal offsets of many points mean that all labels are shifted.
         """
         medians = {"": _median(offsets.reshape(-1, 2))}
         for point, name in enumerate(self._names(self.task, count)):
