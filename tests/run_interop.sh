@@ -21,7 +21,7 @@ cd "$root"
 theirs=(mmpretrain==1.2.0 mmcv-lite==2.2.0 tensorboard)
 fork=onedl-mmengine==0.10.12
 ours=(tests/docs/test_recipes.py tests/engine/test_runner.py tests/engine/test_resume.py
-    tests/hooks/test_attached_relation.py tests/golden)
+    tests/hooks/test_attached_*.py tests/golden)
 
 make() { # name: an environment with this package's dependencies and mmpretrain
     python="$folder/$1/bin/python"

@@ -1,4 +1,4 @@
-"""The package as it is installed: its configs, and what is imported from its top."""
+"""The installed package: its configs, and imports from its top level."""
 
 import subprocess
 import sys

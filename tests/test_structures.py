@@ -40,7 +40,7 @@ def test_copies_are_the_same(way):
 
 
 def test_labels_travel_as_plain_bytes():
-    """torch hands a tensor to another process as an open file, at many times the cost."""
+    """torch would pass each tensor to another process as an open file, at many times the cost."""
     one = MultiTaskDataSample(gt=sample().gt)
     data = bytes(ForkingPickler.dumps([one] * 2))
     assert b"rebuild" not in data

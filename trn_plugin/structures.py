@@ -111,10 +111,9 @@ class MultiTaskBatch(BaseDataElement):
             for (name, task), own in columns
         }
         self.masks = dict(zip(self.tasks, mask.unbind(1), strict=True))
-        # only on the host: reading values from a device synchronises
-        is_known = mask.device.type == "cpu"
-        is_there = zip(self.tasks, mask.all(0).tolist() if is_known else (), strict=is_known)
-        self.complete = frozenset(t for t, there in is_there if there and t not in self.parts)
+        on_host = mask.device.type == "cpu"  # reading values from a device synchronises
+        labelled = zip(self.tasks, mask.all(0).tolist(), strict=True) if on_host else ()
+        self.complete = frozenset(t for t, all_are in labelled if all_are and t not in self.parts)
         self._arrays: dict[tuple[str, str], np.ndarray] = {}
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -140,9 +139,9 @@ class MultiTaskBatch(BaseDataElement):
                 own = slice(start, start + task.width)
                 targets = task.targets([_on_host(labels[row]) for row in rows], dtype)
                 if np.isnan(targets.sum()):  # faster than isnan of all
-                    there = np.zeros((len(samples), task.width), bool)
-                    there[rows] = ~np.isnan(targets)
-                    parts[name] = torch.from_numpy(there)
+                    present = np.zeros((len(samples), task.width), bool)
+                    present[rows] = ~np.isnan(targets)
+                    parts[name] = torch.from_numpy(present)
                     targets = np.nan_to_num(targets, nan=0.0)
                 matrix[rows, own] = targets
                 mask[rows, column] = True
@@ -159,10 +158,8 @@ class MultiTaskBatch(BaseDataElement):
             targets = self.targets[task].cpu().numpy()
             if task in self.parts:
                 targets = np.where(self.parts[task].cpu().numpy(), targets, np.nan)
-            values = self.tasks[task].decode(targets)
-            present = self.masks[task].tolist()
-            known = [v if there else None for v, there in zip(values, present, strict=True)]
-            self._arrays["labels", task] = known
+            labels = zip(self.tasks[task].decode(targets), self.masks[task].tolist(), strict=True)
+            self._arrays["labels", task] = [v if present else None for v, present in labels]
         return self._arrays["labels", task]
 
     def whole(self, task: str) -> torch.Tensor:
@@ -215,7 +212,7 @@ class MultiTaskBatch(BaseDataElement):
             for field, values in self.fields.items()
         }
         mask = change(self.mask).bool()
-        parts = {task: change(there).bool() for task, there in self.parts.items()}
+        parts = {task: change(part).bool() for task, part in self.parts.items()}
         batch = MultiTaskBatch(self.tasks, change(self.matrix), mask, self.meta, fields, parts)
         batch.complete = self.complete
         return batch
@@ -254,13 +251,13 @@ class MultiTaskBatch(BaseDataElement):
     def __reduce__(self):
         # arrays, see MultiTaskDataSample
         arrays = self.matrix.cpu().numpy(), self.mask.cpu().numpy()
-        parts = {task: there.cpu().numpy() for task, there in self.parts.items()}
+        parts = {task: part.cpu().numpy() for task, part in self.parts.items()}
         return _from_arrays, (self.tasks, *arrays, self.meta, self.fields, parts)
 
 
 def _from_arrays(tasks, matrix: np.ndarray, mask: np.ndarray, *rest) -> MultiTaskBatch:
     meta, fields, parts = rest
-    parts = {task: torch.from_numpy(there) for task, there in parts.items()}
+    parts = {task: torch.from_numpy(part) for task, part in parts.items()}
     arrays = torch.from_numpy(matrix), torch.from_numpy(mask)
     return MultiTaskBatch(tasks, *arrays, meta, fields, parts)
 
@@ -279,9 +276,9 @@ def relation_sides(relation, key: str) -> tuple[tuple[str, ...], tuple[str, ...]
     sides = tuple((s,) if isinstance(s, str) else tuple(s) for s in relation) if pair else ()
     tasks = [task for side in sides for task in side]
     if not pair or not all(isinstance(task, str) for task in tasks):
-        raise ConfigError(f"{key}: expected pairs of tasks or of groups of tasks, got {relation!r}")
+        raise ConfigError(f"{key}: expected pairs of tasks or groups of tasks, found {relation!r}")
     if not all(sides) or len(set(tasks)) < len(tasks):
-        raise ConfigError(f"{key}: expected two different, non-empty sides, got {relation!r}")
+        raise ConfigError(f"{key}: expected two different, non-empty sides, found {relation!r}")
     return sides
 
 

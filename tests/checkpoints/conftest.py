@@ -5,5 +5,5 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def without_waiting_for_the_disk(monkeypatch):
-    """Many small checkpoints: whether they outlive a power failure is not what is tested."""
+    """Skip fsync for speed."""
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)

@@ -157,6 +157,7 @@ def test_folder_and_wrong_content(tmp_path):
         (dict(state_dict={1: torch.ones(1)}), "found the key 1"),
         (dict(state_dict={"w": torch.eye(2).to_sparse()}), "'w' to be a dense tensor, found a"),
         (dict(state_dict={"w": torch.ones(1, device="meta")}), "tensor on meta"),
+        (dict(state_dict={"bn.running_var": -torch.ones(1)}), r"bn\.running_var are negative"),
         (dict(state_dict={}, meta=[1]), "'meta' to be a dict, found list"),
         (dict(state_dict={}, meta=None), "'meta' to be a dict, found NoneType"),
     ],

@@ -1,4 +1,4 @@
-"""Weights of a checkpoint are loaded into models that they fit."""
+"""Checkpoint weights are loaded into models that they fit."""
 
 import argparse
 import re
@@ -92,7 +92,7 @@ def test_extra_states_are_kept(tmp_path):
 
 
 class OfARun(torch.nn.Module):
-    """Says which of its state a checkpoint may lack, and what is of a run."""
+    """Has optional state and state of a run."""
 
     def __init__(self):
         super().__init__()

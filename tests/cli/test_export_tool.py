@@ -70,7 +70,7 @@ def test_the_tool_exports_a_checkpoint(trained, tmp_path, monkeypatch, capsys):
     assert run(monkeypatch, *files, "--images", image) == 0
     printed = capsys.readouterr()
     assert "32 x 40 pixels" in printed.out
-    assert "no real pictures to compare on, drawn ones only: config: has no val" in printed.out
+    assert "no real pictures to compare on, synthetic ones only: config: has no val" in printed.out
     assert "compared on 1 of --images, drawn pictures, in batches of 1, 2 and 7" in printed.out
     assert "landmarks: differs from PyTorch by at most" in printed.out
     assert "pose: differs from PyTorch by at most" in printed.out
@@ -91,10 +91,16 @@ def test_the_tool_exports_a_checkpoint(trained, tmp_path, monkeypatch, capsys):
         ("CONFIG CKPT OUT --tasks gender", "expected some of landmarks, pose, found 'gender'"),
         ("CONFIG gone.pth OUT --opset 11", "opset: expected 18 to 2"),
         ("CONFIG gone.pth OUT --opset 99", ", found 99"),
-        ("CONFIG CKPT OUT --precision int8", "config: has no test_dataloader; to measure the file"),
-        ("CONFIG CKPT OUT --evaluate val", "config: has no val_dataloader; to measure the file"),
+        (
+            "CONFIG CKPT OUT --precision int8",
+            "config: has no test_dataloader; the file is evaluated on",
+        ),
+        (
+            "CONFIG CKPT OUT --evaluate val",
+            "config: has no val_dataloader; the file is evaluated on",
+        ),
         ("CONFIG CKPT OUT --metrics gone.json", "gone.json: cannot be read"),
-        ("CONFIG CKPT OUT --metrics CONFIG", "config.py: expected JSON of trn-plugin test --out"),
+        ("CONFIG CKPT OUT --metrics CONFIG", "config.py: expected JSON from trn-plugin test --out"),
         ("CONFIG CKPT OUT --pictures -1", "--pictures: expected 0 or more, found -1"),
         ("CONFIG CKPT OUT --images gone.png", "gone.png: cannot read the picture"),
         ("CONFIG CKPT OUT --cfg-options model.heads.pose.num_classes=4", "of another model"),

@@ -1,4 +1,4 @@
-"""CelebA's files at toy size: drawn pictures, drawn labels."""
+"""CelebA's files at toy size: synthetic pictures and labels."""
 
 from pathlib import Path
 
@@ -10,6 +10,17 @@ from trn_plugin.datasets.celeba_format import ATTRIBUTES
 
 FLAT = dict(label=".", split=".", picture=".")
 DOWNLOAD = dict(label="Anno", split="Eval", picture="Img")
+PIPELINE = [
+    dict(type="trn_plugin.LoadImage"),
+    dict(type="trn_plugin.FaceBox", mode="whole"),
+    dict(type="trn_plugin.CropResize", size=(32, 24)),
+    dict(type="trn_plugin.RandomFlip", prob=0.5),
+    dict(type="trn_plugin.PackMultiTaskInputs"),
+]
+
+
+def records(dataset):
+    return [dataset.get_data_info(i) for i in range(len(dataset))]
 
 
 def listing(names, rows, header, blanks=1):

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from celeba_files import make_celeba
 
 from trn_plugin.datasets.toy_faces import make_toy_faces
 from trn_plugin.tasks import read_tasks
@@ -25,6 +26,12 @@ def real_data(name, file, variable):
     if not (root / file).is_file():
         pytest.skip(f"no {name} data: set {variable}")
     return str(root)
+
+
+@pytest.fixture
+def own(tmp_path):
+    """A toy CelebA that a test may damage, and its labels."""
+    return tmp_path, make_celeba(tmp_path, count=8, size=(45, 54))
 
 
 @pytest.fixture(scope="session")

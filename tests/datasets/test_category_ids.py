@@ -68,7 +68,7 @@ def test_rare_classes_are_repeated_within_wrappers(toy_root, kind):
 
 def test_classes_within_a_wrapper_that_is_not_known_are_refused(toy_root):
     dataset = DrawnDataset(OwnWrapper(MTFL(toy_root)))
-    with pytest.raises(ConfigError, match="OwnWrapper does not tell the classes"):
+    with pytest.raises(ConfigError, match="OwnWrapper does not describe the classes"):
         dataset.get_cat_ids(0)
 
 

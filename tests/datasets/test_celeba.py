@@ -4,23 +4,13 @@ import os
 import pickle
 import time
 
-import cv2
 import numpy as np
 import pytest
-from celeba_files import DOWNLOAD, FLAT, make_celeba
-from torch.utils.data import DataLoader
+from celeba_files import DOWNLOAD, FLAT, PIPELINE, make_celeba, records
 
 from trn_plugin.datasets import CelebA, SampleDraw
 from trn_plugin.datasets.celeba_format import ATTRIBUTES
-from trn_plugin.errors import ConfigError, DataError, PictureError
-
-PIPELINE = [
-    dict(type="trn_plugin.LoadImage"),
-    dict(type="trn_plugin.FaceBox", mode="whole"),
-    dict(type="trn_plugin.CropResize", size=(32, 24)),
-    dict(type="trn_plugin.RandomFlip", prob=0.5),
-    dict(type="trn_plugin.PackMultiTaskInputs"),
-]
+from trn_plugin.errors import ConfigError, DataError
 
 
 @pytest.fixture(scope="module")
@@ -28,16 +18,6 @@ def faces(tmp_path_factory):
     """Root and labels of a toy CelebA with landmarks and boxes."""
     root = tmp_path_factory.mktemp("celeba")
     return str(root), make_celeba(root, geometry=True)
-
-
-@pytest.fixture
-def own(tmp_path):
-    """A toy CelebA that a test may damage."""
-    return tmp_path, make_celeba(tmp_path, count=8, size=(45, 54))
-
-
-def records(dataset):
-    return [dataset.get_data_info(i) for i in range(len(dataset))]
 
 
 @pytest.mark.parametrize("layout", [FLAT, DOWNLOAD])
@@ -202,70 +182,6 @@ def test_what_is_missing_is_named(own):
         CelebA(str(root))
 
 
-def test_missing_pictures_are_named_before_training(own):
-    root, _ = own
-    for name in ("000003.jpg", "000007.jpg"):
-        (root / "img_align_celeba" / name).unlink()
-    message = r"partition\.txt:3: no picture 000003\.jpg in .*; 2 of 8 pictures are missing"
-    with pytest.raises(DataError, match=message):
-        CelebA(str(root), pipeline=PIPELINE)
-    assert len(CelebA(str(root))) == 8  # labels alone need no picture
-
-
-def test_skipping_missing_pictures_is_said(own, logged):
-    root, expected = own
-    (root / "img_align_celeba" / "000003.jpg").unlink()
-    dataset = CelebA(str(root), pipeline=PIPELINE, skip_unreadable=True)
-    kept = [row for row in range(8) if row != 2]
-    labels = [record["gt"]["attributes"] for record in records(dataset)]
-    np.testing.assert_array_equal(labels, expected["labels"][kept])
-    assert "1 of 8 pictures are missing: left out (skip_unreadable)" in logged()
-
-
-def damage(root, name):
-    path = root / "img_align_celeba" / name
-    path.write_bytes(path.read_bytes()[:200])
-
-
-def test_a_truncated_picture_is_an_error_naming_file_and_line(own):
-    root, _ = own
-    damage(root, "000002.jpg")
-    dataset = CelebA(str(root), pipeline=PIPELINE)
-    with pytest.raises(PictureError, match=r"^list_eval_partition\.txt:2: .*000002\.jpg: not a"):
-        dataset[1]
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_skipped_pictures_have_no_labels_and_are_counted(own, logged, workers):
-    root, _ = own
-    damage(root, "000002.jpg")
-    damage(root, "000005.jpg")
-    dataset = CelebA(str(root), pipeline=PIPELINE, skip_unreadable=True)
-    loader = DataLoader(dataset, batch_size=4, num_workers=workers, collate_fn=list)
-    for _ in range(2):  # a second epoch counts nothing twice
-        samples = [sample for batch in loader for sample in batch]
-        assert len(samples) == 8
-        for i, sample in enumerate(samples):
-            broken = i in (1, 4)
-            assert ("attributes" in sample["data_samples"].gt) != broken
-            assert (sample["inputs"].abs().sum() == 0) == broken
-            assert sample["inputs"].shape == (3, 32, 24)
-    assert dataset.num_unreadable == 2
-    if not workers:
-        assert logged().count("left out (skip_unreadable)") == 2
-        assert "list_eval_partition.txt:5: " in logged()
-        assert "2 of 8 so far" in logged()
-
-
-def test_other_errors_are_not_skipped(own):
-    def fail(results):
-        raise DataError("no")
-
-    dataset = CelebA(str(own[0]), pipeline=[fail], skip_unreadable=True)
-    with pytest.raises(DataError, match=r"partition\.txt:1: .*no"):
-        dataset[0]
-
-
 def test_draws_and_indices(faces):
     dataset = CelebA(faces[0], pipeline=PIPELINE)
     first = [dataset[SampleDraw(i, 3, 1)]["inputs"].numpy() for i in range(12)]
@@ -286,16 +202,6 @@ def test_copies_and_pickles(faces):
         assert other.metainfo == dataset.metainfo
     subset = dataset.get_subset([3, 1])
     assert [record["row"] for record in records(subset)] == [16, 14]
-
-
-def test_png_pictures(tmp_path):
-    make_celeba(tmp_path, count=4, size=(45, 54))
-    os.rename(tmp_path / "img_align_celeba", tmp_path / "img_align_celeba_png")
-    for path in (tmp_path / "img_align_celeba_png").iterdir():
-        cv2.imwrite(str(path.with_suffix(".png")), cv2.imread(str(path)))
-        path.unlink()
-    dataset = CelebA(str(tmp_path), images="img_align_celeba_png", pipeline=PIPELINE)
-    assert dataset[3]["data_samples"].img_path.endswith("000004.png")
 
 
 @pytest.mark.real_data

@@ -62,7 +62,7 @@ def test_as_a_plain_reader_across_blocks(write, monkeypatch):
     path = write(listing(rows, points))
     for block in (1, 97, 4096, 1 << 20):
         monkeypatch.setattr(celeba_format, "BLOCK", block)
-        celeba_format._read.clear()
+        celeba_format._cache.clear()
         table = read_table(path, points)
         assert table.files.tolist() == [name for name, _ in rows]
         np.testing.assert_array_equal(table.values, [values for _, values in rows])
@@ -108,7 +108,7 @@ def test_a_damaged_byte_is_an_error_or_reads_as_a_plain_reader_reads_it(write):
     [
         ("", r"txt:1: expected the number of pictures, a line of names"),
         (listing(ROWS, count="three"), r"txt:1: expected the number of pictures, found 'three'"),
-        (listing(ROWS, count=4), r"txt:1: expected as many rows as it says, 4, found 3"),
+        (listing(ROWS, count=4), r"txt:1: expected the announced 4 rows, found 3"),
         (listing(ROWS).split("\n", 1)[1], r"txt:1: expected the number of pictures, found 'Bald"),
         ("1\na.jpg -1\n", r"txt: no rows"),
         ("1\n-1 1\na.jpg -1 1\n", r"txt:2: expected the columns' names"),
@@ -194,7 +194,7 @@ def test_the_attributes_are_forty_different_ones():
 @pytest.mark.real_data
 def test_real_files_as_distributed(celeba_root):
     path = os.path.join(celeba_root, "list_attr_celeba.txt")
-    celeba_format._read.clear()
+    celeba_format._cache.clear()
     start = time.process_time()
     table = read_attributes(path)
     assert time.process_time() - start < 2  # 0.3 s on an idle core

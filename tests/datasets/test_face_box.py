@@ -89,8 +89,8 @@ def test_bad_values_are_config_errors(kwargs):
 def test_no_box_without_landmarks(make_results):
     results = make_results(IMAGE, LANDMARKS)
     results["landmarks"] = None
-    with pytest.raises(DataError, match="'jitter' box is made from landmarks"):
+    with pytest.raises(DataError, match="'jitter' box needs landmarks"):
         FaceBox("jitter")(results)
     results["landmarks"] = np.ones((5, 2))
-    with pytest.raises(DataError, match="all one point"):
+    with pytest.raises(DataError, match="all coincide"):
         FaceBox("jitter")(results)

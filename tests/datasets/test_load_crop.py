@@ -1,33 +1,16 @@
-import copy
-import pickle
-import shutil
-from itertools import chain
-
 import cv2
 import numpy as np
 import pytest
-import torch
-from celeba_files import make_celeba
 from PIL import Image
-from torch.utils.data import DataLoader
 
 from trn_plugin.datasets import (
-    MTFL,
-    CelebA,
     CropResize,
-    DrawSampler,
     LoadCrop,
     LoadImage,
-    SampleDraw,
 )
-from trn_plugin.datasets.transforms._cache import CachedPicture, PictureCache
 from trn_plugin.errors import ConfigError, DataError, PictureError
 from trn_plugin.geometry import jpeg_size
 from trn_plugin.tasks import read_tasks
-
-JITTER = dict(type="trn_plugin.FaceBox", mode="jitter", scale=(1.0, 4.0))
-WHOLE = dict(type="trn_plugin.FaceBox", mode="whole")
-REST = [dict(type="trn_plugin.RandomFlip"), dict(type="trn_plugin.PackMultiTaskInputs")]
 
 
 def slopes(width, height):
@@ -47,7 +30,7 @@ def results(path, box, points=(), drawn=True):
     return dict(
         img_path=path,
         box=box,
-        box_drawn=drawn,
+        box_sampled=drawn,
         gt=dict(points=np.array(points, dtype=float).reshape(-1, 2)),
         tasks=read_tasks(tasks),
         sample_idx=0,
@@ -186,14 +169,6 @@ def test_fine_pictures_are_averaged_before_they_are_sampled(tmp_path):
     assert np.abs(image - 127).max() < 20
 
 
-def test_reduction_leaves_enough_pixels_or_is_not_made():
-    transform = LoadCrop(64, reduced=True)
-    for side, expected in ((127, 1), (128, 2), (255, 2), (256, 4), (512, 8), (5000, 8), (20, 1)):
-        assert transform._reduction((3, 3, 3 + side, 3 + side), (64, 64)) == expected
-        assert LoadCrop(64)._reduction((0, 0, side, side), (64, 64)) == 1
-    assert transform._reduction((0, 0, 400, 130), (64, 64)) == 2
-
-
 @pytest.mark.parametrize("kind", ["plain", "turned", "grey", "progressive", "png"])
 def test_whole_pictures_of_every_kind(tmp_path, kind):
     image = slopes(203, 331)
@@ -239,108 +214,9 @@ def test_turns_that_cannot_be_used(options):
         LoadCrop(8, **options)
 
 
-@pytest.fixture(scope="module")
-def sets(toy_root, tmp_path_factory):
-    """Makes a data set whose boxes are drawn anew ('mtfl') or stay ('celeba')."""
-    celeba = tmp_path_factory.mktemp("cached")
-    make_celeba(celeba, count=24)
-
-    def make(kind, cache_gb, reduced=True, root=None, **turns):
-        load = dict(type="trn_plugin.LoadCrop", size=24, reduced=reduced, cache_gb=cache_gb)
-        load.update(turns)
-        if kind == "mtfl":
-            return MTFL(root or toy_root, pipeline=[JITTER, load, *REST], indices=24)
-        return CelebA(root or str(celeba), pipeline=[WHOLE, load, *REST])
-
-    make.roots = dict(mtfl=toy_root, celeba=str(celeba))
-    return make
-
-
-def epochs(dataset, numbers, workers=0):
-    sampler = DrawSampler(dataset, shuffle=True, seed=1)
-    loader = DataLoader(
-        dataset,
-        batch_size=6,
-        sampler=sampler,
-        num_workers=workers,
-        persistent_workers=workers > 0,
-        multiprocessing_context="fork" if workers else None,
-        collate_fn=list,
-    )
-    out = []
-    for number in numbers:
-        sampler.set_epoch(number)
-        out.append([sample for batch in loader for sample in batch])
-    return out
-
-
-def assert_same(left, right):
-    for a, b in zip(chain(*left), chain(*right), strict=True):
-        assert torch.equal(a["inputs"], b["inputs"])
-        first, second = a["data_samples"], b["data_samples"]
-        assert all(torch.equal(first.gt[task], second.gt[task]) for task in first.gt)
-        assert (first.box, first.ori_shape) == (second.box, second.ori_shape)
-
-
-@pytest.mark.parametrize("kind", ["mtfl", "celeba"])
-@pytest.mark.parametrize(("workers", "rotate"), [(0, 0), (2, 0), (2, 20)])
-def test_the_cache_changes_no_sample(sets, kind, workers, rotate):
-    plain = epochs(sets(kind, 0, rotate=rotate), [0, 1, 2])
-    cached = sets(kind, 0.05, rotate=rotate)
-    assert_same(epochs(cached, [0, 1, 2], workers), plain)
-    assert len(cached.pipeline.transforms[1].cache) >= 24  # filled by the workers, seen here
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_what_is_cached_is_not_read_again(sets, tmp_path, workers):
-    root = tmp_path / "faces"
-    shutil.copytree(sets.roots["celeba"], root)
-    dataset = sets("celeba", 0.05, root=str(root))
-    first = epochs(dataset, [3], workers)
-    shutil.rmtree(root / "img_align_celeba")
-    assert_same(epochs(dataset, [3], workers), first)
-
-
-def test_the_cache_is_bounded_and_says_when_it_is_full(sets, logged):
-    size = 24 * 24 * 3
-    dataset = sets("celeba", 5.5 * size / (1 << 30))
-    plain = epochs(sets("celeba", 0), [0, 1])
-    assert_same(epochs(dataset, [0, 1]), plain)
-    assert len(dataset.pipeline.transforms[1].cache) == 5
-    assert logged().count("picture cache: full, 5 pictures") == 1
-
-
-def test_cached_pictures_are_kept_as_they_were():
-    cache = PictureCache(1 << 20)
-    cache.open(10)
-    images = [np.full((i + 2, 3, 3), i, dtype=np.uint8) for i in range(10)]
-    for i in (7, 0, 9):
-        cache.put(i, CachedPicture(images[i], 2, (i, i + 1)))
-        cache.put(i, CachedPicture(images[3], 1, (1, 1)))  # the first stays
-    for i in (0, 7, 9):
-        picture = cache.get(i)
-        np.testing.assert_array_equal(picture.image, images[i])
-        assert (picture.reduction, picture.ori_shape) == (2, (i, i + 1))
-    assert cache.get(1) is None
-    assert len(cache) == 3
-    for other in (pickle.loads(pickle.dumps(cache)), copy.deepcopy(cache)):
-        assert len(other) == 0
-        other.put(0, CachedPicture(images[0], 1, (1, 1)))
-        assert other.get(0) is None
-        assert other.capacity == cache.capacity
-
-
-def test_transforms_cannot_change_what_is_cached(sets):
-    dataset = sets("celeba", 0.05)
-    draw = SampleDraw(0)
-    before = dataset[draw]["inputs"].clone()
-    dataset[draw]["inputs"].zero_()
-    assert torch.equal(dataset[draw]["inputs"], before)
-
-
 def test_boxes_of_other_transforms(tmp_path):
     given = results(save(tmp_path / "a.png", slopes(60, 40)), (0, 0, 40, 40))
-    del given["box_drawn"]
+    del given["box_sampled"]
     transform = LoadCrop(20, cache_gb=0.01)
     transform.open(1)
     first = transform(dict(given))["img"]
@@ -366,12 +242,3 @@ def test_mistakes(tmp_path):
         file.truncate(400)
     with pytest.raises(PictureError, match="not a readable picture"):
         LoadCrop(8, reduced=True)(results(path, None))
-
-
-def test_a_subset_has_none_of_the_pictures_of_other_samples(sets):
-    plain, cached = sets("celeba", 0), sets("celeba", 0.05)
-    epochs(cached, [0])
-    for dataset in (plain, cached):
-        dataset.get_subset_([3, 4])
-    draws = [SampleDraw(0), SampleDraw(1)]
-    assert_same([[cached[draw] for draw in draws]], [[plain[draw] for draw in draws]])

@@ -58,11 +58,6 @@ def test_bad_tasks_are_config_errors(toy_root, tasks):
         MTFL(toy_root, tasks=tasks)
 
 
-def test_unknown_task_lists_the_known_ones(toy_root):
-    with pytest.raises(ConfigError, match=r"'age'.*landmarks.*pose.*gender.*smile.*glasses"):
-        MTFL(toy_root, tasks=["age"])
-
-
 def test_a_missing_root_says_where_to_get_the_data(tmp_path):
     with pytest.raises(DataError) as caught:
         MTFL(str(tmp_path / "nowhere"))

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from trn_plugin.datasets import MTFL, ToyFaces
-from trn_plugin.datasets.toy_drawing import Face, draw_face, landmarks
+from trn_plugin.datasets.toy_drawing import draw_face
 from trn_plugin.datasets.toy_faces import make_toy_faces
+from trn_plugin.datasets.toy_head import Face, landmarks
 from trn_plugin.datasets.toy_scene import random_picture
 from trn_plugin.errors import ConfigError, DataError
 
@@ -85,7 +86,7 @@ def test_a_larger_set_begins_with_the_smaller_one(made, tmp_path):
     assert filecmp.cmpfiles(made, root, names, shallow=False) == (names, [], [])
 
 
-def test_other_faces_or_files_are_refused(made, tmp_path):
+def test_other_faces_or_files_are_refused(made, tmp_path, monkeypatch):
     before = files(made)
     with pytest.raises(DataError, match=r"other toy faces.*'seed': 9.*'seed': 3"):
         make_toy_faces(made, seed=9, **SIZES)
@@ -96,9 +97,6 @@ def test_other_faces_or_files_are_refused(made, tmp_path):
     with pytest.raises(DataError, match=r"holds no toy faces.*choose another data_root"):
         make_toy_faces(str(tmp_path), **SIZES)
     assert (tmp_path / "thesis.txt").read_text() == "mine"
-
-
-def test_another_version_is_refused(made, monkeypatch):
     monkeypatch.setattr("trn_plugin.datasets.toy_faces.VERSION", 10**6)
     with pytest.raises(DataError, match="other toy faces"):
         make_toy_faces(made, seed=3, **SIZES)
@@ -129,9 +127,6 @@ def test_bad_values_are_config_errors(tmp_path, bad):
     with pytest.raises(ConfigError, match="toy faces: expected"):
         make_toy_faces(str(tmp_path / "faces"), **bad)
     assert os.listdir(tmp_path) == []
-
-
-# -- the faces ----------------------------------------------------------------------------------
 
 
 def turn(row):

@@ -115,11 +115,8 @@ def test_a_group_of_both_kinds_is_refused_where_one_is_left_out(make_results, gr
         return Albumentations([TURN, config])(results)["img"]
 
     for word in ("turn", "colour"):
-        with pytest.raises(
-            ConfigError, match=rf"\[1\]: {group} holds both .* \({word}\)"
-        ) as caught:
+        with pytest.raises(ConfigError, match=rf"\[1\]: {group} mixes .* \({word}\)"):
             picture(mixed, word)
-        assert "\n" not in str(caught.value)
         picture(plain, word)
     for without in ((), ("mirror",), ("turn", "colour")):
         picture(mixed, *without)

@@ -209,13 +209,6 @@ def test_without_a_draw_views_are_never_frozen(toy_root, wrapper):
     assert not any(torch.equal(a, b) for a, b in zip(*seen, strict=True))
 
 
-def test_the_projects_own_sampler_and_data_set_stay_bare(toy_root):
-    loader = loader_of(toy_root, "draw", "bare")
-    assert type(loader.dataset) is MTFL
-    assert loader.dataset[SampleDraw(2, 1, 4)]["data_samples"].box_source.startswith("jittered")
-    assert type(loader.batch_sampler.sampler).__name__ == "DrawSampler"
-
-
 def test_a_wrapped_sampler_stays_what_it_was():
     class Weights(RandomSampler):
         weights = "abc"

@@ -113,5 +113,5 @@ def test_frames_of_a_video_are_of_one_size():
         found = {"label": tasks["pose"].names[index], "index": index}
         found["probabilities"] = [0.5, 0.5]
         prediction = {"pose": found, "age": {"years": [0.5, -123456.0][index]}}
-        shapes.add(draw_objects(image, tasks, [prediction], steady=True).shape)
+        shapes.add(draw_objects(image, tasks, [prediction], fixed_size=True).shape)
     assert len(shapes) == 1

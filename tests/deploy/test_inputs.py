@@ -28,14 +28,14 @@ def test_folders_give_pictures_videos_and_what_is_left_out(tmp_path):
     assert names == ["a.jpg", "b.PNG", "no_suffix", "c.webp", "single.raw"]
     assert [path.name for path in found.videos] == ["clip.MP4"]
     assert [path.name for path in found.left_out] == ["notes.txt"]
-    assert "notes.txt" in found.told()
+    assert "notes.txt" in found.left_out_message()
 
 
 def test_many_files_left_out_are_counted(tmp_path):
     touch(tmp_path / "a.jpg", *(tmp_path / f"{index}.txt" for index in range(9)))
-    told = find_inputs([tmp_path]).told()
-    assert "0.txt" in told
-    assert "and 6 more" in told
+    text = find_inputs([tmp_path]).left_out_message()
+    assert "0.txt" in text
+    assert "and 6 more" in text
 
 
 def test_missing_pictures_and_empty_folders_are_named(tmp_path):

@@ -1,5 +1,4 @@
 import csv
-import json
 import subprocess
 import sys
 import zipfile
@@ -8,32 +7,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from predict_tool import TRAINING_ONLY, read_lines, run, write_picture
 
 from trn_plugin.deploy.records import Results
-
-TOOL = Path(__file__).resolve().parents[2] / "tools" / "predict.py"
-TRAINING_ONLY = ("torch", "mmengine", "timm", "albumentations", "onnx", "sklearn", "matplotlib")
-
-
-def run(*arguments, cwd):
-    """The tool in a process of its own, in which nothing of training can be imported."""
-    code = (
-        f"import sys, runpy; sys.modules.update(dict.fromkeys({TRAINING_ONLY}))\n"
-        f"sys.argv = {[str(TOOL), *map(str, arguments)]}\n"
-        f"runpy.run_path({str(TOOL)!r}, run_name='__main__')"
-    )
-    return subprocess.run([sys.executable, "-c", code], cwd=cwd, capture_output=True, text=True)
-
-
-def write_picture(path, color=(51, 102, 204), shape=(40, 60)):
-    """A picture of one colour, given as blue, green, red."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(path), np.full((*shape, 3), color, np.uint8))
-    return path
-
-
-def read_lines(path):
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def test_importing_the_room_needs_neither_torch_nor_mmengine():
@@ -228,63 +204,6 @@ def test_what_an_interrupted_run_has_found_is_kept_aside(tmp_path):
     assert [line["image"] for line in read_lines(tmp_path / "found.jsonl.part")] == ["c"]
 
 
-def write_video(path, count=7, rate=5.0):
-    """Frames of 60 x 40 that grow brighter: their red is 0, 30, 60, ..."""
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), rate, (60, 40))
-    for index in range(count):
-        writer.write(np.full((40, 60, 3), (100, 50, 30 * index), np.uint8))
-    writer.release()
-    return path
-
-
-@pytest.mark.parametrize(
-    ("box", "corner", "side"), [(None, (0, 0), 60), ((10, 5, 50, 25), (10, 5), 40)]
-)
-def test_every_frame_of_a_video(tmp_path, mean_colour_model, box, corner, side):
-    write_video(tmp_path / "clip.avi")
-    given = ("--box", *box) if box else ()
-    arguments = ("--batch-size", 3, "--csv", "table.csv", *given)
-    done = run(mean_colour_model, "clip.avi", *arguments, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "clip.avi: 7 frames -> predictions/clip_predicted.mp4" in done.stdout
-    assert "7/7 frames" in done.stderr
-    records = read_lines(tmp_path / "predictions/predictions.jsonl")
-    assert [record["frame"] for record in records] == list(range(7))
-    assert [record["seconds"] for record in records] == pytest.approx([i / 5 for i in range(7)])
-    for index, record in enumerate(records):
-        assert record["image"] == "clip.avi"
-        assert record["box"] == (list(box) if box else None)
-        red = 30 * index / 255
-        assert record["tasks"]["pose"]["probabilities"]["bright"] == pytest.approx(red, abs=0.02)
-        x = record["tasks"]["landmarks"]["left"][0]
-        assert x == pytest.approx(corner[0] + red * side, abs=0.03 * side)
-
-    drawn = cv2.VideoCapture(str(tmp_path / "predictions/clip_predicted.mp4"))
-    assert drawn.get(cv2.CAP_PROP_FPS) == pytest.approx(5)
-    frames = 0
-    while (read := drawn.read())[0]:
-        frames += 1
-        assert read[1].shape[0] >= 320
-        assert read[1].shape[1] > 320 * 60 / 40  # the text beside the picture
-    assert frames == 7
-    with (tmp_path / "table.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert [int(row["frame"]) for row in rows] == list(range(7))
-
-
-def test_videos_in_folders_are_taken_too(tmp_path, mean_colour_model):
-    (tmp_path / "both" / "clips").mkdir(parents=True)
-    write_picture(tmp_path / "both" / "a.png")
-    write_video(tmp_path / "both" / "clips" / "clip.avi", count=2)
-    for _ in range(2):  # what the first run has drawn is not taken for an input
-        done = run(mean_colour_model, "both", "--out-dir", "both/found", cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
-        records = read_lines(tmp_path / "both/found/predictions.jsonl")
-        assert [record.get("frame") for record in records] == [None, 0, 1]
-    done = run(mean_colour_model, "both/clips", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-
-
 def test_the_table_holds_what_the_json_lines_hold(tmp_path, mean_colour_model):
     write_picture(tmp_path / "a.png")
     arguments = ("a.png", "--box", 10, 0, 50, 20, "--csv", "out/table.csv")
@@ -301,12 +220,6 @@ def test_the_table_holds_what_the_json_lines_hold(tmp_path, mean_colour_model):
     assert float(row["pose.dark"]) == tasks["pose"]["probabilities"]["dark"]
     assert float(row["smile.laughing"]) == tasks["smile"]["laughing"]
     assert len(row) == 7 + 4 + 3 + 2
-
-
-def test_help_shows_an_example(tmp_path):
-    done = run("--help", cwd=tmp_path)
-    assert done.returncode == 0
-    assert "trn-plugin predict model.onnx face.jpg" in done.stdout
 
 
 def test_files_that_are_left_out_are_named_and_unusual_pictures_are_read(

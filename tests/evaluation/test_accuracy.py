@@ -39,7 +39,7 @@ def test_value_by_hand():
 
 @pytest.mark.parametrize("classes", [(0, 1, 1, 2), (1, 1, 1, 2)])
 def test_balanced_accuracy_is_scikit_learns(classes):
-    """Also where a class never occurs among the labels but does among the predictions."""
+    """Also for a class that is predicted but never labelled."""
     truth, probabilities = draw(200, classes=classes)
     samples = [sample(int(t), p) for t, p in zip(truth, probabilities, strict=True)]
     predicted = probabilities.argmax(1)

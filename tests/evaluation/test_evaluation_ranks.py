@@ -1,4 +1,4 @@
-"""Two ranks, one picture padded, measure and draw what one process does: each picture once."""
+"""Two ranks with a padded picture equal one process: each picture counts once."""
 
 import os
 from types import SimpleNamespace

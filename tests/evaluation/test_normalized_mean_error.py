@@ -23,7 +23,7 @@ THREE = dict(tasks=dict(landmarks=dict(kind="landmarks", names=tuple("abc"), int
 
 
 def sample(truth, pred, box, pose=None):
-    """Points in the picture's pixels -> what a metric is given."""
+    """A data sample from points in the picture's pixels."""
     gt = {} if truth is None else {"landmarks": torch.tensor(image_to_box(truth, box))}
     if pose is not None:
         gt["pose"] = torch.tensor(pose)

@@ -8,7 +8,7 @@ from trn_plugin.tasks import Line
 
 @pytest.fixture
 def curves(monkeypatch):
-    """The axes of what is saved, by file name; the files are written too."""
+    """The axes of saved figures by file name; the files are written too."""
     drawn = {}
     save = plots.save_figure
 

@@ -1,4 +1,4 @@
-"""Norms of each loss's gradient: right, and without any effect on the training."""
+"""Gradient norms are right, and measuring them does not change the training."""
 
 import pytest
 import torch
@@ -49,7 +49,7 @@ def test_training_is_the_same_with_it_and_it_keeps_its_interval(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (dict(interval=0), "interval: expected an integer of at least 1, got 0"),
+        (dict(interval=0), "interval: expected an integer of at least 1, found 0"),
         (dict(shared="backbone.nothing"), "shared: no parameter below 'backbone.nothing'"),
     ],
 )

@@ -98,7 +98,7 @@ def test_weight_zero_is_the_mtl_baseline_to_the_bit(tmp_path):
 
 
 def test_warm_up_by_effective_sample_size(tmp_path):
-    """Output has 10 + 5 features: 75 samples are needed, 16 come in a step."""
+    """Output has 10 + 5 features, so it needs 75 samples; a step has 16."""
     run = runner(
         tmp_path,
         [relation_hook(weights=dict(output=0.5), min_samples_per_dim=5)],
@@ -130,8 +130,8 @@ def test_refuses_what_can_never_have_enough_samples(tmp_path):
     ("options", "message"),
     [
         (dict(weights={}), "at least one level"),
-        (dict(weights=dict(output=-1)), "number >= 0 for 'output', got -1"),
-        (dict(weights=dict(output="much")), "got 'much'"),
+        (dict(weights=dict(output=-1)), "number >= 0 for 'output', found -1"),
+        (dict(weights=dict(output="much")), "found 'much'"),
         (dict(weights=dict(output=1.0), min_samples_per_dim=-1), "min_samples_per_dim"),
     ],
 )
@@ -175,7 +175,7 @@ def test_a_step_along_the_gradient_closes_the_gap_as_predicted():
 
 
 def test_the_plain_runner_will_do(tmp_path):
-    """The hook asks nothing of the runner that MMEngine's own does not have."""
+    """The hook also works with MMEngine's own runner."""
     run = runner(tmp_path, [relation_hook(weights=dict(output=1.0))], kind=Runner)
     run.train()
     assert history(run, "loss_relation_output")[0] > 0

@@ -58,7 +58,7 @@ def layer_of(*args, **options):
 
 
 class OnDevice(TaskRelationLayer):
-    """Takes features of the CPU to the device, and tau back."""
+    """Moves features to the device, and tau back to the CPU."""
 
     def forward(self, *features, mask=None):
         if torch.is_tensor(mask):
@@ -71,8 +71,8 @@ class OnDevice(TaskRelationLayer):
 def drifting(steps, n, d1, d2, dtype, seed=0, close=None, noise=1.0):
     """Features of two tails of a network that changes from step to step.
 
-    ``close`` sets the two largest correlations, so that they nearly touch; with little ``noise``
-    all 24 are near 1, as of the tails of a trained trunk.
+    ``close`` sets the two largest correlations to nearly equal values; with little ``noise`` all 24
+    are near 1, as for the tails of a trained trunk.
     """
     g = torch.Generator().manual_seed(seed)
     w1, w2 = (torch.randn(24, d, generator=g, dtype=torch.float64) for d in (d1, d2))

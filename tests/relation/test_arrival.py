@@ -1,4 +1,4 @@
-"""From the first batch on, tau is that of the samples seen; its gradient waits for enough."""
+"""tau is the similarity of the samples seen so far; its gradient starts with enough of them."""
 
 import math
 import warnings

@@ -1,4 +1,4 @@
-"""Corrections of nearly canonical vectors: what they solve, and what they say of the error."""
+"""Davidson corrections: the equations that they solve, and their error estimate."""
 
 import math
 
@@ -13,7 +13,7 @@ EPSILON = 1e-5
 
 
 def covariances(d1, d2, scale1=1.0, scale2=1.0, correlations=(0.9, 0.7, 0.5), seed=0):
-    """S11, S12, S22 float64 whose canonical correlations are these, and zeros."""
+    """S11, S12, S22 float64 with these canonical correlations; the others are 0."""
     g = torch.Generator().manual_seed(seed)
     m1, m2 = (torch.randn(d, d, generator=g).double() + 4 * torch.eye(d) for d in (d1, d2))
     between = torch.zeros(d1, d2).double()
@@ -23,7 +23,7 @@ def covariances(d1, d2, scale1=1.0, scale2=1.0, correlations=(0.9, 0.7, 0.5), se
 
 
 def canonical(s11, s12, s22):
-    """Values, and the vectors of both sides as rows, exactly."""
+    """Exact canonical correlations, and the vectors of both sides as rows."""
     l1, l2 = (torch.linalg.cholesky(shrunk(s, EPSILON)) for s in (s11, s22))
     u, s, vh = torch.linalg.svd(torch.linalg.inv(l1) @ s12 @ torch.linalg.inv(l2).T)
     return s, (torch.linalg.inv(l1).T @ u).T, (torch.linalg.inv(l2).T @ vh.T).T
@@ -56,7 +56,7 @@ def test_they_solve_the_shifted_equations(dtype, scale1, scale2):
     assert missing == pytest.approx(float((change / (1 - tau**2)).sqrt()), rel=1e-2)
 
 
-def test_what_is_above_the_accuracy_is_a_lower_bound():
+def test_an_error_above_the_accuracy_is_a_lower_bound():
     s11, s12, s22 = covariances(40, 30)
     tau = float(canonical(s11, s12, s22)[0][0])
     found = shift_inverted(s11, s12, s22, EPSILON, tau)
@@ -65,7 +65,7 @@ def test_what_is_above_the_accuracy_is_a_lower_bound():
     assert 0 < bound < exact
 
 
-def test_blocks_that_are_not_positive_definite_promise_nothing():
+def test_the_error_is_infinite_for_indefinite_blocks():
     s11, s12, s22 = covariances(40, 30)
     tau = float(canonical(s11, s12, s22)[0][0])
     inverse1, elimination, inverse2, shift = shift_inverted(s11, s12, s22, EPSILON, tau)
@@ -99,7 +99,7 @@ def test_a_value_above_the_given_one_widens_the_shift():
     assert all(f.isfinite().all() for f in found)
 
 
-def test_what_float32_cannot_hold_is_none():
+def test_no_preconditioner_beyond_float32():
     s11, s12, s22 = covariances(40, 30, 1e-21, 1)
     assert shift_inverted(s11, s12, s22, EPSILON, 0.9) is None
     assert shift_inverted(s11 * math.nan, s12, s22, EPSILON, 0.9) is None
@@ -107,13 +107,13 @@ def test_what_float32_cannot_hold_is_none():
 
 @pytest.mark.parametrize("second", [0.898, 0.88, 0.8])
 def test_other_pairs_are_coupled_the_more_the_nearer_they_are(second):
-    """What is foretold is what the next solution within the larger space changes."""
+    """The estimate equals the change of the next solution in the larger space."""
     s11, s12, s22 = covariances(40, 30, correlations=(0.9, second, 0.7, 0.5))
     _, a, b = canonical(s11, s12, s22)
     g = torch.Generator().manual_seed(2)
     sides = []
     for own, start in ((a, 0), (b, 40)):
-        # the second pair is off by far more than the first
+        # the second pair has a far larger error than the first
         off = torch.tensor([[1e-4], [0.02], [0.02]]) * torch.randn(3, len(own), generator=g)
         vectors = own[:3] + off.double() @ own
         s, cross = (s11, s12) if start == 0 else (s22, s12.T)

@@ -45,7 +45,7 @@ def test_every_step_is_as_exact_as_the_tolerance(
     ("dtype", "gradient_error"), [(torch.float32, 2e-3), (torch.float64, 1e-8)]
 )
 def test_many_values_near_one_are_told_apart_without_the_exact_route(dtype, gradient_error):
-    """Long after the start, when nothing of the identity is left in the covariances."""
+    """Long after the start, when the identity has decayed."""
     layer = layer_of(0.97, start="identity")
     reference = ExactSolution(112, 112, 0.97)
     for step, (f1, f2) in enumerate(drifting(260, 128, 112, 112, dtype, noise=0.1)):
@@ -91,7 +91,7 @@ def test_a_restored_layer_goes_on_to_the_bit(dtype):
 
 
 def test_a_relation_that_appears_in_one_step_is_found():
-    """A few samples far away that both tasks share: a new largest value out of nothing."""
+    """A common outlier in both tasks gives a new largest correlation."""
     layer = layer_of(0.9, start="identity")
     steps = list(drifting(20, 64, 128, 128, torch.float64))
     for f1, f2 in steps[:-1]:
@@ -155,7 +155,7 @@ def test_covariances_of_another_device_type_or_version_load_here():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_preconditioner_follows_the_covariances(dtype):
-    """No step is solved exactly for so long that a preconditioner of the start is of no use."""
+    """A preconditioner that is never refreshed would make steps fall back to the exact solver."""
     layer = layer_of(0.97, start="identity")
     for step, (f1, f2) in enumerate(drifting(60, 256, 264, 270, dtype)):
         if step == 20:
@@ -167,7 +167,7 @@ def test_the_preconditioner_follows_the_covariances(dtype):
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 2e-3), (torch.float64, 1e-8)])
 @pytest.mark.parametrize(("momentum", "decay"), [(0.9, 1), (0.9, 2), (0.99, 1)])
 def test_batches_whose_variates_are_closer_than_the_covariances_say(dtype, bound, momentum, decay):
-    """Nearly the same features of both tasks, while the covariances still hold the identity."""
+    """Nearly equal features in both tasks, while the covariances still contain the identity."""
     g = torch.Generator().manual_seed(decay)
     d = 128
     mix, other = (torch.linalg.qr(torch.randn(d, d, generator=g).double())[0] for _ in range(2))
@@ -190,7 +190,7 @@ def test_batches_whose_variates_are_closer_than_the_covariances_say(dtype, bound
 
 
 def test_batches_of_two_whose_variates_nearly_touch():
-    """Their gradient may be next to nothing, and what the vectors lack as large as ever."""
+    """Their gradient may be tiny while the error of the vectors is not."""
     layer = layer_of(0.99, start="identity")
     exact = ExactSolution(128, 100, 0.99)
     lengths = []

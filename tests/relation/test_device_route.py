@@ -1,4 +1,4 @@
-"""What runs on accelerators: exact, and without a value that the host waits for."""
+"""The code path of accelerators: exact, without host synchronisation."""
 
 import copy
 from collections import Counter
@@ -24,7 +24,7 @@ VIEWS = """
 
 
 class Operations(TorchDispatchMode):
-    """Counts what is dispatched."""
+    """Counts dispatched operators."""
 
     def __init__(self):
         super().__init__()
@@ -42,7 +42,7 @@ class Operations(TorchDispatchMode):
 
 @pytest.fixture
 def as_on_a_device(monkeypatch):
-    """The route of accelerators, with values that a test can read."""
+    """Runs the code path of accelerators on the CPU."""
     monkeypatch.setattr(precision, "on_host", lambda device: False)
 
 

@@ -181,7 +181,7 @@ def test_autocast_features_are_measured_in_full_precision(dtype):
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"momentum": 1.0}, r"momentum: expected .* got 1.0"), ({"shrinkage": 0}, "shrinkage")],
+    [({"momentum": 1.0}, r"momentum: expected .* found 1.0"), ({"shrinkage": 0}, "shrinkage")],
 )
 def test_bad_options_are_named(options, message):
     with pytest.raises(ValueError, match=message):
@@ -190,7 +190,7 @@ def test_bad_options_are_named(options, message):
 
 def test_changed_width_is_named():
     layer = layer_of(dims=(3, 2))
-    with pytest.raises(ValueError, match=r"expected \(3, 2\) features .* got \(4, 2\)"):
+    with pytest.raises(ValueError, match=r"expected \(3, 2\) features .* found \(4, 2\)"):
         layer(torch.zeros(5, 4), torch.zeros(5, 2))
 
 

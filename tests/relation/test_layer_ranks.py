@@ -1,4 +1,4 @@
-"""Two ranks with half the batch each give what one process with the whole batch gives."""
+"""Two ranks with half the batch each equal one process with the whole batch."""
 
 import pytest
 import torch

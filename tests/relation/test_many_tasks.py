@@ -1,4 +1,4 @@
-"""Several tasks at once are what layers of two tasks are, one by one."""
+"""A layer of several tasks equals layers of two tasks."""
 
 import copy
 from itertools import combinations
@@ -144,13 +144,13 @@ def test_every_task_that_is_not_finite_is_named_and_none_enters():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda x: layer_of()(x), "two tasks or more, got 1"),
-        (lambda x: layer_of(deletion="none"), "'pairwise' or 'listwise', got 'none'"),
-        (lambda x: layer_of(pairs=[(0, 2)])(x, x), r"two of the 2 tasks, got \(0, 2\)"),
-        (lambda x: layer_of(pairs=[(0, 1), (1, 0)])(x, x), "each pair once, got"),
-        (lambda x: layer_of(names=("a", "b"))(x, x, x), "features of a, b, got 3"),
+        (lambda x: layer_of()(x), "two tasks or more, found 1"),
+        (lambda x: layer_of(deletion="none"), "'pairwise' or 'listwise', found 'none'"),
+        (lambda x: layer_of(pairs=[(0, 2)])(x, x), r"two of the 2 tasks, found \(0, 2\)"),
+        (lambda x: layer_of(pairs=[(0, 1), (1, 0)])(x, x), "each pair once, found"),
+        (lambda x: layer_of(names=("a", "b"))(x, x, x), "features of a, b, found 3"),
         (lambda x: layer_of()(x, x, mask=torch.ones(3)), "mask: expected bool"),
-        (lambda x: layer_of()(x, x, mask=[torch.ones(8) > 0]), "one for each task, got 1"),
+        (lambda x: layer_of()(x, x, mask=[torch.ones(8) > 0]), "one for each task, found 1"),
     ],
 )
 def test_bad_calls_are_named(call, message):

@@ -17,7 +17,7 @@ def batches(steps, n, *dims, seed=0):
 
 
 class Reference:
-    """Algorithm 1 with another statistic at its end, differentiated by autograd."""
+    """Algorithm 1 with another statistic, differentiated by autograd."""
 
     def __init__(self, momentum, shrinkage, d1, d2):
         self.m, self.shrinkage, self.d1 = momentum, shrinkage, d1

@@ -1,4 +1,4 @@
-"""No NaN and no Inf from finite input, whatever it looks like."""
+"""Finite inputs of any kind give finite outputs and gradients."""
 
 import pytest
 import torch
@@ -70,7 +70,7 @@ def test_one_hundred_thousand_random_and_degenerate_inputs():
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("first", KINDS)
 def test_wide_inputs_of_every_kind(first):
-    """From batch to batch of another kind, scale and size; the state stays finite too."""
+    """Kind, scale and size change from batch to batch; the state stays finite too."""
     g = torch.Generator().manual_seed(KINDS.index(first))
     for dtype, momentum in ((torch.float32, 0.0), (torch.float32, 0.9), (torch.float64, 0.9)):
         layer = layer_of(momentum, shrinkage=1e-9)

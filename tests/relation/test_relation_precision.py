@@ -1,4 +1,4 @@
-"""Wide pairs on a CPU: which precision their covariances need."""
+"""Wide pairs on a CPU: the precision of their covariances."""
 
 import copy
 
@@ -11,7 +11,7 @@ pytestmark = on_host_only
 
 
 def test_features_that_overlap_are_kept_in_float64():
-    """Each leaves much to the next, and all others next to nothing to it."""
+    """Neighbours explain little of a feature's variance, all others together nearly all of it."""
     g = torch.Generator().manual_seed(0)
     layer, exact = layer_of(0.9, start="identity"), ExactSolution(112, 100, 0.9)
     for step in range(120):
@@ -31,7 +31,7 @@ def test_features_that_overlap_are_kept_in_float64():
 
 @pytest.mark.parametrize(("d1", "d2"), [(128, 112), (190, 20)])
 def test_features_of_low_rank_are_kept_in_float64(d1, d2):
-    """As of a linear layer that widens; else rounding has a share of the gradient."""
+    """As of a widening linear layer; in float32 rounding would dominate the gradient."""
     g = torch.Generator().manual_seed(0)
     wide1, wide2 = torch.randn(30, d1, generator=g), torch.randn(30, d2, generator=g)
     layer, other = (layer_of(0.9, start="identity") for _ in range(2))
@@ -65,7 +65,7 @@ def test_backward_within_autocast_is_that_without():
 
 
 def test_directions_without_variance_stay_out_of_the_gradient():
-    """Of features of lower rank, after steps that take many iterations."""
+    """For features of lower rank, after steps of many iterations."""
     g = torch.Generator().manual_seed(1)
     low1, low2 = (torch.randn(40, d, generator=g, dtype=torch.float64) for d in (100, 160))
     layer, exact = layer_of(0.7, start="identity"), ExactSolution(100, 160, 0.7)
@@ -103,7 +103,7 @@ def test_features_of_another_precision_go_on_from_the_same_covariances():
     ],
 )
 def test_one_direction_may_hold_nearly_all_variance(scale, masked, dtype):
-    """What is small beside it is related nevertheless."""
+    """Directions of small variance can still be related."""
     layer = layer_of(0.97, start="identity")
     exact = ExactSolution(128, 128, 0.97)
     for step, (f1, f2) in enumerate(drifting(150, 128, 128, 128, torch.float32)):

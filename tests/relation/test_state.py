@@ -1,4 +1,4 @@
-"""The state of wide tasks' layers: copied, averaged, moved, broadcast and saved like any other."""
+"""The state of layers of wide tasks: copied, averaged, moved, broadcast and saved."""
 
 import copy
 
@@ -43,7 +43,7 @@ def test_an_averaged_model_follows(kind, update_buffers):
     average.load_state_dict(copy.deepcopy(average.state_dict()))
 
 
-def test_torch_s_own_averages_follow():
+def test_averaged_models_of_torch_follow():
     model = wide_model()
     average = torch.optim.swa_utils.AveragedModel(model, use_buffers=True)
     for f1, f2 in drifting(4, 64, 128, 100, torch.float32):
@@ -151,7 +151,7 @@ class Trained(nn.Module):
 
 
 def test_broadcasts_of_distributed_data_parallel_reach_all_processes(tmp_path):
-    """The first process has a solution to start from, the other only its covariances."""
+    """The first process has a solver state, the other only receives its covariances."""
     model = trained(5)
     parts = in_ranks(broadcast, model.state_dict(), folder=tmp_path)
     (taus, _, first), (other, _, second) = parts

@@ -1,4 +1,4 @@
-"""What holds for every kind of task, those of the package and one of the docs."""
+"""Properties of every kind of task: those of the package, and one of the docs."""
 
 import copy
 import importlib.util
@@ -40,7 +40,7 @@ COLUMNS = {  # what a config gives, and the cells of a label
 
 @pytest.fixture(scope="module", autouse=True)
 def ordinal():
-    """A kind that the package does not have, while these tests run."""
+    """Register a kind of the docs while these tests run."""
     spec = importlib.util.spec_from_file_location("age_task", DOCS / "age_task.py")
     spec.loader.exec_module(importlib.util.module_from_spec(spec))
     yield
@@ -58,7 +58,7 @@ def examples(task, count=20, seed=0):
 
 
 def output_of(task, label):
-    """What a head would predict for a label."""
+    """The output of a perfect head for a label."""
     target = task.targets([label])[0]
     return target.reshape(task.output_shape)
 
@@ -203,7 +203,7 @@ def test_labels_that_cannot_be_used_are_refused(task, bad):
 @pytest.mark.parametrize(
     ("info", "message"),
     [
-        (dict(kind="values", names=("a", "a")), "twice"),
+        (dict(kind="values", names=("a", "a")), "each name once"),
         (dict(kind="class", classes=("a", "b"), flip=(1, 1)), "flip"),
         (dict(kind="landmarks", names=("a", "b"), flip=(0, 7)), "flip"),
         (dict(kind="landmarks", names=("a", "b"), interocular=(0, 2)), "interocular"),

@@ -1,4 +1,4 @@
-"""Landmarks of which single points are missing."""
+"""Landmarks with missing points."""
 
 import numpy as np
 import pytest

@@ -26,7 +26,7 @@ from measuring import add_out
 from trn_plugin.cli.config import add_config_arguments, load_config
 from trn_plugin.cli.running import start
 from trn_plugin.deploy import DeployModel, TaskPredictor, export_onnx
-from trn_plugin.deploy.check import drawn_picture
+from trn_plugin.deploy.check import synthetic_picture
 from trn_plugin.deploy.checkpoint import load_for_export
 from trn_plugin.deploy.describe import describe_model
 from trn_plugin.deploy.model import RESIZES
@@ -141,7 +141,7 @@ def in_node(web, path, pictures):
 def compare(deployed, run, sides, tasks):
     """The largest differences for two pictures, by what they are of."""
     width, height = sides
-    pictures = np.stack([drawn_picture(height, width, seed) for seed in (0, 1)])
+    pictures = np.stack([synthetic_picture(height, width, seed) for seed in (0, 1)])
     expected, found = in_torch(deployed, deployed.outputs, pictures), run(pictures)
     row = {"width": width, "height": height}
     for name, task in read_tasks(tasks).items():

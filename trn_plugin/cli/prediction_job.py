@@ -18,8 +18,8 @@ from trn_plugin.deploy import TaskPredictor, draw_objects
 from trn_plugin.deploy.detector import FaceDetector
 from trn_plugin.deploy.drawing import summary_lines
 from trn_plugin.deploy.inputs import find_inputs, output_paths, read_boxes, whole_pixels
-from trn_plugin.deploy.pictures import Place, Seen, ahead, predict_pictures
-from trn_plugin.deploy.records import Results, as_json, naming
+from trn_plugin.deploy.pictures import PictureResult, Place, map_ahead, predict_pictures
+from trn_plugin.deploy.records import Results, as_json, write_errors
 from trn_plugin.deploy.session import providers_of
 from trn_plugin.deploy.video import VideoFile, VideoOutput
 from trn_plugin.errors import ConfigError, DataError
@@ -121,14 +121,14 @@ class PredictionJob:
         found = find_inputs(args.images, exclude=folder)
         check_inputs(args, found.pictures, found.videos)
         if found.left_out:
-            note(found.told())
+            note(found.left_out_message())
         places = places_of(args, found.pictures)
         jsonl = Path(args.jsonl) if args.jsonl else folder / "predictions.jsonl"
         table = Path(args.csv) if args.csv else None
         inputs = [*places, *found.videos]
         named = [("--jsonl", jsonl), *([("--csv", table)] if table else [])]
         check_outputs(named, args, inputs)
-        with naming(f"--out-dir {folder}"):
+        with write_errors(f"--out-dir {folder}"):
             folder.mkdir(parents=True, exist_ok=True)
         suffixes = [".jpg"] * len(places) + [".mp4"] * len(found.videos)
         drawn = dict(zip(inputs, output_paths(inputs, folder, suffixes), strict=True))
@@ -174,12 +174,12 @@ class PredictionJob:
         while waiting:
             self.report(*waiting.popleft(), results)
 
-    def draw(self, seen: Seen, path: Path) -> None:
+    def draw(self, seen: PictureResult, path: Path) -> None:
         boxes = [place.box for place in seen.places]
         image = draw_objects(seen.image, self.shown, seen.predictions, boxes, word=self.word)
         write_picture(path, image)
 
-    def report(self, seen: Seen, drawn: Path | None, drawing, results: Results) -> None:
+    def report(self, seen: PictureResult, drawn: Path | None, drawing, results: Results) -> None:
         """Write and print what was found in a picture, once it is drawn."""
         if drawing is not None:
             drawing.result()
@@ -215,7 +215,9 @@ class PredictionJob:
         progress = Progress(video.expected, "frames")
         frames = video.frames()
         reader = ThreadPoolExecutor(max_workers=1)  # frames come one after the other
-        chunks = ahead(reader, lambda _: list(itertools.islice(frames, size)), itertools.count(), 1)
+        chunks = map_ahead(
+            reader, lambda _: list(itertools.islice(frames, size)), itertools.count(), 1
+        )
         done = 0
         try:
             for chunk in itertools.takewhile(len, chunks):
@@ -224,7 +226,7 @@ class PredictionJob:
                 if output is not None:
                     for image in self.pool.map(
                         lambda frame, each: draw_objects(
-                            frame, self.shown, [each], [box], steady=True
+                            frame, self.shown, [each], [box], fixed_size=True
                         ),
                         chunk,
                         found,
@@ -259,5 +261,5 @@ def write_picture(path: Path, image: np.ndarray) -> None:
     encoded, data = cv2.imencode(".jpg", drawn, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
     if not encoded:
         raise DataError(f"{path}: the drawn picture cannot be written as JPEG")
-    with naming(path):
+    with write_errors(path):
         path.write_bytes(data.tobytes())

@@ -1,4 +1,4 @@
-"""Data sets of pictures with several labels, their sampler and their transforms."""
+"""Data sets with the labels of several tasks, their samplers and transforms."""
 
 from trn_plugin.datasets.base import MultiTaskDataset
 from trn_plugin.datasets.celeba import CelebA

@@ -1,4 +1,4 @@
-"""Records that are made when they are asked for."""
+"""Records that are built from arrays on access."""
 
 from __future__ import annotations
 
@@ -11,42 +11,42 @@ __all__ = ["LabelTable", "Records"]
 
 
 class LabelTable(NamedTuple):
-    """The labels of a task in all rows.
+    """The labels of one task in all rows.
 
     Attributes:
-        labels: (N, ...), anything where there is none.
-        there: (N,) bool, rows that have one.
+        labels: (N, ...), undefined in rows without a label.
+        labelled: (N,) bool.
     """
 
     labels: np.ndarray
-    there: np.ndarray
+    labelled: np.ndarray
 
     def label(self, row: int) -> np.ndarray | int | None:
-        """The label of a row, a copy; None where there is none."""
-        if not self.there[row]:
+        """A copy of the label of a row; None where it is missing."""
+        if not self.labelled[row]:
             return None
         label = self.labels[row]
         return label.copy() if label.ndim else label.item()
 
     @classmethod
     def concatenate(cls, parts: Sequence[tuple[np.ndarray | None, np.ndarray]]) -> LabelTable:
-        """A table of labels (n, ...) of the rows that have one, and (m,) which these are."""
-        there = np.concatenate([there for _, there in parts])
+        """Join parts: labels (n, ...) of the labelled rows, and (m,) bool, which rows these are."""
+        labelled = np.concatenate([labelled for _, labelled in parts])
         found = [labels for labels, _ in parts if labels is not None]
         if not found:
-            return cls(np.zeros(len(there)), there)
-        labels = np.zeros((len(there), *found[0].shape[1:]), found[0].dtype)
-        labels[there] = np.concatenate(found)
-        return cls(labels, there)
+            return cls(np.zeros(len(labelled)), labelled)
+        labels = np.zeros((len(labelled), *found[0].shape[1:]), found[0].dtype)
+        labels[labelled] = np.concatenate(found)
+        return cls(labels, labelled)
 
 
 class Records(Sequence):
-    """A list of records that holds none: arrays stay arrays, which forked workers share.
+    """A sequence that builds each record on access; forked workers share its arrays.
 
     Args:
-        make: makes the record of a row.
-        rows: how many rows there are, or which ones to take.
-        tables: labels by task, for what needs those of many rows at once.
+        make: builds the record of a row.
+        rows: number of rows, or the rows to take.
+        tables: labels by task, for reading many rows at once.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What every data set of this package does with its records."""
+"""Base class of this package's data sets."""
 
 from __future__ import annotations
 
@@ -14,9 +14,14 @@ from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
 from torch.utils.data import get_worker_info
 
-from trn_plugin.datasets._options import augmentations, check_foreign, chosen_tasks, input_shape
+from trn_plugin.datasets._options import (
+    check_mmcv_transforms,
+    chosen_tasks,
+    excluded_augmentations,
+    input_shape,
+)
 from trn_plugin.datasets._records import Records
-from trn_plugin.datasets.draws import DrawnResults, SampleGenerator, draw_of
+from trn_plugin.datasets.draws import PipelineResults, SampleGenerator, draw_of
 from trn_plugin.datasets.wrapped import category_ids, mean_or_nan, moments
 from trn_plugin.errors import ConfigError, DataError, PictureError, TrnPluginError
 from trn_plugin.tasks import read_tasks
@@ -27,34 +32,32 @@ __all__ = ["MultiTaskDataset"]
 class MultiTaskDataset(BaseDataset):
     """Pictures with the labels of several tasks.
 
-    Subclasses fill ``METAINFO['tasks']`` (task name -> its kind, names or classes, and what a
-    mirror swaps) and implement ``load_data_list``. A record is
-    ``dict(img_path, gt={task: label}, landmarks, where)``: ``gt`` holds the chosen tasks that are
-    labelled (landmarks (P, 2) in the picture's pixels, a class as an int from 0, attributes as
-    (A,) floats of 0 and 1, values as (V,) floats), ``landmarks`` the (P, 2) points or None,
-    chosen or not, as face boxes are made from them, and ``where`` is ``file:line``. An optional
-    ``row`` (int) keys the evaluation boxes, so that a subset keeps them; an optional ``region``
-    (x0, y0, x1, y1 in pixels) is the part of the picture that `RegionBox` takes.
+    Subclasses fill ``METAINFO['tasks']`` (by task: kind, names or classes, and what a mirror swaps)
+    and implement ``load_data_list``. A record is a dict with
 
-    The pipeline finds in its ``results``, besides the record: ``tasks`` (`Task` by name),
-    ``dataset`` (its name), ``input_size``, ``without``, ``box_rule``, ``rng`` (a
-    ``np.random.Generator`` whose numbers depend on the draw alone, see `draw_of`; the next sample
-    sets it anew) and ``eval_rng`` (made from (box_seed, row) alone: the same in every epoch and
-    run).
+    - ``img_path``; ``where``, the record's ``file:line``;
+    - ``gt``: by chosen and labelled task, landmarks (P, 2) in pixels, a class as an int from 0,
+      attributes (A,) of 0.0 and 1.0, values (V,);
+    - ``landmarks``: (P, 2) points for the face box, also of tasks that are not chosen, or None;
+    - optionally ``row`` (int), which seeds the evaluation box, so that a subset keeps its boxes;
+    - optionally ``region`` (x0, y0, x1, y1 in pixels), the part of the picture for `RegionBox`.
 
-    A sample that fails is an error naming its record; no other sample takes its place. With
-    ``skip_unreadable``, ``num_unreadable`` says how many different records had no readable picture.
+    The pipeline's ``results`` hold the record and ``tasks`` (`Task` by name), ``dataset`` (its
+    name), ``input_size``, ``without``, ``box_rule``, ``rng`` (a ``np.random.Generator`` seeded by
+    the draw alone, see `draw_of`, and valid for this sample only) and ``eval_rng`` (seeded by
+    (box_seed, row): the same in every epoch and run).
+
+    A sample that fails raises an error that names its record; it is not replaced by another.
 
     Args:
         tasks: names of the tasks to use, in order; None for all.
         input_size: side, or (height, width), of the network's input in pixels, for `CropResize`.
-        box_seed: seed of the boxes drawn for evaluation.
-        without: what training pictures are spared, out of 'shift', 'scale', 'turn', 'mirror' and
-            'colour': the transforms of the pipeline leave it out.
-        skip_unreadable: go on when a picture is missing or cannot be decoded. Its sample is then
-            black and has no labels, so that no loss and no metric counts it; the log names it
-            and how many there were so far.
-        follow_links: also take pictures to which a symbolic link leads out of the data's folder.
+        box_seed: seed of the evaluation boxes.
+        without: augmentations that the pipeline leaves out: 'shift', 'scale', 'turn', 'mirror',
+            'colour'.
+        skip_unreadable: when a picture is missing or cannot be decoded, log it and go on. Its
+            sample is black and has no labels, so no loss and no metric counts it.
+        follow_links: accept symbolic links that leave the data root.
         **kwargs: of ``mmengine.dataset.BaseDataset``.
 
     Raises:
@@ -64,7 +67,7 @@ class MultiTaskDataset(BaseDataset):
 
     takes_draws = True
     box_rule: str | None = None
-    """What `RegionBox` makes boxes of, see there."""
+    """Source of the boxes of `RegionBox`, see there."""
 
     def __init__(
         self,
@@ -84,17 +87,17 @@ class MultiTaskDataset(BaseDataset):
         if not isinstance(box_seed, int) or box_seed < 0:
             raise ConfigError(f"box_seed: expected an integer of at least 0, found {box_seed!r}")
         self.box_seed = box_seed
-        self.without = augmentations(without)
+        self.without = excluded_augmentations(without)
         self.skip_unreadable = bool(skip_unreadable)
         self.follow_links = bool(follow_links)
-        self._draws = SampleGenerator()
+        self._generator = SampleGenerator()
         super().__init__(lazy_init=True, **kwargs)
         known = {**known, **self._metainfo["tasks"]}
         self._metainfo["tasks"] = {task: known[task] for task in self.tasks}
         self.known = read_tasks(known, "metainfo.tasks.")
         self.described = {task: self.known[task] for task in self.tasks}
         points = [name for name, task in self.described.items() if task.has_points]
-        check_foreign(self.pipeline.transforms, points)
+        check_mmcv_transforms(self.pipeline.transforms, points)
         if not lazy_init:
             self.full_init()
 
@@ -103,7 +106,7 @@ class MultiTaskDataset(BaseDataset):
         return self.METAINFO["tasks"]
 
     def check_root(self) -> None:
-        """Refuse a data root that is not there; called before anything expensive is begun.
+        """Refuse a missing data root; called before anything expensive starts.
 
         Raises:
             DataError: saying where to get the data.
@@ -118,14 +121,14 @@ class MultiTaskDataset(BaseDataset):
         if not self.data_list:
             raise DataError(f"{self.ann_file}: no samples are left for {type(self).__name__}")
         if isinstance(self.data_list, Records):
-            self.serialize_data = False  # arrays already, which forked workers share
+            self.serialize_data = False  # forked workers share the arrays
         if self.serialize_data:
             self.data_bytes, self.data_address = self._serialize_data()
         self._fully_initialized = True
         self._open()
 
     def get_data_info(self, idx: int) -> dict:
-        """The record of an index, made anew."""
+        """A new copy of the record of an index."""
         self.full_init()
         if not isinstance(self.data_list, Records):
             return super().get_data_info(idx)
@@ -133,17 +136,16 @@ class MultiTaskDataset(BaseDataset):
         return dict(self.data_list[index], sample_idx=index)
 
     def get_subset_(self, indices: int | Sequence[int]) -> None:
-        """As MMEngine's; samples are numbered anew, so that what was kept of them is not theirs."""
+        """As MMEngine's; empties the caches, since the samples are renumbered."""
         super().get_subset_(indices)
         self._open()
 
     def _open(self) -> None:
-        """Make memory for what is kept of the samples."""
+        """Allocate the caches, in memory that data-loader workers share."""
         for transform in self.pipeline.transforms:
             if hasattr(transform, "open"):
                 transform.open(len(self))
         if self.skip_unreadable:
-            # in memory that data-loader workers share
             self._unreadable = torch.zeros(len(self), dtype=torch.uint8).share_memory_()
 
     def _chosen_records(self, records: Sequence[dict]) -> Sequence[dict]:
@@ -163,7 +165,7 @@ class MultiTaskDataset(BaseDataset):
             ) from None
 
     def __getitem__(self, index: int) -> dict:
-        """The sample of an index, after the pipeline; without a draw (`draw_of`) a random view."""
+        """The sample of an index after the pipeline; a plain int gets a random augmentation."""
         self.full_init()
         return self.prepare_data(index)
 
@@ -171,26 +173,26 @@ class MultiTaskDataset(BaseDataset):
         """Run the pipeline on the record of ``index``.
 
         Raises:
-            ConfigError, DataError: naming the record, whatever a transform raised.
+            ConfigError, DataError: any error of a transform, with the record's name.
         """
         _one_thread_in_workers()
         results, record = self._results(index)
         try:
             sample = self._sample(results)
         except Exception as error:
-            raise _named(error, record) from error
+            raise _with_record(error, record) from error
         if sample is None:
             raise DataError(f"{record['where']}: {record['img_path']}: the pipeline gave no sample")
         return sample
 
     def results_of(self, index: int) -> dict:
-        """What the pipeline is given of the record of ``index``."""
+        """The pipeline's input for the record of ``index``."""
         return self._results(index)[0]
 
     def _results(self, index: int) -> tuple[dict, dict]:
         record = self.get_data_info(int(index))
         row = record.get("row", record["sample_idx"])
-        results = DrawnResults(
+        results = PipelineResults(
             record,
             eval_key=(self.box_seed, row),
             tasks=self.described,
@@ -198,17 +200,17 @@ class MultiTaskDataset(BaseDataset):
             box_rule=self.box_rule,
             without=self.without,
             input_size=self.input_size,
-            rng=self._draws.at(draw_of(index), record["sample_idx"]),
+            rng=self._generator.at(draw_of(index), record["sample_idx"]),
         )
         return results, record
 
     @property
     def num_unreadable(self) -> int:
-        """How many records were left out so far because their picture could not be read."""
+        """Number of records whose picture could not be read so far."""
         return int(self._unreadable.sum()) if self.skip_unreadable else 0
 
     def positive_shares(self, task: str) -> np.ndarray:
-        """The share of ones in the labels of an attribute task, (A,); NaN where none has a label.
+        """Share of ones in the labels of an attribute task, (A,); NaN without labels.
 
         Raises:
             ConfigError: if the data set has no such task.
@@ -216,7 +218,7 @@ class MultiTaskDataset(BaseDataset):
         return mean_or_nan(self.labels_of(task))
 
     def value_moments(self, task: str) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and standard deviation of the labels of a task of values, (V,) each; NaN without.
+        """Mean and standard deviation (V,) of the labels of a values task; NaN without labels.
 
         Raises:
             ConfigError: if the data set has no such task.
@@ -224,11 +226,11 @@ class MultiTaskDataset(BaseDataset):
         return moments(self.labels_of(task))
 
     def labels_of(self, task: str, rows: np.ndarray | None = None) -> np.ndarray:
-        """Targets of the labels that there are, one in each row, (n, width).
+        """Targets (n, width) of the labelled samples.
 
         Args:
             task: name of a task.
-            rows: (m,) indices of the samples, which may repeat; None for all.
+            rows: (m,) indices of samples, may repeat; None for all.
 
         Raises:
             ConfigError: if the data set has no such task.
@@ -240,21 +242,21 @@ class MultiTaskDataset(BaseDataset):
         if isinstance(self.data_list, Records) and task in self.data_list.tables:
             table = self.data_list.tables[task]
             own = self.data_list.rows[rows]
-            own = own[table.there[own]]
+            own = own[table.labelled[own]]
             if own.size:
                 targets = self.described[task].encode(table.labels[own])
                 return targets.astype(np.float64, copy=False)
             return np.zeros((0, self.described[task].width))
         samples, copies = np.unique(rows, return_counts=True)
         labels = [self.get_data_info(i)["gt"].get(task) for i in samples.tolist()]
-        there = [label is not None for label in labels]
+        labelled = [label is not None for label in labels]
         targets = self.described[task].targets(
             [label for label in labels if label is not None], np.float64
         )
-        return np.repeat(targets, copies[there], axis=0)
+        return np.repeat(targets, copies[labelled], axis=0)
 
     def get_cat_ids(self, idx: int) -> list[int]:
-        """Numbers of the classes and attributes that a sample has, for ``ClassBalancedDataset``."""
+        """Ids of a sample's classes and attributes, for ``ClassBalancedDataset``."""
         return category_ids(self, idx)
 
     def _sample(self, results: dict) -> Any:
@@ -277,8 +279,8 @@ class MultiTaskDataset(BaseDataset):
             return self.pipeline(given)
 
 
-def _named(error: Exception, record: dict) -> TrnPluginError:
-    """``error`` as one line that names the record."""
+def _with_record(error: Exception, record: dict) -> TrnPluginError:
+    """``error`` in one line with the record's file, line and picture."""
     text = " ".join(str(error).split())
     ours = isinstance(error, TrnPluginError)
     if not ours:
@@ -288,6 +290,6 @@ def _named(error: Exception, record: dict) -> TrnPluginError:
 
 
 def _one_thread_in_workers() -> None:
-    """OpenCV's threads of several workers fight for the same cores."""
+    """Several workers with OpenCV threads each would oversubscribe the cores."""
     if get_worker_info() is not None and cv2.getNumThreads() > 1:
         cv2.setNumThreads(0)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import difflib
-import logging
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from mmengine.logging import print_log
 
-from trn_plugin.datasets._inside import Inside
+from trn_plugin.datasets._data_root import DataRoot
 from trn_plugin.datasets._options import PIXEL_CENTRE, pixel_shift
+from trn_plugin.datasets._pictures import report_missing
 from trn_plugin.datasets._records import Records
 from trn_plugin.datasets.base import MultiTaskDataset
 from trn_plugin.datasets.celeba_files import SOURCE, CelebAFiles
@@ -53,36 +52,36 @@ GEOMETRY = {
 class CelebA(MultiTaskDataset):
     """CelebFaces Attributes (Liu et al., ICCV 2015), read as distributed.
 
-    The label files may lie in ``data_root`` or in its ``Anno``, ``Eval`` and ``Img``, and all of it
-    in a folder ``celeba`` or ``CelebA`` of ``data_root``; ``.csv`` files in the place of the
-    ``.txt`` files, and a folder of the pictures in one of the same name, are read too. Labels are
-    kept as arrays, which forked workers share.
+    Files are found in ``data_root``, in its folders ``Anno``, ``Eval`` and ``Img``, and in the same
+    places below ``celeba`` or ``CelebA``. A ``.csv`` file may replace each ``.txt`` file, and the
+    folder of pictures may lie in another of the same name.
 
-    Tasks: ``attributes``, all chosen ones as one task; ``group_a`` (the file's 1st to 20th) and
-    ``group_b`` (21st to 40th), the paper's two groups, and the ``groups`` given; every single
-    attribute by its name, ``Wearing_Hat`` (with ``_`` in front if it begins with a digit); where
-    their files are there, ``landmarks`` (eyes, nose, mouth corners; "left" is the picture's left)
-    and ``bbox`` (the box's four corners, for the pictures in the wild only, as it is in their
-    pixels).
+    Tasks:
+
+    - ``attributes``: all chosen attributes as one task;
+    - ``group_a`` and ``group_b``: the paper's groups, the file's attributes 1 to 20 and 21 to 40;
+    - the tasks of ``groups``;
+    - each attribute by its name, such as ``Wearing_Hat`` (``_`` before a leading digit);
+    - ``landmarks``: eyes, nose, mouth corners; "left" is the picture's left;
+    - ``bbox``: the four corners of the box, for pictures in the wild only.
 
     Args:
-        data_root: folder that holds the label files and the pictures' folder.
-        partition: partition file, by name in ``data_root`` or by path; only the pictures of its
-            rows count.
-        split: 'train', 'val' or 'test' as the partition says; None for all its rows.
-        tasks: names of the tasks; None for each of ``attributes`` as a task of its own.
+        data_root: folder of the label files and pictures.
+        partition: partition file, by name in ``data_root`` or by path; it lists the pictures.
+        split: 'train', 'val' or 'test' of the partition; None for all its rows.
+        tasks: names of the tasks; None makes each of ``attributes`` its own task.
         attributes: names of the attributes in the task ``attributes``; None for all forty.
-        groups: names of attributes by task name.
-        images: the pictures' folder. Landmarks are of the aligned pictures or, if it begins with
-            ``img_celeba``, of those in the wild; a name that ends in ``_png`` holds PNG files.
-        pixel_centre: coordinate of the middle of the first pixel in the landmarks' file, or (x, y).
-            The files do not say it; corners of boxes are edges of pixels and stay.
+        groups: further tasks: task name -> names of its attributes.
+        images: folder of the pictures. A name that begins with ``img_celeba`` selects the landmarks
+            in the wild instead of the aligned ones; one that ends in ``_png`` holds PNG files.
+        pixel_centre: coordinate of the centre of the first pixel in the landmark file, or (x, y);
+            CelebA does not document it. Box corners lie on pixel edges and are not shifted.
         **kwargs: of `MultiTaskDataset`, such as ``pipeline``, ``input_size`` and ``indices``.
 
     Raises:
         ConfigError: for an unknown task, attribute or split.
         DataError: if the root, a file or a picture is missing, or a file cannot be used (naming
-            file and line). Pictures are looked for when there is a pipeline to read them.
+            file and line). Pictures are checked only if there is a pipeline to read them.
     """
 
     METAINFO = dict(dataset="CelebA", tasks={})
@@ -107,11 +106,10 @@ class CelebA(MultiTaskDataset):
         self._shift = pixel_shift(pixel_centre)
         if "ann_file" in kwargs:
             raise ConfigError("ann_file: CelebA has several label files; set partition")
-        self.attributes = _attributes(
-            "attributes", ATTRIBUTES if attributes is None else attributes
-        )
+        chosen = ATTRIBUTES if attributes is None else attributes
+        self.attributes = _checked_attributes("attributes", chosen)
         self.groups = {
-            name: _attributes(f"groups.{name}", members)
+            name: _checked_attributes(f"groups.{name}", members)
             for name, members in {**GROUPS, **(groups or {})}.items()
         }
         if tasks is None:
@@ -119,7 +117,7 @@ class CelebA(MultiTaskDataset):
         super().__init__(data_root=os.path.expanduser(data_root), tasks=tasks, **kwargs)
 
     def _known_tasks(self) -> dict[str, dict]:
-        """As of `MultiTaskDataset`: the tasks that this instance can give."""
+        """See `MultiTaskDataset`."""
         members = {
             **{_task_name(name): (name,) for name in ATTRIBUTES},
             "attributes": self.attributes,
@@ -141,12 +139,12 @@ class CelebA(MultiTaskDataset):
             )
 
     def load_data_list(self) -> Records:
-        """Read the label files; pictures are first opened when they are used."""
+        """Read the label files; pictures are opened when they are used."""
         self.check_root()
         given = os.path.abspath(os.path.expanduser(self.partition))
         files = self._files = CelebAFiles(self.data_root)
-        inside = files.found(self.partition)
-        self.ann_file = inside or (given if os.path.isfile(given) else files.path(self.partition))
+        found = files.found(self.partition)
+        self.ann_file = found or (given if os.path.isfile(given) else files.path(self.partition))
         rows = read_partition(self.ann_file)
         chosen = np.arange(len(rows.files))
         if self.split is not None:
@@ -155,14 +153,14 @@ class CelebA(MultiTaskDataset):
                 raise DataError(f"{self.ann_file}: no row of the split {self.split!r}")
         self._folder = files.pictures(self.images, needed=bool(self.pipeline.transforms))
         if self.pipeline.transforms:
-            chosen = self._there(rows, chosen)
+            chosen = self._rows_with_picture(rows, chosen)
         self._rows = rows._replace(files=rows.files[chosen], lines=rows.lines[chosen])
         self._read_attributes()
         self._read_geometry()
         return Records(self._record, len(chosen))
 
     def labels_of(self, task: str, rows: np.ndarray | None = None) -> np.ndarray:
-        """See `MultiTaskDataset`; at once, from the arrays."""
+        """See `MultiTaskDataset`; read from the arrays at once."""
         self.full_init()
         if task not in self._labels:
             return super().labels_of(task, rows)
@@ -197,13 +195,13 @@ class CelebA(MultiTaskDataset):
             self._labels[task] = table.values[np.ix_(rows, columns)]
 
     def _read_geometry(self) -> None:
-        """Points (N, P, 2) in the pictures' pixels, of the files that are there or asked for."""
+        """Read points (N, P, 2) in pixels for the chosen tasks and for a face box."""
         self._geometry = {}
         wild = self.images.startswith("img_celeba")
         if "bbox" in self.tasks:
             if not wild:
                 raise ConfigError(
-                    "tasks: 'bbox' is in pixels of the pictures in the wild, set "
+                    "tasks: 'bbox' is in pixels of the pictures in the wild: set "
                     f"images='img_celeba'; found images={self.images!r}"
                 )
             x, y, width, height = self._table(BOX_FILE, BOX_COLUMNS).T
@@ -215,7 +213,7 @@ class CelebA(MultiTaskDataset):
         if "landmarks" in self.tasks or (boxed and self._files.found(name)):
             points = self._table(name, POINT_COLUMNS).reshape(-1, len(POINTS), 2)
             points = points + self._shift
-            self._geometry["landmarks"] = points if wild else points * self._scale()
+            self._geometry["landmarks"] = points if wild else points * self._aligned_scale()
 
     def _table(self, name: str, columns: Sequence[str]) -> np.ndarray:
         path = self._files.path(name)
@@ -223,7 +221,7 @@ class CelebA(MultiTaskDataset):
         return table.values[self._rows_of(table, path)]
 
     def _rows_of(self, table: Table, path: str) -> np.ndarray:
-        """The rows of a label file that are the chosen pictures'."""
+        """Indices of the chosen pictures in a label file."""
         order = np.argsort(table.files)
         place = np.searchsorted(table.files, self._rows.files, sorter=order)
         rows = order[np.minimum(place, len(order) - 1)]
@@ -235,29 +233,24 @@ class CelebA(MultiTaskDataset):
             )
         return rows
 
-    def _there(self, rows: Table, chosen: np.ndarray) -> np.ndarray:
-        """Those of the chosen rows whose picture exists."""
-        present, inside = set(), Inside(self._folder)
+    def _rows_with_picture(self, rows: Table, chosen: np.ndarray) -> np.ndarray:
+        """The chosen rows whose picture exists."""
+        present, root = set(), DataRoot(self._folder)
         for entry in os.scandir(self._folder):
             present.add(entry.name)
             if entry.is_symlink() and not self.follow_links:
-                inside.check(entry.path, self.ann_file)
+                root.check(entry.path, self.ann_file)
         names = rows.files[chosen].tolist()
-        there = np.array([self._picture(name) in present for name in names], dtype=bool)
-        if there.all():
-            return chosen
-        first, count = np.flatnonzero(~there)[0], int((~there).sum())
-        text = (
-            f"{self.ann_file}:{rows.lines[chosen[first]]}: no picture {self._picture(names[first])}"
-            f" in {self._folder}; {count} of {len(names)} pictures are missing"
-        )
-        if not self.skip_unreadable:
-            raise DataError(text)
-        print_log(f"{text}: left out (skip_unreadable)", "current", logging.WARNING)
-        return chosen[there]
+        exists = np.array([self._picture(name) in present for name in names], dtype=bool)
+        missing = np.flatnonzero(~exists)
+        if missing.size:
+            where = f"{self.ann_file}:{rows.lines[chosen[missing[0]]]}"
+            text = f"{where}: no picture {self._picture(names[missing[0]])} in {self._folder}"
+            report_missing(text, len(missing), len(names), self.skip_unreadable)
+        return chosen[exists]
 
-    def _scale(self) -> np.ndarray:
-        """Of aligned pictures that are smaller or larger than the official ones."""
+    def _aligned_scale(self) -> np.ndarray:
+        """(2,) size of the first readable picture relative to the official aligned size."""
         if not self.pipeline.transforms:
             return np.ones(2)
         for row, name in enumerate(self._rows.files):
@@ -279,7 +272,7 @@ class CelebA(MultiTaskDataset):
         return os.path.join(self._folder, self._picture(name))
 
 
-def _attributes(key: str, names: Sequence[str]) -> tuple[str, ...]:
+def _checked_attributes(key: str, names: Sequence[str]) -> tuple[str, ...]:
     if isinstance(names, str) or not names:
         raise ConfigError(f"{key}: expected a list of attributes' names, found {names!r}")
     for name in names:

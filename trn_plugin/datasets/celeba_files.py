@@ -1,4 +1,4 @@
-"""Where CelebA's files are, in any of the layouts that it is distributed in."""
+"""Find CelebA's files in any of its distributed layouts."""
 
 from __future__ import annotations
 
@@ -19,18 +19,14 @@ FOLDERS = (".", "Anno", "Eval", "Img")
 
 
 class CelebAFiles(NamedTuple):
-    """The files of a data root.
-
-    Attributes:
-        root: the folder.
-    """
+    """The files of a data root."""
 
     root: str
 
     def found(self, name: str, exists: Callable[[str], bool] = os.path.isfile) -> str | None:
-        """The path of a file or folder in any of the layouts; an absolute one stays.
+        """The path of a file or folder in any layout; None if it is missing.
 
-        A text file may be a CSV file instead.
+        An absolute path stays; a CSV file may replace a text file.
         """
         stem, ending = os.path.splitext(name)
         for given in (name, f"{stem}.csv") if ending == ".txt" else (name,):
@@ -42,10 +38,10 @@ class CelebAFiles(NamedTuple):
         return None
 
     def path(self, name: str) -> str:
-        """The path of a file.
+        """The path of a file in any layout.
 
         Raises:
-            DataError: it is missing.
+            DataError: the file is missing.
         """
         found = self.found(name)
         if found is None:
@@ -56,10 +52,10 @@ class CelebAFiles(NamedTuple):
         return found
 
     def pictures(self, name: str, needed: bool) -> str:
-        """The folder of the pictures, or one of the same name in it.
+        """The folder of the pictures, which may lie in a folder of the same name.
 
         Raises:
-            DataError: it is missing, and ``needed``.
+            DataError: ``needed`` and missing.
         """
         found = self.found(name, os.path.isdir)
         if found is None and needed:

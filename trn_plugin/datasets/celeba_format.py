@@ -1,10 +1,10 @@
-"""CelebA's text files, as they are really distributed, and the CSV files of a usual mirror.
+"""Read CelebA's label files, as text or in the CSV form of common mirrors.
 
 Label files (attributes, landmarks, boxes) hold the number of pictures, a line of column names, and
-one row a picture, ``000001.jpg -1  1 ...``; partition files hold rows ``000001.jpg 0`` alone.
-Columns are set apart by blanks; line ends are LF or CRLF. In a CSV file a header
-``image_id,5_o_Clock_Shadow,...`` takes the place of the first two lines; that of a partition may be
-absent. A byte-order mark does not count.
+one row per picture, ``000001.jpg -1  1 ...``; partition files hold only rows ``000001.jpg 0``.
+Blanks separate the columns; lines end in LF or CRLF. In CSV, a header
+``image_id,5_o_Clock_Shadow,...`` replaces the first two lines; a partition may lack it. A
+byte-order mark is skipped.
 """
 
 from __future__ import annotations
@@ -29,29 +29,29 @@ ATTRIBUTES = (
     *("Rosy_Cheeks", "Sideburns", "Smiling", "Straight_Hair", "Wavy_Hair", "Wearing_Earrings"),
     *("Wearing_Hat", "Wearing_Lipstick", "Wearing_Necklace", "Wearing_Necktie", "Young"),
 )
-SPLITS = ("train", "val", "test")  # as a partition file numbers them, from 0
+SPLITS = ("train", "val", "test")  # a partition file numbers them from 0
 
-MAX_DIGITS = 9  # what fits int32
+MAX_DIGITS = 9  # fits int32
 MAX_NAME = 255
-BLOCK = 1 << 18  # bytes that are parsed at once: memory is touched once
-KEPT = 4
+BLOCK = 1 << 18  # bytes parsed at once, few enough for the CPU cache
+CACHED_FILES = 4
 _BLANK = np.zeros(256, dtype=bool)
 _BLANK[list(b" \t\n\v\f\r")] = True
 _IN_NAMES = np.zeros(256, dtype=bool)
 _IN_NAMES[0x21:0x7F] = True
 _IN_NAMES[list(b"/\\:")] = False
-_read: dict[tuple, Table] = {}
+_cache: dict[tuple, Table] = {}
 
 
 class Table(NamedTuple):
-    """Rows of a file, in its order. The arrays are shared and cannot be written to.
+    """Rows of a file, in its order. The arrays are shared and read-only.
 
     Attributes:
-        names: of the columns behind the file name.
-        values: (N, len(names)) int32; of `read_attributes` int8, 0 and 1.
-        files: (N,) str, names of the pictures, each once.
-        lines: (N,) int32, line of each row, from 1.
-        header: line of the names.
+        names: names of the columns after the file name.
+        values: (N, len(names)) int32; int8 0 and 1 from `read_attributes`.
+        files: (N,) str, file names of the pictures, all different.
+        lines: (N,) int32, line numbers from 1.
+        header: line number of the column names.
     """
 
     names: tuple[str, ...]
@@ -62,20 +62,19 @@ class Table(NamedTuple):
 
 
 def read_attributes(path: str) -> Table:
-    """Read ``list_attr_celeba.txt``: values (N, 40) int8, 1 where the attribute is there, else 0.
+    """Read ``list_attr_celeba.txt``: values (N, 40) int8, 1 for a present attribute, else 0.
 
-    The 26 MB of the official file take some tenths of a second. A file that was read before in
-    this process is recognised by the digest of its content; nothing is written to disk.
+    The last files read are cached in this process by the digest of their content.
 
     Raises:
         DataError: naming file and line, if the file is missing, its header is wrong, or a row has
             another number of columns, a value other than -1 and 1, or a name used before.
     """
-    return _kept(path, "attributes", _parse_attributes)
+    return _cached(path, "attributes", _parse_attributes)
 
 
 def read_table(path: str, columns: Sequence[str]) -> Table:
-    """Read a label file of whole numbers with exactly these columns, e.g. landmarks in pixels.
+    """Read a label file of integers with exactly these columns, such as landmarks in pixels.
 
     Raises:
         DataError: as `read_attributes`, or for other columns.
@@ -90,33 +89,33 @@ def read_table(path: str, columns: Sequence[str]) -> Table:
             )
         return table
 
-    return _kept(path, tuple(columns), parse)
+    return _cached(path, tuple(columns), parse)
 
 
 def read_partition(path: str) -> Table:
-    """Read a partition file: values (N, 1), the split's number in `SPLITS`.
+    """Read a partition file: values (N, 1), the index of the split in `SPLITS`.
 
     Raises:
         DataError: naming file and line, as `read_attributes`, or for another number.
     """
-    return _kept(path, "partition", _parse_partition)
+    return _cached(path, "partition", _parse_partition)
 
 
-def _kept(path: str, kind: object, parse) -> Table:
+def _cached(path: str, kind: object, parse) -> Table:
     try:
         with open(path, "rb") as file:
             data = file.read()
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
     key = (kind, hashlib.sha256(data).digest())
-    if key not in _read:
+    if key not in _cache:
         table = parse(path, data.removeprefix(b"\xef\xbb\xbf"))
         for array in (table.values, table.files, table.lines):
             array.flags.writeable = False
-        while len(_read) >= KEPT:
-            del _read[next(iter(_read))]
-        _read[key] = table
-    return _read[key]
+        while len(_cache) >= CACHED_FILES:
+            del _cache[next(iter(_cache))]
+        _cache[key] = table
+    return _cache[key]
 
 
 def _parse_attributes(path: str, data: bytes) -> Table:
@@ -133,7 +132,7 @@ def _parse_attributes(path: str, data: bytes) -> Table:
 
 def _parse_partition(path: str, data: bytes) -> Table:
     _, rows = split_csv(path, data) or ((), data)
-    table = _rows(path, rows, 0, 1, ("split",))
+    table = _parse_rows(path, rows, 0, 1, ("split",))
     bad = np.flatnonzero((table.values < 0) | (table.values >= len(SPLITS)))
     if bad.size:
         listing = ", ".join(f"{i} ({name})" for i, name in enumerate(SPLITS))
@@ -145,12 +144,12 @@ def _parse_partition(path: str, data: bytes) -> Table:
 
 
 def _parse(path: str, data: bytes) -> Table:
-    """A label file: count, names, rows; or CSV: names, rows."""
+    """Parse a label file: count, names, rows; or CSV: names, rows."""
     csv = split_csv(path, data)
     if csv is not None:
         names, rows = csv
         _check_names(path, 1, names, data.split(b"\n", 1)[0])
-        return _rows(path, rows, 0, 1, names)._replace(header=1)
+        return _parse_rows(path, rows, 0, 1, names)._replace(header=1)
     first = data.find(b"\n") + 1
     second = data.find(b"\n", first) + 1
     if not first or not second:
@@ -160,10 +159,10 @@ def _parse(path: str, data: bytes) -> Table:
         raise DataError(f"{path}:1: expected the number of pictures, found {_quoted(data[:first])}")
     names = tuple(name.decode("utf-8", "replace") for name in data[first:second].split())
     _check_names(path, 2, names, data[first:second])
-    table = _rows(path, data, second, 3, names)
+    table = _parse_rows(path, data, second, 3, names)
     if len(table.files) != int(count[0]):
         raise DataError(
-            f"{path}:1: expected as many rows as it says, {int(count[0])}, found {len(table.files)}"
+            f"{path}:1: expected the announced {int(count[0])} rows, found {len(table.files)}"
         )
     return table
 
@@ -175,8 +174,8 @@ def _check_names(path: str, line: int, names: tuple[str, ...], found: bytes) -> 
         )
 
 
-def _rows(path: str, data: bytes, start: int, line: int, names: tuple[str, ...]) -> Table:
-    """The rows from byte ``start``, which is in ``line``."""
+def _parse_rows(path: str, data: bytes, start: int, line: int, names: tuple[str, ...]) -> Table:
+    """Parse the rows from byte ``start``, which is in line ``line``."""
     blocks = []
     while start < len(data):
         end = data.find(b"\n", start + BLOCK) + 1 or len(data)
@@ -184,7 +183,7 @@ def _rows(path: str, data: bytes, start: int, line: int, names: tuple[str, ...])
         if text.strip():
             parsed = _parse_block(text, len(names))
             if parsed is None:
-                raise _first_fault(path, text, line, names)
+                raise _first_error(path, text, line, names)
             values, files, lines = parsed
             blocks.append((values, files, lines + line))
         line += text.count(b"\n")
@@ -202,7 +201,7 @@ def _rows(path: str, data: bytes, start: int, line: int, names: tuple[str, ...])
 
 
 def _parse_block(body: bytes, columns: int):
-    """Values, file names and lines from 0; None if any row is not as it should be."""
+    """Values, file names and line numbers from 0; None if any row is malformed."""
     text = np.frombuffer(b"\n" + body + b"\n", dtype=np.uint8)
     blank = _BLANK[text]
     edges = np.flatnonzero(blank[1:] != blank[:-1]) + 1  # start, end, start, end, ...
@@ -214,15 +213,15 @@ def _parse_block(body: bytes, columns: int):
     last = np.searchsorted(newlines, edges[:, -1, 0]) - 1
     if (lines != last).any() or (np.diff(lines) < 1).any():
         return None
-    values = _whole_numbers(text, edges[:, 1:, 0], edges[:, 1:, 1])
-    files = _names(text, edges[:, 0, 0], edges[:, 0, 1])
+    values = _parse_integers(text, edges[:, 1:, 0], edges[:, 1:, 1])
+    files = _parse_names(text, edges[:, 0, 0], edges[:, 0, 1])
     if values is None or files is None:
         return None
     return values, files, lines.astype(np.int32)
 
 
-def _names(text: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.ndarray | None:
-    """The file names at [start, end) of ``text``; None if one is no plain name."""
+def _parse_names(text: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.ndarray | None:
+    """The file names at [start, end) of ``text``; None if one is not a plain name."""
     width = int((end - start).max())
     if width > MAX_NAME:
         return None
@@ -235,8 +234,8 @@ def _names(text: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.ndarray |
     return None if np.isin(files, (b".", b"..")).any() else files.astype(str)
 
 
-def _whole_numbers(text: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.ndarray | None:
-    """The decimal numbers at [start, end) of ``text`` as int32; None if one is no such number."""
+def _parse_integers(text: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.ndarray | None:
+    """The integers at [start, end) of ``text`` as int32; None if one is malformed."""
     negative = text[start] == ord("-")
     first = start + negative
     length = int((end - first).max())
@@ -245,7 +244,7 @@ def _whole_numbers(text: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.n
     values = np.zeros(start.shape, dtype=np.int32)
     for power in range(length):
         position = end - 1 - power
-        digit = text[position] - np.uint8(ord("0"))  # wraps around for what is no digit
+        digit = text[position] - np.uint8(ord("0"))  # uint8: other characters wrap to > 9
         if power:
             inside = position >= first
             digit[~inside] = 0
@@ -260,7 +259,8 @@ def _is_name(name: bytes) -> bool:
     return bool(plain) and len(name) <= MAX_NAME and name not in (b".", b"..")
 
 
-def _first_fault(path: str, body: bytes, line: int, names: tuple[str, ...]) -> DataError:
+def _first_error(path: str, body: bytes, line: int, names: tuple[str, ...]) -> DataError:
+    """The error of the first malformed row."""
     for number, row in enumerate(body.split(b"\n"), line):
         columns = row.split()
         if not columns:
@@ -269,7 +269,7 @@ def _first_fault(path: str, body: bytes, line: int, names: tuple[str, ...]) -> D
         if len(columns) != len(names) + 1:
             return DataError(
                 f"{where}: expected {len(names) + 1} columns, a file name and "
-                f"{_numbers(names)}, found {len(columns)}{_absent(names)}"
+                f"{_numbers(names)}, found {len(columns)}{_missing_attributes(names)}"
             )
         if not _is_name(columns[0]):
             return DataError(f"{where}: expected a plain file name, found {_quoted(columns[0])}")
@@ -282,8 +282,8 @@ def _first_fault(path: str, body: bytes, line: int, names: tuple[str, ...]) -> D
     return DataError(f"{path}:{line}: cannot be read as rows of {_numbers(names)}")
 
 
-def _absent(names: Sequence[str]) -> str:
-    """What a header of attributes lacks, where that is not much."""
+def _missing_attributes(names: Sequence[str]) -> str:
+    """Hint for a header that lacks a few attributes."""
     absent = [name for name in ATTRIBUTES if name not in names]
     few = 0 < len(absent) <= 3 and set(names) <= set(ATTRIBUTES)
     return f"; its header lacks {', '.join(absent)}" if few else ""

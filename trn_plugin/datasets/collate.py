@@ -1,4 +1,4 @@
-"""From packed samples to one batch, in the data loader's workers."""
+"""Collate packed samples into one batch, in the data loader's workers."""
 
 from __future__ import annotations
 
@@ -19,17 +19,16 @@ def multi_task_collate(samples: Sequence[dict], _scope_: str | None = None) -> d
     """Stack pictures, targets and masks.
 
     Args:
-        samples (Sequence[dict]): what `PackMultiTaskInputs` makes of each picture.
+        samples (Sequence[dict]): outputs of `PackMultiTaskInputs`.
         _scope_ (str, optional): ignored; MMEngine adds it to configs of another package.
 
     Returns:
-        dict: ``inputs`` (N, 3, H, W), ``data_samples``, a `MultiTaskBatch` of the tasks of all
-        samples, and what else they have. Other samples are collated by MMEngine's
-        ``default_collate``.
+        dict: ``inputs`` (N, 3, H, W); ``data_samples``, a `MultiTaskBatch` with the tasks of all
+        samples; and their other entries. MMEngine's ``default_collate`` collates other samples.
 
     Raises:
-        DataError: pictures of different sizes, a label that does not fit its task, or a task that
-            two data sets describe differently.
+        DataError: pictures of different sizes, a label that does not fit its task, or two data sets
+            that describe a task differently.
     """
     packed = [sample.get("data_samples") for sample in samples]
     if not all(isinstance(each, MultiTaskDataSample) and "tasks" in each for each in packed):
@@ -63,7 +62,7 @@ def _all_tasks(samples: Sequence[MultiTaskDataSample]) -> dict[str, Task]:
         unknown = sample.gt.keys() - tasks.keys()
         if unknown:
             raise DataError(
-                f"{sample.get('img_path', 'a sample')}: has a label of {min(unknown)!r}, which its "
-                f"data set does not describe; it has {', '.join(tasks)}"
+                f"{sample.get('img_path', 'a sample')}: its data set describes no task "
+                f"{min(unknown)!r}, only {', '.join(tasks)}"
             )
     return tasks

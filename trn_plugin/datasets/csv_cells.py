@@ -14,13 +14,13 @@ from pyarrow import csv as arrow_csv
 
 __all__ = ["Batch", "Cells", "Strings", "plain_lines", "read_plain", "read_quoted"]
 
-BLOCK = 1 << 22  # bytes that are parsed at once
+BLOCK = 1 << 22  # bytes parsed at once
 ROWS = 1 << 16
 NEWLINE, RETURN, QUOTE = b'\n\r"'
 
 
 class Cells:
-    """One column of some rows, without the blanks around its cells.
+    """One column of a batch of rows; blanks around its cells are stripped.
 
     Args:
         texts: the cells.
@@ -41,34 +41,34 @@ class Cells:
         return self._array.to_pylist()
 
     def take(self, rows: np.ndarray) -> Cells:
-        """The cells of the rows (n,), by index."""
+        """The cells of rows (n,)."""
         return self if len(rows) == len(self) else Cells(self._array.take(pa.array(rows)))
 
     @property
     def missing(self) -> np.ndarray:
-        """(N,) bool: cells that are empty, or "nan" as some programs write it."""
+        """(N,) bool: cells that are empty or "nan"."""
         empty = compute.equal(compute.binary_length(self._array), 0)
         nan = compute.equal(compute.ascii_lower(self._array), "nan")
         return compute.or_(empty, nan).to_numpy(zero_copy_only=False)
 
     def matches(self, pattern: str) -> np.ndarray:
-        """(N,) bool: cells in which a regular expression (RE2) is found."""
+        """(N,) bool: cells that match a regular expression (RE2)."""
         return compute.match_substring_regex(self._array, pattern).to_numpy(zero_copy_only=False)
 
     def numbers(self) -> np.ndarray:
-        """(N,) float64; NaN for a cell that is no decimal number."""
+        """(N,) float64; NaN for a cell that is not a decimal number."""
         try:
             return self._array.cast(pa.float64()).to_numpy(zero_copy_only=False)
         except pa.ArrowInvalid:
             return np.array([_number(text) for text in self.tolist()])
 
     def distinct(self) -> tuple[np.ndarray, list[str]]:
-        """(N,) index of each cell among the distinct ones, and these."""
+        """(N,) index of each cell's value, and the distinct values."""
         encoded = self._array.dictionary_encode()
         return encoded.indices.to_numpy(), encoded.dictionary.to_pylist()
 
     def strings(self) -> Strings:
-        """The cells as one buffer."""
+        """The cells in one buffer."""
         offsets = np.frombuffer(self._array.buffers()[1], np.int32)
         offsets = offsets[self._array.offset : self._array.offset + len(self) + 1]
         data = np.frombuffer(self._array.buffers()[2] or b"", np.uint8)
@@ -76,11 +76,11 @@ class Cells:
 
 
 class Strings(NamedTuple):
-    """Texts as two arrays, which forked workers share.
+    """Texts in two arrays, which forked workers share.
 
     Attributes:
         data: (B,) uint8, all texts in UTF-8.
-        offsets: (N + 1,) int64, where each begins.
+        offsets: (N + 1,) int64, start of each text.
     """
 
     data: np.ndarray
@@ -92,7 +92,7 @@ class Strings(NamedTuple):
 
     @classmethod
     def concatenate(cls, parts: Sequence[Strings]) -> Strings:
-        """The texts of all parts, in order."""
+        """All texts, in order."""
         starts = np.cumsum([0, *(len(part.data) for part in parts)])
         offsets = [part.offsets[:-1] + start for part, start in zip(parts, starts, strict=False)]
         data = np.concatenate([part.data for part in parts])
@@ -103,8 +103,8 @@ class Batch(NamedTuple):
     """Some rows of a file.
 
     Attributes:
-        lines: (N,) int32, line of each row, from 1.
-        cells: by column.
+        lines: (N,) int32, line numbers from 1.
+        cells: cells by column name.
     """
 
     lines: np.ndarray
@@ -112,10 +112,10 @@ class Batch(NamedTuple):
 
 
 def plain_lines(path: str) -> np.ndarray | None:
-    """Lines (N,), from 1, that are not empty, the header's first; None if a row may be no line.
+    """Line numbers (N,) of the rows, the header's first; None if rows and lines may differ.
 
-    It is where a cell is quoted, a line ends in CR alone, or a cell may be longer than the csv
-    module reads.
+    They may differ where a cell is quoted, a line ends in CR alone, or a line is longer than the
+    csv module's limit for a cell.
     """
     ends, after_return, start, last = [], [], 0, NEWLINE
     with open(path, "rb") as file:
@@ -143,13 +143,13 @@ def plain_lines(path: str) -> np.ndarray | None:
 def read_plain(
     path: str, lines: np.ndarray, header: Sequence[str], names: Sequence[str]
 ) -> Iterator[Batch]:
-    """Rows of a file in which each is a line.
+    """Read a file whose rows are single lines.
 
     Args:
         path: the file.
-        lines: of `plain_lines`.
-        header: all columns, in order.
-        names: the columns to read.
+        lines: from `plain_lines`.
+        header: names of all columns, in order.
+        names: names of the columns to read.
 
     Raises:
         pyarrow.ArrowInvalid: a row that cannot be read.
@@ -177,7 +177,7 @@ def read_plain(
 def read_quoted(
     rows: Iterator[tuple[int, list[str]]], header: Sequence[str], names: Sequence[str]
 ) -> Iterator[Batch]:
-    """The same from rows that the csv module reads, as (line, cells)."""
+    """As `read_plain`, from rows (line, cells) of the csv module."""
     while chunk := list(itertools.islice(rows, ROWS)):
         lines = np.array([line for line, _ in chunk], np.int32)
         places = [header.index(name) for name in names]

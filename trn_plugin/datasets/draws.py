@@ -1,4 +1,4 @@
-"""Which draw of a sample is being read, and the random numbers that belong to it."""
+"""A draw of a sample (index, epoch, seed), and its random numbers."""
 
 from __future__ import annotations
 
@@ -9,23 +9,22 @@ from contextvars import ContextVar
 
 import numpy as np
 
-__all__ = ["DrawnResults", "SampleDraw", "SampleGenerator", "draw_of", "reading"]
+__all__ = ["PipelineResults", "SampleDraw", "SampleGenerator", "draw_of", "reading"]
 
-# Keep the generators of training draws and of evaluation boxes apart.
-TRAIN_STREAM, EVAL_STREAM = 0, 1
+TRAIN_STREAM, EVAL_STREAM = 0, 1  # independent streams: training draws, evaluation boxes
 
 
 class SampleDraw(int):
-    """The index of a sample that also says when it was drawn.
+    """The index of a sample, with the epoch and the seed that fix its augmentation.
 
-    A data set that wraps another computes a new, plain index from it; `reading` keeps the draw
-    for the data sets within.
+    A wrapping data set computes a plain index from it; `reading` keeps the draw for the data sets
+    within.
 
     Attributes:
         epoch (int): epoch of the draw.
-        seed (int): the run's seed.
-        position (int | None): place of the draw in its epoch, over all processes; None where an
-            epoch has each sample once.
+        seed (int): seed of the run.
+        position (int | None): position in the epoch, over all processes; None if an epoch has each
+            sample once.
     """
 
     epoch: int
@@ -49,32 +48,32 @@ class SampleDraw(int):
         return f"SampleDraw({int(self)}, epoch={self.epoch}, seed={self.seed}{place})"
 
 
-_read: ContextVar[SampleDraw | None] = ContextVar("draw", default=None)
+_current: ContextVar[SampleDraw | None] = ContextVar("draw", default=None)
 
 
 @contextmanager
 def reading(index: int) -> Iterator[None]:
-    """While this lasts, plain indices that are read belong to the draw ``index``.
+    """Within this context, plain indices belong to the draw ``index``.
 
-    A plain ``index`` belongs itself to the draw of a `reading` around this one, if there is one.
+    A plain ``index`` belongs to the draw of the enclosing `reading`, if any.
     """
-    token = _read.set(index if isinstance(index, SampleDraw) else _read.get())
+    token = _current.set(index if isinstance(index, SampleDraw) else _current.get())
     try:
         yield
     finally:
-        _read.reset(token)
+        _current.reset(token)
 
 
 def draw_of(index: int) -> SampleDraw:
-    """The draw that reads a sample.
+    """The draw of an index.
 
     Returns:
-        ``index`` itself if it is a `SampleDraw`; else that of `reading`, with a position, as a
-        wrapper may read a sample for several indices of its own; else a random one.
+        ``index`` itself if it is a `SampleDraw`; else the draw of the enclosing `reading`, with a
+        position, since a wrapper may read a sample more than once; else a random draw.
     """
     if isinstance(index, SampleDraw):
         return index
-    outer = _read.get()
+    outer = _current.get()
     if outer is None:
         return SampleDraw(index, seed=secrets.randbits(64))
     position = int(outer) if outer.position is None else outer.position
@@ -82,10 +81,10 @@ def draw_of(index: int) -> SampleDraw:
 
 
 class SampleGenerator:
-    """One generator that is set to the numbers of a draw, which is cheaper than a new one.
+    """One generator that is reseeded for each draw, which is cheaper than a new generator.
 
-    Philox makes its numbers of a key, here the seed, and a counter, here (position, epoch, index):
-    each draw has a stretch of 2^64 blocks to itself.
+    Philox is a counter-based generator: the seed is its key, (position, epoch, index) its counter,
+    so that each draw owns 2^64 blocks of numbers.
     """
 
     def __init__(self) -> None:
@@ -93,7 +92,7 @@ class SampleGenerator:
         self.state = self.generator.bit_generator.state
 
     def at(self, draw: SampleDraw, index: int) -> np.random.Generator:
-        """The generator of a draw, of the sample ``index`` of a data set."""
+        """The generator of a draw for sample ``index``; valid until the next call."""
         key, counter = self.state["state"]["key"], self.state["state"]["counter"]
         key[:] = draw.seed % 2**64, TRAIN_STREAM
         counter[:] = 0, 0 if draw.position is None else draw.position + 1, draw.epoch, index
@@ -101,17 +100,17 @@ class SampleGenerator:
         return self.generator
 
 
-class DrawnResults(dict):
-    """A pipeline's results; makes ``eval_rng`` when it is asked for, which few pipelines do.
+class PipelineResults(dict):
+    """A pipeline's results, with ``eval_rng`` made on first access.
 
     Args:
-        record: what they begin with.
-        eval_key: seed and row that ``eval_rng`` depends on.
-        **more: entries beside the record's.
+        record: initial entries.
+        eval_key: seed and row that seed ``eval_rng``.
+        **entries: further entries.
     """
 
-    def __init__(self, record: dict, eval_key: tuple[int, int], **more) -> None:
-        super().__init__(record, **more)
+    def __init__(self, record: dict, eval_key: tuple[int, int], **entries) -> None:
+        super().__init__(record, **entries)
         self.eval_key = eval_key
 
     def __missing__(self, key: str) -> np.random.Generator:

@@ -22,13 +22,13 @@ MAX_CLASSES = 1000
 
 
 def csv_rows(path: str) -> Iterator[tuple[int, list[str]]]:
-    """Lines and cells of a CSV file: its header first, then the rows that are not empty.
+    """Line numbers and cells of a CSV file (commas, UTF-8): its header, then non-empty rows.
 
-    Blanks around a cell do not count. Comma-separated, UTF-8.
+    Blanks around cells are stripped.
 
     Raises:
-        DataError: naming file and line, if the file cannot be read, it has no header, or a row has
-            another number of cells than it.
+        DataError: naming file and line: the file cannot be read, has no header, or a row's number
+            of cells differs from the header's.
     """
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
@@ -51,7 +51,7 @@ def _checked_rows(path: str, reader) -> Iterator[tuple[int, list[str]]]:
             f"{path}:1: expected the columns' names, each once, found {listing(header) or 'none'}"
         )
     if all(_is_number(name) for name in header):
-        raise DataError(f"{path}:1: expected a header, the columns' names, found numbers")
+        raise DataError(f"{path}:1: expected a header of column names, found numbers")
     yield 1, header
     for row in reader:
         if not row:
@@ -64,7 +64,7 @@ def _checked_rows(path: str, reader) -> Iterator[tuple[int, list[str]]]:
 
 
 def csv_header(path: str) -> list[str]:
-    """The columns' names of a CSV file.
+    """The column names of a CSV file.
 
     Raises:
         DataError: see `csv_rows`.
@@ -77,8 +77,8 @@ def csv_batches(path: str, header: Sequence[str], names: Sequence[str]) -> Itera
 
     Args:
         path: the file.
-        header: of `csv_header`.
-        names: the columns to read.
+        header: from `csv_header`.
+        names: names of the columns to read.
 
     Raises:
         DataError: see `csv_rows`.
@@ -90,7 +90,7 @@ def csv_batches(path: str, header: Sequence[str], names: Sequence[str]) -> Itera
                 done += len(batch.lines)
                 yield batch
             return
-        except pa.ArrowInvalid:  # the csv module says in which line
+        except pa.ArrowInvalid:  # read the rest with the csv module, whose errors name the line
             pass
     yield from read_quoted(itertools.islice(csv_rows(path), 1 + done, None), header, names)
 
@@ -98,19 +98,19 @@ def csv_batches(path: str, header: Sequence[str], names: Sequence[str]) -> Itera
 def read_label_csv(
     path: str, columns: Sequence[str] | None = None, classes: Sequence[str] = ()
 ) -> dict[str, np.ndarray]:
-    """Columns of a CSV file with a header, as features; an empty cell is a missing label.
+    """Columns of a CSV file as features; an empty cell is a missing label.
 
     Args:
-        path: comma-separated, UTF-8.
-        columns: names of those to read; all by default.
-        classes: names of columns that hold classes (any text), which become one-hot; all others
-            hold numbers.
+        path: CSV file with a header.
+        columns: names of the columns to read; default all.
+        classes: names of columns of classes (any text), which become one-hot; all others hold
+            numbers.
 
     Returns:
-        (N, 1) by column, (N, C) for one of C classes in sorted order; a row of NaN where missing.
+        By column (N, 1), or (N, C) one-hot in sorted order of the classes; a row of NaN if missing.
 
     Raises:
-        DataError: naming file and line, for what cannot be read so, or a column that is not there.
+        DataError: naming file and line, for a missing column or a cell that is not a number.
     """
     header = csv_header(path)
     chosen = list(dict.fromkeys([*(header if columns is None else columns), *classes]))
@@ -132,15 +132,15 @@ def read_label_csv(
 
 
 def read_celeba_columns(path: str, columns: Sequence[str] | None = None) -> dict[str, np.ndarray]:
-    """(N, 1) float32 of each attribute in CelebA's file, or of those named.
+    """(N, 1) float32 of attributes in CelebA's file.
 
     Args:
-        path: ``list_attr_celeba.txt``, or the folder that holds it.
-        columns: attributes; default all.
+        path: ``list_attr_celeba.txt``, or its folder.
+        columns: names of attributes; default all.
 
     Raises:
-        DataError: a file that cannot be read.
-        ConfigError: a column that it does not have.
+        DataError: the file cannot be read.
+        ConfigError: the file lacks a column.
     """
     if os.path.isdir(path):
         path = os.path.join(path, "list_attr_celeba.txt")
@@ -153,14 +153,14 @@ def read_celeba_columns(path: str, columns: Sequence[str] | None = None) -> dict
 
 
 def _values(path: str, batch: Batch, name: str) -> np.ndarray:
-    """(N,) numbers of a column; NaN where its cell is missing."""
+    """(N,) numbers of a column; NaN for a missing cell."""
     cells = batch.cells[name]
     values = cells.numbers()
     bad = np.flatnonzero(~np.isfinite(values) & ~cells.missing)
     if bad.size:
         raise DataError(
             f"{path}:{batch.lines[bad[0]]}: expected {name} to be a number, found "
-            f"{quoted(cells[bad[0]])}; choose the columns to read, or read it as classes"
+            f"{quoted(cells[bad[0]])}; choose other columns, or read this one as classes"
         )
     return values
 

@@ -1,4 +1,4 @@
-"""Several data sets of different tasks as one, and a sampler that draws from each by its share."""
+"""Several data sets of different tasks as one, and a sampler with a share for each."""
 
 from __future__ import annotations
 
@@ -16,24 +16,23 @@ from trn_plugin.registry import DATA_SAMPLERS, DATASETS
 
 __all__ = ["MixedDataset", "ShareSampler"]
 
-EPOCH, PASS = 0, 1  # keep the seeds of their orders apart
+EPOCH, PASS = 0, 1  # independent random streams
 
 
 @DATASETS.register_module()
 class MixedDataset(ConcatDataset):
     """MMEngine's ``ConcatDataset`` for data sets of different tasks.
 
-    Each sample has the labels that its own data set has. ``metainfo['tasks']`` holds the tasks of
-    all data sets, ``metainfo['tasks_together']`` those of each, and ``metainfo['datasets']`` the
-    data sets' names.
+    A sample has the labels of its own data set. ``metainfo['tasks']`` holds the tasks of all data
+    sets, ``metainfo['tasks_together']`` the tasks of each, ``metainfo['datasets']`` their names.
 
     Args:
-        datasets: configs of data sets, or data sets, that wrap no others.
-        lazy_init: load the labels when they are first needed.
+        datasets: data sets that wrap no others, or their configs.
+        lazy_init: load the labels on first use.
 
     Raises:
-        ConfigError: no data set, one that wraps others, two of the same name, or a task that two
-            describe differently.
+        ConfigError: no data set, a wrapping data set, two of the same name, or two that describe a
+            task differently.
     """
 
     def __init__(self, datasets: Sequence[Any], lazy_init: bool = False) -> None:
@@ -44,7 +43,7 @@ class MixedDataset(ConcatDataset):
             if not isinstance(each, BaseDataset):
                 raise ConfigError(
                     f"datasets[{number}]: expected a data set that wraps no other, found "
-                    f"{type(each).__name__}; how often each is read, ShareSampler(shares=...) says"
+                    f"{type(each).__name__}; set how often each is read by ShareSampler(shares=...)"
                 )
         keys = {key for each in built for key in each.metainfo}
         super().__init__(built, lazy_init=lazy_init, ignore_keys=sorted(keys))
@@ -53,7 +52,7 @@ class MixedDataset(ConcatDataset):
             for task, info in each.metainfo.get("tasks", {}).items():
                 if tasks.setdefault(task, info) != info:
                     raise ConfigError(
-                        f"datasets: the task {task!r} is described differently by two of them, "
+                        f"datasets: two of them describe the task {task!r} differently, "
                         f"{tasks[task]} and {info}"
                     )
         together = [list(each.metainfo.get("tasks", {})) for each in built]
@@ -73,27 +72,27 @@ class MixedDataset(ConcatDataset):
         )
 
     def get_cat_ids(self, idx: int) -> list[int]:
-        """As of `MultiTaskDataset`, counted over the tasks of all data sets."""
+        """See `MultiTaskDataset`; numbered over the tasks of all data sets."""
         return category_ids(self, idx)
 
 
 @DATA_SAMPLERS.register_module()
 class ShareSampler(DrawSampler):
-    """Draws from each data set of a ``ConcatDataset`` or `MixedDataset` by its share.
+    """Samples each data set of a ``ConcatDataset`` or `MixedDataset` by its share.
 
-    An epoch has as many samples as the data sets together. Each data set is read in an order that
-    is drawn anew whenever it is used up, and goes on in the next epoch where it stopped, so that
-    its samples are seen equally often.
+    An epoch is as long as the data sets together. Each data set is read in random order without
+    replacement, reshuffled after each pass; a pass continues in the next epoch, so that all its
+    samples are seen equally often.
 
     Args:
-        dataset: of the loader.
-        shares: a positive number for each data set; their sum does not matter.
-        seed: of the orders and the augmentations; None takes one that all processes share.
+        dataset: the loader's data set.
+        shares: a positive weight for each data set; they need not sum to 1.
+        seed: seed of order and augmentations; None takes one that all processes share.
         round_up: pad so that all processes get equally many samples.
 
     Raises:
-        ConfigError: another number of shares than data sets, one that is not positive, or one so
-            small that an epoch has no sample of its data set.
+        ConfigError: not one positive share for each data set, or a share so small that an epoch has
+            no sample of its data set.
     """
 
     def __init__(
@@ -126,15 +125,15 @@ class ShareSampler(DrawSampler):
             )
 
     def __iter__(self) -> Iterator[SampleDraw]:
-        order = np.concatenate([self._drawn(part) for part in range(len(self.sizes))])
+        order = np.concatenate([self._sampled(part) for part in range(len(self.sizes))])
         order = np.random.default_rng((self.seed, EPOCH, self.epoch)).permutation(order)
         order = np.resize(order, self.total_size) if self.round_up else order
-        places = range(self.rank, self.total_size, self.world_size)
-        for place in places:  # a sample may come twice in an epoch
-            yield SampleDraw(int(order[place]), self.epoch, self.seed, place)
+        # the position tells repeated draws of a sample apart
+        for position in range(self.rank, self.total_size, self.world_size):
+            yield SampleDraw(int(order[position]), self.epoch, self.seed, position)
 
-    def _drawn(self, part: int) -> np.ndarray:
-        """Indices of a data set's samples in this epoch."""
+    def _sampled(self, part: int) -> np.ndarray:
+        """Indices sampled from a data set in this epoch."""
         size, count = int(self.sizes[part]), int(self.counts[part])
         start = self.epoch * count
         passes = range(start // size, -(-(start + count) // size))
@@ -142,5 +141,5 @@ class ShareSampler(DrawSampler):
             np.random.default_rng((self.seed, PASS, part, number)).permutation(size)
             for number in passes
         ]
-        drawn = np.concatenate([*orders, np.zeros(0, int)])[start - passes.start * size :][:count]
-        return drawn + int(self.sizes[:part].sum())
+        indices = np.concatenate([*orders, np.zeros(0, int)])[start - passes.start * size :]
+        return indices[:count] + int(self.sizes[:part].sum())

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from trn_plugin.datasets._inside import Inside
+from trn_plugin.datasets._data_root import DataRoot
 from trn_plugin.datasets._options import pixel_shift
 from trn_plugin.datasets.base import MultiTaskDataset
 from trn_plugin.datasets.mtfl_format import POSES, MTFLRow, read_rows
@@ -29,30 +29,31 @@ class MTFL(MultiTaskDataset):
     """Multi-Task Facial Landmark data set (Zhang et al., ECCV 2014), read as distributed.
 
     Tasks: ``landmarks`` (eyes, nose, mouth corners; "left" is the picture's left), ``pose`` (five
-    classes; in "left" ones the nose points to the picture's left), and the attributes ``gender``
+    classes; "left" means that the nose points to the picture's left), and the attributes ``gender``
     (1: male), ``smile`` (1: smiling), ``glasses`` (1: wearing them).
 
-    The files count pixels from 1, as Matlab does: the middle of the first one is at (1, 1). Labels
-    have it at (0.5, 0.5), as crops and predictions do; see ``docs/guides/pixel_centres.md``.
+    The files count pixels from 1, as Matlab does: the centre of the first pixel is (1, 1). Labels
+    are shifted to put it at (0.5, 0.5), as in crops and predictions; see
+    ``docs/guides/pixel_centres.md``.
 
-    A split of the annotation file ranks its rows by a hash of ``split_seed``, path and row; the
-    ``val_size`` lowest are ``val``, the others ``train``. It depends on nothing else.
+    The split depends only on ``split_seed``, path and row: of the rows ranked by a hash of the
+    three, the first ``val_size`` are 'val', the others 'train'.
 
     Args:
-        data_root: folder that holds the annotation files and the pictures' folders.
+        data_root: folder of the annotation files and pictures.
         ann_file: annotation file in it; ``testing.txt`` is the official test half.
         tasks: names of the tasks to use.
-        split: None for all rows, 'train' or 'val'.
+        split: 'train', 'val' or None for all rows.
         val_size: number of rows in 'val'.
         split_seed: seed of the split.
-        pixel_centre: coordinate of the middle of the first pixel in the files, or (x, y).
-        **kwargs: of `MultiTaskDataset`, such as ``pipeline``, ``input_size`` and ``indices`` (an
-            int: the first, or if negative the last, rows of the split; a list: those rows).
+        pixel_centre: coordinate of the centre of the first pixel in the files, or (x, y).
+        **kwargs: of `MultiTaskDataset`, such as ``pipeline``, ``input_size`` and ``indices`` (n:
+            the first n rows of the split; -n: the last n; a list: those rows).
 
     Raises:
-        ConfigError: for an unknown task or split, or a ``val_size`` that leaves a split empty.
-        DataError: if the root or a file is missing (saying where to get the data), or a row
-            cannot be used or leads out of the root (naming file and line).
+        ConfigError: an unknown task or split, or a ``val_size`` that leaves a split empty.
+        DataError: the root or a file is missing (saying where to get the data), or a row cannot be
+            used or leaves the root (naming file and line).
     """
 
     METAINFO = dict(
@@ -93,15 +94,15 @@ class MTFL(MultiTaskDataset):
         )
 
     def load_data_list(self) -> list[dict]:
-        """Read the annotation file; pictures are first touched when they are used."""
+        """Read the annotation file; pictures are opened when they are used."""
         self.check_root()
         rows = self._split(read_rows(self.ann_file))
         name = os.path.basename(self.ann_file)
         records = [self._record(row, f"{name}:{row.line}") for row in rows]
         if not self.follow_links:
-            inside = Inside(self.data_root)
+            root = DataRoot(self.data_root)
             for record in records:
-                inside.check(record["img_path"], record["where"])
+                root.check(record["img_path"], record["where"])
         return records
 
     def check_root(self) -> None:
@@ -125,7 +126,7 @@ class MTFL(MultiTaskDataset):
                 f"val_size: expected 1..{len(rows) - 1} of the {len(rows)} rows in "
                 f"{self.ann_file}, found {self.val_size!r}"
             )
-        first: dict[str, int] = {}  # a picture listed twice must not be in both parts
+        first: dict[str, int] = {}  # a picture listed twice belongs to one split
         lines = [first.setdefault(row.path, row.line) for row in rows]
         ranks = [_rank(self.split_seed, row.path, n) for row, n in zip(rows, lines, strict=True)]
         ranked = sorted(range(len(rows)), key=ranks.__getitem__)
@@ -151,7 +152,7 @@ def _rank(seed: int, path: str, line: int) -> bytes:
 
 
 def _with_copies(ranked: list[int], ranks: list[bytes], count: int) -> set[int]:
-    """The first ``count`` rows, and those of the same picture as the last of them."""
+    """The first ``count`` rows, and further rows of the last one's picture."""
     while 0 < count < len(ranked) and ranks[ranked[count]] == ranks[ranked[count - 1]]:
         count += 1
     return set(ranked[:count])

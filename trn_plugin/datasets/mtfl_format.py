@@ -1,6 +1,6 @@
-"""MTFL's annotation files, as they are really distributed.
+"""Read and write MTFL's annotation files.
 
-One row a picture, ``path x1..x5 y1..y5 gender smile glasses pose``. The distributed
+One row per picture: ``path x1..x5 y1..y5 gender smile glasses pose``. As distributed,
 ``training.txt`` has CRLF line ends, a leading space from row 2 on, a last line of white space, and
 backslashes in its paths; ``testing.txt`` has forward slashes.
 """
@@ -25,7 +25,7 @@ COLUMNS = "path x1..x5 y1..y5 gender smile glasses pose"
 
 
 class MTFLRow(NamedTuple):
-    """One row: points in the picture's pixels and the labels as the file counts them, from 1."""
+    """One row: points in pixels, and labels numbered from 1 as in the file."""
 
     path: str
     xs: tuple[float, ...]
@@ -38,11 +38,11 @@ class MTFLRow(NamedTuple):
 
 
 def read_rows(path: str) -> list[MTFLRow]:
-    """Read an annotation file; paths come back with forward slashes.
+    """Read an annotation file; paths get forward slashes.
 
     Raises:
-        DataError: naming file and line, if a row has another number of columns, a coordinate that
-            is no finite number, a label outside its range, or a path that leaves the data root.
+        DataError: naming file and line, for a wrong number of columns, a non-finite coordinate, a
+            label outside its range, or a path that leaves the data root.
     """
     name = os.path.basename(path)
     try:
@@ -93,7 +93,7 @@ def _label(text: str, name: str, where: str) -> int:
 
 
 def write_rows(path: str, rows: Iterable[MTFLRow], separator: str = "\\") -> None:
-    """Write rows in the distributed layout; ``separator`` stands between folders."""
+    """Write rows as MTFL's files are distributed, with ``separator`` between folders."""
     lines = []
     for row in rows:
         numbers = [f"{value:.6f}" for value in (*row.xs, *row.ys)]

@@ -1,4 +1,4 @@
-"""Samplers that hand each sample's draw on, so that augmentation depends on nothing else."""
+"""Samplers that yield (index, epoch, seed), for reproducible augmentation."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ __all__ = ["DrawSampler", "NumberedDraws"]
 class DrawSampler(DefaultSampler):
     """MMEngine's ``DefaultSampler`` (same shuffling, sharding and padding) yielding `SampleDraw`.
 
-    MMEngine re-seeds new workers alike each epoch, so an augmentation that draws from a worker's
-    global generator repeats itself and depends on the number of workers. Here the epoch and the
-    seed travel with the index, and the data set makes the generator of the sample from them.
+    MMEngine seeds new workers alike each epoch: an augmentation that uses a worker's global
+    generator repeats itself and depends on the number of workers. Here epoch and seed travel with
+    the index, and the data set seeds the sample's generator with them.
 
     Args:
         dataset: anything with a length.
-        shuffle: draw a new order each epoch.
-        seed: of the order and the augmentations; None takes one that all processes share.
+        shuffle: use a new random order each epoch.
+        seed: seed of order and augmentations; None takes one that all processes share.
         round_up: pad so that all processes get equally many samples.
     """
 
@@ -41,28 +41,27 @@ class DrawSampler(DefaultSampler):
 
 @DATA_SAMPLERS.register_module()
 class NumberedDraws(Sampler):
-    """Yields the indices of any other sampler as `SampleDraw`, in the same order.
+    """Wraps any sampler and yields its indices as `SampleDraw`, in the same order.
 
-    A draw is told by its epoch and its place among the draws of all processes, which deal the
-    indices out in turn, as MMEngine's and torch's samplers do. `SafeRunner` puts it around every
-    sampler but `DrawSampler`. Attributes that it lacks are those of the sampler.
+    A draw is identified by its epoch and its position over all processes; indices alternate between
+    the processes, as in MMEngine's and torch's samplers. `SafeRunner` wraps every sampler but
+    `DrawSampler`. Missing attributes are looked up in the wrapped sampler.
 
     Args:
-        dataset: of the sampler.
-        sampler: config of a sampler, or a sampler.
-        seed: of the sampler and of the augmentations, unless the sampler has one of its own; None
-            takes one that all processes share.
+        dataset: the sampler's data set.
+        sampler: a sampler or its config.
+        seed: seed of sampler and augmentations, unless the sampler has a seed; None takes one that
+            all processes share.
 
     Attributes:
-        epoch (int): as `set_epoch` was told.
+        epoch (int): set by `set_epoch`.
     """
 
     yields_draws = True
 
     def __init__(self, dataset: Sized, sampler: dict | Sampler, seed: int | None = None) -> None:
         if isinstance(sampler, dict):
-            given = dict(dataset=dataset, seed=seed)
-            sampler = DATA_SAMPLERS.build(sampler, default_args=given)
+            sampler = DATA_SAMPLERS.build(sampler, default_args=dict(dataset=dataset, seed=seed))
         self.sampler = sampler
         if not isinstance(getattr(sampler, "seed", None), Integral):
             sampler.seed = sync_random_seed() if seed is None else seed
@@ -70,7 +69,7 @@ class NumberedDraws(Sampler):
 
     @property
     def seed(self) -> int:
-        """The sampler's."""
+        """Seed of the wrapped sampler."""
         return self.sampler.seed
 
     @seed.setter
@@ -78,7 +77,7 @@ class NumberedDraws(Sampler):
         self.sampler.seed = seed
 
     def set_epoch(self, epoch: int) -> None:
-        """Number the epoch, for the sampler too if it takes a number."""
+        """Set the epoch, also of the wrapped sampler if it takes one."""
         self.epoch = epoch
         if hasattr(self.sampler, "set_epoch"):
             self.sampler.set_epoch(epoch)
@@ -88,7 +87,7 @@ class NumberedDraws(Sampler):
         for number, index in enumerate(self.sampler):
             try:
                 index = operator.index(index)
-            except TypeError:  # of a data set that is asked for something else
+            except TypeError:  # not an integer: a data set with other keys
                 yield index
             else:
                 yield SampleDraw(index, self.epoch, self.seed, rank + number * processes)

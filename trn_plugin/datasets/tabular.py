@@ -1,4 +1,4 @@
-"""Pictures of anybody's, with the labels in a CSV file."""
+"""Pictures with labels in a user's CSV file."""
 
 from __future__ import annotations
 
@@ -10,17 +10,22 @@ from typing import Any
 import numpy as np
 from mmengine.logging import print_log
 
-from trn_plugin.datasets._boxes import NO_BOX, has_box
-from trn_plugin.datasets._inside import Inside
+from trn_plugin.datasets._data_root import DataRoot
 from trn_plugin.datasets._options import PIXEL_CENTRE, pixel_shift
-from trn_plugin.datasets._pictures import existing
+from trn_plugin.datasets._pictures import existing_files, report_missing
 from trn_plugin.datasets._records import Records
 from trn_plugin.datasets.base import MultiTaskDataset
 from trn_plugin.datasets.label_csv import csv_batches, csv_header
-from trn_plugin.datasets.tabular_format import absent_column, box_rule, label_columns
+from trn_plugin.datasets.tabular_format import (
+    NO_BOX,
+    box_rule,
+    has_box,
+    label_columns,
+    missing_column,
+)
 from trn_plugin.datasets.tabular_reader import SPLITS, LabelReader
 from trn_plugin.datasets.transforms import RegionBox
-from trn_plugin.errors import ConfigError, DataError, PictureError
+from trn_plugin.errors import ConfigError, DataError
 from trn_plugin.registry import DATASETS
 from trn_plugin.tasks import read_tasks
 from trn_plugin.tasks.cells import quoted, relative_path
@@ -30,54 +35,52 @@ __all__ = ["SPLITS", "TabularMultiTask"]
 
 @DATASETS.register_module()
 class TabularMultiTask(MultiTaskDataset):
-    """Labels in a CSV file with a header, one row a sample; a config says what its columns are.
+    """Labels in a CSV file with a header, one row per sample; the config describes its columns.
 
-    ``labels`` has for each task its kind and columns, ``dict(pose=dict(kind='class', ...))``:
+    ``labels`` gives the kind and columns of each task, ``dict(pose=dict(kind='class', ...))``:
 
-    - ``landmarks``: ``points``, names of points, whose columns are ``<name>_x`` and ``<name>_y``;
-      or the two columns by name, ``dict(nose=('nx', 'ny'))``. Pixels of the picture; see below
-      for points that are missing.
-      ``flip_pairs``, pairs of points that change places in a mirror (``[]`` if none do; needed for
-      `RandomFlip`); ``interocular``, the two points whose distance the NME is relative to.
-    - ``class``: ``column`` (default: the task's name); ``classes``, what its cells hold, names or
-      whole numbers, in order, or the name by cell, ``{1: 'left', 2: 'right'}``; ``flip_pairs`` as
+    - ``landmarks``: ``points``, names of points with columns ``<name>_x`` and ``<name>_y`` in
+      pixels, or the columns by point, ``dict(nose=('nx', 'ny'))``. ``flip_pairs``, pairs of points
+      that a mirror swaps (``[]`` for none; needed for `RandomFlip`). ``interocular``, the two
+      points whose distance normalises the NME.
+    - ``class``: ``column`` (default: the task's name). ``classes``, the values of its cells in
+      order (names or integers), or names by value, ``{1: 'left', 2: 'right'}``. ``flip_pairs`` as
       above.
     - ``attributes``: ``columns`` of 0 and 1 (default: the task's name).
     - ``values``: ``columns`` of numbers (default: the task's name).
 
-    An empty cell is a missing label. Of landmarks single points may be missing: an empty cell, or
-    0 in a third column, ``dict(nose=('nx', 'ny', 'visible'))`` (1 and 2: the point is there). Such
-    a point is in no loss and no metric. A task of another kind of which a row has some cells but
-    not all is missing there too, and the log counts such rows: columns that are filled
-    independently belong in tasks of their own.
+    An empty cell is a missing label. Single points may be missing: an empty cell, or 0 in a third
+    column, ``dict(nose=('nx', 'ny', 'visible'))`` (1 and 2: the point is labelled). No loss and no
+    metric counts a missing point. For the other kinds, a row with only some of a task's cells has
+    no label of the task, and the log counts such rows: make columns that are filled independently
+    separate tasks.
 
     Args:
-        data_root: folder that holds the pictures; no path in the file may lead out of it.
-        ann_file: the CSV file, in ``data_root`` unless it is absolute.
+        data_root: folder of the pictures; no path in the file may leave it.
+        ann_file: the CSV file; a relative name is in ``data_root``.
         labels: see above.
-        image_column: name of the column of the pictures' paths.
-        image_folder: the paths begin there, in ``data_root``.
-        box: the part of the picture that a row is about, for `RegionBox`: 'whole', all of it;
-            'landmarks', a box around the points that are there; or the names of four columns,
-            x0, y0, x1, y1 in pixels. None: 'landmarks' if the labels have two points or more,
-            else 'whole'. A row that has no such box is refused.
-        pixel_centre: coordinate of the middle of the picture's first pixel in the file's points,
-            or (x, y): 0.5 where the picture's edge is 0, as in crops and predictions; 0 or 1 where
-            whole numbers are middles of pixels. Edges of boxes stay.
+        image_column: name of the column of picture paths.
+        image_folder: folder in ``data_root`` that the paths start from.
+        box: region of the picture for `RegionBox`: 'whole'; 'landmarks', a box around the labelled
+            points; or the names of four columns, x0, y0, x1, y1 in pixels. None: 'landmarks' if the
+            labels have two points or more, else 'whole'. A row without such a box is an error.
+        pixel_centre: coordinate of the centre of the first pixel in the file's points, or (x, y):
+            0.5 if the picture's edge is 0, as in crops and predictions; 0 or 1 if integers are
+            pixel centres. Edges of boxes are not shifted.
         split: 'train', 'val' or 'test'; None for all rows.
-        split_column: name of the column that holds those three words; None draws a picture's split
-            by a hash of ``split_seed`` and its path, which depends on nothing else.
-        val_share: share of the pictures that are drawn for 'val'.
-        test_share: share of the pictures that are drawn for 'test'.
-        split_seed: see ``split_column``.
+        split_column: name of the column that holds those three words; None splits the pictures at
+            random, by a hash of ``split_seed`` and path alone.
+        val_share: share of the pictures in a random 'val'.
+        test_share: share of the pictures in a random 'test'.
+        split_seed: seed of the random split.
         **kwargs: of `MultiTaskDataset`, such as ``tasks``, ``pipeline`` and ``input_size``.
 
     Raises:
-        ConfigError: for labels that are not as above, an unknown split, unusable shares, or a box
-            that no step of the pipeline reads.
-        DataError: if the root, the file, a column or a picture is missing, or a cell cannot be
-            used (naming file, line and column). Pictures are looked for when there is a pipeline
-            to read them.
+        ConfigError: unusable labels, an unknown split, unusable shares, or a box that no step of
+            the pipeline reads.
+        DataError: the root, the file, a column or a picture is missing, or a cell cannot be used
+            (naming file, line and column). Pictures are checked only if there is a pipeline to
+            read them.
     """
 
     METAINFO = dict(dataset="TabularMultiTask", tasks={})
@@ -103,7 +106,7 @@ class TabularMultiTask(MultiTaskDataset):
         given |= {} if split_column is None else dict(split_column=split_column)
         for name, value in given.items():
             if not isinstance(value, str):
-                raise ConfigError(f"{name}: expected a text, found {value!r}")
+                raise ConfigError(f"{name}: expected a string, found {value!r}")
         if not isinstance(split, (str, type(None))) or split not in (None, *SPLITS):
             raise ConfigError(f"split: expected None or one of {list(SPLITS)}, found {split!r}")
         for name, share in (("val_share", val_share), ("test_share", test_share)):
@@ -111,7 +114,7 @@ class TabularMultiTask(MultiTaskDataset):
                 raise ConfigError(f"{name}: expected a share from 0 to below 1, found {share!r}")
         if val_share + test_share >= 1:
             raise ConfigError(
-                f"val_share, test_share: nothing is left to train on, {val_share} + {test_share}"
+                f"val_share, test_share: expected a sum below 1, found {val_share} + {test_share}"
             )
         self.labels = label_columns(labels)
         self.known = read_tasks(self._known_tasks(), "labels.")
@@ -145,7 +148,7 @@ class TabularMultiTask(MultiTaskDataset):
             )
 
     def load_data_list(self) -> Records:
-        """Read the file; pictures are first opened when they are used."""
+        """Read the file; pictures are opened when they are used."""
         self.check_root()
         header = csv_header(self.ann_file)
         names = self._columns(header)
@@ -168,19 +171,19 @@ class TabularMultiTask(MultiTaskDataset):
         self._report(reader)
         self._check_boxes()
         labels = {task: self._table.labels[task] for task in self.tasks}
-        return Records(self._record, self._there(), labels)
+        return Records(self._record, self._rows_with_picture(), labels)
 
     def _columns(self, header: Sequence[str]) -> list[str]:
-        """Names of the columns that are read."""
+        """Names of the columns to read."""
         needed = [self.image_column, *self.box_columns]
         if self.split_column is not None and self.split is not None:
             needed.append(self.split_column)
         needed += [column for columns in self.labels.values() for column in columns.columns]
         for name in needed:
             if name not in header:
-                text = f"{self.ann_file}:1: {absent_column(name, header)}"
+                text = f"{self.ann_file}:1: {missing_column(name, header)}"
                 if name == self.split_column:
-                    text += "; split_column=None draws the split, split=None takes all rows"
+                    text += "; split_column=None splits at random, split=None takes all rows"
                 raise DataError(text)
         return list(dict.fromkeys(needed))
 
@@ -205,34 +208,35 @@ class TabularMultiTask(MultiTaskDataset):
         return f"{os.path.basename(self.ann_file)}:{self._table.lines[row]}"
 
     def _report(self, reader: LabelReader) -> None:
-        """Say what a user would want to know of labels that are missing."""
+        """Warn of pictures in two splits and of missing labels."""
         name = os.path.basename(self.ann_file)
         line, path, count = reader.in_two_splits()
         if count:
             self._warn(
-                f"{name}:{line}: {quoted(path)} is in another split before, and so are "
-                f"{count - 1} other pictures: what is measured on pictures "
-                "that were trained on says little of others"
+                f"{name}:{line}: {quoted(path)} is also in another split ({count} such pictures): "
+                "metrics on pictures that were trained on say little about others"
             )
         for task in self.tasks:
             if reader.partial[task]:
                 self._warn(
                     f"{name}: {reader.partial[task]} rows have some of {task}'s columns but not "
-                    "all: they count as rows without it; give columns that are filled "
-                    "independently tasks of their own"
+                    "all: they count as unlabelled; make columns that are filled independently "
+                    "separate tasks"
                 )
             table = self._table.labels[task]
-            there = table.labels[table.there]
-            lacking = np.isnan(there.reshape(len(there), -1)).any(axis=1).sum() if len(there) else 0
-            if lacking:
-                what = f"{lacking} rows lack some of the points of {task}"
-                self._warn(f"{name}: {what}: those are in no loss and no metric")
-            if not table.there.any():
+            labels = table.labels[table.labelled]
+            partial = (
+                np.isnan(labels.reshape(len(labels), -1)).any(axis=1).sum() if len(labels) else 0
+            )
+            if partial:
+                what = f"{partial} rows lack some of the points of {task}"
+                self._warn(f"{name}: {what}: these points are in no loss and no metric")
+            if not table.labelled.any():
                 split = "" if self.split is None else f" of the split {self.split!r}"
                 self._warn(f"{name}: no row{split} has a label of {task}")
 
     def _check_boxes(self) -> None:
-        """Refuse rows that have no box of the kind that all are to have, and a box not read."""
+        """Refuse rows without a box, and a ``box`` that no step reads."""
         steps = self.pipeline.transforms
         if not any(isinstance(step, RegionBox) for step in steps):
             if steps and self.box is not None:
@@ -249,27 +253,21 @@ class TabularMultiTask(MultiTaskDataset):
                 "rows fill"
             )
 
-    def _there(self) -> np.ndarray:
-        """The rows whose picture exists; all of them if no pipeline would read it."""
+    def _rows_with_picture(self) -> np.ndarray:
+        """The rows whose picture exists; all rows without a pipeline."""
         table = self._table
         rows = np.arange(len(table.lines))
         if not self.pipeline.transforms:
             return rows
         folder = os.path.join(self.data_root, self.image_folder)
-        inside = None if self.follow_links else Inside(self.data_root)
+        root = None if self.follow_links else DataRoot(self.data_root)
         paths = map(table.paths.text, range(len(rows)))
-        there = existing(folder, paths, self._where, inside)
-        if there.all():
-            return rows
-        missing = np.flatnonzero(~there)
-        text = (
-            f"{self._where(missing[0])}: no picture {self._record(missing[0])['img_path']}; "
-            f"{len(missing)} of {len(rows)} pictures are missing"
-        )
-        if not self.skip_unreadable:
-            raise PictureError(text)
-        self._warn(f"{text}: left out (skip_unreadable)")
-        return rows[there]
+        exists = existing_files(folder, paths, self._where, root)
+        missing = np.flatnonzero(~exists)
+        if missing.size:
+            text = f"{self._where(missing[0])}: no picture {self._record(missing[0])['img_path']}"
+            report_missing(text, len(missing), len(rows), self.skip_unreadable)
+        return rows[exists]
 
     @staticmethod
     def _warn(text: str) -> None:

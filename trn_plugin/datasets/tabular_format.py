@@ -1,4 +1,4 @@
-"""Which columns of a CSV file hold which task's label, as a config says it."""
+"""Read the label columns and boxes that a config describes."""
 
 from __future__ import annotations
 
@@ -7,22 +7,26 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from trn_plugin.datasets._records import LabelTable
+from trn_plugin.datasets.tabular_reader import Table
 from trn_plugin.errors import ConfigError
 from trn_plugin.tasks import TASKS, LabelColumns, Task
 from trn_plugin.tasks.cells import listing, quoted
 from trn_plugin.tasks.columns import are_names
 
-__all__ = ["absent_column", "box_rule", "label_columns"]
+__all__ = ["NO_BOX", "box_rule", "has_box", "label_columns", "missing_column"]
+
+NO_BOX = dict(columns="no box in its columns", landmarks="no two landmarks for a box")
 
 
 def label_columns(labels: Mapping[str, Mapping]) -> dict[str, LabelColumns]:
-    """The columns of every task.
+    """The columns of each task.
 
     Args:
-        labels: by task, as `TabularMultiTask` describes it.
+        labels: option ``labels`` of `TabularMultiTask`.
 
     Raises:
-        ConfigError: naming the task and the key that cannot be used.
+        ConfigError: naming the unusable task and key.
     """
     if not isinstance(labels, Mapping) or not labels:
         raise ConfigError(
@@ -52,14 +56,14 @@ def label_columns(labels: Mapping[str, Mapping]) -> dict[str, LabelColumns]:
 def box_rule(
     box: str | Sequence[str] | None, tasks: Mapping[str, Task]
 ) -> tuple[str, tuple[str, ...]]:
-    """What boxes are made of ('whole', 'landmarks' or 'columns'), and the columns.
+    """Source of the boxes ('whole', 'landmarks' or 'columns'), and the columns.
 
     Args:
-        box: as `TabularMultiTask` describes it.
-        tasks: those of the labels.
+        box: option ``box`` of `TabularMultiTask`.
+        tasks: the tasks of the labels, by name.
 
     Raises:
-        ConfigError: another value, or 'landmarks' without two of them.
+        ConfigError: another value, or 'landmarks' without two points.
     """
     rng = np.random.default_rng(0)
     points = sum(len(task.points(task.example(rng))) for task in tasks.values())
@@ -77,8 +81,40 @@ def box_rule(
     return "columns", tuple(box)
 
 
-def absent_column(name: str, header: Sequence[str]) -> str:
-    """What to say of a column that a file has not."""
+def has_box(rule: str, tasks: Mapping[str, Task], table: Table) -> np.ndarray:
+    """(N,) bool: rows that have a box.
+
+    Args:
+        rule: 'whole', 'columns' or 'landmarks', see `RegionBox`.
+        tasks: the tasks of the labels, by name.
+        table: the rows.
+    """
+    count = len(table.lines)
+    if rule == "whole":
+        return np.ones(count, dtype=bool)
+    if rule == "columns":
+        return ~np.isnan(table.regions[:, 0])
+    low, high = np.full((2, count, 2), np.nan)
+    for name, task in tasks.items():
+        points = _points(task, table.labels[name])
+        if points is not None:
+            low = np.fmin(low, np.fmin.reduce(points, axis=1))
+            high = np.fmax(high, np.fmax.reduce(points, axis=1))
+    return (high > low).any(axis=1)
+
+
+def _points(task: Task, labels: LabelTable) -> np.ndarray | None:
+    """Points (N, P, 2) of all rows, NaN where missing; None for a task without points."""
+    known = task.all_points(labels.labels[labels.labelled])
+    if not known.size:
+        return None
+    points = np.full((len(labels.labelled), *known.shape[1:]), np.nan)
+    points[labels.labelled] = known
+    return points
+
+
+def missing_column(name: str, header: Sequence[str]) -> str:
+    """Message for a column that the header lacks."""
     close = difflib.get_close_matches(name, header, n=1)
     hint = f"did you mean {close[0]!r}?" if close else f"it has {listing(header)}"
     return f"has no column {quoted(name)}; {hint}"

@@ -1,4 +1,4 @@
-"""Reads the labels of a CSV file into arrays."""
+"""Read the labels of a CSV file into arrays."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -26,10 +27,10 @@ class Table(NamedTuple):
     """The chosen rows of a file, as arrays.
 
     Attributes:
-        paths: of the pictures.
-        lines: (N,) int32, from 1.
-        labels: by task.
-        regions: (N, 4) x0, y0, x1, y1 in pixels, NaN where there is none; None without columns.
+        paths: paths of the pictures.
+        lines: (N,) int32, line numbers from 1.
+        labels: labels by task.
+        regions: (N, 4) x0, y0, x1, y1 in pixels, NaN where missing; None without box columns.
     """
 
     paths: Strings
@@ -38,59 +39,52 @@ class Table(NamedTuple):
     regions: np.ndarray | None
 
     def shifted(self, tasks: Mapping[str, Task], shift: np.ndarray) -> Table:
-        """The table with ``shift`` (2,) added to all points of its labels."""
+        """This table, with ``shift`` (2,) added to all points of its labels in place."""
         if not shift.any():
             return self
-        for name, (labels, there) in self.labels.items():
-            if tasks[name].has_points and there.any():
-                labels[there] = tasks[name].shifted(labels[there], shift)
+        for name, (labels, labelled) in self.labels.items():
+            if tasks[name].has_points and labelled.any():
+                labels[labelled] = tasks[name].shifted(labels[labelled], shift)
         return self
 
 
+@dataclass
 class LabelReader:
     """Reads a file batch by batch.
 
     Args:
-        name: of the file, in errors.
+        name: the file's name, for errors.
         labels: columns by task.
         image_column, box_columns, split, split_column, shares, split_seed: see `TabularMultiTask`.
 
     Attributes:
-        partial (Counter[str]): rows that have some of a task's cells but no label of it.
+        partial (Counter[str]): by task, number of rows with some of its cells but no label.
     """
 
-    def __init__(
-        self,
-        name: str,
-        labels: Mapping[str, LabelColumns],
-        image_column: str,
-        box_columns: Sequence[str],
-        split: str | None,
-        split_column: str | None,
-        shares: Mapping[str, float],
-        split_seed: int,
-    ) -> None:
-        self.name = os.path.basename(name)
-        self.labels = labels
-        self.image_column = image_column
-        self.box_columns = tuple(box_columns)
-        self.split = split
-        self.split_column = split_column
-        self.shares = shares
-        self.split_seed = split_seed
+    name: str
+    labels: Mapping[str, LabelColumns]
+    image_column: str
+    box_columns: Sequence[str]
+    split: str | None
+    split_column: str | None
+    shares: Mapping[str, float]
+    split_seed: int
+
+    def __post_init__(self) -> None:
+        self.name = os.path.basename(self.name)
         self.partial: Counter[str] = Counter()
         self._paths: list[Strings] = []
         self._lines: list[np.ndarray] = []
-        self._labels: dict[str, list] = {task: [] for task in labels}
+        self._labels: dict[str, list] = {task: [] for task in self.labels}
         self._regions: list[np.ndarray] = []
         self._all_paths: list[Strings] = []
-        self._all_rows: list[tuple[np.ndarray, ...]] = []  # line, split and hash of the path
+        self._all_rows: list[tuple[np.ndarray, ...]] = []  # line, split, hash of the path
 
     def read(self, batch: Batch) -> None:
-        """Add the rows that are of the split.
+        """Add the batch's rows of the split.
 
         Raises:
-            DataError: naming file, line and column of a cell that cannot be used.
+            DataError: naming file, line and column of an unusable cell.
         """
         paths = self._checked_paths(batch)
         chosen = self._chosen(paths, batch)
@@ -109,7 +103,7 @@ class LabelReader:
             self._regions.append(self._read_regions(cells, where))
 
     def table(self) -> Table:
-        """All rows that were added."""
+        """All rows added so far."""
         if not self._lines:
             return Table(
                 Strings(np.zeros(0, np.uint8), np.zeros(1, np.int64)), np.zeros(0), {}, None
@@ -122,7 +116,7 @@ class LabelReader:
         )
 
     def in_two_splits(self) -> tuple[int, str, int]:
-        """The first line whose picture is in another split before, it, and how many there are."""
+        """First line and path of a picture that is in two splits, and how many there are."""
         if not self._all_rows:
             return 0, "", 0
         lines, splits, keys = (np.concatenate(each) for each in zip(*self._all_rows, strict=True))
@@ -152,8 +146,8 @@ class LabelReader:
         if self.split is None:
             return np.arange(len(paths))
         if self.split_column is None:
-            drawn = np.array([self._drawn(path) for path in paths.tolist()], dtype=object)
-            return np.flatnonzero(drawn == self.split)
+            splits = np.array([self._random_split(path) for path in paths.tolist()], dtype=object)
+            return np.flatnonzero(splits == self.split)
         index, names = batch.cells[self.split_column].distinct()
         for number, name in enumerate(names):
             if name not in SPLITS:
@@ -168,7 +162,7 @@ class LabelReader:
         self._all_rows.append((batch.lines, splits, keys))
         return np.flatnonzero(splits == SPLITS.index(self.split))
 
-    def _drawn(self, path: str) -> str:
+    def _random_split(self, path: str) -> str:
         digest = hashlib.sha256(f"{self.split_seed}:{path}".encode()).digest()
         place = int.from_bytes(digest[:8], "big") / 2**64
         if place < self.shares["val"]:
@@ -178,20 +172,20 @@ class LabelReader:
     def _read_task(
         self, task: str, columns: LabelColumns, cells: list[Cells], where: Callable[[int], str]
     ) -> tuple[np.ndarray | None, np.ndarray]:
-        """Labels (n, ...) of the rows that have one, and (m,) bool, which these are."""
+        """Labels (n, ...) of the labelled rows, and (m,) bool, which rows these are."""
         missing = np.stack([column.missing for column in cells], axis=1)
-        there = columns.labelled(missing)
-        self.partial[task] += int((~there & ~missing.all(axis=1)).sum())
-        rows = np.flatnonzero(there)
+        labelled = columns.labelled(missing)
+        self.partial[task] += int((~labelled & ~missing.all(axis=1)).sum())
+        rows = np.flatnonzero(labelled)
         if not rows.size:
-            return None, there
+            return None, labelled
         own = [column.take(rows) for column in cells]
         labels = columns.read_all(own, lambda row: where(rows[row]))
-        if labels.dtype.kind == "f":  # a label may consist of what is said not to be there
+        if labels.dtype.kind == "f":  # all points may be marked as missing
             empty = np.isnan(labels.reshape(len(labels), -1)).all(axis=1)
-            there[rows[empty]] = False
+            labelled[rows[empty]] = False
             labels = labels[~empty]
-        return labels, there
+        return labels, labelled
 
     def _read_regions(self, cells: dict[str, Cells], where: Callable[[int], str]) -> np.ndarray:
         own = [cells[name] for name in self.box_columns]

@@ -1,139 +1,39 @@
-"""Draw a cartoon face: a head of ellipsoids, turned, lit and projected in parallel.
-
-Head coordinates: x to the picture's right, y down, z to the viewer, for a frontal head; the head
-is about 2 high. Landmarks are points of the same head, projected by the same rotation.
-"""
+"""Render a cartoon face: a textured, lit head of ellipsoids in orthographic projection."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
-__all__ = ["Face", "draw_face", "landmarks", "rotation"]
+from trn_plugin.datasets.toy_head import (
+    EYE_X,
+    EYE_Y,
+    Ellipsoid,
+    Face,
+    ellipsoids,
+    mouth_corner,
+    project,
+    rotation,
+    surface_depth,
+)
+
+__all__ = ["draw_face"]
 
 SUPERSAMPLING = 1.5
-TEXTURE = 192
-TEXTURE_SPAN = 1.15
-EYE_X, EYE_Y = 0.3, -0.1
-FIXED_POINT = 4
-
-
-@dataclass
-class Face:
-    """What is drawn. Angles in degrees; colours RGB, 0..255; lengths in head units.
-
-    yaw > 0 turns the nose to the picture's right, pitch > 0 down, roll > 0 turns the head
-    clockwise.
-    """
-
-    yaw: float = 0.0
-    pitch: float = 0.0
-    roll: float = 0.0
-    center: tuple[float, float] = (48.0, 48.0)
-    scale: float = 30.0
-    smile: float = 0.0
-    glasses: str = ""
-    long_hair: bool = False
-    beard: float = 0.0
-    jaw: float = 0.56
-    brow: float = 0.05
-    lips: tuple[float, float, float] = (170.0, 90.0, 90.0)
-    skin: tuple[float, float, float] = (225.0, 180.0, 150.0)
-    hair: tuple[float, float, float] = (70.0, 45.0, 30.0)
-    iris: tuple[float, float, float] = (60.0, 80.0, 60.0)
-    shirt: tuple[float, float, float] = (80.0, 90.0, 140.0)
-    frame: tuple[float, float, float] = (30.0, 30.0, 30.0)
-    light: tuple[float, float, float] = (-0.3, -0.4, 0.85)
-    ambient: float = 0.5
-    eye_open: float = 1.0
-    gaze: float = 0.0
-    nose: float = 1.0
-    hairline: float = -0.5
-    mouth_y: float = 0.5
-
-
-def rotation(face: Face) -> np.ndarray:
-    """(3, 3) from head to picture coordinates: yaw first, then pitch, then roll."""
-    yaw, pitch, roll = np.radians([face.yaw, face.pitch, face.roll])
-    (cy, sy), (cp, sp), (cr, sr) = ((np.cos(a), np.sin(a)) for a in (yaw, pitch, roll))
-    turn = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
-    nod = np.array([[1, 0, 0], [0, cp, sp], [0, -sp, cp]])
-    tilt = np.array([[cr, -sr, 0], [sr, cr, 0], [0, 0, 1]])
-    return tilt @ nod @ turn
-
-
-@dataclass
-class _Ellipsoid:
-    center: tuple[float, float, float]
-    radii: tuple[float, float, float]
-    material: str
-
-
-def _solids(face: Face) -> list[_Ellipsoid]:
-    solids = [
-        _Ellipsoid((0, -0.25, -0.12), (0.72, 0.74, 0.84), "head"),
-        _Ellipsoid((0, 0.28, 0.0), (face.jaw, 0.68, 0.66), "head"),
-        _Ellipsoid((0, 0.02, -0.06), (0.665, 0.72, 0.755), "head"),
-        _Ellipsoid((0, 0.08, 0.66), (0.085 * face.nose, 0.26, 0.16), "head"),
-        _Ellipsoid((0, 0.2, 0.76), (0.13 * face.nose, 0.1, 0.14 * face.nose), "head"),
-        _Ellipsoid((-0.7, 0.0, -0.1), (0.09, 0.19, 0.13), "ear"),
-        _Ellipsoid((0.7, 0.0, -0.1), (0.09, 0.19, 0.13), "ear"),
-        _Ellipsoid((0, -0.38, -0.24), (0.78, 0.72, 0.82), "hair"),
-        _Ellipsoid((0, 1.0, -0.3), (0.34, 0.6, 0.34), "neck"),
-        _Ellipsoid((0, 1.95, -0.35), (1.35, 0.75, 0.6), "shirt"),
-    ]
-    if face.long_hair:
-        solids += [
-            _Ellipsoid((0, 0.2, -0.45), (0.86, 1.05, 0.55), "hair"),
-            _Ellipsoid((-0.7, 0.3, -0.16), (0.19, 0.8, 0.3), "hair"),
-            _Ellipsoid((0.7, 0.3, -0.16), (0.19, 0.8, 0.3), "hair"),
-        ]
-    return solids
-
-
-def _surface_z(face: Face, x: float, y: float) -> float:
-    """z of the front of cranium, jaw and cheeks at (x, y)."""
-    depths = []
-    for solid in _solids(face)[:3]:
-        (cx, cy, cz), (rx, ry, rz) = solid.center, solid.radii
-        rest = 1 - ((x - cx) / rx) ** 2 - ((y - cy) / ry) ** 2
-        depths.append(cz + rz * np.sqrt(max(rest, 0.0)))
-    return float(max(depths))
-
-
-def _mouth(face: Face) -> tuple[float, float]:
-    """Half the width of the mouth, and the y of its corners."""
-    return 0.2 + 0.07 * face.smile, face.mouth_y + 0.02 - 0.1 * face.smile
-
-
-def landmarks(face: Face) -> np.ndarray:
-    """(5, 2) in the picture's pixels: left and right eye, nose tip, left and right mouth corner."""
-    half, corner = _mouth(face)
-    nose = _solids(face)[4]
-    points = [(sign * EYE_X, EYE_Y, _surface_z(face, EYE_X, EYE_Y)) for sign in (-1, 1)]
-    points.append((0, nose.center[1], nose.center[2] + nose.radii[2]))
-    points += [(sign * half, corner, _surface_z(face, half, corner)) for sign in (-1, 1)]
-    return _project(face, np.array(points))[:, :2]
-
-
-def _project(face: Face, points: np.ndarray) -> np.ndarray:
-    """Head points (N, 3) -> x and y in pixels, and depth in head units."""
-    turned = points @ rotation(face).T
-    turned[:, :2] = turned[:, :2] * face.scale + np.array(face.center)
-    return turned
+TEXTURE = 192  # side in pixels
+TEXTURE_SPAN = 1.15  # half the side in head units
+FIXED_POINT = 4  # fractional bits of OpenCV's coordinates
 
 
 def draw_face(image: np.ndarray, face: Face) -> np.ndarray:
-    """Draw ``face`` over ``image`` (H, W, 3) uint8 RGB; returns a new picture."""
+    """A copy of ``image`` (H, W, 3) uint8 RGB with ``face`` drawn on it."""
     height, width = image.shape[:2]
     size = (round(width * SUPERSAMPLING), round(height * SUPERSAMPLING))
     canvas = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR).astype(np.float32)
     depth = np.full(canvas.shape[:2], -np.inf, dtype=np.float32)
     texture = _texture(face)
     light = np.array(face.light) / np.linalg.norm(face.light)
-    for solid in _solids(face):
+    for solid in ellipsoids(face):
         _draw_solid(canvas, depth, face, solid, texture, light)
     if face.glasses:
         _draw_glasses(canvas, depth, face)
@@ -145,7 +45,7 @@ def _draw_solid(
     canvas: np.ndarray,
     depth: np.ndarray,
     face: Face,
-    solid: _Ellipsoid,
+    solid: Ellipsoid,
     texture: np.ndarray,
     light: np.ndarray,
 ) -> None:
@@ -162,7 +62,7 @@ def _draw_solid(
     if x0 >= x1 or y0 >= y1:
         return
 
-    # A pixel's ray hits the turned ellipsoid where |offset + z direction| = 1.
+    # Ray casting: a pixel's ray meets the rotated ellipsoid where |offset + z direction| = 1.
     xs = ((np.arange(x0, x1) + 0.5 - origin[0]) / unit - middle[0]).astype(np.float32)
     ys = ((np.arange(y0, y1) + 0.5 - origin[1]) / unit - middle[1]).astype(np.float32)
     across, down, direction = (turn.T / radii[:, None]).astype(np.float32).T
@@ -189,7 +89,7 @@ def _draw_solid(
     canvas[y0:y1, x0:x1][rows, columns] = colour * shade[:, None]
 
 
-def _colour(face: Face, solid: _Ellipsoid, points: np.ndarray, texture: np.ndarray) -> np.ndarray:
+def _colour(face: Face, solid: Ellipsoid, points: np.ndarray, texture: np.ndarray) -> np.ndarray:
     if solid.material == "head":
         places = ((points[:, :2] / TEXTURE_SPAN + 1) * (TEXTURE / 2) - 0.5).astype(np.float32)
         colour = cv2.remap(
@@ -207,18 +107,24 @@ def _colour(face: Face, solid: _Ellipsoid, points: np.ndarray, texture: np.ndarr
 
 
 def _texture(face: Face) -> np.ndarray:
-    """(TEXTURE, TEXTURE, 3) uint8: the face seen from the front, without light."""
+    """(TEXTURE, TEXTURE, 3) uint8: the unlit frontal face."""
     texture = np.empty((TEXTURE, TEXTURE, 3), dtype=np.uint8)
     texture[:] = np.clip(face.skin, 0, 255)
     skin = np.array(face.skin)
 
     def fill(points: np.ndarray, colour: np.ndarray | tuple) -> None:
-        cv2.fillPoly(texture, [_fixed(points)], _scalar(colour), cv2.LINE_AA, FIXED_POINT)
+        cv2.fillPoly(texture, [_texture_pixels(points)], _scalar(colour), cv2.LINE_AA, FIXED_POINT)
 
     def line(points: np.ndarray, colour: np.ndarray | tuple, thickness: float) -> None:
         pixels = max(1, round(thickness * TEXTURE / (2 * TEXTURE_SPAN)))
         cv2.polylines(
-            texture, [_fixed(points)], False, _scalar(colour), pixels, cv2.LINE_AA, FIXED_POINT
+            texture,
+            [_texture_pixels(points)],
+            False,
+            _scalar(colour),
+            pixels,
+            cv2.LINE_AA,
+            FIXED_POINT,
         )
 
     for sign in (-1, 1):
@@ -245,7 +151,7 @@ def _texture(face: Face) -> np.ndarray:
 
 
 def _paint_mouth(face: Face, fill, line) -> None:
-    half, corner = _mouth(face)
+    half, corner = mouth_corner(face)
     middle = face.mouth_y + 0.03 * face.smile
     xs = np.linspace(-1, 1, 15)
     bow = 1 - xs**2
@@ -267,7 +173,7 @@ def _paint_mouth(face: Face, fill, line) -> None:
 
 
 def _draw_glasses(canvas: np.ndarray, depth: np.ndarray, face: Face) -> None:
-    z = _surface_z(face, EYE_X, EYE_Y) + 0.12
+    z = surface_depth(face, EYE_X, EYE_Y) + 0.12
     angles = np.linspace(0, 2 * np.pi, 33)
     square = 0.6 if face.glasses == "square" else 1.0
     for sign in (-1, 1):
@@ -281,8 +187,8 @@ def _draw_glasses(canvas: np.ndarray, depth: np.ndarray, face: Face) -> None:
         )
         if face.glasses == "dark":
             lens = np.zeros(depth.shape, dtype=np.uint8)
-            cv2.fillPoly(lens, [_fixed_picture(face, ring)], 1, cv2.LINE_8, FIXED_POINT)
-            near = _project(face, ring)[:, 2].mean()
+            cv2.fillPoly(lens, [_picture_pixels(face, ring)], 1, cv2.LINE_8, FIXED_POINT)
+            near = project(face, ring)[:, 2].mean()
             canvas[(lens > 0) & (depth < near)] = (28, 26, 30)
         _draw_rod(canvas, depth, face, ring)
         temple = np.linspace((sign * (EYE_X + 0.21), EYE_Y, z), (sign * 0.76, -0.1, -0.15), 16)
@@ -292,26 +198,27 @@ def _draw_glasses(canvas: np.ndarray, depth: np.ndarray, face: Face) -> None:
 
 
 def _draw_rod(canvas: np.ndarray, depth: np.ndarray, face: Face, points: np.ndarray) -> None:
-    """A thin line through head points; what lies behind the head stays hidden."""
-    projected = _project(face, points)
+    """Draw a line through head points, hidden behind the head."""
+    projected = project(face, points)
     pixels = np.floor(projected[:, :2] * SUPERSAMPLING).astype(int)
     inside = ((pixels >= 0) & (pixels < np.array(depth.shape)[::-1])).all(axis=1)
     pixels = np.clip(pixels, 0, np.array(depth.shape)[::-1] - 1)
     visible = inside & (projected[:, 2] > depth[pixels[:, 1], pixels[:, 0]] - 0.05)
-    places = _fixed_picture(face, points)
+    places = _picture_pixels(face, points)
     thickness = max(1, round(0.035 * face.scale * SUPERSAMPLING))
     for i in np.nonzero(visible[:-1] & visible[1:])[0]:
         start, end = (tuple(int(v) for v in places[j]) for j in (i, i + 1))
         cv2.line(canvas, start, end, face.frame, thickness, cv2.LINE_8, FIXED_POINT)
 
 
-def _fixed_picture(face: Face, points: np.ndarray) -> np.ndarray:
-    pixels = _project(face, points)[:, :2] * SUPERSAMPLING - 0.5
+def _picture_pixels(face: Face, points: np.ndarray) -> np.ndarray:
+    """Head points (N, 3) as fixed-point pixels of the supersampled picture."""
+    pixels = project(face, points)[:, :2] * SUPERSAMPLING - 0.5
     return np.round(pixels * 2**FIXED_POINT).astype(np.int32)
 
 
-def _fixed(points: np.ndarray) -> np.ndarray:
-    """Frontal head points (N, 2) -> the texture's fixed-point pixels."""
+def _texture_pixels(points: np.ndarray) -> np.ndarray:
+    """Frontal head points (N, 2) as fixed-point pixels of the texture."""
     pixels = (np.asarray(points) / TEXTURE_SPAN + 1) * (TEXTURE / 2) - 0.5
     return np.round(pixels * 2**FIXED_POINT).astype(np.int32)
 
@@ -322,7 +229,7 @@ def _ellipse(x: float, y: float, half_width: float, half_height: float) -> np.nd
 
 
 def _band(left: list[tuple[float, float]], edge: float) -> np.ndarray:
-    """What lies between a line, given to the middle and mirrored, and y = ``edge``."""
+    """Polygon between a symmetric line, given by its left half, and y = ``edge``."""
     border = left + [(-x, y) for x, y in left[-2::-1]]
     return np.array([*border, (-left[0][0], edge), (left[0][0], edge)])
 

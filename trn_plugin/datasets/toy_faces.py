@@ -1,4 +1,4 @@
-"""Cartoon faces in MTFL's own layout, drawn on first use: data for trying everything out."""
+"""Cartoon faces in MTFL's layout, rendered on first use: data for trying everything out."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ from trn_plugin.registry import DATASETS
 __all__ = ["ToyFaces", "make_toy_faces"]
 
 STAMP = "toy_faces.json"
-VERSION = 2  # of the files: one more whenever they change
+VERSION = 2  # of the files; increase it when they change
 JPEG_QUALITY = 90
-# Annotation file, folder of its pictures, separator in its paths, as in MTFL.
+# Annotation file, folder of its pictures, path separator, as in MTFL.
 HALVES = (("training.txt", "toy_train", "\\"), ("testing.txt", "toy_test", "/"))
 
 
 @DATASETS.register_module()
 class ToyFaces(MTFL):
-    """MTFL's tasks on drawn faces; the files are made on first use and then read as MTFL's.
+    """MTFL's tasks on rendered faces; files are made on first use and read like MTFL's.
 
     Args:
-        data_root: folder of the data; made with the first use.
+        data_root: folder of the files.
         ann_file: ``training.txt`` or ``testing.txt``.
-        seed: of the drawing; the same seed gives the same files.
+        seed: the same seed gives the same files.
         train_size: number of pictures in ``training.txt``.
         test_size: number of pictures in ``testing.txt``.
         val_size: number of rows of ``training.txt`` in the split 'val'.
         **kwargs: of `MTFL`.
 
     Raises:
-        DataError: if ``data_root`` holds anything but these toy faces.
+        DataError: ``data_root`` holds anything but these toy faces.
     """
 
     METAINFO = dict(MTFL.METAINFO, dataset="ToyFaces")
@@ -62,25 +62,25 @@ class ToyFaces(MTFL):
         super().__init__(data_root, ann_file, tasks, val_size=val_size, **kwargs)
 
     def load_data_list(self) -> list[dict]:
-        """Make the files if they are not there, then read them as MTFL's."""
+        """Make the files if they are missing, then read them."""
         make_toy_faces(self.data_root, **self.making)
         return super().load_data_list()
 
     def check_root(self) -> None:
-        """Nothing: what is not there will be made."""
+        """Check nothing: missing files will be made."""
 
 
 def make_toy_faces(
     data_root: str, seed: int = 0, train_size: int = 2400, test_size: int = 600
 ) -> None:
-    """Make the toy faces in ``data_root``, unless they are there.
+    """Make the toy faces in ``data_root``, unless they exist.
 
-    They are made beside it and moved there when complete, so that several processes may do this
-    at once and an interrupted one leaves nothing behind that could be taken for the data.
+    They are made in a temporary folder that is renamed when complete: several processes may do so
+    at once, and an interrupted one leaves no partial data.
 
     Raises:
-        ConfigError: if the seed or a size cannot be used.
-        DataError: if ``data_root`` holds other files, or faces made otherwise.
+        ConfigError: an unusable seed or size.
+        DataError: ``data_root`` holds other files, or toy faces of other settings.
     """
     sizes = (train_size, test_size)
     if any(not isinstance(size, int) or size < 1 for size in sizes):
@@ -95,20 +95,19 @@ def make_toy_faces(
     os.makedirs(parent, exist_ok=True)
     folder = tempfile.mkdtemp(prefix=f".{name}-", dir=parent)
     try:
-        os.chmod(folder, 0o755)  # mkdtemp's would keep other users out
+        os.chmod(folder, 0o755)  # mkdtemp lets nobody else read
         _write(folder, stamp)
         try:
             os.rename(folder, data_root)
         except OSError:
-            # Another process was first, or somebody put something there.
-            if not _is_made(data_root, stamp):
+            if not _is_made(data_root, stamp):  # nor by another process
                 raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _is_made(data_root: str, stamp: dict) -> bool:
-    """Whether the faces of ``stamp`` are there; False if nothing is."""
+    """Whether ``data_root`` holds the faces of ``stamp``; False if it is empty."""
     if not os.path.exists(data_root) or (os.path.isdir(data_root) and not os.listdir(data_root)):
         return False
     try:
@@ -117,7 +116,7 @@ def _is_made(data_root: str, stamp: dict) -> bool:
     except (OSError, ValueError):
         raise DataError(
             f"'{data_root}' holds no toy faces ({STAMP} is missing or unreadable): delete it, or "
-            "choose another data_root for them to be made in"
+            "choose another data_root"
         ) from None
     if found != stamp:
         raise DataError(
@@ -129,25 +128,25 @@ def _is_made(data_root: str, stamp: dict) -> bool:
 
 def _write(folder: str, stamp: dict) -> None:
     sizes = (stamp["train_size"], stamp["test_size"])
-    with tqdm(total=sum(sizes), desc="drawing toy faces", unit="face", mininterval=1) as progress:
+    with tqdm(total=sum(sizes), desc="rendering toy faces", unit="face", mininterval=1) as progress:
         for half, (ann_file, pictures, separator) in enumerate(HALVES):
             os.mkdir(os.path.join(folder, pictures))
             rows = []
             for index in range(sizes[half]):
-                # A picture depends on nothing but seed, half and index.
+                # each picture depends on seed, half and index only
                 key = np.random.SeedSequence(stamp["seed"], spawn_key=(half, index))
                 path = f"{pictures}/{index + 1:05d}.jpg"
                 image, row = random_picture(path, np.random.default_rng(key))
                 _save(os.path.join(folder, path), image)
-                rows.append(_counted_from_one(row))
+                rows.append(_one_based(row))
                 progress.update()
             write_rows(os.path.join(folder, ann_file), rows, separator)
     with open(os.path.join(folder, STAMP), "w", encoding="utf-8") as file:
         json.dump(stamp, file)
 
 
-def _counted_from_one(row: MTFLRow) -> MTFLRow:
-    """A row of points that begin at the picture's edge, as MTFL's files have it."""
+def _one_based(row: MTFLRow) -> MTFLRow:
+    """Shift points from pixel centres at 0.5 to MTFL's convention, centres at 1."""
     xs, ys = (tuple(value + 0.5 for value in values) for values in (row.xs, row.ys))
     return row._replace(xs=xs, ys=ys)
 

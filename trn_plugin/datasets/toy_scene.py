@@ -1,4 +1,4 @@
-"""Photograph a random cartoon face: who, in what pose and light, before what, how badly."""
+"""Sample a cartoon face with pose, light, background, occlusion and camera defects."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 
 from trn_plugin.datasets.mtfl_format import MTFLRow
-from trn_plugin.datasets.toy_drawing import Face, draw_face, landmarks
+from trn_plugin.datasets.toy_drawing import draw_face
+from trn_plugin.datasets.toy_head import Face, landmarks
 
 __all__ = ["SIDE", "random_picture"]
 
@@ -26,13 +27,13 @@ IRISES = ((60, 85, 60), (70, 100, 140), (80, 52, 32))
 
 
 def random_picture(path: str, rng: np.random.Generator) -> tuple[np.ndarray, MTFLRow]:
-    """A picture (SIDE, SIDE, 3) uint8 RGB and its row, whose path is ``path``."""
+    """A picture (SIDE, SIDE, 3) uint8 RGB, and its row with ``path``."""
     pose = int(rng.choice(5, p=POSE_PROBABILITIES))
     male, smiling, glasses = rng.random() < 0.55, rng.random() < 0.5, rng.random() < 0.22
     face = _random_face(rng, pose, male, smiling, glasses)
     points = landmarks(face)
     image = draw_face(_background(rng), face)
-    image = _photograph(_occlude(image, points, rng), rng)
+    image = _degrade(_occlude(image, points, rng), rng)
     labels = (1 if yes else 2 for yes in (male, smiling, glasses))
     return image, MTFLRow(path, tuple(points[:, 0]), tuple(points[:, 1]), *labels, pose + 1)
 
@@ -98,7 +99,7 @@ def _rectangle(center: list[int], axes: list[int], degrees: float) -> np.ndarray
 
 
 def _occlude(image: np.ndarray, points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Put something before a part of the face, in every third picture."""
+    """Hide a part of the face in every third picture."""
     if rng.random() > 0.33:
         return image
     center = np.round(points[rng.integers(len(points))] + rng.normal(0, 6, 2)).astype(int).tolist()
@@ -112,8 +113,8 @@ def _occlude(image: np.ndarray, points: np.ndarray, rng: np.random.Generator) ->
     return image
 
 
-def _photograph(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Uneven light, low contrast, coarse resolution, blur, grey film and noise."""
+def _degrade(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Camera defects: uneven light, contrast, resolution, blur, greyscale and noise."""
     pixels = image.astype(np.float32)
     gains = rng.uniform(0.6, 1.2, (2, 2)).astype(np.float32)
     pixels *= cv2.resize(gains, (SIDE, SIDE), interpolation=cv2.INTER_LINEAR)[..., None]
@@ -126,14 +127,15 @@ def _photograph(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     if rng.random() < 0.5:
         pixels = cv2.GaussianBlur(pixels, (0, 0), rng.uniform(0.4, 1.8))
     if rng.random() < 0.15:
-        pixels = cv2.filter2D(pixels, -1, _motion(rng.integers(3, 10), rng.uniform(0, 180)))
+        pixels = cv2.filter2D(pixels, -1, _motion_kernel(rng.integers(3, 10), rng.uniform(0, 180)))
     if rng.random() < 0.15:
         pixels = pixels @ np.full((3, 3), 1 / 3, dtype=np.float32)
     pixels = pixels + rng.normal(0, rng.uniform(1, 10), pixels.shape)
     return np.clip(np.round(pixels), 0, 255).astype(np.uint8)
 
 
-def _motion(length: int, degrees: float) -> np.ndarray:
+def _motion_kernel(length: int, degrees: float) -> np.ndarray:
+    """(11, 11) motion-blur kernel."""
     kernel = np.zeros((11, 11), dtype=np.float32)
     half = length / 2 * np.array([np.cos(np.radians(degrees)), np.sin(np.radians(degrees))])
     start, end = (tuple(np.round(5 + sign * half).astype(int).tolist()) for sign in (-1, 1))

@@ -1,4 +1,4 @@
-"""Data sets within others: concatenated, repeated, balanced, or a part of one."""
+"""Wrapping data sets: concatenated, repeated, balanced, subsets."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ __all__ = ["DrawnDataset", "category_ids", "label_targets", "parts_of"]
 
 
 def parts_of(dataset: Any, rows: np.ndarray | None = None) -> Iterator[tuple[Any, np.ndarray]]:
-    """The data sets within one, and which of their samples its samples are.
+    """The innermost data sets, and the indices of their samples that a wrapper reads.
 
     Args:
-        dataset: one that wraps others, or a plain one.
+        dataset: a data set, wrapping or not.
         rows: (n,) indices of its samples; None for all.
 
     Yields:
-        A data set that wraps no other, and (m,) indices of its samples, as often as they are read.
-        Of a wrapper that is not known, all samples of what it wraps.
+        A data set that wraps no other, and (m,) indices of its samples, repeated as often as read;
+        all its samples under an unknown wrapper.
     """
     rows = np.arange(len(dataset)) if rows is None else rows
     inner = getattr(dataset, "dataset", None)
@@ -52,10 +52,10 @@ def parts_of(dataset: Any, rows: np.ndarray | None = None) -> Iterator[tuple[Any
 
 
 def label_targets(dataset: Any, task: str) -> np.ndarray:
-    """Targets of all labels of a task in a data set and those within it, (n, width) float64.
+    """Targets (n, width) float64 of a task's labels in all innermost data sets.
 
     Raises:
-        ConfigError: a data set that does not tell its labels, or none of which has the task.
+        ConfigError: a data set without ``labels_of``, or no data set has the task.
     """
     found, problem = [], None
     for part, rows in parts_of(dataset):
@@ -63,7 +63,7 @@ def label_targets(dataset: Any, task: str) -> np.ndarray:
             raise ConfigError(f"{type(part).__name__} has no labels_of(task, rows)")
         try:
             found.append(part.labels_of(task, rows))
-        except ConfigError as error:  # a data set of other tasks among several
+        except ConfigError as error:  # another of the data sets may have the task
             problem = error
     if not found:
         raise problem or ConfigError(f"no data set has the task {task!r}")
@@ -71,13 +71,13 @@ def label_targets(dataset: Any, task: str) -> np.ndarray:
 
 
 def category_ids(dataset: Any, index: int) -> list[int]:
-    """Numbers of the classes and attributes that a sample has, for ``ClassBalancedDataset``.
+    """Ids of the classes and attributes that a sample has, for ``ClassBalancedDataset``.
 
-    They are counted over the tasks of all data sets within, in their order; tasks of the same name
-    and names share theirs.
+    Ids are numbered over the tasks of all innermost data sets, in order; tasks with the same name
+    and classes share ids.
 
     Raises:
-        ConfigError: a data set that does not tell its tasks, or a wrapper that is not known.
+        ConfigError: a data set that does not describe its tasks, or an unknown wrapper.
     """
     starts: dict[tuple, int] = {}
     count = 0
@@ -88,7 +88,7 @@ def category_ids(dataset: Any, index: int) -> list[int]:
                 count += len(task.names)
     found = [(part, row) for part, rows in parts_of(dataset, np.array([index])) for row in rows]
     if len(found) != 1 or not hasattr(found[0][0], "described"):
-        raise ConfigError(f"{type(dataset).__name__} does not tell the classes of its samples")
+        raise ConfigError(f"{type(dataset).__name__} does not describe the classes of its samples")
     part, row = found[0]
     labels = part.get_data_info(int(row))["gt"]
     return [
@@ -101,13 +101,13 @@ def category_ids(dataset: Any, index: int) -> list[int]:
 
 @DATASETS.register_module()
 class DrawnDataset:
-    """A data set whose inner data sets know which draw they are read for.
+    """Passes the draw (`SampleDraw`) on to the inner data sets.
 
-    `SafeRunner` puts it around a data set that wraps others. Attributes that it lacks are those of
-    the data set.
+    `SafeRunner` wraps every wrapping data set in it. Missing attributes are looked up in the
+    wrapped data set.
 
     Args:
-        dataset: config of a data set, or a data set.
+        dataset: a data set or its config.
     """
 
     takes_draws = True
@@ -124,9 +124,9 @@ class DrawnDataset:
 
     @property
     def metainfo(self) -> dict:
-        """Of the data set, or else of the first one within it, with the tasks of all of them.
+        """Metainfo of the data set, else of the first inner one, with the tasks of all.
 
-        ``datasets`` has the names of those within where they differ.
+        ``datasets`` lists the names of the inner data sets if they differ.
         """
         found = [getattr(each, "metainfo", None) or {} for each, _ in parts_of(self.dataset)]
         own = getattr(self.dataset, "metainfo", None) or next(filter(None, found), {})
@@ -138,31 +138,19 @@ class DrawnDataset:
         return {**own, "tasks": tasks} if tasks else own
 
     def positive_shares(self, task: str) -> np.ndarray:
-        """As of `MultiTaskDataset`, over all samples of the data sets within, as often as read.
-
-        Raises:
-            ConfigError: none of them has the task.
-        """
+        """See `MultiTaskDataset`; over all samples of the inner data sets, as often as read."""
         if hasattr(self.dataset, "positive_shares"):
             return self.dataset.positive_shares(task)
         return mean_or_nan(label_targets(self.dataset, task))
 
     def value_moments(self, task: str) -> tuple[np.ndarray, np.ndarray]:
-        """As of `MultiTaskDataset`, over all samples of the data sets within, as often as read.
-
-        Raises:
-            ConfigError: none of them has the task.
-        """
+        """See `MultiTaskDataset`; over all samples of the inner data sets, as often as read."""
         if hasattr(self.dataset, "value_moments"):
             return self.dataset.value_moments(task)
         return moments(label_targets(self.dataset, task))
 
     def get_cat_ids(self, idx: int) -> list[int]:
-        """As of `MultiTaskDataset`, counted over the tasks of all data sets within.
-
-        Raises:
-            ConfigError: one of them does not tell its tasks.
-        """
+        """See `MultiTaskDataset`; numbered over the tasks of all inner data sets."""
         if hasattr(self.dataset, "get_cat_ids"):
             return self.dataset.get_cat_ids(idx)
         return category_ids(self.dataset, idx)
@@ -174,12 +162,12 @@ class DrawnDataset:
 
 
 def mean_or_nan(labels: np.ndarray) -> np.ndarray:
-    """Mean of labels (n, d), (d,); NaN of none."""
+    """Mean (d,) of labels (n, d); NaN without labels."""
     return labels.mean(axis=0) if len(labels) else np.full(labels.shape[1], np.nan)
 
 
 def moments(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of labels (n, d), (d,) each; NaN of none."""
+    """Mean and standard deviation (d,) of labels (n, d); NaN without labels."""
     if not len(labels):
         return (np.full(labels.shape[1], np.nan),) * 2
     return labels.mean(axis=0), labels.std(axis=0)

@@ -1,7 +1,6 @@
-"""Whether an ONNX file takes weights from another one, read from its bytes alone.
+"""Detect external weights in an ONNX file, without onnx.
 
-Needs no onnx: of Protocol Buffers' wire format, whatever the length its numbers are written with,
-only the way from the model to its tensors is followed.
+Parses Protocol Buffers' wire format, only the messages between the model and its tensors.
 """
 
 from __future__ import annotations
@@ -10,8 +9,8 @@ import mmap
 
 __all__ = ["has_external_data"]
 
-MOST_NESTED = 100
-# message -> number of a field -> message in it (onnx.proto)
+MAX_DEPTH = 100
+# message -> field number -> message in the field (onnx.proto)
 FIELDS = {
     "model": {7: "graph", 20: "training", 25: "function"},
     "training": {1: "graph", 2: "graph"},
@@ -26,10 +25,10 @@ VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 
 
 def has_external_data(path: str) -> bool:
-    """Whether any tensor of a model says where else its data are.
+    """Whether any tensor of a model keeps its data in another file.
 
     Raises:
-        ValueError: the file is no Protocol Buffers message, or nested beyond what onnx reads.
+        ValueError: not a Protocol Buffers message, or nested deeper than onnx allows.
     """
     with open(path, "rb") as file:
         try:
@@ -40,7 +39,7 @@ def has_external_data(path: str) -> bool:
             waiting = [("model", 0, len(content), 0)]
             while waiting:
                 message, start, end, depth = waiting.pop()
-                if depth > MOST_NESTED:
+                if depth > MAX_DEPTH:
                     raise ValueError("nested too deeply")
                 for field, value, stop in _fields(content, start, end):
                     if message == "tensor":
@@ -53,14 +52,14 @@ def has_external_data(path: str) -> bool:
 
 
 def _fields(content, start: int, end: int):
-    """(number, start, stop) of the fields of a message that hold bytes; else (number, value, None).
+    """Fields of a message: (number, start, stop) of bytes, (number, value, None) of a varint.
 
     Raises:
-        ValueError: no such message.
+        ValueError: the message is malformed.
     """
     while start < end:
         tag, start = _varint(content, start, end)
-        if tag >= 2**32:  # readers cut it off, each in its own way
+        if tag >= 2**32:  # readers truncate it differently
             raise ValueError("a field's number is too large")
         field, kind = tag >> 3, tag & 7
         if kind == VARINT:
@@ -88,4 +87,4 @@ def _varint(content, start: int, end: int) -> tuple[int, int]:
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
             return value & 0xFFFFFFFFFFFFFFFF, start
-    raise ValueError("a number without an end")
+    raise ValueError("an unterminated number")

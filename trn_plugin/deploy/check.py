@@ -1,4 +1,4 @@
-"""Compare an exported file with the model it was made from."""
+"""Compare an exported file with its PyTorch model."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from trn_plugin.deploy.resize import resized
 from trn_plugin.deploy.runtime import TaskPredictor
 from trn_plugin.errors import CheckpointError
 
-__all__ = ["TOLERANCE", "check_export", "drawn_picture"]
+__all__ = ["TOLERANCE", "check_export", "synthetic_picture"]
 
 TOLERANCE = 1e-4
-"""Of the picture's side for landmarks, absolute for probabilities, of the labels' standard
-deviation for values, of the largest for features."""
+"""Relative to the picture's side for landmarks, to the labels' standard deviation for values, to
+the largest feature for features; absolute for probabilities."""
 CHECK_BATCHES = (1, 2, 7)
 
 
@@ -34,31 +34,28 @@ def check_export(
 ) -> dict[str, float]:
     """Compare the file at ``path``, run by onnxruntime on the CPU, with ``deployed``.
 
-    Drawn pictures of the input's size, of a larger and of a smaller size are run in batches of 1,
-    2 and 7 each; then ``images``, each once, in batches of 1, 2 and 7 in turn, of which the first
-    gives the size.
+    Synthetic pictures of the input's size, a larger and a smaller one are run in batches of 1, 2
+    and 7; then ``images`` once, in batches of 1, 2 and 7 in turn, resized to the first of a batch.
 
     Args:
         path: the exported file.
-        deployed: the ``DeployModel`` it was exported from, in eval mode.
+        deployed: the exported ``DeployModel``, in eval mode.
         images: further (H, W, 3) uint8 RGB pictures.
-        tolerance: the largest difference allowed; None allows any but one that is not a number.
-        name: how to call the file in messages; default its path.
+        tolerance: largest difference allowed; None allows any finite one.
+        name: name of the file in messages; default its path.
 
     Returns:
-        dict[str, float]: for each output the largest difference; of landmarks as fractions of the
-        picture's sides, of probabilities as they are, of values in standard deviations of the
-        labels, of features as fractions of the largest.
+        dict[str, float]: largest difference of each output, in the units of :data:`TOLERANCE`.
 
     Raises:
-        CheckpointError: if a difference is over the tolerance or not a number.
+        CheckpointError: a difference exceeds the tolerance or is NaN.
     """
     name = name or str(path)
     predictor = TaskPredictor(str(path), providers=["CPUExecutionProvider"])
     device = next(deployed.parameters()).device
     worst = dict.fromkeys(deployed.outputs, 0.0)
     allowed = np.finfo(float).max if tolerance is None else tolerance
-    for batch in [*_drawn(*deployed.input_size), *_batches(images or [])]:
+    for batch in [*_synthetic_batches(*deployed.input_size), *_batches(images or [])]:
         if deployed.resize == "none" and batch.shape[1:3] != deployed.input_size:
             batch = resized(batch, deployed.input_size)
         expected = deployed(torch.from_numpy(batch).to(device))
@@ -88,14 +85,14 @@ def check_export(
     return worst
 
 
-def _drawn(height: int, width: int) -> Iterator[np.ndarray]:
+def _synthetic_batches(height: int, width: int) -> Iterator[np.ndarray]:
     shapes = [
         (height, width),
         (height * 7 // 4 + 1, width * 5 // 4 + 2),
         (height * 2 // 3 + 1, width * 3 // 4 + 1),
     ]
     for seed, shape in enumerate(shapes):
-        picture = drawn_picture(*shape, seed)
+        picture = synthetic_picture(*shape, seed)
         for size in CHECK_BATCHES:
             yield np.stack([np.roll(picture, 3 * shift, axis=1) for shift in range(size)])
 
@@ -113,7 +110,7 @@ def _batches(images: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
         start += size
 
 
-def drawn_picture(height: int, width: int, seed: int) -> np.ndarray:
+def synthetic_picture(height: int, width: int, seed: int) -> np.ndarray:
     """Smooth random colours with some noise, (height, width, 3) uint8."""
     rng = np.random.default_rng(seed)
     coarse = torch.from_numpy(rng.uniform(0, 255, (1, 3, 5, 5)))

@@ -26,19 +26,19 @@ def load_for_export(
     """Build the config's model and load the checkpoint into it.
 
     Args:
-        config: as from ``cli.load_config``, its default scope in force.
-        checkpoint_path: a checkpoint of that config's model.
-        metrics_path: what ``trn-plugin test --out`` wrote of it, for the metadata; see
+        config: from ``cli.load_config``, which sets the default scope.
+        checkpoint_path: a checkpoint of the config's model.
+        metrics_path: output of ``trn-plugin test --out`` for the metadata, see
             :func:`trn_plugin.deploy.scores.scores_of`.
 
     Returns:
         tuple: the model in eval mode on the CPU, without its neck; the (height, width) of its
-        input in pixels; its metadata, see :func:`trn_plugin.deploy.export.describe_model`.
+        input in pixels; its metadata, see :func:`trn_plugin.deploy.describe.describe_model`.
 
     Raises:
-        ConfigError: if the config's model cannot be built, or the metrics cannot be read
-            or are of another checkpoint.
-        CheckpointError: if the checkpoint cannot be read or belongs to another model.
+        ConfigError: the model cannot be built, or the metrics cannot be read or belong to another
+            checkpoint.
+        CheckpointError: the checkpoint cannot be read or belongs to another model.
     """
     model, meta = load_model(config, checkpoint_path)
     metrics, metrics_of = scores_of(checkpoint_path, meta, metrics_path)
@@ -51,7 +51,7 @@ def load_for_export(
 
 
 def crop_of(config: Config, tasks: Sequence[Task]) -> dict | None:
-    """The crop of the config's validation or test pictures; None where no transform makes one."""
+    """The crop of the config's validation or test pictures; None if no transform makes one."""
     points = any(len(task.points(np.zeros(task.label_shape))) > 1 for task in tasks)
     for loader in ("val_dataloader", "test_dataloader"):
         for dataset in plain_datasets_in((config.get(loader) or {}).get("dataset")):
@@ -65,7 +65,7 @@ def crop_of(config: Config, tasks: Sequence[Task]) -> dict | None:
 
 
 def _check_input_size(config: Config, input_size: tuple[int, int]) -> None:
-    """The network must see in the exported model what it saw when it was measured."""
+    """Refuse evaluation pictures of another size than the network's input."""
     for loader in ("test_dataloader", "val_dataloader"):
         dataset = (config.get(loader) or {}).get("dataset") or {}
         sizes = [
@@ -75,6 +75,6 @@ def _check_input_size(config: Config, input_size: tuple[int, int]) -> None:
             pair = (size, size) if isinstance(size, int) else size
             if pair is not None and tuple(pair) != input_size:
                 raise ConfigError(
-                    f"{loader}: its pictures are of {tuple(pair)} pixels, model.backbone.img_size "
-                    f"is {input_size}; set input_size at the top of the config for both"
+                    f"{loader}: expected pictures of model.backbone.img_size, {input_size}, found "
+                    f"{tuple(pair)}; set input_size at the top of the config for both"
                 )

@@ -1,4 +1,4 @@
-"""The crop that a model was trained on, and how a detector's box becomes that crop."""
+"""The crop that a model was trained on, and the same crop around a detection."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["crop_around", "describe_crop"]
 
 WHOLE, POINTS, GIVEN = "whole", "points", "given"
 MARGIN = 1.2
-"""Side of the square around a detector's box where the model's own crop is not known by points."""
+"""Side of the square crop over a detection's longer side, where no points define the crop."""
 
 
 def describe_crop(box: str, factor: float | None = None) -> dict:
@@ -21,7 +21,7 @@ def describe_crop(box: str, factor: float | None = None) -> dict:
     Args:
         box: 'whole' for whole pictures; 'points' for a square around the points' bounding box;
             'given' for boxes from columns of a file.
-        factor: of 'points': side of the square over the longer side of that bounding box.
+        factor: for 'points', side of the square over the longer side of that bounding box.
     """
     texts = {
         WHOLE: "the whole picture that the labels belong to",
@@ -39,14 +39,13 @@ def crop_around(
     """The crop for a detected object, in whole pixels.
 
     Args:
-        crop: of the metadata; None where a file has none.
+        crop: ``crop`` of the metadata, may be None.
         box: x0, y0, x1, y1 of the detection, in pixels.
-        points: (P, 2) of the detection, such as eyes, nose and corners of the mouth.
+        points: (P, 2) of the detection, such as eyes, nose and mouth corners.
 
     Returns:
-        tuple: for crops made from points, the square that training cut around such points, from
-        ``points`` where the detector gives them; for given boxes, ``box``; else a square of
-        1.2 times its longer side.
+        tuple: for 'points', the training square around ``points``, if the detector gives them; for
+        'given', ``box``; else a square around ``box``, 1.2 times its longer side.
     """
     x0, y0, x1, y1 = map(float, box)
     kind = (crop or {}).get("box")

@@ -1,4 +1,4 @@
-"""Pictures as a caller gives them, and the boxes cut from them."""
+"""Read pictures and cut boxes out of them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Picture = np.ndarray | str | Path
 
 
 def read_pictures(given: Picture | Sequence[Picture]) -> tuple[list[np.ndarray], list[str]]:
-    """All pictures that are given, and what messages call them."""
+    """Pictures from arrays, files and folders, and their names in messages."""
     if isinstance(given, (str, Path, np.ndarray)) and np.ndim(given) < 4:
         given = [given]
     if not isinstance(given, Iterable):
@@ -32,7 +32,7 @@ def read_pictures(given: Picture | Sequence[Picture]) -> tuple[list[np.ndarray],
             continue
         inside = find_inputs([item])
         for path in (*inside.videos, *inside.left_out):
-            warnings.warn(f"{path}: left out, it is no picture", stacklevel=3)
+            warnings.warn(f"{path}: left out, not a picture", stacklevel=3)
         for path in inside.pictures:
             names.append(str(path))
             images.append(read_image(str(path)))
@@ -40,15 +40,15 @@ def read_pictures(given: Picture | Sequence[Picture]) -> tuple[list[np.ndarray],
 
 
 def cut_box(image: np.ndarray, box: Box | None, where: str) -> np.ndarray:
-    """A box of a picture, black where it reaches beyond; the whole picture for None.
+    """The pixels of a box, black outside the picture; the whole picture for None.
 
     Args:
         image: (H, W, 3) uint8 RGB.
         box: (x0, y0, x1, y1) in whole pixels, x1 and y1 excluded.
-        where: begins every message.
+        where: prefix of error messages.
 
     Raises:
-        DataError: not such a picture, or a box that cannot be used.
+        DataError: another kind of array, or an unusable box.
     """
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3:
         found = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image)

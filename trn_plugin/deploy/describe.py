@@ -1,4 +1,4 @@
-"""What an exported file says of itself, from the model and its data set."""
+"""Metadata and documentation of an exported file."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ def describe_model(
     metrics_of: str | None = None,
     crop: dict | None = None,
 ) -> dict:
-    """The metadata of an exported file, less what :func:`describe_graph` adds.
+    """The metadata of an exported file, without the entries of :func:`describe_graph`.
 
     Args:
         model: a built ``MultiTaskModel``.
         input_size: height and width, in pixels, of the network's input.
-        dataset_tasks: the ``tasks`` of the data set trained on; names come from here, else from
-            the head, else they are numbers.
-        metrics: what the checkpoint scored, where known.
+        dataset_tasks: ``tasks`` of the training set's metainfo, the first source of names; then the
+            heads' names, then numbers.
+        metrics: metrics of the checkpoint, if known.
         metrics_of: what they were measured on, in a few words.
-        crop: the part of a picture that the model was trained on, see
-            :func:`trn_plugin.deploy.crops.crop_of`.
+        crop: the crop that the model was trained on, see
+            :func:`trn_plugin.deploy.checkpoint.crop_of`.
 
     Raises:
-        CheckpointError: if the data set and the head disagree on a task's kind.
+        CheckpointError: data set and head disagree on a task's kind or its number of names.
     """
     tasks = {}
     for task, head in model.heads.items():
@@ -79,15 +79,15 @@ def describe_model(
 
 
 def describe_graph(deployed: DeployModel, tasks: dict[str, dict], dtype: str) -> dict:
-    """What goes into an exported graph, what it computes besides the network, and what comes out.
+    """Input, outputs and pre-processing of an exported graph.
 
     Args:
         deployed: the exported model.
-        tasks: its tasks, as in the metadata.
-        dtype: of the input, 'uint8' or 'float32'.
+        tasks: ``tasks`` of the metadata.
+        dtype: dtype of the input, 'uint8' or 'float32'.
 
     Returns:
-        dict: ``input``, ``inside`` and ``outputs`` of the metadata.
+        dict: ``input``, ``resize``, ``inside`` and ``outputs`` of the metadata.
     """
     height, width = deployed.input_size
     normalize = deployed.model.data_preprocessor
@@ -106,7 +106,7 @@ def describe_graph(deployed: DeployModel, tasks: dict[str, dict], dtype: str) ->
         }
         for name, task in read_tasks(tasks).items()
     }
-    features = {"hidden": "what enters the task's last layer", "output": "its loss targets"}
+    features = {"hidden": "input of the task's last layer", "output": "predicted loss targets"}
     for name in deployed.outputs[len(outputs) :]:
         level, task = name.split("/", 1)
         outputs[name] = {"shape": ["N", "d"], "meaning": f"{task}, features: {features[level]}"}
@@ -127,7 +127,7 @@ def describe_graph(deployed: DeployModel, tasks: dict[str, dict], dtype: str) ->
 
 
 def write_docs(proto: onnx.ModelProto, metadata: dict) -> None:
-    """Fill ONNX's own ``doc_string`` fields from the metadata."""
+    """Fill ONNX's ``doc_string`` fields from the metadata."""
     given = metadata["input"]
     shape = ", ".join(map(str, given["shape"]))
     text = (
@@ -142,7 +142,7 @@ def write_docs(proto: onnx.ModelProto, metadata: dict) -> None:
         names = f": {', '.join(described['names'])}" if "names" in described else ""
         value.doc_string = f"{described['meaning']}{names}"
     proto.doc_string = (
-        f"Written by trn_plugin. Input: {text}{cut}. Do not resize or normalise: inside are "
+        f"Written by trn_plugin. Input: {text}{cut}. Do not resize or normalise: "
         if given["shape"][1] == "H"
-        else f"Written by trn_plugin. Input: {text}{cut}. Do not normalise: inside is "
+        else f"Written by trn_plugin. Input: {text}{cut}. Do not normalise: "
     ) + f"{'; '.join(metadata['inside'])}. The metadata entry trn_plugin holds all of this as JSON."

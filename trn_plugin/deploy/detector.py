@@ -1,4 +1,4 @@
-"""Find faces with OpenCV's YuNet, or objects with a function of the user's."""
+"""Detect faces with OpenCV's YuNet, or objects with a user's function."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from trn_plugin.errors import CheckpointError, ConfigError, first_line
 __all__ = ["Detection", "Detector", "FaceDetector", "detections"]
 
 LARGEST_SIDE = 1280
-"""Pixels of the longer side on which faces are looked for: YuNet knows faces up to 300 pixels."""
+"""Pixels of the longer side for detection; YuNet finds faces of up to about 300 pixels."""
 
 
 class Detection(NamedTuple):
-    """An object in a picture.
+    """A detected object.
 
     Attributes:
         box (tuple): x0, y0, x1, y1 in pixels.
@@ -31,19 +31,19 @@ class Detection(NamedTuple):
 
 
 Detector = Callable[[np.ndarray], Any]
-"""A function of a picture (H, W, 3) uint8 RGB that gives its objects: boxes or `Detection`."""
+"""A function from a picture (H, W, 3) uint8 RGB to its objects: boxes or `Detection`."""
 
 
 class FaceDetector:
-    """OpenCV's ``FaceDetectorYN``; may be called from several threads.
+    """OpenCV's ``FaceDetectorYN``, thread-safe.
 
     Args:
         path: a YuNet model, ``face_detection_yunet_*.onnx`` of OpenCV's model zoo.
-        score: smallest confidence of a face, 0 to 1.
+        score: lowest confidence of a face, 0 to 1.
 
     Raises:
-        CheckpointError: no file, or none that OpenCV can read.
-        ConfigError: a score outside 0 to 1.
+        CheckpointError: the file is missing, or OpenCV cannot run it.
+        ConfigError: ``score`` is outside 0 to 1.
     """
 
     def __init__(self, path: str, score: float = 0.7) -> None:
@@ -56,10 +56,10 @@ class FaceDetector:
         try:
             self._net = cv2.FaceDetectorYN.create(str(path), "", (320, 320), score)
         except cv2.error as error:
-            raise self._no_yunet(error) from error
+            raise self._not_yunet(error) from error
 
     def __call__(self, image: np.ndarray) -> list[Detection]:
-        """The faces of (H, W, 3) uint8 RGB, the surest first."""
+        """The faces in (H, W, 3) uint8 RGB, most confident first."""
         height, width = image.shape[:2]
         factor = min(LARGEST_SIDE / max(height, width), 1.0)
         size = max(round(width * factor), 1), max(round(height * factor), 1)
@@ -69,7 +69,7 @@ class FaceDetector:
                 self._net.setInputSize(size)
                 found = self._net.detect(scaled)[1]
         except cv2.error as error:
-            raise self._no_yunet(error) from error
+            raise self._not_yunet(error) from error
         scale = np.divide((width, height), size)
         faces = []
         for row in found if found is not None else ():
@@ -78,22 +78,22 @@ class FaceDetector:
             faces.append(Detection(box, row[4:14].reshape(5, 2) * scale))
         return faces
 
-    def _no_yunet(self, error: cv2.error) -> CheckpointError:
+    def _not_yunet(self, error: cv2.error) -> CheckpointError:
         return CheckpointError(
             f"{self.path}: OpenCV cannot run it as a YuNet face detector: {first_line(error)}"
         )
 
 
 def detections(detector: Detector, image: np.ndarray, where: str) -> list[Detection]:
-    """What a detector finds in a picture, checked.
+    """Run a detector and check its output.
 
     Args:
         detector: a function of (H, W, 3) uint8 RGB.
         image: the picture.
-        where: what messages call it.
+        where: name of the picture in messages.
 
     Raises:
-        ConfigError: it gives something else than boxes of four finite numbers.
+        ConfigError: the detector gives anything but boxes of four finite numbers.
     """
     found = []
     for each in detector(image):
@@ -105,7 +105,7 @@ def detections(detector: Detector, image: np.ndarray, where: str) -> list[Detect
             usable = False
         if not usable:
             raise ConfigError(
-                f"{where}: expected boxes x0, y0, x1, y1 of the detector, found {each.box!r}"
+                f"{where}: expected boxes x0, y0, x1, y1 from the detector, found {each.box!r}"
             )
         found.append(Detection(tuple(box.tolist()), each.points))
     return found

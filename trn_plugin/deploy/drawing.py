@@ -1,4 +1,4 @@
-"""Draw predictions on a picture: points and box on it, classes and attributes beside it."""
+"""Draw predictions: points and boxes on the picture, classes and attributes beside it."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ __all__ = ["draw_objects", "summary_lines"]
 SHORTEST_SIDE = 320
 LONGEST_UPSCALED_SIDE = 1600
 LARGEST_DRAWING = 16_000
-"""Pixels of a side: JPEG ends at 65,535."""
+"""Longest side in pixels; JPEG allows 65,535."""
 NAMED_SIDE = 150
-"""Pixels of an object's side from which on its points' names can be read."""
+"""Shortest side in pixels of an object whose points are named."""
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 BOX_COLOR = (255, 196, 0)
@@ -31,7 +31,7 @@ def summary_lines(tasks: dict[str, Task], prediction: dict) -> list[str]:
 
     Args:
         tasks: :attr:`TaskPredictor.tasks`, or some of them.
-        prediction: one element of what :meth:`TaskPredictor.predict` gives.
+        prediction: one element of the output of :meth:`TaskPredictor.predict`.
     """
     return [line.text for name, task in tasks.items() for line in task.summary(prediction[name])]
 
@@ -41,21 +41,21 @@ def draw_objects(
     tasks: dict[str, Task],
     predictions: Sequence[dict],
     boxes: Sequence[tuple[int, int, int, int] | None] | None = None,
-    steady: bool = False,
+    fixed_size: bool = False,
     word: str = "object",
 ) -> np.ndarray:
-    """A copy of the picture with what was predicted for its objects.
+    """A copy of the picture with the predictions of its objects.
 
-    A small picture is enlarged first; the text stands beside the picture and hides none of it.
+    A small picture is enlarged first; text stands beside the picture.
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        tasks: :attr:`TaskPredictor.tasks`, or those of them to be drawn.
+        tasks: :attr:`TaskPredictor.tasks`, or some of them.
         predictions: one for each object, from :meth:`TaskPredictor.predict`.
         boxes: the box of each object in pixels; None is the whole picture and is not drawn.
-        steady: leave room for the longest text that the tasks can have, so that the frames of a
-            video stay of one size.
-        word: what an object is called.
+        fixed_size: leave room for the tasks' longest text, so that all frames of a video have one
+            size.
+        word: word for an object.
 
     Returns:
         np.ndarray: (H', W', 3) uint8 RGB, H' >= H and W' >= W.
@@ -81,7 +81,7 @@ def draw_objects(
             _draw_points(canvas, points, side)
             if len(points) == len(task.names) and side >= NAMED_SIDE:
                 _draw_names(canvas, points, task.names, side)
-    room = _longest_lines(tasks) if steady else []
+    room = _longest_lines(tasks) if fixed_size else []
     return _with_panel(canvas, _sections(tasks, predictions, word), room)
 
 
@@ -107,13 +107,13 @@ def _draw_box(canvas: np.ndarray, box: list[float], label: str) -> None:
 
 
 def _draw_points(canvas: np.ndarray, points: np.ndarray, side: float) -> None:
-    # Drawn with four fractional bits, so that a point is not moved to a whole pixel.
+    # four fractional bits: points are not rounded to whole pixels
     bits = 4
     radius = float(np.clip(side / 80, 2.2, 12))
     for x, y in points:
         if not (np.isfinite(x) and np.isfinite(y)) or max(abs(x), abs(y)) > 2**15:
             continue
-        # A pixel's centre has whole coordinates in OpenCV, and n + 1/2 in ours.
+        # pixel centres are integers in OpenCV, n + 1/2 here
         center = (round((float(x) - 0.5) * 2**bits), round((float(y) - 0.5) * 2**bits))
         for extra, color in ((max(1.0, radius / 2), DARK), (0.0, POINT_COLOR)):
             reach = round((radius + extra) * 2**bits)
@@ -142,7 +142,7 @@ def _line_height(canvas: np.ndarray) -> int:
 def _sections(
     tasks: dict[str, Task], predictions: Sequence[dict], word: str
 ) -> list[tuple[bool, str]]:
-    """The panel's lines, as (is it a title, text)."""
+    """The panel's lines as (is a title, text)."""
     panel = []
     for number, prediction in enumerate(predictions, start=1):
         found = summary_lines(tasks, prediction)
@@ -155,7 +155,7 @@ def _sections(
 def _with_panel(
     canvas: np.ndarray, lines: list[tuple[bool, str]], room: Sequence[str] = ()
 ) -> np.ndarray:
-    """The picture with its lines to the right, in as many columns as its height asks for."""
+    """The picture with its lines to the right, in as many columns as its height requires."""
     if not lines:
         return canvas
     scale = _text_scale(canvas)
@@ -173,12 +173,12 @@ def _with_panel(
         lines = [*lines[:shown], (True, f"+ {len(lines) - shown} lines")]
     height = max(canvas.shape[0], step * min(rows, len(lines)) + 2 * margin)
     width = canvas.shape[1] + columns * (widest + margin) + margin
-    drawn = np.full((height, width, 3), DARK, np.uint8)
-    drawn[: canvas.shape[0], : canvas.shape[1]] = canvas
+    out = np.full((height, width, 3), DARK, np.uint8)
+    out[: canvas.shape[0], : canvas.shape[1]] = canvas
     for index, (is_title, text) in enumerate(lines):
         column, row = divmod(index, rows)
         left = canvas.shape[1] + margin + column * (widest + margin)
         origin = (left, margin + round((row + 0.7) * step))
         color = TITLE_COLOR if is_title else TEXT_COLOR
-        cv2.putText(drawn, text, origin, FONT, scale, color, thickness, cv2.LINE_AA)
-    return drawn
+        cv2.putText(out, text, origin, FONT, scale, color, thickness, cv2.LINE_AA)
+    return out

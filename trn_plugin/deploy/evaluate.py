@@ -1,4 +1,4 @@
-"""Measure an exported file with the data and the evaluators of a config."""
+"""Evaluate an exported file with the data and metrics of a config."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ __all__ = [
 
 @MODELS.register_module()
 class ExportedModel(BaseModel):
-    """A file written by ``export_onnx`` in the place of a ``MultiTaskModel``, for testing.
+    """An exported file that replaces a ``MultiTaskModel`` for testing.
 
-    It takes the crops in their own size, see :func:`use_exported`.
+    It takes crops before resizing, see :func:`use_exported`.
 
     Args:
         path: the file.
-        providers: onnxruntime execution providers; default CUDA where present, then the CPU.
+        providers: onnxruntime execution providers; default CUDA if present, then the CPU.
 
     Raises:
         CheckpointError, ConfigError: see :class:`trn_plugin.deploy.TaskPredictor`.
@@ -62,25 +62,25 @@ class ExportedModel(BaseModel):
 
     @property
     def dataset_meta(self) -> dict:
-        """The tasks as the file describes them: their names in order."""
+        """The tasks as the file describes them."""
         return dict(tasks={name: task.to_dict() for name, task in self.predictor.tasks.items()})
 
     def forward(self, inputs, data_samples=None, mode: str = "predict"):
-        """As of MMEngine's ``BaseModel``, in mode 'predict' only.
+        """See MMEngine's ``BaseModel``.
 
         Args:
-            inputs: (3, h, w) uint8 RGB crops, sizes may differ.
-            data_samples (list, optional): get the predictions.
-            mode (str): 'predict'.
+            inputs: (3, h, w) uint8 RGB crops, whose sizes may differ.
+            data_samples (list, optional): samples to fill with the predictions.
+            mode (str): only 'predict'.
         """
         if mode != "predict":
-            raise ConfigError(f"an exported model only predicts; mode {mode!r} needs a checkpoint")
+            raise ConfigError(f"mode: expected 'predict' for an exported model, found {mode!r}")
         crops = [image.permute(1, 2, 0).cpu().numpy() for image in inputs]
         if data_samples is None:
             data_samples = [MultiTaskDataSample(gt={}) for _ in crops]
         predictor, batch = self.predictor, MultiTaskBatch.of(data_samples, self.predictor.tasks)
         found = predictor.run_each(crops)
-        for row, crop in zip(found, crops, strict=True):  # as the heads: fractions of the crop
+        for row, crop in zip(found, crops, strict=True):  # fractions of the crop, as from the heads
             size = np.array(crop.shape[1::-1])
             for name, task in predictor.tasks.items():
                 row[name] = task.mapped(row[name], lambda p, by=size: (p / by).astype(np.float32))
@@ -95,21 +95,21 @@ class ExportedModel(BaseModel):
         return batch.with_fields(pred=pred, target=batch.targets, **levels).give_to(data_samples)
 
     def test_step(self, data: dict) -> list[MultiTaskDataSample]:
-        """Predictions of a batch as pseudo_collate leaves it."""
+        """Predictions of a batch from ``pseudo_collate``."""
         return self(data["inputs"], data["data_samples"])
 
     val_step = test_step
 
 
 def crops_for_exported(loader: Mapping, key: str) -> dict:
-    """The config of a loader whose pictures are cut but not resized; exported files do that.
+    """Change a loader's config to crop without resizing, which exported files do themselves.
 
     Args:
-        loader: config of a data loader of evaluation.
+        loader: config of an evaluation data loader.
         key: its name in the config, for messages.
 
     Raises:
-        ConfigError: no pipeline with ``CropResize``.
+        ConfigError: a pipeline without exactly one ``CropResize``.
     """
     loader = copy.deepcopy(dict(loader))
     datasets = list(plain_datasets_in(loader.get("dataset"))) or [{}]
@@ -118,8 +118,8 @@ def crops_for_exported(loader: Mapping, key: str) -> dict:
         steps = [str(step.get("type")).removeprefix("trn_plugin.") for step in pipeline]
         if steps.count("CropResize") != 1:
             raise ConfigError(
-                f"{key}.dataset.pipeline: an exported file resizes by itself, in the place of one "
-                f"CropResize; found {', '.join(steps) or 'no pipeline'}"
+                f"{key}.dataset.pipeline: expected one CropResize, for which the exported file "
+                f"stands in, found {', '.join(steps) or 'no pipeline'}"
             )
         dataset["pipeline"] = [
             dict(type="trn_plugin.Crop") if name == "CropResize" else step
@@ -132,7 +132,7 @@ def crops_for_exported(loader: Mapping, key: str) -> dict:
 def evaluators_for(
     evaluators: Mapping | Sequence[Mapping], predictor: TaskPredictor
 ) -> tuple[list[dict], list[str]]:
-    """The configs of those metrics that a file's outputs serve, and what is left out and why."""
+    """Configs of the metrics that fit a file's outputs, and reasons for those left out."""
     evaluators = [evaluators] if isinstance(evaluators, Mapping) else list(evaluators)
     kept, left_out = [], []
     for metric in map(dict, evaluators):
@@ -152,13 +152,13 @@ def evaluators_for(
 
 
 def _similarity_for(metric: dict, predictor: TaskPredictor) -> tuple[dict | None, list[str]]:
-    """Similarities of the labels always, of features where the file gives them."""
+    """Similarities of the labels, and of features if the file has them."""
     left_out, built, tasks = [], METRICS.build(metric), predictor.tasks
     every = [((a,), (b,)) for a, b in combinations(sorted(tasks), 2)]
     wanted = list(built.relations.values()) or every
     relations = [pair for pair in wanted if {t for side in pair for t in side} <= tasks.keys()]
     if len(relations) < len(wanted):
-        left_out.append("TaskSimilarity: relations with tasks that the file does not have")
+        left_out.append("TaskSimilarity: relations with tasks that the file lacks")
     missing = [level for level in built.levels if level not in predictor.features]
     if missing:
         keys = ", ".join(f"tau_{level}" for level in missing)
@@ -170,22 +170,22 @@ def _similarity_for(metric: dict, predictor: TaskPredictor) -> tuple[dict | None
 
 
 def use_exported(config: Config, path: str, provider: str | None = None) -> list[str]:
-    """Make ``config``'s test that of the exported file at ``path``; ``config`` is changed.
+    """Change ``config`` to test the exported file at ``path`` instead of its model.
 
-    The file gets what ``predict`` would give it: the crops of the test pipeline as uint8 in their
-    own size. The evaluators are the config's, less what the file cannot tell.
+    The file gets the uint8 crops of the test pipeline before resizing, as from ``predict``.
+    Metrics that do not fit the file's outputs are dropped.
 
     Args:
-        config: as from ``cli.load_config``.
+        config: from ``cli.load_config``; changed in place.
         path: a file written by ``export_onnx``.
-        provider: 'cpu' or 'cuda'; default CUDA where present, then the CPU.
+        provider: 'cpu' or 'cuda'; default CUDA if present, then the CPU.
 
     Returns:
-        list[str]: what is not measured, and why.
+        list[str]: metrics that are left out, with reasons.
 
     Raises:
-        ConfigError: a test pipeline that cannot be used, or no evaluator that the file serves.
-        CheckpointError: a file that cannot be run.
+        ConfigError: an unusable test pipeline, or no metric fits the file.
+        CheckpointError: the file cannot be run.
     """
     providers = providers_of(provider)
     predictor = TaskPredictor(path, providers)
@@ -194,17 +194,17 @@ def use_exported(config: Config, path: str, provider: str | None = None) -> list
     config.test_dataloader = crops_for_exported(config.test_dataloader, "test_dataloader")
     metrics, left_out = evaluators_for(config.test_evaluator, predictor)
     if not metrics:
-        raise ConfigError(f"test_evaluator: none of its metrics is of {', '.join(predictor.tasks)}")
+        raise ConfigError(f"test_evaluator: has no metric of {', '.join(predictor.tasks)}")
     config.test_evaluator = metrics
     config.model = dict(type="trn_plugin.ExportedModel", path=path, providers=providers)
     config.load_from = None
-    for name in ("compile", "input_size"):  # of a backbone
+    for name in ("compile", "input_size"):  # they need a backbone
         config.pop(name, None)
     return left_out
 
 
 def crop_loader(config: Config, split: str) -> DataLoader:
-    """The loader of 'val' or 'test' with uint8 crops in their own size.
+    """The loader of 'val' or 'test' with uint8 crops that are not resized.
 
     Raises:
         ConfigError, DataError: the config has no such data, or they cannot be read.
@@ -217,7 +217,7 @@ def crop_loader(config: Config, split: str) -> DataLoader:
 
 
 def some_crops(loader: DataLoader, count: int) -> list[np.ndarray]:
-    """``count`` pictures, or all there are, evenly spread over the data: (h, w, 3) uint8 RGB."""
+    """Up to ``count`` crops (h, w, 3) uint8 RGB, evenly spread over the data."""
     total = len(loader.dataset)
     chosen = np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(int))
     return [
@@ -230,22 +230,20 @@ def some_crops(loader: DataLoader, count: int) -> list[np.ndarray]:
 def measure(
     config: Config, split: str, loader: DataLoader, deployed: DeployModel, paths: Sequence[str]
 ) -> tuple[list[dict[str, float]], Counter]:
-    """The metrics of a PyTorch model and of files exported from it, on the same pictures.
-
-    Task similarity is not among them.
+    """Metrics, without task similarity, of a PyTorch model and its exported files on the same data.
 
     Args:
-        config: its evaluators of ``split`` are used.
+        config: config with the evaluator of ``split``.
         split: 'val' or 'test'.
-        loader: of :func:`crop_loader`.
-        deployed: in eval mode; its pictures are resized one by one, as by ``CropResize``.
+        loader: from :func:`crop_loader`.
+        deployed: the model in eval mode; resizes pictures one by one, as ``CropResize``.
         paths: exported files.
 
     Returns:
-        The metrics of ``deployed`` and of each file, and how many pictures have which box.
+        Metrics of ``deployed`` and of each file; number of pictures by kind of box.
 
     Raises:
-        ConfigError: no evaluators of the split, or none that the files serve.
+        ConfigError: the split has no evaluator, or no metric fits the files.
     """
     evaluators = config.get(f"{split}_evaluator")
     if not evaluators:
@@ -254,9 +252,7 @@ def measure(
     kept, _ = evaluators_for(evaluators, predictors[0].predictor)
     kept = [metric for metric in kept if "TaskSimilarity" not in str(metric.get("type"))]
     if not kept:
-        raise ConfigError(
-            f"{split}_evaluator: none of its metrics is of {', '.join(deployed.tasks)}"
-        )
+        raise ConfigError(f"{split}_evaluator: has no metric of {', '.join(deployed.tasks)}")
     models = [lambda batch: _predicted(deployed, batch)]
     models += [predictor.test_step for predictor in predictors]
     with config_errors(f"{split}_evaluator"):
@@ -268,7 +264,7 @@ def measure(
         boxes.update(sample.get("box_source", "unnamed") for sample in batch["data_samples"])
         for model, score in zip(models, scores, strict=True):
             score.process(data_samples=model(batch), data_batch=batch)
-    with _less_logging():
+    with _warnings_only():
         return [score.evaluate(len(loader.dataset)) for score in scores], boxes
 
 
@@ -278,8 +274,8 @@ def _predicted(deployed: DeployModel, batch: dict) -> list[MultiTaskDataSample]:
 
 
 @contextlib.contextmanager
-def _less_logging() -> Iterator[None]:
-    """Each metric tells what it counted; of several models on the same pictures, too often."""
+def _warnings_only() -> Iterator[None]:
+    """Silence the metrics' log lines, which would repeat for each model."""
     logger = MMLogger.get_current_instance()
     level = logger.level
     try:

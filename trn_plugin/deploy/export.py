@@ -1,4 +1,4 @@
-"""Write a trained model as one ONNX file and check that file against PyTorch."""
+"""Export a trained model to one ONNX file and check it against PyTorch."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from trn_plugin.onnx_translations import onnx_translations
 __all__ = ["check_opset", "export_onnx", "update_metadata"]
 
 OLDEST_OPSET = 18
-"""The first that has an antialiased Resize."""
+"""The first opset with an antialiased Resize."""
 LARGEST_FILE = 2**31 - 2**24
-"""Bytes of weights: protobuf ends at 2 GiB, less what the graph itself takes."""
+"""Bytes of weights: protobuf's limit of 2 GiB, less room for the graph."""
 
 
 def export_onnx(
@@ -48,38 +48,37 @@ def export_onnx(
     resize: str = "operator",
     calibration: Sequence[np.ndarray] | None = None,
 ) -> dict[str, float]:
-    """Write ``model`` to ``out_path`` as one ONNX file and check it against PyTorch.
+    """Export ``model`` to one ONNX file and check it against PyTorch.
 
-    The file has one input, ``images``: uint8 (N, H, W, 3) RGB with N, H and W free; resizing and
-    normalisation are in the graph. It has one output for each task, named as the task; see
-    :meth:`DeployModel.forward`. It appears at ``out_path`` only when it agrees with PyTorch; what
-    a smaller precision differs by is told, and refused only if it is not a number.
+    The file has one input, ``images``: uint8 (N, H, W, 3) RGB with dynamic N, H and W; resizing and
+    normalisation are in the graph. Each task has one output of its name, see
+    :meth:`DeployModel.forward`. The file appears at ``out_path`` only after the check: fp32 must
+    agree with PyTorch, smaller precisions must differ by finite numbers.
 
     Args:
-        model: a built ``MultiTaskModel`` on the CPU; left in the mode it was in.
+        model: a built ``MultiTaskModel`` on the CPU; keeps its training mode.
         out_path: the file to write.
         input_size: height and width, in pixels, of the network's input.
         metadata: from :func:`describe_model`; written as JSON under the key ``trn_plugin``.
         opset: ONNX operator set, see :func:`check_opset`; default torch's choice.
         tasks: the tasks to export; default all.
-        check_images: (H, W, 3) uint8 RGB pictures to check on, besides drawn ones.
+        check_images: (H, W, 3) uint8 RGB pictures to check on, besides synthetic ones.
         precision: 'fp32', 'fp16' or 'int8', see :mod:`trn_plugin.deploy.precision`.
-        float_input: the input is float32, 0..255, in the place of uint8.
-        features: also write the outputs ``hidden/<task>`` and ``output/<task>``, what enters each
-            task's last layer and what its head predicts, for measuring task similarity.
-        resize: one of :data:`trn_plugin.deploy.model.RESIZES`; with 'none' H and W are those of
+        float_input: take float32, 0..255, instead of uint8.
+        features: also write the outputs ``hidden/<task>``, the input of the task's last layer, and
+            ``output/<task>``, its predicted loss targets, to measure task similarity.
+        resize: one of :data:`trn_plugin.deploy.model.RESIZES`; with 'none', H and W are fixed to
             ``input_size``.
-        calibration: (H, W, 3) uint8 RGB pictures whose activations give 'int8' its ranges; default
-            ``check_images``.
+        calibration: (H, W, 3) uint8 RGB pictures that calibrate 'int8'; default ``check_images``.
 
     Returns:
-        dict[str, float]: for each output the largest difference, see
+        dict[str, float]: largest difference of each output, see
         :func:`trn_plugin.deploy.check.check_export`.
 
     Raises:
-        ConfigError: on an unknown task, precision or resize, an opset that cannot be had, too
-            large a model, or no pictures for 'int8'.
-        CheckpointError: if the model cannot be exported, or the file disagrees with PyTorch.
+        ConfigError: an unknown task, precision or resize, an unsupported opset, too large a model,
+            or no pictures for 'int8'.
+        CheckpointError: the model cannot be exported, or the file disagrees with PyTorch.
     """
     out_path = Path(out_path)
     check_opset(opset)
@@ -101,7 +100,7 @@ def export_onnx(
     )
     if size > LARGEST_FILE:
         raise ConfigError(
-            f"the model's weights take {size / 2**30:.1f} GiB, one ONNX file holds 2 GiB: "
+            f"the model's weights take {size / 2**30:.1f} GiB, an ONNX file holds 2 GiB: "
             "choose a smaller backbone"
         )
     if out_path.is_dir():
@@ -116,7 +115,7 @@ def export_onnx(
                 halved = in_float16(model)
                 exported = DeployModel(halved, input_size, tasks, features, resize).eval()
             proto = _cleaned(_export(exported, opset, float_input), opset)
-            metadata = _complete(metadata, deployed)
+            metadata = _of_exported_tasks(metadata, deployed)
             dtype = "float32" if float_input else "uint8"
             metadata |= {"precision": precision, "opset": _opset(proto)}
             metadata |= describe_graph(deployed, metadata["tasks"], dtype)
@@ -134,8 +133,8 @@ def export_onnx(
     return differences
 
 
-def _complete(metadata: dict, deployed: DeployModel) -> dict:
-    """The metadata of the chosen tasks alone."""
+def _of_exported_tasks(metadata: dict, deployed: DeployModel) -> dict:
+    """The metadata without tasks that are not exported."""
     tasks = {task: dict(metadata["tasks"][task]) for task in deployed.tasks}
     left_out = {task for task in metadata["tasks"] if task not in tasks}
     metrics = {
@@ -149,16 +148,16 @@ def _complete(metadata: dict, deployed: DeployModel) -> dict:
 
 def _export(deployed: DeployModel, opset: int | None, float_input: bool):
     height, width = deployed.input_size
-    # A batch of 2 and odd, unequal sides: torch.export takes 0, 1 and equal sizes for constants.
+    # A batch of 2 and unequal sides: torch.export specialises on 0, 1 and equal sizes.
     dtype = torch.float32 if float_input else torch.uint8
     example = torch.zeros(2, height + 13, width + 30, 3, dtype=dtype)
     example = example.to(next(deployed.parameters()).device)
     if deployed.resize == "none":
         example = example[:, :height, :width].contiguous()
     letters = "N" if deployed.resize == "none" else "NHW"
-    free = {axis: torch.export.Dim(letter) for axis, letter in enumerate(letters)}
+    dynamic = {axis: torch.export.Dim(letter) for axis, letter in enumerate(letters)}
     try:
-        with _quiet(), torch.no_grad():
+        with _silenced(), torch.no_grad():
             return torch.onnx.export(
                 deployed,
                 (example,),
@@ -167,7 +166,7 @@ def _export(deployed: DeployModel, opset: int | None, float_input: bool):
                 opset_version=opset,
                 input_names=[INPUT_NAME],
                 output_names=list(deployed.outputs),
-                dynamic_shapes=(free,),
+                dynamic_shapes=(dynamic,),
                 external_data=False,
                 custom_translation_table=onnx_translations(),
             )
@@ -185,11 +184,11 @@ def check_opset(opset: int | None) -> None:
     """Refuse an ONNX operator set that cannot be written or run here; None is torch's choice.
 
     Raises:
-        ConfigError: saying which can.
+        ConfigError: naming the supported range.
     """
     if opset is None:
         return
-    newest = max(filter(_runs, range(OLDEST_OPSET, onnx.defs.onnx_opset_version() + 1)))
+    newest = max(filter(_is_supported, range(OLDEST_OPSET, onnx.defs.onnx_opset_version() + 1)))
     if not OLDEST_OPSET <= opset <= newest:
         raise ConfigError(
             f"opset: expected {OLDEST_OPSET} to {newest}, the newest that onnxruntime "
@@ -197,8 +196,8 @@ def check_opset(opset: int | None) -> None:
         )
 
 
-def _runs(opset: int) -> bool:
-    """Whether onnxruntime takes a graph of this operator set."""
+def _is_supported(opset: int) -> bool:
+    """Whether onnxruntime runs a graph of this operator set."""
     value = onnx.TensorProto.FLOAT
     ends = [onnx.helper.make_tensor_value_info(name, value, [1]) for name in ("x", "y")]
     node = onnx.helper.make_node("Identity", ["x"], ["y"])
@@ -217,10 +216,10 @@ def _opset(proto: onnx.ModelProto) -> int:
 
 
 def _cleaned(program, opset: int | None) -> onnx.ModelProto:
+    """The exported graph without source lines, which hold paths of the exporting machine."""
     proto = program.model_proto
     if opset is not None and _opset(proto) != opset:
         raise ConfigError(f"opset: torch.onnx cannot write {opset}; it wrote {_opset(proto)}")
-    # The exporter notes the source line of every node: the exporting machine's paths.
     for graph in [proto.graph, *proto.functions]:
         for part in [graph, *graph.node]:
             del part.metadata_props[:]
@@ -249,10 +248,10 @@ def _write(proto: onnx.ModelProto, path: Path, metadata: dict) -> None:
 
 
 def update_metadata(path: str | os.PathLike, **entries) -> None:
-    """Replace entries of what the exported file at ``path`` says of itself.
+    """Replace entries of the metadata of the exported file at ``path``.
 
     Raises:
-        ConfigError: if the file cannot be written.
+        ConfigError: the file cannot be written.
     """
     proto = onnx.load(path)
     known = {entry.key: entry.value for entry in proto.metadata_props}
@@ -261,7 +260,8 @@ def update_metadata(path: str | os.PathLike, **entries) -> None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def _silenced() -> Iterator[None]:
+    """Silence the exporter's log lines and warnings."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     try:

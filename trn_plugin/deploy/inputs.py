@@ -1,4 +1,4 @@
-"""The pictures and boxes that ``trn-plugin predict`` is given, and where it writes."""
+"""Inputs and output paths of ``trn-plugin predict``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["BoxRow", "Found", "find_inputs", "output_paths", "read_boxes", "whol
 Box = tuple[int, int, int, int]
 
 SUFFIXES = {".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-"""Of pictures for certain; files with other suffixes are looked into."""
+"""Suffixes of pictures; the first bytes decide for other files."""
 VIDEO_SUFFIXES = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"}
 BOX_COLUMNS = ("image", "x0", "y0", "x1", "y1")
 
@@ -34,15 +34,15 @@ class BoxRow(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What paths of pictures, videos and folders hold, each file once, in order."""
+    """Pictures and videos found, each file once, in order."""
 
     pictures: list[Path]
     videos: list[Path]
     left_out: list[Path]
-    """Files of folders that are neither pictures nor videos."""
+    """Files in folders that are neither pictures nor videos."""
 
-    def told(self) -> str:
-        """The files left out, in one line; empty where there are none."""
+    def left_out_message(self) -> str:
+        """The files left out, in one line; empty without any."""
         if not self.left_out:
             return ""
         shown = ", ".join(str(path) for path in self.left_out[:3])
@@ -51,14 +51,14 @@ class Found(NamedTuple):
 
 
 def find_inputs(arguments: Sequence[str | Path], exclude: Path | None = None) -> Found:
-    """The pictures and videos named, and those in the folders named and in their subfolders.
+    """Find pictures and videos among paths, and in folders and their subfolders.
 
     Args:
-        arguments: paths of pictures, videos or folders; hidden files of folders are passed over.
-        exclude: a folder left out of the search, where earlier results may lie.
+        arguments: paths of pictures, videos or folders; hidden files in folders are skipped.
+        exclude: a folder to skip, where earlier results may lie.
 
     Raises:
-        DataError: if a path does not exist, or a folder holds neither picture nor video.
+        DataError: a path does not exist, or a folder holds neither pictures nor videos.
     """
     pictures: dict[Path, None] = {}
     videos: dict[Path, None] = {}
@@ -82,13 +82,13 @@ def find_inputs(arguments: Sequence[str | Path], exclude: Path | None = None) ->
 
 
 def _files(folder: Path, exclude: Path | None) -> list[Path]:
-    """The files of a folder and its subfolders in order, less hidden ones and those of exclude."""
-    earlier = None if exclude is None else exclude.resolve()
+    """The files of a folder and its subfolders, sorted, without hidden ones and ``exclude``."""
+    skipped = None if exclude is None else exclude.resolve()
     found = []
     for place, folders, names in os.walk(folder):
         inside = Path(place)
         folders[:] = [name for name in folders if not name.startswith(".")]
-        if earlier is not None and earlier in (inside.resolve(), *inside.resolve().parents):
+        if skipped is not None and skipped in (inside.resolve(), *inside.resolve().parents):
             folders.clear()
             continue
         found += [inside / name for name in names if not name.startswith(".")]
@@ -96,7 +96,7 @@ def _files(folder: Path, exclude: Path | None) -> list[Path]:
 
 
 def _is_picture(path: Path) -> bool:
-    """Whether OpenCV can read it, by its first bytes."""
+    """Whether OpenCV recognises the first bytes."""
     try:
         return cv2.haveImageReader(str(path))
     except cv2.error:
@@ -104,10 +104,10 @@ def _is_picture(path: Path) -> bool:
 
 
 def whole_pixels(values: Sequence[str | float], where: str) -> Box:
-    """Four numbers, rounded to whole pixels, as a box (x0, y0, x1, y1).
+    """Four numbers rounded to whole pixels, as a box (x0, y0, x1, y1).
 
     Raises:
-        DataError: if one is not a number, or the box is empty.
+        DataError: a value is not a number, or the box is empty.
     """
     try:
         box = tuple(round(float(value)) for value in values)
@@ -122,12 +122,12 @@ def whole_pixels(values: Sequence[str | float], where: str) -> Box:
 
 
 def read_boxes(path: str | Path) -> list[BoxRow]:
-    """Read a CSV file with the header ``image,x0,y0,x1,y1``, one row a face, boxes in pixels.
+    """Read a CSV file with the header ``image,x0,y0,x1,y1``, one row per object, in pixels.
 
-    A relative path of a picture is looked for beside the CSV file, then in the current folder.
+    Relative paths are searched beside the CSV file, then in the current folder.
 
     Raises:
-        DataError: if the file, a column or a row cannot be used; the message gives the line.
+        DataError: naming file and line: the file, a column or a row cannot be used.
     """
     path = Path(path)
     faces = []
@@ -142,12 +142,10 @@ def read_boxes(path: str | Path) -> list[BoxRow]:
                 )
             for row in reader:
                 where = f"{path}:{reader.line_num}"
-                if None in row:  # where the reader puts cells beyond the header's
-                    expected, found = (
-                        len(reader.fieldnames),
-                        len(reader.fieldnames) + len(row[None]),
-                    )
-                    raise DataError(f"{where}: expected {expected} values, found {found}")
+                if None in row:  # key of cells beyond the header
+                    count = len(reader.fieldnames)
+                    found = count + len(row[None])
+                    raise DataError(f"{where}: expected {count} values, found {found}")
                 values = [row[name] for name in BOX_COLUMNS]
                 if None in values or not values[0]:
                     raise DataError(f"{where}: expected {len(BOX_COLUMNS)} values")
@@ -169,12 +167,12 @@ def read_boxes(path: str | Path) -> list[BoxRow]:
 
 
 def output_paths(inputs: Sequence[Path], folder: Path, suffixes: Sequence[str]) -> list[Path]:
-    """Where each drawn picture or video goes: names in ``folder``, all different, none an input.
+    """Paths in ``folder`` for rendered pictures and videos, all different, none an input.
 
     Args:
         inputs: pictures and videos.
-        folder: for all of them.
-        suffixes: of each output, such as ".jpg".
+        folder: output folder.
+        suffixes: suffix of each output, such as ".jpg".
     """
     taken = {_key(path) for path in inputs}
     out = _key(folder)
@@ -196,5 +194,5 @@ def output_paths(inputs: Sequence[Path], folder: Path, suffixes: Sequence[str]) 
 
 
 def _key(path: Path) -> str:
-    # Some file systems take "A.jpg" and "a.jpg" for the same file.
+    """Real path, lower-case, since some file systems ignore case."""
     return os.path.realpath(path).casefold()

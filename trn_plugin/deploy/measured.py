@@ -1,4 +1,4 @@
-"""An exported file measured beside PyTorch, and pictures to compare the two on."""
+"""Evaluate an exported file beside PyTorch, and choose pictures to compare the two on."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ SPLITS = ("test", "val")
 
 
 def data_to_compare(config: Config, split: str, count: int):
-    """The loader of the set to measure on; pictures to compare outputs on.
+    """The loader to evaluate on, and pictures to compare outputs on.
 
     Args:
-        config: of the run.
-        split: 'test', 'val', or 'none' to measure nothing.
-        count: pictures wanted, of ``split``, or else of any set that is there.
+        config: config of the run.
+        split: 'test', 'val', or 'none' to evaluate nothing.
+        count: number of pictures, from ``split``, or for 'none' from any available split.
 
     Returns:
-        the loader or None, the crops, and the set they are of or None.
+        The loader or None, the crops, and their split or None.
 
     Raises:
-        ConfigError, DataError: the set of ``split`` cannot be read.
+        ConfigError, DataError: the data of ``split`` cannot be read.
     """
     if split != "none":
         try:
@@ -36,8 +36,8 @@ def data_to_compare(config: Config, split: str, count: int):
             return loader, some_crops(loader, count), split
         except (ConfigError, DataError) as error:
             raise type(error)(
-                f"{one_line(error)}; to measure the file needs these pictures: choose with "
-                "--evaluate test or val, or leave it unmeasured with --evaluate none"
+                f"{one_line(error)}; the file is evaluated on these pictures: choose others with "
+                "--evaluate test or val, or none with --evaluate none"
             ) from error
     reason = None
     for split in SPLITS if count else ():
@@ -46,18 +46,18 @@ def data_to_compare(config: Config, split: str, count: int):
         except (ConfigError, DataError) as error:
             reason = one_line(error)
     if reason:
-        print(f"no real pictures to compare on, drawn ones only: {reason}")
+        print(f"no real pictures to compare on, synthetic ones only: {reason}")
     return None, [], None
 
 
 def pictures_to_calibrate(config: Config, crops: list, source: str | None, count: int):
-    """Pictures whose activations give int8 its ranges, and the set they are of.
+    """Pictures to calibrate int8 on, and their split.
 
     Args:
-        config: of the run.
-        crops: those compared on, taken where the validation set is not there.
-        source: the set they are of.
-        count: pictures wanted.
+        config: config of the run.
+        crops: fallback if there is no validation set.
+        source: split of ``crops``.
+        count: number of pictures.
     """
     if source != "val":
         try:
@@ -68,10 +68,10 @@ def pictures_to_calibrate(config: Config, crops: list, source: str | None, count
 
 
 def measure_into(config: Config, split: str, loader, deployed, path: str) -> tuple[dict, dict, int]:
-    """Measure a file and PyTorch on a set, print it, and write the result into the file.
+    """Evaluate a file and PyTorch, print the metrics and write them into the file.
 
     Returns:
-        metrics of PyTorch, metrics of the file, and the number of pictures.
+        Metrics of PyTorch, metrics of the file, and the number of pictures.
     """
     (before, after), boxes = measure(config, split, loader, deployed, [path])
     named = "; ".join(f"{source} ({count})" for source, count in boxes.most_common())
@@ -91,5 +91,5 @@ def measure_into(config: Config, split: str, loader, deployed, path: str) -> tup
 
 
 def _finite(metrics: dict) -> dict:
-    """What JSON can hold."""
+    """The metrics that are finite, which JSON requires."""
     return {name: float(value) for name, value in metrics.items() if math.isfinite(value)}

@@ -1,6 +1,6 @@
-"""What an exported file says of itself: JSON under one key of the ONNX metadata.
+"""Metadata of an exported file: JSON under one key of the ONNX metadata.
 
-Stdlib only: the exporter writes it, the runtime reads it.
+Standard library only: the exporter writes it, the runtime reads it.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ METADATA_KEY = "trn_plugin"
 INPUT_NAME = "images"
 FORMAT_VERSION = 1
 FEATURES = ("hidden", "output")
-"""What a file may give besides predictions: what enters the tasks' last layers, and leaves them."""
+"""Optional outputs: input of each task's last layer, and its predicted loss targets."""
 
 
 def feature_names(levels: Iterable[str], tasks: Iterable[str]) -> list[str]:
-    """The outputs ``<level>/<task>``, in the file's order."""
+    """Names ``<level>/<task>`` of the outputs, in the file's order."""
     tasks = list(tasks)
     return [f"{level}/{task}" for level in levels for task in tasks]
 
@@ -45,12 +45,12 @@ def parse_metadata(text: str | None, path: str) -> dict:
     """Read and check the metadata of the file at ``path``.
 
     Returns:
-        dict: ``format_version``, ``tasks`` (task -> ``kind`` and its names),
-        ``input_size`` (height, width of the network's input in pixels), ``features`` (any of
-        :data:`FEATURES`), and what else was written.
+        dict: ``format_version``, ``tasks`` (by name: ``kind`` and its names), ``input_size``
+        (height, width of the network's input in pixels), ``features`` (some of :data:`FEATURES`)
+        and the other entries.
 
     Raises:
-        CheckpointError: if there is none, it is broken, or it is of a newer format.
+        CheckpointError: there is no metadata, it is damaged, or its format is newer.
     """
     if text is None:
         raise CheckpointError(f"{path}: an ONNX file, but not one written by trn-plugin export")

@@ -1,4 +1,4 @@
-"""A trained model as it is exported: from the pixels of pictures to what a user reads."""
+"""The exported model: from pixels to predictions in a user's units."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from trn_plugin.errors import ConfigError
 __all__ = ["RESIZES", "DeployModel", "resize_weights"]
 
 RESIZES = ("operator", "exact", "none")
-"""How an exported model resizes: ONNX's antialiased Resize; two matrix products, which every
-runtime computes alike; not at all, so that its input has the network's size."""
+"""How an exported model resizes: ONNX's antialiased Resize; two matrix products, which all runtimes
+compute alike; not at all, for inputs of the network's size."""
 
 
 class DeployModel(nn.Module):
-    """A MultiTaskModel from the picture's pixels to what a user reads.
+    """A ``MultiTaskModel`` from pixels to predictions in a user's units.
 
     Args:
-        model: a built ``MultiTaskModel``; used in eval mode, on the device it is on.
+        model: a built ``MultiTaskModel``; used in eval mode on its device.
         input_size: height and width, in pixels, of the network's input.
-        tasks: the tasks to give, in this order; default all, in the order of the heads.
-        features: give hidden features and predictions in the form of loss targets too.
-        resize: how pictures of any size come to the input's size, one of :data:`RESIZES`.
+        tasks: the tasks to output, in this order; default all, in the order of the heads.
+        features: also output hidden features and predicted loss targets.
+        resize: one of :data:`RESIZES`.
 
     Attributes:
-        outputs (list[str]): names of what it gives, in order.
+        outputs (list[str]): names of the outputs, in order.
 
     Raises:
-        ConfigError: if the model has no such task.
+        ConfigError: the model lacks a task.
     """
 
     def __init__(
@@ -57,13 +57,13 @@ class DeployModel(nn.Module):
         self.outputs = [*self.tasks, *feature_names(self.features, self.tasks)]
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Pictures (N, H, W, 3) RGB of any size, 0..255, uint8 or float -> one tensor an output.
+        """Run on pictures (N, H, W, 3) RGB of any size, 0..255, uint8 or float.
 
         Returns:
             tuple[Tensor, ...]: (N, P, 2) landmarks in pixels of the given pictures, (N, C) class
             or (N, A) attribute probabilities, (N, V) values in the labels' units; with
-            ``features``, then (N, d) of each task, first what enters its last layer, then what
-            the head predicts in the form of its loss targets.
+            ``features``, (N, d) inputs of all tasks' last layers, then their predicted loss
+            targets.
         """
         height, width = images.shape[1], images.shape[2]
         inputs = self.inputs(images).to(next(self.model.backbone.parameters()).dtype)
@@ -79,10 +79,10 @@ class DeployModel(nn.Module):
         return tuple(outputs)
 
     def inputs(self, images: Tensor) -> Tensor:
-        """Pictures (N, H, W, 3) -> what the network takes, (N, 3, height, width) float32.
+        """The network's input (N, 3, height, width) float32 for pictures (N, H, W, 3).
 
-        Resizing is not rounded to whole grey levels: runtimes differ in the last bit, which would
-        become a whole level wherever a value lies halfway between two.
+        Resizing does not round: runtimes differ in the last bit, which rounding can turn into a
+        whole grey level.
         """
         inputs = images.permute(0, 3, 1, 2).float()
         if self.resize == "operator":
@@ -98,8 +98,8 @@ class DeployModel(nn.Module):
 def resize_weights(side: int, size: int) -> Tensor:
     """Weights (size, side) of an antialiased bilinear resize along one axis.
 
-    The triangle filter of ``F.interpolate(..., mode="bilinear", antialias=True)``, as a matrix:
-    every runtime computes a matrix product alike, and not every one has that operator.
+    The triangle filter of ``F.interpolate(..., mode="bilinear", antialias=True)`` as a matrix: not
+    every runtime has that operator.
     """
     scale = torch.scalar_tensor(side, dtype=torch.float32) / size
     centers = (torch.arange(size, dtype=torch.float32) + 0.5) * scale

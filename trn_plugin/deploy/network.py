@@ -1,4 +1,4 @@
-"""A config and its checkpoint, run in PyTorch as the exported file would be."""
+"""Run a config and its checkpoint in PyTorch, like their exported file."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ __all__ = ["Network"]
 
 
 class Network:
-    """What ``export_onnx`` would export.
+    """The model that ``export_onnx`` would export.
 
     Args:
         config: a config file, or ``trn_plugin::PATH``.
-        checkpoint: of that config's model.
+        checkpoint: checkpoint of the config's model.
 
     Attributes:
-        metadata (dict): as an exported file's.
+        metadata (dict): as in an exported file.
         tasks (dict[str, Task]): by name.
 
     Raises:
-        ConfigError, CheckpointError: as of :func:`load_for_export`.
+        ConfigError, CheckpointError: see :func:`load_for_export`.
     """
 
     def __init__(self, config: str, checkpoint: str) -> None:

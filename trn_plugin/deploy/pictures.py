@@ -1,4 +1,4 @@
-"""Run a model on many pictures: reading, cutting and drawing beside it, in threads."""
+"""Run a model on many pictures, which threads read and crop ahead."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from trn_plugin.deploy.runtime import TaskPredictor
 from trn_plugin.errors import DataError
 from trn_plugin.geometry import read_image
 
-__all__ = ["Place", "Seen", "ahead", "predict_pictures"]
+__all__ = ["PictureResult", "Place", "map_ahead", "predict_pictures"]
 
 
 class Place(NamedTuple):
-    """Where to look in a picture.
+    """A box to predict in a picture.
 
     Attributes:
         box (Box | None): None is the whole picture.
-        name (str): what messages call it.
-        order (int | None): its place among the results; None: next.
+        name (str): name in messages.
+        order (int | None): position among the results; None: next.
     """
 
     box: Box | None
@@ -34,15 +34,15 @@ class Place(NamedTuple):
     order: int | None = None
 
 
-class Seen(NamedTuple):
-    """A picture and what was found in it.
+class PictureResult(NamedTuple):
+    """A picture and its predictions.
 
     Attributes:
-        picture (Path): its file.
-        image (np.ndarray | None): (H, W, 3) uint8 RGB; None where it cannot be read.
-        places (list[Place]): those that could be used.
-        predictions (list[dict]): one of each, from `TaskPredictor.predict`.
-        problems (list): errors, each with the places that it costs.
+        picture (Path): path of the picture.
+        image (np.ndarray | None): (H, W, 3) uint8 RGB; None if it cannot be read.
+        places (list[Place]): the usable places.
+        predictions (list[dict]): one for each place, from `TaskPredictor.predict`.
+        problems (list): errors, each with the places that are lost to it.
     """
 
     picture: Path
@@ -52,8 +52,8 @@ class Seen(NamedTuple):
     problems: list[tuple[DataError, list[Place]]]
 
 
-def ahead(pool: Executor, run: Callable, items: Iterable, count: int) -> Iterator[Any]:
-    """``run`` of each item, in order, up to ``count`` of them computed ahead in the pool."""
+def map_ahead(pool: Executor, run: Callable, items: Iterable, count: int) -> Iterator[Any]:
+    """Map ``run`` over items in order, computing up to ``count`` results ahead in the pool."""
     waiting: deque = deque()
     for item in items:
         waiting.append(pool.submit(run, item))
@@ -69,15 +69,15 @@ def predict_pictures(
     pool: Executor,
     batch_size: int,
     detector: Detector | None = None,
-) -> Iterator[Seen]:
-    """What is found in each picture, in order; the next ones are read while the model runs.
+) -> Iterator[PictureResult]:
+    """Predict pictures in order; the next ones are read while the model runs.
 
     Args:
         predictor: the model.
-        places: of each picture, where to look.
-        pool: of threads.
-        batch_size: of the model; so many pictures are read ahead.
-        detector: finds the places instead; those of ``places`` are not used.
+        places: by picture, the places to predict.
+        pool: threads.
+        batch_size: batch size of the model, and number of pictures read ahead.
+        detector: finds the places instead of ``places``.
     """
     crop = predictor.metadata.get("crop")
 
@@ -102,19 +102,21 @@ def predict_pictures(
         return picture, image, usable, crops, problems
 
     chunk: list[tuple] = []
-    for loaded in ahead(pool, load, places.items(), batch_size):
+    for loaded in map_ahead(pool, load, places.items(), batch_size):
         chunk.append(loaded)
         if sum(len(usable) for _, _, usable, _, _ in chunk) >= batch_size:
-            yield from _run(predictor, chunk, batch_size)
+            yield from _predict_chunk(predictor, chunk, batch_size)
             chunk = []
-    yield from _run(predictor, chunk, batch_size)
+    yield from _predict_chunk(predictor, chunk, batch_size)
 
 
-def _run(predictor: TaskPredictor, chunk: list[tuple], batch_size: int) -> Iterator[Seen]:
+def _predict_chunk(
+    predictor: TaskPredictor, chunk: list[tuple], batch_size: int
+) -> Iterator[PictureResult]:
     places = [place for _, _, usable, _, _ in chunk for place in usable]
     crops = [crop for _, _, _, cut, _ in chunk for crop in cut]
     corners = [(0, 0) if place.box is None else place.box[:2] for place in places]
     names = [place.name for place in places]
     found = iter(predictor.predict_crops(crops, corners, batch_size, names))
     for picture, image, usable, _, problems in chunk:
-        yield Seen(picture, image, usable, [next(found) for _ in usable], problems)
+        yield PictureResult(picture, image, usable, [next(found) for _ in usable], problems)

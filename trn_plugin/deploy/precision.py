@@ -1,4 +1,4 @@
-"""Smaller numbers for a network: float16, or int8 by static quantisation."""
+"""Reduced precision: float16, or int8 by static quantisation."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ __all__ = ["PRECISIONS", "in_float16", "to_int8"]
 PRECISIONS = ("fp32", "fp16", "int8")
 LAYERS = ("Conv", "MatMul", "Gemm")
 BETWEEN = ("Add", "AveragePool", "GlobalAveragePool", "MaxPool", "Relu")
-"""In 8 bits too where all they take comes from convolutions: numbers then stay in 8 bits."""
+"""Also quantised where all inputs come from convolutions, so that activations stay in int8."""
 
 
 def in_float16(model: nn.Module) -> nn.Module:
     """A copy of a ``MultiTaskModel`` whose backbone is in float16.
 
-    Pictures are still resized and normalised, and the heads computed, in float32.
+    Resizing, normalisation and heads stay in float32.
     """
     halved = copy.deepcopy(model)
     halved.backbone.half()
@@ -34,35 +34,34 @@ def in_float16(model: nn.Module) -> nn.Module:
 
 
 def to_int8(proto: onnx.ModelProto, pictures: Sequence[np.ndarray]) -> onnx.ModelProto:
-    """A copy of an exported graph with convolutions and matrix products in 8 bits.
+    """A copy of an exported graph with convolutions and matrix products in int8.
 
-    Weights are quantised channel by channel; activations by the smallest and largest value that
-    each takes on ``pictures``.
+    Weights are quantised per channel, activations by their minimum and maximum on ``pictures``.
 
     Args:
         proto: the graph in fp32.
-        pictures: (H, W, 3) uint8 RGB, as the model will be given.
+        pictures: (H, W, 3) uint8 RGB, representative of the model's inputs.
     """
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
     plain = onnx.ModelProto()
     plain.CopyFrom(proto)
-    del plain.graph.value_info[:]  # the exporter's shapes do not survive a transposed weight
+    del plain.graph.value_info[:]  # shapes become wrong when weights are transposed
     root = logging.getLogger()
     level = root.level
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "int8.onnx"
         try:
-            root.setLevel(logging.ERROR)  # it recommends a preparation that the exporter has done
+            root.setLevel(logging.ERROR)  # silences advice on pre-processing
             quantize_static(
                 plain,
                 out,
-                _reader(proto, pictures),
+                _calibration_reader(proto, pictures),
                 quant_format=QuantFormat.QDQ,
                 op_types_to_quantize=[*LAYERS, *BETWEEN],
                 nodes_to_quantize=_quantisable(plain.graph),
                 per_channel=True,
-                # 7 bits: products of pairs of 8-bit numbers overflow on x86 CPUs without VNNI
+                # 7-bit weights: 8-bit dot products overflow on x86 CPUs without VNNI
                 reduce_range=True,
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
@@ -73,7 +72,7 @@ def to_int8(proto: onnx.ModelProto, pictures: Sequence[np.ndarray]) -> onnx.Mode
 
 
 def _quantisable(graph: onnx.GraphProto) -> list[str]:
-    """Names of the nodes to quantise: layers with constant weights, and what lies between."""
+    """Names of the nodes to quantise: layers with constant weights, and nodes between them."""
     constants = {tensor.name for tensor in graph.initializer}
     names, convolved = [], set()
     for node in graph.node:
@@ -85,20 +84,20 @@ def _quantisable(graph: onnx.GraphProto) -> list[str]:
     return names
 
 
-def _reader(proto: onnx.ModelProto, pictures: Sequence[np.ndarray]):
-    """What onnxruntime calibrates with: the pictures one by one, as the graph takes them."""
+def _calibration_reader(proto: onnx.ModelProto, pictures: Sequence[np.ndarray]):
+    """onnxruntime's reader of the pictures, one by one, in the graph's input format."""
     from onnxruntime.quantization import CalibrationDataReader
 
     given = proto.graph.input[0].type.tensor_type
     dtype = onnx.helper.tensor_dtype_to_np_dtype(given.elem_type)
-    sides = tuple(axis.dim_value for axis in given.shape.dim[1:3])  # 0 where they are free
+    sides = tuple(axis.dim_value for axis in given.shape.dim[1:3])  # 0 if dynamic
 
     class Pictures(CalibrationDataReader):
         def __init__(self) -> None:
-            self.left = iter(pictures)
+            self.remaining = iter(pictures)
 
         def get_next(self) -> dict[str, np.ndarray] | None:
-            for picture in self.left:
+            for picture in self.remaining:
                 batch = resized(picture[None], sides) if all(sides) else picture[None]
                 return {INPUT_NAME: batch.astype(dtype)}
             return None

@@ -1,4 +1,4 @@
-"""Antialiased bilinear resizing in NumPy, for files that do not resize."""
+"""Antialiased bilinear resizing in NumPy, for exported files without resizing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["resize_weights", "resized"]
 def resize_weights(side: int, size: int) -> np.ndarray:
     """Weights (size, side) of an antialiased bilinear resize along one axis, float32.
 
-    The triangle filter, as of :func:`trn_plugin.deploy.model.resize_weights`.
+    The triangle filter, as in :func:`trn_plugin.deploy.model.resize_weights`.
     """
     scale = side / size
     centers = (np.arange(size) + 0.5) * scale
@@ -20,7 +20,7 @@ def resize_weights(side: int, size: int) -> np.ndarray:
 
 
 def resized(images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Pictures (N, H, W, 3) uint8 -> (N, height, width, 3) uint8, rounded to whole grey levels."""
+    """Resize pictures (N, H, W, 3) uint8 to (N, height, width, 3) uint8."""
     rows, columns = map(resize_weights, images.shape[1:3], size)
     channels_first = images.transpose(0, 3, 1, 2).astype(np.float32)
     found = rows @ channels_first @ columns.T

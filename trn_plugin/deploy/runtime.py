@@ -23,31 +23,30 @@ from trn_plugin.tasks import TASKS, NumbersTask, Task, read_task
 __all__ = ["TaskPredictor"]
 
 LARGEST_BATCH = 32_000_000
-"""Pixels run at once, unless one picture has more: a float32 copy of them takes 384 MB."""
+"""Pixels in a batch, unless one picture has more; a float32 copy of them takes 384 MB."""
 DTYPES = {"tensor(uint8)": np.uint8, "tensor(float)": np.float32}
 
 
 class TaskPredictor:
-    """The tasks of an exported model, or of a config and its checkpoint, on pictures.
+    """Predicts tasks on pictures with an exported model, or with a config and its checkpoint.
 
     Args:
-        path: a file written by ``trn-plugin export``; a config where a checkpoint is given.
-        providers: onnxruntime execution providers; default CUDA where present, then the CPU.
-        threads: of the CPU; default onnxruntime's choice, one for each core.
-        checkpoint: run this in PyTorch, on CUDA where present; the results are those of the
-            exported file.
+        path: a file written by ``trn-plugin export``, or a config if ``checkpoint`` is given.
+        providers: onnxruntime execution providers; default CUDA if present, then the CPU.
+        threads: CPU threads; default onnxruntime's choice, one per core.
+        checkpoint: run this in PyTorch, on CUDA if present, with the results of the exported file.
 
     Attributes:
-        tasks (dict[str, Task]): by name, see :mod:`trn_plugin.tasks`; named numbers where the file
-            has a kind that is not registered here.
+        tasks (dict[str, Task]): by name, see :mod:`trn_plugin.tasks`; named numbers for a kind that
+            is not registered here.
         input_size (tuple[int, int]): height and width, in pixels, of the network's input.
-        features (tuple[str, ...]): of "hidden" and "output", what :meth:`run` gives besides.
-        metadata (dict): all that the file says of itself.
+        features (tuple[str, ...]): levels of features that :meth:`run` outputs: "hidden", "output".
+        metadata (dict): metadata of the file.
 
     Raises:
-        CheckpointError: if the file is missing, damaged, of another origin or of a newer format,
-            or names more or fewer points or classes than it gives.
-        ConfigError: if a provider is not available, or one asked for cannot be started.
+        CheckpointError: the file is missing, damaged, not from ``trn-plugin export`` or of a newer
+            format, or its names do not match its outputs.
+        ConfigError: a provider is not available or cannot be started.
 
     Example::
 
@@ -102,7 +101,7 @@ class TaskPredictor:
             self._check_shape(value.name, value.shape)
 
     def _task(self, name: str, info: dict, shape: Sequence | None) -> Task:
-        """The task that the file describes; named numbers where its kind is not imported."""
+        """The task that the file describes; named numbers if its kind is not registered."""
         try:
             if info["kind"] in TASKS:
                 return read_task(name, info)
@@ -114,7 +113,7 @@ class TaskPredictor:
             ) from None
 
     def _check_shape(self, output: str, shape: Sequence) -> None:
-        """Whether an output has an element for each name; a size that is no number is open."""
+        """Refuse an output without one element per name; symbolic sizes match any number."""
         if output not in self.tasks:
             return
         task = self.tasks[output]
@@ -127,7 +126,7 @@ class TaskPredictor:
         if shape and not same:
             raise CheckpointError(
                 f"{self.path}: its metadata names {len(task.names)} {task.noun} of {output}, which "
-                f"need an output of {_times(['N', *expected])}, found {_times(['N', *found])}; "
+                f"need an output of {_sizes(['N', *expected])}, found {_sizes(['N', *found])}; "
                 "export again"
             )
 
@@ -142,26 +141,26 @@ class TaskPredictor:
         batch_size: int = 32,
         names: Sequence[str] | None = None,
     ) -> list[dict]:
-        """Predict every task for each picture, or for each picture's box.
+        """Predict every task for each picture, or for one box in each picture.
 
         Args:
-            images: pictures or crops, one or several: (H, W, 3) uint8 RGB arrays, whose sizes may
-                differ, files, or folders, of which all pictures are taken in order of their names.
-            boxes: one for each picture: (x0, y0, x1, y1) in whole pixels, x1 and y1 excluded, or
-                None for the whole picture. A box may reach beyond the picture (black there).
-            batch_size: faces run at once; only crops of one size share a batch, and only as many
-                as have 32 million pixels together.
-            names: how to call each picture in a message; default its path, or "picture 0".
+            images: one or several pictures: (H, W, 3) uint8 RGB arrays, whose sizes may differ,
+                files, or folders, whose pictures are taken in order of their names.
+            boxes: for each picture (x0, y0, x1, y1) in whole pixels, x1 and y1 excluded, or None
+                for the whole picture. Outside the picture a box is black.
+            batch_size: crops run at once; a batch has crops of one size and at most 32 million
+                pixels.
+            names: names of the pictures in messages; default their paths, or "picture 0".
 
         Returns:
-            list[dict]: for each picture, task -> landmarks: (P, 2) float array, x and y in pixels
-            of the given picture; class: dict of ``label``, ``index`` and ``probabilities`` (list,
-            in the order of the classes); attributes: dict of name -> probability;
-            values: dict of name -> number in the labels' unit.
+            list[dict]: for each picture, by task: landmarks as (P, 2) floats, x and y in pixels of
+            the given picture; a class as dict of ``label``, ``index`` and ``probabilities`` (list,
+            in the order of the classes); attributes as dict name -> probability; values as dict
+            name -> number in the labels' unit.
 
         Raises:
-            DataError: if a picture or box cannot be used; the message names it.
-            CheckpointError: if onnxruntime fails, for want of memory for example.
+            DataError: a picture or box cannot be used; the message names it.
+            CheckpointError: onnxruntime fails, for example without enough memory.
         """
         images, known = read_pictures(images)
         names = names or known
@@ -182,19 +181,19 @@ class TaskPredictor:
         """Predict every task for each object that a detector finds.
 
         Args:
-            images: as of :meth:`predict`.
-            detector: a function of a picture (H, W, 3) uint8 RGB that gives boxes
-                (x0, y0, x1, y1) in pixels, or :class:`trn_plugin.deploy.detector.Detection`, such
-                as :class:`trn_plugin.deploy.detector.FaceDetector`. They become the crop that
-                the model was trained on, see :func:`trn_plugin.deploy.crops.crop_around`.
+            images: see :meth:`predict`.
+            detector: a function from a picture (H, W, 3) uint8 RGB to boxes (x0, y0, x1, y1) in
+                pixels or :class:`trn_plugin.deploy.detector.Detection`, such as
+                :class:`trn_plugin.deploy.detector.FaceDetector`. Each becomes a crop as in
+                training, see :func:`trn_plugin.deploy.crops.crop_around`.
             batch_size: objects run at once.
 
         Returns:
-            list[list[dict]]: of each picture, of each object, ``box`` (x0, y0, x1, y1), the crop in
-            whole pixels, and the tasks as of :meth:`predict`.
+            list[list[dict]]: for each picture and object, ``box``, the crop (x0, y0, x1, y1) in
+            whole pixels, and the tasks as from :meth:`predict`.
 
         Raises:
-            ConfigError: the detector gives something else than boxes.
+            ConfigError: the detector gives anything but boxes.
         """
         images, names = read_pictures(images)
         crop = self.metadata.get("crop")
@@ -215,7 +214,7 @@ class TaskPredictor:
         batch_size: int = 32,
         names: Sequence[str] | None = None,
     ) -> list[dict]:
-        """As :meth:`predict`, of crops (H, W, 3) uint8 RGB and their x0, y0 in the pictures."""
+        """As :meth:`predict`, for crops (H, W, 3) uint8 RGB and their (x0, y0) in the pictures."""
         return [
             {name: task.read(found[name], corner) for name, task in self.tasks.items()}
             for found, corner in zip(self.run_each(crops, batch_size, names), corners, strict=True)
@@ -227,16 +226,14 @@ class TaskPredictor:
         batch_size: int = 32,
         names: Sequence[str] | None = None,
     ) -> list[dict[str, np.ndarray]]:
-        """The bare outputs of each picture, as of :meth:`run` without the first axis.
+        """The raw outputs of each picture, as from :meth:`run` without the first axis.
 
         Args:
-            images: each (H, W, 3) uint8 RGB; only those of one size share a batch, and only as
-                many as have 32 million pixels together.
-            batch_size: pictures run at once.
-            names: as of :meth:`predict`.
+            images: (H, W, 3) uint8 RGB, whose sizes may differ.
+            batch_size, names: see :meth:`predict`.
 
         Raises:
-            CheckpointError: if onnxruntime fails, for want of memory for example.
+            CheckpointError: onnxruntime fails, for example without enough memory.
         """
         if names is None:
             names = [f"picture {index}" for index in range(len(images))]
@@ -258,14 +255,14 @@ class TaskPredictor:
         return results
 
     def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """The bare outputs for (N, H, W, 3) uint8 RGB: task -> array.
+        """The raw outputs for (N, H, W, 3) uint8 RGB, by task.
 
-        Landmarks are (N, P, 2) pixels of the given pictures, classes (N, C) and attributes (N, A)
-        probabilities, values (N, V). A file exported with features also gives ``hidden/<task>`` and
+        Landmarks (N, P, 2) in pixels of the given pictures, probabilities of classes (N, C) and
+        attributes (N, A), values (N, V); from a file with features also ``hidden/<task>`` and
         ``output/<task>``, (N, d).
 
         Raises:
-            CheckpointError: if onnxruntime fails, for want of memory for example.
+            CheckpointError: onnxruntime fails, for example without enough memory.
         """
         if self.network is not None:
             return self.network.run(images)
@@ -280,7 +277,7 @@ class TaskPredictor:
         return outputs
 
     def _run(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        size = _times(images.shape)
+        size = _sizes(images.shape)
         try:
             images = np.ascontiguousarray(images, dtype=self.dtype)
             outputs = self.session.run(None, {INPUT_NAME: images})
@@ -294,5 +291,5 @@ class TaskPredictor:
         return dict(zip(self.outputs, outputs, strict=True))
 
 
-def _times(sizes: Sequence) -> str:
+def _sizes(sizes: Sequence) -> str:
     return f"({', '.join(map(str, sizes))})"

@@ -1,4 +1,4 @@
-"""What a checkpoint has scored: noted in it, logged by its run, or written by trn-plugin test."""
+"""Metrics of a checkpoint: stored in it, logged by its run, or written by trn-plugin test."""
 
 from __future__ import annotations
 
@@ -16,33 +16,33 @@ from trn_plugin.errors import CheckpointError, ConfigError
 __all__ = ["file_sha256", "logged_metrics", "read_metrics", "scores_of"]
 
 RUN_STARTED = re.compile(r"\d{8}_\d{6}$")
-"""The end of a run's name and the name of its folder of logs."""
+"""Timestamp at the end of a run's name; also the name of its log folder."""
 NO_METRICS = ("data_time", "time", "memory", "at_iter", "step")
 
 
 def scores_of(
     checkpoint_path: str | os.PathLike, meta: Mapping, metrics_path: str | None = None
 ) -> tuple[dict[str, float], str | None]:
-    """The finite metrics of a checkpoint, and in a few words where they are from.
+    """The finite metrics of a checkpoint and their origin in a few words.
 
     Args:
-        checkpoint_path: of the file.
-        meta: of the checkpoint.
-        metrics_path: what ``trn-plugin test --out`` wrote of it; default what validation found
-            during training, noted in the checkpoint or else in the log of its run beside it.
+        checkpoint_path: the checkpoint file.
+        meta: its meta.
+        metrics_path: output of ``trn-plugin test --out``; default the validation during training,
+            from the checkpoint or else from its run's log.
 
     Returns:
-        tuple: metrics by name, and their origin; no metrics and None where there are none.
+        tuple: metrics by name and their origin, ({}, None) if there are none.
 
     Raises:
-        ConfigError: ``metrics_path`` cannot be read, or is of another checkpoint.
+        ConfigError: ``metrics_path`` cannot be read or belongs to another checkpoint.
     """
     if metrics_path is not None:
         return read_metrics(metrics_path, checkpoint_path)
     during = f"validation during training, epoch {meta.get('epoch')}, iteration {meta.get('iter')}"
-    noted = _finite(meta.get("metrics"))
-    if noted:
-        return noted, f"{during}, in the checkpoint"
+    stored = _finite(meta.get("metrics"))
+    if stored:
+        return stored, f"{during}, in the checkpoint"
     logged, log = logged_metrics(checkpoint_path, meta)
     if logged:
         return logged, f"{during}, {log}"
@@ -52,14 +52,14 @@ def scores_of(
 def logged_metrics(
     checkpoint_path: str | os.PathLike, meta: Mapping
 ) -> tuple[dict[str, float], str | None]:
-    """What the run that wrote a checkpoint has logged of the validation at its iteration.
+    """Metrics that the run of a checkpoint logged at its iteration.
 
-    Checkpoints are written before they are validated. The log is that of MMEngine's
-    ``LocalVisBackend``, ``<start of the run>/vis_data/scalars.json`` beside the checkpoint.
+    A checkpoint is written before its validation. The log is MMEngine's ``LocalVisBackend``,
+    ``<timestamp of the run>/vis_data/scalars.json`` beside the checkpoint.
 
     Returns:
-        tuple: the finite metrics, and the log relative to the checkpoint's folder; no metrics and
-        None if there is no such log or it has no validation at that iteration.
+        tuple: the finite metrics and the log's path relative to the checkpoint's folder, ({}, None)
+        if there is no log of that iteration.
     """
     started = RUN_STARTED.search(str(meta.get("experiment_name")))
     if started is None or not isinstance(meta.get("iter"), int):
@@ -73,7 +73,7 @@ def logged_metrics(
     for line in text.splitlines():
         try:
             values = json.loads(line)
-        except ValueError:  # of a run that was killed while it wrote
+        except ValueError:  # the run was killed while it wrote this line
             continue
         if isinstance(values, dict) and values.get("at_iter") == meta["iter"]:
             found = {k: v for k, v in _finite(values).items() if k not in NO_METRICS}
@@ -81,20 +81,20 @@ def logged_metrics(
 
 
 def read_metrics(path: str, checkpoint_path: str | os.PathLike) -> tuple[dict[str, float], str]:
-    """The numbers that ``trn-plugin test --out`` wrote of a checkpoint, and of what set they are.
+    """Metrics of a checkpoint from ``trn-plugin test --out``, and their split.
 
     Raises:
-        ConfigError: a file that cannot be read, is none of those, or is of another checkpoint.
+        ConfigError: the file cannot be read, has no metrics, or belongs to another checkpoint.
     """
     try:
         record = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from error
     except ValueError as error:
-        raise ConfigError(f"{path}: expected JSON of trn-plugin test --out: {error}") from error
+        raise ConfigError(f"{path}: expected JSON from trn-plugin test --out: {error}") from error
     metrics = _finite(record)
     if not metrics:
-        raise ConfigError(f"{path}: holds no metrics; expected what trn-plugin test --out writes")
+        raise ConfigError(f"{path}: expected metrics from trn-plugin test --out, found none")
     measured = Path(str(record.get("checkpoint", "unnamed"))).name
     if record.get("checkpoint_sha256") != file_sha256(checkpoint_path):
         raise ConfigError(
@@ -108,7 +108,7 @@ def file_sha256(path: str | os.PathLike) -> str:
     """SHA-256 of a file, in hexadecimal.
 
     Raises:
-        CheckpointError: it cannot be read.
+        CheckpointError: the file cannot be read.
     """
     try:
         with open(path, "rb") as file:

@@ -13,11 +13,11 @@ from trn_plugin.errors import CheckpointError, ConfigError, first_line, printabl
 __all__ = ["open_session", "providers_of"]
 
 WARNINGS, SILENT = 2, 4
-"""onnxruntime's severities of log: its default, and fatal errors only."""
+"""onnxruntime's log severities: the default, and fatal errors only."""
 
 
 def providers_of(name: str | None) -> list[str] | None:
-    """onnxruntime's names for 'cpu' or 'cuda' (what CUDA cannot run, the CPU does); None as it is.
+    """onnxruntime's providers for 'cpu' or 'cuda' (with CPU fallback per operator); None for None.
 
     Raises:
         ConfigError: another name.
@@ -42,13 +42,13 @@ def open_session(
 
     Args:
         path: the file.
-        providers: default CUDA where onnxruntime has it, then the CPU.
-        threads: of the CPU; default onnxruntime's choice, one for each core.
+        providers: execution providers; default CUDA if available, then the CPU.
+        threads: CPU threads; default onnxruntime's choice, one per core.
 
     Raises:
-        CheckpointError: if the file is missing, is no ONNX model that onnxruntime can run, or
-            takes weights from another file.
-        ConfigError: if a provider is not available, or one asked for cannot be started.
+        CheckpointError: the file is missing, onnxruntime cannot run it, or it takes weights from
+            another file.
+        ConfigError: a provider is not available or cannot be started.
     """
     available = onnxruntime.get_available_providers()
     asked = providers or ()
@@ -92,8 +92,7 @@ def open_session(
 def _create_session(
     path: str, options: onnxruntime.SessionOptions, providers: Sequence[str]
 ) -> onnxruntime.InferenceSession:
-    """A session whose failures are exceptions only: nothing is logged, printed or tried again."""
-    # What fails in CUDA's libraries goes to the logger of the process.
+    """Create a session; failures only raise, without log lines (also of CUDA) or retries."""
     onnxruntime.set_default_logger_severity(SILENT)
     try:
         return onnxruntime.InferenceSession(
@@ -104,7 +103,7 @@ def _create_session(
 
 
 def _refuse_external_data(path: str) -> None:
-    """Refuse a model with external data: old versions of onnxruntime read any file for it."""
+    """Refuse external data, for which old versions of onnxruntime read any file."""
     try:
         external = has_external_data(path)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""One task's path through a checkpoint as the weights of a plain timm model."""
+"""Export the trunk and one task's tail as weights of a plain timm model."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ __all__ = ["write_timm_weights"]
 
 
 def write_timm_weights(backbone, task: str, path: str) -> tuple[int, float]:
-    """Write trunk and tail of a task, and compare what timm's own model makes of the file.
+    """Write trunk and tail of a task, and compare the features of timm's model with them.
 
     Args:
         backbone (TimmTrunk): put into eval mode.
-        task: whose tail to take.
-        path: .safetensors or .pth.
+        task: task of the tail.
+        path: .safetensors or .pth file.
 
     Returns:
-        how many numbers are in it, and the largest difference of the features, relative to the
-        largest.
+        Number of parameters and buffers, and the largest difference of the features relative to
+        the largest feature.
 
     Raises:
-        CheckpointError: the file cannot be written, or timm's model gives other features.
+        CheckpointError: the file cannot be written, or timm's features differ.
     """
     state = backbone.to_timm(task).state_dict()
     if path.endswith(".pth"):
@@ -44,6 +44,6 @@ def write_timm_weights(backbone, task: str, path: str) -> tuple[int, float]:
         difference = float((model(x) - expected).abs().max() / expected.abs().max())
     if not difference <= 1e-5:
         raise CheckpointError(
-            f"{path}: timm's model gives other features than {task} has, by {difference:.1e}"
+            f"{path}: features of timm's model differ from those of {task} by {difference:.1e}"
         )
     return sum(value.numel() for value in state.values()), difference

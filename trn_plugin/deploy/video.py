@@ -1,4 +1,4 @@
-"""Frames of a video, and a video of drawn frames. numpy and OpenCV only."""
+"""Read and write videos. numpy and OpenCV only."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # what cannot be read is told by an error
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # unreadable files raise errors instead
 
 import cv2
 import numpy as np
@@ -21,17 +21,17 @@ FASTEST_RATE = 1000.0
 
 
 class VideoFile:
-    """A video to be read.
+    """A video to read.
 
     Args:
         path: the file.
 
     Attributes:
-        rate (float): frames a second; 25 where the file does not say.
-        expected (int): how many frames the file says it has; 0 where it does not.
+        rate (float): frames per second; 25 if the file does not say.
+        expected (int): number of frames according to the file; 0 if it does not say.
 
     Raises:
-        DataError: if the file cannot be opened as a video.
+        DataError: the file cannot be opened as a video.
     """
 
     def __init__(self, path: Path) -> None:
@@ -47,7 +47,7 @@ class VideoFile:
         """Frames (H, W, 3) uint8 RGB, in order, once.
 
         Raises:
-            DataError: if there is none.
+            DataError: there is no readable frame.
         """
         found = False
         try:
@@ -64,11 +64,11 @@ class VideoFile:
 
 
 class VideoOutput:
-    """An .mp4 file (MPEG-4) to be written; the first frame gives its size.
+    """An .mp4 file (MPEG-4) to write, of the first frame's size.
 
     Args:
         path: the file.
-        rate: frames a second.
+        rate: frames per second.
     """
 
     def __init__(self, path: Path, rate: float) -> None:
@@ -78,13 +78,15 @@ class VideoOutput:
         self._size = (0, 0)
 
     def write(self, frame: np.ndarray) -> None:
-        """Append (H, W, 3) uint8 RGB; other sizes than the first one's are cut or filled up.
+        """Append (H, W, 3) uint8 RGB, cropped or padded to the first frame's size.
 
         Raises:
-            DataError: if the video cannot be written.
+            DataError: the video cannot be written.
         """
         if self._writer is None:
-            height, width = (side + side % 2 for side in frame.shape[:2])  # players want even ones
+            height, width = (
+                side + side % 2 for side in frame.shape[:2]
+            )  # many players need even sides
             self._size = height, width
             code = cv2.VideoWriter_fourcc(*"mp4v")
             self._writer = cv2.VideoWriter(str(self.path), code, self.rate, (width, height))

@@ -1,4 +1,4 @@
-"""Write the web page that runs an exported model, beside the model."""
+"""Write a web page that runs an exported model."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from trn_plugin.errors import ConfigError
 __all__ = ["MODEL", "write_page"]
 
 MODEL = "model.onnx"
-"""What the page calls the model beside it."""
+"""File name of the model beside the page."""
 
 
 def write_page(folder: str | os.PathLike) -> Path:
-    """Copy the page's files into a folder; its onnxruntime-web comes from ``npm ci`` there.
+    """Copy the page's files into a folder; ``npm ci`` there installs onnxruntime-web.
 
     Returns:
-        Path: where the page looks for its model.
+        Path: the model file that the page loads.
 
     Raises:
         ConfigError: the folder cannot be written.

@@ -17,6 +17,7 @@ __all__ = ["Case", "save_cases"]
 COLORS = {None: PLAIN, True: "#1b7837", False: "#c51b1b"}
 """Of a line, by ``Line.right``."""
 NO_BREAK = "\u00a0"
+MOST_LINES = 14
 
 
 @dataclass
@@ -91,7 +92,7 @@ def _marker(color: str, shape: str) -> dict:
     )
 
 
-def _draw_lines(axes, lines: Sequence[Line], size: int = 8, room: int = 14) -> None:
+def _draw_lines(axes, lines: Sequence[Line]) -> None:
     axes.set_axis_off()
     wrapped = [
         Line(part, line.right)
@@ -100,10 +101,11 @@ def _draw_lines(axes, lines: Sequence[Line], size: int = 8, room: int = 14) -> N
             line.text.replace(" %", NO_BREAK + "%"), 29, subsequent_indent="  "
         )
     ]
-    if len(wrapped) > room:
-        wrapped = [*wrapped[: room - 1], Line("...")]
+    if len(wrapped) > MOST_LINES:
+        wrapped = [*wrapped[: MOST_LINES - 1], Line("...")]
     for index, line in enumerate(wrapped):
-        axes.text(0, 1 - index / room, line.text, va="top", fontsize=size, color=COLORS[line.right])
+        color = COLORS[line.right]
+        axes.text(0, 1 - index / MOST_LINES, line.text, va="top", fontsize=8, color=color)
 
 
 def _draw_legend(figure, width: float, height: float) -> None:

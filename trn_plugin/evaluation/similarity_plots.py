@@ -83,7 +83,6 @@ def save_courses(
     panels: Mapping[str, Mapping[str, np.ndarray]],
     dashed: str,
     last: int,
-    columns: int = 4,
     arrived: Mapping[str, Mapping[str, np.ndarray]] | None = None,
     chance: Mapping[str, Mapping[str, np.ndarray]] | None = None,
 ) -> None:
@@ -94,11 +93,10 @@ def save_courses(
         panels: (N,) tau of the last N iterations, by relation and level.
         dashed: the reference level, drawn dashed.
         last: the last iteration.
-        columns: panels in a row.
         arrived: (N,) bool by relation and level; the curve is faint where False.
         chance: (N,) chance level by relation and level, drawn dotted.
     """
-    figure, grid = new_panels(len(panels), columns, 4.6, 3.5)
+    figure, grid = new_panels(len(panels), 4, 4.6, 3.5)
     arrived, chance = arrived or {}, chance or {}
     for axes, (name, levels) in zip(grid, panels.items(), strict=True):
         for index, (level, tau) in enumerate(levels.items()):
@@ -125,6 +123,6 @@ def save_courses(
     save_figure(figure, path)
 
 
-def _log_spaced(count: int, points: int = 250) -> np.ndarray:
+def _log_spaced(count: int) -> np.ndarray:
     """Iterations from 1 to ``count``, evenly spaced on a logarithmic axis."""
-    return np.unique(np.geomspace(1, count, points).round().astype(int))
+    return np.unique(np.geomspace(1, count, 250).round().astype(int))

@@ -165,5 +165,5 @@ def _number(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.4f}"
 
 
-def _short(name: str, width: int = 40) -> str:
-    return name if len(name) <= width else name[: width - 3] + "..."
+def _short(name: str) -> str:
+    return name if len(name) <= 40 else name[:37] + "..."

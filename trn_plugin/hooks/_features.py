@@ -37,12 +37,12 @@ class FeatureReader:
             or set(options) - {"path", "dim"}
         ):
             raise ConfigError(
-                f"{where}: expected the name of a module or dict(path=..., dim=...), got {config!r}"
+                f"{where}: expected a module name or dict(path=..., dim=...), found {config!r}"
             )
         self.path = options["path"]
         self.dim = options.get("dim")
         if self.dim is not None and (not isinstance(self.dim, int) or self.dim == 0):
-            raise ConfigError(f"{where}.dim: expected a dimension other than 0, got {self.dim!r}")
+            raise ConfigError(f"{where}.dim: expected a dimension other than 0, found {self.dim!r}")
         self.where = where
         self._outputs: list[Tensor | ConfigError] = []
 

@@ -56,16 +56,16 @@ class LabelReader:
         if not isinstance(options, Mapping) or "path" not in options or set(options) - known:
             raise ConfigError(
                 f"{where}: expected a path or dict(path=..., num_classes=..., ignore_index=...), "
-                f"got {config!r}"
+                f"found {config!r}"
             )
         if not isinstance(options["path"], str) or not all(options["path"].split(".")):
-            raise ConfigError(f"{where}: expected names joined by dots, got {options['path']!r}")
+            raise ConfigError(f"{where}: expected names joined by dots, found {options['path']!r}")
         self.path = options["path"]
         self.num_classes = options.get("num_classes")
         self.ignore_index = options.get("ignore_index")
         if self.num_classes is not None and not _is_count(self.num_classes):
             raise ConfigError(
-                f"{where}.num_classes: expected a number of at least 2, got {self.num_classes!r}"
+                f"{where}.num_classes: expected a number of at least 2, found {self.num_classes!r}"
             )
         self.where = where
         self._bad_indices = DeviceFlags()
@@ -159,7 +159,7 @@ class LabelReader:
         if not _is_index(index) or index.shape[1] != 1:
             raise ConfigError(
                 f"{self.where}: expected one class index in each sample, as num_classes is given, "
-                f"got {index.shape[1]} numbers of {index.dtype}"
+                f"found {index.shape[1]} numbers of {index.dtype}"
             )
         if self.ignore_index is not None:
             known = index[:, 0] != self.ignore_index
@@ -192,7 +192,7 @@ def number_of_samples(samples, where: str) -> int:
         return len(samples)
     raise ConfigError(
         f"{where}: expected a list of data samples or a mapping of batches, "
-        f"got {_described(samples)}"
+        f"found {_described(samples)}"
     )
 
 

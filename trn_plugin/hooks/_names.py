@@ -14,7 +14,7 @@ __all__ = ["check_levels", "check_names", "check_tasks", "mapping"]
 def mapping(where: str, value) -> Mapping:
     """Check that a value is a dict and not empty."""
     if not isinstance(value, Mapping) or not value:
-        raise ConfigError(f"{where}: expected a dict that is not empty, got {value!r}")
+        raise ConfigError(f"{where}: expected a dict that is not empty, found {value!r}")
     return value
 
 

@@ -36,7 +36,7 @@ class GradientNormHook(Hook):
     def __init__(self, interval: int = 20, shared: str | None = None) -> None:
         if not isinstance(interval, int) or interval < 1:
             raise ConfigError(
-                f"GradientNormHook.interval: expected an integer of at least 1, got {interval!r}"
+                f"GradientNormHook.interval: expected an integer of at least 1, found {interval!r}"
             )
         self.interval, self.shared = interval, shared
         self._handle = None

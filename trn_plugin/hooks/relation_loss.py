@@ -87,14 +87,14 @@ class TaskRelationLossHook(Hook):
             if not isinstance(weight, (int, float)) or not 0 <= weight < float("inf"):
                 raise ConfigError(
                     f"TaskRelationLossHook.weights: expected a number >= 0 for {level!r}, "
-                    f"got {weight!r}"
+                    f"found {weight!r}"
                 )
         if not weights:
             raise ConfigError("TaskRelationLossHook.weights: expected at least one level")
         if min_samples_per_dim < 0:
             raise ConfigError(
                 f"TaskRelationLossHook.min_samples_per_dim: expected a number >= 0, "
-                f"got {min_samples_per_dim}"
+                f"found {min_samples_per_dim}"
             )
         self.weights = dict(weights)
         self.min_samples_per_dim = min_samples_per_dim

@@ -16,9 +16,9 @@ def check_features(f1: Tensor, f2: Tensor, names: tuple[str, str] = ("f1", "f2")
     """
     for name, f in zip(names, (f1, f2), strict=True):
         if f.ndim != 2 or f.shape[1] == 0:
-            raise ValueError(f"{name}: expected features of shape (N, d), got {tuple(f.shape)}")
+            raise ValueError(f"{name}: expected features of shape (N, d), found {tuple(f.shape)}")
         if not f.is_floating_point():
-            raise ValueError(f"{name}: expected floating-point features, got {f.dtype}")
+            raise ValueError(f"{name}: expected floating-point features, found {f.dtype}")
     if len(f1) != len(f2):
         raise ValueError(
             f"{names[0]} has {len(f1)} rows and {names[1]} has {len(f2)}: "

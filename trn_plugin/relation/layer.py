@@ -118,9 +118,9 @@ class TaskRelationLayer(RelationState):
             ("min_samples_per_dim", min_samples_per_dim, min_samples_per_dim >= 0, "a number >= 0"),
         ):
             if not is_valid:
-                raise ValueError(f"{name}: expected {expected}, got {value!r}")
+                raise ValueError(f"{name}: expected {expected}, found {value!r}")
         if correct_chance and statistic != "largest":
-            raise ValueError(f"correct_chance: needs statistic 'largest', got {statistic!r}")
+            raise ValueError(f"correct_chance: needs statistic 'largest', found {statistic!r}")
         super().__init__(
             dims, pairs, deletion == "listwise", start == "identity", statistic == "largest"
         )
@@ -174,12 +174,12 @@ class TaskRelationLayer(RelationState):
         corrected = corrected_similarity(tau, self.effective_sample_size, d1, d2)
         return torch.where(corrected.isnan(), 0.0, corrected)
 
-    def _fit(self, features: Sequence[Tensor]) -> torch.dtype:
+    def _prepare(self, features: Sequence[Tensor]) -> torch.dtype:
         """Check the features, move to their device, and return the dtype of tau."""
         names = self._given_names or [f"f{task + 1}" for task in range(len(features))]
         if len(features) < 2 or len(names) != len(features):
             wanted = ", ".join(names) if self._given_names else "two tasks or more"
-            raise ValueError(f"expected the features of {wanted}, got {len(features)}")
+            raise ValueError(f"expected the features of {wanted}, found {len(features)}")
         self._names = names
         for name, f in zip(names[1:], features[1:], strict=True):
             check_features(features[0], f, (names[0], name))
@@ -189,7 +189,7 @@ class TaskRelationLayer(RelationState):
         elif dims != self.dims:
             raise ValueError(
                 f"{' and '.join(names)}: expected {self.dims} features as in the running "
-                f"covariances, got {dims}"
+                f"covariances, found {dims}"
             )
         if self.widths.device != features[0].device:
             self.to(features[0].device)
@@ -233,12 +233,12 @@ class TaskRelationLayer(RelationState):
         if mask is None or torch.is_tensor(mask):
             mask = [mask] * len(features)
         if len(mask) != len(features):
-            raise ValueError(f"mask: expected one for each task, got {len(mask)}")
+            raise ValueError(f"mask: expected one for each task, found {len(mask)}")
         given, n = [m for m in mask if m is not None], len(features[0])
         for m in given:
             if m.shape != (n,) or m.dtype != torch.bool:
                 found = f"{m.dtype} of {tuple(m.shape)}"
-                raise ValueError(f"mask: expected bool of shape ({n},), got {found}")
+                raise ValueError(f"mask: expected bool of shape ({n},), found {found}")
         if not given or (n and precision.on_host(given[0].device) and all(map(torch.all, given))):
             return None
         masks = [torch.ones_like(given[0]) if m is None else m for m in mask]
@@ -275,7 +275,7 @@ def measure_together(
 
     All layers must be in training mode, or none.
     """
-    dtypes = [layer._fit(own) for layer, own in zip(layers, features, strict=True)]
+    dtypes = [layer._prepare(own) for layer, own in zip(layers, features, strict=True)]
     if not layers[0].training:
         return [layer.similarity().to(d) for layer, d in zip(layers, dtypes, strict=True)]
     with precision.full_precision(features[0][0].device):

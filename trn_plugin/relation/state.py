@@ -80,9 +80,9 @@ class RelationState(nn.Module):
         self.pairs = self._given_pairs or tuple(combinations(range(n), 2))
         for pair in self.pairs:
             if len(set(pair)) < 2 or not all(0 <= task < n for task in pair):
-                raise ValueError(f"pairs: expected two of the {n} tasks, got {pair}")
+                raise ValueError(f"pairs: expected two of the {n} tasks, found {pair}")
         if len(set(map(frozenset, self.pairs))) < len(self.pairs):
-            raise ValueError(f"pairs: expected each pair once, got {self.pairs}")
+            raise ValueError(f"pairs: expected each pair once, found {self.pairs}")
         by_widths: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
         for tasks in [tuple(range(n))] if self._is_joint or n == 2 else self.pairs:
             by_widths.setdefault(tuple(dims[task] for task in tasks), []).append(tasks)

@@ -90,8 +90,8 @@ class LandmarkTask(Task):
     def mirrored(self, label: np.ndarray) -> np.ndarray:
         if "flip" not in self.info:
             raise ConfigError(
-                f"RandomFlip: expected flip_pairs in the labels of {self.name!r}, the points that "
-                "swap when mirrored ([] if none do), found none; add them or remove RandomFlip"
+                f"RandomFlip: cannot tell which points of {self.name!r} change places in a mirror; "
+                "add flip_pairs to its labels ([] if none do) or remove RandomFlip"
             )
         points = label[list(self.info["flip"])].copy()
         points[:, 0] = 1 - points[:, 0]

@@ -1,4 +1,4 @@
-"""From a record of a data set to the network's input, one step a class."""
+"""Transforms from a record to the network's input, one class per step."""
 
 from trn_plugin.datasets.transforms.albumentations import Albumentations
 from trn_plugin.datasets.transforms.crop_resize import Crop, CropResize, resize

@@ -1,4 +1,4 @@
-"""Decoded pictures in memory that forked data-loader workers share."""
+"""Cache of decoded pictures in memory that forked data-loader workers share."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ GIB = 1 << 30
 
 
 class CachedPicture(NamedTuple):
-    """A picture, and how it was made: its reduction and the (height, width) of the whole file."""
+    """A picture, its JPEG reduction, and the (height, width) of the whole file."""
 
     image: np.ndarray
     reduction: int
@@ -23,15 +23,14 @@ class CachedPicture(NamedTuple):
 
 
 class PictureCache:
-    """A table of pictures by number, filled until it is full; what is in stays in.
+    """Pictures by number, without eviction.
 
-    With a new order each epoch every picture is asked for once an epoch, so that whichever are
-    kept save equally much, and replacing one by another saves nothing. The memory is taken from the
-    system as it is filled. Processes forked after `open` share it; a copy that is pickled (to
-    spawned workers) or deep-copied is empty until it is opened itself.
+    Every picture is read once an epoch, so eviction would save nothing. The operating system
+    provides memory as the cache fills. Processes forked after `open` share it; a pickled copy
+    (in spawned workers) or a deep copy is empty and closed.
 
     Args:
-        capacity: bytes of pictures.
+        capacity: size in bytes.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -39,16 +38,16 @@ class PictureCache:
         self._memory = None
 
     def open(self, count: int) -> None:
-        """Take the memory, for pictures 0 to ``count`` - 1; nothing is kept before."""
+        """Allocate the memory for pictures 0 to ``count`` - 1; a closed cache keeps nothing."""
         self._lock = multiprocessing.get_context("fork").Lock()
         self._memory = np.frombuffer(mmap.mmap(-1, max(self.capacity, 1)), dtype=np.uint8)
-        # offset + 1 (0: absent), height, width, reduction, height and width of the whole
+        # offset + 1 (0: absent), height, width, reduction, height and width of the file
         table = mmap.mmap(-1, 8 * 6 * (count + 1))
         self._table = np.frombuffer(table, dtype=np.int64).reshape(count + 1, 6)
-        self._used = self._table[-1]  # bytes, whether full, pictures
+        self._used = self._table[-1]  # bytes used, whether full, number of pictures
 
     def get(self, number: int) -> CachedPicture | None:
-        """A picture as it was put, not to be written to; None if it is not there."""
+        """A cached picture, not to be modified; None if absent."""
         if self._memory is None:
             return None
         with self._lock:
@@ -59,7 +58,7 @@ class PictureCache:
         return CachedPicture(pixels.reshape(height, width, 3), reduction, tuple(ori_shape))
 
     def put(self, number: int, picture: CachedPicture) -> None:
-        """Keep a picture, (H, W, 3) uint8, if it is not there and there is room."""
+        """Keep a picture (H, W, 3) uint8, if it is absent and fits."""
         if self._memory is None:
             return
         image = picture.image

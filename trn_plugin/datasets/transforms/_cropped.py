@@ -1,4 +1,4 @@
-"""What transforms at and behind the crop share."""
+"""Helpers of the transforms at and after the crop."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ __all__ = ["box_of", "labels_in_box", "refuse_moved_labels", "require_crop"]
 
 
 def box_of(results: dict, transform: str) -> tuple[int, int, int, int]:
-    """The box to cut, in pixels of ``img``; the whole picture may be another than the file's.
+    """The box to cut, in pixels of ``img``.
+
+    Another package's transform may have resized the picture, if the box is the whole picture and
+    no task has points.
 
     Raises:
-        ConfigError: no picture or no box; or another package's transform changed the picture's
-            size, and the box or points did not follow.
+        ConfigError: no picture or no box, or a resized picture whose box or points did not follow.
     """
     for key, steps in (("img", "LoadImage"), ("box", "RegionBox or FaceBox")):
         if key not in results:
@@ -33,11 +35,11 @@ def box_of(results: dict, transform: str) -> tuple[int, int, int, int]:
 
 
 def refuse_moved_labels(results: dict, transform: str) -> None:
-    """Refuse labels that did not follow what another package's transform did to the crop.
+    """Refuse labels that did not follow another package's transform of the crop.
 
     Raises:
-        ConfigError: what is no picture; a mirrored crop whose labels were not mirrored; points in a
-            crop of another size.
+        ConfigError: ``img`` is not a picture, the crop was mirrored but not its labels, or it was
+            resized but not its points.
     """
     for name, label in results["gt"].items() if results.get("flip") else ():
         mirrored = results["tasks"][name].mirrored(label)
@@ -50,7 +52,7 @@ def refuse_moved_labels(results: dict, transform: str) -> None:
 
 
 def _check_points_follow(results: dict, transform: str, before: tuple[int, int]) -> None:
-    """ConfigError for points where the picture's (height, width) is not what it was."""
+    """ConfigError for points if the picture's (height, width) has changed."""
     shape = _picture_shape(results, transform)
     for name, label in results["gt"].items() if shape != before else ():
         if len(results["tasks"][name].points(label)):
@@ -68,8 +70,8 @@ def _picture_shape(results: dict, transform: str) -> tuple[int, int]:
 def _did_not_follow(transform: str, before, after, what: str) -> ConfigError:
     sizes = " into ".join(f"{width} x {height}" for height, width in (before, after))
     return ConfigError(
-        f"{transform}: another package's transform made a picture of {sizes} pixels, and {what} "
-        "did not follow; use this package's transforms for that"
+        f"{transform}: another package's transform resized a picture of {sizes} pixels, and {what} "
+        "did not follow; use this package's transforms instead"
     )
 
 
@@ -77,16 +79,16 @@ def require_crop(results: dict, transform: str) -> tuple[int, int]:
     """The crop's (height, width).
 
     Raises:
-        ConfigError: before `CropResize`, where landmarks are not yet fractions of the crop.
+        ConfigError: there is no crop yet.
     """
     if "crop_shape" not in results:
         raise ConfigError(f"{transform}: put it after CropResize in the pipeline")
     return results["crop_shape"]
 
 
-def labels_in_box(results: dict, turned=None) -> dict:
-    """The labels with points as fractions of ``box``, or of the ``turned`` one."""
-    fractions = turned.fractions if turned else partial(image_to_box, box=results["box"])
+def labels_in_box(results: dict, rotated=None) -> dict:
+    """The labels with points as fractions of ``box``, or of the ``rotated`` box."""
+    fractions = rotated.fractions if rotated else partial(image_to_box, box=results["box"])
     return {
         name: results["tasks"][name].mapped(label, fractions)
         for name, label in results["gt"].items()

@@ -1,4 +1,4 @@
-"""Augmentation by albumentations, landmarks carried along."""
+"""Augmentation by albumentations, with landmarks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from trn_plugin.datasets.transforms._cropped import require_crop
 from trn_plugin.errors import ConfigError
 from trn_plugin.registry import TRANSFORMS
 
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it asks the network when imported
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # or importing it makes a network request
 
 import albumentations
 from albumentations.core.composition import BaseCompose
@@ -26,41 +26,40 @@ from albumentations.core.transforms_interface import BasicTransform
 
 __all__ = ["Albumentations"]
 
-PROBES = 24  # times that a transform is tried when it is built
-PROBED_SIDE = 64
+TRIALS = 24  # trials of each new transform on a grid of points
+TRIAL_SIDE = 64
 
 
 @TRANSFORMS.register_module()
 class Albumentations:
-    """Run albumentations on the crop, rounded to uint8, and carry the landmarks along.
+    """Apply albumentations to the crop, rounded to uint8, and to its landmarks.
 
-    Landmarks are handed over as pixel indices (x W - 0.5: fractions count from the outer edge of
-    the first pixel, indices from its middle) and none is dropped when it leaves the picture. Each
-    call is seeded from the sample's ``rng``. Belongs after `CropResize`.
+    Landmarks become pixel indices (x W - 0.5: fractions start at the outer edge of the first pixel,
+    indices at its centre) and stay when they leave the picture. The sample's ``rng`` seeds each
+    call. Belongs after `CropResize`.
 
-    Distortions take landmarks along by a search in their maps; ``keypoint_remapping_method`` is
-    not read. A data set ``without`` 'turn' leaves out the transforms that move landmarks, one
-    ``without`` 'colour' the others; a group (``OneOf`` and the like) of both kinds is refused then.
+    Distortions move landmarks by the inverse of their maps, whatever ``keypoint_remapping_method``
+    says. A data set ``without`` 'turn' leaves out the transforms that move landmarks; ``without``
+    'colour' leaves out the others. A group (such as ``OneOf``) of both kinds is an error then.
 
     Args:
-        transforms: one dict a transform, its ``type`` a class of albumentations and the rest its
-            arguments; ``OneOf`` and the like take ``transforms`` of their own.
+        transforms: a dict for each transform: ``type``, a class of albumentations, and its
+            arguments; groups such as ``OneOf`` take nested ``transforms``.
 
     Raises:
-        ConfigError: for an unknown name or argument, a value that albumentations refuses, a
-            transform that mirrors (it would not swap left and right labels: use `RandomFlip`),
-            drops landmarks, or changes the size or type of the picture (use `CropResize`).
+        ConfigError: an unknown name or argument, a value that albumentations refuses, a transform
+            that mirrors (it would not swap left and right labels: use `RandomFlip`), drops
+            landmarks, or changes the size or type of the picture (use `CropResize`).
     """
 
     def __init__(self, transforms: Sequence[dict]) -> None:
         self.config = list(transforms)
         built = [_build(config, f"transforms[{i}]") for i, config in enumerate(self.config)]
         self.python_rng = random.Random()
-        self.moving = [_moves(transform) for transform in built]
-        self.mixed = [i for i, transform in enumerate(built) if len(_words(transform)) > 1]
+        self.moving = [_moves_landmarks(transform) for transform in built]
+        self.mixed = [i for i, transform in enumerate(built) if len(_kinds(transform)) > 1]
         points = albumentations.KeypointParams(format="xy", remove_invisible=False)
         with warnings.catch_warnings():
-            # Transforms of pixels only are no reason to warn.
             warnings.filterwarnings("ignore", message="Got processor for keypoints")
             self.compose = albumentations.Compose(built, keypoint_params=points)
 
@@ -74,9 +73,9 @@ class Albumentations:
         if self.mixed and ("turn" in without) != ("colour" in without):
             group = self.config[self.mixed[0]]["type"]
             raise ConfigError(
-                f"Albumentations.transforms[{self.mixed[0]}]: {group} holds both transforms that "
-                f"move landmarks and others, of which 'without' ({', '.join(sorted(without))}) "
-                "leaves out one kind: take them apart"
+                f"Albumentations.transforms[{self.mixed[0]}]: {group} mixes transforms that "
+                f"move landmarks with others, but 'without' ({', '.join(sorted(without))}) "
+                "leaves out one kind: separate them"
             )
         moves = any(self.moving) and "turn" not in without
         found = {name: results["tasks"][name].points(gt[name]) for name in gt if moves}
@@ -85,16 +84,16 @@ class Albumentations:
         self._seed(results["rng"])
         out = {"image": image}
         if points:
-            # x, y, z, angle, scale: what Compose hands to its transforms, at half its cost
+            # x, y, z, angle, scale: Compose's own format, at half its cost
             out["keypoints"] = np.zeros((sum(map(len, points)), 5), dtype=np.float32)
             out["keypoints"][:, :2] = np.concatenate(points)
-        for transform, turns in zip(self.compose.transforms, self.moving, strict=True):
-            if ("turn" if turns else "colour") not in without:
+        for transform, moving in zip(self.compose.transforms, self.moving, strict=True):
+            if ("turn" if moving else "colour") not in without:
                 out = transform(**out)
         if out["image"].shape != image.shape or out["image"].dtype != image.dtype:
             raise ConfigError(
                 f"Albumentations: the picture went in as {image.shape} {image.dtype} and came out "
-                f"as {out['image'].shape} {out['image'].dtype}; sizes are CropResize's business"
+                f"as {out['image'].shape} {out['image'].dtype}; resize with CropResize"
             )
         results["img"] = out["image"]
         if tasks:
@@ -141,36 +140,41 @@ def _build(config: dict, path: str) -> BasicTransform | BaseCompose:
             for i, child in enumerate(arguments.get("transforms", ()))
         ]
     elif _is_validated(transform):
-        arguments["strict"] = True  # or values that cannot be used become the defaults
+        arguments["strict"] = True  # otherwise invalid values silently become the defaults
     try:
         built = transform(**arguments)
     except (TypeError, ValueError) as error:
         text = " ".join(str(error).split())
         raise ConfigError(f"{where}: {name}: {text}") from None
-    if isinstance(built, BasicTransform) and _moves(built):
-        _check_points(built, _least(arguments.get("scale")) < 0, f"{where}: {name}")
+    if isinstance(built, BasicTransform) and _moves_landmarks(built):
+        _check_points(built, _smallest(arguments.get("scale")) < 0, f"{where}: {name}")
     return built
 
 
 def _check_points(transform: BasicTransform, mirrors: bool, where: str) -> None:
-    """Refuse what mirrors or drops landmarks, as found when it is tried on a grid of them.
+    """Refuse a transform that mirrors or drops landmarks in trials on a grid of points.
+
+    Args:
+        transform: moves landmarks.
+        mirrors: whether its arguments already tell that it mirrors.
+        where: key path for errors.
 
     Raises:
-        ConfigError: naming ``where``.
+        ConfigError: the transform mirrors or drops landmarks.
     """
     tried = copy.deepcopy(transform)
     tried.p = 1.0
-    places = np.linspace(2, PROBED_SIDE - 3, 6)
+    places = np.linspace(2, TRIAL_SIDE - 3, 6)
     points = np.zeros((36, 5), dtype=np.float32)
     points[:, :2] = np.stack(np.meshgrid(places, places), -1).reshape(-1, 2)
-    image = np.zeros((PROBED_SIDE, PROBED_SIDE, 3), dtype=np.uint8)
+    image = np.zeros((TRIAL_SIDE, TRIAL_SIDE, 3), dtype=np.uint8)
     image[::2, ::3] = 255
     generators = np.random.default_rng(0), random.Random(0)
-    for _ in range(PROBES):
+    for _ in range(TRIALS):
         tried.set_random_state(*generators)
         try:
             moved = np.asarray(tried(image=image, keypoints=points.copy())["keypoints"])
-        except Exception:  # of another size of picture, which the first sample will tell
+        except Exception:  # the transform needs another size of picture
             break
         if len(moved) != len(points):
             raise ConfigError(
@@ -178,38 +182,37 @@ def _check_points(transform: BasicTransform, mirrors: bool, where: str) -> None:
             )
         grid = moved[:, :2].reshape(6, 6, 2).astype(np.float64)
         right, down = np.diff(grid, axis=1)[:-1], np.diff(grid, axis=0)[:, :-1]
-        turned = right[..., 0] * down[..., 1] - right[..., 1] * down[..., 0]
-        mirrors |= bool((turned < 0).mean() > 0.5)
+        area = right[..., 0] * down[..., 1] - right[..., 1] * down[..., 0]
+        mirrors |= bool((area < 0).mean() > 0.5)  # orientation reversed
     if mirrors:
         raise ConfigError(
             f"{where} mirrors the picture but not its left and right labels; use RandomFlip"
         )
 
 
-def _least(scale: object) -> float:
-    """The lowest number in an argument that may be one, several, or some for each axis."""
+def _smallest(scale: object) -> float:
+    """The smallest number in an argument: a number, a sequence, or a mapping by axis."""
     if isinstance(scale, Mapping):
         scale = list(scale.values())
     if isinstance(scale, (list, tuple)):
-        return min(map(_least, scale), default=0.0)
+        return min(map(_smallest, scale), default=0.0)
     return float(scale) if isinstance(scale, (int, float)) else 0.0
 
 
-def _moves(transform: BasicTransform | BaseCompose) -> bool:
-    """Whether landmarks have to follow it; transforms of pixels alone leave them where they are."""
-    return "turn" in _words(transform)
+def _moves_landmarks(transform: BasicTransform | BaseCompose) -> bool:
+    return "turn" in _kinds(transform)
 
 
-def _words(transform: BasicTransform | BaseCompose) -> set[str]:
-    """'turn', 'colour' or both: what leaves out the transforms in it; ``NoOp`` is neither."""
+def _kinds(transform: BasicTransform | BaseCompose) -> set[str]:
+    """'turn' if it moves landmarks, else 'colour'; of a group all kinds; of ``NoOp`` none."""
     if isinstance(transform, BaseCompose):
-        return set().union(*map(_words, transform.transforms))
+        return set().union(*map(_kinds, transform.transforms))
     if type(transform) is albumentations.NoOp:
         return set()
     return {"colour" if isinstance(transform, albumentations.ImageOnlyTransform) else "turn"}
 
 
 def _is_validated(transform: type) -> bool:
-    """Whether albumentations checks the values against a schema."""
+    """Whether albumentations validates the arguments by a schema."""
     owner = next(base for base in transform.__mro__ if "__init__" in vars(base))
     return "InitSchema" in vars(owner)

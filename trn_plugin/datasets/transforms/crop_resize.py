@@ -1,4 +1,4 @@
-"""Cutting the face box and resizing it as the exported model does."""
+"""Cut the box and resize it as the exported model does."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ __all__ = ["Crop", "CropResize", "resize"]
 def resize(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """Resize (H, W, C) uint8 to ``shape`` (height, width), antialiased bilinear, as float32.
 
-    Not rounded to whole grey levels, as in the exported model: where two implementations differ
-    in the last bits, rounding would make it a whole level.
+    The result is not rounded: like in the exported model, since rounding can turn a difference in
+    the last bit between two implementations into a whole grey level.
     """
     pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float()
     pixels = functional.interpolate(
@@ -32,16 +32,16 @@ def resize(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 @TRANSFORMS.register_module()
 class CropResize:
-    """Cut ``box`` out of ``img``, black outside the picture, and resize it: (H, W, 3) float32.
+    """Cut ``box`` out of ``img``, black outside the picture, and resize to (H, W, 3) float32.
 
-    The labels of landmark tasks become fractions of the box. ``crop_shape`` is (height, width).
+    Landmarks become fractions of the box; ``crop_shape`` is (height, width).
 
     Args:
         size: side, or (height, width), in pixels; None takes the data set's ``input_size``.
 
     Raises:
-        ConfigError: if there is no usable size, or no box that fits the picture.
-        DataError: if the box lies outside the picture.
+        ConfigError: no usable size, or no box that fits the picture.
+        DataError: the box lies outside the picture.
     """
 
     def __init__(self, size: int | Sequence[int] | None = None) -> None:
@@ -50,7 +50,7 @@ class CropResize:
     def __call__(self, results: dict) -> dict:
         shape = self.size or results.get("input_size")
         if shape is None:
-            raise ConfigError("CropResize: give its size, or input_size to the data set")
+            raise ConfigError("CropResize: set its size, or input_size of the data set")
         results["box"] = box_of(results, "CropResize")
         results["img"] = resize(crop(results["img"], results["box"]), shape)
         results["crop_shape"] = shape
@@ -65,12 +65,11 @@ class CropResize:
 class Crop:
     """Cut ``box`` out of ``img``, black outside the picture: (h, w, 3) uint8 of the box's size.
 
-    For what resizes by itself, as exported models do. The labels of landmark tasks become
-    fractions of the box.
+    For exported models, which resize by themselves. Landmarks become fractions of the box.
 
     Raises:
-        ConfigError: if there is no box that fits the picture.
-        DataError: if the box lies outside the picture.
+        ConfigError: no box that fits the picture.
+        DataError: the box lies outside the picture.
     """
 
     def __call__(self, results: dict) -> dict:

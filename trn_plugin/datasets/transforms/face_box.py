@@ -1,10 +1,10 @@
-"""Face boxes made from landmarks, and how each kind is drawn."""
+"""Face boxes around landmarks."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
+from trn_plugin.datasets._options import factor_range
 from trn_plugin.errors import ConfigError, DataError
 from trn_plugin.geometry import square_box
 from trn_plugin.registry import TRANSFORMS
@@ -14,31 +14,30 @@ __all__ = ["FaceBox"]
 
 @TRANSFORMS.register_module()
 class FaceBox:
-    """Choose the part of the picture that the network sees, as ``box`` in whole pixels.
+    """Set ``box``, the part of the picture that the network sees, in whole pixels.
 
-    All but 'whole' make a square around the middle of the landmarks' bounding box. Its side is
-    max(width, height) of that box times a factor; its middle is moved by a fraction of the side.
-    A box made from the exact landmarks tells where they are, so the modes differ in their noise:
+    All modes but 'whole' make a square around the centre of the landmarks' bounding box. Its side
+    is the longer side of that box times a factor; its centre is shifted by a fraction of the side.
+    A box from exact landmarks leaks their position, so the modes add noise:
 
-    - ``jitter``, for training: a new draw each epoch, from tight crops, in which the face fills
-      the frame, to loose ones.
-    - ``perturbed``, for validation: the same draw in every epoch and run, as wrong as a face
-      detector's box.
+    - ``jitter``, for training: sampled anew each epoch, from tight crops to loose ones.
+    - ``perturbed``, for validation: the same sample in every epoch and run, with the error of a
+      face detector.
     - ``whole``: the entire picture.
-    - ``landmarks``: no noise; this box leaks the landmarks and says so.
+    - ``landmarks``: no noise; ``box_source`` says that it leaks the landmarks.
 
-    ``box_source`` names the box in a few words. Before the picture is read, the 'whole' box is
-    None; `LoadCrop` then fills it in.
+    ``box_source`` describes the box in a few words. The 'whole' box is None until the picture is
+    read; `LoadCrop` fills it in.
 
     Args:
         mode: one of the four.
-        scale: (lowest, highest) factor, drawn uniformly, or one number; None takes the mode's.
-        shift: largest move of the middle along each axis, as a fraction of the side, drawn
-            uniformly; None takes the mode's.
+        scale: (lowest, highest) factor, sampled uniformly, or one number; default by mode.
+        shift: largest shift of the centre along each axis, as a fraction of the side, sampled
+            uniformly; default by mode.
 
     Raises:
-        ConfigError: if a value cannot be used.
-        DataError: if a sample has no landmarks to make a box from, or they are one point.
+        ConfigError: an unusable value.
+        DataError: a sample has no landmarks, or they coincide.
     """
 
     DEFAULTS = {
@@ -64,7 +63,8 @@ class FaceBox:
             raise ConfigError(f"FaceBox: a 'landmarks' box takes no shift, found {shift!r}")
         default_scale, default_shift = self.DEFAULTS[mode]
         self.mode = mode
-        self.scale = default_scale if scale is None else _range(scale)
+        pair = scale if isinstance(scale, (list, tuple)) else (scale, scale)
+        self.scale = default_scale if scale is None else factor_range("FaceBox.scale", pair)
         self.shift = default_shift if shift is None else shift
         if mode == "landmarks" and self.scale[0] != self.scale[1]:
             raise ConfigError(f"FaceBox.scale: a 'landmarks' box takes one number, found {scale!r}")
@@ -73,18 +73,18 @@ class FaceBox:
 
     def __call__(self, results: dict) -> dict:
         results["box_source"] = self.source
-        results["box_drawn"] = self.mode == "jitter"
+        results["box_sampled"] = self.mode == "jitter"
         if self.mode == "whole":
             shape = results.get("ori_shape")
             results["box"] = None if shape is None else (0, 0, shape[1], shape[0])
             return results
         landmarks = results.get("landmarks")
         if landmarks is None:
-            raise DataError(f"a '{self.mode}' box is made from landmarks; this sample has none")
-        xs, ys = landmarks.T.tolist()  # floats: arrays of two numbers cost more than the sums
+            raise DataError(f"a '{self.mode}' box needs landmarks; this sample has none")
+        xs, ys = landmarks.T.tolist()  # floats: faster than arrays of two numbers
         extent = max(max(xs) - min(xs), max(ys) - min(ys))
         if extent <= 0:
-            raise DataError(f"no box around landmarks that are all one point, {(xs[0], ys[0])}")
+            raise DataError(f"no box around landmarks that all coincide, {(xs[0], ys[0])}")
         rng = results["eval_rng" if self.mode == "perturbed" else "rng"]
         factor, right, down = rng.random(3).tolist()
         if self.mode == "jitter":
@@ -99,7 +99,7 @@ class FaceBox:
 
     @property
     def source(self) -> str:
-        """The box in a few words, as results name it."""
+        """The box in a few words."""
         if self.mode == "whole":
             return "whole picture"
         low, high = self.scale
@@ -109,7 +109,7 @@ class FaceBox:
         return f"{name} landmarks' box x {low:g}-{high:g}, shift {100 * self.shift:g} %"
 
     def crop_rule(self, box: object = None, points: bool = True) -> tuple[str, float | None]:
-        """What crops are made of, for users of the trained model.
+        """How a user of the trained model should cut crops.
 
         Args:
             box, points: see :meth:`RegionBox.crop_rule`.
@@ -121,11 +121,3 @@ class FaceBox:
 
     def __repr__(self) -> str:
         return f"FaceBox(mode={self.mode!r}, scale={self.scale}, shift={self.shift})"
-
-
-def _range(scale: float | Sequence[float]) -> tuple[float, float]:
-    low, high = scale if isinstance(scale, (list, tuple)) and len(scale) == 2 else (scale, scale)
-    numbers = all(isinstance(value, (int, float)) for value in (low, high))
-    if not (numbers and 0 < low <= high and math.isfinite(high)):
-        raise ConfigError(f"FaceBox.scale: expected (lowest, highest) factor, found {scale!r}")
-    return low, high

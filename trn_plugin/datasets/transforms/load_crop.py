@@ -1,4 +1,4 @@
-"""Reading, cutting and resizing in one step, for training."""
+"""Read, crop and resize in one step, for training."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import torch
 
-from trn_plugin.datasets._options import input_shape
+from trn_plugin.datasets._options import factor_range, input_shape
 from trn_plugin.datasets.transforms._cache import GIB, CachedPicture, PictureCache
 from trn_plugin.datasets.transforms._cropped import labels_in_box
 from trn_plugin.datasets.transforms.load_image import blank
@@ -24,8 +24,8 @@ REDUCTIONS = (8, 4, 2, 1)
 Box = tuple[int, int, int, int]
 
 
-class TurnedBox(NamedTuple):
-    """A box in the picture's pixels: its middle and its sides' vectors."""
+class RotatedBox(NamedTuple):
+    """A box in the picture's pixels: its centre and the vectors of its sides."""
 
     x: float
     y: float
@@ -33,10 +33,9 @@ class TurnedBox(NamedTuple):
     along: tuple[float, float]
 
     def fractions(self, points: np.ndarray) -> np.ndarray:
-        """Points (..., 2) in the picture's pixels -> fractions of the box."""
-        (ax, ay), (bx, by) = self.across, self.along  # at right angles
+        """Points (..., 2) in the picture's pixels as fractions of the box."""
+        (ax, ay), (bx, by) = self.across, self.along  # orthogonal
         a2, b2 = ax * ax + ay * ay, bx * bx + by * by
-        # of floats: arrays of two numbers cost more than the sums
         sides = np.array([[ax / a2, bx / b2], [ay / a2, by / b2]])
         return (points - (self.x, self.y)) @ sides + 0.5
 
@@ -45,32 +44,28 @@ class TurnedBox(NamedTuple):
 class LoadCrop:
     """Read ``img_path``, cut ``box`` and resize it: ``img`` becomes (H, W, 3) uint8 RGB.
 
-    Takes the place of `LoadImage` and `CropResize` in training pipelines, behind `FaceBox`. The
-    picture is the same within a grey level, as it is rounded to whole ones: evaluation and the
-    exported model, which do not round, keep those two.
+    Replaces `LoadImage` and `CropResize` after `FaceBox` in training pipelines. The crop is rounded
+    to whole grey levels; evaluation and the exported model do not round, so they keep those two.
 
-    With ``rotate``, ``scale`` or ``shift`` the box is turned about its middle, made larger by a
-    factor and moved, by a new draw each time, and the picture is sampled once: where the turned box
-    leaves the upright one, the picture shows there, not black. Landmarks move along; ``box`` stays
-    the upright one. The samples are bilinear, of a picture that is less than twice as fine.
+    ``rotate``, ``scale`` and ``shift`` sample a rotated, scaled and shifted box each time. The crop
+    is one bilinear warp of the picture, so its corners show the picture around the box, not black.
+    Landmarks follow; ``box`` stays the upright one.
 
     Args:
         size: side, or (height, width), in pixels; None takes the data set's ``input_size``.
-        rotate: largest turn to either side, in degrees.
+        rotate: largest rotation in either direction, in degrees.
         scale: (lowest, highest) factor of the box's sides.
-        shift: largest move of the box along each axis, as a fraction of its sides.
-        reduced: decode a JPEG at 1/2, 1/4 or 1/8 of its size where the box then still has at
-            least ``size`` pixels each way. The box is moved to whole pixels of the reduced
-            picture, each edge by at most half a one, and the labels with it. Faster, and a
-            little smoother or sharper than the pictures of evaluation.
-        cache_gb: GiB of memory, for each process that trains, in which what was decoded is kept
-            for the next epochs: the crop, or where it is drawn anew each time, the picture. It
-            changes no sample. 0 keeps nothing.
+        shift: largest shift of the box along each axis, as a fraction of its sides.
+        reduced: decode a JPEG at 1/2, 1/4 or 1/8 of its size if the box keeps at least ``size``
+            pixels. The box is snapped to the reduced picture's pixels, and its labels follow.
+            Faster; crops are slightly smoother or sharper than in evaluation.
+        cache_gb: GiB of memory per training process that keep decoded crops for later epochs, or
+            decoded pictures if the box is sampled. Changes no sample; 0 disables it.
 
     Raises:
-        ConfigError: if a value cannot be used, or there is no usable size or no box.
-        PictureError: if the file is missing or is no readable picture.
-        DataError: if the box lies outside the picture.
+        ConfigError: an unusable value, or no size or no box.
+        PictureError: the file is missing or not a readable picture.
+        DataError: the box lies outside the picture.
     """
 
     def __init__(
@@ -83,57 +78,53 @@ class LoadCrop:
         cache_gb: float = 0.0,
     ) -> None:
         self.size = None if size is None else input_shape(size, "LoadCrop.size")
-        self.rotate = _number("rotate", rotate, 180)
-        self.shift = _number("shift", shift, 0.5)
-        if not isinstance(scale, (list, tuple)) or len(scale) != 2 or not 0 < scale[0] <= scale[1]:
-            raise ConfigError(f"LoadCrop.scale: expected (lowest, highest) factor, found {scale!r}")
-        self.scale = tuple(scale)
+        self.rotate = _checked_number("rotate", rotate, 180)
+        self.shift = _checked_number("shift", shift, 0.5)
+        self.scale = factor_range("LoadCrop.scale", scale)
         self.warps = bool(rotate or shift or self.scale != (1.0, 1.0))
         self.reduced = bool(reduced)
-        cache_gb = _number("cache_gb", cache_gb, float("inf"))
+        cache_gb = _checked_number("cache_gb", cache_gb, math.inf)
         self.cache = PictureCache(int(cache_gb * GIB)) if cache_gb else None
 
     def open(self, count: int) -> None:
-        """Make ready for a data set of ``count`` samples, before workers are started."""
+        """Allocate the cache for ``count`` samples, before workers start."""
         if self.cache is not None:
             self.cache.open(len(REDUCTIONS) * count)
 
     def __call__(self, results: dict) -> dict:
         shape = self.size or results.get("input_size")
         if shape is None:
-            raise ConfigError("LoadCrop: give its size, or input_size to the data set")
+            raise ConfigError("LoadCrop: set its size, or input_size of the data set")
         if "box" not in results:
             raise ConfigError("LoadCrop: put it after FaceBox in the pipeline")
-        # a crop that is the same each time is kept itself
-        results.setdefault("box_drawn", True)  # a box that did not come from FaceBox
-        keeps_crop = not (self.warps or results["box_drawn"])
-        number = self._number(results, shape)
-        kept = None if number is None else self.cache.get(number)
-        picture = kept or self._read(results, shape)
+        results.setdefault("box_sampled", True)  # boxes of other transforms
+        caches_crop = not (self.warps or results["box_sampled"])  # else the picture
+        key = self._cache_key(results, shape)
+        cached = None if key is None else self.cache.get(key)
+        picture = cached or self._read(results, shape)
         box = results["box"] = _snapped(results["box"], picture)
         check_box(box, picture.ori_shape)
         results["ori_shape"], results["crop_shape"] = picture.ori_shape, shape
         if self.warps:
-            turned = self._turned(box, results["rng"], results.get("without", ()))
-            results["img"] = _warp(picture, turned, shape)
-            results["gt"] = labels_in_box(results, turned)
+            rotated = self._sampled_box(box, results["rng"], results.get("without", ()))
+            results["img"] = _warp(picture, rotated, shape)
+            results["gt"] = labels_in_box(results, rotated)
         else:
-            results["img"] = kept.image.copy() if kept and keeps_crop else _cut(picture, box, shape)
+            from_cache = cached and caches_crop
+            results["img"] = cached.image.copy() if from_cache else _cut(picture, box, shape)
             results["gt"] = labels_in_box(results)
-        if number is not None and kept is None:
-            self.cache.put(
-                number, picture._replace(image=results["img"]) if keeps_crop else picture
-            )
+        if key is not None and cached is None:
+            self.cache.put(key, picture._replace(image=results["img"]) if caches_crop else picture)
         return results
 
-    def _number(self, results: dict, shape: tuple[int, int]) -> int | None:
-        """Of what is kept of a sample in the cache: something for each reduction."""
+    def _cache_key(self, results: dict, shape: tuple[int, int]) -> int | None:
+        """Number of a sample and its reduction in the cache; None if it is not cached."""
         if self.cache is None or "unreadable" in results:
             return None
-        number = len(REDUCTIONS) * results["sample_idx"]
-        if results["box_drawn"]:
-            number += REDUCTIONS.index(self._reduction(results["box"], shape))
-        return number
+        key = len(REDUCTIONS) * results["sample_idx"]
+        if results["box_sampled"]:
+            key += REDUCTIONS.index(self._reduction(results["box"], shape))
+        return key
 
     def _read(self, results: dict, shape: tuple[int, int]) -> CachedPicture:
         if "unreadable" in results:
@@ -143,7 +134,7 @@ class LoadCrop:
         data = read_bytes(path)
         size = jpeg_size(data) if self.reduced else None
         if size is not None:
-            # a whole picture may yet be turned
+            # EXIF may swap the sides of a whole picture
             reduction = self._reduction(box or (0, 0, min(size), min(size)), shape)
             image = decode_image(data, path, reduction)
             for width, height in (size, size[::-1]):
@@ -153,15 +144,17 @@ class LoadCrop:
         return CachedPicture(image, 1, image.shape[:2])
 
     def _reduction(self, box: Box, shape: tuple[int, int]) -> int:
-        """The largest that leaves the box at least ``shape`` pixels."""
+        """The largest reduction that leaves the box at least ``shape`` pixels."""
         if not self.reduced:
             return 1
         x0, y0, x1, y1 = box
         fits = (r for r in REDUCTIONS if (y1 - y0) >= r * shape[0] and (x1 - x0) >= r * shape[1])
         return next(fits, 1)
 
-    def _turned(self, box: Box, rng: np.random.Generator, without: Collection[str]) -> TurnedBox:
-        """The box after a draw of the turn, the factor and the move."""
+    def _sampled_box(
+        self, box: Box, rng: np.random.Generator, without: Collection[str]
+    ) -> RotatedBox:
+        """The box with a random rotation, scale and shift."""
         turn, factor, right, down = rng.random(4).tolist()
         angle = 0.0 if "turn" in without else math.radians(self.rotate * (2 * turn - 1))
         factor = self.scale[0] + (self.scale[1] - self.scale[0]) * factor
@@ -169,7 +162,7 @@ class LoadCrop:
         right, down = (0.5, 0.5) if "shift" in without else (right, down)
         x0, y0, x1, y1 = box
         width, height = factor * (x1 - x0), factor * (y1 - y0)
-        return TurnedBox(
+        return RotatedBox(
             x=(x0 + x1) / 2 + self.shift * (2 * right - 1) * (x1 - x0),
             y=(y0 + y1) / 2 + self.shift * (2 * down - 1) * (y1 - y0),
             across=(width * math.cos(angle), width * math.sin(angle)),
@@ -184,7 +177,7 @@ class LoadCrop:
         )
 
 
-def _number(name: str, value: float, highest: float) -> float:
+def _checked_number(name: str, value: float, highest: float) -> float:
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not number or not 0 <= value <= highest:
         raise ConfigError(f"LoadCrop.{name}: expected 0 to {highest:g}, found {value!r}")
@@ -192,26 +185,26 @@ def _number(name: str, value: float, highest: float) -> float:
 
 
 def _cut(picture: CachedPicture, box: Box, shape: tuple[int, int]) -> np.ndarray:
-    """The box's pixels at ``shape``, as `resize` makes them but for rounding."""
+    """The box's pixels resized to ``shape``, as by `resize` but rounded."""
     image = crop(picture.image, tuple(edge // picture.reduction for edge in box))
     if image.shape[:2] == shape:
         return image.copy()
     pixels = torch.from_numpy(image).permute(2, 0, 1)[None]
-    # what functional.interpolate comes to, without its checks; on whole grey levels it is faster
+    # functional.interpolate(..., antialias=True) without its overhead; faster on uint8
     pixels = torch.ops.aten._upsample_bilinear2d_aa(pixels, shape, False, None, None)
     return np.ascontiguousarray(pixels[0].permute(1, 2, 0).numpy())
 
 
-def _warp(picture: CachedPicture, box: TurnedBox, shape: tuple[int, int]) -> np.ndarray:
-    """The turned box's pixels at ``shape``, black outside the picture."""
+def _warp(picture: CachedPicture, box: RotatedBox, shape: tuple[int, int]) -> np.ndarray:
+    """The rotated box's pixels resized to ``shape``, black outside the picture."""
     height, width = shape
     image, r, origin = picture.image, picture.reduction, (0, 0)
     finer = int(min(math.hypot(*box.across) / width, math.hypot(*box.along) / height) / r)
     if finer > 1:
-        image, origin = _shrunk(image, box, r, finer)
+        image, origin = _downscaled(image, box, r, finer)
         r *= finer
     (ax, ay), (bx, by) = box.across, box.along
-    # from the middle of pixel (column, row) of the crop to indices of the picture's pixels
+    # affine map from pixel indices (column, row) of the crop to those of the picture
     columns, rows = 0.5 / width - 0.5, 0.5 / height - 0.5
     x = (box.x + columns * ax + rows * bx - origin[0]) / r - 0.5
     y = (box.y + columns * ay + rows * by - origin[1]) / r - 0.5
@@ -222,8 +215,8 @@ def _warp(picture: CachedPicture, box: TurnedBox, shape: tuple[int, int]) -> np.
     )
 
 
-def _shrunk(image: np.ndarray, box: TurnedBox, reduction: int, factor: int):
-    """The picture around the turned box at 1 / factor, and where it begins, in whole pixels."""
+def _downscaled(image: np.ndarray, box: RotatedBox, reduction: int, factor: int):
+    """The picture around the rotated box at 1 / factor, and its origin in the full picture."""
     x = (abs(box.across[0]) + abs(box.along[0])) / 2
     y = (abs(box.across[1]) + abs(box.along[1])) / 2
     x0, y0 = (max(int((low / reduction) - factor), 0) for low in (box.x - x, box.y - y))
@@ -236,7 +229,7 @@ def _shrunk(image: np.ndarray, box: TurnedBox, reduction: int, factor: int):
 
 
 def _snapped(box: Box | None, picture: CachedPicture) -> Box:
-    """The box (None: the whole picture) with its edges on those of the reduced picture's pixels."""
+    """The box (None: the whole picture) with edges on pixel edges of the reduced picture."""
     if box is None:
         box = (0, 0, *picture.ori_shape[::-1])
     r = picture.reduction

@@ -1,4 +1,4 @@
-"""Reading the picture."""
+"""Read the picture."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ __all__ = ["LoadImage", "blank"]
 class LoadImage:
     """Read ``img_path`` into ``img``, (H, W, 3) uint8 RGB, and its (H, W) into ``ori_shape``.
 
-    A sample that the data set calls ``unreadable`` is black instead.
+    The picture of an ``unreadable`` sample is black.
 
     Raises:
-        PictureError: if the file is missing or is no readable picture.
+        PictureError: the file is missing or not a readable picture.
     """
 
     def __call__(self, results: dict) -> dict:
@@ -31,7 +31,7 @@ class LoadImage:
 
 
 def blank(results: dict) -> np.ndarray:
-    """A black picture, large enough for a box around the sample's landmarks."""
+    """A black picture that contains the sample's landmarks."""
     landmarks = results.get("landmarks")
     side = 16 if landmarks is None else max(16, int(np.max(landmarks)) + 1)
     return np.zeros((side, side, 3), dtype=np.uint8)

@@ -1,4 +1,4 @@
-"""From a pipeline's results to what the model takes."""
+"""Pack a pipeline's results for the model."""
 
 from __future__ import annotations
 
@@ -18,36 +18,32 @@ META_KEYS = ("img_path", "ori_shape", "box", "box_source", "unreadable", "datase
 
 @TRANSFORMS.register_module()
 class PackMultiTaskInputs:
-    """Make ``dict(inputs, data_samples)`` of a cropped sample.
+    """Pack a cropped sample as ``dict(inputs, data_samples)``, for `multi_task_collate`.
 
-    ``inputs`` is a (3, H, W) tensor, 0..255, of the crop's type (uint8 after
-    `Albumentations`, else float32); ``data_samples`` a `MultiTaskDataSample` whose ``gt``
-    holds landmarks as (P, 2) float32 fractions of the crop, classes as () int64, attributes as
-    (A,) float32 and values as (V,) float64. A task without label is absent.
-    `multi_task_collate` makes a batch of them.
+    ``inputs`` is (3, H, W), 0..255, of the crop's dtype: uint8 after `LoadCrop` or
+    `Albumentations`, else float32. ``data_samples`` is a `MultiTaskDataSample` whose ``gt`` holds
+    landmarks (P, 2) float32 as fractions of the crop, classes () int64, attributes (A,) float32 and
+    values (V,) float64. Unlabelled tasks are absent.
 
     Args:
-        meta_keys: what of the results becomes the sample's metainfo.
+        meta_keys: entries of the results that become the sample's metainfo.
 
     Raises:
-        ConfigError: if the transform stands before `CropResize`, or labels did not follow what
-            another package's transform did to the crop.
+        ConfigError: the transform stands before `CropResize`, or labels did not follow another
+            package's transform of the crop.
     """
 
-    def __init__(
-        self,
-        meta_keys: Sequence[str] = META_KEYS,
-    ) -> None:
+    def __init__(self, meta_keys: Sequence[str] = META_KEYS) -> None:
         self.meta_keys = tuple(meta_keys)
 
     def __call__(self, results: dict) -> dict:
         require_crop(results, "PackMultiTaskInputs")
         refuse_moved_labels(results, "PackMultiTaskInputs")
-        # a view: collating copies it into the batch anyway
+        # a view: collating copies it
         image = torch.from_numpy(np.ascontiguousarray(results["img"]).transpose(2, 0, 1))
         sample = MultiTaskDataSample()
         for key in self.meta_keys:
-            if key in results:  # as set_metainfo does, without its deep copy
+            if key in results:  # set_metainfo without its deep copy
                 sample.set_field(results[key], key, field_type="metainfo")
         tasks = results["tasks"]
         sample.gt = {

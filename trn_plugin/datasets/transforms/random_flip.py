@@ -1,4 +1,4 @@
-"""Mirroring picture and labels."""
+"""Mirror picture and labels."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ __all__ = ["RandomFlip"]
 
 @TRANSFORMS.register_module()
 class RandomFlip:
-    """Mirror the crop left to right, and every label with it, as its `Task` says.
+    """Mirror the crop left to right, and its labels by `Task.mirrored`.
 
-    Landmarks: x -> 1 - x and points change places (point i becomes what point ``flip[i]`` was);
-    classes: c -> ``flip[c]``. Labels of other tasks stay as they are. Belongs after `CropResize`.
+    Landmarks: x -> 1 - x, and point i takes the place of point ``flip[i]``; classes:
+    c -> ``flip[c]``. Other labels stay. Belongs after `CropResize`.
 
     Args:
         prob: probability of a flip.
 
     Raises:
-        ConfigError: if ``prob`` is no probability, the transform stands before `CropResize`, or
+        ConfigError: ``prob`` is not a probability, the transform stands before `CropResize`, or
             the data set does not say which landmarks a mirror swaps.
     """
 
@@ -33,8 +33,8 @@ class RandomFlip:
 
     def __call__(self, results: dict) -> dict:
         require_crop(results, "RandomFlip")
-        drawn = bool(results["rng"].random() < self.prob)
-        results["flipped"] = drawn and "mirror" not in results.get("without", ())
+        flip = bool(results["rng"].random() < self.prob)
+        results["flipped"] = flip and "mirror" not in results.get("without", ())
         if results["flipped"]:
             results["img"] = cv2.flip(results["img"], 1)
             results["gt"] = {

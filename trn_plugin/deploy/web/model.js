@@ -1,9 +1,9 @@
-// An exported model: its metadata, and its predictions for boxes of a picture.
-// The same numbers as `trn-plugin predict`, see TaskPredictor in trn_plugin/deploy/runtime.py.
+// Metadata and predictions of an exported model.
+// Gives the same numbers as `trn-plugin predict`, see TaskPredictor in trn_plugin/deploy/runtime.py.
 
-const LARGEST_BATCH = 32_000_000; // pixels run at once
+const LARGEST_CROP = 32_000_000; // pixels
 
-/** The text of a metadata entry of an ONNX file (ModelProto.metadata_props, field 14). */
+/** A JSON metadata entry of an ONNX file (ModelProto.metadata_props, field 14). */
 export function metadataOf(bytes, key = "trn_plugin") {
   const text = new TextDecoder();
   for (const [field, value] of fields(bytes)) {
@@ -11,10 +11,10 @@ export function metadataOf(bytes, key = "trn_plugin") {
     const entry = Object.fromEntries([...fields(value)].map(([n, v]) => [n, text.decode(v)]));
     if (entry[1] === key) return JSON.parse(entry[2]);
   }
-  throw new Error("no file written by trn-plugin export: it has no metadata of trn_plugin");
+  throw new Error("expected a file written by trn-plugin export, found no metadata of trn_plugin");
 }
 
-/** [number, bytes] of the length-delimited fields of a Protocol Buffers message. */
+/** Yields [number, bytes] of the length-delimited fields of a Protocol Buffers message. */
 function* fields(bytes) {
   let at = 0;
   const varint = () => {
@@ -40,7 +40,7 @@ function* fields(bytes) {
   }
 }
 
-/** (height, width, 3) RGB of a box (x0, y0, x1, y1) of an ImageData; black beyond the picture. */
+/** RGB pixels of a box (x0, y0, x1, y1) of an ImageData; black outside the picture. */
 export function crop(image, [x0, y0, x1, y1]) {
   const width = x1 - x0, height = y1 - y0;
   const data = new Uint8Array(width * height * 3);
@@ -66,7 +66,7 @@ function resizeWeights(side, size) {
   });
 }
 
-/** A crop at another size, for files that do not resize; rounded to whole grey levels. */
+/** Resize a crop to whole grey levels, for files without resizing. */
 export function resized(picture, height, width) {
   const rows = resizeWeights(picture.height, height), columns = resizeWeights(picture.width, width);
   const between = new Float64Array(height * picture.width * 3), line = picture.width * 3;
@@ -105,7 +105,7 @@ export class Model {
 
   async predictOne(picture, [left, top]) {
     if (picture.width < 1 || picture.height < 1) throw new Error("a box is empty");
-    if (picture.width * picture.height > LARGEST_BATCH) throw new Error("a box is too large");
+    if (picture.width * picture.height > LARGEST_CROP) throw new Error("a box is too large");
     const [height, width] = this.metadata.input_size;
     const given = this.metadata.resize === "none" ? resized(picture, height, width) : picture;
     const type = this.metadata.input.type;
@@ -118,7 +118,7 @@ export class Model {
   }
 }
 
-/** A prediction as `trn-plugin predict` writes it. */
+/** A prediction in the format of `trn-plugin predict`. */
 function read(task, output, tensor, scale, corner) {
   const values = Array.from(tensor.data, Number);
   const names = output.names;

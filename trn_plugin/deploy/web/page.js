@@ -1,4 +1,4 @@
-// The page: a picture, boxes drawn by hand, and what the model says of each.
+// The page: a picture, boxes drawn by hand, and the predictions in each.
 import { Model } from "./model.js";
 
 const ORT = "./node_modules/onnxruntime-web/dist/";
@@ -6,7 +6,7 @@ const element = (id) => document.getElementById(id);
 const canvas = element("picture"), context = canvas.getContext("2d");
 const pixels = document.createElement("canvas"); // the picture in its own size
 const pixelContext = pixels.getContext("2d", { willReadFrequently: true });
-const SHOWN = 1000; // pixels of a small picture's longer side on the screen, for sharp text
+const MIN_CANVAS = 1000; // pixels of the canvas's longer side, for sharp text on small pictures
 const state = { ort: null, model: null, source: null, image: null, boxes: [], found: [], drag: null, camera: null,
   idle: Promise.resolve() };
 window.trn = state; // for tests and the console
@@ -15,7 +15,7 @@ async function begin() {
   try {
     state.ort = await import(`${ORT}ort.wasm.min.mjs`);
     state.ort.env.wasm.wasmPaths = new URL(ORT, location.href).href;
-    state.ort.env.wasm.numThreads = 1; // more need headers that a plain server does not send
+    state.ort.env.wasm.numThreads = 1; // threads need HTTP headers that a plain server does not send
   } catch (error) {
     return fail(`onnxruntime-web is not beside this page: run "npm ci" in its folder (${error.message})`);
   }
@@ -69,7 +69,7 @@ async function openFile(file) {
 
 const wholePicture = () => [0, 0, pixels.width, pixels.height];
 
-/** Predict once what was asked before is done: the last result shown is that of the last boxes. */
+/** Queue a prediction after the running one, so that the last boxes are shown last. */
 function predict() {
   state.idle = state.idle.then(predictNow);
   return state.idle;
@@ -94,7 +94,7 @@ async function predictNow() {
 
 function draw() {
   if (!state.image) return;
-  const longer = Math.max(pixels.width, pixels.height), scale = Math.max(SHOWN / longer, 1);
+  const longer = Math.max(pixels.width, pixels.height), scale = Math.max(MIN_CANVAS / longer, 1);
   canvas.width = Math.round(pixels.width * scale);
   canvas.height = Math.round(pixels.height * scale);
   context.setTransform(canvas.width / pixels.width, 0, 0, canvas.height / pixels.height, 0, 0);
@@ -123,7 +123,7 @@ function draw() {
           context.fill();
           context.stroke();
           if (side < 120 * unit) continue;
-          const left = x < (x0 + x1) / 2; // names stand beside their points, outwards
+          const left = x < (x0 + x1) / 2; // names stand on the outer side of their points
           context.textAlign = left ? "right" : "left";
           text(name, x + (left ? -1 : 1) * (radius + 2 * unit), y + 4 * unit, "#e8ffe8", unit);
           context.textAlign = "left";
@@ -145,7 +145,7 @@ function text(words, x, y, color, unit) {
   context.fillText(words, x, y);
 }
 
-/** What stands on the picture: the class, or the values and likely attributes. */
+/** Text on the picture: the class, the values, or the likely attributes. */
 function lines(task, prediction) {
   const kind = state.model.metadata.tasks[task].kind;
   if (kind === "class") return [`${task}: ${prediction.label} ${(100 * prediction.probabilities[prediction.label]).toFixed(0)} %`];
@@ -183,7 +183,7 @@ function add(parent, tag, content) {
   return made;
 }
 
-/** Position of a pointer in the picture's pixels. */
+/** Position of the pointer in the picture's pixels. */
 function position(event) {
   const area = canvas.getBoundingClientRect();
   return [Math.round((event.clientX - area.left) * pixels.width / area.width),
@@ -259,7 +259,7 @@ stage.addEventListener("drop", (event) => {
   if (event.dataTransfer.files[0]) openFile(event.dataTransfer.files[0]);
 });
 
-/** A link to a picture beside the page: index.html?picture=photo.jpg&boxes=10,20,90,120;... */
+/** Open the picture of a link: index.html?picture=photo.jpg&boxes=10,20,90,120;... */
 async function openLink() {
   const link = new URLSearchParams(location.search);
   const name = link.get("picture");

@@ -20,7 +20,7 @@ from trn_plugin.relation.solvers.exact import leading_triples
 
 __all__ = ["DavidsonState", "Update", "solve"]
 
-KEPT = 8  # vectors kept from step to step; several separate nearly equal correlations
+KEPT = 8  # vectors kept from step to step; one could not separate nearly equal correlations
 REFRESH_COST = 0.05  # cost of a new preconditioner in iterations, for each feature
 
 Triple = tuple[Tensor, Tensor, Tensor]
@@ -46,8 +46,8 @@ class DavidsonState:
         # vectors and their products, see Basis
         self.rows1 = torch.zeros(KEPT, 2 * d1 + d2, dtype=torch.float64)
         self.rows2 = torch.zeros(KEPT, 2 * d2 + d1, dtype=torch.float64)
-        # updates when last solved, 0 for never; since the last refresh of the preconditioner: its
-        # extra iterations over the fewest, and the fewest
+        # updates when last solved (0: never); since the last refresh of the preconditioner, the
+        # iterations in excess of the fewest of a step; the fewest
         self.counts = torch.zeros(3, dtype=torch.int64)
 
     @property

@@ -1,4 +1,4 @@
-"""Paths that annotation files give may not leave the data root, by a symbolic link either."""
+"""Refuse paths of annotation files that leave the data root through a symbolic link."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import os
 
 from trn_plugin.errors import DataError
 
-__all__ = ["Inside"]
+__all__ = ["DataRoot"]
 
 
-class Inside:
-    """Checks paths against a folder; each folder on the way is resolved once.
+class DataRoot:
+    """A folder that paths must stay in; every parent folder is resolved once.
 
     Args:
-        root: the folder. It may itself be a link.
+        root: the folder; it may itself be a link.
     """
 
     def __init__(self, root: str) -> None:
@@ -22,10 +22,10 @@ class Inside:
         self._folders: dict[str, str] = {}
 
     def check(self, path: str, where: str) -> None:
-        """Refuse a path that links lead out of the root; it need not exist.
+        """Refuse a path whose links lead out of the root; the path need not exist.
 
         Raises:
-            DataError: naming ``where``, the path and the place that it leads to.
+            DataError: with ``where``, the path and its target.
         """
         folder, name = os.path.split(path)
         if folder not in self._folders:

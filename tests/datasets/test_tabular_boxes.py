@@ -1,0 +1,102 @@
+"""Boxes of a CSV file: columns, landmarks or whole pictures."""
+
+import numpy as np
+import pytest
+from label_tables import (
+    BOX,
+    GIVEN,
+    HEADER,
+    LABELS,
+    NO_EARS,
+    ONE_EAR,
+    PIPELINE,
+    ROW,
+    changed,
+    make,
+    write,
+)
+
+from trn_plugin.errors import ConfigError, DataError
+
+
+def test_a_box_is_made_of_the_points_that_are_there(tmp_path):
+    names = ["a", "b", "c"]
+    header = ["image", *(f"{name}_{axis}" for name in names for axis in "xy")]
+    labels = dict(ends=dict(kind="landmarks", points=names, flip_pairs=[]))
+    full = ["a.png", "10", "10", "30", "10", "20", "39"]
+    root = write(tmp_path, full, [*full[:5], "", ""], [*full[:5], "20", "20"], header=header)
+    dataset = make(root, "labels.csv", labels, pipeline=PIPELINE, box_seed=3)
+    boxes = [results["landmarks"] for results in map(dataset.results_of, range(3))]
+    assert len(boxes[1]) == 2
+    sides = [np.ptp(box, axis=0).max() for box in boxes]
+    assert sides == [29, 20, 20]
+
+
+@pytest.mark.parametrize(
+    ("box", "source"),
+    [(BOX, "given"), ("landmarks", "perturbed"), ("whole", "whole"), (None, "perturbed")],
+)
+def test_one_word_says_what_boxes_are_made_of(tmp_path, box, source):
+    root = write(tmp_path, [*ROW, *GIVEN], [*ROW, *GIVEN], header=[*HEADER, *BOX])
+    dataset = make(root, "labels.csv", LABELS, box=box, pipeline=PIPELINE)
+    samples = [dataset[i]["data_samples"] for i in range(2)]
+    assert [sample.box_source.split()[0] for sample in samples] == [source] * 2
+    expected = dict(given=(4, 6, 30, 33), whole=(0, 0, 50, 40)).get(source)
+    assert expected in (None, samples[0].box)
+
+
+@pytest.mark.parametrize("box", [BOX, "landmarks", "whole"])
+def test_a_box_that_the_pipeline_does_not_read_is_refused(tmp_path, box):
+    root = write(tmp_path, [*ROW, *GIVEN], header=[*HEADER, *BOX])
+    pipeline = [dict(type="FaceBox", mode="jitter") if s == PIPELINE[1] else s for s in PIPELINE]
+    with pytest.raises(ConfigError, match=r"box: expected .* RegionBox, .* found LoadImage, Face"):
+        make(root, "labels.csv", LABELS, box=box, pipeline=pipeline)
+    sample = make(root, "labels.csv", LABELS, pipeline=pipeline)[0]["data_samples"]
+    assert sample.box_source.startswith("jittered")
+
+
+def test_without_two_points_the_default_is_the_whole_picture(tmp_path):
+    labels = dict(LABELS, ears=dict(kind="landmarks", points=["left"], flip_pairs=[]))
+    dataset = make(write(tmp_path, ROW), "labels.csv", labels, pipeline=PIPELINE)
+    assert dataset[0]["data_samples"].box_source == "whole picture"
+    with pytest.raises(ConfigError, match="box: 'landmarks' needs"):
+        make(str(tmp_path), "labels.csv", labels, box="landmarks")
+
+
+@pytest.mark.parametrize("box", [BOX, "landmarks", None])
+@pytest.mark.parametrize("ears", [NO_EARS, ONE_EAR])
+def test_no_mixture_of_boxes(tmp_path, box, ears):
+    lacks = [""] * 4 if box == BOX else GIVEN
+    rows = [[*ROW, *GIVEN], [*changed(**ears), *lacks], [*changed(**ears), *lacks]]
+    root = write(tmp_path, *rows, header=[*HEADER, *BOX])
+    with pytest.raises(DataError, match=r"labels\.csv:3: no .* in 2 of 3 rows; set box"):
+        make(root, "labels.csv", LABELS, box=box, pipeline=PIPELINE)
+    make(root, "labels.csv", LABELS, box=box)  # labels alone need no boxes
+    dataset = make(root, "labels.csv", LABELS, box="whole", pipeline=PIPELINE)
+    assert {dataset[i]["data_samples"].box_source for i in range(3)} == {"whole picture"}
+
+
+def test_unusable_boxes_name_their_line(tmp_path):
+    for bad in (["4", "6", "30", ""], ["4", "6", "2", "9"]):
+        root = write(tmp_path, [*ROW, *bad], header=[*HEADER, *BOX])
+        with pytest.raises(
+            DataError, match=r"labels\.csv:2: expected (y1 in pix|x0 < x1 and y0 <)"
+        ):
+            make(root, "labels.csv", LABELS, box=BOX, pipeline=PIPELINE)
+
+
+def test_training_draws_around_a_given_box(make_results):
+    from trn_plugin.datasets import RegionBox
+
+    boxes = []
+    for seed in range(200):
+        results = make_results(np.zeros((200, 200, 3), np.uint8), np.zeros((5, 2)), seed=seed)
+        boxes.append(RegionBox(training=True)(dict(results, region=(50, 60, 150, 140)))["box"])
+    boxes = np.array(boxes)
+    width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
+    assert np.allclose(width / height, 100 / 80, atol=0.05)
+    assert width.min() >= 84
+    assert 115 < width.max() <= 121
+    middle = (boxes[:, :2] + boxes[:, 2:]) / 2 - [100, 100]
+    assert (np.abs(middle) <= [8, 6.6]).all()
+    assert (np.abs(middle).max(0) >= [5, 4]).all()
