@@ -250,7 +250,7 @@ def test_a_mirror_needs_to_know_the_pairs(tmp_path):
     labels = dict(ears=dict(kind="landmarks", points=["left", "right"]))
     pipeline = [*PIPELINE[:-1], dict(type="RandomFlip", prob=1.0), PIPELINE[-1]]
     dataset = make(write(tmp_path, ROW), "labels.csv", labels, pipeline=pipeline)
-    with pytest.raises(ConfigError, match="expected flip_pairs in the labels of 'ears'"):
+    with pytest.raises(ConfigError, match="flip_pairs"):
         dataset[0]
 
 

@@ -61,12 +61,20 @@ def means(by_seed):
 
 
 def chosen_values(validation):
-    """For each cut the other key's value of the least error on the validation set."""
+    """For each cut the other key's value of the least error on the validation set.
+
+    Over the seeds that all values of the cut have.
+    """
     reference = means(next(iter(validation[0].values())))
-    return {
-        cut: min(by_value, key=lambda value: relative(means(by_value[value]), reference))
-        for cut, by_value in sorted(validation.items())
-    }
+    chosen = {}
+    for cut, by_value in sorted(validation.items()):
+        seeds = set.intersection(*(set(by_seed) for by_seed in by_value.values()))
+        errors = {
+            value: relative(means({seed: by_seed[seed] for seed in seeds}), reference)
+            for value, by_seed in by_value.items()
+        }
+        chosen[cut] = min(errors, key=errors.get)
+    return chosen
 
 
 def regrets(errors, split, args):
