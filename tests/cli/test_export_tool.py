@@ -125,7 +125,7 @@ def test_bad_input_gets_one_line_and_exit_code_2(
 def test_crops_of_another_size_than_the_networks_input_are_refused(trained):
     config = cli.load_config(str(trained / "config.py"), None)
     config.test_dataloader = dict(dataset=dict(pipeline=[dict(type="CropResize", size=48)]))
-    with pytest.raises(ConfigError, match=r"test_dataloader: .*\(48, 48\).*\(40, 32\)"):
+    with pytest.raises(ConfigError, match=r"test_dataloader: .*\(40, 32\).*\(48, 48\)"):
         load_for_export(config, str(trained / "last.pth"))
 
 
