@@ -23,6 +23,10 @@ def test_a_cell_for_each_combination():
     assert len({row.slug for row in rows}) == 4
 
 
+def test_spaces_around_values_do_not_count():
+    assert cells("c.py", ["a.size=0, 1 "]) == cells("c.py", ["a.size=0,1"])
+
+
 def test_a_number_and_its_negative_have_their_own_folders():
     first, second = cells("c.py", ["a.stages=1,-1"])
     assert first.slug != second.slug

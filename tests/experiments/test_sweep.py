@@ -21,8 +21,11 @@ if (stages, seed) == (0, 1) and not pathlib.Path("mended").exists():
     print("error: the disk is full")
     sys.exit(2)
 metrics = {"a/NME": 5 + stages + seed, "b/accuracy": 80 + 2 * stages - seed}
-pathlib.Path(arguments[arguments.index("--out") + 1]).write_text(json.dumps(
-    {"metrics": {"val": metrics}, "box": {"val": "a box"}, "labels": {"val": "l1"}}))
+splits = {split for split in arguments if split in ("val", "test")}
+pathlib.Path(arguments[arguments.index("--out") + 1]).write_text(json.dumps({
+    key: dict.fromkeys(splits, value)
+    for key, value in dict(metrics=metrics, box="a box", labels="l1").items()
+}))
 """
 
 
@@ -93,6 +96,32 @@ def test_done_runs_are_not_done_again_and_jobs_change_nothing(tmp_path, run_tool
     assert status == 0
     assert "b/accuracy (more is better)" in printed
     assert "a/NME" not in printed
+
+
+def test_another_config_and_another_set_are_noticed(tmp_path, run_tool, monkeypatch):
+    (tmp_path / "training.py").write_text(STUB)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(plan, "TRAINING", ("training.py",))
+    config = tmp_path / "mine.py"
+    text = f"_base_ = '{CONFIG}'\nmodel = dict(neck=None)\ninput_size = 32\n"
+    config.write_text(text)
+
+    def sweep(*arguments):
+        return run_tool("sweep", config, f"{KEY}=0", "--out-dir", "out", *arguments)
+
+    status, printed, _ = sweep()
+    assert status == 0
+    assert "--out-dir out" in printed
+    status, _, error = sweep("--report", "--splits", "val", "test")
+    assert status == 2
+    assert "whose test set is measured" in error
+    assert sweep("--splits", "val", "test")[0] == 0
+    assert sorted(row["split"] for row in rows_of("out/runs.csv")) == ["test", "val"]
+    config.write_text(f"{text}train_cfg = dict(max_epochs=3)\n")
+    status, _, error = sweep()
+    assert status == 2
+    assert "another place with --out-dir" in error
+    assert len((tmp_path / "calls.txt").read_text().splitlines()) == 2
 
 
 @pytest.mark.parametrize(

@@ -62,14 +62,17 @@ def main(args):
         raise ConfigError(f"--seeds: expected different numbers >= 0, found {args.seeds}")
     rows = grid.cells(args.config, args.grid)
     folder = Path(args.out_dir or Path("work_dirs/sweep") / Path(args.config).stem)
-    costs = measured_costs(args, rows, folder)
+    digest = plan.content_digest(load_config(args.config).to_dict())
+    costs = measured_costs(args, rows, folder, digest)
     epochs = dict.fromkeys(costs)
     if args.equal_compute:
         rows, epochs = spend_equally(args, rows, costs)
     scales = {"": plan.Scale("", tuple(args.cfg_options), tuple(args.splits))}
     table = plan.Table("sweep", "", rows, (), scales)
-    runs = plan.runs_of(table, "", args.seeds, folder, amp=args.amp, script=plan.TRAINING)
-    results = Results(folder / "runs.csv", same=("labels",))
+    runs = plan.runs_of(
+        table, "", args.seeds, folder, amp=args.amp, digest=digest, script=plan.TRAINING
+    )
+    results = Results(folder / "runs.csv", same=("labels",), option="--out-dir")
     failed = []
     if not args.report:
         gpus = visible_gpus()
@@ -77,15 +80,19 @@ def main(args):
         failed = Executor(Path.cwd(), results, args.jobs or max(1, len(gpus)), gpus, tell).run(runs)
     for split in args.splits:
         found = [(run, row) for run in runs for row in results.of(run) if row["split"] == split]
-        if not found:
-            raise ConfigError(f"{results.path}: no run is done yet")
+        if not found and not failed:
+            raise ConfigError(
+                f"{results.path}: no run is done yet whose {split} set is measured; run without "
+                f"--report and with --splits {' '.join(args.splits)}"
+            )
         listed = [Cell(row.name, costs[row.name], {}, epochs[row.name]) for row in rows]
-        report(args, split, folder, listed, found)
+        if found:
+            report(args, split, folder, listed, found)
     if failed:
         raise TrnPluginError(f"{len(failed)} of {len(runs)} runs failed: {'; '.join(failed)}")
 
 
-def measured_costs(args, rows, folder):
+def measured_costs(args, rows, folder, digest):
     """What each cell's model costs, by its name; measured before anything else runs."""
     path = folder / "costs.csv"
     known = {}
@@ -95,7 +102,7 @@ def measured_costs(args, rows, folder):
     costs = {}
     for row in rows:
         options = [*args.cfg_options, *row.options]
-        key = row.name, " ".join([args.config, *options])
+        key = row.name, " ".join([args.config, f"content={digest}", *options])
         if key in known:
             old = known[key]
             counts = int(old["parameters"]), int(old["multiplications"])
@@ -114,7 +121,15 @@ def spend_equally(args, rows, costs):
     most = config.train_cfg.get("max_epochs")
     if most is None:
         raise ConfigError("--equal-compute: expected a config with train_cfg.max_epochs")
-    shares = grid.equal_epochs(most, [costs[row.name].multiplications for row in rows])
+    each = [costs[row.name].multiplications for row in rows]
+    shares = grid.equal_epochs(most, each)
+    spent = [n * cost for n, cost in zip(shares, each, strict=True)]
+    if max(spent) > 1.1 * min(spent):
+        tell(
+            f"--equal-compute: rounded to whole epochs, some trainings cost up to "
+            f"{100 * max(spent) / min(spent) - 100:.0f} % more than others; raise "
+            "train_cfg.max_epochs"
+        )
     rows = [grid.with_equal_epochs(row, n) for row, n in zip(rows, shares, strict=True)]
     return rows, {row.name: n for row, n in zip(rows, shares, strict=True)}
 
@@ -123,6 +138,7 @@ def command_of(args):
     """What makes the table."""
     command = ["trn-plugin", "sweep", args.config, *args.grid, "--seeds", *map(str, args.seeds)]
     command += ["--equal-compute"] * args.equal_compute + ["--amp"] * args.amp
+    command += ["--out-dir", args.out_dir] if args.out_dir else []
     for name in ("splits", "metrics", "cfg_options"):
         values = getattr(args, name)
         if values and values != ["val"]:

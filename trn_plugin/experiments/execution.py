@@ -134,7 +134,7 @@ class Executor:
         self.tell(f"{'go on ' if begun else 'begin '}  {run}")
         started = time.perf_counter()
         try:
-            if not run.metrics.is_file():
+            if not _measured(run):  # a finished training is measured by resuming it
                 self.command(run.command(begun), run.folder / "train.log")
         finally:
             took = time.perf_counter() - started
@@ -212,6 +212,11 @@ def _record(run: Run) -> dict:
             f"found {record['settings']!r}; remove the folder or give another --out-dir"
         )
     return record
+
+
+def _measured(run: Run) -> bool:
+    """Whether a run's folder holds what its scale measures."""
+    return run.metrics.is_file() and read_json(run.metrics)["metrics"].keys() >= {*run.scale.splits}
 
 
 def _last_line(log: Path) -> str:

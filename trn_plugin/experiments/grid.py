@@ -30,7 +30,7 @@ def cells(config: str, keys: Sequence[str]) -> list[Row]:
     grid: dict[str, list[str]] = {}
     for text in keys:
         key, equals, values = text.partition("=")
-        listed = _split(values)
+        key, listed = key.strip(), [value.strip() for value in _split(values)]
         if not (key and equals) or "" in listed:
             raise ConfigError(f"grid: expected KEY=A,B,C, found {text!r}")
         if key in grid or len(set(listed)) < len(listed):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -10,7 +12,7 @@ from pathlib import Path
 
 from trn_plugin.errors import ConfigError
 
-__all__ = ["Column", "Row", "Run", "Scale", "Table", "runs_of"]
+__all__ = ["Column", "Row", "Run", "Scale", "Table", "content_digest", "runs_of"]
 
 TRAINING = ("-m", "trn_plugin.experiments.training")
 
@@ -120,6 +122,7 @@ class Run:
         extra (Sequence[str]): KEY=VALUE that the user adds to every run.
         amp (bool): train in mixed precision.
         script (Sequence[str]): what the interpreter runs to train and measure.
+        digest (str): of the config's content, see :func:`content_digest`; '' leaves it open.
     """
 
     row: Row
@@ -129,6 +132,7 @@ class Run:
     extra: Sequence[str] = ()
     amp: bool = False
     script: Sequence[str] = TRAINING
+    digest: str = ""
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -141,7 +145,8 @@ class Run:
         """What makes a result this run's, on whatever machine."""
         last = {option.partition("=")[0]: option for option in self.options}
         kept = sorted(option for key, option in last.items() if not key.endswith(WITHOUT_EFFECT))
-        return shlex.join([self.row.config, *["--amp"] * self.amp, *kept])
+        content = [f"content={self.digest}"] if self.digest else []
+        return shlex.join([self.row.config, *content, *["--amp"] * self.amp, *kept])
 
     @property
     def metrics(self) -> Path:
@@ -169,6 +174,7 @@ def runs_of(
     only: Sequence[str] = (),
     amp: bool = False,
     script: Sequence[str] = TRAINING,
+    digest: str = "",
 ) -> list[Run]:
     """All runs of a table, seed by seed, so that each seed's rows are done before the next.
 
@@ -181,6 +187,7 @@ def runs_of(
         only (Sequence[str]): slugs of rows, in order; all where it is empty.
         amp (bool): train in mixed precision.
         script (Sequence[str]): what the interpreter runs to train and measure.
+        digest (str): of the config's content, of every run.
 
     Raises:
         ConfigError: a scale that the table has not, an ``only`` that is no row's slug.
@@ -197,9 +204,25 @@ def runs_of(
         replace(row, options=(*row.options, *row.at.get(scale, ())))
         for row in map(by_slug.get, only or by_slug)
     ]
-    options = dict(extra=tuple(extra), amp=amp, script=tuple(script))
+    options = dict(extra=tuple(extra), amp=amp, script=tuple(script), digest=digest)
     return [
         Run(row, seed, table.scales[scale], out_dir / row.slug / f"seed{seed}", **options)
         for seed in seeds
         for row in rows
     ]
+
+
+def content_digest(config: Mapping) -> str:
+    """Short SHA-256 of a config's values, without those that change no result."""
+    flat: dict[str, str] = {}
+
+    def collect(path: str, value) -> None:
+        if isinstance(value, (Mapping, list, tuple)) and value:
+            pairs = value.items() if isinstance(value, Mapping) else enumerate(value)
+            for key, inside in pairs:
+                collect(f"{path}.{key}" if path else str(key), inside)
+        elif not path.endswith(WITHOUT_EFFECT):
+            flat[path] = getattr(value, "__qualname__", None) or repr(value)  # no addresses
+
+    collect("", config)
+    return hashlib.sha256(json.dumps(flat, sort_keys=True).encode()).hexdigest()[:12]

@@ -27,10 +27,12 @@ class Results:
         path (Path): the CSV file, which need not be there yet.
         same (Sequence[str]): columns in which all runs must agree: other labels are another
             problem.
+        option (str): of the command line, which names the file or its folder.
     """
 
     path: Path
     same: Sequence[str] = ("labels", "weights")
+    option: str = "--results"
 
     def rows(self) -> list[dict[str, str]]:
         """All rows, as text.
@@ -46,7 +48,10 @@ class Results:
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             raise ConfigError(f"{self.path}: cannot be read: {error}") from error
         if any("settings" not in row for row in rows):
-            raise ConfigError(f"{self.path}: expected the column 'settings'; name another file")
+            raise ConfigError(
+                f"{self.path}: expected the column 'settings'; name another "
+                f"place with {self.option}"
+            )
         return rows
 
     def of(self, run: Run) -> list[dict[str, str]]:
@@ -61,7 +66,7 @@ class Results:
             if row["settings"] != run.settings:
                 raise ConfigError(
                     f"{self.path}: {run}: expected the settings {run.settings!r}, "
-                    f"found {row['settings']!r}; name another file with --results"
+                    f"found {row['settings']!r}; name another place with {self.option}"
                 )
         return rows
 
@@ -70,7 +75,7 @@ class Results:
         return {row["split"] for row in self.of(run)} >= set(run.scale.splits)
 
     def add(self, run: Run, record: dict, seconds: float) -> None:
-        """Write a finished run's rows.
+        """Write a finished run's rows; those of sets that were not measured again stay.
 
         Args:
             run: the run.
@@ -92,10 +97,10 @@ class Results:
             for split, metrics in record["metrics"].items()
         ]
         with self._locked():
-            earlier = self.of(run)
-            kept = [row for row in self.rows() if row not in earlier]
+            replaced = [row for row in self.of(run) if row["split"] in record["metrics"]]
+            kept = [row for row in self.rows() if row not in replaced]
             self.check([*kept, *new])
-            write_table(self.path, [*kept, *new], option="--results")
+            write_table(self.path, [*kept, *new], option=self.option)
 
     def check(self, rows: Sequence[Mapping]) -> None:
         """Refuse to compare what was measured on other labels or began from other weights.
