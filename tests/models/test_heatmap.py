@@ -106,6 +106,8 @@ def test_missing_points_move_nothing():
     ("options", "message"),
     [
         (dict(upsample=-1), r"HeatmapLandmarkHead\.upsample: expected 0, 1, 2, \.\.\., got -1"),
+        (dict(upsample=True), r"HeatmapLandmarkHead\.upsample: .* got True"),
+        (dict(channels=0), r"HeatmapLandmarkHead\.channels: .* got 0"),
         (dict(loss="wing"), r"HeatmapLandmarkHead\.loss: expected one of"),
     ],
 )

@@ -138,9 +138,8 @@ class CentreHead(TaskHead):
 
     task_type = ValueTask
 
-    def __init__(self, in_features, input="vector", **kwargs):
+    def __init__(self, in_features, **kwargs):
         super().__init__(2, in_features, **kwargs)
-        self.input = input
 
     def forward(self, features):
         self.seen = features.shape
@@ -167,3 +166,15 @@ def test_a_head_asks_for_the_map_in_its_config():
     assert seen == dict(a=(4, width, 2, 2), b=(4, width), c=(4, width, 2, 2))
     with pytest.raises(ConfigError, match=r"heads\.a\.input: expected 'vector' or 'map', found 3"):
         build(heads=dict(a=dict(type="CentreHead", input=3)), neck=False)
+
+
+@pytest.mark.parametrize(
+    ("kind", "takes"), [("LandmarkHead", "vector"), ("HeatmapLandmarkHead", "map")]
+)
+def test_heads_take_their_own_input_and_no_other(kind, takes):
+    def model_with(given):
+        return build(heads=dict(a=dict(type=kind, num_points=1, input=given)), neck=False)
+
+    assert model_with(takes).heads["a"].input == takes
+    with pytest.raises(ConfigError, match=rf"heads\.a\.input: {kind} takes the {takes}"):
+        model_with("map" if takes == "vector" else "vector")

@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from torch import nn
 
 from trn_plugin.errors import ConfigError, printable
+from trn_plugin.models.heads import HeatmapLandmarkHead, TaskHead
 from trn_plugin.models.neck import TaskRelationNeck
 from trn_plugin.registry import MODELS
 
@@ -70,6 +71,11 @@ def check_task_names(heads: dict[str, dict]) -> None:
             raise ConfigError(
                 f"model.heads: {name!r} cannot be a task name: an exported model's input has it"
             )
+        if name.startswith("relation_"):
+            raise ConfigError(
+                f"model.heads: {name!r} cannot be a task name: names of relation losses begin with "
+                "'relation_'"
+            )
         if "loss" in name:
             raise ConfigError(
                 f"model.heads: {name!r} cannot be a task name: MMEngine adds up every log entry "
@@ -81,13 +87,21 @@ def head_input(task: str, head: Mapping) -> str:
     """What enters a head, by its config or else by its class: 'vector' or 'map'.
 
     Raises:
-        ConfigError: it is something else.
+        ConfigError: it is something else, or a head of this package cannot take it.
     """
     kind = head.get("type")
     kind = MODELS.get(kind) if isinstance(kind, str) else kind
-    found = head.get("input", getattr(kind, "input", "vector"))
+    usual = getattr(kind, "input", "vector")
+    found = head.get("input", usual)
     if found not in ("vector", "map"):
         raise ConfigError(
             f"model.heads.{task}.input: expected 'vector' or 'map', found {printable(repr(found))}"
+        )
+    if found != usual and getattr(kind, "forward", None) in (
+        TaskHead.forward,
+        HeatmapLandmarkHead.forward,
+    ):
+        raise ConfigError(
+            f"model.heads.{task}.input: {kind.__name__} takes the {usual}, found {found!r}"
         )
     return found

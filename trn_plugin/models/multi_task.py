@@ -72,7 +72,9 @@ class MultiTaskModel(BaseModel):
         self.heads = nn.ModuleDict()
         for task, head in heads.items():
             width = trunk.map_features if task in maps else trunk.num_features
-            self.heads[task] = _build(f"heads.{task}", head, in_features=width)
+            own = {key: value for key, value in head.items() if key != "input"}
+            self.heads[task] = _build(f"heads.{task}", own, in_features=width)
+            self.heads[task].input = "map" if task in maps else "vector"
         for task, head in self.heads.items():
             head.task.name = task
             check_loss_weight(task, getattr(head, "loss_weight", 1.0))

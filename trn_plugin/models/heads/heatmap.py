@@ -64,8 +64,8 @@ class HeatmapLandmarkHead(LandmarkHead):
         names (Sequence[str], optional): the points' names.
 
     Raises:
-        ConfigError: an unknown loss, another number of names than points, or a negative
-            ``upsample``.
+        ConfigError: an unknown loss, another number of names than points, or an ``upsample``
+            or ``channels`` that is no such number.
     """
 
     input = "map"
@@ -82,9 +82,13 @@ class HeatmapLandmarkHead(LandmarkHead):
         names: Sequence[str] | None = None,
     ) -> None:
         super().__init__(num_points, None, loss, beta, loss_weight, names)
-        if not isinstance(upsample, int) or upsample < 0:
+        if type(upsample) is not int or upsample < 0:
             raise ConfigError(
                 f"HeatmapLandmarkHead.upsample: expected 0, 1, 2, ..., got {upsample!r}"
+            )
+        if type(channels) is not int or channels < 1:
+            raise ConfigError(
+                f"HeatmapLandmarkHead.channels: expected a whole number above 0, got {channels!r}"
             )
         layers: list[nn.Module] = []
         for _ in range(upsample):

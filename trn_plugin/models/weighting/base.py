@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -43,6 +44,11 @@ class RuleWeighting(nn.Module):
     def logged(self) -> dict[str, Tensor]:
         """What each task's loss was multiplied by, as log entries."""
         return {f"task_weight/{t}": w for t, w in zip(self.tasks, self.used, strict=True)}
+
+
+def is_number(value) -> bool:
+    """Whether an option is a finite number."""
+    return type(value) in (int, float) and math.isfinite(value)
 
 
 def mean_over_ranks(x: Tensor) -> Tensor:

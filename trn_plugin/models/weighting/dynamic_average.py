@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from trn_plugin.errors import ConfigError
-from trn_plugin.models.weighting.base import RuleWeighting, mean_over_ranks
+from trn_plugin.models.weighting.base import RuleWeighting, is_number, mean_over_ranks
 from trn_plugin.registry import MODELS
 
 __all__ = ["DynamicWeightAverage"]
@@ -38,13 +38,14 @@ class DynamicWeightAverage(RuleWeighting):
         self, shares: Mapping[str, float], interval: int = 100, temperature: float = 2.0
     ) -> None:
         super().__init__(shares)
-        if not isinstance(interval, int) or interval < 1:
+        if type(interval) is not int or interval < 1:
             raise ConfigError(
-                f"DynamicWeightAverage.interval: expected an integer of at least 1, got {interval}"
+                "DynamicWeightAverage.interval: expected an integer of at least 1, "
+                f"got {interval!r}"
             )
-        if not temperature > 0:
+        if not is_number(temperature) or temperature <= 0:
             raise ConfigError(
-                f"DynamicWeightAverage.temperature: expected a number above 0, got {temperature}"
+                f"DynamicWeightAverage.temperature: expected a number above 0, got {temperature!r}"
             )
         self.interval, self.temperature = interval, temperature
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from trn_plugin.errors import ConfigError
-from trn_plugin.models.weighting.base import RuleWeighting, mean_over_ranks
+from trn_plugin.models.weighting.base import RuleWeighting, is_number, mean_over_ranks
 from trn_plugin.registry import MODELS
 
 __all__ = ["GradNorm"]
@@ -49,8 +49,8 @@ class GradNorm(RuleWeighting):
     ) -> None:
         super().__init__(shares)
         for name, value in dict(alpha=alpha, lr=lr, least=least).items():
-            if value < 0:
-                raise ConfigError(f"GradNorm.{name}: expected a number >= 0, got {value}")
+            if not is_number(value) or value < 0:
+                raise ConfigError(f"GradNorm.{name}: expected a number >= 0, got {value!r}")
         self.alpha, self.lr, self.least = alpha, lr, least
         self.register_buffer("first", torch.zeros(len(self.tasks)))
         self._layer: tuple[Tensor, ...] = ()  # in a tuple, or it would be a parameter of this
