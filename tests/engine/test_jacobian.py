@@ -97,6 +97,9 @@ def built(**config):
     ("config", "message"),
     [
         (dict(aggregator=dict(type="UpGrad")), r"type: expected one of .*UPGrad.*'UpGrad'"),
+        (dict(aggregator="UpGrad"), r"type: expected one of .*UPGrad.*'UpGrad'"),
+        (dict(), r"an aggregator of TorchJD, such as 'UPGrad'.* found None"),
+        (dict(aggregator=["UPGrad"]), r"an aggregator of TorchJD.* found \['UPGrad'\]"),
         (dict(aggregator=dict(type="Aggregator")), r"type: expected one of"),
         (dict(aggregator=dict(type="UPGrad", speed=3)), r"UPGrad: .*speed"),
         (dict(aggregator=dict(type="UPGrad"), relation_losses="no"), r"'row' or 'tasks'.*'no'"),
@@ -106,6 +109,10 @@ def test_a_wrong_config_is_one_line(config, message):
     with pytest.raises(ConfigError, match=message) as caught:
         built(**config)
     assert "\n" not in str(caught.value)
+
+
+def test_a_name_is_an_aggregator():
+    assert type(built(aggregator="UPGrad").aggregator).__name__ == "UPGrad"
 
 
 def test_a_missing_torchjd_says_what_to_install(monkeypatch):
@@ -122,7 +129,7 @@ def test_compiled_models_are_refused(tmp_path):
 
 def test_a_wrong_number_of_rows_is_one_line(tmp_path):
     optim = jacobian("Constant", arguments=dict(weights=[1.0, 1.0, 1.0]))
-    with pytest.raises(ConfigError, match="Constant cannot aggregate 2 rows"):
+    with pytest.raises(ConfigError, match=r"Constant cannot aggregate 2 rows \(loss_a, loss_b\)"):
         tiny_runner(tmp_path, optim=optim).train()
 
 

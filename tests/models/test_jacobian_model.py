@@ -127,6 +127,13 @@ def test_clipping_sees_the_aggregated_gradient():
     assert float((after - before).norm()) == pytest.approx(0.01, rel=1e-2)
 
 
+def test_a_wrong_number_of_rows_names_the_relation_losses():
+    model = relation_model()
+    wrapper = wrapper_of(model, dict(type="Constant", weights=[1.0, 1.0]))
+    with pytest.raises(ConfigError, match=r"loss_pose, relation losses; relation_losses='tasks'"):
+        trained(model, wrapper, steps=1)
+
+
 def test_nothing_shared_is_refused():
     model = relation_model(shared=0)
     with pytest.raises(ConfigError, match=r"backbone\.trunk"):

@@ -69,7 +69,9 @@ def test_normalisation_defaults_to_the_backbones():
     assert data["inputs"][0, 0, 0, 0].item() == pytest.approx(expected.item())
 
 
-@pytest.mark.parametrize("name", ["loss_of_hair", "keys", "two words", "a.b", INPUT_NAME, "relation_x"])
+@pytest.mark.parametrize(
+    "name", ["loss_of_hair", "keys", "two words", "a.b", INPUT_NAME, "relation_x"]
+)
 def test_task_names_that_cannot_be_used(name):
     config = model_config(heads={name: dict(type="ClassificationHead", num_classes=2)}, neck=False)
     with pytest.raises(ConfigError, match="cannot be a task name"):

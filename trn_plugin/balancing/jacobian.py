@@ -41,8 +41,8 @@ class JacobianOptimWrapper(OptimWrapper):
 
     Args:
         optimizer, accumulative_counts, clip_grad: see MMEngine's ``OptimWrapper``.
-        aggregator (dict): the name of a TorchJD aggregator as ``type``, and its arguments; lists of
-            numbers become tensors.
+        aggregator (dict | str): the name of a TorchJD aggregator as ``type``, and its arguments;
+            lists of numbers become tensors. A name alone is one without arguments.
         relation_losses (str): 'row' puts the sum of the relation losses into one row, 'tasks' adds
             an equal share of it to each task's loss.
         shared (str): dotted prefix of the names of the shared parameters.
@@ -57,7 +57,7 @@ class JacobianOptimWrapper(OptimWrapper):
     def __init__(
         self,
         optimizer,
-        aggregator: Mapping,
+        aggregator: Mapping | str | None = None,
         relation_losses: str = "row",
         shared: str = "backbone.trunk",
         accumulative_counts: int = 1,
@@ -69,6 +69,12 @@ class JacobianOptimWrapper(OptimWrapper):
                 "optim_wrapper.relation_losses: expected 'row' or 'tasks', "
                 f"found {relation_losses!r}"
             )
+        aggregator = dict(type=aggregator) if isinstance(aggregator, str) else aggregator
+        if not isinstance(aggregator, Mapping):
+            raise ConfigError(
+                f"{WHERE}: expected the name of an aggregator of TorchJD, such as 'UPGrad', or a "
+                f"dict with it as 'type', found {printable(repr(aggregator))}"
+            )
         device = optimizer.param_groups[0]["params"][0].device
         self.aggregator = _build(aggregator, device)
         self.fixed_rows = _has_state(self.aggregator) or any(
@@ -77,6 +83,7 @@ class JacobianOptimWrapper(OptimWrapper):
         self.relation_losses, self.shared = relation_losses, shared
         self.aggregations = 0
         self._losses: dict[str, Tensor] | None = None
+        self._names: list[str] = []
         self._model: nn.Module | None = None
         self._jacobian: Tensor | None = None
 
@@ -167,11 +174,13 @@ class JacobianOptimWrapper(OptimWrapper):
             }
 
     def _rows(self, losses: dict[str, Tensor]) -> list[Tensor]:
-        tasks = [loss for name, loss in losses.items() if not name.startswith(RELATION)]
+        tasks = {name: loss for name, loss in losses.items() if not name.startswith(RELATION)}
+        self._names, tasks = list(tasks), list(tasks.values())
         relations = [loss for name, loss in losses.items() if name.startswith(RELATION)]
         if not relations:
             return tasks
         if self.relation_losses == "row" or not tasks:
+            self._names.append("relation losses")
             return [*tasks, sum(relations)]
         return [loss + sum(relations) / len(tasks) for loss in tasks]
 
@@ -230,11 +239,19 @@ class JacobianOptimWrapper(OptimWrapper):
             except (ValueError, IndexError) as error:  # wrong number of rows
                 raise ConfigError(
                     f"{WHERE}: {type(self.aggregator).__name__} cannot aggregate "
-                    f"{len(jacobian)} rows: {printable(first_line(error))}"
+                    f"{len(jacobian)} rows{self._rows_text()}: {printable(first_line(error))}"
                 ) from error
         if several:
             dist.broadcast(gradient, 0)
         return gradient
+
+    def _rows_text(self) -> str:
+        """What the rows are, where the aggregator sees all."""
+        if not self.fixed_rows:
+            return ""
+        names = ", ".join(self._names)
+        own = "; relation_losses='tasks' leaves the last one out"
+        return f" ({names}{own if self._names[-1] == 'relation losses' else ''})"
 
 
 def _torchjd(module: str):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from trn_plugin.checkpoints import load_model_state, load_weights_file
+from trn_plugin.config_checks import config_errors
 from trn_plugin.errors import ConfigError, first_line, printable
 from trn_plugin.models._positions import shape_of
 from trn_plugin.models._timm import sides_of
@@ -64,7 +65,9 @@ def build_trunk(
             f"{_WHERE}.init_cfg: weights are not loaded from there, as MMEngine would run what is "
             "in the file; give a local file as checkpoint_path"
         )
-    return WholeTrunk(MODELS.build(config), tasks, maps, size, own["checkpoint_path"])
+    with config_errors(_WHERE):
+        trunk = MODELS.build(config)
+    return WholeTrunk(trunk, tasks, maps, size, own["checkpoint_path"])
 
 
 class WholeTrunk(nn.Module):
