@@ -41,7 +41,7 @@ class Stack(nn.Module):
         return {"loss_a": early + last.sum(), "loss_b": early - last.sum()}
 
 
-def measured(model, batches=6):
+def measured(model, batches=24):
     torch.manual_seed(0)
     places = {name: int(name[0]) for name, _ in model.backbone.trunk.named_parameters()}
     hook = StageCosineHook(places)
@@ -76,6 +76,12 @@ def test_tasks_with_one_loss_agree_everywhere():
     assert conflicts(found["a", "b"]) == []
 
 
+def test_few_batches_say_nothing():
+    (told,) = sentences(STAGES, measured(Stack(0), batches=19))
+    assert "too few batches to tell: 19 gave" in told
+    assert "against" not in told
+
+
 def test_nothing_is_said_without_gradients():
     (told,) = sentences(("one",), {("a", "b"): [mean_interval([math.nan, math.nan])]})
     assert "too few batches" in told
@@ -105,7 +111,8 @@ def test_advice_on_toy_faces(tmp_path, run_tool):
         "advise", CONFIG, "--steps", 4, "--out-dir", out, "--cfg-options", *options
     )
     assert status == 0, error
-    assert "landmarks and pose: " in printed
+    assert "landmarks and pose: too few batches to tell: 4 gave" in printed
+    assert "is undefined: N - 1 <= d1 + d2 (N = 24 pictures)" in printed
     assert "No cut is suggested" in printed
     with open(out / "advice.csv", newline="") as file:
         rows = list(csv.DictReader(file))

@@ -1,6 +1,7 @@
 """GradNorm and DynamicWeightAverage: their formulas, their sums, missing labels, checkpoints."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -43,6 +44,14 @@ def dwa_weights(history, interval, temperature):
                 powers = [math.exp(fall / temperature) for fall in falls]
                 weights = [len(losses) * power / sum(powers) for power in powers]
     return used
+
+
+@pytest.mark.parametrize(("steps", "told"), [(29, 1), (30, 0)])
+def test_a_run_of_less_than_three_intervals_is_told(steps, told):
+    lines = []
+    logger = SimpleNamespace(warning=lines.append)
+    DynamicWeightAverage(SHARES, interval=10).check_length(steps, logger)
+    assert len(lines) == told
 
 
 @pytest.mark.parametrize(("interval", "temperature"), [(1, 2.0), (3, 0.5)])

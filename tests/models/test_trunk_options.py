@@ -260,6 +260,7 @@ def test_taps_of_windows_are_refused():
     [
         (dict(name="test_vit.nope"), r"no weights 'test_vit\.nope'; expected one of test_vit\."),
         (dict(num_classes=5), "num_classes: not used"),
+        (dict(frozen_stage=1), r"frozen_stage: .*did you mean 'frozen_stages'\?"),
         (dict(tasks=("a", "a")), "a task is named twice"),
     ],
 )

@@ -16,7 +16,12 @@ from pathlib import Path
 from trn_plugin.cli.config import add_config_arguments, load_config
 from trn_plugin.cli.parsing import positive_int
 from trn_plugin.experiments.advice import measure
-from trn_plugin.experiments.advice_report import findings_rows, findings_table, save_findings
+from trn_plugin.experiments.advice_report import (
+    findings_rows,
+    findings_table,
+    save_findings,
+    undefined_taus,
+)
 from trn_plugin.experiments.reading import sentences
 from trn_plugin.files import atomic_write, write_table
 
@@ -46,7 +51,7 @@ def main(args):
         findings = measure(config, folder, args.epochs, args.steps)
     rows = findings_rows(findings)
     print(findings_table(rows))
-    for sentence in sentences(findings.stages, findings.cosines):
+    for sentence in undefined_taus(findings) + sentences(findings.stages, findings.cosines):
         print(sentence)
     print(NO_SUGGESTION)
     if args.out_dir:

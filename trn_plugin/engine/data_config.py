@@ -21,6 +21,7 @@ __all__ = [
     "datasets_in",
     "plain_datasets_in",
     "spread_input_size",
+    "tell_of_length",
     "with_draws",
 ]
 
@@ -137,6 +138,13 @@ def check_training_set(loader: DataLoader, model: nn.Module) -> None:
             "train_dataloader.dataset.pipeline: expected labels of PackMultiTaskInputs at its end, "
             f"found a {type(labels).__name__}"
         )
+
+
+def tell_of_length(loop, model: nn.Module, logger) -> None:
+    """Warn of a model's parts for which a run is too short."""
+    weighting, steps = getattr(model, "task_weighting", None), getattr(loop, "max_iters", None)
+    if steps is not None and hasattr(weighting, "check_length"):
+        weighting.check_length(steps, logger)
 
 
 def check_metrics(evaluator: Evaluator, model: nn.Module) -> None:

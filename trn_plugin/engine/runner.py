@@ -23,6 +23,7 @@ from trn_plugin.engine.data_config import (
     check_roots,
     check_training_set,
     spread_input_size,
+    tell_of_length,
     with_draws,
 )
 from trn_plugin.engine.distributed import average_statistics, distributed_model, with_sync_bn
@@ -210,6 +211,7 @@ class SafeRunner(ToldRunner):
         """As MMEngine's; data that do not fit the model are refused."""
         built = super().build_train_loop(own_loop(loop))
         check_training_set(built.dataloader, self.bare_model)
+        tell_of_length(built, self.bare_model, self.logger)
         return built
 
     def load_checkpoint(self, filename, map_location="cpu", strict=False, revise_keys=()):

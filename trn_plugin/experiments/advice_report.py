@@ -10,7 +10,7 @@ from trn_plugin.evaluation.figures import new_figure, save_figure
 from trn_plugin.evaluation.task_metric import table
 from trn_plugin.experiments.advice import Findings
 
-__all__ = ["findings_rows", "findings_table", "save_findings"]
+__all__ = ["findings_rows", "findings_table", "save_findings", "undefined_taus"]
 
 LEVELS = {
     LABELS: "labels",
@@ -47,6 +47,20 @@ def findings_table(rows: Sequence[dict]) -> str:
         interval = "" if low is None else f"[{low:+.3f}, {high:+.3f}]"
         lines.append([f"{row['a']} - {row['b']}", row["level"], *numbers, interval])
     return table(header, lines, left=(0, 1))
+
+
+def undefined_taus(findings: Findings) -> list[str]:
+    """Why a tau is undefined, a line for each reason."""
+    reasons: dict[str, dict[str, int]] = {}
+    for level, similarities in findings.similarities.items():
+        for found in similarities:
+            if math.isnan(found.tau):
+                levels = reasons.setdefault(found.note, {})
+                levels[LEVELS.get(level, level)] = found.n
+    return [
+        f"tau of {', '.join(levels)} is {note} (N = {min(levels.values())} pictures)."
+        for note, levels in reasons.items()
+    ]
 
 
 def save_findings(path: str, findings: Findings, title: str) -> None:

@@ -9,6 +9,9 @@ from trn_plugin.experiments.gradients import Interval
 
 __all__ = ["conflicts", "sentences"]
 
+LEAST_BATCHES = 20
+"""Fewer say nothing: batches of so short a training are far from independent."""
+
 
 def conflicts(intervals: Sequence[Interval]) -> list[int]:
     """The stages, from 0, where a mean cosine's 95 % interval is below 0."""
@@ -20,6 +23,8 @@ def sentences(
 ) -> list[str]:
     """For each pair of tasks: at which stages their gradients agree, and how sure that is.
 
+    Below ``LEAST_BATCHES`` only that these are too few.
+
     Args:
         stages: their names, in order.
         cosines: by pair of tasks, one interval a stage.
@@ -27,8 +32,12 @@ def sentences(
     lines = []
     for (a, b), intervals in cosines.items():
         known = [i for i in intervals if not math.isnan(i.low)]
-        if not known:
-            lines.append(f"{a} and {b}: too few batches gave a gradient of both.")
+        most = max(i.count for i in intervals)
+        if not known or most < LEAST_BATCHES:
+            lines.append(
+                f"{a} and {b}: too few batches to tell: {most} gave a gradient of both, expected "
+                f"at least {LEAST_BATCHES}; train longer with --epochs or --steps."
+            )
             continue
         agree = [stages[k] for k, i in enumerate(intervals) if i.low > 0]
         against = [stages[k] for k in conflicts(intervals)]

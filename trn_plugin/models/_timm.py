@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 
 import timm
@@ -25,8 +25,11 @@ def create(
     img_size: int | Sequence[int] | None,
     in_chans: int,
     kwargs: dict,
+    own: Collection[str] = (),
 ) -> tuple[nn.Module, tuple[int, int], dict]:
     """Build a model without its classifier; arguments as of ``TimmTrunk``.
+
+    ``own`` are the names of its arguments, one of which an unknown one may mean.
 
     Returns:
         The model, the height and width of its pictures, and the arguments of
@@ -49,6 +52,13 @@ def create(
     try:
         model = timm.create_model(model_name, pretrained=pretrained, **options)
     except Exception as error:  # timm and its hub raise anything from OSError to AssertionError
+        for name in kwargs:
+            close = difflib.get_close_matches(name, own, n=1, cutoff=0.75)
+            if close and "unexpected keyword" in str(error) and f"'{name}'" in str(error):
+                raise ConfigError(
+                    f"{_WHERE}.{name}: {model_name} has no such argument, "
+                    f"did you mean {close[0]!r}?"
+                ) from error
         if pretrained:
             raise ConfigError(
                 f"{_WHERE}.pretrained: no pretrained weights of {model_name} could be loaded "

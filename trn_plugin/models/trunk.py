@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -130,8 +131,9 @@ class TimmTrunk(CutParts):
             )
         if len(set(tasks)) < len(tasks):
             raise ConfigError(f"{_WHERE}.tasks: a task is named twice in {list(tasks)}")
+        own = inspect.signature(TimmTrunk).parameters
         model, img_size, timm_options = create(
-            model_name, pretrained, checkpoint_path, img_size, in_chans, kwargs
+            model_name, pretrained, checkpoint_path, img_size, in_chans, kwargs, own
         )
         stages = Stages(model_name, stage_names(model))
         shared = stages.shared_by_task(shared_stages, tasks) if tasks else {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from logging import Logger
 
 import torch
 from torch import Tensor
@@ -52,6 +53,14 @@ class DynamicWeightAverage(RuleWeighting):
         self.register_buffer("total", torch.zeros(len(self.tasks)))
         self.register_buffer("count", torch.zeros(len(self.tasks)))
         self.register_buffer("averages", torch.zeros(2, len(self.tasks)))
+
+    def check_length(self, steps: int, logger: Logger) -> None:
+        """Warn where a run of so many steps is too short for the weights to follow its losses."""
+        if 3 * self.interval > steps:
+            logger.warning(
+                f"DynamicWeightAverage.interval: {self.interval} steps are more than a third of "
+                f"the run's {steps}; the weights are 1 in the first two intervals"
+            )
 
     @torch.no_grad()
     def update(self, losses: list[Tensor]) -> None:
