@@ -129,7 +129,7 @@ def test_compiled_models_are_refused(tmp_path):
 
 def test_a_wrong_number_of_rows_is_one_line(tmp_path):
     optim = jacobian("Constant", arguments=dict(weights=[1.0, 1.0, 1.0]))
-    with pytest.raises(ConfigError, match=r"Constant cannot aggregate 2 rows \(loss_a, loss_b\)"):
+    with pytest.raises(ConfigError, match=r"Constant cannot aggregate 2 rows \(a, b\)"):
         tiny_runner(tmp_path, optim=optim).train()
 
 

@@ -130,7 +130,7 @@ def test_clipping_sees_the_aggregated_gradient():
 def test_a_wrong_number_of_rows_names_the_relation_losses():
     model = relation_model()
     wrapper = wrapper_of(model, dict(type="Constant", weights=[1.0, 1.0]))
-    with pytest.raises(ConfigError, match=r"loss_pose, relation losses; relation_losses='tasks'"):
+    with pytest.raises(ConfigError, match=r"pose, relation losses; relation_losses='tasks'"):
         trained(model, wrapper, steps=1)
 
 

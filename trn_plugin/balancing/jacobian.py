@@ -175,7 +175,8 @@ class JacobianOptimWrapper(OptimWrapper):
 
     def _rows(self, losses: dict[str, Tensor]) -> list[Tensor]:
         tasks = {name: loss for name, loss in losses.items() if not name.startswith(RELATION)}
-        self._names, tasks = list(tasks), list(tasks.values())
+        self._names = [name.removeprefix("loss_") for name in tasks]
+        tasks = list(tasks.values())
         relations = [loss for name, loss in losses.items() if name.startswith(RELATION)]
         if not relations:
             return tasks
