@@ -82,7 +82,7 @@ def test_mistakes_are_told(trained, tmp_path, monkeypatch, capsys):
     files = (folder / "config.py", folder / "last.pth")
     for out, task, message in (
         ("weights.txt", "pose", "ends in .safetensors or .pth"),
-        (tmp_path / "w.pth", "smile", "expected one of landmarks, pose, got 'smile'"),
+        (tmp_path / "w.pth", "smile", "expected one of landmarks, pose, found 'smile'"),
     ):
         assert run(monkeypatch, *files, out, "--task", task) == 2
         assert message in capsys.readouterr().err

@@ -100,11 +100,11 @@ def test_class_weights_scale_the_loss_of_a_class():
 
 
 def test_bad_options_are_named():
-    with pytest.raises(ConfigError, match="expected 5 numbers >= 0, got"):
+    with pytest.raises(ConfigError, match="expected 5 numbers >= 0, found"):
         ClassificationHead(5, 8, class_weights=(1, 2))
-    with pytest.raises(ConfigError, match=r"LandmarkHead\.loss: expected one of .* got 'wings'"):
+    with pytest.raises(ConfigError, match=r"LandmarkHead\.loss: expected one of .* found 'wings'"):
         LandmarkHead(5, 8, loss="wings")
-    with pytest.raises(ConfigError, match="expected 5 names, got 2"):
+    with pytest.raises(ConfigError, match="expected 5 names, found 2"):
         ClassificationHead(5, 8, names=("a", "b"))
 
 
@@ -222,7 +222,7 @@ def test_values_are_standardised_by_the_training_labels():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (dict(loss="wings"), r"RegressionHead\.loss: expected one of .* got 'wings'"),
+        (dict(loss="wings"), r"RegressionHead\.loss: expected one of .* found 'wings'"),
         (dict(mean=[1.0, 2]), "expected mean and std, or neither"),
         (dict(mean=[1.0], std=[1.0]), "expected 2 finite numbers each"),
         (dict(mean=[1.0, 2], std=[1.0, -1]), "std not negative"),

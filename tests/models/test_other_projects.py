@@ -87,8 +87,11 @@ def test_timm_trunk_gives_maps_to_another_model(name):
     ("options", "message"),
     [
         (dict(), "expected tasks, which MultiTaskModel passes, or out_indices .* neither"),
-        (dict(tasks=("a",), out_indices=(-1,)), "got both"),
-        (dict(out_indices=(7,)), r"out_indices: expected stages of test_resnet \[0 \(.*got \(7,\)"),
+        (dict(tasks=("a",), out_indices=(-1,)), "found both"),
+        (
+            dict(out_indices=(7,)),
+            r"out_indices: expected stages of test_resnet \[0 \(.*found \(7,\)",
+        ),
     ],
 )
 def test_mistakes_with_out_indices(options, message):

@@ -40,7 +40,7 @@ class Stages:
         if set(shared) != set(tasks):
             raise ConfigError(
                 f"model.backbone.shared_stages: expected a number for each of {', '.join(tasks)}, "
-                f"got numbers for {', '.join(map(str, shared)) or 'none'}"
+                f"found numbers for {', '.join(map(str, shared)) or 'none'}"
             )
         counts = {task: self.count(shared[task], f"shared_stages.{task}") for task in tasks}
         used_twice = sorted(counts.values())[-2:][0]
@@ -60,6 +60,6 @@ class Stages:
             listing = ", ".join(f"{i + 1} ({name})" for i, name in enumerate(self.names))
             raise ConfigError(
                 f"model.backbone.{key}: expected 0, 'all', a stage of {self.model_name} "
-                f"[{listing}] or its negative, got {stages!r}"
+                f"[{listing}] or its negative, found {stages!r}"
             )
         return stages if stages >= 0 else count + stages

@@ -34,7 +34,7 @@ def check_taps(
     for tap in taps:
         if tap not in names:
             raise ConfigError(
-                f"{_WHERE}: expected 'hidden', 'output' or a module of {name}, got {tap!r}; its "
+                f"{_WHERE}: expected 'hidden', 'output' or a module of {name}, found {tap!r}; its "
                 f"stages are {', '.join(stages)}"
             )
         if shared:

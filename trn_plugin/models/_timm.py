@@ -151,7 +151,7 @@ def sides_of(size: int | Sequence[int]) -> tuple[int, int]:
     pair = tuple(size) if isinstance(size, (list, tuple)) else (size, size)
     if len(pair) != 2 or not all(type(side) is int and side > 0 for side in pair):
         raise ConfigError(
-            f"{_WHERE}.img_size: expected (height, width) or a side in pixels, got {size!r}"
+            f"{_WHERE}.img_size: expected (height, width) or a side in pixels, found {size!r}"
         )
     return pair
 

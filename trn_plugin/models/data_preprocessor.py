@@ -39,7 +39,7 @@ class MultiTaskDataPreprocessor(BaseDataPreprocessor):
         if mean is None or std is None or len(mean) != len(std) or min(std) <= 0:
             raise ConfigError(
                 "model.data_preprocessor: expected mean and std (> 0) of the same length, in "
-                f"0..255, got mean={mean}, std={std}"
+                f"0..255, found mean={mean}, std={std}"
             )
         # not in the checkpoint: they are part of the config
         for name, value in (("mean", mean), ("std", std)):

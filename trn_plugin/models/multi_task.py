@@ -171,7 +171,7 @@ class MultiTaskModel(BaseModel):
             return self.predict(inputs, data_samples)
         if mode == "tensor":
             return self.raw_outputs(self.backbone.features(inputs))
-        raise ConfigError(f"mode: expected 'tensor', 'loss' or 'predict', got {mode!r}")
+        raise ConfigError(f"mode: expected 'tensor', 'loss' or 'predict', found {mode!r}")
 
     def loss(
         self, inputs: Tensor, data_samples: MultiTaskBatch | list[MultiTaskDataSample]

@@ -103,7 +103,7 @@ class TaskRelationNeck(nn.Module):
         if isinstance(levels, str) or not levels or "label" in levels:
             raise ConfigError(
                 "model.neck.levels: expected a list of 'hidden', 'output', 'logits' and "
-                f"modules of the backbone, got {levels!r}"
+                f"modules of the backbone, found {levels!r}"
             )
         if not relations:
             raise ConfigError("model.neck.relations: expected at least one pair of tasks")
@@ -116,7 +116,7 @@ class TaskRelationNeck(nn.Module):
             )
         if len({frozenset(pair) for pair in self.relations}) < len(self.relations):
             raise ConfigError(
-                f"model.neck.relations: expected each pair once, got {', '.join(self.names)}"
+                f"model.neck.relations: expected each pair once, found {', '.join(self.names)}"
             )
         self.momentum, self.deletion = momentum, deletion
         self._options = {

@@ -126,7 +126,7 @@ class TimmTrunk(CutParts):
         if bool(tasks) == (out_indices is not None):
             raise ConfigError(
                 f"{_WHERE}: expected tasks, which MultiTaskModel passes, or out_indices for "
-                f"another model, got {'both' if tasks else 'neither'}"
+                f"another model, found {'both' if tasks else 'neither'}"
             )
         if len(set(tasks)) < len(tasks):
             raise ConfigError(f"{_WHERE}.tasks: a task is named twice in {list(tasks)}")
@@ -206,7 +206,7 @@ class TimmTrunk(CutParts):
                 weight, which has come to differ.
         """
         if task not in self.tasks:
-            raise ConfigError(f"task: expected one of {', '.join(self.tasks)}, got {task!r}")
+            raise ConfigError(f"task: expected one of {', '.join(self.tasks)}, found {task!r}")
         model = timm.create_model(self.model_name, **self.timm_options).eval()
         state = model.state_dict()
         for part in (self.trunk, self.tails[task]):
@@ -266,7 +266,7 @@ class TimmTrunk(CutParts):
             listing = ", ".join(f"{i} ({name})" for i, name in enumerate(self.stages))
             raise ConfigError(
                 f"{_WHERE}.out_indices: expected stages of {self.model_name} [{listing}], whose "
-                f"maps timm gives, got {indices!r} ({first_line(error)})"
+                f"maps timm gives, found {indices!r} ({first_line(error)})"
             ) from error
         self.trunk, self.tails = model, nn.ModuleDict()
 

@@ -69,7 +69,7 @@ class AttributeHead(TaskHead):
         if len(listed) != self.num_attributes or not numbers:
             raise ConfigError(
                 f"AttributeHead.pos_weight: expected 'balanced' or {self.num_attributes} numbers "
-                f"> 0, got {weights!r}"
+                f"> 0, found {weights!r}"
             )
         return torch.tensor(listed).float()
 

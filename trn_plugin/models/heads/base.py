@@ -25,7 +25,7 @@ def distance_loss(head: str, name: str, beta: float) -> Callable[[Tensor, Tensor
         ConfigError: another name.
     """
     if name not in DISTANCES:
-        raise ConfigError(f"{head}.loss: expected one of {list(DISTANCES)}, got {name!r}")
+        raise ConfigError(f"{head}.loss: expected one of {list(DISTANCES)}, found {name!r}")
     options = {"beta": beta} if name == "smooth_l1" else {}
     return functools.partial(DISTANCES[name], reduction="none", **options)
 
@@ -73,7 +73,7 @@ class TaskHead(nn.Module):
         if num_names < 1:
             raise ConfigError(f"{owner}: expected at least one output")
         if names is not None and len(names) != num_names:
-            raise ConfigError(f"{owner}.names: expected {num_names} names, got {len(names)}")
+            raise ConfigError(f"{owner}.names: expected {num_names} names, found {len(names)}")
         key = self.task_type.names_key
         self.names = None if names is None else tuple(names)
         names = self.names or numbered(owner, num_names)

@@ -52,7 +52,7 @@ class ClassificationHead(TaskHead):
         ):
             raise ConfigError(
                 f"ClassificationHead.class_weights: expected {num_classes} numbers >= 0, "
-                f"got {list(class_weights)}"
+                f"found {list(class_weights)}"
             )
         weights = None if class_weights is None else torch.tensor(class_weights).float()
         self.register_buffer("class_weights", weights, persistent=False)

@@ -84,7 +84,7 @@ class HeatmapLandmarkHead(LandmarkHead):
         super().__init__(num_points, None, loss, beta, loss_weight, names)
         if not isinstance(upsample, int) or upsample < 0:
             raise ConfigError(
-                f"HeatmapLandmarkHead.upsample: expected 0, 1, 2, ..., got {upsample!r}"
+                f"HeatmapLandmarkHead.upsample: expected 0, 1, 2, ..., found {upsample!r}"
             )
         layers: list[nn.Module] = []
         for _ in range(upsample):

@@ -86,7 +86,7 @@ class RegressionHead(TaskHead):
         if not usable or not torch.isfinite(mean).all() or not torch.isfinite(std).all():
             raise ConfigError(
                 f"RegressionHead.mean, std: expected {self.num_values} finite numbers each, std "
-                f"not negative, got {mean.tolist()} and {std.tolist()}"
+                f"not negative, found {mean.tolist()} and {std.tolist()}"
             )
         self.mean.copy_(mean)
         self.mean_rest.copy_(exact - mean)

@@ -40,11 +40,11 @@ class DynamicWeightAverage(RuleWeighting):
         super().__init__(shares)
         if not isinstance(interval, int) or interval < 1:
             raise ConfigError(
-                f"DynamicWeightAverage.interval: expected an integer of at least 1, got {interval}"
+                f"DynamicWeightAverage.interval: expected an integer >= 1, found {interval}"
             )
         if not temperature > 0:
             raise ConfigError(
-                f"DynamicWeightAverage.temperature: expected a number above 0, got {temperature}"
+                f"DynamicWeightAverage.temperature: expected a number > 0, found {temperature}"
             )
         self.interval, self.temperature = interval, temperature
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))

@@ -50,7 +50,7 @@ class GradNorm(RuleWeighting):
         super().__init__(shares)
         for name, value in dict(alpha=alpha, lr=lr, least=least).items():
             if value < 0:
-                raise ConfigError(f"GradNorm.{name}: expected a number >= 0, got {value}")
+                raise ConfigError(f"GradNorm.{name}: expected a number >= 0, found {value}")
         self.alpha, self.lr, self.least = alpha, lr, least
         self.register_buffer("first", torch.zeros(len(self.tasks)))
         self._layer: tuple[Tensor, ...] = ()  # in a tuple, or it would be a parameter of this
