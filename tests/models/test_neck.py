@@ -107,7 +107,7 @@ def test_evaluation_leaves_the_state_alone():
         (dict(levels=("inner",)), "or a module of test_resnet, found 'inner'; its stages are"),
         (dict(levels=("inner",), shared=0), "found 'inner'"),
         (dict(levels=("layer1",)), "'layer1' lies before 'layer3', in the shared part"),
-        (dict(levels=("layer4",), shared="all"), "'layer4' is no module of a task's own"),
+        (dict(levels=("layer4",), shared="all"), "'layer4' is not a separate module for each task"),
         (dict(levels="hidden"), "expected a list of"),
         (dict(shared="all"), "'hidden' relates a feature to itself"),
     ],

@@ -1,4 +1,4 @@
-"""One of several classes."""
+"""Classification."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class ClassificationHead(TaskHead):
     Args:
         num_classes (int): C.
         in_features (int): width of the hidden features.
-        label_smoothing (float): share of the target that is spread over all classes in the loss.
+        label_smoothing (float): as in ``torch.nn.CrossEntropyLoss``.
         class_weights (Sequence[float], optional): factor of each class's loss, for unbalanced
             classes.
         loss_weight (float): factor of the loss.
