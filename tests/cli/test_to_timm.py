@@ -88,5 +88,5 @@ def test_mistakes_are_told(trained, tmp_path, monkeypatch, capsys):
         assert message in capsys.readouterr().err
     with torch.no_grad():
         model.backbone.tails["pose"].norm.weight.fill_(float("nan"))
-    with pytest.raises(ConfigError, match="no uncut model gives what pose gives"):
+    with pytest.raises(ConfigError, match="no uncut model gives the features of pose"):
         model.backbone.to_timm("pose")
