@@ -88,7 +88,7 @@ class CutParts(nn.Module):
         return paths
 
     def path(self, task: str, x: Tensor) -> Tensor:
-        """Hidden features of one task; parts of other tasks only are not run.
+        """Hidden features of one task; runs only the parts that it needs.
 
         Args:
             task (str): one of ``tasks``.
