@@ -42,7 +42,7 @@ def plain_datasets_in(config: object) -> Iterator[dict]:
 
 
 def with_draws(loader: dict) -> dict:
-    """Wrap a loader's config so that data sets receive (index, epoch, draw) of each sample."""
+    """Wrap a loader's config so that samples are read with a `SampleDraw` instead of an index."""
     loader = dict(loader)
     sampler, dataset = loader.get("sampler"), loader.get("dataset")
     for each in datasets_in(dataset):

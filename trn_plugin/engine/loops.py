@@ -78,7 +78,7 @@ class _Loop(BaseLoop):
         self.iter += 1
 
     def _number_epoch(self, epoch: int) -> None:
-        """Pass the epoch to the sampler, which no hook does in all loops; else orders repeat."""
+        """Pass the epoch to the sampler; otherwise each epoch would have the same order."""
         sampler = getattr(self.dataloader.batch_sampler, "sampler", None)
         if hasattr(sampler, "set_epoch"):
             sampler.set_epoch(epoch)

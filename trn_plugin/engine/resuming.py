@@ -88,11 +88,11 @@ def resume_newest(runner) -> None:
         except CheckpointError as error:
             problem = str(error)
             _start_again(runner, copy.deepcopy(start))
-        told = [text for text in all_gather_object(problem) if text]
-        if not told:
+        errors = [text for text in all_gather_object(problem) if text]
+        if not errors:
             break
         runner.resumed_from = None
-        failed.append(told[0])
+        failed.append(errors[0])
     problems = failed + unreadable
     for problem in problems:
         runner.logger.warning(f"not resumed from: {problem}")

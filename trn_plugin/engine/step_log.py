@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 __all__ = ["StepLog", "StepLogHook"]
 
-MOST_PENDING = 100  # steps; the log is read at the latest then
+MOST_PENDING = 100  # steps in the queue before it is flushed
 
 
 class StepLog:
@@ -111,7 +111,7 @@ class Losses(dict):
 
 
 class Norms(NamedTuple):
-    """Total and single gradient norms of an optimizer's parameters.
+    """Gradient norms of an optimizer's parameters: total, and of each one.
 
     ``strict`` also refuses a total norm that overflows while all gradients are finite.
     """

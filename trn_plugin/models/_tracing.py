@@ -24,7 +24,7 @@ FIRST = 1  # node 0 is the input
 
 
 class CannotTrace(Exception):
-    """torch.fx cannot trace the model, or a boundary or tap is no module in the right order."""
+    """torch.fx cannot trace the model, or its modules are not called in the given order."""
 
 
 class OneInput(nn.Module):

@@ -97,7 +97,7 @@ class MultiTaskModel(BaseModel):
         return tuple(self.heads)
 
     def is_optional_state(self, key: str) -> bool:
-        """Whether a key of the state dict may be missing in, or superfluous in, a checkpoint.
+        """Whether a key may be in only one of the state dict and a checkpoint.
 
         These are the normalisation, which the config has; the neck's states of an earlier version;
         and, in a model without neck, all states of a neck.
