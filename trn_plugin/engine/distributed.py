@@ -18,10 +18,7 @@ __all__ = ["average_statistics", "distributed_model", "with_sync_bn"]
 
 
 def with_sync_bn(value: str | None, model: nn.Module) -> nn.Module:
-    """Apply the config's ``sync_bn`` with timm's conversion.
-
-    MMEngine's conversion drops the activation of timm's BatchNormAct layers.
-    """
+    """Apply ``sync_bn`` by timm, as MMEngine's conversion drops BatchNormAct's activation."""
     if value is None:
         return model
     if value != "torch":

@@ -36,8 +36,7 @@ class FiniteSteps:
 
     Args:
         runner (SafeRunner): with its model and optimizers built.
-        action (str): 'stop' raises TrainingError; 'skip' restores weights and running statistics,
-            logs a warning and counts the step.
+        action (str): 'stop' raises TrainingError; 'skip' undoes the step, warns and counts it.
 
     Attributes:
         begun (bool): whether a step has begun.

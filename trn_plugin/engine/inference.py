@@ -40,8 +40,7 @@ def load_model(config: Config, checkpoint_path: str) -> tuple[nn.Module, dict]:
         checkpoint_path: a checkpoint of that config's model.
 
     Returns:
-        The model of :func:`build_model` and the checkpoint's metadata. Weights of a neck in the
-        checkpoint are ignored.
+        The model of :func:`build_model`, which ignores a neck's weights, and the metadata.
 
     Raises:
         ConfigError: the config's model cannot be built.

@@ -59,10 +59,7 @@ def own_optimizer(wrapper, model: nn.Module):
 
 
 def optimized_names(wrapper, model: nn.Module) -> dict[str, list[list[str]]]:
-    """Names of the parameters in each optimizer's groups, in order.
-
-    An optimizer state numbers its parameters, and timm versions may order them differently.
-    """
+    """Names of the parameters in each optimizer's groups; their order may vary with timm."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     return {
         key: [[names.get(id(p), "") for p in group["params"]] for group in each.param_groups]

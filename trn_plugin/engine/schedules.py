@@ -38,10 +38,7 @@ def schedules_in(schedulers) -> Iterator:
 
 
 def restore_schedules(schedulers, saved) -> list[str]:
-    """Load saved states into schedules; returns the settings that differ from the config's.
-
-    Raises ValueError or another error for states that do not fit.
-    """
+    """Load saved states into schedules; returns the settings that differ from the config's."""
     if isinstance(schedulers, dict) and saved.keys() != schedulers.keys():
         raise ValueError(f"schedules of the optimizers {shown(list(saved))}")
     differing = []
