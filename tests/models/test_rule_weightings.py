@@ -177,11 +177,11 @@ def test_without_training_nothing_changes(rule):
     ("rule", "options", "message"),
     [
         (dict(type="GradNorm", alpha=-1), {}, "alpha"),
-        (dict(type="GradNorm", alpha="1.5"), {}, r"alpha: expected .* got '1\.5'"),
+        (dict(type="GradNorm", alpha="1.5"), {}, r"alpha: expected .* found '1\.5'"),
         (dict(type="GradNorm"), dict(shared=0), "shared_stages"),
         (dict(type="DynamicWeightAverage", interval=0), {}, "interval"),
         (dict(type="DynamicWeightAverage", temperature=0), {}, "temperature"),
-        (dict(type="DynamicWeightAverage", temperature="2"), {}, "temperature: .* got '2'"),
+        (dict(type="DynamicWeightAverage", temperature="2"), {}, "temperature: .* found '2'"),
     ],
 )
 def test_wrong_configs_are_refused(rule, options, message):
