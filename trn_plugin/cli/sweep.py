@@ -45,8 +45,8 @@ def add_arguments(parser):
     parser.add_argument(
         "--equal-compute",
         action="store_true",
-        help="the config's epochs are those of the cell with the fewest multiplications; the others"
-        " train for fewer, so that all spend about the same",
+        help="about the same training cost for all cells: the one with the fewest multiplications"
+        " trains for the config's epochs, the others for fewer",
     )
     parser.add_argument("--amp", action="store_true", help="train in mixed precision (CUDA)")
     parser.add_argument(

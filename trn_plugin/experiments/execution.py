@@ -39,8 +39,8 @@ class Executor:
         jobs (int): runs at a time.
         gpus (Sequence[str]): devices for ``CUDA_VISIBLE_DEVICES``, given to the jobs in turn.
         tell (Callable): takes a line about what begins and ends.
-        seconds (float, optional): begin no run that would take longer than what is left of them,
-            by the longest of those done here, of its own row if there is one.
+        seconds (float, optional): time for all runs together. A run begins only if the longest
+            earlier run, of its own row if there is one, would fit into the remaining time.
         paths (Sequence[Path]): folders where runs look for modules too.
     """
 

@@ -52,8 +52,8 @@ def mean_interval(values: Sequence[float]) -> Interval:
 def stages_of_parameters(backbone: Mapping) -> tuple[tuple[str, ...], dict[str, int]]:
     """The stages of a trunk, and the stage of each of its parameters.
 
-    Found by cutting the model after each stage: a parameter belongs to the first stage after which
-    no cut needs it.
+    The model is cut after each stage. A parameter belongs to stage k if it is in the tail of a cut
+    after stage k - 1, but not in that of a cut after stage k.
 
     Args:
         backbone: config of ``TimmTrunk``.

@@ -18,10 +18,10 @@ __all__ = ["Results", "numbers"]
 
 @dataclass(frozen=True)
 class Results:
-    """A row for each run and measured set.
+    """A CSV file with a row for each run and measured set.
 
-    A run is one of the file's if the part, the row's name, the seed and the settings are; what
-    changes no result is not part of the settings, so that machines may share a file.
+    Part, row name and seed identify a run, and its settings must be the same. Settings leave out
+    what changes no result, such as the number of workers, so that machines may share a file.
 
     Attributes:
         path (Path): the CSV file, which need not be there yet.
