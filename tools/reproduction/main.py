@@ -104,7 +104,7 @@ def report(args, folder, table, runs, results):
     done = [run for run in runs if results.has(run)]
     rows = [row for run in done for row in results.of(run)]
     if not rows:
-        raise ConfigError(f"{results.path}: no run is done yet")
+        raise ConfigError(f"{results.path}: no run is finished yet")
     results.check(rows)
     firsts = list({run.row.slug: run for run in reversed(done)}.values())[::-1]
     command = ["python", "tools/reproduce.py", *(a for a in sys.argv[1:] if a != "--report")]
