@@ -33,6 +33,7 @@ from trn_plugin.files import atomic_write, write_table
 from trn_plugin.relation import chance_similarity, task_similarity
 
 LEVELS = {"gt": "labels", "output": "predictions", "hidden": "hidden features"}
+TOLERANCE = 0.02  # of tau, within which the online estimate has arrived
 
 
 def add_arguments(parser):
@@ -52,9 +53,6 @@ def add_arguments(parser):
         default=5000,
         help="maximal number of batches (%(default)s); a momentum m gets 15/(1-m) batches, at "
         "least 300",
-    )
-    parser.add_argument(
-        "--tolerance", type=float, default=0.02, help="largest distance if arrived (%(default)s)"
     )
 
 
@@ -106,7 +104,7 @@ def read(args):
         else:
             features[level] = f1[both], f2[both]
     if not features:
-        raise ConfigError("tau of the whole data set is undefined at every level")
+        raise ConfigError("found no level at which tau of the whole data set is defined")
     if count < max(args.batch_sizes):
         raise ConfigError(
             f"--batch-sizes: expected at most {count}, the samples with both labels, "
@@ -126,7 +124,7 @@ def study(args, level, sides, batch_size, rows, courses):
         samples = effective_sample_size(batch_size, momentum)
         with tqdm(total=length, desc=f"{level} {batch_size} {momentum}", leave=False) as bar:
             run = online_similarity(*sides, batch_size, momentum, length, 0, progress=bar.update)
-        arrival, off = run.arrival(offline, args.tolerance), abs(run.settled - offline).max()
+        arrival, off = run.arrival(offline, TOLERANCE), abs(run.settled - offline).max()
         verdict = f"arrived at iteration {arrival}"
         if samples < needed:
             arrival, verdict = None, f"impossible: {samples:.0f} effective samples < {needed}"
