@@ -153,7 +153,7 @@ def photometric(entry):
 
 
 def loader_rate(config, count, workers):
-    """Pictures a second of a data loader, in its second epoch."""
+    """Pictures per second of a data loader, in its second epoch."""
     settings = config.train_dataloader
     settings.update(num_workers=workers, persistent_workers=True)
     settings.dataset.indices = count

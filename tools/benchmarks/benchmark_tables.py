@@ -38,7 +38,7 @@ PIPELINE = [
     dict(type="trn_plugin.CropResize", size=32),
     dict(type="trn_plugin.PackMultiTaskInputs"),
 ]
-SETS = {"all rows": {}, "a drawn split": dict(split="train")}
+SETS = {"all rows": {}, "a random split": dict(split="train")}
 
 
 def add_arguments(parser):

@@ -147,7 +147,7 @@ def _imports_user_code(config: Config) -> bool:
 
 def _keys_with_same_value(config: Config, key: str, read: set[str]) -> list[str]:
     """Key paths that are read and have the value of ``key``, which is not read itself."""
-    value = whole = config.to_dict()
+    value = values = config.to_dict()
     for part in key.split("."):
         value = value.get(part) if isinstance(value, dict) else None
     last = key.rpartition(".")[2]
@@ -161,7 +161,7 @@ def _keys_with_same_value(config: Config, key: str, read: set[str]) -> list[str]
             elif isinstance(inner, (dict, list, tuple)):
                 yield from search(inner, f"{above}{name}.")
 
-    found = list(search({name: inside for name, inside in whole.items() if name in read}))
+    found = list(search({name: inside for name, inside in values.items() if name in read}))
     found = [] if value is None else found
     return [path for path in found if path.rpartition(".")[2] == last] or found
 

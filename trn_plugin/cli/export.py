@@ -180,5 +180,5 @@ def report(args, megabytes, metadata, rows):
     columns = dict.fromkeys(
         ("quantity", "set", "pictures", "pytorch", "this_file", "difference", "unit")
     )
-    whole = [{**setting, **columns, **row} for row in rows]
-    write_table(args.report, whole, append=True, option="--report")
+    full_rows = [{**setting, **columns, **row} for row in rows]
+    write_table(args.report, full_rows, append=True, option="--report")

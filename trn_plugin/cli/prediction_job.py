@@ -139,7 +139,7 @@ class PredictionJob:
                 "give the objects with --box, --boxes or --detector"
             )
         results = Results(self.predictor.tasks, jsonl, table)
-        whole = False
+        complete = False
         try:
             self.pictures(places, drawn, results)
             for video in found.videos:
@@ -148,9 +148,9 @@ class PredictionJob:
                 except DataError as error:
                     note(f"error: {error}")
                     self.failed += 1
-            whole = True
+            complete = True
         finally:
-            for part in results.close(whole):
+            for part in results.close(complete):
                 note(f"the results until then are in {part}")
         total = sum(map(len, places.values())) + len(found.videos)
         if self.failed and total > 1:
