@@ -114,7 +114,7 @@ def test_another_config_and_another_set_are_noticed(tmp_path, run_tool, monkeypa
     assert "--out-dir out" in printed
     status, _, error = sweep("--report", "--splits", "val", "test")
     assert status == 2
-    assert "whose test set is measured" in error
+    assert "with its test set measured" in error
     assert sweep("--splits", "val", "test")[0] == 0
     assert sorted(row["split"] for row in rows_of("out/runs.csv")) == ["test", "val"]
     config.write_text(f"{text}train_cfg = dict(max_epochs=3)\n")
@@ -133,7 +133,7 @@ def test_another_config_and_another_set_are_noticed(tmp_path, run_tool, monkeypa
         ([f"{KEY}=0,9"], "model.backbone.shared_stages: expected 0, 'all', a stage of test_resnet"),
         (["nothing.like=1,2"], "nothing reads 'nothing'"),
         ([f"{KEY}=0", "--seeds", "1", "1"], "--seeds: expected different numbers"),
-        ([f"{KEY}=0", "--report"], "no run is done yet"),
+        ([f"{KEY}=0", "--report"], "no run is finished yet"),
         (["train_cfg.max_epochs=1,2", "--equal-compute"], "which the grid changes too"),
     ],
 )

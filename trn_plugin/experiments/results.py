@@ -1,4 +1,4 @@
-"""The table of finished runs: a CSV file that is kept, so that no run is done twice."""
+"""The CSV file of finished runs, from which later calls know what not to repeat."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ __all__ = ["Results", "numbers"]
 
 @dataclass(frozen=True)
 class Results:
-    """A CSV file with a row for each run and measured set.
+    """The CSV file of results, with one row for each run and measured set.
 
-    Part, row name and seed identify a run, and its settings must be the same. Settings leave out
-    what changes no result, such as the number of workers, so that machines may share a file.
+    A run is in the file if part, row name, seed and settings agree. Settings leave out options
+    that do not change results, so that several machines can share a file.
 
     Attributes:
-        path (Path): the CSV file, which need not be there yet.
-        same (Sequence[str]): columns in which all runs must agree: other labels are another
-            problem.
-        option (str): of the command line, which names the file or its folder.
+        path (Path): the CSV file, created when the first run is finished.
+        same (Sequence[str]): columns in which all runs must agree, since results on other labels
+            cannot be compared.
+        option (str): the command-line option that sets the path, for messages.
     """
 
     path: Path
@@ -35,10 +35,10 @@ class Results:
     option: str = "--results"
 
     def rows(self) -> list[dict[str, str]]:
-        """All rows, as text.
+        """All rows, with values as text.
 
         Raises:
-            ConfigError: the file cannot be read, or is no table of runs.
+            ConfigError: the file cannot be read, or is not a table of runs.
         """
         if not self.path.is_file():
             return []
@@ -55,7 +55,7 @@ class Results:
         return rows
 
     def of(self, run: Run) -> list[dict[str, str]]:
-        """A run's rows; none where it is not done.
+        """The rows of a run; empty if it is not finished.
 
         Raises:
             ConfigError: the file has this row and seed with other settings.
@@ -71,19 +71,19 @@ class Results:
         return rows
 
     def has(self, run: Run) -> bool:
-        """Whether a run is done, with all sets that its scale measures."""
+        """Whether a run is finished, with all sets of its scale measured."""
         return {row["split"] for row in self.of(run)} >= set(run.scale.splits)
 
     def add(self, run: Run, record: dict, seconds: float) -> None:
-        """Write a finished run's rows; those of sets that were not measured again stay.
+        """Add the rows of a finished run to the file; they replace earlier ones of the same sets.
 
         Args:
             run: the run.
-            record: what the training wrote.
-            seconds: all its attempts together.
+            record: the content of the run's ``metrics.json``.
+            seconds: training time of all attempts together.
 
         Raises:
-            ConfigError: it was measured on other labels than the file's runs, see :meth:`check`.
+            ConfigError: its labels differ from those of the file's runs, see :meth:`check`.
         """
         about = {key: record.get(key) for key in ("device", "torch", "commit", "weights")}
         new = [
@@ -103,10 +103,10 @@ class Results:
             write_table(self.path, [*kept, *new], option=self.option)
 
     def check(self, rows: Sequence[Mapping]) -> None:
-        """Refuse to compare what was measured on other labels or began from other weights.
+        """Refuse to compare runs with different labels or different initial weights.
 
         Raises:
-            ConfigError: naming the column and its values.
+            ConfigError: names the column and its values.
         """
         for split in {row["split"] for row in rows}:
             for column in self.same:
@@ -114,7 +114,7 @@ class Results:
                 if len(found) > 1:
                     raise ConfigError(
                         f"{self.path}: expected runs of the same {column} ({split}), found "
-                        f"{', '.join(sorted(found))}; tables need a file for each"
+                        f"{', '.join(sorted(found))}; use a separate file for each"
                     )
 
     @contextmanager
