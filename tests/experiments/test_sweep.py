@@ -1,6 +1,7 @@
 """trn-plugin sweep: one real training, and the bookkeeping of many with a stub of the training."""
 
 import csv
+from pathlib import Path
 
 import pytest
 
@@ -102,6 +103,8 @@ def test_another_config_and_another_set_are_noticed(tmp_path, run_tool, monkeypa
     (tmp_path / "training.py").write_text(STUB)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(plan, "TRAINING", ("training.py",))
+    drawing = "trn_plugin.cli.sweep.save_sweep"  # slow
+    monkeypatch.setattr(drawing, lambda path, *_: Path(path).touch())
     config = tmp_path / "mine.py"
     text = f"_base_ = '{CONFIG}'\nmodel = dict(neck=None)\ninput_size = 32\n"
     config.write_text(text)
