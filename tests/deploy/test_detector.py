@@ -47,6 +47,10 @@ def test_other_files_are_refused_in_one_line(yunet, tmp_path, mean_colour_model)
         FaceDetector(str(tmp_path / "gone.onnx"))
     with pytest.raises(CheckpointError, match="YuNet"):
         FaceDetector(str(mean_colour_model))(two_squares())
+    (tmp_path / "text.onnx").write_text("not a model")
+    with pytest.raises(CheckpointError, match="YuNet face detector") as caught:
+        FaceDetector(str(tmp_path / "text.onnx"))
+    assert "opencv/modules" not in str(caught.value)
     with pytest.raises(ConfigError, match="score"):
         FaceDetector(yunet, score=3)
 
@@ -75,10 +79,22 @@ def test_the_predictor_takes_any_function_as_detector(mean_colour_model):
     assert predictor.predict_objects([image, image], lambda picture: []) == [[], []]
 
 
-@pytest.mark.parametrize("box", [(1, 2, 3), "abcd", (0, 0, float("nan"), 4), None])
-def test_a_detector_that_gives_no_boxes_is_named(box):
-    with pytest.raises(ConfigError, match="expected boxes"):
-        detections(lambda image: [box], two_squares(), "picture 0")
+WRONG = {
+    "three numbers": ([(1, 2, 3)], "expected boxes"),
+    "text": (["abcd"], "expected boxes"),
+    "not a number": ([(0, 0, float("nan"), 4)], "expected boxes"),
+    "no box": ([None], "expected boxes"),
+    "None": (None, "expected boxes from the detector, found None"),
+    "the wrong way round": ([(81, 74, 15, 8)], "is empty: expected x0 < x1 and y0 < y1"),
+    "points": ([Detection((0, 0, 9, 9), [(1, 2), (float("nan"), 3)])], "expected points"),
+}
+
+
+@pytest.mark.parametrize("given", WRONG)
+def test_what_a_detector_must_not_give_is_named(given):
+    found, message = WRONG[given]
+    with pytest.raises(ConfigError, match=f"picture 0: .*{message}"):
+        detections(lambda image: found, two_squares(), "picture 0")
 
 
 def test_predict_finds_all_faces_of_all_pictures(tmp_path, yunet, write_model, metadata):
