@@ -1,5 +1,6 @@
 """The web page in a real browser: its numbers are those of TaskPredictor."""
 
+import argparse
 import functools
 import http.server
 import json
@@ -17,10 +18,12 @@ from chromium import Chromium
 from exported_faces import DATASET_TASKS, SIZE, build, picture
 
 import trn_plugin
+from trn_plugin.cli import export
 from trn_plugin.deploy import TaskPredictor, export_onnx
 from trn_plugin.deploy.describe import describe_model
 from trn_plugin.deploy.export import update_metadata
 from trn_plugin.deploy.web_page import write_page
+from trn_plugin.errors import ConfigError, TrnPluginError
 
 WEB = Path(trn_plugin.__file__).parent / "deploy/web"
 DOCS = Path(__file__).parents[2] / "docs/guides/browser.md"
@@ -185,6 +188,34 @@ class TestInBrowser:
         _, address = pages
         browser.open(f"{address}/0/index.html?picture=none.png", READY)
         assert "none.png: 404" in browser.evaluate("document.getElementById('model').innerText")
+
+
+def test_files_of_others_are_not_overwritten(tmp_path):
+    write_page(tmp_path / "page")
+    (tmp_path / "page/style.css").write_text("/* trn-plugin-page, of an earlier version */")
+    write_page(tmp_path / "page")
+    assert (tmp_path / "page/style.css").read_bytes() == (WEB / "style.css").read_bytes()
+    for name in ("package.json", "index.html"):
+        (tmp_path / name).write_text("mine")
+        with pytest.raises(ConfigError, match=rf"{name}: exists and is no file of this page"):
+            write_page(tmp_path)
+        (tmp_path / name).rename(tmp_path / f"kept {name}")
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == [
+        "kept index.html",
+        "kept package.json",
+    ]
+
+
+def test_a_failed_export_leaves_no_page(tmp_path):
+    for arguments, message in (
+        (["config.py", "gone.pth", "--web", str(tmp_path / "page")], "config.py"),
+        (["config.py", "gone.pth"], "OUT.onnx: expected the file to write, or --web DIR"),
+    ):
+        parser = argparse.ArgumentParser()
+        export.add_arguments(parser)
+        with pytest.raises(TrnPluginError, match=message):
+            export.main(parser.parse_args(arguments))
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_page_asks_nothing_of_another_host():

@@ -1,4 +1,4 @@
-// Metadata and predictions of an exported model.
+// trn-plugin-page: metadata and predictions of an exported model.
 // Gives the same numbers as `trn-plugin predict`, see TaskPredictor in trn_plugin/deploy/runtime.py.
 
 const LARGEST_CROP = 32_000_000; // pixels

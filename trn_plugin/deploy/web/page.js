@@ -1,4 +1,4 @@
-// The page: a picture, boxes drawn by hand, and the predictions in each.
+// trn-plugin-page: a picture, boxes drawn by hand, and the predictions in each.
 import { Model } from "./model.js";
 
 const ORT = "./node_modules/onnxruntime-web/dist/";
