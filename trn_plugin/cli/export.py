@@ -55,8 +55,8 @@ def add_arguments(parser):
         "--resize",
         choices=("operator", "exact", "none"),
         default="operator",
-        help="how the file resizes its pictures: ONNX's antialiased Resize, which OpenVINO and "
-        "TensorRT lack; two matrix products, alike in every runtime; or not at all, its input then "
+        help="how the file resizes its pictures: ONNX's antialiased Resize, which some "
+        "runtimes lack; two matrix products, alike in every runtime; or not at all, its input then "
         "has the network's size (%(default)s)",
     )
     parser.add_argument("--opset", type=int, metavar="N", help="ONNX operator set, from 18 on")
