@@ -1,4 +1,4 @@
-"""Measure by a short training where tasks should part: `trn-plugin advise`."""
+"""Measure how related tasks are at each stage of the backbone: `trn-plugin advise`."""
 
 import sys
 

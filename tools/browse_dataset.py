@@ -1,4 +1,4 @@
-"""Draw what training sees: `trn-plugin browse`."""
+"""Draw the samples that training sees: `trn-plugin browse`."""
 
 import sys
 

@@ -1,11 +1,11 @@
-"""Compare the code of two commits to the bit: train, resume, test, export and predict.
+"""Compare the results of two commits to the bit: train, resume, test, export and predict.
 
-Both sides run the toy configs by their own command lines, on the same pictures with one thread:
-STL, MTL, TRN (output) and TRN (hidden and output); a run resumed from the first epoch of the last
-one; its test metrics, its exported file and what that file predicts. Losses and tau by step,
-checkpoints, metrics, metadata, JSON lines, CSV and drawn pictures are compared; times and
-checksums are left out. HEAD is the working tree by default. Exits with 1 on a difference that no
---allow gives a reason for, with 2 if a job fails.
+Both commits run their command-line tools with the toy configs, on the same pictures and one thread:
+train STL, MTL, TRN (output) and TRN (hidden and output); then resume the last one from its first
+epoch, test it, export it and predict with the exported file. Losses and tau by step, checkpoints,
+metrics, metadata, JSON lines, CSV and drawings are compared; times and checksums are ignored. HEAD
+is the working tree by default. Exits with 1 on a difference that no --allow explains, with 2 if a
+job fails.
 
 Examples:
     python tools/compare_commits.py main
@@ -37,7 +37,7 @@ EPOCHS = 2
 OPTIONS = [
     "input_size=32",
     "default_hooks.logger.interval=1",
-    "log_processor.window_size=1",  # else the log holds means of 20 steps
+    "log_processor.window_size=1",  # otherwise the log holds means over 20 steps
     f"train_cfg.max_epochs={EPOCHS}",
     "train_cfg.val_interval=1",
 ]
@@ -51,11 +51,11 @@ LOADER = [
     "dataset.val_size=32",
 ]
 OPTIONS += [f"{s}_dataloader.{option}" for s in ("train", "val", "test") for option in LOADER]
-# else the relation loss would begin only after these short runs
+# otherwise the relation loss would begin only after the end of these short runs
 RELATION_OPTIONS = ["custom_hooks.0.min_samples_per_dim=0"]
 IGNORED = re.compile(r"(^|[/_])(time|memory|\w*sha256)$")
 TIMESTAMP = re.compile(r"\d{8}_\d{6}")
-MOST_LINES = 8  # of differences, for each group
+MOST_LINES = 8  # differences printed for each group
 
 
 def add_arguments(parser):
@@ -66,7 +66,7 @@ def add_arguments(parser):
         action="append",
         default=[],
         metavar="NAME=REASON",
-        help="a difference that is intended, and why; NAME may hold * and ?; repeatable",
+        help="an intended difference and its reason; NAME may contain * and ?; repeatable",
     )
 
 
@@ -85,13 +85,13 @@ def main(args):
     unexplained = report(compare(*found), allowed)
     print(
         f"{args.base} and {args.head or 'the working tree'}: {unexplained} differences without a "
-        f"reason, after {time.monotonic() - begun:.0f} s"
+        f"reason ({time.monotonic() - begun:.0f} s)"
     )
     return 1 if unexplained else 0
 
 
 def parse_allowed(texts):
-    """{pattern: reason} of NAME=REASON."""
+    """Parse NAME=REASON to {pattern: reason}."""
     allowed = {}
     for text in texts:
         name, _, reason = (part.strip() for part in text.partition("="))
@@ -103,7 +103,7 @@ def parse_allowed(texts):
 
 @contextmanager
 def checkout(commit, folder):
-    """A folder with the code of a commit; the working tree itself for None."""
+    """A temporary worktree of a commit in ``folder``; the working tree itself for None."""
     if commit is None:
         yield ROOT
         return
@@ -119,9 +119,9 @@ def checkout(commit, folder):
 
 
 def run_side(code, folder):
-    """Run all jobs with one side's code, in ``folder``; what they left, see :func:`collect`."""
+    """Run all jobs with one side's code in ``folder``; return what :func:`collect` finds there."""
     folder.mkdir()
-    (folder / "code").symlink_to(code)  # relative paths, so that both sides' are equal
+    (folder / "code").symlink_to(code)  # so that both sides have the same relative paths
     environment = dict(os.environ, PYTHONPATH=str(code), OMP_NUM_THREADS="1")
     environment["CUDA_VISIBLE_DEVICES"] = ""
     for tool, *arguments in commands():
@@ -151,7 +151,7 @@ def commands():
 
 
 def collect(folder):
-    """{group: {name: value}} of what a side's jobs left; a value by steps is {step: value}."""
+    """The results of a side's jobs, {group: {name: value}}; a logged scalar is {step: value}."""
     found = {}
     for job in (*JOBS, "resumed"):
         found[f"{job}/log"] = read_log(folder / job)
@@ -173,7 +173,7 @@ def collect(folder):
 
 
 def read_log(work):
-    """{name: {step: value}} of a run's scalars; validations count in epochs."""
+    """A run's scalars, {name: {step: value}}; the step of a validation is its epoch."""
     values = {}
     for path in sorted(work.glob("*/vis_data/scalars.json")):
         for line in path.read_text().splitlines():
@@ -197,7 +197,7 @@ def read_checkpoint(path):
 
 
 def read_metadata(path):
-    """An exported file's inputs, outputs and metadata, and how often each operator is in it."""
+    """An exported file's inputs, outputs and metadata, and the number of nodes of each operator."""
     import onnx
 
     model = onnx.load(path)
@@ -214,7 +214,7 @@ def read_metadata(path):
 
 
 def flat(value, folder, name=""):
-    """{name: tensor, number or text} of nested dicts and lists, without what is ignored."""
+    """Flatten nested dicts and lists to {name: tensor, number or text}, without ignored names."""
     if IGNORED.search(name):
         return {}
     if isinstance(value, str):
@@ -228,7 +228,7 @@ def flat(value, folder, name=""):
 
 
 def difference(base, head):
-    """In words how two values differ, None if they are equal to the bit."""
+    """A description of how two values differ; None if they are equal to the bit."""
     import torch
 
     if torch.is_tensor(base) and torch.is_tensor(head):
@@ -247,7 +247,7 @@ def difference(base, head):
         return f"{text}, by at most {max(gaps, default=0):.3g}" if other else None
     if repr(base) == repr(head):
         return None
-    if isinstance(base, str) and isinstance(head, str):  # long texts from where they differ
+    if isinstance(base, str) and isinstance(head, str):  # show long texts where they differ
         unequal = (i for i, (x, y) in enumerate(zip(base, head, strict=False)) if x != y)
         begin = max(0, next(unequal, min(len(base), len(head))) - 20)
         base, head = base[begin : begin + 60], head[begin : begin + 60]
@@ -272,7 +272,7 @@ def compare(base, head):
 
 
 def report(groups, allowed):
-    """Print what is equal and what is not; the number of differences that are not allowed."""
+    """Print the equal and the different values; return the number of unexplained differences."""
     unexplained, used = 0, set()
     for group, (equal, different) in groups.items():
         print(f"{group}: {equal} equal" + (f", {len(different)} different" if different else ""))

@@ -1,4 +1,4 @@
-"""Run an exported model on pictures or videos: `trn-plugin predict`, in a clone without install."""
+"""Run an exported model on pictures or videos: `trn-plugin predict`, without installing it."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""Train and measure everything behind a table of the paper: see tools/reproduction/main.py."""
+"""Train and measure all rows of a table of the paper: see tools/reproduction/main.py."""
 
 from reproduction import main
 

@@ -1,4 +1,4 @@
-"""Mistakes in a config, told in one line with the key path."""
+"""Validate config sections, and re-raise builder errors as ConfigError with the key path."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SECTIONS = (
 CHOICES = dict(
     resume_schedule=("checkpoint", "config"), non_finite=("stop", "skip"), sync_bn=(None, "torch")
 )
-# options of sections that MMEngine reads by name, and passes over where it knows none
+# options of sections in which MMEngine ignores unknown names
 KNOWN = {
     "env_cfg": "cudnn_benchmark mp_cfg dist_cfg resource_limit",
     "auto_scale_lr": "enable base_batch_size",
@@ -55,7 +55,7 @@ SHARDING = ("FSDP", "FullySharded", "DeepSpeed", "ColossalAI")  # in the names o
 
 @contextmanager
 def config_errors(where: str) -> Iterator[None]:
-    """Turn what building from a config raises into ConfigError, with its key path in front."""
+    """Re-raise errors from building a part of the config as ConfigError with its key path."""
     try:
         yield
     except ConfigError as error:
@@ -66,7 +66,7 @@ def config_errors(where: str) -> Iterator[None]:
         raise ConfigError(f"{part}_{kind}: {text}") from error
     except (TrnPluginError, OSError, MemoryError, torch.OutOfMemoryError):
         raise
-    except Exception as error:  # of MMEngine, torch, or a user's own class
+    except Exception as error:  # MMEngine, torch and users' classes may raise anything
         text = first_line(error)
         if isinstance(error, KeyError) and error.args:
             text = str(error.args[0]).split(". Please check")[0]
@@ -74,7 +74,7 @@ def config_errors(where: str) -> Iterator[None]:
 
 
 def check_sections(config) -> None:
-    """ConfigError, with its key, for a section of another type than its readers expect."""
+    """Raise ConfigError for a section of the wrong type, or an unknown choice or option."""
     for kinds, name, keys in SECTIONS:
         for key in keys.split():
             _check(key, _at(config, key), kinds, name)
@@ -105,19 +105,19 @@ def check_sections(config) -> None:
 
 
 def check_complete(config) -> None:
-    """ConfigError for a training, validation or test of which a section is missing."""
+    """Raise ConfigError for a training, validation or test that lacks one of its sections."""
     for part, keys in TOGETHER.items():
         missing = [key for key in keys.split() if config.get(key) is None]
         if missing and len(missing) < 3:
             others = " and ".join(key for key in keys.split() if key not in missing)
             raise ConfigError(
-                f"{' and '.join(missing)}: expected beside {others}, found none; a run without "
+                f"{' and '.join(missing)}: expected with {others}, found none; a run without "
                 f"{part} has none of the three"
             )
 
 
 def _at(config, path: str):
-    """What is at a key path; None where nothing is."""
+    """The value at a key path; None if there is none."""
     section, *inside = path.split(".")
     value = config.get(section)
     for key in inside:

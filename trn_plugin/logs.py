@@ -36,8 +36,8 @@ class ScreenFilter(logging.Filter):
 class ScreenLogProcessor(LogProcessor):
     """MMEngine's ``LogProcessor``, with one line of main measures for a validation.
 
-    The JSON has all measures. Left out of the line are measures whose name extends another
-    (``NME_left`` and ``NME``), and sample numbers, widths and chance levels of task similarities.
+    The JSON has all measures. The line omits measures whose name extends another (``NME_left``
+    and ``NME``), and sample numbers, widths and chance levels of task similarities.
     """
 
     def __init__(self, window_size: int = 10, **options) -> None:

@@ -71,7 +71,7 @@ def test_the_tool_exports_a_checkpoint(trained, tmp_path, monkeypatch, capsys):
     printed = capsys.readouterr()
     assert "32 x 40 pixels" in printed.out
     assert "no real pictures to compare on, synthetic ones only: config: has no val" in printed.out
-    assert "compared on 1 of --images, drawn pictures, in batches of 1, 2 and 7" in printed.out
+    assert "compared on 1 of --images, synthetic pictures, batches of 1, 2 and 7" in printed.out
     assert "landmarks: differs from PyTorch by at most" in printed.out
     assert "pose: differs from PyTorch by at most" in printed.out
     assert "torch.onnx" not in printed.out + printed.err

@@ -82,11 +82,11 @@ def test_mistakes_are_told(trained, tmp_path, monkeypatch, capsys):
     files = (folder / "config.py", folder / "last.pth")
     for out, task, message in (
         ("weights.txt", "pose", "ends in .safetensors or .pth"),
-        (tmp_path / "w.pth", "smile", "expected one of landmarks, pose, got 'smile'"),
+        (tmp_path / "w.pth", "smile", "expected one of landmarks, pose, found 'smile'"),
     ):
         assert run(monkeypatch, *files, out, "--task", task) == 2
         assert message in capsys.readouterr().err
     with torch.no_grad():
         model.backbone.tails["pose"].norm.weight.fill_(float("nan"))
-    with pytest.raises(ConfigError, match="no uncut model gives what pose gives"):
+    with pytest.raises(ConfigError, match="no uncut model gives the features of pose"):
         model.backbone.to_timm("pose")

@@ -119,7 +119,7 @@ def test_boxes_of_a_file_give_several_faces_a_picture(tmp_path, mean_colour_mode
         ("M face.png --boxes gone.csv", "gone.csv: cannot read the boxes"),
         ("M clip.mp4", "clip.mp4: no such picture, video or folder"),
         ("M broken.avi", "broken.avi: not a readable video"),
-        ("M broken.avi --boxes boxes.csv", "--boxes: is for pictures; the object in broken.avi"),
+        ("M broken.avi --boxes boxes.csv", "--boxes: is for pictures; for broken.avi give --box"),
         ("M face.png broken.avi --box 1 2 3 4", "found 1 pictures and 1 videos"),
         ("M face.png --provider cuda", "no provider 'CUDAExecutionProvider'"),
         ("M face.png --csv face.png", "would be overwritten"),

@@ -243,7 +243,7 @@ def test_the_best_checkpoint_outlives_a_failed_write_of_a_better_one(tmp_path):
 
 def test_a_measure_that_is_not_there_is_named(tmp_path):
     run = tiny_runner(tmp_path, checkpoint=dict(BEST, save_best="tiny/erorr"))
-    with pytest.raises(ConfigError, match=r"expected one of tiny/error, .* got 'tiny/erorr'"):
+    with pytest.raises(ConfigError, match=r"expected one of tiny/error, .* found 'tiny/erorr'"):
         run.train()
 
 
@@ -346,7 +346,7 @@ def test_odd_content_is_told_in_one_line(tmp_path, kind):
     ("stop", "message"),
     [
         (3, r"no checkpoint has been written yet$"),
-        (8, r"epoch_1\.pth; --resume goes on from there$"),
+        (8, r"epoch_1\.pth; --resume continues from there$"),
     ],
 )
 def test_an_interrupt_says_where_to_go_on(tmp_path, stop, message):

@@ -325,8 +325,8 @@ def test_a_mistake_is_one_line_before_the_first_step(tmp_path, options, message)
 @pytest.mark.parametrize(
     ("left_out", "message"),
     [
-        ("val_cfg", r"^val_cfg: expected beside val_dataloader and val_evaluator, found none"),
-        ("optim_wrapper", r"^optim_wrapper: expected beside train_dataloader and train_cfg"),
+        ("val_cfg", r"^val_cfg: expected with val_dataloader and val_evaluator, found none"),
+        ("optim_wrapper", r"^optim_wrapper: expected with train_dataloader and train_cfg"),
     ],
 )
 def test_a_section_without_its_others_is_told(left_out, message):
@@ -358,7 +358,7 @@ def test_keys_of_no_parameter_are_told(tmp_path, capsys):
     keys = {"heads.a": dict(lr_mult=2.0), "haeds.b": dict(lr_mult=2.0)}
     optim = dict(optimizer=dict(type="Adam", lr=0.02), paramwise_cfg=dict(custom_keys=keys))
     tiny_runner(tmp_path, optim_wrapper=optim, train_cfg=dict(EPOCHS, max_epochs=1)).train()
-    assert "custom_keys: no parameter's name holds haeds.b" in capsys.readouterr().out
+    assert "custom_keys: no parameter's name contains haeds.b" in capsys.readouterr().out
 
 
 def test_imports_of_an_option_are_made(tmp_path, monkeypatch):

@@ -91,7 +91,7 @@ def test_no_run_is_begun_that_cannot_finish(root, results, table, monkeypatch):
     failed, lines = run(root, results, runs, seconds=600)
     assert failed == []
     assert [results.has(r) for r in runs] == [True, True, True, False, True, False]
-    assert "leave   More (much), seed 1: 500 s expected, 40 s left" in lines
+    assert "skip    More (much), seed 1: 500 s expected, 40 s left" in lines
 
 
 def test_jobs_run_at_the_same_time_on_their_devices(root, results, table):

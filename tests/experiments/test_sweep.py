@@ -104,7 +104,7 @@ def test_done_runs_are_not_done_again_and_jobs_change_nothing(tmp_path, run_tool
         ([f"{KEY}=0,9"], "model.backbone.shared_stages: expected 0, 'all', a stage of test_resnet"),
         (["nothing.like=1,2"], "nothing reads 'nothing'"),
         ([f"{KEY}=0", "--seeds", "1", "1"], "--seeds: expected different numbers"),
-        ([f"{KEY}=0", "--report"], "no run is done yet"),
+        ([f"{KEY}=0", "--report"], "no run is finished yet"),
         (["train_cfg.max_epochs=1,2", "--equal-compute"], "which the grid changes too"),
     ],
 )

@@ -100,11 +100,11 @@ def test_class_weights_scale_the_loss_of_a_class():
 
 
 def test_bad_options_are_named():
-    with pytest.raises(ConfigError, match="expected 5 numbers >= 0, got"):
+    with pytest.raises(ConfigError, match="expected 5 numbers >= 0, found"):
         ClassificationHead(5, 8, class_weights=(1, 2))
-    with pytest.raises(ConfigError, match=r"LandmarkHead\.loss: expected one of .* got 'wings'"):
+    with pytest.raises(ConfigError, match=r"LandmarkHead\.loss: expected one of .* found 'wings'"):
         LandmarkHead(5, 8, loss="wings")
-    with pytest.raises(ConfigError, match="expected 5 names, got 2"):
+    with pytest.raises(ConfigError, match="expected 5 names, found 2"):
         ClassificationHead(5, 8, names=("a", "b"))
 
 
@@ -154,7 +154,7 @@ def test_pos_weights_that_cannot_be_used(value):
 def test_the_model_asks_the_training_data():
     heads = dict(smile=dict(type="AttributeHead", num_attributes=2, pos_weight="balanced"))
     model = build(heads=heads, neck=False)
-    with pytest.raises(ConfigError, match=r"heads\.smile\.pos_weight.*SimpleNamespace has not"):
+    with pytest.raises(ConfigError, match=r"heads\.smile\.pos_weight.*found SimpleNamespace"):
         model.fit_to_labels(SimpleNamespace())
     model.fit_to_labels(SimpleNamespace(positive_shares=lambda t: {"smile": [0.2, 0.5]}[t]))
     torch.testing.assert_close(model.heads["smile"].pos_weight, torch.tensor([4.0, 1.0]))
@@ -191,7 +191,7 @@ def test_predictions_coarser_than_the_labels_are_told(logged):
     names = ["at", "age", "height"]
     head = RegressionHead(3, 4, mean=[1e12, 40, 7], std=[1e5, 12, 0], names=names)
     (line,) = logged().splitlines()
-    assert "predictions of at come in steps of 6.6e+04" in line
+    assert "predictions of at have steps of 6.6e+04" in line
     assert "subtract an offset in the CSV" in line
     assert "age" not in line
     assert "height" not in line  # labels that are all alike
@@ -206,7 +206,7 @@ def test_values_are_standardised_by_the_training_labels():
     head = model.heads["age"]
     with pytest.raises(ConfigError, match="taken from the training labels"):
         head.loss(torch.zeros(1, 2), torch.zeros(1, 2), torch.ones(1, dtype=torch.bool))
-    with pytest.raises(ConfigError, match=r"heads\.age\.mean: .*which SimpleNamespace has not"):
+    with pytest.raises(ConfigError, match=r"heads\.age\.mean: .*found SimpleNamespace"):
         model.fit_to_labels(SimpleNamespace())
     nan = torch.tensor([float("nan")] * 2)
     with pytest.raises(ConfigError, match="has no labels"):
@@ -222,7 +222,7 @@ def test_values_are_standardised_by_the_training_labels():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (dict(loss="wings"), r"RegressionHead\.loss: expected one of .* got 'wings'"),
+        (dict(loss="wings"), r"RegressionHead\.loss: expected one of .* found 'wings'"),
         (dict(mean=[1.0, 2]), "expected mean and std, or neither"),
         (dict(mean=[1.0], std=[1.0]), "expected 2 finite numbers each"),
         (dict(mean=[1.0, 2], std=[1.0, -1]), "std not negative"),

@@ -105,7 +105,7 @@ def test_missing_points_move_nothing():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (dict(upsample=-1), r"HeatmapLandmarkHead\.upsample: expected 0, 1, 2, \.\.\., got -1"),
+        (dict(upsample=-1), r"HeatmapLandmarkHead\.upsample: expected 0, 1, 2, \.\.\., found -1"),
         (dict(loss="wing"), r"HeatmapLandmarkHead\.loss: expected one of"),
     ],
 )

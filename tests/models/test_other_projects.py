@@ -87,8 +87,11 @@ def test_timm_trunk_gives_maps_to_another_model(name):
     ("options", "message"),
     [
         (dict(), "expected tasks, which MultiTaskModel passes, or out_indices .* neither"),
-        (dict(tasks=("a",), out_indices=(-1,)), "got both"),
-        (dict(out_indices=(7,)), r"out_indices: expected stages of test_resnet \[0 \(.*got \(7,\)"),
+        (dict(tasks=("a",), out_indices=(-1,)), "found both"),
+        (
+            dict(out_indices=(7,)),
+            r"out_indices: expected stages of test_resnet \[0 \(.*found \(7,\)",
+        ),
     ],
 )
 def test_mistakes_with_out_indices(options, message):
@@ -122,7 +125,7 @@ def test_heads_have_its_map():
     model = shared_whole(heads)
     assert model.backbone.features(X).maps["landmarks"].shape == (2, 16, 4, 4)
     assert model(X)["landmarks"].shape == (2, 10)
-    with pytest.raises(ConfigError, match=r"gives \(2, 16\); .* which the head of landmarks wants"):
+    with pytest.raises(ConfigError, match=r"gives \(2, 16\); .* which the head of landmarks takes"):
         shared_whole(heads, gives="vector")
 
 
@@ -131,7 +134,7 @@ def test_heads_have_its_map():
     [
         (dict(shared_stages=-1), "ResNet is no TimmTrunk and is shared whole; .* found -1"),
         (dict(gives="text"), r"ResNet gives str; expected a map \(N, C, h, w\) or vector"),
-        (dict(neck=True, levels=("body",)), "'body' is no module of a task's own"),
+        (dict(neck=True, levels=("body",)), "'body' is not a separate module for each task"),
         (dict(neck=True, levels=("hidden",)), "'hidden' relates a feature to itself"),
         (dict(init_cfg=dict(type="Pretrained", checkpoint="a.pth")), "checkpoint_path"),
         (dict(img_size="large"), "img_size: expected"),

@@ -110,6 +110,6 @@ def test_channels_other_than_three_are_refused(channels, values):
     if channels == 3:
         message = f"data_preprocessor: .* 3 channels, found {values}"
     else:
-        message = f"in_chans: .* pictures of {channels} channels, expected 3"
+        message = rf"in_chans: expected 3 \(RGB\), found {channels}"
     with pytest.raises(ConfigError, match=message):
         MODELS.build(config)

@@ -93,9 +93,9 @@ def test_stages_shared_by_some_tasks_run_once():
 @pytest.mark.parametrize(
     ("shared", "message"),
     [
-        (dict(a=1), r"shared_stages: expected a number for each of a, b, got numbers for a"),
-        (dict(a=1, b=1, c=1), r"got numbers for a, b, c"),
-        (dict(a=1, b=9), r"shared_stages\.b: expected 0, 'all', a stage .* got 9"),
+        (dict(a=1), r"shared_stages: expected a number for each of a, b, found numbers for a"),
+        (dict(a=1, b=1, c=1), r"found numbers for a, b, c"),
+        (dict(a=1, b=9), r"shared_stages\.b: expected 0, 'all', a stage .* found 9"),
     ],
 )
 def test_bad_dicts_of_stages_are_refused(shared, message):

@@ -1,7 +1,7 @@
-"""Does a backbone, cut at its stage boundaries, still compute what timm's own model computes?
+"""Check that a backbone cut at its stage boundaries gives the same outputs as timm's own model.
 
-Weights are random, constants (a layer scale of 1e-6, zeroed branches) too, so that every part
-shows in the output; dropout and stochastic depth are on where the model has them.
+All weights are random, including near-zero constants (a layer scale of 1e-6, zeroed branches), so
+that every part affects the output. Dropout and stochastic depth are on if the model has them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from trn_plugin.onnx_translations import onnx_translations
 
 UNTRIED = "not tried"
 TOLERANCES = {"eval": 1e-5, "train": 1e-5, "gradient": 1e-4, "onnx": 1e-3}
-"""Of features relative to the largest, of a parameter's gradient to its largest entry."""
+"""Relative to the largest feature, or to the largest entry of a parameter's gradient."""
 SIZES = (64, 112, 128, 160, 192, 224, 256, 288, 320, 384, 448, 512)
 DROP = ("drop_rate", "drop_path_rate", "proj_drop_rate", "attn_drop_rate")
 DROPS = (DROP, DROP[:-1], ())  # TNT's backward pass fails with attention dropout
@@ -37,12 +37,12 @@ def failed(reason: str) -> dict:
 
 
 def check_backbone(name: str, boundaries=None, onnx: bool = True) -> dict:
-    """Cut a model, compare it with the uncut one, and export it; a row of the table.
+    """Cut a model, compare it with the uncut one, and export it; return a row of the table.
 
     Args:
-        name (str): of ``timm.list_models()``.
+        name (str): a name from ``timm.list_models()``.
         boundaries (Sequence[int], optional): stages to cut after, from 1; default all.
-        onnx (bool): export the model cut before its last stage, and run that with onnxruntime.
+        onnx (bool): export the model cut before its last stage, and run it with onnxruntime.
     """
     try:
         uncut = Uncut(name)
@@ -69,7 +69,7 @@ def check_backbone(name: str, boundaries=None, onnx: bool = True) -> dict:
             exported = onnx_difference(uncut.cut(-1 if len(stages) > 1 else 0), uncut.x)
             agrees = exported <= TOLERANCES["onnx"]
             onnx_outcome = "ok" if agrees else f"differs by {exported:.1e}"
-        except Exception as error:  # torch.onnx and onnxruntime raise anything
+        except Exception as error:  # torch.onnx and onnxruntime raise many types
             onnx_outcome = reason_of(error)
     return dict(
         params=sum(p.numel() for p in uncut.model.parameters()),
@@ -83,7 +83,7 @@ def check_backbone(name: str, boundaries=None, onnx: bool = True) -> dict:
 
 
 class Uncut:
-    """timm's model for the smallest pictures that it takes, its features and its gradients."""
+    """timm's model at the smallest input size that it accepts, its features and gradients."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -100,7 +100,7 @@ class Uncut:
         self.gradients = {n: p.grad for n, p in self.model.named_parameters() if p.grad is not None}
 
     def cut(self, shared_stages: int) -> TimmTrunk:
-        """The same weights, cut for two tasks."""
+        """The model with the same weights, cut for two tasks."""
         sizes = dict(shared_stages=shared_stages, tasks=("a", "b"), img_size=self.size)
         trunk = TimmTrunk(self.name, **sizes, **self.options)
         with torch.no_grad():
@@ -110,7 +110,7 @@ class Uncut:
         return trunk
 
     def differences(self, boundary: int) -> dict[str, tuple[float, str]]:
-        """The largest in either mode and of the gradients, and of what."""
+        """The largest difference in each mode and of the gradients, and the task or parameter."""
         trunk, found = self.cut(boundary), {}
         with torch.no_grad():
             features = trunk.eval()(self.x)
@@ -135,7 +135,7 @@ class Uncut:
 
 
 def worst(found: Iterable[tuple[float, str]]) -> tuple[float, str]:
-    """The largest difference and what has it; what is no number is the largest."""
+    """The largest difference and its name; NaN counts as the largest."""
     return max(found, key=lambda each: math.inf if math.isnan(each[0]) else each[0])
 
 
@@ -148,7 +148,7 @@ def pictures(size: int) -> torch.Tensor:
 
 
 def smallest_input(name: str) -> tuple[nn.Module, int, dict]:
-    """The model for the smallest pictures at which its features and gradients are finite."""
+    """The model, size and options for the smallest input with finite features and gradients."""
     config = timm.get_pretrained_cfg(name)
     native = max(config.input_size[1:]) if config else 224
     reason = ""
@@ -163,15 +163,15 @@ def smallest_input(name: str) -> tuple[nn.Module, int, dict]:
                     randomise_constants(model)
                     return model, size, options
                 reason = "features are not finite"
-            except Exception as error:  # a model's own shape errors are of any type
+            except Exception as error:  # shape errors of models have many types
                 reason = first_line(error)
                 if "gradient" not in reason:
                     break
-    raise ConfigError(f"{name} runs with no size of pictures: {reason}")
+    raise ConfigError(f"{name} does not run with any input size: {reason}")
 
 
 def create(name: str, sized: dict, options: dict) -> tuple[nn.Module, dict]:
-    """The model, with those of ``options`` that it takes."""
+    """The model, with the ``options`` that it accepts."""
     while True:
         torch.manual_seed(0)
         try:
@@ -192,7 +192,7 @@ def randomise_constants(model: nn.Module) -> None:
 
 
 def onnx_difference(trunk: TimmTrunk, x: torch.Tensor) -> float:
-    """Largest difference, relative to the largest feature, of an exported trunk."""
+    """Largest difference between exported and PyTorch trunk, relative to the largest feature."""
     import onnxruntime
 
     trunk.eval()
@@ -210,7 +210,7 @@ def onnx_difference(trunk: TimmTrunk, x: torch.Tensor) -> float:
 
 
 def reason_of(error: BaseException) -> str:
-    """The operator that has no export, or else the error's first line."""
+    """The operator that cannot be exported, or else the error's first line."""
     text = "".join(traceback.format_exception(error))
     found = re.search(r"No ONNX function found for <OpOverload\(op='([\w.]+)'", text)
     if found:

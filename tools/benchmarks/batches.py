@@ -1,4 +1,4 @@
-"""Batches for benchmarks, as a data loader gives them: random pictures, or a config's own."""
+"""Batches for benchmarks in the format of a data loader: random pictures or a config's own."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ COARSE, KINDS = 4, 64  # pixels of a random picture's side, labels of a task
 
 
 def random_batches(model, config, args):
-    """Smooth random pictures, and labels that depend on them, as a data loader gives batches."""
+    """Endless batches of smooth random pictures, and of labels that depend on them."""
     generator, rng = torch.Generator().manual_seed(0), np.random.default_rng(0)
     tasks, teachers = {}, {}
     for name, head in model.heads.items():
@@ -49,7 +49,7 @@ def data_batches(model, config, args):
         raise ConfigError(f"{args.config}: expected a train_dataloader for --data, found none")
     settings = dict(config.train_dataloader, batch_size=args.batch, num_workers=0)
     settings |= dict(persistent_workers=False, drop_last=True)
-    settings.pop("prefetch_factor", None)  # of workers
+    settings.pop("prefetch_factor", None)  # only valid with workers
     loader = SafeRunner.build_dataloader(settings, seed=0)
     if len(loader) == 0:
         found = f"{len(loader.dataset)} pictures in the training set"

@@ -1,12 +1,12 @@
-"""Time and memory of a cut backbone, beside those of its parts and of timm's own model.
+"""Time and memory of a cut backbone, compared with its parts and with timm's own model.
 
 Prints for each model
-  build  CPU seconds that the cut and the comparison with the uncut model add to timm's own;
-  step   a forward pass of two tasks over trunk and two tails, each timed alone;
-  memory what that pass keeps for the backward pass, over trunk and two tails alone;
-  bare   a forward pass of one task with everything shared over timm's own model.
-The sides of a ratio run in turn; medians, of CPU time on CPUs, so that other programs matter less
-(with --threads 1 it is the time that passes on an idle machine).
+  build  CPU seconds to build the cut model, including its comparison with timm's, minus timm's;
+  step   ratio: forward pass of two tasks / sum of trunk and two tails timed alone;
+  memory ratio: bytes saved for the backward pass in that pass / sum of trunk and two tails;
+  bare   ratio: forward pass of one task with all stages shared / timm's own model.
+Both sides of a ratio run in turn. Times are medians; on CPUs of CPU time, which other programs
+disturb less (with --threads 1 it equals wall-clock time on an idle machine).
 
 Example:
     python tools/benchmarks/benchmark_backbones.py resnet18 vit_base_patch16_224 --runs 20
@@ -23,9 +23,9 @@ from trn_plugin.models import TimmTrunk
 
 
 def add_arguments(parser):
-    parser.add_argument("names", nargs="+", help="timm's names")
-    add_count(parser, "--batch-size", 4, "pictures")
-    add_count(parser, "--runs", 20, "of each side")
+    parser.add_argument("names", nargs="+", help="timm's model names")
+    add_count(parser, "--batch-size", 4, "pictures in a batch")
+    add_count(parser, "--runs", 20, "timed runs of each side")
     add_device_arguments(parser)
     parser.set_defaults(threads=1)
 
@@ -77,7 +77,7 @@ def measure(name: str, args) -> str:
 
 
 def kept_bytes(run, model) -> int:
-    """Bytes that the backward pass of ``run`` would need, besides the weights."""
+    """Bytes that ``run`` saves for the backward pass, without the weights."""
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
     kept = {}
 

@@ -1,10 +1,10 @@
 """Speed of a config's model in PyTorch, compiled, and exported to onnxruntime in its precisions.
 
-All do the same work, from uint8 pictures in main memory to the tasks' outputs there; resizing and
-normalising the pictures is inside on every side. They run in turn, some calls of each a round, and
-the medians of all rounds are printed: what else the machine does meets all of them. A row that
-cannot run says why. `differs` is the largest difference from eager PyTorch, of the picture's side
-for landmarks.
+All backends do the same work, from uint8 pictures in main memory to the tasks' outputs there,
+including resizing and normalising. They run in turn, a few calls of each per round, so that other
+load on the machine affects all of them; the medians of all rounds are printed. A backend that
+cannot run is listed with the reason. `differs` is the largest difference from eager PyTorch, for
+landmarks as a fraction of the picture's side.
 
 Examples:
     python tools/benchmarks/benchmark_deploy.py configs/mtfl/mtl_resnet18_mtfl.py \\
@@ -46,18 +46,18 @@ TITLES = {
 
 def add_arguments(parser):
     add_config_arguments(parser)
-    parser.add_argument("--checkpoint", help="default: random weights, which are as fast")
+    parser.add_argument("--checkpoint", help="default: random weights, with the same speed")
     sizes = dict(type=positive_int, metavar="N")
     parser.add_argument("--batch-sizes", nargs="+", default=[1, 8, 32], **sizes)
     backends = ["eager", "compile", "fp32", "int8"]
     parser.add_argument("--backends", nargs="+", choices=tuple(TITLES), default=backends)
     parser.add_argument("--picture-size", help="side in pixels (default: the network's)", **sizes)
     add_count(parser, "--rounds", 5)
-    add_count(parser, "--calls", 5, "of each a round")
+    add_count(parser, "--calls", 5, "calls of each backend per round")
     parser.add_argument(
         "--cpu-time",
         action="store_true",
-        help="of the process, of all its threads: what else the machine does is left out",
+        help="measure CPU time of all threads of the process, which excludes other programs",
     )
     add_device_arguments(parser)
     add_out(parser)
@@ -100,7 +100,7 @@ def main(args):
 
 
 def backends(model, metadata, args, folder):
-    """What can run, (pictures) -> {output: array} by name, and why the others cannot."""
+    """The usable backends, {name: (pictures) -> {output: array}}, and why the others fail."""
     deployed = DeployModel(model, metadata["input_size"]).eval()
     runs, skipped = {}, {}
     for precision in ("fp32", "fp16", "int8"):  # before the model moves to another device
@@ -130,7 +130,7 @@ def exported(model, metadata, args, precision, folder):
     predictor = TaskPredictor(path, providers_of(args.device), args.threads)
     used = predictor.session.get_providers()[0]
     if not used.lower().startswith(args.device):
-        raise CheckpointError(f"onnxruntime runs it by {used}, not on {args.device}")
+        raise CheckpointError(f"onnxruntime runs it with {used}, not on {args.device}")
     return predictor.run
 
 
@@ -138,16 +138,16 @@ def measure(runs, skipped, pictures, metadata, args):
     outputs, usable = {}, {}
     for name, run in runs.items():
         try:
-            outputs[name] = run(pictures)  # compiles, too
+            outputs[name] = run(pictures)  # also compiles
             usable[name] = functools.partial(run, pictures)
-        except Exception as error:  # compilers' and runtimes' errors share no base class
+        except Exception as error:  # errors of compilers and runtimes share no base class
             skipped[name] = f"{type(error).__name__}: {first_line(error)}"
     clock = time.process_time if args.cpu_time else time.perf_counter
     times = times_in_turn(usable, args.rounds, clock, args.calls, pause=0.05)
     rows = []
     for name in (name for name in TITLES if name in args.backends):
         row = {"backend": name, "batch_size": len(pictures)}
-        told = f"skipped: {skipped.get(name)}"
+        text = f"skipped: {skipped.get(name)}"
         if name in skipped:
             row["skipped"] = skipped[name]
         else:
@@ -155,8 +155,8 @@ def measure(runs, skipped, pictures, metadata, args):
             differs = difference(outputs[name], outputs.get("eager"), pictures, metadata)
             row |= {"milliseconds": 1e3 * times[name], "pictures_per_second": rate}
             row |= {"over_eager": ratio, "differs": differs}
-            told = f"{row['milliseconds']:13.2f} {rate:11.1f} {ratio:10.2f}x  {differs:.0e}"
-        print(f"  {TITLES[name]:18} {told}", flush=True)
+            text = f"{row['milliseconds']:13.2f} {rate:11.1f} {ratio:10.2f}x  {differs:.0e}"
+        print(f"  {TITLES[name]:18} {text}", flush=True)
         rows.append(row)
     return rows
 

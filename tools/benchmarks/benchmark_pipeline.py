@@ -1,9 +1,9 @@
-"""Pictures a second of one core: a config's training pipeline beside torchvision doing the same.
+"""Pictures per second on one core: a config's training pipeline and the same with torchvision.
 
 torchvision reads with PIL, as its data sets do, and applies the transforms.v2 that correspond to
-the config's steps; its boxes are given to it and landmarks are left out. All sides take the same
-pictures in turn, round after round, in this process; their CPU times' medians are compared, so that
-other work on the machine does not count. Decoding alone is the floor.
+the config's steps. It gets the config's boxes and transforms no landmarks. All sides process the
+same pictures in turn, in this process. Their median CPU times are compared, so that other load on
+the machine does not count. Decoding alone is the upper limit.
 
 Example:
     python tools/benchmarks/benchmark_pipeline.py configs/mtfl/mtl-fast_resnet18_mtfl.py \\
@@ -37,8 +37,8 @@ BILINEAR = dict(interpolation=v2.InterpolationMode.BILINEAR)
 
 def add_arguments(parser):
     add_config_arguments(parser)
-    add_count(parser, "--pictures", 500, "of the data set")
-    add_count(parser, "--rounds", 5, "over all of them")
+    add_count(parser, "--pictures", 500, "pictures of the data set")
+    add_count(parser, "--rounds", 5, "rounds over all pictures")
     parser.add_argument(
         "--workers", type=positive_int, metavar="N", help="also time a data loader with N workers"
     )
@@ -91,7 +91,7 @@ def build(settings, count):
 
 
 def epochs(dataset):
-    """A function that runs all samples, with new draws each time."""
+    """A function that runs one epoch, with new augmentation each time."""
     counter = itertools.count()
 
     def run():
@@ -121,7 +121,7 @@ def torchvision_side(pictures, size, pipeline, tensors):
 
 
 def counterpart(step):
-    """The transforms.v2 of one step of the config's pipeline; reading and cutting have none."""
+    """The transforms.v2 of one step of the config's pipeline; empty for reading and cropping."""
     if step["type"] == "RandomFlip":
         return [v2.RandomHorizontalFlip(step.get("prob", 0.5))]
     if step["type"] == "LoadCrop":
@@ -136,7 +136,7 @@ def affine(rotate, shift, scale):
 
 
 def photometric(entry):
-    """What an entry of Albumentations does when it is applied."""
+    """The transforms.v2 of an entry of Albumentations, without its probability."""
     name = entry["type"]
     if name == "RandomBrightnessContrast":
         return v2.ColorJitter(entry["brightness_limit"], entry["contrast_limit"])
@@ -153,7 +153,7 @@ def photometric(entry):
 
 
 def loader_rate(config, count, workers):
-    """Pictures a second of a data loader, in its second epoch."""
+    """Pictures per second of a data loader, in its second epoch."""
     settings = config.train_dataloader
     settings.update(num_workers=workers, persistent_workers=True)
     settings.dataset.indices = count

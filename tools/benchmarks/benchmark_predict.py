@@ -1,8 +1,8 @@
-"""Pictures a second of `trn-plugin predict`, beside decoding alone and the model alone.
+"""Pictures per second of `trn-plugin predict`, compared with decoding alone and the model alone.
 
-The bound is one after the other, 1 / (1 / decoding + 1 / model); all run in turn on the same cores,
-in batches of 16 as `predict` does, and medians are printed. A folder, one video, or boxes of a
-picture:
+"decoding, then model" is the rate of both in sequence, 1 / (1 / decoding + 1 / model). All run in
+turn on the same cores, in batches of 16 as in `predict`; medians are printed. Examples with a
+folder, a video, and many boxes in a picture:
 
     python tools/benchmarks/benchmark_predict.py model.onnx --pictures 10000 --no-draw --rounds 1
     python tools/benchmarks/benchmark_predict.py model.onnx --pictures 1000 --video
@@ -30,16 +30,16 @@ from trn_plugin.geometry import read_image
 
 BATCH = 16
 BOX = 150
-"""Pixels of a side of a box, where there are several."""
+"""Side of a box in pixels, if a picture has several."""
 
 
 def add_arguments(parser):
     parser.add_argument("model", help="a file written by `trn-plugin export`")
     add_count(parser, "--pictures", 1000)
     add_count(parser, "--size", 150, "side of the pictures in pixels")
-    parser.add_argument("--video", action="store_true", help="the pictures are frames of a video")
-    add_count(parser, "--boxes", 1, "on each picture; several are of 150 pixels")
-    parser.add_argument("--no-draw", action="store_true", help="leave out the run that draws")
+    parser.add_argument("--video", action="store_true", help="use the pictures as a video's frames")
+    add_count(parser, "--boxes", 1, "boxes on each picture, of 150 pixels if more than one")
+    parser.add_argument("--no-draw", action="store_true", help="skip the run that draws")
     add_count(parser, "--rounds", 5)
     add_out(parser)
 
@@ -50,13 +50,13 @@ def main(args):
     with tempfile.TemporaryDirectory(prefix="benchmark_predict-") as folder:
         rows = measured(args, Path(folder))
     for row in rows:
-        print(f"{row['what']:28} {row['per_second']:10.0f} a second")
+        print(f"{row['what']:28} {row['per_second']:10.0f} per second")
     if args.out:
         write_table(args.out, rows)
 
 
-def drawn_pictures(count, size):
-    """Smooth colours with some noise, which take as much room as photographs of that size."""
+def synthetic_pictures(count, size):
+    """Smooth colours with some noise, whose JPEG files are about as large as photographs."""
     rng = np.random.default_rng(0)
     for _ in range(count):
         smooth = cv2.resize(rng.uniform(0, 255, (5, 5, 3)), (size, size))
@@ -64,7 +64,7 @@ def drawn_pictures(count, size):
 
 
 def write_pictures(folder, pictures):
-    """JPEG files."""
+    """Write pictures as JPEG files."""
     folder.mkdir()
     for index, picture in enumerate(pictures):
         cv2.imwrite(str(folder / f"{index:05}.jpg"), picture)
@@ -78,7 +78,7 @@ def write_video(path, pictures):
 
 
 def write_boxes(path, pictures, count, size):
-    """``count`` boxes of each picture, at random places."""
+    """Write ``count`` boxes for each picture, at random positions."""
     corners = np.random.default_rng(1).integers(0, max(size - BOX, 0) + 1, (count, 2))
     rows = itertools.product(pictures, corners.tolist())
     lines = [f"{picture},{x},{y},{x + BOX},{y + BOX}" for picture, (x, y) in rows]
@@ -86,7 +86,7 @@ def write_boxes(path, pictures, count, size):
 
 
 def measured(args, folder):
-    pictures = drawn_pictures(args.pictures, args.size)
+    pictures = synthetic_pictures(args.pictures, args.size)
     if args.video:
         given = [folder / "video.mp4"]
         write_video(given[0], pictures)
@@ -99,7 +99,7 @@ def measured(args, folder):
         given, side = ["--boxes", folder / "boxes.csv"], BOX
         write_boxes(given[1], paths, args.boxes, args.size)
     predictor = TaskPredictor(args.model)
-    batch = np.stack([*drawn_pictures(1, side)] * BATCH)
+    batch = np.stack([*synthetic_pictures(1, side)] * BATCH)
     count = args.pictures * args.boxes
     parser = build_parser("")
     predict.add_arguments(parser)

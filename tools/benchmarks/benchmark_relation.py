@@ -1,12 +1,12 @@
-"""Time of a step of the task relation layer (forward, backward, update) beside the alternatives.
+"""Time per step of the task relation layer (forward, backward, update) and of its alternatives.
 
 Example:
     python tools/benchmarks/benchmark_relation.py --dims 10x5 40 128 512 --dtypes float32
 
-All methods see the same features, recorded while a small two-task network trains, and are timed
-in turn at the same steps. "factor" is the median over steps of Algorithm 1's time over the
-method's; "floor" the same of the method's over that of the three covariance products alone.
-Errors are against the exact solution in float64: of tau, and of the gradient relative to its norm.
+All methods get the same features, recorded while a small two-task network trains, and are timed
+in turn at the same steps. "factor" is the median over steps of the ratio of Algorithm 1's time to
+the method's; "floor" is that of the method's time to the three covariance products alone. Errors
+are against the exact solution in float64: of tau, and of the gradient relative to its norm.
 """
 
 import argparse
@@ -63,7 +63,7 @@ def add_arguments(parser):
     parser.add_argument("--dtypes", nargs="+", choices=tuple(dtypes), default=dtypes)
     add_device_arguments(parser)
     add_count(parser, "--batch", 128)
-    add_count(parser, "--start", 100, "steps before the first timed one")
+    add_count(parser, "--start", 100, "steps before the first timed step")
     add_count(parser, "--steps", 30, "timed steps, every second one")
     add_count(parser, "--wide-steps", 5, "timed steps from d = 1024 on")
     add_out(parser)
@@ -81,7 +81,7 @@ def widths(text: str) -> tuple[int, int]:
 
 
 def record(dims: tuple[int, int], batch: int, steps: int) -> list[list[Tensor]]:
-    """Features (batch, d) of the two tails of a network at each step of its training."""
+    """Features (batch, d) of a network's two tails at each step of its training."""
     trunk = nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU())
     tails = nn.ModuleList(nn.Sequential(nn.Linear(256, d), nn.ReLU()) for d in dims)
     heads = nn.ModuleList(nn.Linear(d, 5) for d in dims)
@@ -107,7 +107,7 @@ def record(dims: tuple[int, int], batch: int, steps: int) -> list[list[Tensor]]:
 
 
 def measure(features: list[list[Tensor]], start: int, dims: tuple[int, int]):
-    """A row for each method: medians over the timed steps."""
+    """One row for each method, with medians over the timed steps."""
     device = features[0][0].device
     layer = TaskRelationLayer(
         MOMENTUM, SHRINKAGE, dims=dims, start="identity", min_samples_per_dim=0
@@ -152,7 +152,7 @@ def measure(features: list[list[Tensor]], start: int, dims: tuple[int, int]):
 
 
 def identities(dims: tuple[int, int], like: Tensor) -> list[Tensor]:
-    """S11, S12, S22 at the start."""
+    """Initial S11, S12, S22: identity, zero, identity."""
     d1, d2 = dims
     s11, s12, s22 = torch.eye(d1), torch.zeros(d1, d2), torch.eye(d2)
     return [s.to(like) for s in (s11, s12, s22)]
@@ -163,7 +163,7 @@ def centred(pair: list[Tensor]) -> list[Tensor]:
 
 
 def products(x1: Tensor, x2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The floor: what no method can do without."""
+    """The floor: the covariance products that every method needs."""
     return x1.mT @ x1, x1.mT @ x2, x2.mT @ x2
 
 

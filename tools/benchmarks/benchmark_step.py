@@ -1,17 +1,17 @@
-"""What the relation part costs in a training step: a config's TRN beside the same model without.
+"""Cost of the relation part in a training step: a config's TRN and the same model without it (MTL).
 
-Two models are trained on the same pictures, in pairs of steps: the config's model with its neck and
-its relation losses, and the same without both (MTL), from the same weights and optimizer state.
-Pictures are random, or with `--data` those of the config's training set, and lie on the device. The
-order is swapped each time; a difference is the mean of two neighbouring pairs, one of either order.
-A step is MMEngine's: normalise, forward, losses, backward, clip, optimizer; reading data, other
-hooks and `compile` are left out. A warm-up trains the TRN, so that its moments are filled.
+Two models are trained on the same pictures, in pairs of steps: the config's model with neck and
+relation losses (TRN), and the model without both (MTL), from the same weights and optimizer state.
+Pictures are random, or with `--data` from the config's training set, and are already on the device.
+The order alternates; a difference is the mean of two neighbouring pairs, one in each order. A step
+is MMEngine's: normalise, forward, losses, backward, clip, optimizer; reading data, other hooks and
+`compile` are left out. A warm-up trains the TRN first, which fills its moments.
 
-On a CPU a difference of a few ms drowns in a step. So the relation part is also timed alone, within
-the same steps: a second neck, in the same state, gets copies of a step's features and does what the
-step did with them. `forward` is the neck, its log entries and the relation losses, `backward` goes
-from their sum to the features. On a GPU every time ends when the device has finished; the part
-alone then holds launches that a whole step hides: the difference is what training pays.
+On a CPU a difference of a few ms is lost in the noise of a step. So the relation part is also timed
+alone: a second neck in the same state gets copies of the step's features and repeats the step's
+computation. `forward` is the neck, its log entries and the relation losses; `backward` goes from
+their sum to the features. On a GPU, every time ends when the device has finished. Timed alone, the
+relation part includes kernel launches that a whole step hides; the difference is the true cost.
 
 Percentages are of the MTL step of the same pair.
 
@@ -57,19 +57,19 @@ PICTURES = ("random pictures", "pictures of the training set")
 def add_arguments(parser):
     add_config_arguments(parser, optional=True)
     parser.set_defaults(config=str(CONFIG))
-    add_count(parser, "--batch", 128, "pictures a step")
+    add_count(parser, "--batch", 128, "pictures per step")
     add_count(parser, "--image-size", 32, "side in pixels")
-    parser.add_argument("--data", action="store_true", help="pictures of the config's training set")
+    parser.add_argument("--data", action="store_true", help="use the config's training set")
     add_device_arguments(parser)
     parser.add_argument("--amp", action="store_true", help="mixed precision (CUDA)")
     parser.add_argument(
         "--host",
         action="store_true",
-        help="instead: CPU time of the main process in training and evaluation steps of the "
-        "config's runner, on its data, beside a plain loop of the same network, part by part",
+        help="instead, compare the CPU time of the config's runner in training and evaluation "
+        "steps, part by part, with a plain loop of the same network",
     )
     add_count(parser, "--steps", 40, "timed pairs, an even number")
-    add_count(parser, "--warmup", 50, "TRN steps before")
+    add_count(parser, "--warmup", 50, "untimed TRN steps before")
     add_out(parser)
 
 
@@ -94,7 +94,7 @@ def check(args):
     if args.steps % 2:
         raise ConfigError(f"--steps: expected an even number, found {args.steps}")
     if args.host and (args.amp or args.data or args.device != "cpu"):
-        raise ConfigError("--host: takes the config's data on the CPU; leave --amp, --data out")
+        raise ConfigError("--host: takes the config's data on the CPU; omit --amp and --data")
     use_device(args)
     if args.amp and args.device != "cuda":
         raise ConfigError(f"--amp needs --device cuda, found {args.device}")
@@ -133,7 +133,7 @@ def measure_relation_part(config, args):
 
 
 class Side:
-    """A model in training with its optimizer."""
+    """A model in training mode with its optimizer."""
 
     def __init__(self, model, config, device):
         self.model, self.logged = model.to(device).train(), {}
@@ -144,7 +144,7 @@ class Side:
         self.logged = self.model.train_step(batch, self.optim_wrapper)
 
     def follow(self, other):
-        """Take over weights and optimizer state, as far as this model has them."""
+        """Copy weights and optimizer state of the other side, except the neck's."""
         state = other.model.state_dict()
         self.model.load_state_dict({k: v for k, v in state.items() if not k.startswith("neck.")})
         self.optim_wrapper.load_state_dict(copy.deepcopy(other.optim_wrapper.state_dict()))
@@ -154,7 +154,7 @@ def build(config, args) -> tuple[Side, Side]:
     """The config's TRN with its relation losses, and the same model without neck.
 
     Raises:
-        ConfigError: a config without either.
+        ConfigError: a config without neck, optim_wrapper or TaskRelationLossHook.
     """
 
     def require(there, what):
@@ -189,7 +189,7 @@ def build(config, args) -> tuple[Side, Side]:
 
 
 class RelationPart:
-    """What a step of ``side`` did with its features, once more, by a neck in the same state."""
+    """Repeats the relation part of a step of ``side`` with a copy of its neck."""
 
     def __init__(self, side):
         self.side = side
@@ -220,7 +220,7 @@ class RelationPart:
 
 
 def measure(trn, mtl, part, batches, args) -> dict[str, list[float]]:
-    """Seconds of each timed step, by what was timed."""
+    """Seconds of each timed step, by name of the timed part."""
     times = {name: [] for name in (TRN, MTL, DIFFERENCE, FORWARD, BACKWARD, BOTH)}
 
     def with_relations(batch):
@@ -260,7 +260,7 @@ def row_of(name, times) -> dict:
 
 
 def both_orders(values):
-    """Means of each two neighbours: what comes second in a pair takes another time."""
+    """Means of neighbouring pairs; the second run of a pair differs systematically in time."""
     return [(a + b) / 2 for a, b in zip(values[::2], values[1::2], strict=True)]
 
 

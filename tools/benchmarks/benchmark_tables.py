@@ -1,8 +1,8 @@
-"""Seconds and memory that a CSV file of many rows takes, in the main process and in workers.
+"""Time and memory to load a CSV file of many rows, in the main process and in workers.
 
-Writes a file (two points, a class, an attribute, a value in each row) and a few pictures, builds
-its data set in a fresh process, and reads samples with data-loader workers. --beside names other
-checkouts of the package, which do the same in turn.
+Writes a file (two points, a class, an attribute and a value in each row) and a few pictures,
+builds its data set in a fresh process, and reads samples with data-loader workers. --beside names
+other checkouts of the package to measure in turn.
 
 Examples:
     python tools/benchmarks/benchmark_tables.py --rows 1000000
@@ -38,14 +38,14 @@ PIPELINE = [
     dict(type="trn_plugin.CropResize", size=32),
     dict(type="trn_plugin.PackMultiTaskInputs"),
 ]
-SETS = {"all rows": {}, "a drawn split": dict(split="train")}
+SETS = {"all rows": {}, "a random split": dict(split="train")}
 
 
 def add_arguments(parser):
     parser.add_argument("--rows", type=positive_int, default=1_000_000, help="(%(default)s)")
     parser.add_argument("--workers", type=positive_int, default=4, help="(%(default)s)")
     parser.add_argument(
-        "--samples", type=positive_int, default=20_000, help="that they read (%(default)s)"
+        "--samples", type=positive_int, default=20_000, help="samples to read (%(default)s)"
     )
     parser.add_argument("--beside", nargs="*", default=[], help="checkouts of other commits")
     parser.add_argument("--out", help="write the numbers to this JSON file")
@@ -72,7 +72,7 @@ def main(args):
 
 
 def write(folder, rows):
-    """labels.csv of random labels; the rows share the pictures. Returns its size in bytes."""
+    """Write labels.csv with random labels; rows share pictures. Returns its size in bytes."""
     import cv2
     import numpy as np
 
@@ -151,14 +151,14 @@ def measure(args, root, name):
 
 
 def memory(pid):
-    """Megabytes by the names of /proc/PID/smaps_rollup."""
+    """Memory of a process in megabytes, by the names in /proc/PID/smaps_rollup."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8").splitlines()[1:]
     cells = (row.split() for row in lines)
     return {name.rstrip(":"): int(value) / 1024 for name, value, *_ in cells}
 
 
 def peak_memory():
-    """The most resident megabytes that this process had so far."""
+    """Peak resident memory of this process in megabytes."""
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 

@@ -1,9 +1,9 @@
-"""Check that timm's models, cut at every stage boundary, still compute what the uncut ones do.
+"""Check that timm's models, cut at every stage boundary, give the same outputs as the uncut ones.
 
-For each model: every boundary in evaluation and in training mode (with the same random numbers)
-and the gradients against the uncut model, and one boundary exported and run by onnxruntime, at the
-smallest pictures that the model takes. Prints a table and writes a CSV; models that are already in
-the CSV are not checked again.
+For each model and boundary, compares evaluation mode, training mode (with the same random numbers)
+and gradients with the uncut model, at the smallest input size that the model accepts. Also exports
+one boundary and runs it with onnxruntime. Prints a table and writes a CSV; models that are already
+in the CSV are not checked again.
 
 Example:
     python tools/benchmarks/check_backbones.py "resnet*" vit_tiny_patch16_224 --out backbones.csv
@@ -38,12 +38,12 @@ MOST_PARAMS = 150e6
 
 
 def add_arguments(parser):
-    parser.add_argument("names", nargs="*", help="timm's names or patterns such as 'resnet*'")
+    parser.add_argument("names", nargs="*", help="timm's model names, or patterns like 'resnet*'")
     parser.add_argument(
         "--smallest", action="store_true", help="the smallest model of each of timm's files"
     )
     parser.add_argument("--out", default="backbones.csv", help="CSV (%(default)s)")
-    parser.add_argument("--no-onnx", action="store_true", help="no export")
+    parser.add_argument("--no-onnx", action="store_true", help="do not export")
     parser.add_argument(
         "--time-limit", type=float, default=600, help="seconds for a model (%(default)s)"
     )
@@ -55,7 +55,7 @@ def add_arguments(parser):
 def main(args):
     chosen = choose(args)
     rows = read(args.out)
-    todo = [name for name in chosen if not is_answered(rows.get(name), args)]
+    todo = [name for name in chosen if not is_checked(rows.get(name), args)]
     for index, name in enumerate(todo, 1):
         print(f"[{index}/{len(todo)}] {name} ...", end=" ", flush=True)
         rows[name] = row = in_own_process(name, args)
@@ -65,12 +65,12 @@ def main(args):
     report([rows[name] for name in chosen if name in rows])
 
 
-def is_answered(row: dict | None, args) -> bool:
+def is_checked(row: dict | None, args) -> bool:
     return row is not None and (args.no_onnx or row["onnx_outcome"] != UNTRIED)
 
 
 def choose(args) -> list[str]:
-    """The models to check; of patterns and of files those that are not too large."""
+    """The models to check; patterns and --smallest skip models over MOST_PARAMS."""
     known = timm.list_models()
     if args.smallest == bool(args.names):
         raise ConfigError("expected either names of models or --smallest")
@@ -91,7 +91,7 @@ def choose(args) -> list[str]:
 
 
 def count_parameters(name: str) -> float:
-    """Without its classifier; infinite where timm cannot build the model without memory."""
+    """Parameters without the classifier; infinite if the model cannot be built on device meta."""
     try:
         with torch.device("meta"):
             return sum(p.numel() for p in timm.create_model(name, num_classes=0).parameters())
@@ -104,7 +104,7 @@ def file_of(name: str) -> str:
 
 
 def in_own_process(name: str, args) -> dict:
-    """One row, by a process that may run out of time or memory."""
+    """Check a model in a separate process with limits of time and memory; return its row."""
     begun = time.monotonic()
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
@@ -133,7 +133,7 @@ def work(sender, name: str, onnx: bool, memory: int) -> None:
             row = check_backbone(name, onnx=onnx)
     except MemoryError:
         row = failed("not enough memory")
-    except Exception as error:  # whatever it is belongs to this model's row
+    except Exception as error:  # any error is reported in this model's row
         row = failed(one_line(error))
     sender.send(row)
 

@@ -1,8 +1,8 @@
-"""Landmarks of a test set's pictures by an exported file: whole pictures, and a detector's faces.
+"""Compare an exported file's landmark error on whole pictures and on a detector's faces.
 
-Prints the mean error over the distance of the eyes of both ways on the pictures in which the
-detector finds a face, and how many those are. Of several faces the one nearest to the labels is
-taken. With MTFL the test set is AFLW, whose pictures no training has seen.
+Prints the mean error, normalised by the distance of the eyes, of both inputs on the pictures of a
+test set in which the detector finds a face, and the number of such pictures. Of several faces, the
+one nearest to the labels counts. MTFL's test set is AFLW, which is not trained on.
 
 Example:
     python tools/benchmarks/compare_detector.py configs/mtfl/mtl_resnet18_mtfl.py model.onnx \\
@@ -22,15 +22,15 @@ from trn_plugin.files import write_table
 from trn_plugin.geometry import read_image
 from trn_plugin.registry import DATASETS
 
-FACES = 100  # read at once
+PICTURES_AT_ONCE = 100
 
 
 def add_arguments(parser):
-    parser.add_argument("config", help="of the test set")
+    parser.add_argument("config", help="config with the test set")
     parser.add_argument("model", help="a file written by `trn-plugin export`")
     parser.add_argument("--detector", required=True, metavar="FILE.onnx", help="YuNet")
-    parser.add_argument("--task", default="landmarks", help="(%(default)s)")
-    parser.add_argument("--pictures", type=positive_int, metavar="N", help="the first (all)")
+    parser.add_argument("--task", default="landmarks", help="task of landmarks (%(default)s)")
+    parser.add_argument("--pictures", type=positive_int, metavar="N", help="only the first N")
     add_out(parser)
 
 
@@ -46,8 +46,8 @@ def compare(args):
     predictor, detector = TaskPredictor(args.model), FaceDetector(args.detector)
     records, eyes = labelled(load_config(args.config, []), args)
     errors = {"whole picture": [], "detected face": []}
-    for begin in range(0, len(records), FACES):
-        part = records[begin : begin + FACES]
+    for begin in range(0, len(records), PICTURES_AT_ONCE):
+        part = records[begin : begin + PICTURES_AT_ONCE]
         images = [read_image(path) for path, _ in part]
         whole = predictor.predict(images, [None] * len(images))
         found = predictor.predict_objects(images, detector)
@@ -70,7 +70,7 @@ def compare(args):
 
 
 def labelled(config, args):
-    """(path, landmarks in pixels) of each picture whose landmarks are whole, and the eyes."""
+    """(path, landmarks in pixels) of each picture without missing points; the eyes' indices."""
     dataset = DATASETS.build(config.test_dataloader.dataset)
     eyes = dataset.metainfo["tasks"].get(args.task, {}).get("interocular")
     if eyes is None:
@@ -83,7 +83,7 @@ def labelled(config, args):
 
 
 def distance(box, points):
-    """From a box's middle to that of points."""
+    """Distance between the centre of a box and the mean of the points."""
     return float(np.linalg.norm(np.reshape(box, (2, 2)).mean(0) - points.mean(0)))
 
 

@@ -1,9 +1,9 @@
 """Largest difference from PyTorch of one model exported for other runtimes.
 
-Each way to resize is exported in fp32 and run on drawn pictures of the input's size, of 128 x 128
-and of 300 x 200 pixels, in every runtime that is found here: onnxruntime, OpenVINO, torch.export,
-and onnxruntime-web (by Node.js, from a folder that `npm ci` filled). A difference is of the
-picture's side for landmarks, absolute for probabilities.
+Exports each --resize in fp32 and runs it on synthetic pictures of the input's size, of 128 x 128
+and of 300 x 200 pixels, in every runtime installed here: onnxruntime, OpenVINO, torch.export, and
+onnxruntime-web (in Node.js, from a folder filled by `npm ci`). Differences are fractions of the
+picture's side for landmarks and absolute for probabilities.
 
 Example:
     python tools/benchmarks/compare_runtimes.py configs/toy/trn-output_test-resnet_toy.py \\
@@ -51,7 +51,7 @@ console.log(JSON.stringify(Object.fromEntries(outputs.map(([name, o]) => [name, 
 def add_arguments(parser):
     add_config_arguments(parser)
     parser.add_argument("--checkpoint", help="default: random weights")
-    parser.add_argument("--node-modules", metavar="DIR", help="that holds onnxruntime-web")
+    parser.add_argument("--node-modules", metavar="DIR", help="folder with onnxruntime-web")
     add_out(parser)
 
 
@@ -81,7 +81,7 @@ def main(args):
 
 
 def runtimes(deployed, path, node_modules):
-    """Name, version and function (pictures) -> {output: array} of each runtime that is here."""
+    """Name, version and function (pictures) -> {output: array} of each installed runtime."""
     names = deployed.outputs
     yield (
         "onnxruntime",
@@ -96,7 +96,7 @@ def runtimes(deployed, path, node_modules):
     if importlib.util.find_spec("openvino"):
         import openvino
 
-        options = {"INFERENCE_PRECISION_HINT": "f32"}  # else bf16 where the CPU has it
+        options = {"INFERENCE_PRECISION_HINT": "f32"}  # otherwise bf16 on CPUs that support it
         compiled = openvino.Core().compile_model(str(path), "CPU", options)
         version = openvino.__version__.split("-")[0]
         yield "OpenVINO", version, lambda x: {name: compiled(x)[name] for name in names}
@@ -111,7 +111,7 @@ def runtimes(deployed, path, node_modules):
 
 
 def program(deployed):
-    """What torch.export gives, for pictures of any number and size."""
+    """The model exported by torch.export, for any number and size of pictures."""
     height, width = deployed.input_size
     extra = 0 if deployed.resize == "none" else 13
     example = torch.zeros(2, height + extra, width + 2 * extra, 3, dtype=torch.uint8)
@@ -128,7 +128,7 @@ def in_torch(network, names, pictures):
 
 
 def in_node(web, path, pictures):
-    """By onnxruntime-web's WebAssembly in Node.js."""
+    """Run a file with onnxruntime-web's WebAssembly in Node.js."""
     pixels = path.with_suffix(".pixels")
     pixels.write_bytes(pictures.tobytes())
     runtime = (web / "dist/ort.wasm.min.mjs").resolve().as_uri()
@@ -139,7 +139,7 @@ def in_node(web, path, pictures):
 
 
 def compare(deployed, run, sides, tasks):
-    """The largest differences for two pictures, by what they are of."""
+    """The largest differences for two pictures, by task."""
     width, height = sides
     pictures = np.stack([synthetic_picture(height, width, seed) for seed in (0, 1)])
     expected, found = in_torch(deployed, deployed.outputs, pictures), run(pictures)

@@ -1,8 +1,8 @@
-"""Does the online estimate of task similarity arrive at the offline one? (the paper's Figure 4)
+"""Does the online estimate of task similarity converge to the offline one? (the paper's Figure 4)
 
-Takes the labels, outputs and hidden features of two tasks from a trained checkpoint, which stays
-fixed, streams them in shuffled batches through a task relation layer, and compares its tau with
-that of the whole data set.
+Collects labels, outputs and hidden features of two tasks from a trained, fixed checkpoint, streams
+them in shuffled batches through a task relation layer, and compares its tau with that of the whole
+data set.
 
 Example:
     python tools/benchmarks/convergence_study.py configs/mtfl/stl_resnet18_mtfl.py CHECKPOINT \\
@@ -33,12 +33,13 @@ from trn_plugin.files import atomic_write, write_table
 from trn_plugin.relation import chance_similarity, task_similarity
 
 LEVELS = {"gt": "labels", "output": "predictions", "hidden": "hidden features"}
+TOLERANCE = 0.02  # of tau, within which the online estimate has arrived
 
 
 def add_arguments(parser):
     add_config_arguments(parser)
     parser.add_argument("checkpoint", help="checkpoint file")
-    parser.add_argument("--out-dir", required=True, help="write CSV and picture here")
+    parser.add_argument("--out-dir", required=True, help="write CSV files and the plot here")
     parser.add_argument("--split", choices=("train", "val", "test"), default="train")
     parser.add_argument(
         "--tasks", nargs=2, metavar="TASK", help="default: the model's first two tasks"
@@ -50,11 +51,8 @@ def add_arguments(parser):
         "--iterations",
         type=int,
         default=5000,
-        help="batches at the most (%(default)s); a momentum of m is followed for 15/(1-m), at "
+        help="maximal number of batches (%(default)s); a momentum m gets 15/(1-m) batches, at "
         "least 300",
-    )
-    parser.add_argument(
-        "--tolerance", type=float, default=0.02, help="arrived means this near (%(default)s)"
     )
 
 
@@ -80,7 +78,7 @@ def main(args):
 
 
 def read(args):
-    """{level: (f1, f2)} of the samples with both labels, the two tasks, and what data they are."""
+    """{level: (f1, f2)} of the samples with both labels, the two tasks, and the data's name."""
     config = load_config(args.config, args.cfg_options)
     model, _ = load_model(config, args.checkpoint)
     tasks = tuple(args.tasks or model.tasks[:2])
@@ -99,14 +97,14 @@ def read(args):
         f1, f2 = (found[level][task] for task in tasks)
         d1, d2 = f1.shape[1], f2.shape[1]
         if f1 is f2:
-            print(f"{LEVELS[level]}: left out, both tasks have one and the same")
+            print(f"{LEVELS[level]}: left out, both tasks have the same features")
         elif count - 1 <= d1 + d2:
             undefined = f"undefined offline: {count} samples for {d1} + {d2} features"
             print(f"{LEVELS[level]}: left out, {undefined}")
         else:
             features[level] = f1[both], f2[both]
     if not features:
-        raise ConfigError("there is no level at which tau of the whole data set is defined")
+        raise ConfigError("found no level at which tau of the whole data set is defined")
     if count < max(args.batch_sizes):
         raise ConfigError(
             f"--batch-sizes: expected at most {count}, the samples with both labels, "
@@ -116,7 +114,7 @@ def read(args):
 
 
 def study(args, level, sides, batch_size, rows, courses):
-    """Follow all momenta; adds to the rows of both tables."""
+    """Run the online estimate with all momenta; add rows to both tables."""
     d1, d2 = (side.shape[1] for side in sides)
     offline = float(task_similarity(*map(torch.from_numpy, sides)))
     needed, chance = NEEDED_PER_FEATURE * (d1 + d2), chance_similarity(len(sides[0]), d1, d2)
@@ -126,7 +124,7 @@ def study(args, level, sides, batch_size, rows, courses):
         samples = effective_sample_size(batch_size, momentum)
         with tqdm(total=length, desc=f"{level} {batch_size} {momentum}", leave=False) as bar:
             run = online_similarity(*sides, batch_size, momentum, length, 0, progress=bar.update)
-        arrival, off = run.arrival(offline, args.tolerance), abs(run.settled - offline).max()
+        arrival, off = run.arrival(offline, TOLERANCE), abs(run.settled - offline).max()
         verdict = f"arrived at iteration {arrival}"
         if samples < needed:
             arrival, verdict = None, f"impossible: {samples:.0f} effective samples < {needed}"

@@ -1,10 +1,10 @@
-"""CPU time of the main process in steps of a config's runner, beside a plain loop.
+"""CPU time of the main process in steps of a config's runner, compared with a plain loop.
 
-Behind `benchmark_step.py --host`. Before every second step of the runner, and after the others, a
-second model does the network's work on the same batch: normalise, forward with the neck and its
-relation losses, losses, backward, clip, optimiser step; in evaluation forward and predictions.
-What counts is the difference of each pair, in CPU time of all threads. Data-loader workers are
-other processes.
+Implements `benchmark_step.py --host`. For each step of the runner, a second model does the
+network's work on the same batch, alternately before and after it: normalise, forward with the neck
+and its relation losses, losses, backward, clip, optimiser step; in evaluation, forward and
+predictions. The result is the difference of each pair, in CPU time of all threads of this process.
+Data-loader workers are other processes and do not count.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from trn_plugin.errors import ConfigError
 from trn_plugin.registry import MODELS
 
 MODES = {"train": "a training step", "val": "an evaluation step"}
-LOADER, REST = "PyTorch: data loader", "trn_plugin and MMEngine: what is left of the step"
+LOADER, REST = "PyTorch: data loader", "trn_plugin and MMEngine: rest of the step"
 NORMALISE, NETWORK, HEADS, NECK = "normalise", "trunk and tails", "heads and losses", "neck"
 BACKWARD, CLIP, STEP = "backward", "clip", "optimiser step, check of gradients"
 
 
 def measure(config, args) -> list[dict]:
-    """Print and return what a step costs on both sides, and in which part they differ."""
+    """Print and return the cost of a step on both sides, in total and for each part."""
     config.train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=10**6, val_interval=10**6)
     for loader in (config.train_dataloader, config.val_dataloader):
         loader.update(batch_size=args.batch, persistent_workers=loader.num_workers > 0)
@@ -55,11 +55,11 @@ def measure(config, args) -> list[dict]:
 
 
 class Enough(Exception):
-    """Ends a loop after the steps that are measured."""
+    """Ends a loop after the measured steps."""
 
 
 class Clock:
-    """CPU seconds of steps by side and part; what a part calls that is a part counts there."""
+    """CPU seconds of steps by side and part; nested parts count for the innermost one."""
 
     def __init__(self) -> None:
         self.steps: list[dict] = []
@@ -90,7 +90,7 @@ class Clock:
 
 
 class PairedSteps(Hook):
-    """Before or after each step of the runner the plain loop's; the last hook of all."""
+    """Runs a step of the plain loop before or after each step of the runner; the last hook."""
 
     def __init__(self, warmup: int, steps: int) -> None:
         self.warmup, self.number = min(warmup, 10), steps
@@ -139,7 +139,7 @@ class PairedSteps(Hook):
         setattr(target, method, watched)
 
     def before_train_epoch(self, runner):
-        self.clock = None  # making workers is not part of a step
+        self.clock = None  # starting workers is not part of a step
 
     before_val_epoch = before_train_epoch
 
@@ -163,7 +163,7 @@ class PairedSteps(Hook):
 
     def after_step(self, mode, batch):
         clock = self.clocks[mode]
-        if self.clock is not None:  # else it was the first step of an epoch
+        if self.clock is not None:  # not in the first step of an epoch
             clock.charge()
             if not len(clock.steps) % 2:
                 self.plain_step(mode, batch)
@@ -183,7 +183,7 @@ class PairedSteps(Hook):
 
 
 class PlainLoop:
-    """The network's work in plain PyTorch, by a model and an optimiser of its own."""
+    """The network's work in plain PyTorch, with a separate model and optimiser."""
 
     def __init__(self, runner, pairs: PairedSteps) -> None:
         wrapper, model = runner.optim_wrapper, runner.model
@@ -203,7 +203,7 @@ class PlainLoop:
         pairs.watch_network(self.model)
 
     def prepared(self, batch, training):
-        """Pictures, targets and masks, as the losses see them."""
+        """Pictures, targets and masks in the form that the losses need."""
         self.model.train(training)
         for group, other in zip(self.optimizer.param_groups, self.others.param_groups, strict=True):
             group["lr"] = other["lr"]
@@ -254,7 +254,7 @@ def owner(part) -> str:
 
 
 def report(config, args, clocks) -> list[dict]:
-    """Medians of the steps, means of their parts, in milliseconds."""
+    """Print and return medians of the steps and means of their parts, in milliseconds."""
     print(
         f"{config.filename}: batch {args.batch}, {args.image_size} pixels, {args.threads} "
         f"thread{'s' * (args.threads > 1)}, {args.steps} pairs; CPU time, ms"

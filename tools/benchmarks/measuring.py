@@ -1,4 +1,4 @@
-"""What the benchmarks share: options, devices, and times of alternatives in turn."""
+"""Shared code of the benchmarks: options, devices, and timing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Result = TypeVar("Result")
 
 
 def add_count(parser, name: str, default: int, help: str = "") -> None:
-    """Add an option that is a positive number."""
+    """Add an option whose value is a positive number."""
     parser.add_argument(
         name, type=positive_int, default=default, metavar="N", help=f"{help} (%(default)s)".strip()
     )
@@ -26,17 +26,17 @@ def add_device_arguments(parser) -> None:
     """Add --device and --threads."""
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="(%(default)s)")
     parser.add_argument(
-        "--threads", type=positive_int, metavar="N", help="of the CPU (default: one for each core)"
+        "--threads", type=positive_int, metavar="N", help="CPU threads (default: one per core)"
     )
 
 
 def add_out(parser) -> None:
-    """Add --out, a table."""
-    parser.add_argument("--out", metavar="FILE.csv", help="write the numbers to this table too")
+    """Add --out, the CSV file of the numbers."""
+    parser.add_argument("--out", metavar="FILE.csv", help="also write the numbers to this file")
 
 
 def use_device(args) -> None:
-    """Set the threads, and refuse CUDA where there is none; ``args.threads`` is then a number.
+    """Set PyTorch's threads and ``args.threads``, and check that CUDA is available if chosen.
 
     Raises:
         ConfigError: no CUDA.
@@ -55,16 +55,16 @@ def times_in_turn(
     calls: int = 1,
     pause: float = 0.0,
 ) -> dict[str, float]:
-    """Median seconds of a call of each: in every round some calls of one, then of the next.
+    """Median seconds per call of each function, called in turn in every round.
 
-    What else the machine does meets all of them. The first round does not count.
+    Other load on the machine thus affects all of them. The first round is a warm-up.
 
     Args:
-        runs: by name.
-        rounds: that count.
-        clock: ``time.process_time`` for what other programs must not disturb.
-        calls: of each a round.
-        pause: seconds before each, for threads that wait for work to go to sleep.
+        runs: functions by name.
+        rounds: number of timed rounds.
+        clock: ``time.process_time`` excludes the load of other programs.
+        calls: calls of each function per round.
+        pause: seconds before each function's calls, in which idle threads stop spinning.
     """
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds + 1):
@@ -78,7 +78,7 @@ def times_in_turn(
 
 
 def timed(run: Callable[[], Result], device: str | torch.device) -> tuple[float, Result]:
-    """Seconds that ``run`` takes until the device has finished, and what it returns."""
+    """Seconds until ``run`` and the device have finished, and the result of ``run``."""
     wait = torch.cuda.synchronize if torch.device(device).type == "cuda" else lambda: None
     wait()
     begin = time.perf_counter()

@@ -1,9 +1,9 @@
-"""How much worse than the best cut is a cut that was chosen beforehand? Of a sweep of cuts.
+"""Regret of policies that choose a cut before training, from the runs of a sweep over cuts.
 
-Reads the rows that `trn-plugin sweep` keeps of a grid of model.backbone.shared_stages and another
-key. The other key's value is chosen for each cut on the validation set. A cut's error is the mean
-over the tasks of the metric's relative difference to sharing nothing, in percent (a metric of which
-more is better counts as 100 minus its value). Regret is that of a policy minus the best cut's.
+Reads runs.csv of a `trn-plugin sweep` over model.backbone.shared_stages and another key. For each
+cut, the other key's value is chosen on the validation set. A cut's error is the metrics' relative
+difference from sharing nothing, averaged over the tasks, in percent (a metric of which more is
+better counts as 100 minus its value). Regret is a policy's error minus the best cut's error.
 
 Example:
     python tools/benchmarks/sharing_regret.py docs/results/runs_sharing.csv --advice 5
@@ -24,7 +24,7 @@ SPLITS = {"val": "validation set", "test": "test half"}
 
 def add_arguments(parser):
     parser.add_argument("runs", help="runs.csv of the sweep")
-    parser.add_argument("--advice", type=int, metavar="K", help="stages that were advised")
+    parser.add_argument("--advice", type=int, metavar="K", help="advised number of shared stages")
     parser.add_argument("--metrics", nargs="+", default=["landmarks/NME", "pose/accuracy"])
 
 
@@ -36,7 +36,7 @@ def main(args):
 
 
 def read(path, metrics):
-    """Errors by split, cut, value of the other key, and seed: a number for each metric."""
+    """The metrics as errors, by split, cut, value of the other key, and seed."""
     errors = defaultdict(lambda: defaultdict(lambda: defaultdict(dict)))
     with open(path, newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
@@ -61,9 +61,9 @@ def means(by_seed):
 
 
 def chosen_values(validation):
-    """For each cut the other key's value of the least error on the validation set.
+    """For each cut, the other key's value with the smallest error on the validation set.
 
-    Over the seeds that all values of the cut have.
+    Compared over the seeds that all values of the cut have.
     """
     reference = means(next(iter(validation[0].values())))
     chosen = {}

@@ -1,1 +1,1 @@
-"""Tables of several trainings: which, how they are run, and what they say."""
+"""The tables of the paper and the studies: their trainings, scales and reports."""

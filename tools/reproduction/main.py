@@ -1,14 +1,14 @@
-"""Train and measure everything behind a table of the paper, or of a study, and write the table.
+"""Train and measure all rows of a table of the paper, or of a study, and write the table.
 
-Each finished run adds its rows to the file of results, which is kept with the code: a run that is
-there is not done again, on whatever machine, and one that was stopped goes on. OUT_DIR then holds
-TABLE.md, TABLE.png and a folder of each run. figure4 trains one model and studies it.
+Each finished run adds its rows to the file of results, which is kept with the code. A run in this
+file is not repeated on any machine, and a stopped run resumes. OUT_DIR then holds TABLE.md,
+TABLE.png and a folder for each run. figure4 trains one model and runs the convergence study on it.
 
 Example:
     python tools/reproduce.py table1 --scale small --seeds 0 1 2
     python tools/reproduce.py table1 --scale finetune --seeds 0 1 2 3 4 --only mtl trn-output
     python tools/reproduce.py table1 --scale paper --jobs 4 --amp --seconds 3600
-    python tools/reproduce.py table2 --scale full --seeds 0 1 2 --jobs 4 --amp
+    python tools/reproduce.py table2 --scale paper --seeds 0 1 2 --jobs 4 --amp
 """
 
 import os
@@ -39,22 +39,22 @@ def add_arguments(parser):
         "--results", help="file of finished runs; default: docs/results/runs_TABLE_SCALE.csv"
     )
     parser.add_argument(
-        "--jobs", type=positive_int, help="runs at a time; default: one a GPU, else 1"
+        "--jobs", type=positive_int, help="parallel runs; default: one per GPU, 1 without GPUs"
     )
     parser.add_argument("--amp", action="store_true", help="train in mixed precision (CUDA)")
     parser.add_argument(
         "--seconds",
         type=positive_int,
         metavar="N",
-        help="begin no run that would take longer than what is left of N seconds, by the runs done",
+        help="time limit: begin no run that would exceed it, judging by the runs finished so far",
     )
-    parser.add_argument("--only", nargs="+", default=[], metavar="ROW", help="rows named so")
+    parser.add_argument("--only", nargs="+", default=[], metavar="ROW", help="run only these rows")
     parser.add_argument(
-        "--report", action="store_true", help="run nothing, write the table of what is done"
+        "--report", action="store_true", help="train nothing; write the table of finished runs"
     )
-    parser.add_argument("--list", action="store_true", help="print the commands, run nothing")
+    parser.add_argument("--list", action="store_true", help="train nothing; print the commands")
     parser.add_argument(
-        "--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="added to every run"
+        "--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="options of every run"
     )
 
 
@@ -76,7 +76,7 @@ def main(args):
         for run in runs:
             print(command_line(["python", *run.command()]))
         return
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the runs' processes too
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stops the runs' processes too
     failed = [] if args.report else executor.run(runs)
     if table is FIGURE4:
         figure4(args, folder, executor, runs[0])
@@ -97,14 +97,14 @@ def check(args):
 
 
 def report(args, folder, table, runs, results):
-    """The table of all rows and seeds asked for that are done."""
+    """Write the table of the finished runs among those requested."""
     from reproduction.picture import save_comparison
     from reproduction.report import markdown
 
     done = [run for run in runs if results.has(run)]
     rows = [row for run in done for row in results.of(run)]
     if not rows:
-        raise ConfigError(f"{results.path}: no run is done yet")
+        raise ConfigError(f"{results.path}: no run is finished yet")
     results.check(rows)
     firsts = list({run.row.slug: run for run in reversed(done)}.values())[::-1]
     command = ["python", "tools/reproduce.py", *(a for a in sys.argv[1:] if a != "--report")]
@@ -117,7 +117,7 @@ def report(args, folder, table, runs, results):
 
 
 def figure4(args, folder, executor, run):
-    """Online estimates of a trained model's features, beside the offline ones."""
+    """Run the convergence study on the trained model: online and offline tau."""
     checkpoints = sorted(run.folder.glob("epoch_*.pth"))
     if not checkpoints:
         raise ConfigError(f"{run.folder}: the model of figure4 is not trained yet")

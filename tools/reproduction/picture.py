@@ -1,4 +1,4 @@
-"""A table as a picture: each seed a dot."""
+"""Plot of a table, with one dot for each seed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DPI = 120
 
 
 def save_comparison(path: str, table: Table, rows: Sequence[Mapping[str, str]]) -> None:
-    """Draw a table's columns, of each set that was measured, as a PNG file."""
+    """Plot a table's columns for each measured set, as a PNG file."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

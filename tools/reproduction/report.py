@@ -1,4 +1,4 @@
-"""What a table's runs say: means over seeds, and differences by pairs of runs with one seed."""
+"""Report of a table's runs: means over seeds, and differences by pairs of runs with one seed."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ class Measured:
     runs: dict[int, Mapping[str, float]] = field(default_factory=dict)
 
     def values(self, column: Column) -> dict[int, float]:
-        """A column's numbers by seed, where there are some."""
+        """A column's numbers by seed, without the seeds that lack it."""
         key = self.row.keys.get(column.key, column.key)
         return {seed: metrics[key] for seed, metrics in self.runs.items() if key in metrics}
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Of two methods, over pairs of runs with one seed.
+    """Difference of two methods, over pairs of runs with one seed.
 
     Attributes:
-        pairs (int): how many.
-        mean (float): of the differences; NaN without pairs.
-        half_width (float): of the 95 % interval of Student's t; NaN with fewer than two pairs.
+        pairs (int): number of pairs.
+        mean (float): mean difference; NaN without pairs.
+        half_width (float): half width of the 95 % interval (Student's t); NaN below two pairs.
     """
 
     pairs: int
@@ -48,7 +48,7 @@ class Difference:
     half_width: float
 
     def text(self, digits: int) -> str:
-        """Such as ``-0.10 [-0.30, +0.10]``, bold where the interval excludes 0."""
+        """Text such as ``-0.10 [-0.30, +0.10]``, bold if the interval excludes 0."""
         if not self.pairs:
             return "-"
         mean = f"{self.mean:+.{digits}f}"
@@ -60,10 +60,10 @@ class Difference:
 
 
 def paired(own: Mapping[int, float], base: Mapping[int, float]) -> Difference:
-    """The difference of two methods' numbers by seed.
+    """The paired difference of two methods, from their numbers by seed.
 
-    Runs with one seed see the same pictures in the same order, so that their difference varies
-    less than either does.
+    Runs with one seed see the same pictures in the same order, so their difference varies less
+    than either number.
     """
     differences = [own[seed] - base[seed] for seed in sorted(own.keys() & base.keys())]
     n = len(differences)
@@ -76,13 +76,13 @@ def paired(own: Mapping[int, float], base: Mapping[int, float]) -> Difference:
 
 
 def baseline_of(row: Row, rows: Sequence[Row]) -> Row | None:
-    """The row that a row is compared with, of its own part if there is one; None without."""
+    """The row to compare a row with, preferably from its own part; None without baseline."""
     named = [r for r in rows if r.name == row.baseline]
     return min(named, key=lambda r: r.part != row.part) if row.baseline and named else None
 
 
 def measured(table: Table, rows: Sequence[Mapping[str, str]], split: str) -> list[Measured]:
-    """The table's rows that have runs on a set."""
+    """The table's rows that were measured on a set."""
     found = {(row.part, row.name): Measured(row) for row in table.rows}
     for row in rows:
         if row["split"] == split and (row["part"], row["row"]) in found:
@@ -93,14 +93,14 @@ def measured(table: Table, rows: Sequence[Mapping[str, str]], split: str) -> lis
 def markdown(
     table: Table, scale: str, rows: Sequence[Mapping[str, str]], runs: Sequence[Run], command: str
 ) -> str:
-    """A table's page: for each set the numbers and the differences; then the commands.
+    """A table's page in Markdown: numbers and differences of each set, and the commands.
 
     Args:
         table: the table.
         scale: a key of its ``scales``.
-        rows: of :class:`~trn_plugin.experiments.results.Results`.
-        runs: one of each row, for its options.
-        command: what makes the table.
+        rows: the rows of :class:`~trn_plugin.experiments.results.Results`.
+        runs: one run of each row, for its options.
+        command: the command that reproduces the table.
     """
     lines = [f"**{table.title}** {table.scales[scale].about}"]
     for split, name in SPLITS.items():
@@ -121,7 +121,7 @@ def markdown(
 
 
 def _numbers(table: Table, found: Sequence[Measured], paper: bool) -> list[str]:
-    """Means and standard deviations over seeds, the paper's numbers beside them."""
+    """Means and standard deviations over seeds, and the paper's numbers."""
     shown = [c for c in table.columns if paper and any(c.key in m.row.paper for m in found)]
     header = ["", "seeds"]
     for column in table.columns:
@@ -143,7 +143,7 @@ def _numbers(table: Table, found: Sequence[Measured], paper: bool) -> list[str]:
 
 
 def _differences(table: Table, found: Sequence[Measured], name: str) -> list[str]:
-    """A row for each row that is compared with another."""
+    """The table of differences, one line for each row with a baseline."""
     by_slug = {each.row.slug: each for each in found}
     compared = [column for column in table.columns if column.better]
     lines = []
@@ -167,7 +167,7 @@ def _differences(table: Table, found: Sequence[Measured], name: str) -> list[str
 
 
 def _commands(runs: Sequence[Run], command: str) -> list[str]:
-    """What makes the table, the options of all rows, and what each row changes."""
+    """The command of the table, the options of all rows, and those of each row."""
     if not runs:
         return []
     seeds = {f"randomness.seed={run.seed}" for run in runs}

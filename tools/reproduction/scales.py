@@ -1,4 +1,4 @@
-"""The paper's scale, fine-tuning on CPUs, and a small one for a quick look."""
+"""The scales of the tables: the paper's, fine-tuning on CPUs, and a small one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MEASURED_AT_THE_END = "train_cfg.val_interval=1000000"
 
 
 def _on_cpu(splits: tuple[str, ...]) -> tuple[str, ...]:
-    """No workers, and pictures kept once decoded."""
+    """Options for a CPU: no data-loader workers, and a cache of decoded pictures."""
     loaders = [
         f"{part}_dataloader.{option}"
         for part in ("train", *splits)
@@ -27,7 +27,7 @@ def _on_cpu(splits: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _scale(about: str, backbone: str, options: tuple[str, ...], splits: tuple[str, ...]) -> Scale:
-    """On a CPU; without the test set where it is not measured, as its pictures need not be here."""
+    """A scale on a CPU; the test set is only needed if it is measured."""
     unused = () if "test" in splits else ("test_dataloader", "test_cfg", "test_evaluator")
     return Scale(
         about=about,
@@ -49,7 +49,7 @@ def _settings(size: int, epochs: int, learning_rate: str) -> tuple[str, ...]:
 
 
 def small_mtfl(size: int, epochs: int, pictures: int | None = None, splits=("val",)) -> Scale:
-    """MTFL on a CPU: some or all of the 9,000 training pictures, the 1,000 for validation."""
+    """MTFL on a CPU, with ``pictures`` of the 9,000 training pictures (default: all)."""
     some = () if pictures is None else (f"train_dataloader.dataset.indices={pictures}",)
     return _scale(
         f"Small scale: timm's `test_resnet` (not pretrained), {size} pixels, "

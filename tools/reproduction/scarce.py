@@ -1,7 +1,7 @@
 """Does the relation loss help where few pictures have landmarks? All pictures have a pose.
 
-tau of predictions needs no label: the relation loss is that of all pictures' features, and pulls
-them to tau of the labels of those pictures that have both.
+tau of predictions needs no labels. So the relation loss uses the features of all pictures, and
+pulls their tau towards that of the labels, which is measured on pictures with both labels.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""MTFL with landmarks for some of the pictures, and a neck that relates all of them."""
+"""MTFL with landmarks for some of the pictures, and a neck that relates the features of all."""
 
 import hashlib
 
@@ -11,13 +11,13 @@ __all__ = ["ScarceMTFL", "UnlabelledRelationNeck"]
 
 @DATASETS.register_module()
 class ScarceMTFL(MTFL):
-    """A share of the pictures, chosen by a hash of their names, has landmarks as labels.
+    """MTFL with landmark labels for a share of the pictures, chosen by a hash of their names.
 
-    Boxes are made from the landmarks of all.
+    The boxes are still made from the landmarks of all pictures.
 
     Args:
         share: between 0 and 1.
-        **options: of ``MTFL``.
+        **options: options of ``MTFL``.
     """
 
     def __init__(self, *args, share: float, **options) -> None:
@@ -36,13 +36,13 @@ class ScarceMTFL(MTFL):
 
 @MODELS.register_module()
 class UnlabelledRelationNeck(TaskRelationNeck):
-    """Relates the features of all samples, and the labels of those that have both.
+    """Relates the features of all samples, and the labels of samples with both labels.
 
-    For relations of two tasks, not of groups.
+    For relations between two tasks, not between groups.
     """
 
     def forward(self, features, mask):
-        """As of ``TaskRelationNeck``."""
+        """As ``TaskRelationNeck.forward``."""
         tasks = [side[0] for side in self._sides]
         taus = {
             level: self.layers_of(level)(

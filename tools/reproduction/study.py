@@ -1,4 +1,4 @@
-"""What makes the relation loss work? Small trainings that differ from plain MTL in one thing."""
+"""Study of the relation loss: small trainings that each change plain MTL in one way."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ UPGRAD = (
 
 
 def weights_times(factor: float) -> tuple[str, ...]:
-    """The paper's weights of output and hidden relations, times a factor."""
+    """Options that multiply the paper's weights of output and hidden relations by a factor."""
     levels = {"output": 0.01, "hidden": 0.001}
     return tuple(f"custom_hooks.0.weights.{k}={factor * w:g}" for k, w in levels.items())
 
@@ -60,10 +60,10 @@ def _paper(*numbers: float) -> dict[str, float]:
     return dict(zip((TAU_HIDDEN, TAU_OUTPUT, NME, ACCURACY), numbers, strict=True))
 
 
-# by MTL's multiplications over STL's
+# epochs of STL with the compute of MTL, from the ratio of their multiplications
 COMPUTE = {"small": 6, "finetune": 6, "paper": 38}
 AT_COMPUTE = {scale: (f"train_cfg.max_epochs={epochs}",) for scale, epochs in COMPUTE.items()}
-# the small trunk's multiplications then grow by 4 % and not by 47 %; ResNet-18's by 5 % without
+# so that multiplications of the small trunk grow by 4 %, not 47 % (ResNet-18's by 5 % anyway)
 NARROW = ("model.heads.landmarks.channels=32",)
 WEIGHTED = "MTL, three times the landmarks' loss"
 
@@ -110,7 +110,7 @@ TABLE2 = Table(
     scales={"small": CELEBA_SMALL, "finetune": CELEBA_FINETUNE, "paper": PAPER},
 )
 
-# the paper's Table 3: AP of either attribute by STL, MTL, TRN
+# the paper's Table 3: AP of each attribute with STL, MTL and TRN
 _PAIRS = {
     ("Wearing_Hat", "Bald"): ((91.66, 92.24, 93.04), (75.32, 75.82, 76.98)),
     ("Mustache", "Goatee"): ((56.61, 58.54, 59.13), (72.35, 72.65, 72.76)),
@@ -145,10 +145,10 @@ TABLE3 = Table(
     scales={"small": CELEBA_SMALL, "finetune": CELEBA_FINETUNE, "paper": PAPER},
 )
 
-# the paper's Figure 4 follows two networks that share nothing, of 512 hidden features each
+# the paper's Figure 4 uses two networks that share nothing, with 512 hidden features each
 FIGURE4 = Table(
     name="figure4",
-    title="Online beside offline (the paper's Figure 4).",
+    title="Online and offline tau (the paper's Figure 4).",
     rows=(Row("STL", "configs/celeba/pairs/male_bags-under-eyes_stl.py"),),
     columns=TABLE3.columns,
     scales={"small": CELEBA_SMALL_512, "paper": PAPER},

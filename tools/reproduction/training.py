@@ -1,6 +1,6 @@
-"""One training of a table, measured on its sets by the same process.
+"""Train one row of a table and measure it on the table's sets, in one process.
 
-tools/reproduce.py starts it.
+tools/reproduce.py starts this script.
 
 Example:
     python tools/reproduction/training.py configs/mtfl/mtl-fast_resnet18_mtfl.py --out mtl.json

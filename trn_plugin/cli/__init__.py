@@ -5,7 +5,7 @@ For scripts::
     config = load_config("trn_plugin::toy/mtl_test-resnet_toy.py", {"train_cfg.max_epochs": 1})
     build_runner(config).train()
 
-Importing this package imports neither torch nor MMEngine: ``trn-plugin predict`` runs without.
+Importing this package imports neither torch nor MMEngine; ``trn-plugin predict`` needs neither.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ COMMANDS = {
     "test": ("test", "measure a checkpoint or an exported file"),
     "export": ("export", "write a checkpoint as one ONNX file"),
     "predict": ("predict", "run an exported file on pictures and videos"),
-    "browse": ("browse", "draw what training sees"),
-    "similarity": ("similarity", "measure how related labels, outputs and features are"),
-    "advise": ("advise", "measure what tasks have in common, stage by stage"),
-    "sweep": ("sweep", "train a grid of settings, accuracy over parameters and latency"),
-    "to-timm": ("to_timm", "write one task's path as a timm model"),
+    "browse": ("browse", "draw the samples that training sees"),
+    "similarity": ("similarity", "measure how related the tasks' labels, outputs and features are"),
+    "advise": ("advise", "measure how related the tasks are at each stage of the backbone"),
+    "sweep": ("sweep", "train a grid of settings; compare accuracy, parameters and latency"),
+    "to-timm": ("to_timm", "write the weights of one task's trunk and tail for a timm model"),
 }
 
 
@@ -39,33 +39,33 @@ def __getattr__(name: str):
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run ``trn-plugin COMMAND ARGUMENTS``; ends the process with the command's exit status.
+    """Run ``trn-plugin COMMAND ARGUMENTS`` and exit with the command's exit status.
 
     Args:
-        arguments: command and its arguments; default those of the process.
+        arguments: the command and its arguments; default ``sys.argv[1:]``.
     """
     command, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if command == "--version":
         print(f"trn-plugin {trn_plugin.__version__}")
         sys.exit(0)
     if command in ("-h", "--help"):
-        print("usage: trn-plugin COMMAND [ARGUMENTS]; COMMAND --help says more\n")
+        print("usage: trn-plugin COMMAND [ARGUMENTS]; for details: trn-plugin COMMAND --help\n")
         for name, (_, summary) in COMMANDS.items():
             print(f"  {name:12}{summary}")
         print(f"  {'--version':12}print the version")
         sys.exit(0)
     if command not in COMMANDS:
         known = ", ".join(COMMANDS)
-        sys.exit(_told(f"expected one of the commands {known}, found {command!r}"))
+        sys.exit(_error(f"expected one of the commands {known}, found {command!r}"))
     try:
         module = import_module(f"trn_plugin.cli.{COMMANDS[command][0]}")
     except ModuleNotFoundError as error:
         if (error.name or "trn_plugin").startswith("trn_plugin"):
             raise
-        sys.exit(_told(f"trn-plugin {command} needs {error.name}, which is not installed here"))
+        sys.exit(_error(f"trn-plugin {command} needs {error.name}, which is not installed here"))
     start(module.__doc__, module.add_arguments, module.main, rest, f"trn-plugin {command}")
 
 
-def _told(text: str) -> int:
+def _error(text: str) -> int:
     print(f"error: {text}", file=sys.stderr)
     return 2

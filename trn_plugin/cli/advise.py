@@ -1,9 +1,9 @@
-"""Where should the tasks part? Measures, by a short training, how much they have in common.
+"""Measure how related the tasks are at each stage of the backbone, with two short trainings.
 
-Trains the config's model twice for a short while: with all stages shared, where it measures the
-cosines of the tasks' gradients stage by stage, and with nothing shared, where it measures tau of
-the tasks' features at each stage. Prints both beside tau of labels and predictions. It suggests no
-cut: trn-plugin sweep tries them.
+The first shares all stages and measures the cosine of the tasks' gradients at each stage. The
+second shares nothing and measures tau of the tasks' features at each stage. Both are printed with
+tau of the labels and of the predictions. The command suggests no cut; trn-plugin sweep compares
+cuts by training.
 
 Example:
     trn-plugin advise trn_plugin::toy/mtl_test-resnet_toy.py --epochs 2 --out-dir advice
@@ -21,8 +21,8 @@ from trn_plugin.experiments.reading import sentences
 from trn_plugin.files import atomic_write, write_table
 
 NO_SUGGESTION = (
-    "No cut is suggested: on MTFL one chosen by these cosines was no better than sharing all but "
-    "the last stage. trn-plugin sweep compares cuts by training."
+    "No cut is suggested: on MTFL, a cut chosen from these cosines was no better than sharing all "
+    "but the last stage. trn-plugin sweep compares cuts by training."
 )
 
 
@@ -33,10 +33,10 @@ def add_arguments(parser):
         "--epochs",
         type=positive_int,
         metavar="K",
-        help="of each training; default: a tenth of the config's",
+        help="epochs of each training; default: a tenth of the config's",
     )
-    length.add_argument("--steps", type=positive_int, metavar="N", help="of each training")
-    parser.add_argument("--out-dir", metavar="D", help="write CSV, picture and logs here")
+    length.add_argument("--steps", type=positive_int, metavar="N", help="or steps of each training")
+    parser.add_argument("--out-dir", metavar="D", help="write a CSV file, a plot and the logs here")
 
 
 def main(args):

@@ -1,7 +1,7 @@
-"""Draw what training sees: pictures after the pipeline, labels, boxes, and what is missing.
+"""Draw the samples that training sees: pictures, boxes, labels, and which labels are missing.
 
-Each sample is two pictures: the file's with the box, and the network's input with the landmarks.
-They are those of a training's first epoch.
+Each sample is drawn twice: the original picture with its box, and the network's input with its
+landmarks. The samples and their augmentation are those of the first training epoch.
 
 Example:
     trn-plugin browse trn_plugin::toy/mtl_test-resnet_toy.py --show-number 8
@@ -25,10 +25,10 @@ def add_arguments(parser):
     add_config_arguments(parser)
     parser.add_argument("-p", "--phase", choices=PHASES, default="train", help="(%(default)s)")
     parser.add_argument(
-        "-n", "--show-number", type=positive_int, default=16, help="samples (%(default)s)"
+        "-n", "--show-number", type=positive_int, default=16, help="number of samples (%(default)s)"
     )
     parser.add_argument(
-        "-o", "--output-dir", help="for the pictures (work_dirs/<name of the config>/browse)"
+        "-o", "--output-dir", help="folder of the pictures (work_dirs/<config name>/browse)"
     )
 
 
@@ -51,7 +51,7 @@ def main(args):
 
 
 def build_loader(config, phase):
-    """The config's loader, in this process."""
+    """The config's data loader, without worker processes."""
     from trn_plugin.registry import RUNNERS
 
     loader = config.get(f"{phase}_dataloader")
@@ -65,9 +65,9 @@ def build_loader(config, phase):
 
 
 def both_pictures(packed, tasks=()):
-    """What to draw of a sample: the file's picture with the box, and the network's input.
+    """Two cases to draw: the original picture with its box, and the network's input.
 
-    ``tasks``: names of those of all data sets; that its own set lacks some is told too.
+    ``tasks``: the task names of all data sets. Those that the sample's data set lacks are listed.
     """
     import numpy as np
 
@@ -77,7 +77,7 @@ def both_pictures(packed, tasks=()):
 
     sample = packed["data_samples"] if isinstance(packed, dict) else None
     if sample is None or "tasks" not in sample:
-        raise ConfigError("browse: expected samples of PackMultiTaskInputs, with their tasks")
+        raise ConfigError("browse: expected a pipeline that ends with PackMultiTaskInputs")
     about = [
         Line(Path(sample.img_path).name),
         Line(f"of {sample.get('dataset', 'an unnamed data set')}"),

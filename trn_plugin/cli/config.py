@@ -1,4 +1,4 @@
-"""A config and a runner for a command, and the arguments that name them."""
+"""Load the config of a command and build its runner; the arguments that commands share."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ __all__ = [
 
 PACKAGED_BASE = rf"(?m)^[^#\n]*?\b({packaged.NAME}::[\w./-]+)"
 CONFIG_SUFFIXES = (".py", ".yaml", ".yml", ".json")
-# keys of a config beside the Runner's arguments
-MEANT = (
+# config keys that something other than Runner.__init__ reads
+EXTRA_KEYS = (
     *("activation_checkpointing", "auto_scale_lr", "compile", "custom_imports", "default_scope"),
     *("efficient_conv_bn_eval", "find_unused_parameters", "input_size", "model_wrapper_cfg"),
     *("non_finite", "resume_schedule", "runner_type", "save_on_sigterm", "sync_bn"),
@@ -42,11 +42,11 @@ MEANT = (
 
 
 def add_config_arguments(parser: argparse.ArgumentParser, optional: bool = False) -> None:
-    """Add CONFIG, which may be ``optional``, and --cfg-options."""
+    """Add CONFIG, which is required unless ``optional``, and --cfg-options."""
     parser.add_argument(
         "config",
         nargs="?" if optional else None,
-        help="config file, or trn_plugin::PATH for one of the package",
+        help="config file, or trn_plugin::PATH for a config of the package",
     )
     parser.add_argument(
         "--cfg-options",
@@ -58,7 +58,7 @@ def add_config_arguments(parser: argparse.ArgumentParser, optional: bool = False
 
 
 class _Options(DictAction):
-    """MMEngine's KEY=VALUE parsing, its mistakes told as argparse tells them."""
+    """MMEngine's KEY=VALUE parsing, with mistakes reported as argparse errors."""
 
     def __call__(self, parser, namespace, values, option_string=None):
         for value in values:
@@ -71,31 +71,31 @@ class _Options(DictAction):
 def load_config(path: str | os.PathLike, options: dict | None = None) -> Config:
     """Read a config file and apply ``--cfg-options``; ``trn_plugin::PATH`` is a packaged config.
 
-    ``input_size``, where the config has it, becomes the data sets' and the backbone's. Modules
-    of ``custom_imports`` are also found in the working directory.
+    If the config sets ``input_size``, the data sets and the backbone get that size. The working
+    directory is on the import path of ``custom_imports``.
 
     Raises:
-        ConfigError: no such file, a file that is no config, or an option that does not fit it.
+        ConfigError: no such file, not a config, or an option that does not fit the config.
     """
     path = packaged.config_path(path)
     if not os.path.isfile(path):
         raise ConfigError(f"{path}: no such config file")
     if not path.endswith(CONFIG_SUFFIXES):
         raise ConfigError(
-            f"{path}: expected a config ({', '.join(CONFIG_SUFFIXES)}), which comes first"
+            f"{path}: expected a config ({', '.join(CONFIG_SUFFIXES)}) as the first argument"
         )
-    if os.getcwd() not in sys.path:  # where a user's custom_imports are looked for
+    if os.getcwd() not in sys.path:  # for a user's custom_imports
         sys.path.insert(0, os.getcwd())
     try:
         config = Config.fromfile(path)
     except SystemExit as error:
         raise ConfigError(f"{path}: not a usable config: it ends the program") from error
-    except Exception as error:  # a config is code: it may raise anything
-        if isinstance(error, (ValueError, FileNotFoundError)):  # perhaps of a base
+    except Exception as error:  # a config is code and may raise anything
+        if isinstance(error, (ValueError, FileNotFoundError)):  # perhaps a wrong _base_
             for base in re.findall(PACKAGED_BASE, Path(path).read_text("utf-8", "replace")):
                 packaged.config_path(base)
         text, failed = one_line(error), getattr(error.__cause__, "__context__", None)
-        if isinstance(failed, ImportError):  # of custom_imports
+        if isinstance(failed, ImportError):  # raised by custom_imports
             text = f"{text.partition(', the current sys.path')[0]}: {one_line(failed)}"
         raise ConfigError(f"{path}: not a usable config: {text}") from error
     packaged.drop_scope(config)
@@ -110,10 +110,10 @@ def load_config(path: str | os.PathLike, options: dict | None = None) -> Config:
 
 
 def _merge(config: Config, options: dict) -> None:
-    """Apply ``--cfg-options``, which may change only what something reads."""
+    """Apply ``--cfg-options``; refuse keys that nothing reads."""
     from mmengine.runner import Runner
 
-    read = {*MEANT, *inspect.signature(Runner.__init__).parameters} - {"self"}
+    read = {*EXTRA_KEYS, *inspect.signature(Runner.__init__).parameters} - {"self"}
     for key in options:
         if not isinstance(key, str):
             raise ConfigError(f"config options: expected key paths as text, found {key!r}")
@@ -123,15 +123,15 @@ def _merge(config: Config, options: dict) -> None:
         close = difflib.get_close_matches(name, {*config, *read}, n=1, cutoff=0.75)
         if name not in config and close:
             raise ConfigError(f"--cfg-options {key}: no such key, did you mean {close[0]!r}?")
-        instead = _places_of(config, key, read)
-        if instead or not _own_imports(config):  # a user's own code may read it
+        instead = _keys_with_same_value(config, key, read)
+        if instead or not _imports_user_code(config):  # a user's code may read any key
             hint = f"; set {' and '.join(instead)}" if instead else ""
             raise ConfigError(
                 f"--cfg-options {key}: nothing reads {name!r} when the config is built{hint}"
             )
     try:
         config.merge_from_dict(options)
-    except Exception as error:  # of MMEngine, of any type
+    except Exception as error:  # MMEngine raises errors of many types
         raise ConfigError(f"--cfg-options: {one_line(error)}") from error
     check_sections(config)
     if any(key.split(".")[0] == "custom_imports" for key in options):
@@ -139,15 +139,15 @@ def _merge(config: Config, options: dict) -> None:
             import_modules_from_strings(**config.custom_imports)
 
 
-def _own_imports(config: Config) -> bool:
-    """Whether a config imports more than this package."""
+def _imports_user_code(config: Config) -> bool:
+    """Whether ``custom_imports`` names modules outside this package."""
     imports = (config.get("custom_imports") or {}).get("imports", ["trn_plugin.registry"])
     return imports not in ("trn_plugin.registry", ["trn_plugin.registry"])
 
 
-def _places_of(config: Config, key: str, read: set[str]) -> list[str]:
-    """Key paths that are read and hold what a variable of the config holds."""
-    value = whole = config.to_dict()
+def _keys_with_same_value(config: Config, key: str, read: set[str]) -> list[str]:
+    """Key paths that are read and have the value of ``key``, which is not read itself."""
+    value = values = config.to_dict()
     for part in key.split("."):
         value = value.get(part) if isinstance(value, dict) else None
     last = key.rpartition(".")[2]
@@ -161,16 +161,16 @@ def _places_of(config: Config, key: str, read: set[str]) -> list[str]:
             elif isinstance(inner, (dict, list, tuple)):
                 yield from search(inner, f"{above}{name}.")
 
-    found = list(search({name: inside for name, inside in whole.items() if name in read}))
+    found = list(search({name: inside for name, inside in values.items() if name in read}))
     found = [] if value is None else found
     return [path for path in found if path.rpartition(".")[2] == last] or found
 
 
 def build_runner(config: Config):
-    """The runner that the config names (``SafeRunner`` unless ``runner_type`` says otherwise).
+    """Build the config's ``runner_type``, which is ``SafeRunner`` by default.
 
     Raises:
-        ConfigError: a name that no registry has, or arguments that a class does not take.
+        ConfigError: an unregistered class, or arguments that a class does not accept.
     """
     from trn_plugin.registry import RUNNERS
 
@@ -183,10 +183,10 @@ def build_runner(config: Config):
 def work_dir(
     config: Config, given: str | os.PathLike | None, config_path: str | os.PathLike
 ) -> str:
-    """--work-dir, or the config's, or work_dirs/<config name>.
+    """The work directory: --work-dir, else the config's, else work_dirs/<config name>.
 
     Raises:
-        ConfigError: it is a file.
+        ConfigError: the path is a file.
     """
     folder = given or config.get("work_dir") or str(Path("work_dirs") / Path(config_path).stem)
     if os.path.isfile(folder):
@@ -195,7 +195,7 @@ def work_dir(
 
 
 def start_process_group(launcher: str) -> None:
-    """Start torch.distributed on machines without CUDA, where MMEngine's set-up asks for it."""
+    """Start torch.distributed with gloo on machines without CUDA, which MMEngine's set-up needs."""
     import torch
 
     if launcher == "none" or torch.cuda.is_available():
@@ -213,10 +213,10 @@ def start_process_group(launcher: str) -> None:
 
 
 def use_mixed_precision(config: Config) -> None:
-    """--amp: change ``OptimWrapper`` of a config into ``AmpOptimWrapper``.
+    """--amp: replace the config's ``OptimWrapper`` by ``AmpOptimWrapper``.
 
     Raises:
-        ConfigError: no CUDA, or another wrapper.
+        ConfigError: no CUDA, or another type of wrapper.
     """
     import torch
 
@@ -228,12 +228,12 @@ def use_mixed_precision(config: Config) -> None:
     config.optim_wrapper.type = "AmpOptimWrapper"
     config.optim_wrapper.setdefault("loss_scale", "dynamic")
     if config.optim_wrapper.get("clip_grad"):
-        # a scale that overflowed is lowered by the scaler, which skips the step
+        # on overflow the gradient scaler skips the step and lowers its scale
         config.optim_wrapper.clip_grad.error_if_nonfinite = False
 
 
 def add_launcher_argument(parser: argparse.ArgumentParser) -> None:
     """Add --launcher."""
     choices = ("none", "pytorch", "slurm")
-    told = "what started several processes (%(default)s)"
-    parser.add_argument("--launcher", choices=choices, default="none", help=told)
+    text = "launcher of a run with several processes (%(default)s)"
+    parser.add_argument("--launcher", choices=choices, default="none", help=text)

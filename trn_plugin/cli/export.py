@@ -1,8 +1,8 @@
-"""Export a checkpoint as one ONNX file that takes pictures, and check it against PyTorch.
+"""Export a checkpoint as one ONNX file, and compare the file's outputs with PyTorch's.
 
-The file's input `images` is (N, H, W, 3) RGB, 0..255, of any size; resizing and normalisation are
-in the graph. It has one output for each task: landmarks in pixels, probabilities of classes and
-attributes. `trn-plugin predict` runs it, `trn-plugin test` measures it.
+The file's input `images` is (N, H, W, 3) RGB, 0..255, of any size; the graph resizes and normalises
+it. There is one output for each task: landmarks in pixels, probabilities of classes and attributes.
+`trn-plugin predict` runs the file, `trn-plugin test` measures it.
 
 Examples:
     trn-plugin export trn_plugin::toy/trn-output_test-resnet_toy.py \\
@@ -24,68 +24,68 @@ def add_arguments(parser):
     add_config_arguments(parser)
     parser.add_argument("checkpoint", help="checkpoint file")
     parser.add_argument(
-        "out", nargs="?", metavar="OUT.onnx", help="file to write (default with --web: in DIR)"
+        "out", nargs="?", metavar="OUT.onnx", help="file to write (with --web: DIR/model.onnx)"
     )
     parser.add_argument(
         "--web",
         metavar="DIR",
-        help="write a web page that runs the model too, and the model beside it as model.onnx; "
-        "`npm ci` in DIR fetches its onnxruntime-web",
+        help="also write a web page that runs the model, with the model as model.onnx; "
+        "`npm ci` in DIR installs onnxruntime-web",
     )
-    parser.add_argument("--tasks", nargs="+", metavar="TASK", help="export these only")
+    parser.add_argument("--tasks", nargs="+", metavar="TASK", help="export only these tasks")
     parser.add_argument(
         "--precision",
         choices=("fp32", "fp16", "int8"),
         default="fp32",
-        help="of the network (%(default)s); int8 is quantised by pictures of the validation set",
+        help="of the network (%(default)s); int8 is calibrated on pictures of the validation set",
     )
     parser.add_argument(
         "--evaluate",
         choices=("test", "val", "none"),
-        help="measure the file and PyTorch on this set of the config and write the result into "
-        "the file (fp16 and int8: test, fp32: none)",
+        help="measure the file and PyTorch on this set of the config, and store the metrics in "
+        "the file (default: test for fp16 and int8, none for fp32)",
     )
     parser.add_argument(
         "--input",
         choices=("uint8", "float32"),
         default="uint8",
-        help="type of the pictures' numbers, 0..255 (%(default)s)",
+        help="type of the pixel values, 0..255 (%(default)s)",
     )
     parser.add_argument(
         "--resize",
         choices=("operator", "exact", "none"),
         default="operator",
-        help="how the file resizes its pictures: ONNX's antialiased Resize, which some "
-        "runtimes lack; two matrix products, alike in every runtime; or not at all, its input then "
-        "has the network's size (%(default)s)",
+        help="how the graph resizes pictures. operator: ONNX's antialiased Resize, which OpenVINO "
+        "lacks; exact: two matrix products, the same in every runtime; none: pictures must have "
+        "the network's size (%(default)s)",
     )
-    parser.add_argument("--opset", type=int, metavar="N", help="ONNX operator set, from 18 on")
+    parser.add_argument("--opset", type=int, metavar="N", help="ONNX operator set, 18 or later")
     parser.add_argument(
         "--features",
         action="store_true",
-        help="give hidden/TASK and output/TASK too, from which `trn-plugin test` measures tau",
+        help="add outputs hidden/TASK and output/TASK, from which `trn-plugin test` measures tau",
     )
     parser.add_argument(
         "--metrics",
         metavar="JSON",
-        help="what `trn-plugin test --out` wrote of this checkpoint, to be written into the file "
-        "(default: what validation found during training, if the log of the run lies beside it)",
+        help="metrics to store in the file, written by `trn-plugin test --out` for this checkpoint "
+        "(default: the validation metrics of the training log beside the checkpoint, if any)",
     )
     parser.add_argument(
         "--report",
         metavar="CSV",
-        help="add what was compared and measured to this table, a row a number",
+        help="append the comparison and the metrics to this table, one row for each number",
     )
     parser.add_argument(
         "--pictures",
         type=int,
         default=200,
         metavar="N",
-        help="compare with PyTorch on so many pictures of the config's test or validation set, and "
-        "take the ranges of int8 from so many (%(default)s)",
+        help="number of pictures of the test or validation set to compare with PyTorch on, and of "
+        "pictures to calibrate int8 on (%(default)s)",
     )
     parser.add_argument(
-        "--images", nargs="+", default=[], metavar="IMAGE", help="compare on these pictures too"
+        "--images", nargs="+", default=[], metavar="IMAGE", help="also compare on these pictures"
     )
 
 
@@ -118,9 +118,9 @@ def main(args):
         if not calibration:
             calibration, chosen = images, None
         if not calibration:
-            raise ConfigError("--precision int8: expected pictures to calibrate on: --images")
+            raise ConfigError("--precision int8: found no pictures to calibrate on; give --images")
         kind = f"of the {chosen} set" if chosen else "of --images"
-        print(f"int8: ranges from {len(calibration)} pictures {kind}")
+        print(f"int8: calibrated on {len(calibration)} pictures {kind}")
     print(f"exporting {metadata['backbone']} and comparing with PyTorch ...", flush=True)
     options = dict(
         opset=args.opset,
@@ -141,7 +141,7 @@ def main(args):
     print(f"{args.out}: {kind}, {resizes} {width} x {height} pixels")
     compared = [f"{len(crops)} pictures of the {source} set"] if crops else []
     compared += [f"{len(images)} of --images"] if images else []
-    print(f"compared on {', '.join([*compared, 'drawn pictures'])}, in batches of 1, 2 and 7")
+    print(f"compared on {', '.join([*compared, 'synthetic pictures'])}, batches of 1, 2 and 7")
     tasks = read_tasks(metadata["tasks"])
     rows = []
     for output, difference in differences.items():
@@ -153,8 +153,8 @@ def main(args):
         print(f"its metrics are from: {metadata['metrics_of']}")
     elif split == "none":
         print(
-            "the file holds no metrics, neither the checkpoint nor a log of its run beside it has "
-            "any: --evaluate measures them, --metrics takes them over"
+            "the file holds no metrics: neither the checkpoint nor a training log beside it has "
+            "any; --evaluate measures them, --metrics copies them from a file"
         )
     if split != "none":
         deployed = DeployModel(model, input_size, args.tasks).eval()
@@ -167,7 +167,7 @@ def main(args):
             with atomic_write(page, "--web") as partial:
                 shutil.copyfile(args.out, partial)
         write_page(args.web)
-        print(f"{args.web}: run `npm ci`, then `python -m http.server` there")
+        print(f"{args.web}: in this folder run `npm ci`, then `python -m http.server`")
     if args.report:
         report(args, size, metadata, rows)
 
@@ -184,5 +184,5 @@ def report(args, megabytes, metadata, rows):
     columns = dict.fromkeys(
         ("quantity", "set", "pictures", "pytorch", "this_file", "difference", "unit")
     )
-    whole = [{**setting, **columns, **row} for row in rows]
-    write_table(args.report, whole, append=True, option="--report")
+    full_rows = [{**setting, **columns, **row} for row in rows]
+    write_table(args.report, full_rows, append=True, option="--report")

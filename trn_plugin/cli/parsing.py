@@ -1,4 +1,4 @@
-"""Arguments of the commands and tools."""
+"""Argument parsing of the commands and tools."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ __all__ = ["build_parser", "positive_int"]
 
 
 class Parser(argparse.ArgumentParser):
-    """Its errors are ConfigError, one line as every other mistake of a user."""
+    """Raises its errors as ConfigError."""
 
     def error(self, message: str):
-        raise ConfigError(f"{message.removeprefix('argument ')} ({self.prog} --help says more)")
+        raise ConfigError(f"{message.removeprefix('argument ')} (see {self.prog} --help)")
 
 
 def build_parser(description: str, prog: str | None = None) -> argparse.ArgumentParser:
-    """A parser whose help shows a module's docstring as it is written.
+    """A parser whose --help prints ``description`` with its line breaks.
 
     Args:
-        description: the docstring.
-        prog: name of the program; default that of the process.
+        description: a module's docstring.
+        prog: name of the program; default the name of the running script.
     """
     return Parser(
         prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -29,7 +29,7 @@ def build_parser(description: str, prog: str | None = None) -> argparse.Argument
 
 
 def positive_int(text: str) -> int:
-    """The type of an argument that counts something."""
+    """Argument type: a whole number of 1 or more."""
     try:
         value = int(text)
     except ValueError:

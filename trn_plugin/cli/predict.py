@@ -1,6 +1,6 @@
-"""Run an exported model on pictures or videos: draw what it finds, write it as JSON lines or CSV.
+"""Run an exported model on pictures or videos; write predictions as drawings, JSON lines or CSV.
 
-Needs onnxruntime, numpy and OpenCV; neither torch nor MMEngine.
+Needs onnxruntime, NumPy and OpenCV, but neither torch nor MMEngine.
 
     trn-plugin predict model.onnx face.jpg
     trn-plugin predict model.onnx group.jpg --box 40 60 200 220
@@ -35,31 +35,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--box",
         nargs=4,
         metavar=("X0", "Y0", "X1", "Y1"),
-        help="the object in the one picture given, or in all frames of the one video, in pixels; "
+        help="the object's box in pixels, for one picture or for all frames of one video; "
         "default: the whole picture",
     )
     box.add_argument(
         "--boxes",
         metavar="CSV",
-        help="objects as rows of image,x0,y0,x1,y1 under that header, whose order the results "
-        "keep; without IMAGE, all of them; a row that cannot be read or whose picture is missing "
-        "stops the run before it begins, a box outside its picture or a picture that cannot be "
-        "read costs only its own objects",
+        help="CSV file of boxes with the header image,x0,y0,x1,y1; results keep its order. IMAGE "
+        "selects pictures; default: all rows. An invalid row or a missing picture stops the run "
+        "before it begins. For an unreadable picture or a box outside it, an error is printed and "
+        "only these objects are skipped",
     )
     box.add_argument(
         "--detector",
         metavar="FILE.onnx",
-        help="find all faces of each picture by OpenCV's FaceDetectorYN; FILE.onnx is YuNet, "
+        help="find all faces of each picture with OpenCV's FaceDetectorYN; FILE.onnx is YuNet, "
         "face_detection_yunet_2023mar.onnx of OpenCV's model zoo (MIT licence)",
     )
     parser.add_argument(
-        "--out-dir", default="predictions", metavar="D", help="for what is drawn (%(default)s)"
+        "--out-dir", default="predictions", metavar="D", help="folder for drawings (%(default)s)"
     )
     parser.add_argument(
         "--jsonl",
         metavar="FILE",
-        help="one line an object (default: D/predictions.jsonl); an earlier one is replaced when "
-        "the run is at its end",
+        help="write one JSON line for each object (default: D/predictions.jsonl); an existing file "
+        "is replaced at the end of the run",
     )
     parser.add_argument(
         "--import",
@@ -67,24 +67,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="FILE.py",
-        help="Python file that registers your own kind of task, run before the model is loaded",
+        help="Python file to run before the model is loaded; registers your own kind of task",
     )
-    parser.add_argument("--csv", metavar="FILE", help="write a table too, one row an object")
+    parser.add_argument("--csv", metavar="FILE", help="also write a table, one row for each object")
     parser.add_argument("--no-draw", action="store_true", help="draw no pictures and no videos")
     parser.add_argument(
-        "--show", nargs="+", metavar="TASK", help="draw and print these tasks only; files hold all"
+        "--show", nargs="+", metavar="TASK", help="draw and print only these tasks; files hold all"
     )
     parser.add_argument(
         "--provider",
         choices=("cpu", "cuda"),
-        help="what runs the model; default CUDA where onnxruntime has it, then the CPU",
+        help="device of the model; default: CUDA if onnxruntime supports it here, else the CPU",
     )
     parser.add_argument(
         "--batch-size",
         type=positive_int,
         default=16,
         metavar="N",
-        help="objects of one size at once (%(default)s), fewer over 32 million pixels",
+        help="objects of one size in a batch (%(default)s), at most 32 million pixels together",
     )
 
 
@@ -95,7 +95,7 @@ def import_file(path: str) -> None:
         if spec is None:
             raise ConfigError("expected a .py file")
         module = importlib.util.module_from_spec(spec)
-        sys.modules[spec.name] = module  # as dataclasses and pickles expect it
+        sys.modules[spec.name] = module  # dataclasses and pickle look it up there
         spec.loader.exec_module(module)
     except Exception as error:  # a user's code may raise anything
         line = traceback.extract_tb(error.__traceback__)[-1].lineno

@@ -1,4 +1,4 @@
-"""What `trn-plugin predict` does with its pictures and videos."""
+"""The job of `trn-plugin predict`: run a model on pictures and videos, and write the results."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ JPEG_QUALITY = 95
 
 
 def places_of(args: argparse.Namespace, pictures: list[Path]) -> dict[Path, list[Place]]:
-    """Where to look in each picture."""
+    """The boxes of each picture; a box of None is the whole picture."""
     if not args.boxes:
         box = box_of(args)
         return {path: [Place(box, str(path))] for path in pictures}
@@ -54,7 +54,7 @@ def box_of(args: argparse.Namespace):
 def check_inputs(args: argparse.Namespace, pictures: list[Path], videos: list[Path]) -> None:
     if videos and (args.boxes or args.detector):
         option = "--boxes" if args.boxes else "--detector"
-        raise DataError(f"{option}: is for pictures; the object in {videos[0]} is --box")
+        raise DataError(f"{option}: is for pictures; for {videos[0]} give --box")
     if args.box and len(pictures) + len(videos) != 1:
         found = f"{len(pictures)} pictures and {len(videos)} videos" if videos else len(pictures)
         raise DataError(f"--box: expected one picture, found {found}; see --boxes")
@@ -83,7 +83,7 @@ def note(text: str) -> None:
 
 
 class Progress:
-    """How many pictures or frames are done, on stderr, once there is something to wait for."""
+    """Print on stderr how many pictures or frames are done, at most every 0.2 or 10 seconds."""
 
     def __init__(self, total: int, unit: str):
         self.total = total
@@ -104,7 +104,7 @@ class Progress:
 
 
 class PredictionJob:
-    """A run of the command: the model, where its results go, and what is shown of them."""
+    """One run of the command: its model, the tasks shown, and the number of failed inputs."""
 
     def __init__(self, args: argparse.Namespace, pool: Executor) -> None:
         self.args, self.pool = args, pool
@@ -115,7 +115,7 @@ class PredictionJob:
         self.failed = 0
 
     def run(self) -> int:
-        """Run on all pictures and videos; how many of them could not be used."""
+        """Run on all pictures and videos; return how many of them could not be used."""
         args, folder = self.args, Path(self.args.out_dir)
         if not args.images and not args.boxes:
             raise DataError("expected a picture, a folder of pictures, a video or --boxes CSV")
@@ -135,9 +135,9 @@ class PredictionJob:
         drawn = dict(zip(inputs, output_paths(inputs, folder, suffixes), strict=True))
         told = whole_pictures_note(args.model, self.predictor.metadata.get("crop"))
         if told and not (args.box or args.boxes or args.detector):
-            note(f"{told}: --box, --boxes or --detector say where the objects are")
+            note(f"{told}; give the objects with --box, --boxes or --detector")
         results = Results(self.predictor.tasks, jsonl, table)
-        whole = False
+        complete = False
         try:
             self.pictures(places, drawn, results)
             for video in found.videos:
@@ -146,10 +146,10 @@ class PredictionJob:
                 except DataError as error:
                     note(f"error: {error}")
                     self.failed += 1
-            whole = True
+            complete = True
         finally:
-            for part in results.close(whole):
-                note(f"what was found until then is in {part}")
+            for part in results.close(complete):
+                note(f"the results until then are in {part}")
         total = sum(map(len, places.values())) + len(found.videos)
         if self.failed and total > 1:
             videos = "pictures and videos" if found.videos else "pictures"
@@ -162,7 +162,7 @@ class PredictionJob:
         seen = predict_pictures(
             self.predictor, places, self.pool, self.args.batch_size, self.detector
         )
-        waiting: deque = deque()  # what is being drawn, oldest first
+        waiting: deque = deque()  # pictures being drawn, oldest first
         for done, each in enumerate(seen, start=1):
             picture = drawn[each.picture] if each.places and not self.args.no_draw else None
             waiting.append((each, picture, picture and self.pool.submit(self.draw, each, picture)))
@@ -178,7 +178,7 @@ class PredictionJob:
         write_picture(path, image)
 
     def report(self, seen: PictureResult, drawn: Path | None, drawing, results: Results) -> None:
-        """Write and print what was found in a picture, once it is drawn."""
+        """Wait until a picture is drawn, then write and print its predictions."""
         if drawing is not None:
             drawing.result()
         for error, lost in seen.problems:
@@ -191,13 +191,13 @@ class PredictionJob:
             results.write(self.record(where, place.box, prediction, drawn), place.order)
         if seen.image is None:
             return
-        told = " | ".join(summary(self.shown, prediction) for prediction in seen.predictions)
+        text = " | ".join(summary(self.shown, prediction) for prediction in seen.predictions)
         if self.detector is not None:
             count = len(seen.places)
             faces = f"{count} face{'' if count == 1 else 's'}"
-            told = f"{faces}{': ' if told else ''}{told}"
-        if told:
-            print(f"{seen.picture}: {told}{f' -> {drawn}' if drawn else ''}", flush=True)
+            text = f"{faces}{': ' if text else ''}{text}"
+        if text:
+            print(f"{seen.picture}: {text}{f' -> {drawn}' if drawn else ''}", flush=True)
 
     def record(self, where: dict, box, prediction: dict, drawn: Path | None) -> dict:
         return {
@@ -208,13 +208,13 @@ class PredictionJob:
         }
 
     def video(self, path: Path, drawn: Path, results: Results) -> None:
-        """Every frame of a video, a batch at a time; the whole frame or the one box."""
+        """Predict every frame of a video in batches, on the whole frame or on --box."""
         video, box, size = VideoFile(path), box_of(self.args), self.args.batch_size
         drawn = None if self.args.no_draw else drawn
         output = VideoOutput(drawn, video.rate) if drawn else None
         progress = Progress(video.expected, "frames")
         frames = video.frames()
-        reader = ThreadPoolExecutor(max_workers=1)  # frames come one after the other
+        reader = ThreadPoolExecutor(max_workers=1)  # frames must be read in order
         chunks = map_ahead(
             reader, lambda _: list(itertools.islice(frames, size)), itertools.count(), 1
         )

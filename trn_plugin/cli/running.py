@@ -1,4 +1,4 @@
-"""Running a command: what goes wrong is one line and an exit status."""
+"""Run a command; report the errors that a user can fix in one line, with an exit status."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def start(
     arguments: Sequence[str] | None = None,
     prog: str | None = None,
 ) -> NoReturn:
-    """Read the arguments, run a command, and end the process with its exit status.
+    """Parse the arguments, run a command, and exit with its exit status.
 
     Args:
-        description: what --help says.
-        add_arguments: takes the parser.
-        main: takes the arguments; its exit status, None for 0.
-        arguments: default those of the process.
-        prog: name of the program; default that of the process.
+        description: text of --help.
+        add_arguments: adds the command's arguments to the parser.
+        main: the command, called with the parsed arguments; returns an exit status, None for 0.
+        arguments: default ``sys.argv[1:]``.
+        prog: name of the program; default the name of the running script.
     """
 
     def parse_and_run() -> int | None:
@@ -43,26 +43,26 @@ def start(
 
 
 def run(main: Callable[[], int | None]) -> int | None:
-    """Run a command; an error that its user can mend is one line on stderr and exit status 2.
+    """Run a command; print an error that the user can fix as one line, and exit with status 2.
 
-    An interrupt is one line too, and exit status 130; so is SIGTERM, with 143.
+    An interrupt is one line with exit status 130, SIGTERM one line with 143.
 
-    ``TRN_PLUGIN_TRACEBACK=1`` shows where it was raised.
+    ``TRN_PLUGIN_TRACEBACK=1`` raises the error with its traceback.
     """
-    logging.raiseExceptions = False  # a full disk is told once, below, not for each log line
+    logging.raiseExceptions = False  # report a full disk once, not for each log line
     try:
         with in_one_line():
             return main()
     except (TrnPluginError, OSError, RuntimeError, MemoryError) as error:
-        text = _told(error)
+        text = _user_message(error)
         if text is None or os.environ.get("TRN_PLUGIN_TRACEBACK") == "1":
             raise
         print(f"error: {printable(text, 2000)}", file=sys.stderr)
         sys.exit(2)
 
 
-def _told(error: BaseException) -> str | None:
-    """One line for what a user can mend; None for a defect of the program."""
+def _user_message(error: BaseException) -> str | None:
+    """One line for an error that the user can fix; None for a bug."""
     if isinstance(error, TrnPluginError):
         return one_line(error)
     if isinstance(error, OSError):
@@ -72,17 +72,17 @@ def _told(error: BaseException) -> str | None:
         return f"{where}{error.strerror}" if error.strerror else one_line(error)
     text = " ".join(str(error).split())
     if isinstance(error, MemoryError) or "out of memory" in text or "allocate memory" in text:
-        return f"out of memory ({text[:120]}): a smaller batch_size or input_size needs less"
+        return f"out of memory ({text[:120]}): reduce batch_size or input_size"
     if "DataLoader worker" in text and "Caught" not in text:
-        return f"{text[:120]}: a smaller num_workers needs less memory"
+        return f"{text[:120]}: reduce num_workers to save memory"
     distributed = "torch.distributed" in sys.modules and sys.modules["torch.distributed"]
     if distributed and distributed.is_initialized() and ("gloo" in text or "NCCL" in text):
-        return "another process of this run has ended; its own message says why"
+        return "another process of this run has ended; see its error message"
     return None
 
 
 def one_line(error: BaseException) -> str:
-    """The message; of an error that a data-loader worker hands on, the worker's message."""
+    """The error's message in one line; for an error of a data-loader worker, the original one."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if not lines or "DataLoader worker" not in lines[0]:
         return first_line(error)

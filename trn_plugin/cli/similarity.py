@@ -1,6 +1,6 @@
-"""Measure how related tasks are: their labels (the paper's Figure 3), and a model's features.
+"""Measure how related tasks are, from their labels (the paper's Figure 3) or a model's features.
 
-Of a config's data set, of CelebA's attribute file, of any CSV file, or of a trained checkpoint.
+Labels come from a config's data set, CelebA's attribute file or a CSV file, features from a model.
 
 Example:
     trn-plugin similarity trn_plugin::toy/mtl_test-resnet_toy.py --out-dir similarity
@@ -38,7 +38,7 @@ from trn_plugin.tasks import read_tasks
 
 LABELS = "gt"
 LEVELS = {LABELS: "labels", "output": "predictions", "hidden": "hidden features"}
-OF_CONFIGS = ("cfg_options", "checkpoint", "split", "tasks", "by_column", "all_pairs", "points")
+CONFIG_ONLY = ("cfg_options", "checkpoint", "split", "tasks", "by_column", "all_pairs", "points")
 
 
 def add_arguments(parser):
@@ -46,43 +46,43 @@ def add_arguments(parser):
     parser.add_argument("--celeba", metavar="FILE", help="labels of list_attr_celeba.txt")
     parser.add_argument("--csv", metavar="FILE", help="labels of a CSV file with a header")
     names = dict(nargs="+", metavar="NAME")
-    parser.add_argument("--columns", **names, help="of the file, these only; numbers")
+    parser.add_argument("--columns", **names, help="numeric columns of the file to use")
     parser.add_argument("--classes", **names, help="columns of the CSV file that hold classes")
     parser.add_argument("--split", choices=("train", "val", "test"), help="of the config's data")
-    parser.add_argument("--tasks", **names, help="of the config's data, these only")
+    parser.add_argument("--tasks", **names, help="tasks of the config to use")
     parser.add_argument(
-        "--by-column", action="store_true", help="take tasks of several attributes apart"
+        "--by-column", action="store_true", help="treat each attribute of a task as its own task"
     )
     parser.add_argument(
         "--points",
         choices=("crop", "shape", "file"),
-        help="landmarks relative to the crop that evaluation takes (default), as a shape without "
-        "place and scale, or in pixels as in the file",
+        help="coordinates of landmarks. crop: relative to the evaluation crop (default); shape: "
+        "centred and scaled to one size; file: pixels of the file",
     )
     parser.add_argument(
         "--groups",
         nargs="+",
         metavar="NAME=A,B",
-        help="relate these groups of tasks or columns instead",
+        help="measure pairs of these groups of tasks or columns instead",
     )
-    parser.add_argument("--checkpoint", help="measure this model's features and outputs too")
+    parser.add_argument("--checkpoint", help="also measure this model's features and outputs")
     parser.add_argument(
         "--all-pairs",
         action="store_true",
-        help="with --checkpoint: of all its tasks, not the config's relations",
+        help="with --checkpoint: measure all pairs of tasks, not only the config's relations",
     )
     parser.add_argument(
         "--order",
         choices=("given", "clustered"),
         default="given",
-        help="rows of the heat map (%(default)s)",
+        help="order of the heat map's rows (%(default)s)",
     )
     parser.add_argument(
         "--listed",
         type=positive_int,
         default=10,
         metavar="N",
-        help="pairs to print at either end (%(default)s)",
+        help="number of most and least related pairs to print (%(default)s)",
     )
     parser.add_argument("--out-dir", metavar="D", help="write CSV, JSON and heat maps here")
 
@@ -108,7 +108,7 @@ def check(args):
         raise ConfigError(
             f"expected one of CONFIG, --celeba FILE and --csv FILE, found {len(sources)}"
         )
-    owners = dict.fromkeys(OF_CONFIGS, "a config") if not args.config else {}
+    owners = dict.fromkeys(CONFIG_ONLY, "a config") if not args.config else {}
     owners |= {} if args.csv else {"classes": "--csv"}
     owners |= {"columns": "--csv or --celeba"} if args.config else {}
     owners |= {} if args.checkpoint else {"all_pairs": "--checkpoint"}
@@ -116,12 +116,12 @@ def check(args):
         if getattr(args, name):
             raise ConfigError(f"--{name.replace('_', '-')}: goes with {owner} only")
     if args.by_column and args.checkpoint:
-        raise ConfigError("--by-column: does not go with --checkpoint, whose tasks are whole")
+        raise ConfigError("--by-column: does not go with --checkpoint, which has whole tasks only")
 
 
 def read_labels(args):
-    """Features by level and name, the pairs to measure, what the data are called, and how points
-    are placed: 'crop', 'shape', 'file', or None where there are none.
+    """Label features by level and name, the pairs, the name of the data, and --points (None
+    without landmarks).
     """
     points = None
     columns, classes = listed(args.columns), listed(args.classes)
@@ -208,7 +208,7 @@ def chosen_relations(args, config, tasks):
 
 
 def parse_groups(texts, known):
-    """{name: members} of NAME=A,B; a name that is in two groups would relate it to itself."""
+    """Parse NAME=A,B to {name: members}; each member may be in one group only."""
     groups, taken = {}, {}
     for text in texts:
         name, equals, rest = text.partition("=")
@@ -230,7 +230,7 @@ def parse_groups(texts, known):
 
 
 def listed(names):
-    """Names given one by one or with commas between."""
+    """Split names at commas too."""
     return names and [part for name in names for part in name.split(",") if part]
 
 

@@ -1,8 +1,8 @@
-"""Train a grid of settings with several seeds: accuracy of each task over parameters and latency.
+"""Train a grid of settings with several seeds; compare accuracy, parameters and latency.
 
-Each cell is measured on its validation set by the process that trained it. A run whose rows are in
-OUT_DIR/runs.csv is not done again, and one that was stopped goes on. OUT_DIR then holds sweep.csv,
-sweep.md and sweep.png, the Pareto front marked, and a folder of each run.
+The process that trains a run also measures it. A run with rows in OUT_DIR/runs.csv is not repeated,
+and a stopped run resumes. The results are sweep.csv, sweep.md and sweep.png in OUT_DIR, with the
+Pareto front marked; each run has its own folder there.
 
 Example:
     trn-plugin sweep trn_plugin::toy/mtl_test-resnet_toy.py model.backbone.shared_stages=0,2,-1
@@ -29,31 +29,31 @@ from trn_plugin.files import atomic_write, write_table
 
 
 def add_arguments(parser):
-    parser.add_argument("config", help="config file, or trn_plugin::PATH for one of the package")
-    parser.add_argument("grid", nargs="+", metavar="KEY=A,B,C", help="values that are tried")
+    parser.add_argument("config", help="config file, or trn_plugin::PATH for a packaged config")
+    parser.add_argument("grid", nargs="+", metavar="KEY=A,B,C", help="values to try for a key")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="N")
     parser.add_argument(
-        "--jobs", type=positive_int, help="runs at a time; default: one a GPU, else 1"
+        "--jobs", type=positive_int, help="parallel runs; default: one per GPU, 1 without GPUs"
     )
-    parser.add_argument("--out-dir", help="default: work_dirs/sweep/CONFIG'S NAME")
+    parser.add_argument("--out-dir", help="default: work_dirs/sweep/<config name>")
     parser.add_argument(
         "--metrics", nargs="+", default=[], metavar="KEY", help="default: the first of each task"
     )
     parser.add_argument(
-        "--splits", nargs="+", choices=("val", "test"), default=["val"], help="what is measured"
+        "--splits", nargs="+", choices=("val", "test"), default=["val"], help="sets to measure"
     )
     parser.add_argument(
         "--equal-compute",
         action="store_true",
-        help="the config's epochs are those of the cell with the fewest multiplications; the others"
-        " train for fewer, so that all spend about the same",
+        help="the cell with the fewest multiplications trains for the config's epochs; the others "
+        "train for fewer, so that all need about the same compute",
     )
     parser.add_argument("--amp", action="store_true", help="train in mixed precision (CUDA)")
     parser.add_argument(
-        "--report", action="store_true", help="run nothing, write the tables of what is done"
+        "--report", action="store_true", help="train nothing; write the tables of finished runs"
     )
     parser.add_argument(
-        "--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="of every run"
+        "--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="options of every run"
     )
 
 
@@ -73,12 +73,12 @@ def main(args):
     failed = []
     if not args.report:
         gpus = visible_gpus()
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the runs' processes too
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # stops the runs' processes too
         failed = Executor(Path.cwd(), results, args.jobs or max(1, len(gpus)), gpus, tell).run(runs)
     for split in args.splits:
         found = [(run, row) for run in runs for row in results.of(run) if row["split"] == split]
         if not found:
-            raise ConfigError(f"{results.path}: no run is done yet")
+            raise ConfigError(f"{results.path}: no run is finished yet")
         listed = [Cell(row.name, costs[row.name], {}, epochs[row.name]) for row in rows]
         report(args, split, folder, listed, found)
     if failed:
@@ -86,7 +86,7 @@ def main(args):
 
 
 def measured_costs(args, rows, folder):
-    """What each cell's model costs, by its name; measured before anything else runs."""
+    """The cost of each cell's model by cell name, measured before the trainings start."""
     path = folder / "costs.csv"
     known = {}
     if path.is_file():
@@ -109,7 +109,7 @@ def measured_costs(args, rows, folder):
 
 
 def spend_equally(args, rows, costs):
-    """The cells with the epochs that --equal-compute gives them, and these by name."""
+    """The cells with the epochs of --equal-compute, and these epochs by cell name."""
     config = load_config(args.config, grid.parse_options(args.config, args.cfg_options))
     most = config.train_cfg.get("max_epochs")
     if most is None:
@@ -120,7 +120,7 @@ def spend_equally(args, rows, costs):
 
 
 def command_of(args):
-    """What makes the table."""
+    """The command that reproduces the table."""
     command = ["trn-plugin", "sweep", args.config, *args.grid, "--seeds", *map(str, args.seeds)]
     command += ["--equal-compute"] * args.equal_compute + ["--amp"] * args.amp
     for name in ("splits", "metrics", "cfg_options"):
@@ -131,7 +131,7 @@ def command_of(args):
 
 
 def report(args, split, folder, cells, found):
-    """The table and the picture of one measured set."""
+    """Write the table and the plot of one measured set."""
     keys = list(dict.fromkeys(key for _, row in found for key in row if "/" in key))
     measures = measures_of(keys, args.metrics)
     by_name = {cell.name: cell for cell in cells}

@@ -1,6 +1,6 @@
 """Measure a checkpoint, or an exported file, on the config's test set.
 
-An exported file gets the crops in their own size and resizes them itself.
+An exported file gets the crops at their original size, since it resizes pictures itself.
 
 Examples:
     trn-plugin test trn_plugin::toy/trn-output_test-resnet_toy.py work_dirs/toy/epoch_15.pth \\
@@ -27,13 +27,13 @@ from trn_plugin.files import write_json
 def add_arguments(parser):
     add_config_arguments(parser)
     parser.add_argument("checkpoint", help="checkpoint, or exported .onnx file")
-    parser.add_argument("--work-dir", metavar="D", help="where logs go")
+    parser.add_argument("--work-dir", metavar="D", help="folder for logs")
     parser.add_argument("--out", metavar="JSON", help="write the metrics to this file")
-    parser.add_argument("--show-dir", metavar="D", help="write pictures of cases and curves here")
+    parser.add_argument("--show-dir", metavar="D", help="write plots and pictures of cases here")
     parser.add_argument(
         "--split", choices=("test", "val"), default="test", help="set of the config (%(default)s)"
     )
-    parser.add_argument("--provider", choices=("cpu", "cuda"), help="what runs an exported file")
+    parser.add_argument("--provider", choices=("cpu", "cuda"), help="device of an exported file")
     add_launcher_argument(parser)
 
 
@@ -54,7 +54,7 @@ def main(args):
         from trn_plugin.deploy.evaluate import use_exported
 
         if args.launcher != "none":
-            raise ConfigError("--launcher: an exported file is measured by one process")
+            raise ConfigError("--launcher: an exported file is measured in one process")
         left_out = use_exported(config, args.checkpoint, args.provider)
     elif args.provider:
         raise ConfigError("--provider: is for exported .onnx files; a checkpoint runs in PyTorch")
@@ -66,15 +66,15 @@ def main(args):
             print(f"not measured: {line}")
         if args.show_dir and args.checkpoint.endswith(".onnx"):
             print(
-                "not drawn: similarity.png, the task similarity over training: an exported file "
-                "does not hold its log; testing the checkpoint draws it, and so did training, "
-                "into its work directory"
+                "not drawn: similarity.png, tau over training; an exported file does not hold the "
+                "training log. Training wrote it into its work directory; testing the checkpoint "
+                "draws it too"
             )
         write(args.out, args, metrics, left_out)
 
 
 def without_training(config):
-    """Testing needs neither the training data nor pretrained weights."""
+    """Remove the training data and the pretrained weights, which testing does not need."""
     for name in ("train", "val"):
         for part in ("dataloader", "cfg", "evaluator"):
             config.pop(f"{name}_{part}", None)

@@ -1,8 +1,8 @@
-"""Write trunk and tail of one task of a checkpoint as the weights of a plain timm model.
+"""Write the trunk and one task's tail of a checkpoint as the weights of a plain timm model.
 
-The file is loaded with timm.create_model(NAME, num_classes=0, checkpoint_path=OUT); the tool does
-so, compares the outputs and prints the difference. It can also be a config's
-model.backbone.checkpoint_path.
+Load the file with timm.create_model(NAME, num_classes=0, checkpoint_path=OUT), or name it in a
+config's model.backbone.checkpoint_path. The command loads it too, and prints the largest
+difference between the two models' features.
 
 Example:
     trn-plugin to-timm trn_plugin::toy/trn-output_test-resnet_toy.py \\
@@ -17,7 +17,7 @@ def add_arguments(parser):
     add_config_arguments(parser)
     parser.add_argument("checkpoint", help="checkpoint file")
     parser.add_argument("out", metavar="OUT", help="file to write, .safetensors or .pth")
-    parser.add_argument("--task", required=True, help="whose tail to take")
+    parser.add_argument("--task", required=True, help="task whose tail is written")
 
 
 def main(args):
@@ -31,7 +31,7 @@ def main(args):
     count, difference = write_timm_weights(backbone, args.task, args.out)
     options = "".join(f", {name}={value!r}" for name, value in backbone.timm_options.items())
     print(
-        f"{args.out}: {count / 1e6:.2f} M numbers; timm's model and {args.task}'s features differ "
-        f"by at most {difference:.1e} of the largest\n"
+        f"{args.out}: {count / 1e6:.2f} M parameters; the features of timm's model and of "
+        f"{args.task} differ by at most {difference:.1e}, relative to the largest\n"
         f"timm.create_model({backbone.model_name!r}{options}, checkpoint_path={args.out!r})"
     )

@@ -19,13 +19,13 @@ from trn_plugin.cli.config import work_dir as folder_of
 
 def add_arguments(parser):
     add_config_arguments(parser)
-    parser.add_argument("--work-dir", metavar="D", help="where logs and checkpoints go")
+    parser.add_argument("--work-dir", metavar="D", help="folder for logs and checkpoints")
     parser.add_argument(
         "--resume",
         nargs="?",
         const="auto",
         metavar="CHECKPOINT",
-        help="continue from this checkpoint, or from the newest in the work dir",
+        help="resume from this checkpoint, or from the newest one in the work directory",
     )
     parser.add_argument("--amp", action="store_true", help="train in mixed precision (CUDA)")
     add_launcher_argument(parser)
@@ -43,21 +43,21 @@ def train(
     amp: bool = False,
     launcher: str = "none",
 ):
-    """Train a model; what ``trn-plugin train`` does.
+    """Train a model, as ``trn-plugin train`` does.
 
     Args:
         config: a config file, or ``trn_plugin::PATH``.
         options: values by key path, such as ``{"train_cfg.max_epochs": 1}``.
         work_dir: for logs and checkpoints; default the config's, or work_dirs/<config name>.
-        resume: a checkpoint to go on from; True or 'auto' for the newest of ``work_dir``.
-        amp: mixed precision (CUDA).
-        launcher: of several processes.
+        resume: the checkpoint to resume from; True or 'auto' for the newest in ``work_dir``.
+        amp: train in mixed precision (CUDA).
+        launcher: launcher of a run with several processes.
 
     Returns:
-        SafeRunner: the runner, its training done.
+        SafeRunner: the runner after training.
 
     Raises:
-        TrnPluginError: what the user can mend, in one line.
+        TrnPluginError: an error that the user can fix, in one line.
     """
     loaded = load_config(config, options)
     loaded.work_dir = folder_of(loaded, work_dir, config)

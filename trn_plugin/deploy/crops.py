@@ -42,7 +42,7 @@ def whole_pictures_note(path: str, crop: Mapping | None) -> str:
     """
     if (crop or {}).get("box", WHOLE) == WHOLE:
         return ""
-    return f"{path} was trained on crops, {crop['text']}; whole pictures are given to it here"
+    return f"{path} was trained on crops, {crop['text']}, but gets whole pictures here"
 
 
 def crop_around(

@@ -171,7 +171,7 @@ class TaskPredictor:
             boxes = [None] * len(images)
             note = whole_pictures_note(self.path, self.metadata.get("crop"))
             if note and not self._told:
-                warnings.warn(f"{note}: boxes=... or predict_objects say where", stacklevel=2)
+                warnings.warn(f"{note}; give the objects with boxes=...", stacklevel=2)
                 self._told = True
         check_boxes(boxes, len(images))
         if batch_size < 1:

@@ -1,4 +1,4 @@
-"""MMEngine's Runner, safe to resume, that says what it does not follow; checkpoints of its runs."""
+"""MMEngine's Runner with exact resuming, and the checkpoints that it writes."""
 
 from trn_plugin.checkpoints import (
     load_checkpoint_file,

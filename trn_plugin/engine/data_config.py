@@ -1,4 +1,4 @@
-"""Data sets in a config, and whether they fit the model and its metrics."""
+"""Prepare the config's data sets, and check them against the model and its metrics."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = [
 
 
 def datasets_in(config: object) -> Iterator[dict]:
-    """A data set's config, and those of the data sets that it wraps."""
+    """Iterate over a data set's config and those of the data sets that it wraps."""
     if isinstance(config, (list, tuple)):
         for each in config:
             yield from datasets_in(each)
@@ -37,18 +37,18 @@ def datasets_in(config: object) -> Iterator[dict]:
 
 
 def plain_datasets_in(config: object) -> Iterator[dict]:
-    """Those of `datasets_in` that wrap no other: they have a pipeline."""
+    """The innermost of `datasets_in`, which have a pipeline."""
     return (each for each in datasets_in(config) if not {"dataset", "datasets"} & each.keys())
 
 
 def with_draws(loader: dict) -> dict:
-    """The config of a loader whose samples know in which epoch and for which draw they are read."""
+    """Wrap a loader's config so that samples are read with a `SampleDraw` instead of an index."""
     loader = dict(loader)
     sampler, dataset = loader.get("sampler"), loader.get("dataset")
     for each in datasets_in(dataset):
         outer, inner = _kind(DATASETS, each), _kind(DATASETS, each.get("dataset"))
         if outer is ClassBalancedDataset and inner in (ConcatDataset, RepeatDataset):
-            raise ConfigError(f"{inner.__name__} tells no classes: put DrawnDataset around it")
+            raise ConfigError(f"{inner.__name__} tells no classes: wrap it in DrawnDataset")
     if sampler is not None and not _has(DATA_SAMPLERS, sampler, "yields_draws"):
         loader["sampler"] = dict(type="trn_plugin.NumberedDraws", sampler=sampler)
     if dataset is not None and not _has(DATASETS, dataset, "takes_draws"):
@@ -57,19 +57,19 @@ def with_draws(loader: dict) -> dict:
 
 
 def _has(registry, config: object, mark: str) -> bool:
-    """Whether what a config describes has an attribute; one that names no class is left alone."""
+    """Whether a config's class has the attribute ``mark``; True if it names no class."""
     kind = _kind(registry, config) if isinstance(config, dict) else config
     return kind is None or hasattr(kind, mark)
 
 
 def _kind(registry, config: object) -> object:
-    """The class that a config names; None if it names none."""
+    """The class that a config names; None if there is none."""
     kind = config.get("type") if isinstance(config, dict) else None
     return registry.get(kind) if isinstance(kind, str) else kind
 
 
 def spread_input_size(config: Config) -> None:
-    """Make ``input_size`` at the top of a config that of the data sets and of the backbone."""
+    """Copy a config's top-level ``input_size`` to the data sets and the backbone."""
     size = config.get("input_size")
     if size is None:
         return
@@ -83,7 +83,7 @@ def spread_input_size(config: Config) -> None:
     backbone = model.get("backbone") if isinstance(model, dict) else None
     if not isinstance(backbone, dict):
         raise ConfigError(f"model.backbone: expected a dict, found {backbone!r}")
-    # where data sets and backbone agreed before, a new input_size is meant for both
+    # a new input_size overrides sizes of data sets and backbone that are equal
     own = _sides(backbone.get("img_size", size))
     if own != _sides(size) and before != {own}:
         raise ConfigError(
@@ -94,14 +94,14 @@ def spread_input_size(config: Config) -> None:
 
 
 def _sides(size: object) -> object:
-    """One side or two as (height, width)."""
+    """A side, or two, as (height, width)."""
     return tuple(size) if isinstance(size, (list, tuple)) else (size, size)
 
 
 def check_roots(loaders: dict) -> None:
-    """Refuse a data root that is not there, before anything expensive is begun.
+    """Refuse a missing data root before expensive work begins.
 
-    ``loaders`` are configs by 'train', 'val' and 'test'; a training does not need the test set.
+    ``loaders`` are configs by 'train', 'val' and 'test'; training does not need the test set.
     """
     for name in ("train", "val") if loaders["train"] is not None else ("val", "test"):
         loader = loaders[name]
@@ -114,13 +114,13 @@ def check_roots(loaders: dict) -> None:
 
 
 def check_training_set(loader: DataLoader, model: nn.Module) -> None:
-    """Refuse an empty epoch, and data that do not fit the model; fit the heads to them."""
+    """Refuse an empty epoch and data that do not fit the model; fit the heads to the labels."""
     if len(loader) == 0:
         raise ConfigError(
             f"train_dataloader: {len(loader.dataset)} samples give no batch of "
             f"{loader.batch_size} with drop_last={loader.drop_last}"
         )
-    if not hasattr(model, "check_dataset"):  # of another project
+    if not hasattr(model, "check_dataset"):  # a model of another project
         return
     model.check_dataset(getattr(loader.dataset, "metainfo", {}))
     model.fit_to_labels(loader.dataset)
@@ -132,15 +132,15 @@ def check_training_set(loader: DataLoader, model: nn.Module) -> None:
             "does it end with PackMultiTaskInputs?"
         )
     labels = sample.get("data_samples")
-    if not hasattr(labels, "gt"):  # as another package's last step makes them
+    if not hasattr(labels, "gt"):  # packed by another package
         raise ConfigError(
-            "train_dataloader.dataset.pipeline: expected labels of PackMultiTaskInputs at its end, "
-            f"found a {type(labels).__name__}"
+            "train_dataloader.dataset.pipeline: expected PackMultiTaskInputs as last step, found "
+            f"one that gives a {type(labels).__name__}"
         )
 
 
 def check_metrics(evaluator: Evaluator, model: nn.Module) -> None:
-    """Refuse a metric of a task that the model has not, which only an evaluation would meet."""
+    """Refuse a metric of a task that the model does not have, before the first evaluation."""
     tasks = getattr(model, "tasks", None)
     for metric in evaluator.metrics if tasks is not None else ():
         for task in getattr(metric, "predicted_tasks", ()):

@@ -1,4 +1,4 @@
-"""A model in several processes, on CPUs too."""
+"""Distributed data parallel training, on GPUs or CPUs."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ __all__ = ["average_statistics", "distributed_model", "with_sync_bn"]
 
 
 def with_sync_bn(value: str | None, model: nn.Module) -> nn.Module:
-    """The config's ``sync_bn``; MMEngine's drops the activation in timm's BatchNormAct layers."""
+    """Apply ``sync_bn`` by timm, as MMEngine's conversion drops BatchNormAct's activation."""
     if value is None:
         return model
     if value != "torch":
         raise ConfigError(f"sync_bn: expected 'torch', found {value!r}")
     if not torch.cuda.is_available():
         raise ConfigError(
-            "sync_bn: torch's SyncBatchNorm runs on CUDA only; on CPUs leave it out, or take a "
-            "backbone with layer norm (convnext, vit), which needs none"
+            "sync_bn: torch's SyncBatchNorm runs on CUDA only; on CPUs leave it out, or use a "
+            "backbone with layer norm (convnext, vit)"
         )
     return convert_sync_batchnorm(model)
 
 
 def distributed_model(cfg, model: nn.Module) -> MMDistributedDataParallel:
-    """MMEngine's wrapper, on CPUs without the device that its runner names."""
+    """MMEngine's wrapper; on CPUs without ``device_ids``, which its runner always passes."""
     device = get_device()
     ids = dict(device_ids=[int(os.environ["LOCAL_RANK"])]) if device == "cuda" else {}
     return MMDistributedDataParallel(
@@ -44,9 +44,9 @@ def distributed_model(cfg, model: nn.Module) -> MMDistributedDataParallel:
 
 
 def average_statistics(model: nn.Module) -> None:
-    """One set of batch norm statistics for all processes: what is saved is what is tested.
+    """Average batch norm statistics over processes, before a validation or a checkpoint.
 
-    MMEngine's ``SyncBuffersHook`` averages counters and running covariances too.
+    MMEngine's ``SyncBuffersHook`` would average counters and running covariances too.
     """
     for module in model.modules() if get_world_size() > 1 else ():
         if isinstance(module, _NormBase) and not isinstance(module, SyncBatchNorm):

@@ -1,4 +1,4 @@
-"""No step with a loss or a gradient that is not finite."""
+"""Stop at, or skip, training steps with a non-finite loss or gradient."""
 
 from __future__ import annotations
 
@@ -17,32 +17,31 @@ from trn_plugin.errors import CheckpointError, ConfigError, TrainingError, first
 __all__ = ["FiniteSteps", "reads_late"]
 
 ACTIONS = ("stop", "skip")
-MOST_SKIPPED = 100  # in a row; a run that skips more steps does not train
+MOST_SKIPPED = 100  # consecutive steps; a run that skips more is stopped
 
 
 def reads_late(device: torch.device) -> bool:
-    """Whether the host should not wait for what a step computed on this device."""
+    """Whether to read flags and log values of this device without synchronisation."""
     return device.type == "cuda"
 
 
 class FiniteSteps:
-    """Runs a runner's training steps; one that is not finite ends the run, or is left out.
+    """Runs a runner's training steps; a non-finite step ends the run or is skipped.
 
-    Losses and the norm of the gradients are checked after the backward pass, on a CPU at once. A
-    GPU is not waited for: a fused optimizer changes nothing where a flag on the device says so,
-    and the flag is read with the log (:class:`StepLog`); other optimizers, and the first step,
-    wait. Several processes see the same gradients; whether to skip for a loss alone they agree
-    on. A gradient that overflowed under mixed precision is left to the gradient scaler.
+    Losses and the gradient norm are checked after the backward pass. On a CPU this is immediate.
+    On a GPU, a fused optimizer skips its update by a flag on the device (``found_inf``), which the
+    host reads later with the log (:class:`StepLog`); the first step and other optimizers
+    synchronise. Processes share their gradients, and agree on skipping if a loss is non-finite.
+    Overflows under mixed precision are left to the gradient scaler.
 
     Args:
-        runner (SafeRunner): whose model and optimizers are built.
-        action (str): 'stop' raises TrainingError; 'skip' restores weights and statistics, says so
-            in the log and counts.
+        runner (SafeRunner): with its model and optimizers built.
+        action (str): 'stop' raises TrainingError; 'skip' undoes the step, warns and counts it.
 
     Attributes:
-        begun (bool): whether a step was begun.
+        begun (bool): whether a step has begun.
         built (dict): the model's buffers that hold infinities by design.
-        late (bool): whether flags and log are read late.
+        late (bool): whether flags and log values are read late, without synchronisation.
     """
 
     def __init__(self, runner, action: str = "stop") -> None:
@@ -55,7 +54,7 @@ class FiniteSteps:
         self.built = {k: b.clone() for k, b in model.named_buffers() if bool(b.isinf().any())}
         self.device = next(model.parameters()).device
         self.late = reads_late(self.device)
-        self.log, self.losses = StepLog(runner, self._tell), step_log.Losses()
+        self.log, self.losses = StepLog(runner, self._on_nonfinite), step_log.Losses()
         self.wrappers = list(wrappers_of(runner.optim_wrapper).values())
         self.handles = [model.register_forward_hook(self.losses)]
         self.clipped, self.flagged = {}, []
@@ -75,18 +74,18 @@ class FiniteSteps:
                 wrapper.clip_func = self._clipper(wrapper)
 
     def close(self) -> None:
-        """Take the hooks off the model and the optimizers."""
+        """Remove the hooks from the model and the optimizers."""
         for handle in self.handles:
             handle.remove()
         for wrapper in self.clipped.values():
             wrapper.clip_func = torch.nn.utils.clip_grad_norm_
 
     def train_step(self, data_batch) -> dict:
-        """The model's training step; what there is to log of it.
+        """Run the model's training step and return its log entries.
 
         Raises:
-            TrainingError: naming iteration, task and level, as far as they are known.
-            CheckpointError: in the first step of a resumed run, if its optimizer cannot go on.
+            TrainingError: a non-finite step; names iteration, task and level if known.
+            CheckpointError: the first step of a resumed run fails in the optimizer.
         """
         runner, self.begun = self.runner, True
         counts = [getattr(wrapper, "inner_count", 0) for wrapper in self.wrappers]
@@ -98,12 +97,12 @@ class FiniteSteps:
             problem = self.losses.bad_text() if at_once else None
         except TrainingError as error:
             problem = str(error)
-        except Exception as error:  # of an optimizer that meets odd things in its state, any
+        except Exception as error:  # an optimizer with an unusable state may raise anything
             memory = isinstance(error, (MemoryError, torch.OutOfMemoryError))
             if memory or not (self.stepped and runner.resumed_from):
                 raise
             raise CheckpointError(
-                f"{runner.resumed_from}: the optimizer cannot go on from the state in it: "
+                f"{runner.resumed_from}: the optimizer cannot use the state in it: "
                 f"{type(error).__name__}: {printable(first_line(error))}"
             ) from error
         if self.stepped:
@@ -127,17 +126,18 @@ class FiniteSteps:
         self.log.add(runner.iter + 1, {**clipped, **outputs}, self.good, [*self.norms.values()])
         return outputs
 
-    def _tell(self, iteration: int, entries: dict, norms: list) -> dict:
-        """End the run for a step that was read late; or what to log of it."""
+    def _on_nonfinite(self, iteration: int, entries: dict, norms: list) -> dict:
+        """Stop or count a non-finite step that was read late; returns its finite log entries."""
         losses = {k: v for k, v in entries.items() if "loss" in k and not math.isfinite(v)}
         self._stop_or_count(iteration, step_log.losses_text(losses) or self._gradients_text(norms))
         return finite_only(entries, 1)
 
     def _stop_or_skip(self, problem: str, counts: list[int], statistics: list) -> dict:
+        """Stop, or restore optimizers and statistics; returns the finite log entries."""
         self.log.flush()
         self._stop_or_count(self.runner.iter + 1, problem)
         for wrapper, count in zip(self.wrappers, counts, strict=True):
-            if getattr(wrapper, "inner_count", None) == count:  # it has not seen this step
+            if getattr(wrapper, "inner_count", None) == count:  # this step is not counted yet
                 wrapper.backward(torch.zeros((), device=self.device, requires_grad=True))
             wrapper.zero_grad()
         for tensor, before in statistics:
@@ -149,7 +149,7 @@ class FiniteSteps:
         return outputs
 
     def _stop_or_count(self, iteration: int, problem: str) -> None:
-        """A skipped step in the log; too many of them in a row end the run."""
+        """Log a skipped step; TrainingError if steps are not skipped, or too many in a row."""
         runner = self.runner
         self.in_a_row = self.in_a_row + 1 if iteration == self.last_bad + 1 else 1
         self.last_bad = iteration
@@ -166,7 +166,7 @@ class FiniteSteps:
         )
 
     def _clipper(self, wrapper):
-        """``clip_grad_norm_`` that keeps the norm on its device, for the check and the log."""
+        """``clip_grad_norm_`` that keeps the norm on its device for the check and the log."""
 
         def clip(parameters, max_norm, norm_type=2.0, error_if_nonfinite=False, foreach=None):
             norms = step_log.norms_of(parameters, float(norm_type), error_if_nonfinite)
@@ -181,7 +181,7 @@ class FiniteSteps:
 
     def _before_step(self, optimizer, args, kwargs) -> None:
         self.stepped = True
-        scaler = getattr(optimizer, "found_inf", None)  # then gradients are its business
+        scaler = getattr(optimizer, "found_inf", None)  # set by a gradient scaler, if any
         if id(optimizer) not in self.norms:
             params = [p for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
             self.norms[id(optimizer)] = step_log.norms_of(params)
@@ -197,7 +197,7 @@ class FiniteSteps:
             torch.distributed.all_reduce(agreed, op=torch.distributed.ReduceOp.MIN)
             good = agreed.bool()
         fused = all(group.get("fused") for group in optimizer.param_groups)
-        if self.late and fused and optimizer.state:  # the first step's state may not heed a flag
+        if self.late and fused and optimizer.state:  # the first step may ignore the flag
             self.good = good if self.good is None else self.good & good
             bad = (~self.good).to(torch.float32)
             self.masked = bad if scaler is None else torch.maximum(bad, scaler.reshape(()))
@@ -209,7 +209,7 @@ class FiniteSteps:
             fine = all(bool(p.grad.isfinite().all()) for p in norms.parameters)
             if problem is None and (norms.strict or not fine or bool(norms.total.isfinite())):
                 problem = self._gradients_text([norms])
-            if problem is not None:  # else a norm has overflowed, but no gradient
+            if problem is not None:  # None: the norm overflowed, but no gradient did
                 raise TrainingError(problem)
         self.losses.clear()
 

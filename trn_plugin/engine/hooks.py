@@ -11,7 +11,7 @@ from trn_plugin.engine.step_log import StepLogHook
 
 __all__ = ["hooks_of"]
 
-# what MMEngine's hooks become, and which it has by default
+# our replacements of MMEngine's hooks, and MMEngine's default hooks
 OWN = {
     "CheckpointHook": "trn_plugin.SafeCheckpointHook",
     "EarlyStoppingHook": "trn_plugin.CheckedEarlyStoppingHook",
@@ -28,7 +28,7 @@ DEFAULT = dict(
 
 
 def hooks_of(cfg, default_hooks: dict | None, custom_hooks: list | None) -> dict[str, object]:
-    """The hooks of a run, or their configs, by their places in the config; None leaves one out."""
+    """Hooks of a run, or their configs, by key path; a hook set to None is left out."""
     given = {f"default_hooks.{k}": hook for k, hook in {**DEFAULT, **(default_hooks or {})}.items()}
     given |= {f"custom_hooks.{k}": hook for k, hook in enumerate(custom_hooks or ())}
     hooks = {place: replaced(hook, OWN) for place, hook in given.items() if hook is not None}
@@ -40,7 +40,7 @@ def hooks_of(cfg, default_hooks: dict | None, custom_hooks: list | None) -> dict
 
 
 class FiniteStepsHook(Hook):
-    """Makes ``runner.finite_steps``, which run the training steps."""
+    """Creates ``runner.finite_steps``, which runs the training steps."""
 
     priority = 1
 
@@ -49,7 +49,7 @@ class FiniteStepsHook(Hook):
 
 
 class ValidationHook(Hook):
-    """Averages statistics before a validation, and notes what it measured."""
+    """Averages batch norm statistics before a validation; records its metrics and iteration."""
 
     priority = 1
 
@@ -58,5 +58,5 @@ class ValidationHook(Hook):
 
     def after_val_epoch(self, runner, metrics=None) -> None:
         runner.validated = runner.iter, metrics or {}
-        # the log's own count is of epochs, a checkpoint's of iterations
+        # the log counts epochs, checkpoints count iterations
         runner.message_hub.update_scalar("val/at_iter", runner.iter)

@@ -1,4 +1,4 @@
-"""A trained model, and the data to look at it with, without a runner."""
+"""Load a trained model and its data without a runner."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ def load_model(config: Config, checkpoint_path: str) -> tuple[nn.Module, dict]:
     """Build the config's model and load a checkpoint into it.
 
     Args:
-        config: as from ``cli.load_config``, its default scope in force.
+        config: from ``cli.load_config``.
         checkpoint_path: a checkpoint of that config's model.
 
     Returns:
-        As :func:`build_model`, and the checkpoint's metadata; the checkpoint may have a neck.
+        The model of :func:`build_model`, which ignores a neck's weights, and the metadata.
 
     Raises:
         ConfigError: the config's model cannot be built.
@@ -52,13 +52,13 @@ def load_model(config: Config, checkpoint_path: str) -> tuple[nn.Module, dict]:
 
 
 def build_loader(config: Config, split: str):
-    """The loader of a split of the config's data as evaluation sees it: all of it, in order.
+    """The data loader of a split for evaluation: all samples, in order.
 
-    For 'train', the training set with the pipeline and the loader of the validation set, so that
-    nothing is drawn at random.
+    'train' gives the training set with the pipeline and loader of the validation set, so that
+    nothing is random.
 
     Raises:
-        ConfigError: the config has no such data, or it cannot be built.
+        ConfigError: the config lacks the split, or it cannot be built.
     """
     needed = ("train", "val") if split == "train" else (split,)
     for name in needed:

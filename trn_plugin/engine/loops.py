@@ -1,4 +1,4 @@
-"""Training loops like MMEngine's, able to go on from any batch without decoding those before it."""
+"""MMEngine's training loops, able to resume at any batch without decoding those before it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["EpochLoop", "IterationLoop", "batches_from", "own_log_processor", "o
 
 
 def batches_from(loader: DataLoader, start: int) -> Iterator:
-    """The batches of an epoch from the one of index ``start`` on; those before are not read."""
+    """The batches of an epoch from index ``start`` on; earlier ones are not read."""
     if start == 0:
         yield from loader
         return
@@ -30,7 +30,7 @@ def batches_from(loader: DataLoader, start: int) -> Iterator:
 
 
 class _Remaining:
-    """A sampler's indices from the n-th on; its length is that of the whole epoch."""
+    """A sampler's indices from ``start`` on; the length stays that of the whole epoch."""
 
     def __init__(self, sampler, start: int) -> None:
         self.sampler, self.start = sampler, start
@@ -43,9 +43,9 @@ class _Remaining:
 
 
 class _Loop(BaseLoop):
-    """Counters of what is done (``done``: batches of this epoch), and validations that are due.
+    """Counts epochs, iterations and the batches of this epoch (``done``), and runs validations.
 
-    ``validation_pending``: the checkpoint resumed from was written before a validation.
+    ``validation_pending``: the checkpoint was written before a validation that was due.
     """
 
     def __init__(self, runner, dataloader, length, val_begin=1, val_interval=1) -> None:
@@ -78,14 +78,14 @@ class _Loop(BaseLoop):
         self.iter += 1
 
     def _number_epoch(self, epoch: int) -> None:
-        """Tell the sampler also where no hook does, or order and views repeat."""
+        """Pass the epoch to the sampler; otherwise each epoch would have the same order."""
         sampler = getattr(self.dataloader.batch_sampler, "sampler", None)
         if hasattr(sampler, "set_epoch"):
             sampler.set_epoch(epoch)
 
 
 class EpochLoop(_Loop):
-    """As MMEngine's ``EpochBasedTrainLoop``; a resumed run may begin within an epoch."""
+    """MMEngine's ``EpochBasedTrainLoop``; can resume within an epoch."""
 
     def __init__(self, runner, dataloader, max_epochs, **options) -> None:
         super().__init__(runner, dataloader, ("max_epochs", max_epochs), **options)
@@ -103,7 +103,7 @@ class EpochLoop(_Loop):
         return self.runner.model
 
     def run_epoch(self) -> None:
-        """Iterate one epoch, or the rest of it."""
+        """Train for one epoch, or for the rest of it."""
         self.runner.call_hook("before_train_epoch")
         self.runner.restore_random_state()
         self.runner.model.train()
@@ -115,7 +115,7 @@ class EpochLoop(_Loop):
         self.done = 0
 
     def find_batch(self, meta: dict, filename) -> None:
-        """Go on from the batch within an epoch that a checkpoint's metadata names."""
+        """Start at the batch within an epoch that a checkpoint's metadata names."""
         batches = len(self.dataloader)
         known, done = meta.get("batches", batches), meta.get("batch")
         if done is None:  # written by MMEngine
@@ -133,7 +133,7 @@ class EpochLoop(_Loop):
 
 
 class IterationLoop(_Loop):
-    """As MMEngine's ``IterBasedTrainLoop``; each pass over the data has its own order and views."""
+    """MMEngine's ``IterBasedTrainLoop``; each epoch has its own order and augmentations."""
 
     max_epochs = 1
 
@@ -188,7 +188,7 @@ def own_loop(loop):
 
 
 def own_log_processor(log_processor, loop):
-    """The config of what writes the log: by default ours, and counting what the loop counts."""
+    """The log processor's config, with ours as default and ``by_epoch`` as in the loop."""
     if not isinstance(log_processor, dict):
         return log_processor
     by_epoch = not isinstance(loop, dict) or own_loop(loop).get("type") is not IterationLoop

@@ -1,4 +1,4 @@
-"""The optimizers of a config, and their state in a checkpoint."""
+"""Build the config's optimizers, and restore their state from a checkpoint."""
 
 from __future__ import annotations
 
@@ -16,24 +16,25 @@ from trn_plugin.errors import ConfigError, shown
 __all__ = ["nonfinite_moment", "optimized_names", "own_optimizer", "restore_optimizers"]
 
 IMPLEMENTATION = ("fused", "foreach", "capturable", "differentiable")
-"""Options of an optimizer that do not change what it computes."""
+"""Optimizer options that do not change the result."""
 MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "square_avg")
 
 
 def wrappers_of(wrapper) -> dict[str, object]:
-    """The wrappers of single optimizers, by name; a lone one has the name ''."""
+    """The wrappers of single optimizers by name; '' if there is one only."""
     return dict(getattr(wrapper, "optim_wrappers", {"": wrapper}))
 
 
 def accumulated(wrapper) -> int:
+    """The number of micro-batches in an optimizer step."""
     return max(getattr(each, "_accumulative_counts", 1) for each in wrappers_of(wrapper).values())
 
 
 def own_optimizer(wrapper, model: nn.Module):
-    """The config of an optimizer wrapper; on a GPU fused unless the config says otherwise.
+    """The config of an optimizer wrapper; fused on a GPU unless the config says otherwise.
 
-    A fused optimizer can leave out a step without its host waiting to know. Keys of parameters
-    that the model has not are told.
+    A fused optimizer can skip a step without host synchronisation. Warns of ``custom_keys`` that
+    match no parameter.
     """
     by_name = wrapper.get("paramwise_cfg") if isinstance(wrapper, dict) else None
     keys = by_name.get("custom_keys") if isinstance(by_name, dict) else None
@@ -41,7 +42,7 @@ def own_optimizer(wrapper, model: nn.Module):
     unused = [key for key in keys or () if not any(str(key) in name for name in names)]
     if unused:
         where = "optim_wrapper.paramwise_cfg.custom_keys"
-        text = f"{where}: no parameter's name holds {' or '.join(map(str, unused))}"
+        text = f"{where}: no parameter's name contains {' or '.join(map(str, unused))}"
         print_log(text, "current", logging.WARNING)
     optimizer = wrapper.get("optimizer") if isinstance(wrapper, dict) else None
     name = optimizer.get("type") if isinstance(optimizer, dict) else None
@@ -58,10 +59,7 @@ def own_optimizer(wrapper, model: nn.Module):
 
 
 def optimized_names(wrapper, model: nn.Module) -> dict[str, list[list[str]]]:
-    """Names of the parameters of an optimizer's groups, by the name of the optimizer, in order.
-
-    A state knows them by number, and their order may change with the version of timm.
-    """
+    """Names of the parameters in each optimizer's groups; their order may vary with timm."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     return {
         key: [[names.get(id(p), "") for p in group["params"]] for group in each.param_groups]
@@ -70,10 +68,10 @@ def optimized_names(wrapper, model: nn.Module) -> dict[str, list[list[str]]]:
 
 
 def restore_optimizers(wrapper, model: nn.Module, saved: dict, names, keep_rates: bool) -> list:
-    """Load the saved state of optimizers; in which options they are others than this run's.
+    """Load the saved state of optimizers; returns the options that differ from this run's.
 
-    ``names`` are ``optimized_names`` when it was saved; with ``keep_rates`` scheduled values stay.
-    A state that the next step could not use raises an error of any type.
+    ``names`` are the ``optimized_names`` of the saved run; ``keep_rates`` keeps this run's
+    scheduled values. A state that does not fit raises an error of any type.
     """
     own = optimized_names(wrapper, model)
     if names.keys() != own.keys():
@@ -82,7 +80,7 @@ def restore_optimizers(wrapper, model: nn.Module, saved: dict, names, keep_rates
     for name, each in wrappers_of(wrapper).items():
         before, state = each.state_dict(), saved[name] if name else saved
         if [set(group) for group in names[name]] != [set(group) for group in own[name]]:
-            raise ValueError("it trained other parameters, or in other groups")
+            raise ValueError("the saved optimizer has other parameters or other groups")
         numbers = {n: number for number, n in enumerate(n for g in names[name] for n in g)}
         order = enumerate(numbers[n] for group in own[name] for n in group)
         moved = {new: state["state"][old] for new, old in order if old in state["state"]}
@@ -117,6 +115,6 @@ def restore_optimizers(wrapper, model: nn.Module, saved: dict, names, keep_rates
 
 
 def nonfinite_moment(wrapper) -> str | None:
-    """The name of the first of the optimizers' moments that is not finite."""
+    """The name of the first non-finite optimizer moment, if any."""
     states = [s for each in wrappers_of(wrapper).values() for s in each.optimizer.state.values()]
     return next(iter(nonfinite([item for state in states for item in state.items()])), None)

@@ -1,4 +1,4 @@
-"""Go on from a checkpoint, and say what of a changed config the run does not follow."""
+"""Resume from a checkpoint, and warn of config changes that the resumed run ignores."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MOST = 8  # changed settings that are listed
 
 
 def resume(runner, checkpoint: dict, filename, optimizer: bool, param_scheduler: bool) -> None:
-    """Set a runner to the state of a checkpoint whose weights it has."""
+    """Restore all of a run's state but the weights, which are loaded already."""
     meta, loop = checkpoint["meta"], runner.train_loop
     counts = [meta.get(name) for name in ("epoch", "iter")]
     if not all(type(count) is int and 0 <= count < 2**53 for count in counts):
@@ -42,21 +42,21 @@ def resume(runner, checkpoint: dict, filename, optimizer: bool, param_scheduler:
         ignored = run_state.restore(runner, checkpoint, optimizer, param_scheduler, stretch)
     except ConfigError:
         raise
-    except Exception as error:  # torch and MMEngine take what is in the file unchecked
+    except Exception as error:  # torch and MMEngine do not validate the file
         raise CheckpointError(
-            f"{filename}: its run does not fit the config's optimizer, schedules or number of "
+            f"{filename}: its state does not fit the config's optimizer, schedules or number of "
             f"processes: {type(error).__name__}: {printable(first_line(error))}"
         ) from error
     lines = []
     if ignored:
         lines.append(
-            f"the optimizer and the schedule of the learning rate stay the checkpoint's: "
-            f"{', '.join(ignored)} (resume_schedule='config' follows the config's rates and "
-            "schedules)"
+            f"optimizer and learning rate schedule are those of the checkpoint: "
+            f"{', '.join(ignored)} (resume_schedule='config' takes rates and schedules from the "
+            "config)"
         )
     changed = _changed_settings(run_state.settings_of(runner.cfg), meta.get("settings"))
     if changed:
-        lines.append(f"of the config has changed, and counts from here on: {', '.join(changed)}")
+        lines.append(f"changed config values apply from now on: {', '.join(changed)}")
     if lines:
         runner.logger.warning(f"resumed from {filename} with another config: {'; '.join(lines)}")
 
@@ -76,7 +76,7 @@ def _same(own, saved) -> bool:
 
 
 def resume_newest(runner) -> None:
-    """Resume from the newest checkpoint that all processes can use."""
+    """Resume from the newest checkpoint that all processes can load."""
     found = [newest_first(runner.work_dir) if is_main_process() else ([], [])]
     broadcast_object_list(found)
     paths, unreadable = found[0]
@@ -88,11 +88,11 @@ def resume_newest(runner) -> None:
         except CheckpointError as error:
             problem = str(error)
             _start_again(runner, copy.deepcopy(start))
-        told = [text for text in all_gather_object(problem) if text]
-        if not told:
+        errors = [text for text in all_gather_object(problem) if text]
+        if not errors:
             break
         runner.resumed_from = None
-        failed.append(told[0])
+        failed.append(errors[0])
     problems = failed + unreadable
     for problem in problems:
         runner.logger.warning(f"not resumed from: {problem}")
@@ -105,7 +105,7 @@ def resume_newest(runner) -> None:
 
 
 def _start_again(runner, state: dict) -> None:
-    """Undo what a checkpoint that turned out to be of no use has changed."""
+    """Undo the changes of a checkpoint that turned out to be unusable."""
     runner.optim_wrapper.load_state_dict(state["optimizer"])
     saved = schedules_in(state.get("param_schedulers", []))
     for schedule, before in zip(schedules_in(runner.param_schedulers), saved, strict=True):

@@ -1,4 +1,4 @@
-"""Capture and restore what a run has besides its model, as plain data."""
+"""Capture and restore the state of a run, except its model, as plain data."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from trn_plugin.errors import TrainingError, shown
 __all__ = ["capture", "check_loadable", "describe", "process_state", "restore", "settings_of"]
 
 COUNTED = ("wait_count", "best_score")
-"""Attributes of ``EarlyStoppingHook`` that decide how a run goes on."""
+"""State of ``EarlyStoppingHook``."""
 COMPARED = (
     *("model", "train_dataloader", "val_dataloader", "val_evaluator", "train_cfg", "val_cfg"),
     *("default_hooks", "custom_hooks", "input_size", "non_finite", "auto_scale_lr"),
 )
-"""Keys of a config; optimizers and schedules are compared as they are built."""
+"""Config keys compared when resuming; optimizers and schedules are compared as built."""
 AGGREGATION = ("aggregator", "relation_losses", "shared")  # of optim_wrapper
 
 
 def process_state(runner) -> dict:
-    """What a process needs to go on as it would have, besides what all processes share."""
+    """State of this process alone: random generators, and accumulated gradients."""
     wrapper = runner.optim_wrapper
     waiting = hasattr(wrapper, "inner_count") and not wrapper.should_update()
     gradients = {
@@ -44,7 +44,7 @@ def process_state(runner) -> dict:
 
 
 def capture(runner, save_optimizer: bool, save_param_scheduler: bool) -> dict:
-    """Logs, hooks' counts, optimizers and schedules of a run."""
+    """State that all processes share: logs, counts of hooks, optimizers and schedules."""
     hub = runner.message_hub.state_dict()
     scalars = {
         name: dict(zip(("history", "counts"), buffer.data, strict=True))
@@ -65,7 +65,7 @@ def capture(runner, save_optimizer: bool, save_param_scheduler: bool) -> dict:
 
 
 def check_loadable(runner, optimizer: bool) -> None:
-    """TrainingError for weights, statistics or moments that could not be loaded again."""
+    """Raise TrainingError if weights, statistics or optimizer moments are non-finite."""
     model, built = runner.bare_model, runner.finite_steps.built if runner.finite_steps else {}
     bad = nonfinite_state(model.state_dict(), built)
     kind = "weights" if bad in dict(model.named_parameters()) else "statistics"
@@ -81,7 +81,7 @@ def check_loadable(runner, optimizer: bool) -> None:
 
 
 def describe(runner, given: dict, by_epoch: bool) -> dict:
-    """The metadata of a checkpoint of the end of an epoch, or of an iteration, or as given."""
+    """The metadata of a checkpoint; ``given`` values, such as epoch and iter, take precedence."""
     loop = runner.train_loop
     done = dict(epoch=loop.epoch + by_epoch, iter=loop.iter + (not by_epoch))
     meta = {**done, **given}
@@ -103,7 +103,7 @@ def describe(runner, given: dict, by_epoch: bool) -> dict:
 
 
 def settings_of(cfg) -> dict:
-    """By key path, the values of a config that a resumed run is compared in."""
+    """The config values that are compared when resuming, by key path."""
 
     def flat(path: str, value) -> dict:
         if isinstance(value, (dict, list, tuple)) and value:
@@ -122,10 +122,10 @@ def settings_of(cfg) -> dict:
 def restore(
     runner, checkpoint: dict, optimizer: bool, param_scheduler: bool, stretch: bool
 ) -> list[str]:
-    """Set a run to the state of a checkpoint; what of its config it then does not follow.
+    """Restore the state of a checkpoint; returns the config's settings that it overrides.
 
-    With ``stretch`` the config's rates and schedules stay, as they are after so many steps. A
-    state of another run, or none, raises an error of any type.
+    ``stretch`` keeps the config's rates and schedules, advanced to the current iteration. A state
+    that does not fit raises an error of any type.
     """
     ignored = []
     _restore_hub(runner.message_hub, checkpoint.get("message_hub", {}))
@@ -136,7 +136,7 @@ def restore(
         ignored += [f"optimizer {line}" for line in found]
     elif optimizer:
         runner.logger.warning(
-            "the checkpoint holds no optimizer state: the run goes on with a new optimizer"
+            "the checkpoint has no optimizer state: the run continues with a new optimizer"
         )
     schedulers = runner.param_schedulers
     if stretch and schedulers:
@@ -158,12 +158,12 @@ def _restore_process(runner, ranks: list) -> None:
         if ranks:
             runner.logger.warning(
                 f"the checkpoint is of a run with {len(ranks)} processes, this one has "
-                f"{get_world_size()}: it goes on, but not exactly as that run would have"
+                f"{get_world_size()}: it continues, but not bit for bit"
             )
         return
     mine, current = ranks[get_rank()], random_state()
     try:
-        set_random_state(mine["random"])  # refuses what is none
+        set_random_state(mine["random"])  # raises an error for an invalid state
     finally:
         set_random_state(current)
     parameters = dict(runner.bare_model.named_parameters())
@@ -173,7 +173,7 @@ def _restore_process(runner, ranks: list) -> None:
 
 
 def random_state() -> dict:
-    """State of Python's, numpy's and torch's generators, of torch also on the current GPU."""
+    """State of the random generators of Python, numpy and torch (CPU and current GPU)."""
     version, words, gauss = random.getstate()
     kind, keys, *rest = np.random.get_state()
     state = {
@@ -185,7 +185,7 @@ def random_state() -> dict:
 
 
 def set_random_state(state: dict) -> None:
-    """Set the generators to a state that :func:`random_state` gave."""
+    """Restore a state from :func:`random_state`."""
     version, words, gauss = state["python"]
     kind, keys, *rest = state["numpy"]
     random.setstate((version, tuple(words.tolist()), gauss))
@@ -196,26 +196,26 @@ def set_random_state(state: dict) -> None:
 
 
 def _restore_hub(hub, state: dict) -> None:
-    """Logged values and what hooks have noted."""
+    """Restore logged values and runtime info."""
     scalars = {}
     for name, saved in state.get("log_scalars", {}).items():
-        if isinstance(saved, dict) and "history" in saved:  # the plain Runner's are stand-ins
+        if isinstance(saved, dict) and "history" in saved:  # absent if MMEngine's Runner wrote it
             if not isinstance(name, str) or saved["history"].shape != saved["counts"].shape:
-                raise ValueError(f"the logged values of {shown(name)} have no count each")
+                raise ValueError(f"the logged values of {shown(name)} do not match their counts")
             scalars[name] = HistoryBuffer(*(saved[k].cpu().numpy() for k in ("history", "counts")))
     info = {k: v for k, v in state.get("runtime_info", {}).items() if _is_plain(v)}
     steps = info.get("keep_ckpt_ids", [])
     if steps != state.get("runtime_info", {}).get("keep_ckpt_ids", []) or not (
         isinstance(steps, list) and all(type(step) is int and step > 0 for step in steps)
     ):
-        raise ValueError(f"keep_ckpt_ids are no numbers of epochs or iterations: {shown(steps)}")
+        raise ValueError(f"keep_ckpt_ids: expected positive integers, found {shown(steps)}")
     hub.log_scalars.clear()
     resumed = dict.fromkeys({**scalars, **info}, True)
     hub.load_state_dict({"log_scalars": scalars, "runtime_info": info, "resumed_keys": resumed})
 
 
 def _is_plain(value) -> bool:
-    values = value if isinstance(value, list) else [value]  # as the checkpoints to keep
+    values = value if isinstance(value, list) else [value]  # a list: keep_ckpt_ids
     return all(isinstance(each, (bool, int, float, str)) for each in values)
 
 

@@ -1,4 +1,4 @@
-"""MMEngine's Runner, with safe checkpoints and with several processes on CPUs."""
+"""MMEngine's Runner, with safe checkpoints, exact resuming and distributed training on CPUs."""
 
 from __future__ import annotations
 
@@ -42,20 +42,19 @@ __all__ = ["SafeRunner"]
 class SafeRunner(ToldRunner):
     """MMEngine's Runner with checkpoints of plain data (``runner_type='SafeRunner'``).
 
-    A checkpoint is written whole or not at all, and nothing in it is executed when it is read.
-    Checkpoints of the plain Runner can be read too.
+    Checkpoints are written atomically, and loading one executes nothing in it. Checkpoints of
+    MMEngine's Runner can be loaded too.
 
-    A resumed run ends as one that was not stopped, bit for bit on a CPU. What of a changed config
-    it does not follow is one warning; with ``resume_schedule='config'`` it follows the rates and
-    schedules, as if they had been so from the start. A step that is not finite ends the run
-    (``non_finite='skip'`` leaves it out instead). ``save_on_sigterm=True`` writes a checkpoint
-    before SIGTERM ends it.
+    A resumed run gives the result of an uninterrupted one, bit for bit on a CPU. One warning lists
+    the config changes that it ignores. With ``resume_schedule='config'`` it uses the config's rates
+    and schedules, as if they had applied from the start. A non-finite step ends the run, or is
+    skipped with ``non_finite='skip'``. ``save_on_sigterm=True`` writes a checkpoint on SIGTERM.
 
     Attributes:
-        finite_steps (FiniteSteps): runs the training steps, while training.
+        finite_steps (FiniteSteps): runs the training steps; None before training.
         validated (tuple[int, dict]): iteration and metrics of the last validation.
         trained_on (dict): metainfo of the data set that the loaded weights were trained on.
-        resumed_from (str | None): the checkpoint, until the first step after it.
+        resumed_from (str | None): the checkpoint, until the first optimizer step after it.
     """
 
     def __init__(self, *args, load_from=None, resume=False, **options) -> None:
@@ -73,7 +72,7 @@ class SafeRunner(ToldRunner):
 
     @classmethod
     def from_cfg(cls, cfg):
-        """As MMEngine's; ``input_size`` is that of the data sets and the backbone."""
+        """As MMEngine's; checks the config, and applies ``input_size`` to data and backbone."""
         cfg = copy.deepcopy(cfg)
         packaged.drop_scope(cfg)
         check_sections(cfg)
@@ -84,55 +83,55 @@ class SafeRunner(ToldRunner):
 
     @functools.cached_property
     def config_text(self) -> str:
-        """The config, formatted once: that takes longer than a small checkpoint."""
+        """The formatted config; cached, as formatting takes longer than a small checkpoint."""
         return self.cfg.pretty_text
 
     @property
     def bare_model(self):
-        """The model without its wrapper for several processes."""
+        """The model without its distributed wrapper."""
         return self.model.module if is_model_wrapper(self.model) else self.model
 
     def build_logger(self, *args, **kwargs):
-        """As MMEngine's; what fills pages goes to the log file only."""
+        """As MMEngine's; long messages go to the log file only."""
         logger = super().build_logger(*args, **kwargs)
         self.screen.add_to(logger)
         return logger
 
     def build_log_processor(self, log_processor):
-        """As MMEngine's; by default `ScreenLogProcessor`, which counts what the loop counts."""
+        """As MMEngine's; by default `ScreenLogProcessor`, with the ``by_epoch`` of the loop."""
         return super().build_log_processor(own_log_processor(log_processor, self.trains))
 
     def build_model(self, model):
-        """As MMEngine's; a data root that is not there is told before weights are looked for."""
+        """As MMEngine's; refuses a missing data root before loading weights."""
         check_roots(self.loaders)
         return super().build_model(model)
 
     def dump_config(self):
-        """Nothing: a training dumps its config when it has the work directory to itself."""
+        """Does nothing: :meth:`train` dumps the config after locking the work directory."""
 
     def wrap_model(self, model_wrapper_cfg, model):
-        """As MMEngine's; without CUDA too, and with timm's conversion of batch norm."""
+        """As MMEngine's, also without CUDA, and with timm's conversion of batch norm."""
         if not self.distributed or is_model_wrapper(model):
             return super().wrap_model(model_wrapper_cfg, model)
         sync_bn = self.cfg.get("sync_bn")
         model = with_sync_bn(sync_bn, model)
         if model_wrapper_cfg is None:
             return distributed_model(self.cfg, model)
-        self.cfg.sync_bn = None  # or MMEngine converts once more
+        self.cfg.sync_bn = None  # keeps MMEngine from converting again
         try:
             return super().wrap_model(model_wrapper_cfg, model)
         finally:
             self.cfg.sync_bn = sync_bn
 
     def _maybe_compile(self, target: str) -> None:
-        """``compile`` is for the network; losses, checks and optimiser steps are no graphs."""
+        """Apply ``compile`` to the backbone only, not to losses, checks and optimizer steps."""
         options = self.cfg.get("compile")
         weighting = getattr(self.bare_model, "task_weighting", None)
         for part in (self.optim_wrapper, weighting) if options else ():
             if getattr(part, "differentiates_often", False):
                 raise ConfigError(
-                    f"compile: not with {type(part).__name__}, which differentiates a graph "
-                    "several times; a compiled one allows a single pass"
+                    f"compile: not with {type(part).__name__}, which needs several backward "
+                    "passes through a graph; compiled graphs allow one"
                 )
         backbone = getattr(self.bare_model, "backbone", None)
         with config_errors("compile"):
@@ -142,23 +141,23 @@ class SafeRunner(ToldRunner):
                 backbone.compile_parts(**({} if options is True else options))
 
     def register_hooks(self, default_hooks=None, custom_hooks=None):
-        """As MMEngine's; with this package's own, and ``CheckpointHook`` means the safe one."""
+        """As MMEngine's; adds this package's hooks, and replaces some of MMEngine's by ours."""
         for place, hook in hooks_of(self.cfg, default_hooks, custom_hooks).items():
             with config_errors(place):
                 self.register_hook(hook)
 
     def train(self):
-        """As MMEngine's; what fails before the first step is a ConfigError."""
+        """As MMEngine's; locks the work directory; errors before the first step are ConfigError."""
         self.finite_steps = None
         try:
             with only_run_in(self.work_dir) if is_main_process() else nullcontext():
-                newest.newest_first(self.work_dir)  # refuses those of a newer version
+                newest.newest_first(self.work_dir)  # refuses checkpoints of a newer version
                 super().dump_config()
                 return super().train()
         except KeyboardInterrupt as error:
             where = self.last_checkpoint_text()
             if newest.checkpoint_files(self.work_dir):
-                where += "; --resume goes on from there"
+                where += "; --resume continues from there"
             raise type(error)(where) from None
         except Exception:
             if self.finite_steps is not None and self.finite_steps.begun:
@@ -171,19 +170,19 @@ class SafeRunner(ToldRunner):
 
     @staticmethod
     def build_dataloader(dataloader, seed=None, diff_rank_seed=False):
-        """As MMEngine's; samples know for which draw they are read; nothing is pinned on CPUs."""
+        """As MMEngine's; with reproducible augmentations (`with_draws`); not pinned on CPUs."""
         with config_errors("dataloader"):
             if isinstance(dataloader, dict):
                 dataloader = with_draws(dataloader)
-                if not torch.cuda.is_available():  # or torch warns at every loader
+                if not torch.cuda.is_available():  # torch would warn for each loader
                     dataloader["pin_memory"] = False
             built = Runner.build_dataloader(dataloader, seed, diff_rank_seed)
-        if built.generator is None:  # or each pass draws a seed from training's own generator
+        if built.generator is None:  # else each epoch draws a seed from the global generator
             built.generator = torch.Generator().manual_seed(seed or 0)
         return built
 
     def build_optim_wrapper(self, optim_wrapper):
-        """As MMEngine's; the running moments are told of accumulated gradients."""
+        """As MMEngine's; adapts the momentum of running covariances to gradient accumulation."""
         built = super().build_optim_wrapper(own_optimizer(optim_wrapper, self.model))
         neck = getattr(self.bare_model, "neck", None)
         if hasattr(neck, "accumulate"):
@@ -191,14 +190,14 @@ class SafeRunner(ToldRunner):
         return built
 
     def build_param_scheduler(self, scheduler):
-        """As MMEngine's; schedules by epochs follow a loop by iterations."""
+        """As MMEngine's; converts schedules by epochs for a loop by iterations."""
         if self.trains and isinstance(self.train_loop, IterationLoop):
             length = len(self.train_dataloader)
             scheduler = as_iterations(scheduler, length, self.train_loop.max_iters)
         return super().build_param_scheduler(scheduler)
 
     def build_evaluator(self, evaluator):
-        """As MMEngine's, with batches; a metric of a task that the model has not is refused."""
+        """As MMEngine's; with `BatchEvaluator`; refuses metrics of tasks that the model lacks."""
         is_dict = isinstance(evaluator, dict) and "metrics" not in evaluator
         if isinstance(evaluator, list) or is_dict:
             evaluator = dict(type="trn_plugin.BatchEvaluator", metrics=evaluator)
@@ -207,13 +206,13 @@ class SafeRunner(ToldRunner):
         return built
 
     def build_train_loop(self, loop):
-        """As MMEngine's; data that do not fit the model are refused."""
+        """As MMEngine's; with our loops; refuses data that do not fit the model."""
         built = super().build_train_loop(own_loop(loop))
         check_training_set(built.dataloader, self.bare_model)
         return built
 
     def load_checkpoint(self, filename, map_location="cpu", strict=False, revise_keys=()):
-        """Load weights; every name must fit unless the run trains from them (``load_from``)."""
+        """Load weights; all names must match, except when training with ``load_from``."""
         checkpoint = checkpoints.load_checkpoint_file(filename, map_location)
         self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
         if strict or self.resuming or not self.trains:
@@ -231,7 +230,7 @@ class SafeRunner(ToldRunner):
         return checkpoint
 
     def load_or_resume(self):
-        """Load or resume, as the config says; ``resume`` without ``load_from`` finds the newest."""
+        """Load or resume as configured; ``resume`` without ``load_from`` takes the newest."""
         if self.loaded:
             return
         if self.resuming and self.load_from is None:
@@ -244,7 +243,7 @@ class SafeRunner(ToldRunner):
     def resume(
         self, filename, resume_optimizer=True, resume_param_scheduler=True, map_location="default"
     ):
-        """Continue a run: weights, counters, optimizers, schedules, logs, random generators."""
+        """Restore weights, counters, optimizers, schedules, logs and random generators."""
         device = get_device() if map_location == "default" else map_location
         checkpoint = self.load_checkpoint(filename, map_location=device, strict=True)
         self.optim_wrapper = self.build_optim_wrapper(self.optim_wrapper)
@@ -255,13 +254,13 @@ class SafeRunner(ToldRunner):
         self.logger.info(f"resumed epoch: {self.epoch}, iter: {self.iter}")
 
     def restore_random_state(self):
-        """Set the generators to what they were at the checkpoint; the loops call it in time."""
+        """Restore the checkpoint's random state; the loops call it before the first batch."""
         if self.random_state is not None:
             run_state.set_random_state(self.random_state)
             self.random_state = None
 
     def last_checkpoint_text(self) -> str:
-        """Where a run that ends now can be resumed from."""
+        """Message naming the last checkpoint."""
         return newest.last_checkpoint_text(self.work_dir)
 
     def save_checkpoint(
@@ -279,7 +278,7 @@ class SafeRunner(ToldRunner):
 
         Raises:
             CheckpointError: the file cannot be written.
-            TrainingError: a state that could not be loaded again; the earlier checkpoint stays.
+            TrainingError: the state is non-finite; the earlier checkpoint is kept.
         """
         if self.finite_steps is not None:
             self.finite_steps.log.flush()

@@ -1,4 +1,4 @@
-"""Parameter schedules: by epochs in a run by iterations, from a checkpoint, stretched."""
+"""Parameter schedules: convert epochs to iterations, restore from a checkpoint, replay."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ __all__ = ["as_iterations", "replay", "restore_schedules", "schedules_in"]
 
 
 def as_iterations(scheduler, epoch_length: int, max_iters: int):
-    """The config of schedules for a loop that counts iterations: an epoch is a pass of the data."""
+    """Convert configs of schedules to iterations; an epoch is one pass over the data."""
     if isinstance(scheduler, (list, tuple)):
         return [as_iterations(each, epoch_length, max_iters) for each in scheduler]
     if not isinstance(scheduler, dict) or not scheduler.get("by_epoch", True):
         return scheduler
-    if "type" not in scheduler:  # by the name of an optimizer
+    if "type" not in scheduler:  # schedules by optimizer
         return {k: as_iterations(v, epoch_length, max_iters) for k, v in scheduler.items()}
     name = getattr(scheduler["type"], "__name__", str(scheduler["type"])).rpartition(".")[2]
     if name.startswith("ReduceOnPlateau"):
         raise ConfigError(
-            f"param_scheduler: {name} counts validations of epochs, which IterBasedTrainLoop has "
-            "not; use EpochBasedTrainLoop"
+            f"param_scheduler: {name} counts epochs with a validation, which IterBasedTrainLoop "
+            "does not have; use EpochBasedTrainLoop"
         )
-    # MMEngine multiplies by the epoch's length and rounds down
+    # MMEngine multiplies by the epoch length and rounds down; the half keeps max_iters exact
     converted = {"end": (max_iters + 0.5) / epoch_length, **scheduler}
     if name.startswith("Exponential"):
         converted["gamma"] = scheduler.get("gamma", 0.1) ** (1 / epoch_length)
@@ -32,13 +32,13 @@ def as_iterations(scheduler, epoch_length: int, max_iters: int):
 
 
 def schedules_in(schedulers) -> Iterator:
-    """Each schedule, or its state, of a list, or of a dict of lists by optimizer."""
+    """Iterate over schedules or their states: a list, or a dict of lists by optimizer."""
     for group in schedulers.values() if isinstance(schedulers, dict) else [schedulers or []]:
         yield from group
 
 
 def restore_schedules(schedulers, saved) -> list[str]:
-    """Set schedules to saved states; in what those are of another form than the config's."""
+    """Load saved states into schedules; returns the settings that differ from the config's."""
     if isinstance(schedulers, dict) and saved.keys() != schedulers.keys():
         raise ValueError(f"schedules of the optimizers {shown(list(saved))}")
     differing = []
@@ -48,8 +48,8 @@ def restore_schedules(schedulers, saved) -> list[str]:
             if name not in state or not _alike(own, state[name]):
                 found = shown(state.get(name))
                 raise ValueError(f"{name} of a {kind.__name__} is {found}, expected {own!r}")
-            form = not name.startswith("_") and name not in ("last_step", "verbose")
-            if form and isinstance(own, (bool, int, float, str)) and state[name] != own:
+            setting = not name.startswith("_") and name not in ("last_step", "verbose")
+            if setting and isinstance(own, (bool, int, float, str)) and state[name] != own:
                 differing.append(f"{kind.__name__}.{name} ({shown(state[name])}, not {own!r})")
         methods = [name for name in state if hasattr(kind, name)]
         if methods:
@@ -59,16 +59,16 @@ def restore_schedules(schedulers, saved) -> list[str]:
 
 
 def replay(schedulers, iterations: int, epoch_length: int) -> None:
-    """Bring new schedulers to where they are after so many iterations."""
+    """Advance new schedules by a number of iterations."""
     schedules = list(schedules_in(schedulers))
     for schedule in schedules:
         if getattr(schedule, "need_val_args", False):
             raise ConfigError(
-                f"resume_schedule: {type(schedule).__name__} follows the validations and cannot "
-                "be replayed"
+                f"resume_schedule: {type(schedule).__name__} depends on the validations and "
+                "cannot be replayed"
             )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that no optimizer has stepped
+        warnings.simplefilter("ignore")  # torch warns that no optimizer has stepped
         for step in range(1, iterations + 1):
             for schedule in schedules:
                 if not schedule.by_epoch or step % epoch_length == 0:
@@ -76,6 +76,7 @@ def replay(schedulers, iterations: int, epoch_length: int) -> None:
 
 
 def _alike(own, saved) -> bool:
+    """Whether a saved value has the type and length of our own; texts must be equal."""
     if isinstance(own, (list, tuple)):
         same = isinstance(saved, (list, tuple)) and len(saved) == len(own)
         return same and all(map(_alike, own, saved))

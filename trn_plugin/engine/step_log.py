@@ -1,4 +1,4 @@
-"""What a training step computes, in messages and in the log; a GPU is not waited for each step."""
+"""Log training steps without host synchronisation, and describe non-finite ones."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from torch.nn.modules.batchnorm import _NormBase
 
 __all__ = ["StepLog", "StepLogHook"]
 
-MOST_PENDING = 100  # steps read at once, at the latest
+MOST_PENDING = 100  # steps in the queue before it is flushed
 
 
 class StepLog:
-    """Entries of steps whose values are on their way to the host, those of a step in one tensor.
+    """Queue of log entries that are copied to the host asynchronously, one tensor per step.
 
-    ``tell``, given the iteration, entries and norms of a step that was not finite, returns what
-    to log of it, or ends the run.
+    ``on_nonfinite`` takes the iteration, entries and norms of a non-finite step. It returns the
+    entries to log, or raises TrainingError.
     """
 
-    def __init__(self, runner, tell: Callable[[int, dict, list], dict]) -> None:
-        self.runner, self.tell = runner, tell
+    def __init__(self, runner, on_nonfinite: Callable[[int, dict, list], dict]) -> None:
+        self.runner, self.on_nonfinite = runner, on_nonfinite
         self.pending: list[tuple] = []
 
     def add(self, iteration: int, entries: dict, good: torch.Tensor | None, norms: list) -> None:
-        """Begin to copy the entries of a step, numbers and tensors of one number.
+        """Start copying the entries of a step (numbers and one-element tensors) to the host.
 
-        ``good`` is the flag on the device; None if what was not finite is told already.
+        ``good`` is the device's flag of a finite step; None if that is checked already.
         """
         tensors = {k: v.detach().reshape(1) for k, v in entries.items() if torch.is_tensor(v)}
         parts = [*tensors.values(), *([] if good is None else [good.reshape(1)])]
@@ -47,7 +47,7 @@ class StepLog:
         self.pending.append((iteration, entries, list(tensors), host, event, good, norms))
 
     def flush(self) -> None:
-        """Wait for the steps begun so far, and log them; TrainingError if one was not finite."""
+        """Wait for all queued steps and log them; TrainingError if one is non-finite."""
         pending, self.pending = self.pending, []
         for iteration, entries, names, host, event, good, norms in pending:
             if event is not None:
@@ -55,15 +55,15 @@ class StepLog:
             values = [] if host is None else host.tolist()
             entries = {**entries, **dict(zip(names, values, strict=False))}
             if good is not None and not values[-1]:
-                entries = self.tell(iteration, entries, norms)
+                entries = self.on_nonfinite(iteration, entries, norms)
             for name, value in entries.items():
                 self.runner.message_hub.update_scalar(f"train/{name}", value)
 
 
 class StepLogHook(RuntimeInfoHook):
-    """MMEngine's ``RuntimeInfoHook``, which waits for every log entry of every step.
+    """MMEngine's ``RuntimeInfoHook`` without a host synchronisation at each step.
 
-    On a GPU they are read where they are logged, and before a validation or a checkpoint.
+    On a GPU, values are read when the log is written, and before a validation or checkpoint.
     """
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
@@ -91,7 +91,7 @@ class StepLogHook(RuntimeInfoHook):
 
 
 class Losses(dict):
-    """Forward hook of a model: its losses since the last step, by name."""
+    """Forward hook that collects a model's losses since the last optimizer step, by name."""
 
     def __call__(self, module, inputs, output) -> None:
         if module.training and isinstance(output, dict):
@@ -101,19 +101,19 @@ class Losses(dict):
                     self.setdefault(name, []).extend(v.detach().reshape(-1) for v in values)
 
     def __deepcopy__(self, memo):
-        return Losses()  # a copy of the model has had no step
+        return Losses()  # a copied model starts empty
 
     def bad_text(self) -> str | None:
-        """Which losses are not finite; None where all are."""
+        """Names the non-finite losses; None if there are none."""
         flat = {name: torch.cat(values) for name, values in self.items()}
         bad = {name: values[~values.isfinite()] for name, values in flat.items()}
         return losses_text({name: float(found[0]) for name, found in bad.items() if found.numel()})
 
 
 class Norms(NamedTuple):
-    """The norm of an optimizer's gradients together, each one's, and of which parameters.
+    """Gradient norms of an optimizer's parameters: total, and of each one.
 
-    ``strict``: a norm that overflows is refused, even if no gradient does.
+    ``strict`` also refuses a total norm that overflows while all gradients are finite.
     """
 
     total: Tensor
@@ -122,7 +122,7 @@ class Norms(NamedTuple):
     strict: bool
 
     def bad_text(self, names: dict[int, str], tasks: list[str]) -> str:
-        """Which gradients are not finite."""
+        """Names the non-finite gradients and their tasks."""
         pairs = zip(self.parameters, self.each.tolist(), strict=True)
         bad = [names.get(id(p), "a parameter") for p, norm in pairs if not math.isfinite(norm)]
         if not bad and not math.isfinite(float(self.total)):
@@ -136,7 +136,7 @@ class Norms(NamedTuple):
 
 
 def norms_of(parameters: list[Tensor], order: float = 2.0, strict: bool = False) -> Norms:
-    """Norms as ``torch.nn.utils.get_total_norm`` computes them."""
+    """Gradient norms as in ``torch.nn.utils.get_total_norm``."""
     gradients = [parameter.grad for parameter in parameters]
     if not gradients:
         return Norms(torch.zeros(()), torch.zeros(0), parameters, strict)
@@ -149,7 +149,7 @@ def norms_of(parameters: list[Tensor], order: float = 2.0, strict: bool = False)
 
 
 def losses_text(bad: dict[str, float]) -> str | None:
-    """Which losses are what; None where there are none."""
+    """Names non-finite losses with their values; None if there are none."""
     named = {key: value for key, value in bad.items() if key != "loss"} or bad
     return " and ".join(f"{_loss_name(key)} is {value}" for key, value in named.items()) or None
 
@@ -163,14 +163,14 @@ def _loss_name(key: str) -> str:
 
 
 def finite_only(entries: dict, skipped: int) -> dict:
-    """Log entries without those that are not finite, and whether the step was skipped."""
+    """The finite log entries, and ``skipped_steps``."""
     numbers = {k: torch.as_tensor(v) for k, v in entries.items() if not isinstance(v, str)}
     bad = [name for name, value in numbers.items() if not bool(value.isfinite().all())]
     return {**{k: v for k, v in entries.items() if k not in bad}, "skipped_steps": skipped}
 
 
 def statistics_of(model: nn.Module) -> list[tuple[Tensor, Tensor]]:
-    """The buffers that a forward pass changes in normalisation layers, with copies of them."""
+    """Pairs of buffer and copy for the running statistics of normalisation layers."""
     return [
         (buffer, buffer.clone())
         for module in model.modules()

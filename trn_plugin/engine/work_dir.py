@@ -1,4 +1,4 @@
-"""A run's folder: one training at a time."""
+"""Lock a work directory: one training at a time."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ __all__ = ["only_run_in"]
 
 @contextmanager
 def only_run_in(folder: str | os.PathLike) -> Iterator[None]:
-    """Hold a work directory until the training or its process ends; ConfigError if one does."""
+    """Lock a work directory until the training or its process ends; ConfigError if locked."""
     try:
         import fcntl
     except ImportError:  # Windows
         yield
         return
-    # a record lock: the kernel frees it when the process dies, and workers do not inherit it
+    # a record lock: freed by the kernel when the process dies, not inherited by workers
     with open(os.path.join(folder, ".running"), "a+", encoding="utf-8") as file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -27,7 +27,7 @@ def only_run_in(folder: str | os.PathLike) -> Iterator[None]:
             file.seek(0)
             raise ConfigError(
                 f"work_dir {folder}: another training is running in it (process "
-                f"{file.read(20).strip() or 'unknown'}); take another work directory"
+                f"{file.read(20).strip() or 'unknown'}); use another work directory"
             ) from None
         except OSError:  # a file system without locks
             pass

@@ -1,1 +1,1 @@
-"""Many trainings that are compared: grids of settings, and where to share."""
+"""Compare many trainings: grids of settings, and how many stages to share."""

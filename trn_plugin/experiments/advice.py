@@ -1,4 +1,4 @@
-"""Short trainings, with everything shared and with nothing, and what is measured on them."""
+"""The two short trainings of ``trn-plugin advise``, and their gradient cosines and tau."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ RELATION_HOOK = "TaskRelationLossHook"
 
 @dataclass(frozen=True)
 class Findings:
-    """What the short trainings showed.
+    """Measurements of the two short trainings.
 
     Attributes:
-        tasks (tuple[str, ...]): their names.
-        stages (tuple[str, ...]): the stages' names, in order.
-        pairs (tuple[tuple[str, str], ...]): of tasks.
+        tasks (tuple[str, ...]): names of the tasks.
+        stages (tuple[str, ...]): names of the stages, in order.
+        pairs (tuple[tuple[str, str], ...]): all pairs of tasks.
         similarities (dict[str, list[PairSimilarity]]): tau of each pair, by level: 'gt',
             'output' (all shared), 'output alone' and each stage (nothing shared).
-        cosines (dict[tuple[str, str], list[Interval]]): of each pair's gradients, by stage.
+        cosines (dict[tuple[str, str], list[Interval]]): cosine of each pair's gradients, by stage.
     """
 
     tasks: tuple[str, ...]
@@ -55,20 +55,20 @@ class Findings:
 def measure(
     config: Config, folder: Path, epochs: int | None = None, steps: int | None = None
 ) -> Findings:
-    """Train the config's model twice, once with all stages shared and once with none; measure.
+    """Train the config's model with all stages shared and with none, and measure both.
 
-    Gradients are measured during the first training. tau is measured on the validation pictures,
-    or on the training pictures where there are none.
+    Gradients are measured during the first training. tau is measured on the validation set, or on
+    the training set if there is no validation set.
 
     Args:
-        config: as from ``load_config``.
-        folder: for the trainings' logs.
-        epochs: of each training.
-        steps: of each training, instead of epochs.
+        config: a config of ``load_config``.
+        folder: work directory of the trainings.
+        epochs: length of each training.
+        steps: length of each training in steps, instead of epochs.
 
     Raises:
-        ConfigError: fewer than two tasks, another backbone than ``TimmTrunk``, a model that cannot
-            be trained or cut.
+        ConfigError: fewer than two tasks, a backbone other than ``TimmTrunk``, or a model that
+            cannot be trained or cut.
     """
     tasks = tuple(config.model.get("heads") or ())
     backbone = config.model.get("backbone") or {}
@@ -101,7 +101,7 @@ def short_config(
     epochs: int | None = None,
     steps: int | None = None,
 ) -> Config:
-    """A config for a short training without relations, validation and checkpoints."""
+    """The config for a short training without relation losses, validation and checkpoints."""
     short = copy.deepcopy(config)
     short.work_dir = str(folder)
     short.model.backbone.update(shared_stages=shared_stages, grad_checkpointing=False)
@@ -116,7 +116,7 @@ def short_config(
             short[f"{part}_{name}"] = None
     hooks = short.get("default_hooks") or {}
     short.default_hooks = {**hooks, "checkpoint": None, "similarity_plot": None}
-    if shared_stages == 0:  # what balances tasks needs something that they share
+    if shared_stages == 0:  # loss balancing needs shared parameters
         short.model.task_weighting = None
         if str(short.optim_wrapper.get("type")).endswith("JacobianOptimWrapper"):
             for name in ("aggregator", "relation_losses", "shared"):
@@ -134,10 +134,10 @@ def short_config(
 def stage_features(
     model: nn.Module, backbone: Mapping, stages: Sequence[str], loader
 ) -> dict[str, dict[str, np.ndarray]]:
-    """Features of each task at each stage of a model that shares nothing, mean over positions.
+    """Spatially pooled features of each task at each stage of a model that shares nothing.
 
     Returns:
-        (N, d) by stage and task.
+        Arrays (N, d) by stage and task.
     """
     settings = {"_scope_": "trn_plugin", **backbone, **NO_WEIGHTS}
     settings |= dict(shared_stages=0, tasks=model.tasks, taps=tuple(stages))

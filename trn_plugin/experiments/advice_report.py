@@ -1,4 +1,4 @@
-"""The findings of ``trn-plugin advise`` as a table and a picture."""
+"""The findings of ``trn-plugin advise`` as a table and a plot."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MOST_PAIRS = 10
 
 
 def findings_rows(findings: Findings) -> list[dict]:
-    """A row of plain values for each pair of tasks and level; None where a number is undefined."""
+    """One row for each pair of tasks and level; None for an undefined number."""
     rows = []
     for number, pair in enumerate(findings.pairs):
         for level, similarities in findings.similarities.items():
@@ -37,7 +37,7 @@ def findings_rows(findings: Findings) -> list[dict]:
 
 
 def findings_table(rows: Sequence[dict]) -> str:
-    """The rows as text."""
+    """The rows of ``findings_rows`` as a text table."""
     header = ["pair", "level", "tau", "chance", "cosine of gradients", "95 % interval"]
     lines = []
     for row in rows:
@@ -50,7 +50,7 @@ def findings_table(rows: Sequence[dict]) -> str:
 
 
 def save_findings(path: str, findings: Findings, title: str) -> None:
-    """Draw tau and the cosines over the stages, as a PNG file; of the first pairs."""
+    """Plot tau and the gradient cosines of the first pairs over the stages, as a PNG file."""
     figure = new_figure(10, 4.2)
     left, right = figure.subplots(1, 2)
     places = range(1, len(findings.stages) + 1)

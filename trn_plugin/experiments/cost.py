@@ -1,4 +1,4 @@
-"""What a model costs to run: parameters, multiplications, and the time of one picture."""
+"""The cost of a model: parameters, multiplications, and latency for one picture."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ __all__ = ["Cost", "latency", "model_cost"]
 
 @dataclass(frozen=True)
 class Cost:
-    """Of a model, all tasks together.
+    """Cost of a model with all its tasks.
 
     Attributes:
-        parameters (int): weights of the network.
-        multiplications (int): of one picture, in convolutions and matrix products.
+        parameters (int): number of weights.
+        multiplications (int): multiplications in convolutions and matrix products, for one picture.
         latency_ms (float): median time of a forward pass of one picture.
-        device (str): where it was measured.
+        device (str): device of the latency.
     """
 
     parameters: int
@@ -34,9 +34,9 @@ class Cost:
 
 
 def model_cost(config: Config, repeats: int = 30) -> Cost:
-    """The cost of a config's model, with random weights, in evaluation mode.
+    """The cost of a config's model with random weights, in evaluation mode.
 
-    On the GPU if there is one, else on the CPU with as many threads as PyTorch uses.
+    Measured on the GPU if there is one, else on the CPU with PyTorch's number of threads.
 
     Raises:
         ConfigError: the model cannot be built.
@@ -57,12 +57,12 @@ def model_cost(config: Config, repeats: int = 30) -> Cost:
 
 @torch.inference_mode()
 def latency(model: nn.Module, inputs: torch.Tensor, repeats: int = 30) -> float:
-    """Median time of a forward pass, in milliseconds, after a few passes that do not count.
+    """Median time of a forward pass in milliseconds, after three warm-up passes.
 
     Args:
-        model: in evaluation mode, on the device of ``inputs``.
-        inputs: what it takes.
-        repeats: passes that count.
+        model: a model in evaluation mode, on the device of ``inputs``.
+        inputs: a batch.
+        repeats: number of timed passes.
     """
     times = []
     for _ in range(repeats + 3):

@@ -1,4 +1,4 @@
-"""Runs trainings as processes of their own, some at a time, and goes on later."""
+"""Run trainings in parallel processes, and resume those that were stopped."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ __all__ = ["Executor", "RunError", "command_line", "tell", "visible_gpus"]
 
 
 class RunError(TrnPluginError):
-    """A training ended with an error."""
+    """A training failed."""
 
 
 class Executor:
-    """Does the runs that have no result yet.
+    """Executes the runs that have no result yet.
 
     A run's folder holds its checkpoint, its log, ``run.json`` (settings, seconds of earlier
-    attempts) and ``metrics.json``. A training that was stopped goes on from its checkpoint.
+    attempts) and ``metrics.json``. A stopped training resumes from its checkpoint.
 
     Args:
-        root (Path): the folder where runs start.
-        results (Results): what is done; gets the rows of each finished run.
-        jobs (int): runs at a time.
-        gpus (Sequence[str]): devices for ``CUDA_VISIBLE_DEVICES``, given to the jobs in turn.
-        tell (Callable): takes a line about what begins and ends.
-        seconds (float, optional): begin no run that would take longer than what is left of them,
-            by the longest of those done here, of its own row if there is one.
-        paths (Sequence[Path]): folders where runs look for modules too.
+        root (Path): the working directory of the runs.
+        results (Results): the results so far; each finished run adds its rows.
+        jobs (int): number of parallel runs.
+        gpus (Sequence[str]): values of ``CUDA_VISIBLE_DEVICES``, assigned to the jobs in turn.
+        tell (Callable): called with a line whenever a run begins or ends.
+        seconds (float, optional): time limit. A run is not begun if the longest finished run of
+            its row, or of any row if its own has none, took longer than the time left.
+        paths (Sequence[Path]): folders to prepend to the ``PYTHONPATH`` of the runs.
     """
 
     def __init__(
@@ -66,13 +66,13 @@ class Executor:
         self._took: list[tuple[str, float]] = []
 
     def run(self, runs: Sequence[Run]) -> list[str]:
-        """Do what is not done; a run that fails leaves the others alone.
+        """Execute the unfinished runs; if one fails, the others continue.
 
         Returns:
-            list[str]: what went wrong, a line for each failed run.
+            list[str]: an error line for each failed run.
 
         Raises:
-            ConfigError: there is a result, or a folder, of other settings.
+            ConfigError: a run's result or folder has other settings.
         """
         waiting = [run for run in runs if not self.results.has(run)]
         self.tell(f"{len(runs)} runs, {len(runs) - len(waiting)} of them done")
@@ -89,7 +89,7 @@ class Executor:
             pool.shutdown(cancel_futures=True)
 
     def stop(self) -> None:
-        """End the processes that run, and begin no other."""
+        """Terminate the running processes, and begin no other run."""
         with self._lock:
             self._stopped = True
             for process in self._processes:
@@ -99,7 +99,7 @@ class Executor:
         """Run ``python ARGUMENTS`` in ``root``, with its output in ``log``.
 
         Raises:
-            RunError: it ended with another status than 0; its last line.
+            RunError: a non-zero exit status; the message holds the last line of the output.
         """
         device = self._devices.get()
         try:
@@ -109,7 +109,7 @@ class Executor:
 
     def _one(self, run: Run) -> str | None:
         try:
-            # another machine's result may have come in the meantime
+            # another machine may have added the result in the meantime
             if not self._stopped and not self.results.has(run) and self._in_time(run):
                 self._train(run)
         except (TrnPluginError, OSError) as error:
@@ -124,14 +124,14 @@ class Executor:
         expected = max(own or [seconds for _, seconds in self._took], default=0.0)
         left = self._until - time.monotonic()
         if left <= 0 or expected > left:
-            self.tell(f"leave   {run}: {expected:.0f} s expected, {max(left, 0):.0f} s left")
+            self.tell(f"skip    {run}: {expected:.0f} s expected, {max(left, 0):.0f} s left")
             return False
         return True
 
     def _train(self, run: Run) -> None:
         before = _record(run).get("seconds", 0.0)
         begun = any(run.folder.glob("*.pth"))
-        self.tell(f"{'go on ' if begun else 'begin '}  {run}")
+        self.tell(f"{'resume' if begun else 'begin '}  {run}")
         started = time.perf_counter()
         try:
             if not run.metrics.is_file():
@@ -175,7 +175,7 @@ class Executor:
 
 
 def expanded(argument: str) -> str:
-    """An argument with the environment variable that it names, such as KEY=$LITE0_WEIGHTS.
+    """Expand an environment variable in an argument such as KEY=$LITE0_WEIGHTS.
 
     Raises:
         ConfigError: the variable is not set.
@@ -187,7 +187,7 @@ def expanded(argument: str) -> str:
 
 
 def read_json(path: Path) -> dict:
-    """A JSON file's object.
+    """Read a JSON file.
 
     Raises:
         ConfigError: the file cannot be read.
@@ -199,10 +199,10 @@ def read_json(path: Path) -> dict:
 
 
 def _record(run: Run) -> dict:
-    """What a run's folder says of earlier attempts.
+    """The ``run.json`` of earlier attempts; empty if there is none.
 
     Raises:
-        ConfigError: they had other settings.
+        ConfigError: the earlier attempts had other settings.
     """
     path = run.folder / "run.json"
     record = read_json(path) if path.is_file() else {}
@@ -216,12 +216,12 @@ def _record(run: Run) -> dict:
 
 def _last_line(log: Path) -> str:
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    told = [line for line in lines if line.strip()]
-    return told[-1].strip() if told else "no output"
+    filled = [line for line in lines if line.strip()]
+    return filled[-1].strip() if filled else "no output"
 
 
 def visible_gpus() -> list[str]:
-    """What CUDA_VISIBLE_DEVICES may be for a run; empty without GPUs."""
+    """One value of CUDA_VISIBLE_DEVICES for each GPU; empty without GPUs."""
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     if given is not None:
         return [name for name in given.split(",") if name]
@@ -232,12 +232,12 @@ def visible_gpus() -> list[str]:
 
 
 def command_line(arguments: Sequence[str]) -> str:
-    """A command for a shell, which is left to fill in environment variables."""
+    """A command quoted for a shell, except for its environment variables."""
     quoted = [shlex.quote(str(part).replace("$", "")) for part in arguments]
     parts = [q if "$" not in str(p) else str(p) for p, q in zip(arguments, quoted, strict=True)]
     return " ".join(parts)
 
 
 def tell(line: str) -> None:
-    """Print a line on stderr at once."""
+    """Print a line on stderr and flush it."""
     print(line, file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""Do the tasks pull at the shared stages in one direction, or against each other?"""
+"""Cosines between the tasks' gradients, for each shared stage of the backbone."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ NO_WEIGHTS = dict(pretrained=False, checkpoint_path=None, grad_checkpointing=Fal
 
 
 class Interval(NamedTuple):
-    """A mean, and its 95 % interval of Student's t; NaN where there are too few values.
+    """A mean and its 95 % interval (Student's t); NaN with too few values.
 
     Attributes:
-        mean: of the values.
-        low: lower end.
-        high: upper end.
-        count: how many values.
+        mean: mean of the values.
+        low: lower end of the interval.
+        high: upper end of the interval.
+        count: number of values.
     """
 
     mean: float
@@ -38,7 +38,7 @@ class Interval(NamedTuple):
 
 
 def mean_interval(values: Sequence[float]) -> Interval:
-    """The mean of the values that are not NaN."""
+    """The mean and interval of the values that are not NaN."""
     known = [value for value in values if not math.isnan(value)]
     if len(known) < 2:
         return Interval(known[0] if known else math.nan, math.nan, math.nan, len(known))
@@ -52,17 +52,17 @@ def mean_interval(values: Sequence[float]) -> Interval:
 def stages_of_parameters(backbone: Mapping) -> tuple[tuple[str, ...], dict[str, int]]:
     """The stages of a trunk, and the stage of each of its parameters.
 
-    Found by cutting the model after each stage: a parameter belongs to the first stage after which
-    no cut needs it.
+    The model is cut after each stage. A parameter belongs to the first stage after which the tail
+    no longer contains it.
 
     Args:
         backbone: config of ``TimmTrunk``.
 
     Returns:
-        The stages' names, and by dotted name of a parameter the place of its stage, from 0.
+        The stages' names, and the index of the stage (from 0) by parameter name.
 
     Raises:
-        ConfigError: the model cannot be built, or not be cut after a stage.
+        ConfigError: the model cannot be built, or cannot be cut after a stage.
     """
     settings = {"_scope_": "trn_plugin", **backbone, **NO_WEIGHTS}
     whole = MODELS.build({**settings, "shared_stages": "all", "tasks": ("whole",)})
@@ -77,13 +77,13 @@ def stages_of_parameters(backbone: Mapping) -> tuple[tuple[str, ...], dict[str, 
 
 
 class StageCosineHook(Hook):
-    """Keeps the cosines of the tasks' gradients of each stage's shared parameters, batch by batch.
+    """Records the cosine between the tasks' gradients, batch by batch and for each shared stage.
 
-    Each measurement costs a backward pass for each task; the training is not changed by it.
+    Each measurement costs one backward pass per task. It does not change the training.
 
     Args:
         places (Mapping[str, int]): the stage of each parameter of the trunk, by name.
-        measurements (int): at most about so many, spread over the training.
+        measurements (int): approximate number of measurements, spread over the training.
     """
 
     def __init__(self, places: Mapping[str, int], measurements: int = 100) -> None:
@@ -107,7 +107,7 @@ class StageCosineHook(Hook):
             self._handle = None
 
     def by_stage(self) -> dict[tuple[str, str], list[Interval]]:
-        """The mean cosine of each pair of tasks at each stage."""
+        """The mean cosine and its interval for each pair of tasks and each stage."""
         return {
             pair: [mean_interval(values) for values in zip(*batches, strict=True)]
             for pair, batches in self.cosines.items()
@@ -123,7 +123,7 @@ class StageCosineHook(Hook):
             self.cosines.setdefault((a, b), []).append(found)
 
     def _gradients(self, loss: Tensor) -> list[Tensor]:
-        """The gradient of each stage as one vector; of length 0 where nothing is trained."""
+        """The gradient of each stage as one vector; length 0 if the stage is frozen."""
         flat = [parameter for stage in self._shared for parameter in stage]
         found = iter(torch.autograd.grad(loss, flat, retain_graph=True, materialize_grads=True))
         return [
@@ -133,6 +133,6 @@ class StageCosineHook(Hook):
 
 
 def _cosine(one: Tensor, other: Tensor) -> float:
-    """NaN where one of them is zero."""
+    """Cosine of two gradients; NaN if one of them is zero."""
     lengths = float(one.norm()) * float(other.norm())
     return float(one @ other) / lengths if lengths > 0 else math.nan

@@ -1,4 +1,4 @@
-"""A grid of settings: KEY=A,B,C for each key, a cell for each combination."""
+"""A grid of settings: KEY=A,B,C for each key, one cell for each combination."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ EPOCHS = "train_cfg.max_epochs"
 
 
 def cells(config: str, keys: Sequence[str]) -> list[Row]:
-    """A row for each cell of a grid, the last key changing fastest.
+    """One row for each cell of a grid; the last key varies fastest.
 
     Args:
         config: the config file of all cells.
         keys: KEY=A,B,C; a comma inside brackets or braces belongs to a value.
 
     Raises:
-        ConfigError: no KEY=VALUE, a key or a value given twice, two cells of one folder, or the
-            seed, which --seeds gives.
+        ConfigError: not KEY=VALUE, a key or a value given twice, two cells with the same folder,
+            or the key of the seed, which --seeds sets.
     """
     grid: dict[str, list[str]] = {}
     for text in keys:
@@ -52,7 +52,7 @@ def cells(config: str, keys: Sequence[str]) -> list[Row]:
 
 
 def parse_options(config: str, options: Sequence[str]) -> dict | None:
-    """KEY=VALUE as ``load_config`` takes them; a later one replaces an earlier one."""
+    """Parse KEY=VALUE to the options of ``load_config``; the last value of a key counts."""
     if not options:
         return None
     parser = build_parser("")
@@ -62,20 +62,20 @@ def parse_options(config: str, options: Sequence[str]) -> dict | None:
 
 
 def equal_epochs(epochs: int, costs: Sequence[float]) -> list[int]:
-    """Epochs by which all cells spend about the same; the cheapest has ``epochs``.
+    """Epochs of each cell such that all cells need about the same compute.
 
     Args:
-        epochs: of the cheapest cell.
-        costs: of a step of each cell, such as its multiplications.
+        epochs: epochs of the cheapest cell.
+        costs: cost of a step of each cell, such as its multiplications.
     """
     return [max(1, round(epochs * min(costs) / cost)) for cost in costs]
 
 
 def with_equal_epochs(row: Row, epochs: int) -> Row:
-    """A cell that trains for so many epochs.
+    """The cell with ``epochs`` added to its options.
 
     Raises:
-        ConfigError: the grid changes the epochs itself.
+        ConfigError: the epochs are a key of the grid.
     """
     if any(option.startswith(f"{EPOCHS}=") for option in row.options):
         raise ConfigError(f"--equal-compute sets {EPOCHS}, which the grid changes too")
@@ -83,7 +83,7 @@ def with_equal_epochs(row: Row, epochs: int) -> Row:
 
 
 def _split(text: str) -> list[str]:
-    """Parts between the commas that are outside of brackets."""
+    """Split at the commas outside brackets."""
     parts, depth = [""], 0
     for character in text:
         depth += (character in "([{") - (character in ")]}")
@@ -95,12 +95,12 @@ def _split(text: str) -> list[str]:
 
 
 def _words(keys: Sequence[str]) -> dict[str, str]:
-    """The shortest ends of dotted keys that tell them apart."""
+    """The shortest unique suffix of each dotted key."""
     words = {}
     for key in keys:
         parts = key.split(".")
-        ends = [".".join(parts[-length:]) for length in range(1, len(parts) + 1)]
+        suffixes = [".".join(parts[-length:]) for length in range(1, len(parts) + 1)]
         others = [f".{other}" for other in keys if other != key]
-        alone = [end for end in ends if not any(other.endswith(f".{end}") for other in others)]
-        words[key] = [*alone, key][0]
+        unique = [s for s in suffixes if not any(other.endswith(f".{s}") for other in others)]
+        words[key] = [*unique, key][0]
     return words

@@ -1,4 +1,4 @@
-"""Which of several solutions none of the others beats."""
+"""The Pareto front of several solutions."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ __all__ = ["pareto_front"]
 
 
 def pareto_front(costs: Sequence[Sequence[float]]) -> list[bool]:
-    """Whether each point is on the Pareto front, all coordinates being better when smaller.
+    """Whether each point is on the Pareto front, where smaller coordinates are better.
 
-    A point is on the front if no other is as good in every coordinate and better in one. A point
-    with a coordinate that is NaN is not on it, and beats no other.
+    A point is on the front if no other point is as good in every coordinate and better in one.
+    Points with a NaN coordinate are ignored.
 
     Args:
         costs: (N, d).
@@ -22,5 +22,5 @@ def pareto_front(costs: Sequence[Sequence[float]]) -> list[bool]:
     known = ~np.isnan(points).any(1)
     as_good = (points[:, None] <= points[None]).all(2)  # whether i is as good as j
     better = (points[:, None] < points[None]).any(2)
-    beaten = (as_good & better & known[:, None]).any(0)
-    return (known & ~beaten).tolist()
+    dominated = (as_good & better & known[:, None]).any(0)
+    return (known & ~dominated).tolist()

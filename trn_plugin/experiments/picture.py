@@ -1,4 +1,4 @@
-"""Accuracy over cost as a picture."""
+"""Plot of accuracy over cost."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ MARKERS = "osD^vP*X"
 
 
 def save_sweep(path: str, cells: Sequence[Cell], measures: Sequence[Measure], title: str) -> None:
-    """Draw each metric over each cost, a dot for a cell; a line joins the Pareto front's.
+    """Plot each metric over each cost, with one dot for each cell.
 
-    Bars are the standard deviation over the seeds. Dots of the front are filled.
+    Bars are the standard deviation over the seeds. Filled dots, joined by a line, are the Pareto
+    front.
     """
-    lines = -(-len(cells) // 3)  # of the legend
+    lines = -(-len(cells) // 3)  # in the legend
     height = 3.2 * len(measures) + 0.25 * lines + 0.7
     figure = new_figure(9, height)
     grid = figure.subplots(len(measures), len(COSTS), squeeze=False)

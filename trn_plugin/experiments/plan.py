@@ -1,4 +1,4 @@
-"""What a comparison is made of: rows, scales, and a run for each row and seed."""
+"""The plan of a comparison: rows, scales, and one run for each row and seed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Column", "Row", "Run", "Scale", "Table", "runs_of"]
 TRAINING = ("-m", "trn_plugin.experiments.training")
 
 ONE_CHECKPOINT = (
-    "default_hooks.checkpoint.interval=1000000",  # and at the end
+    "default_hooks.checkpoint.interval=1000000",  # only at the end
     "default_hooks.checkpoint.max_keep_ckpts=1",
     "save_on_sigterm=True",
 )
@@ -23,18 +23,18 @@ WITHOUT_EFFECT = (
     *(option.partition("=")[0] for option in ONE_CHECKPOINT),
     *("num_workers", "persistent_workers", "pin_memory", "prefetch_factor", "cache_gb"),
 )
-"""Ends of the keys that change no result."""
+"""Suffixes of the keys that do not change results."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """A measured number.
+    """A metric in a table.
 
     Attributes:
-        key (str): as the metrics name it.
-        title (str): as the table shows it.
+        key (str): name of the metric.
+        title (str): column title.
         better (int): -1 if less is better, 1 if more is, 0 if neither.
-        digits (int): after the point.
+        digits (int): decimal places.
     """
 
     key: str
@@ -45,17 +45,17 @@ class Column:
 
 @dataclass(frozen=True)
 class Row:
-    """A method.
+    """A method in a table.
 
     Attributes:
-        name (str): as the table shows it.
-        config (str): config file, from the folder where runs start.
-        options (Sequence[str]): KEY=VALUE, what this method changes in it.
-        baseline (str): name of the row that it is compared with; '' for none.
+        name (str): row title.
+        config (str): config file, relative to the working directory of the runs.
+        options (Sequence[str]): KEY=VALUE that this method changes in the config.
+        baseline (str): name of the row to compare with; '' for none.
         paper (Mapping[str, float]): the paper's numbers by column key.
-        part (str): the rows of a part stand together under this name.
-        keys (Mapping[str, str]): by column key the metric's, where they differ.
-        at (Mapping[str, Sequence[str]]): more options, by scale.
+        part (str): heading of the group of rows that this row belongs to.
+        keys (Mapping[str, str]): names of this row's metrics by column key, where they differ.
+        at (Mapping[str, Sequence[str]]): additional options by scale.
     """
 
     name: str
@@ -69,7 +69,7 @@ class Row:
 
     @property
     def slug(self) -> str:
-        """The name as that of a folder."""
+        """The name of the row's folder."""
         name = re.sub(r"(?<!\w)-(?=\d)", "minus ", f"{self.part} {self.name}".lower())
         kept = "".join(c if c.isascii() and c.isalnum() else "-" for c in name)
         return "-".join(filter(None, kept.split("-")))
@@ -77,12 +77,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Scale:
-    """How large everything is.
+    """The size of a comparison: network, pictures and length of training.
 
     Attributes:
-        about (str): what it means, in a sentence.
+        about (str): a sentence that describes the scale.
         options (Sequence[str]): KEY=VALUE for every row.
-        splits (Sequence[str]): what is measured, 'val' and 'test'.
+        splits (Sequence[str]): sets to measure, 'val' and 'test'.
     """
 
     about: str
@@ -95,10 +95,10 @@ class Table:
     """A comparison of methods.
 
     Attributes:
-        name, title (str): of the table.
-        rows (Sequence[Row]): in order.
-        columns (Sequence[Column]): what is shown.
-        scales (Mapping[str, Scale]): by name.
+        name, title (str): name and title of the table.
+        rows (Sequence[Row]): the methods, in order.
+        columns (Sequence[Column]): the metrics shown.
+        scales (Mapping[str, Scale]): the scales by name.
     """
 
     name: str
@@ -114,12 +114,12 @@ class Run:
 
     Attributes:
         row (Row): the method.
-        seed (int): of weights, order and augmentation.
-        scale (Scale): see there.
-        folder (Path): for everything that the run writes.
+        seed (int): seed of weights, order and augmentation.
+        scale (Scale): the size of the comparison.
+        folder (Path): the run's output folder.
         extra (Sequence[str]): KEY=VALUE that the user adds to every run.
         amp (bool): train in mixed precision.
-        script (Sequence[str]): what the interpreter runs to train and measure.
+        script (Sequence[str]): the Python arguments that start the training script.
     """
 
     row: Row
@@ -132,24 +132,24 @@ class Run:
 
     @property
     def options(self) -> tuple[str, ...]:
-        """KEY=VALUE; a later one replaces an earlier one of the same key."""
+        """KEY=VALUE; the last value of a key counts."""
         seed = f"randomness.seed={self.seed}"
         return (*ONE_CHECKPOINT, *self.scale.options, *self.row.options, seed, *self.extra)
 
     @property
     def settings(self) -> str:
-        """What makes a result this run's, on whatever machine."""
+        """Everything that determines the run's result, whichever machine runs it."""
         last = {option.partition("=")[0]: option for option in self.options}
         kept = sorted(option for key, option in last.items() if not key.endswith(WITHOUT_EFFECT))
         return shlex.join([self.row.config, *["--amp"] * self.amp, *kept])
 
     @property
     def metrics(self) -> Path:
-        """The file of results."""
+        """The JSON file of the run's metrics."""
         return self.folder / "metrics.json"
 
     def command(self, resume: bool = False) -> list[str]:
-        """Arguments of the interpreter."""
+        """The Python arguments of the run."""
         command = [*self.script, self.row.config]
         command += ["--work-dir", str(self.folder), "--out", str(self.metrics)]
         flags = ["--resume"] * resume + ["--amp"] * self.amp
@@ -170,20 +170,20 @@ def runs_of(
     amp: bool = False,
     script: Sequence[str] = TRAINING,
 ) -> list[Run]:
-    """All runs of a table, seed by seed, so that each seed's rows are done before the next.
+    """All runs of a table, ordered by seed, so that one seed's rows are done before the next seed.
 
     Args:
         table (Table): the table.
         scale (str): a key of its ``scales``.
-        seeds (Sequence[int]): of the runs.
+        seeds (Sequence[int]): the seeds of each row.
         out_dir (Path): holds a folder for each row and seed.
         extra (Sequence[str]): KEY=VALUE added to every run.
-        only (Sequence[str]): slugs of rows, in order; all where it is empty.
+        only (Sequence[str]): slugs of the rows to run, in order; empty for all.
         amp (bool): train in mixed precision.
-        script (Sequence[str]): what the interpreter runs to train and measure.
+        script (Sequence[str]): the Python arguments that start the training script.
 
     Raises:
-        ConfigError: a scale that the table has not, an ``only`` that is no row's slug.
+        ConfigError: an unknown scale, or an ``only`` that is no row's slug.
     """
     if scale not in table.scales:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""The table of finished runs: a CSV file that is kept, so that no run is done twice."""
+"""The CSV file of finished runs, from which later calls know what not to repeat."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ __all__ = ["Results", "numbers"]
 
 @dataclass(frozen=True)
 class Results:
-    """A row for each run and measured set.
+    """The CSV file of results, with one row for each run and measured set.
 
-    A run is one of the file's if the part, the row's name, the seed and the settings are; what
-    changes no result is not part of the settings, so that machines may share a file.
+    A run is in the file if part, row name, seed and settings agree. Settings leave out options
+    that do not change results, so that several machines can share a file.
 
     Attributes:
-        path (Path): the CSV file, which need not be there yet.
-        same (Sequence[str]): columns in which all runs must agree: other labels are another
-            problem.
+        path (Path): the CSV file, created when the first run is finished.
+        same (Sequence[str]): columns in which all runs must agree, since results on other labels
+            cannot be compared.
     """
 
     path: Path
     same: Sequence[str] = ("labels", "weights")
 
     def rows(self) -> list[dict[str, str]]:
-        """All rows, as text.
+        """All rows, with values as text.
 
         Raises:
-            ConfigError: the file cannot be read, or is no table of runs.
+            ConfigError: the file cannot be read, or is not a table of runs.
         """
         if not self.path.is_file():
             return []
@@ -50,7 +50,7 @@ class Results:
         return rows
 
     def of(self, run: Run) -> list[dict[str, str]]:
-        """A run's rows; none where it is not done.
+        """The rows of a run; empty if it is not finished.
 
         Raises:
             ConfigError: the file has this row and seed with other settings.
@@ -66,19 +66,19 @@ class Results:
         return rows
 
     def has(self, run: Run) -> bool:
-        """Whether a run is done, with all sets that its scale measures."""
+        """Whether a run is finished, with all sets of its scale measured."""
         return {row["split"] for row in self.of(run)} >= set(run.scale.splits)
 
     def add(self, run: Run, record: dict, seconds: float) -> None:
-        """Write a finished run's rows.
+        """Add the rows of a finished run to the file.
 
         Args:
             run: the run.
-            record: what the training wrote.
-            seconds: all its attempts together.
+            record: the content of the run's ``metrics.json``.
+            seconds: training time of all attempts together.
 
         Raises:
-            ConfigError: it was measured on other labels than the file's runs, see :meth:`check`.
+            ConfigError: its labels differ from those of the file's runs, see :meth:`check`.
         """
         about = {key: record.get(key) for key in ("device", "torch", "commit", "weights")}
         new = [
@@ -98,10 +98,10 @@ class Results:
             write_table(self.path, [*kept, *new], option="--results")
 
     def check(self, rows: Sequence[Mapping]) -> None:
-        """Refuse to compare what was measured on other labels or began from other weights.
+        """Refuse to compare runs with different labels or different initial weights.
 
         Raises:
-            ConfigError: naming the column and its values.
+            ConfigError: names the column and its values.
         """
         for split in {row["split"] for row in rows}:
             for column in self.same:
@@ -109,7 +109,7 @@ class Results:
                 if len(found) > 1:
                     raise ConfigError(
                         f"{self.path}: expected runs of the same {column} ({split}), found "
-                        f"{', '.join(sorted(found))}; tables need a file for each"
+                        f"{', '.join(sorted(found))}; use a separate file for each"
                     )
 
     @contextmanager

@@ -1,4 +1,4 @@
-"""What the runs of a grid say: a line for each cell, and which cells no other beats."""
+"""Summary of a grid's runs: one line for each cell, and the Pareto front."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from trn_plugin.experiments.pareto import pareto_front
 __all__ = ["COSTS", "Cell", "Measure", "front", "markdown", "measures_of", "summary_rows"]
 
 COSTS = {"parameters": "parameters (k)", "latency_ms": "latency (ms)"}
-"""What accuracy is drawn over, as the axes call it."""
+"""The costs that accuracy is plotted over, with their axis labels."""
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,8 @@ class Measure:
     """A task's metric.
 
     Attributes:
-        key (str): as the metrics name it, ``task/measure``.
-        less (bool): less is better.
+        key (str): name of the metric, ``task/measure``.
+        less (bool): whether less is better.
     """
 
     key: str
@@ -37,9 +37,9 @@ class Cell:
 
     Attributes:
         name (str): its settings in words.
-        cost (Cost): of its model.
-        values (dict[str, list[float]]): of each metric, one a seed.
-        epochs (int, optional): that it trains for, where cells differ in it.
+        cost (Cost): cost of its model.
+        values (dict[str, list[float]]): values of each metric, one for each seed.
+        epochs (int, optional): its epochs, if they differ between cells.
     """
 
     name: str
@@ -48,50 +48,50 @@ class Cell:
     epochs: int | None = None
 
     def mean(self, key: str) -> float:
-        """Of a metric over the seeds; NaN without any."""
+        """Mean of a metric over the seeds; NaN without values."""
         found = self.values.get(key)
         return statistics.fmean(found) if found else math.nan
 
     def spread(self, key: str) -> float:
-        """Standard deviation over the seeds; 0 of one."""
+        """Standard deviation over the seeds; 0 with one seed."""
         found = self.values.get(key, ())
         return statistics.stdev(found) if len(found) > 1 else 0.0
 
 
 def measures_of(keys: Sequence[str], chosen: Sequence[str] = ()) -> list[Measure]:
-    """The metrics to compare: the first of each task that says which way it is better.
+    """The metrics to compare: by default each task's first metric with a known direction.
 
     Args:
-        keys: all metrics, in order.
-        chosen: those of the user instead.
+        keys: names of all metrics, in order.
+        chosen: names given by the user instead.
 
     Raises:
-        ConfigError: a chosen metric was not measured, or none says which way it is better.
+        ConfigError: a chosen metric was not measured, or no metric has a known direction.
     """
     for key in chosen:
         if key not in keys:
             known = ", ".join(k for k in keys if rule_of(k))
             raise ConfigError(f"--metrics: expected some of {known}, found {key!r}")
         if rule_of(key) is None:
-            raise ConfigError(f"--metrics: no metric says whether more of {key!r} is better")
+            raise ConfigError(f"--metrics: unknown whether more or less of {key!r} is better")
     first: dict[str, str] = {}
     for key in keys if not chosen else ():
         if rule_of(key):
             first.setdefault(key.rpartition("/")[0], key)
     found = list(chosen) or list(first.values())
     if not found:
-        raise ConfigError(f"no metric says which way it is better, of {', '.join(keys) or 'none'}")
+        raise ConfigError(f"no metric has a known direction, among {', '.join(keys) or 'none'}")
     return [Measure(key, rule_of(key) == "less") for key in found]
 
 
 def front(cells: Sequence[Cell], measure: Measure, cost: str) -> list[bool]:
-    """Whether each cell is on the Pareto front of a metric's mean and a cost."""
+    """Whether each cell is on the Pareto front of a metric's mean and one cost."""
     sign = 1 if measure.less else -1
     return pareto_front([(getattr(c.cost, cost), sign * c.mean(measure.key)) for c in cells])
 
 
 def summary_rows(cells: Sequence[Cell], measures: Sequence[Measure]) -> list[dict]:
-    """A row of plain values for each cell."""
+    """One row of plain values for each cell."""
     on_front = {
         (measure.key, cost): front(cells, measure, cost) for measure in measures for cost in COSTS
     }
@@ -118,7 +118,7 @@ def summary_rows(cells: Sequence[Cell], measures: Sequence[Measure]) -> list[dic
 
 
 def markdown(rows: Sequence[Mapping], measures: Sequence[Measure]) -> str:
-    """The rows as a table: means and standard deviations over the seeds, and the Pareto fronts."""
+    """A Markdown table of means, standard deviations over the seeds, and Pareto fronts."""
     timed = "epochs" in rows[0]
     header = ["", *["epochs"] * timed, "seeds", "parameters", "M mult.", "latency (ms)"]
     header += [f"{m.key} ({'less' if m.less else 'more'} is better)" for m in measures]

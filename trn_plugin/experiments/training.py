@@ -1,6 +1,6 @@
-"""One training, measured on its validation and test sets by the same process.
+"""Train one model and measure it on its validation and test sets, in one process.
 
-A sweep starts it. It takes what ``trn-plugin train`` takes, and what to measure.
+A sweep starts this module. It takes the arguments of ``trn-plugin train``, --out and --splits.
 
 Example:
     python -m trn_plugin.experiments.training CONFIG --out metrics.json
@@ -25,11 +25,11 @@ from trn_plugin.files import write_json
 
 __all__ = ["add_arguments", "box_of", "labels_digest", "main"]
 
-LABELLED = 200
+SAMPLES_IN_DIGEST = 200
 
 
 def add_arguments(parser):
-    """Those of ``trn-plugin train``, --out and --splits."""
+    """Add the arguments of ``trn-plugin train``, --out and --splits."""
     train.add_arguments(parser)
     parser.add_argument("--out", required=True, help="write the metrics to this JSON file")
     parser.add_argument("--splits", nargs="+", choices=("val", "test"), default=["val", "test"])
@@ -57,12 +57,12 @@ def main(args):
 
 
 def finite(metrics: dict) -> dict:
-    """Metrics that JSON can hold: None where a value is undefined."""
+    """Replace non-finite metrics by None, since JSON cannot hold them."""
     return {k: v if math.isfinite(v) else None for k, v in metrics.items()}
 
 
 def box_of(config, split: str) -> str:
-    """The box of a config's pictures, in words."""
+    """The kind of box that a config's pictures are cut to, in words."""
     dataset = next(plain_datasets_in(config[f"{split}_dataloader"].dataset))
     for transform in dataset["pipeline"]:
         options = dict(transform)
@@ -72,12 +72,11 @@ def box_of(config, split: str) -> str:
 
 
 def labels_digest(dataset) -> str:
-    """Short SHA-256 of the first labels, in the pictures' pixels.
+    """Short SHA-256 of the labels of the first samples, with landmarks in pixels.
 
-    It changes with the convention of landmarks, so that results under two conventions are told
-    apart.
+    It changes with the pixel-centre convention of landmarks, which keeps such results apart.
     """
-    infos = (dataset.get_data_info(i) for i in range(min(LABELLED, len(dataset))))
+    infos = (dataset.get_data_info(i) for i in range(min(SAMPLES_IN_DIGEST, len(dataset))))
     labels = [[info["gt"], info.get("landmarks")] for info in infos]
     return hashlib.sha256(json.dumps(plain(labels)).encode()).hexdigest()[:8]
 
@@ -100,7 +99,7 @@ def device() -> str:
 
 
 def commit() -> str:
-    """Of the code; outside a clone its version."""
+    """The commit of the code; outside a clone, the package version."""
     root = Path(trn_plugin.__file__).parents[1]
     if not (root / ".git").exists():
         return trn_plugin.__version__

@@ -91,7 +91,7 @@ class SafeCheckpointHook(CheckpointHook):
             if indicator not in (*metrics, "auto"):
                 raise ConfigError(
                     f"default_hooks.checkpoint.save_best: expected one of {', '.join(metrics)}, "
-                    f"got {indicator!r}"
+                    f"found {indicator!r}"
                 )
             if indicator == "auto" and metrics:
                 metrics = self._known_direction_first(metrics)

@@ -28,6 +28,6 @@ class CheckedEarlyStoppingHook(EarlyStoppingHook):
         if metrics and self.monitor not in metrics:
             raise ConfigError(
                 f"EarlyStoppingHook.monitor: expected one of {', '.join(metrics)}, "
-                f"got {self.monitor!r}"
+                f"found {self.monitor!r}"
             )
         super().after_val_epoch(runner, metrics)

@@ -1,4 +1,4 @@
-"""Trunk, heads, task relation neck and the multi-task model that joins them."""
+"""The multi-task model: trunk, heads and task relation neck."""
 
 from trn_plugin.models.data_preprocessor import MultiTaskDataPreprocessor
 from trn_plugin.models.heads import (

@@ -1,4 +1,4 @@
-"""What of a model's config cannot be used."""
+"""Validate the config of a model."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ EXPORTED_INPUT = "images"
 
 
 def check_relations(neck: TaskRelationNeck, together: Sequence[Collection[str]]) -> None:
-    """Refuse a relation of tasks whose labels no sample has together.
+    """Refuse a relation of tasks that have no labelled samples in common.
 
     Args:
-        neck: with its relations.
-        together: the tasks of each data set of the training.
+        neck: has the relations.
+        together: the tasks of each training data set.
 
     Raises:
         ConfigError: naming the relation.
@@ -31,13 +31,13 @@ def check_relations(neck: TaskRelationNeck, together: Sequence[Collection[str]])
         wanted = every if neck.deletion == "listwise" else {*pair[0], *pair[1]}
         if not any(wanted <= set(tasks) for tasks in together):
             raise ConfigError(
-                f"model.neck.relations: {name} cannot be measured, as no data set of the training "
-                f"has labels of {' and '.join(sorted(wanted))}; name the relations within one"
+                f"model.neck.relations: {name} cannot be measured, as no training data set has "
+                f"labels of {' and '.join(sorted(wanted))}; list only relations within a data set"
             )
 
 
 def check_loss_weight(task: str, weight) -> None:
-    """Refuse what is no number, of a config; a head's own code may make it a tensor.
+    """Refuse a ``loss_weight`` that is not a number; a head may have made it a tensor.
 
     Raises:
         ConfigError: naming the task.
@@ -50,7 +50,7 @@ def check_loss_weight(task: str, weight) -> None:
 
 
 def check_task_names(heads: dict[str, dict]) -> None:
-    """Refuse heads under names that cannot be used.
+    """Refuse invalid task names.
 
     Raises:
         ConfigError: naming the task.
@@ -68,7 +68,8 @@ def check_task_names(heads: dict[str, dict]) -> None:
             )
         if name == EXPORTED_INPUT:
             raise ConfigError(
-                f"model.heads: {name!r} cannot be a task name: an exported model's input has it"
+                f"model.heads: {name!r} cannot be a task name: exported models have an input of "
+                "that name"
             )
         if "loss" in name:
             raise ConfigError(
@@ -78,10 +79,10 @@ def check_task_names(heads: dict[str, dict]) -> None:
 
 
 def head_input(task: str, head: Mapping) -> str:
-    """What enters a head, by its config or else by its class: 'vector' or 'map'.
+    """The input of a head, 'vector' or 'map': from its config, else from its class.
 
     Raises:
-        ConfigError: it is something else.
+        ConfigError: another value.
     """
     kind = head.get("type")
     kind = MODELS.get(kind) if isinstance(kind, str) else kind

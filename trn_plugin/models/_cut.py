@@ -1,9 +1,9 @@
 """Cutting a timm model at stage boundaries.
 
-The model's forward pass is traced by torch.fx, once for train and once for eval mode (a trace
-freezes ``self.training``); what runs up to the end of a boundary module becomes one part, the
-rest another, and every value that the rest needs is handed on. All parts keep the original
-modules under their original dotted names.
+torch.fx traces the model's forward pass once in train and once in eval mode, as a trace fixes
+``self.training``. The nodes up to the end of a boundary module become one part, the rest another;
+the first returns all values that the second needs. All parts keep the original modules under their
+original dotted names.
 """
 
 from __future__ import annotations
@@ -34,22 +34,21 @@ def cut(
     Args:
         model (nn.Module): takes one (N, C, H, W) tensor.
         boundaries (Sequence[str]): dotted names of modules, or of lists of modules, in order.
-        taps (Sequence[str]): dotted names of modules behind the boundaries.
-        whole (bool): let the trunk run on to the model's end after the last boundary.
+        taps (Sequence[str]): dotted names of modules after the boundaries.
+        whole (bool): the trunk also runs the model to its end.
         frozen (Collection[nn.Module]): modules that stay in eval mode in train mode.
-        recompute (Sequence[str], optional): gradient checkpointing: names of the model's stages,
-            for the models for which timm itself does not say what to recompute.
-        with_map (bool): also return what ``model.forward_features`` returns, the last of the
-            values beside what ``model`` returns.
+        recompute (Sequence[str], optional): enables gradient checkpointing: names of the model's
+            stages, for models in which timm does not define what to recompute.
+        with_map (bool): also return the output of ``model.forward_features``, as last value.
 
     Returns:
-        The trunk, which takes pictures and returns a tuple of values for each boundary (and, with
-        ``whole``, one that holds what ``model`` returns), and for each boundary the part that
-        takes those values and returns one tuple, in a tuple: what ``model`` returns and what the
-        modules of ``taps`` return (when last called). Their modules are those of ``model``.
+        The trunk and a tail for each boundary. The trunk takes pictures and returns a tuple of
+        values for each boundary and, with ``whole``, one with the model's output. A tail takes the
+        values of its boundary and returns a tuple of one tuple: the outputs of ``model`` and of
+        the last calls of ``taps``. Trunk and tails share the modules of ``model``.
 
     Raises:
-        CannotTrace: with torch.fx's reason, or a name that is no module (behind the boundary).
+        CannotTrace: torch.fx fails, or a name is no module (after the boundary).
     """
     names = (*boundaries, *taps)
     modules = dict(model.named_modules())
@@ -100,13 +99,13 @@ def _results(trace: Trace) -> tuple[str, ...]:
 
 
 def _crossing(trace: Trace, position: int) -> tuple[str, ...]:
-    """The values that are there before a node and used from it on."""
+    """Names of the values computed before a node and used from it on."""
     needed = {user for node in trace.nodes[position:] for user in node.all_input_nodes}
     return tuple(node.name for node in trace.nodes[:position] if node in needed)
 
 
 def _steps(trace: Trace, start: int, end: int) -> list[Step]:
-    """Nodes ``start`` to ``end``, a step of its own for each range to be recomputed."""
+    """Nodes ``start`` to ``end`` as steps, one for each range to be recomputed."""
     edges = {start, end, *(e for region in trace.regions for e in region if start < e < end)}
     steps = []
     for first, last in itertools.pairwise(sorted(edges)):

@@ -1,4 +1,4 @@
-"""A model in parts: what tasks share runs once, and each task has its own copy of the rest."""
+"""A cut model: the shared part runs once, and each task has its own copy of the rest."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _WHERE = "model.backbone"
 
 
 class TaskPath(NamedTuple):
-    """What one task's path through the parts gives, as the model's own code gives it.
+    """Outputs of trunk and tail for one task, in the model's own layout.
 
     Attributes:
         hidden (Tensor): (N, d) pooled features.
-        taps (tuple): what the modules ``taps`` gave, in their order.
-        map (Tensor, optional): what ``forward_features`` gave, where it was asked for.
+        taps (tuple): outputs of the modules ``taps``, in their order.
+        map (Tensor, optional): output of ``forward_features``, if ``with_map``.
     """
 
     hidden: Tensor
@@ -37,14 +37,14 @@ class TaskPath(NamedTuple):
 
 
 class CutParts(nn.Module):
-    """``trunk``, what more than one task uses, and ``tails``, each task's own copy of the rest.
+    """``trunk``, used by more than one task, and ``tails``, each task's own copy of the rest.
 
     Args:
         tasks (Sequence[str]): names of the tasks.
-        shared_stages (Mapping[str, int]): by task, the stages that are in ``trunk``.
-        stages (Stages): of the model.
-        taps (Sequence[str]): modules inside the tails whose outputs are given too.
-        with_map (bool): also give what the model's ``forward_features`` returns.
+        shared_stages (Mapping[str, int]): number of a task's stages in ``trunk``, by task.
+        stages (Stages): stages of the model.
+        taps (Sequence[str]): modules inside the tails whose outputs are also returned.
+        with_map (bool): also return the output of the model's ``forward_features``.
         channels_last (bool): lay out pictures as (N, H, W, C) in memory.
     """
 
@@ -71,7 +71,7 @@ class CutParts(nn.Module):
         self._in_place: dict[int, set[int]] = {}
 
     def paths(self, x: Tensor) -> dict[str, TaskPath]:
-        """What each task's path gives for pictures (N, C, H, W); the trunk runs once."""
+        """Outputs for pictures (N, C, H, W) by task; the trunk runs once."""
         x = self._laid_out(x)
         if isinstance(self.trunk, CutPart):
             shared = self.trunk(x)
@@ -88,14 +88,14 @@ class CutParts(nn.Module):
         return paths
 
     def path(self, task: str, x: Tensor) -> Tensor:
-        """Hidden features of one task alone, without what only others need.
+        """Hidden features of one task; runs only the parts that it needs.
 
         Args:
             task (str): one of ``tasks``.
             x (Tensor): (N, in_chans, H, W) normalised pictures.
 
         Returns:
-            Tensor: (N, num_features); with the random numbers that the uncut model would use.
+            Tensor: (N, num_features); consumes the same random numbers as the uncut model.
         """
         level = self._levels[task]
         x = self._laid_out(x)
@@ -107,7 +107,7 @@ class CutParts(nn.Module):
         return values[0] if task in self.fully_shared else self.tails[task](*values)[0][0]
 
     def compile_parts(self, **options) -> None:
-        """Compile the trunk and each tail, each as one graph for either mode.
+        """Compile the trunk and each tail.
 
         Args:
             **options: of ``torch.compile``.
@@ -120,14 +120,14 @@ class CutParts(nn.Module):
         return x.contiguous(memory_format=torch.channels_last) if self.channels_last else x
 
     def _own(self, values: tuple, level: int) -> tuple:
-        """Copies, where a tail would change in place what others still need."""
+        """Clone the values that a tail would change in place and other tails need."""
         changed = self._in_place.get(level)
         if not changed:
             return values
         return tuple(v.clone() if i in changed else v for i, v in enumerate(values))
 
     def _path_of(self, values: tuple) -> TaskPath:
-        """Of what a part returned."""
+        """The outputs of a part as a TaskPath."""
         hidden, *rest = values
         return (
             TaskPath(hidden, tuple(rest[:-1]), rest[-1])
@@ -136,7 +136,7 @@ class CutParts(nn.Module):
         )
 
     def _run_tail(self, tail: nn.Module, inputs: tuple) -> tuple:
-        """What a tail returns, and what its modules ``taps`` return (when last called)."""
+        """The outputs of a tail and of the last calls of ``taps``."""
         if isinstance(tail, CutPart):
             return tail(*inputs)[0]
         values = {}
@@ -160,7 +160,7 @@ class CutParts(nn.Module):
         checkpointing: bool,
         probe: Tensor,
     ) -> None:
-        """Make trunk and tails, and compare what was cut with the uncut model."""
+        """Build trunk and tails, and compare them with the uncut model."""
         options = dict(
             frozen=frozen,
             recompute=self._stages.names if checkpointing else None,
@@ -179,8 +179,8 @@ class CutParts(nn.Module):
         except CannotTrace as error:
             if self._with_map:
                 raise ConfigError(
-                    f"{_WHERE}: {self._stages.model_name} cannot be traced ({error}), so that no "
-                    "head can have input='map'"
+                    f"{_WHERE}: {self._stages.model_name} cannot be traced ({error}); no head can "
+                    "have input='map'"
                 ) from error
             if checkpointing and cuts:
                 raise ConfigError(
@@ -194,7 +194,7 @@ class CutParts(nn.Module):
                 self.trunk, tails = cut_by_replay(
                     model, self._boundaries, self.taps, probe, whole=whole
                 )
-            except Exception as other:  # runs the model's code
+            except Exception as other:  # the model's code may raise anything
                 reason = f"{error}; by replay: {first_line(other)}"
                 raise self._uncuttable(self._boundaries, reason) from other
         self._make_tails(own, tails)
@@ -202,7 +202,7 @@ class CutParts(nn.Module):
             self._compare(model, probe, frozen)
 
     def _with_timms_checkpointing(self, model: nn.Module) -> None:
-        """A model in one piece, which is not traced."""
+        """Use timm's gradient checkpointing for an uncut model that cannot be traced."""
         try:
             model.set_grad_checkpointing(True)
         except (AttributeError, AssertionError, NotImplementedError) as error:
@@ -214,7 +214,7 @@ class CutParts(nn.Module):
         self._make_tails(model, [])
 
     def _make_tails(self, own: nn.Module, tails: Sequence[nn.Module]) -> None:
-        """Each task's copy of what it does not share."""
+        """Build the tails; one that shares tensors with another part is copied."""
         used = _tensors(self.trunk)
         self.tails = nn.ModuleDict()
         for task, level in self._levels.items():
@@ -227,7 +227,7 @@ class CutParts(nn.Module):
 
     @torch.no_grad()
     def _compare(self, model: nn.Module, probe: Tensor, frozen: Collection[nn.Module]) -> None:
-        """Same output as the uncut model from each part, with the same random numbers."""
+        """Compare each path with the uncut model, with the same random numbers."""
         kept = {id(b): (b, b.clone()) for b in (*model.buffers(), *self.buffers())}
         paths = {level: task for task, level in reversed(self._levels.items())}
         for mode in (False, True):
@@ -241,7 +241,7 @@ class CutParts(nn.Module):
                 where = ["input" if level is None else (*self._boundaries, "end")[level]]
                 try:
                     found = seeded(lambda x, task=task: self._checked_path(task, x), probe)
-                except Exception as error:  # the traced model's own code may raise anything
+                except Exception as error:  # the model's code may raise anything
                     raise self._uncuttable(where, f"the parts fail: {first_line(error)}") from error
                 difference = relative_difference(found, expected)
                 if not difference <= TOLERANCE:
@@ -253,7 +253,7 @@ class CutParts(nn.Module):
             buffer.copy_(value)
 
     def _checked_path(self, task: str, x: Tensor) -> Tensor:
-        """Hidden features of one task alone; notes what changes in place on the way."""
+        """As :meth:`path`; also records which values are changed in place."""
         level, tail = self._levels[task], self.tails[task]
         inputs: tuple = (x,)
         if level is not None and not isinstance(self.trunk, CutPart):

@@ -1,4 +1,4 @@
-"""The first stages of a model, not to be trained."""
+"""Freeze the first stages of a model."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ __all__ = ["freeze"]
 
 
 def freeze(model: nn.Module, boundary: str | None, probe: Tensor) -> dict[str, nn.Module]:
-    """Take the gradient from every parameter used up to the end of a module.
+    """Freeze all parameters that are used up to the end of a module.
 
     Args:
         model (nn.Module): takes ``probe``.
-        boundary (str, optional): dotted name of a module, or of a list of modules; default the
-            whole model.
+        boundary (str, optional): dotted name of a module or a list of modules; default the whole
+            model.
         probe (Tensor): (N, C, H, W) pictures.
 
     Returns:
-        dict[str, nn.Module]: the modules that are done by then; those to keep in eval mode.
+        dict[str, nn.Module]: the modules that finish before the boundary; keep them in eval mode.
     """
     modules = dict(model.named_modules())
     if boundary is None:
@@ -38,14 +38,14 @@ def freeze(model: nn.Module, boundary: str | None, probe: Tensor) -> dict[str, n
         module.register_forward_hook(lambda _, __, out, name=name: note(name, out))
         for name, module in modules.items()
     ]
-    # of modules that go on after the boundary, those parameters on which its output depends
+    # of modules still running at the boundary, freeze the parameters that its output depends on
     training = model.training
     model.eval()
     try:
         with torch.enable_grad():
             model(probe)
             done = {n: m for n, m in modules.items() if n in ends and ends[n] < len(values)}
-            # lists are never called themselves; their blocks are
+            # a list is never called itself, only its blocks
             own = {p for m in done.values() for p in m.parameters()}
             rest = [p for p in model.parameters() if p not in own]
             out = [t for t in tensors_in(values[-1]) if t.requires_grad]

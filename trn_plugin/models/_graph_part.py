@@ -1,4 +1,4 @@
-"""Part of a traced model, as a module: the modules it uses and the code that runs them."""
+"""Part of a traced model as a module: the modules that it uses, and generated code."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Code", "CutPart", "GraphPart", "Program", "Result", "Step", "tensor_
 
 
 class Code:
-    """A function made of a graph. Deep copies share it; pickles hold its source.
+    """A function generated from a graph. Deep copies share it; pickles hold its source.
 
     Args:
         src (str): source of ``forward(self, ...)``.
@@ -52,15 +52,15 @@ class _ModuleName:
 
 @dataclass
 class Step:
-    """A run of nodes.
+    """Consecutive nodes.
 
     Attributes:
         code (Code): takes ``inputs``, returns a tuple of ``outputs``.
         inputs (tuple[str, ...]): names of values.
         outputs (tuple[str, ...]): names of values.
         targets (tuple[str, ...]): modules and parameters that it uses.
-        recompute (bool): run it again in the backward pass instead of keeping what it computed.
-        dead (tuple[str, ...]): values that nobody needs after this step.
+        recompute (bool): gradient checkpointing of this step.
+        dead (tuple[str, ...]): values that are not needed after this step.
     """
 
     code: Code
@@ -76,9 +76,9 @@ class Result:
     """Values that a part returns.
 
     Attributes:
-        after (int): the steps that are done by then.
-        names (tuple[str, ...]): of the values.
-        copied (set[str]): those that later steps change in place.
+        after (int): number of steps after which the values are ready.
+        names (tuple[str, ...]): names of the values.
+        copied (set[str]): values to clone, as later steps change them in place.
     """
 
     after: int
@@ -91,10 +91,10 @@ class Result:
 
 @dataclass
 class Program:
-    """What a part does in one mode. Deep copies of the part share it.
+    """The steps of a part in train or eval mode. Deep copies of the part share it.
 
     Attributes:
-        inputs (tuple[str, ...]): names of the values that the part takes.
+        inputs (tuple[str, ...]): names of the part's inputs.
         steps (list[Step]): in order.
         results (list[Result]): in order.
     """
@@ -116,22 +116,22 @@ class Program:
 
 
 class CutPart(nn.Module):
-    """What a model is cut into: takes some values, returns a tuple of values for each result."""
+    """Part of a cut model: takes some values, returns a tuple of values for each result."""
 
     def results(self, values, count: int) -> tuple[tuple, ...]:
-        """Run until the first ``count`` results are there; a tuple of values for each."""
+        """Run until the first ``count`` results are ready; returns a tuple of values for each."""
         raise NotImplementedError
 
     def checked_results(self, values, count: int) -> tuple[tuple, ...]:
-        """As :meth:`results`, once when the part is made, without gradients.
+        """As :meth:`results`; also records which values are changed in place and must be cloned.
 
-        Finds out what is changed in place and must be copied.
+        Called once after cutting, without gradients.
         """
         raise NotImplementedError
 
 
 class GraphPart(CutPart):
-    """Part of a traced model: the modules that it uses, and a program for either mode.
+    """Part of a traced model: the modules that it uses, and a program for each mode.
 
     Args:
         programs (dict[bool, Program]): what to run, by ``training``.
@@ -156,7 +156,7 @@ class GraphPart(CutPart):
         elif isinstance(value, nn.Parameter):
             target.register_parameter(name, value)
         elif torch.is_tensor(value):
-            # a constant that the trace baked in is part of the code, not of the weights
+            # constants of the trace belong to the code, so they are not persistent
             persistent = name in source._buffers and name not in source._non_persistent_buffers_set
             target.register_buffer(name, value, persistent=persistent)
         else:
@@ -167,7 +167,7 @@ class GraphPart(CutPart):
         return self.results(values, len(self._programs[self.training].results))
 
     def results(self, values, count: int) -> tuple[tuple, ...]:
-        """Run until the first ``count`` results are there; a tuple of values for each."""
+        """Run until the first ``count`` results are ready; returns a tuple of values for each."""
         program = self._programs[self.training]
         env = dict(zip(program.inputs, values, strict=True))
         results: list[tuple] = []
@@ -180,9 +180,9 @@ class GraphPart(CutPart):
         return tuple(results)
 
     def checked_results(self, values, count: int) -> tuple[tuple, ...]:
-        """As :meth:`results`, once when the part is made, without gradients.
+        """As :meth:`results`; also records which values are changed in place.
 
-        Finds out what is changed in place: such steps are not recomputed, such results copied.
+        Steps that change their inputs are not recomputed; results that later change are cloned.
         """
         program = self._programs[self.training]
         env = dict(zip(program.inputs, values, strict=True))
@@ -226,7 +226,7 @@ def tensor_versions(values) -> list[int | None]:
 
 @contextlib.contextmanager
 def _no_statistics(part: nn.Module):
-    """Batch statistics are not counted twice when a step is run again."""
+    """Leave batch norm's running statistics unchanged when a step is recomputed."""
     norms = [m for m in part.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     kept = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:

@@ -1,4 +1,4 @@
-"""Maps and tokens: where their positions are, their mean, and maps as (N, C, h, w)."""
+"""Layouts of feature maps and tokens, and conversion to maps (N, C, h, w)."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ __all__ = ["Layout", "layout_of_map", "position_dims", "shape_of"]
 
 
 def shape_of(value) -> str:
-    """The shape of a tensor, or what else it is, for messages."""
+    """The shape of a tensor, or the type of another value, for messages."""
     return str(tuple(value.shape)) if torch.is_tensor(value) else type(value).__name__
 
 
 def position_dims(value: Tensor, size: tuple[int, int], nhwc: bool) -> tuple[int, int] | None:
-    """The two dimensions of a map's positions, whose sides are to each other as the picture's.
+    """The two spatial dimensions of a map, found by the picture's aspect ratio.
 
     Args:
-        value (Tensor): a map of four dimensions; inside a model it may be laid out either way.
+        value (Tensor): a map (N, C, h, w) or (N, h, w, C).
         size (tuple[int, int]): height and width of the picture.
         nhwc (bool): try (N, h, w, C) first.
 
     Returns:
-        Two dimensions, or None where neither layout fits.
+        Two dimensions, or None if neither layout fits.
     """
     height, width = size
     for i, j in ((1, 2), (2, 3)) if nhwc else ((2, 3), (1, 2)):
@@ -39,12 +39,12 @@ def position_dims(value: Tensor, size: tuple[int, int], nhwc: bool) -> tuple[int
 
 @dataclass(frozen=True)
 class Layout:
-    """How a model lays out the map before pooling.
+    """Layout of the map before pooling.
 
     Attributes:
-        dims (tuple[int, int], optional): the dimensions of positions of a map; None for tokens.
-        prefix (int): class and register tokens before those of positions.
-        grid (tuple[int, int]): height and width of the map of a picture of the model's size.
+        dims (tuple[int, int], optional): spatial dimensions of a map; None for tokens.
+        prefix (int): number of class and register tokens before the patch tokens.
+        grid (tuple[int, int]): height and width of the map.
     """
 
     dims: tuple[int, int] | None
@@ -53,7 +53,7 @@ class Layout:
 
     @classmethod
     def found(cls, model, value, size: tuple[int, int]) -> Layout | None:
-        """Of ``value``, the map of pictures of ``size`` by a timm model; None where it is none."""
+        """Find the layout of ``value``, a timm model's output for pictures of ``size``, or None."""
         if not torch.is_tensor(value) or value.ndim not in (3, 4):
             return None
         if value.ndim == 4:
@@ -71,23 +71,23 @@ class Layout:
         return None
 
     def as_map(self, value: Tensor) -> Tensor:
-        """(N, C, h, w) of what the model gives."""
+        """The model's map or tokens as (N, C, h, w)."""
         if self.dims is None:
             return value[:, self.prefix :].transpose(1, 2).unflatten(2, self.grid)
         return value if self.dims == (2, 3) else value.permute(0, 3, 1, 2)
 
 
 def layout_of_map(name: str, model: nn.Module, probe: Tensor, value) -> Layout:
-    """The layout of ``value``, what a cut model gives before pooling.
+    """The layout of ``value``, a cut model's output before pooling.
 
     Args:
-        name (str): of the model.
-        model (nn.Module): uncut, with the same weights and in the same mode.
+        name (str): name of the model.
+        model (nn.Module): the uncut model, with the same weights and in the same mode.
         probe (Tensor): (N, C, H, W) pictures.
-        value: what they become.
+        value: the cut model's output for ``probe``.
 
     Raises:
-        ConfigError: it is no map, and no tokens that make one; or not what the uncut model gives.
+        ConfigError: it is neither a map nor tokens of one, or differs from the uncut model's.
     """
     size = tuple(probe.shape[2:])
     layout = Layout.found(model, value, size)

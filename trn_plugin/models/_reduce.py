@@ -1,4 +1,4 @@
-"""Reductions that give with several ranks what one process with the whole batch gives."""
+"""Reductions whose result does not depend on the number of ranks."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ __all__ = ["mean_over_labelled"]
 
 
 def mean_over_labelled(losses: Tensor, mask: Tensor, shares: Tensor | None = None) -> Tensor:
-    """Mean of ``losses`` (N,) over the samples of ``mask`` (N,) on all ranks.
+    """Mean of ``losses`` (N,) over the samples of ``mask`` (N,) on all ranks; 0 if there are none.
 
-    ``shares`` (N,) says how much of each label there is, where not all: a sample counts as much.
+    Each rank divides its own sum by the mean count per rank. DistributedDataParallel averages the
+    gradients over the ranks, which gives the mean over all labelled samples.
 
-    Each rank divides its own sum by the mean count of a rank, so that the average of the ranks,
-    which DistributedDataParallel takes of the gradients, is the mean over all labelled samples.
-    No labelled sample at all gives 0.
+    ``shares`` (N,) weights each sample by the present fraction of its label.
     """
     labelled = mask.sum() if shares is None else torch.where(mask, shares, 0.0).sum()
     count = sum_over_ranks(labelled.to(losses.dtype)) / world_size()

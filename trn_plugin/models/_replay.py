@@ -1,8 +1,8 @@
-"""Cutting a model that torch.fx cannot trace, by replaying what its first modules returned.
+"""Cut a model that torch.fx cannot trace, by replaying the outputs of its first modules.
 
-The trunk is the model, stopped at the boundary; it notes what each module returned. A tail is a
-copy of the model in which those modules return what was noted, without computing. What lies
-between modules (sums, reshaping) runs again in each tail; modules do not.
+The trunk is the model, stopped at the boundary; it records the output of each module. A tail is a
+copy of the model whose first modules return the recorded outputs without computing. Code between
+modules (sums, reshaping) runs again in each tail.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ def cut_by_replay(
     *,
     whole: bool = False,
 ) -> tuple[ReplayTrunk, list[ReplayTail]]:
-    """As :func:`trn_plugin.models._cut.cut`, for any model; the parts are made of copies.
+    """As :func:`trn_plugin.models._cut.cut`, for any model; the parts are copies.
 
     Args:
         model (nn.Module): takes ``probe``.
         boundaries (Sequence[str]): dotted names of modules, or of lists of modules, in order.
-        taps (Sequence[str]): dotted names of modules behind the boundaries.
+        taps (Sequence[str]): dotted names of modules after the boundaries.
         probe (Tensor): (N, C, H, W) pictures.
-        whole (bool): let the trunk run on to the model's end after the last boundary.
+        whole (bool): the trunk also runs the model to its end.
 
     Raises:
         CannotTrace: the modules do not run in this order.
@@ -55,19 +55,19 @@ def cut_by_replay(
 
 @dataclass
 class _Plan:
-    """Where a boundary is, and what is done by then.
+    """A boundary, and the modules that are called before it.
 
     Attributes:
         end (str): the module whose call ends the shared part.
-        calls (int): how often it is called by then.
-        noted (dict[str, int]): how often each module was called by then that no other noted
-            module contains.
-        again (set[str]): those that are called afterwards too.
+        calls (int): number of its calls up to the boundary.
+        recorded (dict[str, int]): number of calls up to the boundary by module, for the outermost
+            modules that finish before it.
+        again (set[str]): recorded modules that are also called after the boundary.
     """
 
     end: str
     calls: int
-    noted: dict[str, int]
+    recorded: dict[str, int]
     again: set[str]
 
 
@@ -89,17 +89,17 @@ def _plan(model: nn.Module, boundary: str, taps: Sequence[str], mode: bool, prob
         if last.get(tap, -1) <= last[end]:
             raise CannotTrace(f"{tap!r} lies before {boundary!r}, in the shared part")
     done = order[: last[end] + 1]
-    noted: dict[str, int] = {}
+    recorded: dict[str, int] = {}
     for name in done:
         parents = [".".join(name.split(".")[:i]) for i in range(1, name.count(".") + 1)]
         if not any(parent in done for parent in parents):
-            noted[name] = noted.get(name, 0) + 1
-    again = set(order[len(done) :]) & set(noted)
-    return _Plan(end, done.count(end), noted, again)
+            recorded[name] = recorded.get(name, 0) + 1
+    again = set(order[len(done) :]) & set(recorded)
+    return _Plan(end, done.count(end), recorded, again)
 
 
 class _Shell(CutPart):
-    """A module whose parts are those of a model, under the model's own names."""
+    """A module that holds a model's parameters, buffers and modules under the model's names."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -115,16 +115,16 @@ class _Shell(CutPart):
 
 
 class _Stop(Exception):
-    """The shared part is done."""
+    """Ends the trunk's forward pass at the last boundary."""
 
 
 class ReplayTrunk(_Shell):
-    """A model up to a boundary, noting what its modules return.
+    """A model up to a boundary; records the outputs of its modules.
 
     Args:
-        model (nn.Module): its parts become those of the trunk.
-        plans (list[dict[bool, _Plan]]): of each boundary, by ``training``.
-        whole (bool): give what the model returns, too.
+        model (nn.Module): provides parameters, buffers and modules.
+        plans (list[dict[bool, _Plan]]): for each boundary, by ``training``.
+        whole (bool): also return the model's output.
     """
 
     def __init__(self, model: nn.Module, plans: list[dict[bool, _Plan]], whole: bool) -> None:
@@ -140,33 +140,33 @@ class ReplayTrunk(_Shell):
         """Run until the first ``count`` boundaries (or the end) are passed.
 
         Returns:
-            For each boundary the pictures, and what every module returned at each of its calls;
-            at the end what the model returns.
+            For each boundary the pictures and the recorded outputs of the modules; for the end
+            the model's output.
         """
-        if torch.compiler.is_exporting():  # it follows the calls, and none may break off
+        if torch.compiler.is_exporting():  # an export cannot follow the exception _Stop
             raise ConfigError(
                 "a model that torch.fx cannot trace is not exported in parts; set "
                 "model.backbone.shared_stages to 0 or 'all'"
             )
         plans = [plan[self.training] for plan in self._plans[:count]]
-        notes: dict[str, list] = {}
+        outputs: dict[str, list] = {}
         results: list[tuple] = []
 
-        def note(name, out):
-            notes.setdefault(name, []).append(out)
+        def record(name, out):
+            outputs.setdefault(name, []).append(out)
             while len(results) < len(plans):
                 plan = plans[len(results)]
-                if name != plan.end or len(notes[name]) < plan.calls:
+                if name != plan.end or len(outputs[name]) < plan.calls:
                     return
-                results.append((*values, {n: notes[n][:k] for n, k in plan.noted.items()}))
+                results.append((*values, {n: outputs[n][:k] for n, k in plan.recorded.items()}))
             if len(results) == count:
                 raise _Stop
 
-        names = {n for plan in plans for n in (plan.end, *plan.noted)}
+        names = {n for plan in plans for n in (plan.end, *plan.recorded)}
         model = self._model
         handles = [
             model.get_submodule(name).register_forward_hook(
-                lambda _, __, out, name=name: note(name, out)
+                lambda _, __, out, name=name: record(name, out)
             )
             for name in names
         ]
@@ -184,14 +184,14 @@ class ReplayTrunk(_Shell):
 
 @dataclass
 class _Tape:
-    """What is replayed now; by module."""
+    """Outputs still to replay, by module, and the modules whose outputs are cloned."""
 
     values: dict[str, list] = field(default_factory=dict)
     copied: set[str] = field(default_factory=set)
 
 
 class _Replay:
-    """Takes the place of a module's forward: first what was noted, then the module itself."""
+    """Replaces a module's forward: returns the recorded outputs, then calls the module again."""
 
     def __init__(self, module: nn.Module, name: str, tape: _Tape) -> None:
         self.module, self.name, self.tape = module, name, tape
@@ -205,32 +205,32 @@ class _Replay:
 
 
 class ReplayTail(_Shell):
-    """A model from a boundary on; its first modules return what the trunk noted.
+    """A model after a boundary; its first modules return the outputs that the trunk recorded.
 
     Args:
-        model (nn.Module): its parts become those of the tail.
-        plan (dict[bool, _Plan]): of the boundary, by ``training``.
-        taps (Sequence[str]): dotted names of modules whose output is given, too.
+        model (nn.Module): provides parameters, buffers and modules.
+        plan (dict[bool, _Plan]): plan of the boundary, by ``training``.
+        taps (Sequence[str]): dotted names of modules whose outputs are also returned.
     """
 
     def __init__(self, model: nn.Module, plan: dict[bool, _Plan], taps: Sequence[str]) -> None:
         super().__init__(model)
         self._taps = tuple(taps)
         self._tape = _Tape()
-        for name in dict.fromkeys(n for p in plan.values() for n in p.noted):
+        for name in dict.fromkeys(n for p in plan.values() for n in p.recorded):
             module = model.get_submodule(name)
             module.forward = _Replay(module, name, self._tape)
             if not any(name in p.again for p in plan.values()):
                 empty(module)
 
-    def forward(self, x: Tensor, notes: dict[str, list]) -> tuple[tuple]:
+    def forward(self, x: Tensor, recorded: dict[str, list]) -> tuple[tuple]:
         """All results, see :meth:`results`."""
-        return self.results((x, notes), 1)
+        return self.results((x, recorded), 1)
 
     @torch.compiler.disable
     def results(self, values, count: int) -> tuple[tuple]:
-        """What the model returns and what ``taps`` returned when last called, in one tuple."""
-        x, notes = values
+        """The outputs of the model and of the last calls of ``taps``, in one tuple."""
+        x, recorded = values
         tapped: dict[str, object] = {}
         model = self._model
         handles = [
@@ -239,7 +239,7 @@ class ReplayTail(_Shell):
             )
             for tap in self._taps
         ]
-        self._tape.values = {name: list(noted) for name, noted in notes.items()}
+        self._tape.values = {name: list(outputs) for name, outputs in recorded.items()}
         try:
             out = model(x)
         finally:
@@ -249,9 +249,9 @@ class ReplayTail(_Shell):
         return ((out, *(tapped[tap] for tap in self._taps)),)
 
     def checked_results(self, values, count: int) -> tuple[tuple]:
-        """As :meth:`results`, once when the part is made: what it changes in place is copied."""
-        notes = values[1]
-        before = {name: versions(noted) for name, noted in notes.items()}
+        """As :meth:`results`; recorded outputs that it changes in place are cloned from now on."""
+        recorded = values[1]
+        before = {name: versions(outputs) for name, outputs in recorded.items()}
         results = self.results(values, count)
-        self._tape.copied |= {n for n, noted in notes.items() if before[n] != versions(noted)}
+        self._tape.copied |= {n for n, outs in recorded.items() if before[n] != versions(outs)}
         return results

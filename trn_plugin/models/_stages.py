@@ -1,4 +1,4 @@
-"""How many of a model's stages the tasks share."""
+"""The stages of a model, and how many of them the tasks share."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class Stages:
     """The stages of a model.
 
     Attributes:
-        model_name (str): of the model.
-        names (tuple[str, ...]): the modules that end its stages.
+        model_name (str): name of the model.
+        names (tuple[str, ...]): last module of each stage.
     """
 
     model_name: str
@@ -24,30 +24,30 @@ class Stages:
 
     @property
     def everything(self) -> int:
-        """The number that stands for all stages and what follows the last."""
+        """The count for all stages and the layers after the last one."""
         return max(len(self.names), 1)
 
     def shared_by_task(
         self, shared: int | str | Mapping[str, int | str], tasks: Sequence[str]
     ) -> dict[str, int]:
-        """``shared_stages`` as a number for each task; what only one task would share is its own.
+        """``shared_stages`` as a number for each task; stages of one task alone are not shared.
 
         Raises:
-            ConfigError: no number for a task, or a stage that the model has not.
+            ConfigError: a number is missing for a task, or the model has no such stage.
         """
         if not isinstance(shared, Mapping):
             return dict.fromkeys(tasks, self.count(shared, "shared_stages"))
         if set(shared) != set(tasks):
             raise ConfigError(
                 f"model.backbone.shared_stages: expected a number for each of {', '.join(tasks)}, "
-                f"got numbers for {', '.join(map(str, shared)) or 'none'}"
+                f"found numbers for {', '.join(map(str, shared)) or 'none'}"
             )
         counts = {task: self.count(shared[task], f"shared_stages.{task}") for task in tasks}
         used_twice = sorted(counts.values())[-2:][0]
         return {task: min(count, used_twice) for task, count in counts.items()}
 
     def count(self, stages: int | str, key: str) -> int:
-        """A number of stages from the front; with the last one comes all that follows it.
+        """A number of first stages; the last stage includes the layers after it.
 
         Raises:
             ConfigError: the model has no such stage; names ``model.backbone.<key>``.
@@ -60,6 +60,6 @@ class Stages:
             listing = ", ".join(f"{i + 1} ({name})" for i, name in enumerate(self.names))
             raise ConfigError(
                 f"model.backbone.{key}: expected 0, 'all', a stage of {self.model_name} "
-                f"[{listing}] or its negative, got {stages!r}"
+                f"[{listing}] or its negative, found {stages!r}"
             )
         return stages if stages >= 0 else count + stages

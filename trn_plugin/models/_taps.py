@@ -1,4 +1,4 @@
-"""Modules inside a model whose outputs are related too, averaged over positions."""
+"""Taps: modules inside a model whose outputs, averaged over positions, are neck levels."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _WHERE = "model.neck.levels"
 def check_taps(
     taps: Sequence[str], model: nn.Module, name: str, stages: Sequence[str], shared: Collection[str]
 ) -> None:
-    """Refuse taps that are no module of a task's own.
+    """Refuse taps that are no modules of the model, and any taps if a task shares everything.
 
     Args:
         taps (Sequence[str]): dotted names of modules.
         model (nn.Module): the uncut model.
-        name (str): of the model.
-        stages (Sequence[str]): the modules that end its stages.
+        name (str): name of the model.
+        stages (Sequence[str]): last module of each stage.
         shared (Collection[str]): the tasks that share everything.
 
     Raises:
@@ -34,28 +34,28 @@ def check_taps(
     for tap in taps:
         if tap not in names:
             raise ConfigError(
-                f"{_WHERE}: expected 'hidden', 'output' or a module of {name}, got {tap!r}; its "
+                f"{_WHERE}: expected 'hidden', 'output' or a module of {name}, found {tap!r}; its "
                 f"stages are {', '.join(stages)}"
             )
         if shared:
             raise ConfigError(
-                f"{_WHERE}: {tap!r} is no module of a task's own, since model.backbone."
+                f"{_WHERE}: {tap!r} is not a separate module for each task, since model.backbone."
                 f"shared_stages shares everything of {', '.join(shared)}"
             )
 
 
 class TapPools:
-    """How the outputs of taps become (N, d); found by probing pictures.
+    """Pools the outputs of taps to (N, d); finds their layout from example outputs.
 
     Args:
-        name (str): of the model.
-        values (dict): output of each tap for the probing pictures.
-        rows (int): how many pictures these were.
+        name (str): name of the model.
+        values (dict): output of each tap for some pictures.
+        rows (int): number of these pictures.
         size (tuple[int, int]): their height and width.
-        nhwc (bool): whether the model lays out its maps as (N, H, W, d).
+        nhwc (bool): whether the model's maps are (N, H, W, d).
 
     Raises:
-        ConfigError: naming a tap that does not give one row for each picture, or no map.
+        ConfigError: a tap does not give one row for each picture, or its shape is unknown.
     """
 
     def __init__(

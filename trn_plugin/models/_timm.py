@@ -1,4 +1,4 @@
-"""Building timm's models, with weights from its hub or from a file."""
+"""Build timm models, with weights from a hub or a file."""
 
 from __future__ import annotations
 
@@ -30,11 +30,10 @@ def create(
 
     Returns:
         The model, the height and width of its pictures, and the arguments of
-        ``timm.create_model`` that make such a model.
+        ``timm.create_model`` that build it again.
 
     Raises:
-        ConfigError: unknown name, folder or tag, weights that cannot be had, arguments that timm
-            refuses.
+        ConfigError: unknown name, folder or tag, missing weights, or arguments that timm refuses.
     """
     if "num_classes" in kwargs:
         raise ConfigError(f"{_WHERE}.num_classes: not used; the heads are those of model.heads")
@@ -48,7 +47,7 @@ def create(
         return _with_weights(model_name, options, checkpoint_path), size, options
     try:
         model = timm.create_model(model_name, pretrained=pretrained, **options)
-    except Exception as error:  # timm and its hub raise anything from OSError to AssertionError
+    except Exception as error:  # timm and its hub may raise anything
         if pretrained:
             raise ConfigError(
                 f"{_WHERE}.pretrained: no pretrained weights of {model_name} could be loaded "
@@ -62,7 +61,7 @@ def create(
 
 
 def _listed(model_name: str) -> dict:
-    """timm's own configuration of a model that it lists; empty where it has none.
+    """timm's own configuration of a listed model; empty if it has none.
 
     Raises:
         ConfigError: unknown name or tag.
@@ -86,14 +85,14 @@ def _listed(model_name: str) -> dict:
 
 
 def _sourced(model_name: str) -> dict:
-    """The configuration of a model in a folder or on a hub, ``local-dir:`` or ``hf-hub:``.
+    """The configuration of a model from ``local-dir:`` or ``hf-hub:``.
 
     Raises:
         ConfigError: it cannot be read.
     """
     try:
         return timm.create_model(model_name, pretrained=False, num_classes=0).pretrained_cfg
-    except Exception as error:  # anything from OSError to AssertionError
+    except Exception as error:  # timm and its hub may raise anything
         raise ConfigError(
             f"{_WHERE}.model_name: expected 'local-dir:FOLDER' with the config.json of a timm "
             f"model, or 'hf-hub:OWNER/NAME' of one that can be reached, found {model_name!r} "
@@ -102,15 +101,15 @@ def _sourced(model_name: str) -> dict:
 
 
 def _with_weights(model_name: str, options: dict, path: str) -> nn.Module:
-    """The model with weights from a file, converted by timm as its own are."""
-    # no source: or those of a folder or hub come first
+    """The model with weights from a file, converted by timm like its own."""
+    # an empty source, as weights of a folder or hub would take precedence
     overlay = {"state_dict": load_weights_file(path), "source": ""}
     with _missing_keys() as missing:
         try:
             model = timm.create_model(
                 model_name, pretrained=True, pretrained_cfg_overlay=overlay, **options
             )
-        except Exception as error:  # timm's converters meet keys and shapes of another model
+        except Exception as error:  # timm's converters may raise anything for another model's keys
             raise ConfigError(
                 f"{_WHERE}.checkpoint_path: {path} holds no weights of {model_name}: "
                 f"{first_line(error)}"
@@ -126,7 +125,7 @@ def _with_weights(model_name: str, options: dict, path: str) -> nn.Module:
 
 @contextmanager
 def _missing_keys() -> Iterator[list[str]]:
-    """The keys that models do not find in what they load; timm only logs them."""
+    """Collect the keys missing in loaded state dicts, which timm only logs."""
     missing: list[str] = []
     load = nn.Module.load_state_dict
 
@@ -143,23 +142,23 @@ def _missing_keys() -> Iterator[list[str]]:
 
 
 def sides_of(size: int | Sequence[int]) -> tuple[int, int]:
-    """Height and width in pixels, of one number or two.
+    """Height and width in pixels, from one number or two.
 
     Raises:
-        ConfigError: they are something else.
+        ConfigError: not one or two positive integers.
     """
     pair = tuple(size) if isinstance(size, (list, tuple)) else (size, size)
     if len(pair) != 2 or not all(type(side) is int and side > 0 for side in pair):
         raise ConfigError(
-            f"{_WHERE}.img_size: expected (height, width) or a side in pixels, got {size!r}"
+            f"{_WHERE}.img_size: expected (height, width) or a side in pixels, found {size!r}"
         )
     return pair
 
 
 def stage_names(model: nn.Module) -> tuple[str, ...]:
-    """Modules that end timm's stages; some families' ``feature_info`` misnames them.
+    """Last modules of timm's stages, also for families whose ``feature_info`` misnames them.
 
-    An entry for which there is no module (TResNet's first) is no stage.
+    An entry without module (TResNet's first) is skipped.
     """
     info = getattr(model, "feature_info", None)
     names = [entry["module"] for entry in getattr(info, "info", info) or []]

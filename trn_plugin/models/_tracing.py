@@ -1,4 +1,4 @@
-"""What a model does, as a graph of torch.fx, and where its modules are in it."""
+"""Trace a model with torch.fx, and find its modules in the graph."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from trn_plugin.errors import first_line
 __all__ = ["FIRST", "OWN", "CannotTrace", "OneInput", "Trace", "trace_model"]
 
 
-# kept whole, since optimisers find them by their class (paramwise_cfg's norm_decay_mult)
+# leaf modules, as paramwise_cfg's norm_decay_mult finds norms by their class
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 OWN = "model."
@@ -24,11 +24,11 @@ FIRST = 1  # node 0 is the input
 
 
 class CannotTrace(Exception):
-    """torch.fx cannot follow this model's forward pass, or the boundary is no module of it."""
+    """torch.fx cannot trace the model, or its modules are not called in the given order."""
 
 
 class OneInput(nn.Module):
-    """Hides the optional arguments of a model's forward, which a trace would make inputs."""
+    """Hides the optional arguments of a model's forward, which would become graph inputs."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -40,15 +40,21 @@ class OneInput(nn.Module):
 
 @dataclass
 class Trace:
-    """A graph's nodes, the last one its output; the nodes before each boundary; node ranges."""
+    """A traced graph.
+
+    Attributes:
+        nodes (list[fx.Node]): in order; the last one is the output.
+        boundaries (list[int]): number of nodes before the end of each boundary module.
+        regions (list[tuple[int, int]]): node ranges to recompute in the backward pass.
+    """
 
     nodes: list[fx.Node]
     boundaries: list[int]
     regions: list[tuple[int, int]]
 
 
-class _NotingTracer(fx.Tracer):
-    """Notes of every module call where its nodes begin and end, and what it returned."""
+class _RecordingTracer(fx.Tracer):
+    """Records the node range and the result of each module call."""
 
     def __init__(self) -> None:
         super().__init__(autowrap_functions=tuple(get_notrace_functions()))
@@ -73,29 +79,29 @@ class _NotingTracer(fx.Tracer):
         return out
 
     def last_call(self, name: str) -> str | None:
-        """The module itself, or of a list, which is never called, its last called block."""
+        """The module itself, or for a list, which is never called, its last called block."""
         paths = [path for path, _, _ in self.calls if f"{path}.".startswith(f"{name}.")]
         return name if name in paths else paths[-1] if paths else None
 
     def trace_with_map(self, root: OneInput) -> fx.Graph:
-        """The graph; notes what the model's ``forward_features`` returns, if it has one."""
+        """Trace, and record the result of the model's ``forward_features``, if it has one."""
         model = root.model
         if not hasattr(model, "forward_features"):
             return self.trace(root)
         original = model.forward_features
 
-        def noting(*args, **kwargs):
+        def recording(*args, **kwargs):
             self.feature_map = original(*args, **kwargs)
             return self.feature_map
 
-        model.forward_features = noting
+        model.forward_features = recording
         try:
             return self.trace(root)
         finally:
             del model.forward_features
 
     def checkpoint(self, function, *args, **kwargs):
-        """Stands in for torch's: notes which nodes the model wants to recompute."""
+        """Replaces ``torch.utils.checkpoint.checkpoint``: records the nodes to recompute."""
         for option in ("use_reentrant", "preserve_rng_state", "context_fn", "determinism_check"):
             kwargs.pop(option, None)
         start, outermost = len(self.graph.nodes), not self._inside_region
@@ -114,26 +120,26 @@ def trace_model(
     recompute: Sequence[str] | None,
     with_map: bool = False,
 ) -> Trace:
-    """Trace a model in the mode that it is in; arguments as of ``cut``.
+    """Trace a model in its current mode; arguments as of ``cut``.
 
-    The output becomes a tuple: what the model returns, what the modules of ``taps`` return and,
-    ``with_map``, what its ``forward_features`` returns.
+    The graph's output is a tuple: the outputs of the model, of ``taps`` and, with ``with_map``, of
+    ``forward_features``.
 
     Raises:
-        CannotTrace: with torch.fx's reason, or modules that are not called in this order.
+        CannotTrace: torch.fx fails, or the modules are not called in this order.
     """
     if with_map and not hasattr(root.model, "forward_features"):
-        raise CannotTrace("it has no forward_features, so that there is no map before pooling")
+        raise CannotTrace("it has no forward_features, which gives the map before pooling")
     graph = None
     if recompute is not None:
-        tracer = _NotingTracer()
+        tracer = _RecordingTracer()
         with contextlib.suppress(Exception), _timms_checkpointing(root.model, tracer.checkpoint):
             graph = tracer.trace_with_map(root)
     if graph is None or not tracer.regions:
-        tracer = _NotingTracer()
+        tracer = _RecordingTracer()
         try:
             graph = tracer.trace_with_map(root)
-        except Exception as error:  # tracing runs the model's code: it may raise anything
+        except Exception as error:  # the model's code may raise anything
             raise CannotTrace(f"torch.fx: {first_line(error)}") from error
         if recompute is not None:
             tracer.regions = _blocks(root.model, tracer.calls, recompute)
@@ -160,7 +166,7 @@ def trace_model(
 
 @contextlib.contextmanager
 def _timms_checkpointing(model: nn.Module, checkpoint):
-    """The model asks ``checkpoint`` to run what timm would recompute."""
+    """Enable timm's gradient checkpointing, with ``checkpoint`` instead of torch's function."""
     model.set_grad_checkpointing(True)
     original = torch.utils.checkpoint.checkpoint
     torch.utils.checkpoint.checkpoint = checkpoint
@@ -174,7 +180,7 @@ def _timms_checkpointing(model: nn.Module, checkpoint):
 def _blocks(
     model: nn.Module, calls: list[tuple[str, int, int]], stages: Sequence[str]
 ) -> list[tuple[int, int]]:
-    """Node ranges of the blocks that a stage lists, or of the whole stage where it lists none."""
+    """Node ranges of the blocks in each stage, or of the whole stage if it has none."""
     modules = dict(model.named_modules())
     found = []
     for stage in stages:

@@ -1,4 +1,4 @@
-"""The model before it is cut: what it gives for probing pictures."""
+"""Run a model on random pictures, to compare it with its parts after cutting."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from trn_plugin.errors import ConfigError, first_line
 __all__ = ["TOLERANCE", "hidden_features", "probing_pictures", "relative_difference", "seeded"]
 
 TOLERANCE = 1e-5
-"""Largest relative difference between a cut and an uncut model."""
+"""Largest accepted relative difference between a cut and an uncut model."""
 
 
 def relative_difference(found: Tensor, expected: Tensor) -> float:
@@ -19,14 +19,14 @@ def relative_difference(found: Tensor, expected: Tensor) -> float:
 
 
 def probing_pictures(model: nn.Module, in_chans: int, size: tuple[int, int]) -> Tensor:
-    """Random pictures; two where batch norm cannot do with one."""
+    """Random pictures: two if the model has batch norm, else one."""
     norms = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
     generator = torch.Generator().manual_seed(0)
     return torch.rand(2 if norms else 1, in_chans, *size, generator=generator)
 
 
 def seeded(run, x: Tensor):
-    """``run(x)`` with random numbers that are always the same, and leave no trace."""
+    """``run(x)`` with a fixed random seed; the random state is restored afterwards."""
     state = torch.random.get_rng_state()
     torch.default_generator.manual_seed(0)
     try:
@@ -39,7 +39,7 @@ def hidden_features(model: nn.Module, probe: Tensor, model_name: str) -> Tensor:
     """The pooled features (N, d) of the probing pictures, in eval mode.
 
     Raises:
-        ConfigError: the model does not take such pictures, or gives no pooled features.
+        ConfigError: the model refuses the pictures, or does not return pooled features.
     """
     model.eval()
     try:

@@ -1,4 +1,4 @@
-"""Leaving a part of a model what it uses."""
+"""Remove unused parameters from the parts of a model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["drop_unused", "empty"]
 
 
 def drop_unused(trunk: nn.Module, tails: Sequence[nn.Module], probe: Tensor) -> None:
-    """Leave each part the parameters on which what it returns depends."""
+    """Remove the parameters of each part that its outputs do not depend on."""
     parts = (trunk, *tails)
     frozen = [p for part in parts for p in part.parameters() if not p.requires_grad]
     for parameter in frozen:
@@ -49,14 +49,14 @@ def _strip(part: nn.Module, values: tuple) -> tuple:
             empty(module, recurse=False)
             continue
         for key in keys:
-            # code whose result nobody uses may still read it
+            # code with an unused result may still read it
             value = module._parameters.pop(key).detach()
             module.register_buffer(key, value, persistent=False)
     return results
 
 
 def empty(module: nn.Module, recurse: bool = True) -> None:
-    """Take the parameters and buffers of a module, and of those inside it."""
+    """Set the parameters and buffers of a module to None, by default also of its submodules."""
     for part in module.modules() if recurse else (module,):
         for values in (part._parameters, part._buffers):
             for key in values:

@@ -1,4 +1,4 @@
-"""Tensors inside what modules take and give: tuples, lists and dicts."""
+"""Tensors in nested tuples, lists and dicts, such as inputs and outputs of modules."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["cloned", "tensors_in", "versions"]
 
 
 def tensors_in(value) -> list[Tensor]:
-    """All of them, in order."""
+    """All tensors in a value, in order."""
     if torch.is_tensor(value):
         return [value]
     if isinstance(value, dict):
@@ -18,12 +18,12 @@ def tensors_in(value) -> list[Tensor]:
 
 
 def versions(value) -> list[int]:
-    """How often each of them was changed in place."""
+    """How often each tensor in a value was changed in place."""
     return [tensor._version for tensor in tensors_in(value)]
 
 
 def cloned(value):
-    """The same with copies of them."""
+    """The value with its tensors cloned; tensors in dicts are not."""
     if torch.is_tensor(value):
         return value.clone()
     if isinstance(value, (list, tuple)):

@@ -1,4 +1,4 @@
-"""From a batch of packed samples to normalised pictures on the model's device."""
+"""Stack, move and normalise a batch of pictures."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class MultiTaskDataPreprocessor(BaseDataPreprocessor):
     """Stacks (3, H, W) uint8 RGB pictures and normalises them to (x - mean) / std.
 
     Args:
-        mean (Sequence[float], optional): by channel, in 0..255. Default: the backbone's own, from
-            timm, which ``MultiTaskModel`` passes.
+        mean (Sequence[float], optional): by channel, in 0..255; ``MultiTaskModel`` passes that of
+            the backbone by default.
         std (Sequence[float], optional): likewise.
         non_blocking (bool): whether copies to the device may overlap with computation.
 
@@ -39,9 +39,9 @@ class MultiTaskDataPreprocessor(BaseDataPreprocessor):
         if mean is None or std is None or len(mean) != len(std) or min(std) <= 0:
             raise ConfigError(
                 "model.data_preprocessor: expected mean and std (> 0) of the same length, in "
-                f"0..255, got mean={mean}, std={std}"
+                f"0..255, found mean={mean}, std={std}"
             )
-        # not in the checkpoint: they are part of the config
+        # not persistent: the config has them
         for name, value in (("mean", mean), ("std", std)):
             self.register_buffer(name, torch.tensor(value).float().view(-1, 1, 1), persistent=False)
 

@@ -38,12 +38,11 @@ class MultiTaskModel(BaseModel):
         data_preprocessor (dict, optional): default ``MultiTaskDataPreprocessor`` with the mean
             and std of the backbone.
         task_weighting (dict, optional): config of ``UncertaintyWeighting``, ``GradNorm`` or
-            ``DynamicWeightAverage``; default none, the task losses are added up with their heads'
-            ``loss_weight``.
+            ``DynamicWeightAverage``; by default the loss is the sum of the heads' losses.
         init_cfg (None): refused; MMEngine would load weights without this package's safeguards.
 
     Raises:
-        ConfigError: no heads, a task name that cannot be used, or what the parts raise.
+        ConfigError: no heads, an invalid task name, or an error in a part's config.
     """
 
     def __init__(
@@ -98,10 +97,10 @@ class MultiTaskModel(BaseModel):
         return tuple(self.heads)
 
     def is_optional_state(self, key: str) -> bool:
-        """Whether a checkpoint may lack a key of the state dict, or have it in excess.
+        """Whether a key may be in only one of the state dict and a checkpoint.
 
-        The normalisation belongs to the config, the neck starts covariances and solver states of
-        an earlier version anew, and a model without neck takes the weights of one that has it.
+        These are the normalisation, which the config has; the neck's states of an earlier version;
+        and, in a model without neck, all states of a neck.
         """
         old = self.is_run_state(key) and (".groups." in key or ".warm." in key)
         if key.startswith("data_preprocessor.") or old:
@@ -109,23 +108,23 @@ class MultiTaskModel(BaseModel):
         return self.neck is None and key.startswith("neck.")
 
     def is_run_state(self, key: str) -> bool:
-        """Whether a key of the state dict is of a run and its data.
+        """Whether a key of the state dict belongs to one run and its data.
 
-        These are the running moments, and weights that follow the losses of a run.
+        These are the running covariances, and task weights set by a rule.
         """
         ruled = isinstance(self.task_weighting, RuleWeighting)
         return key.startswith("neck.") or (ruled and key.startswith("task_weighting."))
 
     def check_dataset(self, metainfo: dict) -> None:
-        """Refuse a data set that cannot train the heads.
+        """Check the labels of a training data set against heads and relations.
 
         Args:
-            metainfo (dict): of the data set; 'tasks' says what labels it gives, 'tasks_together'
-                which of them samples have together, where not all.
+            metainfo (dict): of the data set; 'tasks' describes its labels, 'tasks_together' lists
+                the groups of tasks that are labelled together, if not all are.
 
         Raises:
-            ConfigError: a head without labels, or of another kind or width than its labels; a
-                relation of tasks that no sample has together.
+            ConfigError: a head without labels or with labels of another kind or number, or a
+                relation of tasks that are never labelled together.
         """
         tasks = metainfo.get("tasks")
         for name, head in self.heads.items() if tasks is not None else ():
@@ -139,14 +138,14 @@ class MultiTaskModel(BaseModel):
             check_relations(self.neck, metainfo["tasks_together"])
 
     def fit_to_labels(self, dataset) -> None:
-        """Let the heads see the training labels, for what depends on them.
+        """Set the heads' arguments that depend on the training labels.
 
         Args:
-            dataset: of the training; asked for ``positive_shares(task)`` and
-                ``value_moments(task)``.
+            dataset: training data set, with ``positive_shares(task)`` and ``value_moments(task)``
+                if a head needs them.
 
         Raises:
-            ConfigError: a head needs to know something that the data set cannot tell.
+            ConfigError: the data set lacks a method that a head needs.
         """
         for task, head in self.heads.items():
             head.fit_to_labels(task, dataset)
@@ -171,17 +170,17 @@ class MultiTaskModel(BaseModel):
             return self.predict(inputs, data_samples)
         if mode == "tensor":
             return self.raw_outputs(self.backbone.features(inputs))
-        raise ConfigError(f"mode: expected 'tensor', 'loss' or 'predict', got {mode!r}")
+        raise ConfigError(f"mode: expected 'tensor', 'loss' or 'predict', found {mode!r}")
 
     def loss(
         self, inputs: Tensor, data_samples: MultiTaskBatch | list[MultiTaskDataSample]
     ) -> dict[str, Tensor]:
-        """Task losses (Eq. 13 without its last sum), tau of every relation, and what hooks add.
+        """Task losses (Eq. 13 without its last sum), task similarities, and losses of hooks.
 
         Returns:
             dict[str, Tensor]: ``loss_<task>``; ``relation/<level>/<a>-<b>`` and
-            ``relation/label/<a>-<b>`` (not summed into the loss); what the functions in
-            ``relation_losses`` make of the measurements.
+            ``relation/label/<a>-<b>``, which are logged only; and the losses of the functions in
+            ``relation_losses``.
         """
         features = self.backbone.features(inputs)
         logits = self.raw_outputs(features)
@@ -213,11 +212,11 @@ class MultiTaskModel(BaseModel):
         inputs: Tensor,
         data_samples: MultiTaskBatch | list[MultiTaskDataSample] | None = None,
     ) -> MultiTaskBatch | list[MultiTaskDataSample]:
-        """Predictions in users' form, with the features that task similarity is measured on.
+        """Predictions, with the features for measuring task similarity.
 
         Returns:
-            MultiTaskBatch or list: the data samples as they were given, with predictions; without
-            any, a list of new ones.
+            MultiTaskBatch or list: ``data_samples`` with predictions; a list of new data samples
+            if there were none.
         """
         features = self.backbone.features(inputs)
         logits = self.raw_outputs(features)
@@ -235,7 +234,7 @@ class MultiTaskModel(BaseModel):
         return batch if isinstance(data_samples, MultiTaskBatch) else batch.give_to(data_samples)
 
     def raw_outputs(self, features: Features) -> dict[str, Tensor]:
-        """What the heads give of the trunk's features, (N, d) by task."""
+        """Outputs of the heads for the trunk's features, (N, d) by task."""
         inputs = {**features.hidden, **features.maps}
         return {task: head(inputs[task]) for task, head in self.heads.items()}
 
@@ -248,7 +247,7 @@ class MultiTaskModel(BaseModel):
         return MultiTaskBatch.of(samples, {task: head.task for task, head in self.heads.items()})
 
     def _encode(self, batch: MultiTaskBatch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Loss targets (N, d) and masks (N,) by task; the mask is False without a label."""
+        """Targets (N, d) and masks (N,) by task; a mask is False for a missing label."""
         given, masks = dict(batch.targets), dict(batch.masks)
         targets = {}
         for task, head in self.heads.items():
@@ -262,13 +261,13 @@ class MultiTaskModel(BaseModel):
                     f"{head.out_features} numbers, as {type(head).__name__} predicts, found "
                     f"{described.kind!r} with {given[task].shape[1]}"
                 )
-            # contiguous: a strided slice uses another kernel, which rounds differently
+            # contiguous: the kernel for strided tensors rounds differently
             targets[task] = head.prepare(given[task].contiguous(), masks[task])
         return targets, masks
 
 
 def _build(key: str, config: dict, **kwargs):
-    """Parts are found in this package's scope whatever the default scope of the project is."""
+    """Build a part; types are looked up in this package's scope, whatever the default scope."""
     with config_errors(f"model.{key}"):
         return MODELS.build({"_scope_": MODELS.scope, **config, **kwargs})
 
@@ -277,8 +276,8 @@ def _check_channels(trunk, preprocessor) -> None:
     taken, mean = trunk.in_chans, getattr(preprocessor, "mean", None)
     if taken != 3:
         raise ConfigError(
-            f"model.backbone.in_chans: the network takes pictures of {taken} channels, expected 3 "
-            "(RGB); grey pictures are read as RGB"
+            f"model.backbone.in_chans: expected 3 (RGB), found {taken}; grey pictures are read as "
+            "RGB"
         )
     if mean is not None and mean.numel() != 3:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""Where tasks are related: measures, changes nothing."""
+"""Measures the similarity of tasks during training."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MAX_LOGGED_RELATIONS = 10
 
 @dataclass
 class Measurement:
-    """One of :class:`Measurements`; its tensors are 0-d."""
+    """One relation of :class:`Measurements`; its tensors are 0-d."""
 
     tau: Tensor
     label: Tensor
@@ -38,9 +38,9 @@ class Measurements(Sequence):
     Attributes:
         tau (Tensor): (P,) task similarities of the features, with their gradient.
         label (Tensor): (P,) task similarities of the labels, without gradient.
-        effective_sample_size (Tensor): (P,) samples behind both.
-        arrived (Tensor): (P,) bool, whether these are enough for a gradient.
-        dims (Tensor): (P, 2) widths of the two sides' features.
+        effective_sample_size (Tensor): (P,) of the running covariances.
+        arrived (Tensor): (P,) bool, whether it is large enough for a gradient.
+        dims (Tensor): (P, 2) widths of the features of both sides.
     """
 
     tau: Tensor
@@ -62,17 +62,16 @@ class Measurements(Sequence):
 class TaskRelationNeck(nn.Module):
     """Task relation layers between the tasks' features, and between their labels (Fig. 1).
 
-    It only measures: with no hook that uses the measurements no loss and no gradient changes, so
-    that single-task and multi-task baselines report tau too.
+    It only measures: without a hook that uses the measurements, losses and gradients are unchanged,
+    so that single-task and multi-task baselines can report tau too.
 
     Args:
         relations (Sequence[tuple] or str): pairs of tasks, ``('landmarks', 'pose')``, or of groups
-            of tasks, ``(('a', 'b'), ('c',))``, whose features are put side by side; 'all' for
-            every pair of tasks, by name.
-        levels (Sequence[str]): 'hidden' (what enters a task's last layer, pooled), 'output' (what
-            the head predicts: coordinates, probabilities, values), 'logits' (its raw output), or
-            the dotted name of a timm module inside the tails ('layer4.0'), whose output is averaged
-            over positions.
+            of tasks, ``(('a', 'b'), ('c',))``, whose features are concatenated; 'all' for every
+            pair of tasks.
+        levels (Sequence[str]): 'hidden' (pooled input of a task's last layer), 'output' (the
+            head's coordinates, probabilities or values), 'logits' (its raw output), or the dotted
+            name of a timm module inside the tails ('layer4.0'), averaged over positions.
         momentum (float): m of Algorithm 1.
         shrinkage (float): relative shrinkage, see ``TaskRelationLayer``.
         deletion (str): 'pairwise' or 'listwise', see ``TaskRelationLayer``.
@@ -83,8 +82,7 @@ class TaskRelationNeck(nn.Module):
             its own.
 
     Raises:
-        ConfigError: no level, a relation that is no pair, that relates a task to itself or names
-            no task of the model.
+        ConfigError: no level or relation, or a relation that is no pair of different tasks.
     """
 
     def __init__(
@@ -103,7 +101,7 @@ class TaskRelationNeck(nn.Module):
         if isinstance(levels, str) or not levels or "label" in levels:
             raise ConfigError(
                 "model.neck.levels: expected a list of 'hidden', 'output', 'logits' and "
-                f"modules of the backbone, got {levels!r}"
+                f"modules of the backbone, found {levels!r}"
             )
         if not relations:
             raise ConfigError("model.neck.relations: expected at least one pair of tasks")
@@ -116,7 +114,7 @@ class TaskRelationNeck(nn.Module):
             )
         if len({frozenset(pair) for pair in self.relations}) < len(self.relations):
             raise ConfigError(
-                f"model.neck.relations: expected each pair once, got {', '.join(self.names)}"
+                f"model.neck.relations: expected each pair once, found {', '.join(self.names)}"
             )
         self.momentum, self.deletion = momentum, deletion
         self._options = {
@@ -135,7 +133,7 @@ class TaskRelationNeck(nn.Module):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the relations, as they are logged."""
+        """Names of the relations in the log."""
         return tuple(relation_name(sides) for sides in self.relations)
 
     @property
@@ -148,21 +146,21 @@ class TaskRelationNeck(nn.Module):
         dims: Mapping[str, Mapping[str, int]],
         identical: Collection[str] = frozenset(),
     ) -> None:
-        """Make the layers for tasks of these widths; ``MultiTaskModel`` calls it when built.
+        """Build the layers for features of these widths; ``MultiTaskModel`` calls it.
 
         Args:
             dims (Mapping[str, Mapping[str, int]]): width of each task's features, by level, and
-                of its loss targets, as level 'label'.
-            identical (Collection[str]): the tasks whose hidden features are one and the same.
+                of its targets, as level 'label'.
+            identical (Collection[str]): tasks with the same hidden features, as they share all.
 
         Raises:
-            ConfigError: a relation that names no task, or a hidden relation of identical features.
+            ConfigError: an unknown task, or a relation between identical hidden features.
         """
         tasks = tuple(dims["label"])
         if self._all_pairs:
             if len(tasks) < 2:
                 raise ConfigError("model.neck.relations: 'all' needs two tasks or more")
-            # in an order of their own: a config that MMEngine writes has its keys sorted
+            # sorted, as MMEngine sorts the keys of a config that it dumps
             self.relations = tuple(((a,), (b,)) for a, b in combinations(sorted(tasks), 2))
         for name, pair in zip(self.names, self.relations, strict=True):
             for task in (*pair[0], *pair[1]):
@@ -197,17 +195,17 @@ class TaskRelationNeck(nn.Module):
         """Update all layers with a batch (in training mode) and measure.
 
         Args:
-            features (Mapping[str, Mapping[str, Tensor]]): (N, d) by level and task, with the loss
+            features (Mapping[str, Mapping[str, Tensor]]): (N, d) by level and task, with the
                 targets as level 'label'.
-            mask (Mapping[str, Tensor | None]): (N,) bool by task, which samples have a label; None
-                where all have, which saves time. A relation uses the samples that have all labels
+            mask (Mapping[str, Tensor | None]): (N,) bool by task, False without label; None if all
+                samples have one, which is faster. A relation uses the samples that have all labels
                 of both sides.
 
         Returns:
             dict[str, Measurements]: by level.
 
         Raises:
-            TrainingError: features that are not finite; names the tasks and the level.
+            TrainingError: non-finite features; names the tasks and the level.
         """
         masks = [_all_of([mask[task] for task in side]) for side in self._sides]
         levels = (*self.levels, "label")
@@ -236,9 +234,9 @@ class TaskRelationNeck(nn.Module):
         }
 
     def logged(self, measured: Mapping[str, Measurements]) -> dict[str, Tensor]:
-        """tau of each relation and level, and of the labels, as log entries; of many the mean.
+        """Log entries: tau by level (and of the labels) and relation; of many relations the mean.
 
-        Level 'samples' is the effective sample size: before it is enough, tau is largely chance.
+        Level 'samples' is the effective sample size; if it is small, tau is largely chance.
         """
         taus = {level: m.tau.detach() for level, m in measured.items()}
         first = next(iter(measured.values()))
@@ -258,16 +256,16 @@ class TaskRelationNeck(nn.Module):
         return entries
 
     def accumulate(self, micro_batches: int) -> None:
-        """Keep the memory of the running moments when gradients are accumulated.
+        """Adapt the momentum of the running covariances to gradient accumulation.
 
         Args:
-            micro_batches (int): k; each of them updates with momentum m^(1/k).
+            micro_batches (int): k; each one updates with momentum m^(1/k).
         """
         for layer in self.layers.values():
             layer.momentum = self.momentum ** (1 / micro_batches)
 
     def widths(self) -> dict[str, dict[str, tuple[int, int, float]]]:
-        """d1, d2 and the effective samples that a gradient needs, by level and relation."""
+        """d1, d2 and the effective sample size needed for a gradient, by level and relation."""
         widths = {}
         for level in (*self.levels, "label") if self.layers else ():
             layer = self.layers_of(level)
@@ -277,7 +275,7 @@ class TaskRelationNeck(nn.Module):
         return widths
 
     def require_samples(self, per_dim: float) -> None:
-        """Set the effective samples for each feature before tau has a gradient."""
+        """Set the effective samples per feature dimension from which tau has a gradient."""
         for layer in self.layers.values():
             layer.min_samples_per_dim = per_dim
 

@@ -1,4 +1,4 @@
-"""A timm backbone, shared by the tasks up to a stage, with a copy of the rest for each task."""
+"""A timm backbone whose first stages the tasks share, with a copy of the rest for each task."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ _WHERE = "model.backbone"
 
 
 class Features(NamedTuple):
-    """What a trunk gives of pictures.
+    """Outputs of a trunk.
 
     Attributes:
         hidden (dict[str, Tensor]): (N, d) pooled features by task.
-        taps (dict[str, dict[str, Tensor]]): by tap and task the mean over positions, (N, d).
-        maps (dict[str, Tensor]): (N, C, h, w) before pooling, of the tasks that want it.
+        taps (dict[str, dict[str, Tensor]]): (N, d) means over positions, by tap and task.
+        maps (dict[str, Tensor]): (N, C, h, w) maps before pooling, for the tasks ``maps``.
     """
 
     hidden: dict[str, Tensor]
@@ -48,62 +48,59 @@ class Features(NamedTuple):
 class TimmTrunk(CutParts):
     """Any timm architecture as the trunk of a multi-task network.
 
-    The stages are timm's own ``feature_info`` entries (ResNet-18 has 5: stem, layer1..4). The
-    first of them run once, as ``trunk``; each task has its own copy of the rest,
-    ``tails.<task>``, up to the pooled features that enter timm's classifier. Parameters keep
-    timm's dotted names under ``trunk.`` and ``tails.<task>.``. The cut model is compared with the
-    uncut one when it is built, in evaluation and in training mode.
+    The stages are timm's ``feature_info`` entries (ResNet-18 has 5: stem, layer1..4). The first
+    ones run once, as ``trunk``. Each task has its own copy of the rest, ``tails.<task>``, up to
+    the pooled features before timm's classifier. Parameters keep timm's dotted names under
+    ``trunk.`` and ``tails.<task>.``. After building, the cut model is compared with the uncut one,
+    in evaluation and in training mode.
 
-    Tasks may share different numbers of stages: ``shared_stages=dict(a=2, b=4, c=4)`` runs the
-    first two for all, and the next two once for b and c. ``trunk`` holds all that more than one
-    task uses, so stages 1 to 4; ``tails.a`` holds a's own stages 3 and 5 and so on.
+    Tasks may share different numbers of stages: ``shared_stages=dict(a=2, b=4, c=4)`` runs stages
+    1 and 2 once for all, and stages 3 and 4 once for b and c. ``trunk`` holds stages 1 to 4, which
+    more than one task uses; ``tails.a`` holds a's own copies from stage 3 on.
 
-    A head may want the map before pooling, what timm's ``forward_features`` gives; tokens of a
-    transformer are laid out as a map.
+    A head may take the map before pooling, from timm's ``forward_features``; a transformer's
+    tokens are rearranged to a map.
 
     Attributes:
         num_features (int): width of each task's hidden features.
-        map_features (int): channels of the maps, where a task wants them.
+        map_features (int): channels of the maps; 0 without ``maps``.
         img_size (tuple[int, int]): height and width of the pictures.
-        timm_options (dict): what ``timm.create_model`` takes to make the uncut model.
-        stages (tuple[str, ...]): the modules that end timm's stages.
-        shared_stages (dict[str, int]): by task, the stages that it has in ``trunk``.
-        fully_shared (frozenset[str]): the tasks whose hidden features are one and the same tensor.
+        timm_options (dict): arguments of ``timm.create_model`` that build the uncut model.
+        stages (tuple[str, ...]): last module of each of timm's stages.
+        shared_stages (dict[str, int]): number of a task's stages in ``trunk``, by task.
+        fully_shared (frozenset[str]): the tasks that share everything, and so the hidden features.
 
     Args:
         model_name (str): any name of ``timm.list_models()``, with or without a pretrained tag;
             ``local-dir:FOLDER`` or ``hf-hub:OWNER/NAME`` as of ``timm.create_model``.
         pretrained (bool): load timm's weights (needs timm's hub, or timm's cache).
         checkpoint_path (str, optional): load the uncut model's weights from this file instead.
-        shared_stages (int | str | dict): 0 shares nothing (single-task learning), k the first k
-            stages, a negative number all but the last -k, 'all' (or the number of stages)
-            everything but the heads. A dict gives one for each task; what only one task would
-            use of ``trunk`` is its own.
+        shared_stages (int | str | dict): 0 shares nothing (single-task learning), k > 0 the first
+            k stages, -k all but the last k, 'all' (or the number of stages) everything but the
+            heads. A dict gives one for each task; stages of one task alone are not shared.
         tasks (Sequence[str]): names of the tasks; ``MultiTaskModel`` passes its heads' names.
-        img_size (int | tuple[int, int], optional): height and width of the pictures. Models that
-            are built for one size (most transformers) are built for this one; others take any.
-            Default: the size of timm's own configuration.
-        in_chans (int): channels of ``x``; ``MultiTaskModel`` refuses all but 3, which grey
-            pictures have too when they are read.
+        img_size (int | tuple[int, int], optional): height and width of the pictures; default: that
+            of timm's configuration. Models of a fixed size (most transformers) are built for it.
+        in_chans (int): channels of the pictures; ``MultiTaskModel`` accepts 3 only, as grey
+            pictures are read as RGB.
         taps (Sequence[str]): dotted names of modules inside the tails whose pooled outputs
             :meth:`features` also gives; ``MultiTaskModel`` passes its neck's levels.
-        maps (Sequence[str]): the tasks that want the map before pooling; ``MultiTaskModel`` passes
-            those whose head says ``input = "map"``.
-        out_indices (Sequence[int], optional): for a model of another project, as its backbone:
-            without tasks, give a tuple of the maps (N, C, h, w) after these stages, which timm
+        maps (Sequence[str]): the tasks whose head takes the map before pooling; ``MultiTaskModel``
+            passes those with ``input = "map"``.
+        out_indices (Sequence[int], optional): to use the trunk as backbone in other projects,
+            without tasks: return a tuple of the maps (N, C, h, w) after these stages, which timm
             counts from 0; (-1,) is the last.
         frozen_stages (int | str): stages that are not trained, counted as in ``shared_stages``;
-            they stay in evaluation mode (batch norm, dropout) when the rest trains.
-        grad_checkpointing (bool): in training, compute the blocks that timm would again in the
-            backward pass instead of keeping their activations; same results, batch norm's
-            running statistics included.
-        channels_last (bool): lay out weights and pictures as (N, H, W, C) in memory.
+            they stay in evaluation mode (batch norm, dropout) during training.
+        grad_checkpointing (bool): recompute timm's blocks in the backward pass instead of storing
+            their activations; results are the same, including batch norm's running statistics.
+        channels_last (bool): weights and pictures in channels-last memory format.
         **kwargs: further arguments of ``timm.create_model`` (``drop_rate``, ``drop_path_rate``,
             ``global_pool``, ...).
 
     Raises:
         ConfigError: unknown name (with timm's close matches), a stage that does not exist (with
-            the valid ones), weights that cannot be had, a model that cannot be cut there.
+            the valid ones), missing weights, or a model that cannot be cut there.
     """
 
     def __init__(
@@ -126,7 +123,7 @@ class TimmTrunk(CutParts):
         if bool(tasks) == (out_indices is not None):
             raise ConfigError(
                 f"{_WHERE}: expected tasks, which MultiTaskModel passes, or out_indices for "
-                f"another model, got {'both' if tasks else 'neither'}"
+                f"another model, found {'both' if tasks else 'neither'}"
             )
         if len(set(tasks)) < len(tasks):
             raise ConfigError(f"{_WHERE}.tasks: a task is named twice in {list(tasks)}")
@@ -168,8 +165,8 @@ class TimmTrunk(CutParts):
             x (Tensor): (N, in_chans, H, W) normalised pictures.
 
         Returns:
-            dict[str, Tensor]: (N, num_features) by task, pooled; what enters a linear last layer.
-            With ``out_indices`` a tuple of maps (N, C, h, w).
+            dict[str, Tensor]: (N, num_features) pooled features by task, the input of linear
+            heads. With ``out_indices`` a tuple of maps (N, C, h, w).
         """
         if self.out_indices is None:
             return self.features(x).hidden
@@ -177,7 +174,7 @@ class TimmTrunk(CutParts):
         return tuple(self.trunk.forward_intermediates(self._laid_out(x), **options))
 
     def features(self, x: Tensor) -> Features:
-        """Hidden features of each task, what ``taps`` name, and the maps of those that want them.
+        """Hidden features of each task, pooled outputs of ``taps``, and the maps of ``maps``.
 
         Args:
             x (Tensor): (N, in_chans, H, W) normalised pictures.
@@ -198,15 +195,15 @@ class TimmTrunk(CutParts):
             task (str): one of ``tasks``.
 
         Returns:
-            nn.Module: without classifier (``num_classes=0``), in eval mode, on the CPU; gives the
-            task's hidden features.
+            nn.Module: without classifier (``num_classes=0``), in eval mode, on the CPU; its output
+            is the task's hidden features.
 
         Raises:
-            ConfigError: no such task, or no uncut model gives the same: trunk and tail both use a
-                weight, which has come to differ.
+            ConfigError: no such task; or trunk and tail both have a copy of a weight, and training
+                has made the copies differ.
         """
         if task not in self.tasks:
-            raise ConfigError(f"task: expected one of {', '.join(self.tasks)}, got {task!r}")
+            raise ConfigError(f"task: expected one of {', '.join(self.tasks)}, found {task!r}")
         model = timm.create_model(self.model_name, **self.timm_options).eval()
         state = model.state_dict()
         for part in (self.trunk, self.tails[task]):
@@ -219,13 +216,13 @@ class TimmTrunk(CutParts):
             difference = relative_difference(twin.path(task, probe), model(probe))
         if not difference <= TOLERANCE:
             raise ConfigError(
-                f"{self.model_name}: no uncut model gives what {task} gives (the closest is off by "
-                f"{difference:.1e}): some weights are used before and after the cut, and differ"
+                f"{self.model_name}: no uncut model gives the features of {task} (the closest is "
+                f"off by {difference:.1e}): trunk and tail have different copies of some weights"
             )
         return model
 
     def train(self, mode: bool = True) -> TimmTrunk:
-        """Frozen stages stay in evaluation mode."""
+        """As of ``nn.Module``; frozen stages stay in evaluation mode."""
         super().train(mode)
         if self._frozen:
             for part in (self.trunk, *self.tails.values()):
@@ -257,16 +254,16 @@ class TimmTrunk(CutParts):
         self.map_features = features.maps[self.maps[0]].shape[1] if self.maps else 0
 
     def _keep_maps(self, model: nn.Module, indices: Sequence[int], checkpointing: bool) -> None:
-        """``trunk`` is timm's model as far as the last map."""
+        """Set ``trunk`` to timm's model, pruned after the last map."""
         try:
             self.out_indices = model.prune_intermediate_layers(list(indices), prune_head=True)
             if checkpointing:
                 model.set_grad_checkpointing(True)
-        except Exception as error:  # timm's models raise anything
+        except Exception as error:  # timm's models may raise anything
             listing = ", ".join(f"{i} ({name})" for i, name in enumerate(self.stages))
             raise ConfigError(
                 f"{_WHERE}.out_indices: expected stages of {self.model_name} [{listing}], whose "
-                f"maps timm gives, got {indices!r} ({first_line(error)})"
+                f"maps timm gives, found {indices!r} ({first_line(error)})"
             ) from error
         self.trunk, self.tails = model, nn.ModuleDict()
 

@@ -1,4 +1,4 @@
-"""A backbone of another registry as the trunk, shared whole."""
+"""Any registered backbone as a trunk that is shared whole."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def build_trunk(
     """The trunk of a config: ``TimmTrunk``, or any other registered backbone, shared whole.
 
     Args:
-        config (Mapping): of the backbone.
+        config (Mapping): config of the backbone.
         tasks (Sequence[str]): names of the tasks.
         taps (Sequence[str]): as of ``TimmTrunk``.
-        maps (Sequence[str]): the tasks that want the map before pooling.
+        maps (Sequence[str]): the tasks whose head takes the map before pooling.
 
     Raises:
-        ConfigError: what the trunk cannot do.
+        ConfigError: the config asks for something that the trunk does not support.
     """
     kind = config.get("type")
     scope = kind.rpartition(".")[0] if isinstance(kind, str) else ""
@@ -51,8 +51,8 @@ def build_trunk(
         )
     if taps:
         raise ConfigError(
-            f"model.neck.levels: {taps[0]!r} is no module of a task's own, since {name} is no "
-            "TimmTrunk and is shared whole"
+            f"model.neck.levels: {taps[0]!r} is not a separate module for each task, since {name} "
+            "is no TimmTrunk and is shared whole"
         )
     size = config.get("img_size", 224)
     taken = inspect.signature(kind).parameters
@@ -61,8 +61,8 @@ def build_trunk(
             config.pop(key, None)
     if "Pretrained" in str(config.get("init_cfg")):
         raise ConfigError(
-            f"{_WHERE}.init_cfg: weights are not loaded from there, as MMEngine would run what is "
-            "in the file; give a local file as checkpoint_path"
+            f"{_WHERE}.init_cfg: not used to load weights, as MMEngine would execute code in the "
+            "file; give a local file as checkpoint_path"
         )
     return WholeTrunk(MODELS.build(config), tasks, maps, size, own["checkpoint_path"])
 
@@ -70,24 +70,24 @@ def build_trunk(
 class WholeTrunk(nn.Module):
     """A backbone that all tasks share whole, for ``MultiTaskModel``.
 
-    It gives a map (N, C, h, w) or a vector (N, C) of pictures, or a tuple of them whose last one
-    is taken. The hidden features are the vector, or the map's mean over positions.
+    It returns a map (N, C, h, w), a vector (N, C), or a tuple that ends in one. The hidden
+    features are the vector, or the mean of the map over positions.
 
     Args:
         trunk (nn.Module): the backbone.
         tasks (Sequence[str]): names of the tasks.
-        maps (Sequence[str]): the tasks that want the map before pooling.
+        maps (Sequence[str]): the tasks whose head takes the map before pooling.
         img_size (int | Sequence[int]): height and width of the pictures.
-        checkpoint_path (str, optional): load the backbone's weights from this file; of a whole
-            model's those under ``backbone.``.
+        checkpoint_path (str, optional): load the backbone's weights from this file; from a whole
+            model, those under ``backbone.``.
 
     Attributes:
         num_features (int): width of the hidden features.
-        map_features (int): channels of the map, 0 where there is none.
+        map_features (int): channels of the map; 0 if there is none.
 
     Raises:
-        ConfigError: what the backbone gives is neither a map nor a vector, or a vector where a
-            task wants the map.
+        ConfigError: the backbone gives neither a map nor a vector, or a task needs the map and
+            it gives a vector.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class WholeTrunk(nn.Module):
         return self.features(x).hidden
 
     def features(self, x: Tensor) -> Features:
-        """Hidden features of each task, and the map for those that want it."""
+        """Hidden features of each task, and the map for the tasks ``maps``."""
         value = self._last(self.trunk(x))
         hidden = value.mean((2, 3)) if value.ndim == 4 else value
         return Features(dict.fromkeys(self.tasks, hidden), {}, dict.fromkeys(self.maps, value))
@@ -137,7 +137,7 @@ class WholeTrunk(nn.Module):
         self.trunk.compile(**options)
 
     def to_timm(self, task: str) -> nn.Module:
-        """Refused: it is no model of timm.
+        """Not supported: the backbone is not from timm.
 
         Raises:
             ConfigError: always.
@@ -150,12 +150,12 @@ class WholeTrunk(nn.Module):
 
     @torch.no_grad()
     def _probe(self) -> Tensor:
-        """What pictures of the model's size become; leaves the backbone in train mode."""
+        """Output for random pictures; leaves the backbone in train mode."""
         probe = probing_pictures(self.trunk, 3, self.img_size)
         self.eval()
         try:
             value = self._last(self.trunk(probe))
-        except Exception as error:  # a model's own errors are of any type
+        except Exception as error:  # a model may raise anything
             raise ConfigError(
                 f"{_WHERE}: {self.model_name} does not take pictures of {tuple(probe.shape[1:])}: "
                 f"{first_line(error)}"
@@ -164,7 +164,7 @@ class WholeTrunk(nn.Module):
         ranks = (4,) if self.maps else (2, 4)
         if not torch.is_tensor(value) or value.ndim not in ranks or len(value) != len(probe):
             expected = "a map (N, C, h, w)" if self.maps else "a map (N, C, h, w) or vector (N, C)"
-            reason = f", which the head of {self.maps[0]} wants" if self.maps else ""
+            reason = f", which the head of {self.maps[0]} takes" if self.maps else ""
             raise ConfigError(
                 f"{_WHERE}: {self.model_name} gives {shape_of(value)}; expected {expected}, or a "
                 f"tuple that ends in one{reason}"

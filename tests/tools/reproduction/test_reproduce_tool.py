@@ -34,7 +34,7 @@ def test_weights_of_the_environment_are_left_to_the_shell(tool):
         (["table1", "--cfg-options", "x"], "--cfg-options: expected KEY=VALUE"),
         (["table1", "--only", "best"], "--only: no row is named 'best'"),
         (["study", "--scale", "paper"], "study has no scale 'paper', but small"),
-        (["table1", "--report"], "no run is done yet"),
+        (["table1", "--report"], "no run is finished yet"),
     ],
 )
 def test_bad_arguments_are_one_line(tool, tmp_path, arguments, message):

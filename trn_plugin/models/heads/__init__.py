@@ -1,4 +1,4 @@
-"""A task's last layer, with its loss and its predictions in users' units."""
+"""Heads: a task's last layer, loss and predictions."""
 
 from trn_plugin.models.heads.attribute import AttributeHead
 from trn_plugin.models.heads.base import TaskHead

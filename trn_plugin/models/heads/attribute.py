@@ -19,20 +19,20 @@ __all__ = ["AttributeHead"]
 
 @MODELS.register_module()
 class AttributeHead(TaskHead):
-    """Several yes-or-no questions with binary cross entropy, mean over the attributes.
+    """Binary attributes with binary cross entropy, mean over the attributes.
 
     Args:
         num_attributes (int): A.
         in_features (int): width of the hidden features.
-        pos_weight (Sequence[float] or 'balanced', optional): factor of each attribute's loss where
-            the attribute is there, for rare ones. 'balanced' takes (1 - p) / p, p being the share
-            of the training labels that have it (1 where all or none do).
+        pos_weight (Sequence[float] or 'balanced', optional): factor of each attribute's loss for
+            positive labels. 'balanced' takes (1 - p) / p, where p is the share of positive
+            training labels (1 if all or none are).
         loss_weight (float): factor of the loss.
         names (Sequence[str], optional): the attributes' names.
 
     Raises:
-        ConfigError: another number of names or weights than attributes, or a weight that is no
-            positive number.
+        ConfigError: another number of names or weights than attributes, or a weight that is not
+            a positive number.
     """
 
     task_type = AttributeTask
@@ -53,11 +53,11 @@ class AttributeHead(TaskHead):
             weights, self.waits_for = torch.ones(num_attributes), "pos_weight"
         elif pos_weight is not None:
             weights = self._checked(pos_weight)
-        # not in the checkpoint: it is of the config and the training labels
+        # not persistent: it comes from the config or the training labels
         self.register_buffer("pos_weight", weights, persistent=False)
 
     def take(self, key: str, statistic: Sequence[float]) -> None:
-        """Weights (1 - p) / p of shares p (A,) of labels that have an attribute."""
+        """Set the weights (1 - p) / p from shares p (A,) of positive labels."""
         share = torch.as_tensor(statistic, dtype=torch.float64)
         weights = torch.where((share > 0) & (share < 1), (1 - share) / share, 1.0)
         self.pos_weight.copy_(weights)
@@ -69,7 +69,7 @@ class AttributeHead(TaskHead):
         if len(listed) != self.num_attributes or not numbers:
             raise ConfigError(
                 f"AttributeHead.pos_weight: expected 'balanced' or {self.num_attributes} numbers "
-                f"> 0, got {weights!r}"
+                f"> 0, found {weights!r}"
             )
         return torch.tensor(listed).float()
 

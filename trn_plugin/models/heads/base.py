@@ -1,4 +1,4 @@
-"""What all heads share."""
+"""Base class of the heads."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def distance_loss(head: str, name: str, beta: float) -> Callable[[Tensor, Tensor
     """Elementwise loss of (N, d) and (N, d): 'l1', 'l2' or 'smooth_l1', quadratic below ``beta``.
 
     Raises:
-        ConfigError: another name.
+        ConfigError: an unknown name.
     """
     if name not in DISTANCES:
-        raise ConfigError(f"{head}.loss: expected one of {list(DISTANCES)}, got {name!r}")
+        raise ConfigError(f"{head}.loss: expected one of {list(DISTANCES)}, found {name!r}")
     options = {"beta": beta} if name == "smooth_l1" else {}
     return functools.partial(DISTANCES[name], reduction="none", **options)
 
@@ -36,28 +36,28 @@ class TaskHead(nn.Module):
     Args:
         num_names (int): number of points, classes, attributes or values.
         in_features (int, optional): width of the hidden features, or channels of the map;
-            ``MultiTaskModel`` passes it. None makes no linear layer: the subclass makes its own.
+            ``MultiTaskModel`` passes it. None builds no linear layer, for a subclass with its own.
         loss_weight (float): factor of this task's loss.
-        names (Sequence[str], optional): what the predictions are called, one name each.
+        names (Sequence[str], optional): names of the points, classes, attributes or values.
 
-    Subclasses name the kind of task (``task_type``), and say the loss of each sample
-    (``sample_loss``) and what the raw output means (``predict``, ``activate``).
+    Subclasses set ``task_type``, and implement ``sample_loss``, ``predict`` and, if the raw output
+    is not comparable with the targets, ``activate``.
 
     Attributes:
-        task (Task): what the head learns.
-        out_features (int): width of the raw output, that of the task's targets.
+        task (Task): describes the task.
+        out_features (int): width of the raw output and of the task's targets.
     """
 
     task_type: type[Task]
     input = "vector"
-    """What enters the head: the pooled 'vector' (N, d), or the 'map' (N, C, h, w) before pooling.
+    """The head's input: the pooled 'vector' (N, d), or the 'map' (N, C, h, w) before pooling.
 
-    A config's ``input`` comes before the class's.
+    ``input`` in a config takes precedence.
     """
     statistic = ""
-    """Method of a data set that gives the statistics of the labels that the head may need."""
+    """The data set's method that gives the label statistics for `take`."""
     waits_for: str | None = None
-    """The argument whose numbers are still to come from the training labels."""
+    """The argument that is still to be set from the training labels."""
     uncertainty_share = 1.0
     """Factor c in ``UncertaintyWeighting``; 1/2 for Gaussian losses."""
 
@@ -73,7 +73,7 @@ class TaskHead(nn.Module):
         if num_names < 1:
             raise ConfigError(f"{owner}: expected at least one output")
         if names is not None and len(names) != num_names:
-            raise ConfigError(f"{owner}.names: expected {num_names} names, got {len(names)}")
+            raise ConfigError(f"{owner}.names: expected {num_names} names, found {len(names)}")
         key = self.task_type.names_key
         self.names = None if names is None else tuple(names)
         names = self.names or numbered(owner, num_names)
@@ -87,13 +87,13 @@ class TaskHead(nn.Module):
         nn.init.zeros_(self.fc.bias)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """(N, in_features), or (N, in_features, h, w) maps -> raw outputs (N, out_features)."""
+        """(N, in_features), or maps (N, in_features, h, w) -> raw outputs (N, out_features)."""
         return self.fc(hidden)
 
     def prepare(self, targets: Tensor, mask: Tensor) -> Tensor:
-        """What the loss sees of the targets (N, out_features), on their device; default the same.
+        """Convert targets (N, out_features) to the loss's form; by default unchanged.
 
-        ``mask`` (N,) bool says which samples have a label.
+        ``mask`` (N,) bool is False for samples without label.
         """
         return targets
 
@@ -102,8 +102,8 @@ class TaskHead(nn.Module):
     ) -> Tensor:
         """0-d: mean loss over the labelled samples of all ranks, times ``loss_weight``.
 
-        ``parts`` (N, out_features) bool says which numbers of the targets there are, where not
-        all: the others have no loss, and all that are there weigh the same.
+        ``parts`` (N, out_features) bool is False for missing entries of the targets. They add no
+        loss, and all present entries weigh the same.
         """
         shares = None
         if self.waits_for is not None:
@@ -114,38 +114,38 @@ class TaskHead(nn.Module):
         with torch.autocast(output.device.type, enabled=False):
             output = output.float()
             if parts is not None:
-                # a target that is the output itself has neither loss nor gradient
+                # a target equal to the output has no loss and no gradient
                 targets = torch.where(parts, targets, output.detach())
                 shares = parts.float().mean(1)
             losses = self.sample_loss(output, targets)
         return self.loss_weight * mean_over_labelled(losses, mask, shares)
 
     def fit_to_labels(self, task: str, dataset) -> None:
-        """Take the statistics of the training labels that the head waits for.
+        """Set the argument ``waits_for`` from the training labels, if there is one.
 
         Raises:
-            ConfigError: the data set cannot tell; names the head by ``task``.
+            ConfigError: the data set does not give the statistic; names the head by ``task``.
         """
         if self.waits_for is None:
             return
         key = f"model.heads.{task}.{self.waits_for}"
         if not hasattr(dataset, self.statistic):
             raise ConfigError(
-                f"{key}: no numbers are given, and they are asked of the training data set's "
-                f"{self.statistic}, which {type(dataset).__name__} has not"
+                f"{key}: expected numbers, or a training data set with the method "
+                f"{self.statistic}, found {type(dataset).__name__}"
             )
         self.take(key, getattr(dataset, self.statistic)(task))
         self.waits_for = None
 
     def take(self, key: str, statistic) -> None:
-        """Use what the data set's method of that name gives; ``key`` begins messages."""
+        """Use the result of the data set's method ``statistic``; ``key`` begins messages."""
         raise NotImplementedError
 
     def check_labels(self, task: str, info: Mapping) -> None:
-        """Refuse labels of another kind or number, as a data set's metainfo describes them.
+        """Check the labels in a data set's metainfo against the head.
 
         Raises:
-            ConfigError: names the task, what the head expects and what the data set has.
+            ConfigError: another kind or number of labels.
         """
         given = read_task(task, info, "the training data set's task ")
         expected = len(self.task.names)
@@ -159,17 +159,17 @@ class TaskHead(nn.Module):
         raise NotImplementedError
 
     def activate(self, output: Tensor) -> Tensor:
-        """(N, out_features) raw output -> what is compared with the loss targets, float32."""
+        """(N, out_features) raw output -> float32 in the form of the targets."""
         return output.float()
 
     def predict(self, output: Tensor) -> Tensor:
         raise NotImplementedError
 
     def in_picture(self, output: Tensor, width: int, height: int) -> Tensor:
-        """As ``predict``, with points in pixels of a picture; an exported model gives this."""
+        """As ``predict``, but with points in pixels of a picture; exported models use it."""
         return self.predict(output)
 
     @property
     def spread(self) -> Tensor | float:
-        """Standard deviation of the labels (out_features,), 1 where a head does not know it."""
+        """Standard deviation of the labels (out_features,); 1 if unknown."""
         return 1.0

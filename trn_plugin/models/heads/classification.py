@@ -1,4 +1,4 @@
-"""One of several classes."""
+"""Classification."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class ClassificationHead(TaskHead):
     Args:
         num_classes (int): C.
         in_features (int): width of the hidden features.
-        label_smoothing (float): share of the target that is spread over all classes in the loss.
+        label_smoothing (float): as in ``torch.nn.CrossEntropyLoss``.
         class_weights (Sequence[float], optional): factor of each class's loss, for unbalanced
             classes.
         loss_weight (float): factor of the loss.
@@ -52,7 +52,7 @@ class ClassificationHead(TaskHead):
         ):
             raise ConfigError(
                 f"ClassificationHead.class_weights: expected {num_classes} numbers >= 0, "
-                f"got {list(class_weights)}"
+                f"found {list(class_weights)}"
             )
         weights = None if class_weights is None else torch.tensor(class_weights).float()
         self.register_buffer("class_weights", weights, persistent=False)

@@ -17,15 +17,15 @@ __all__ = ["HeatmapLandmarkHead", "soft_argmax"]
 def soft_argmax(heatmaps: Tensor) -> Tensor:
     """The mean position under the softmax of each heatmap.
 
-    The middle of cell (i, j) of h x w is at x = (j + 1/2) / w, y = (i + 1/2) / h, where a pixel's
-    middle is too in this package's coordinates.
+    The centre of cell (i, j) of h x w is at x = (j + 1/2) / w, y = (i + 1/2) / h, as for pixels in
+    this package's coordinates.
 
     Args:
         heatmaps (Tensor): (N, P, h, w) logits.
 
     Returns:
-        Tensor: (N, P, 2), x and y as fractions of the map's width and height; float32 or better,
-        under autocast too.
+        Tensor: (N, P, 2), x and y as fractions of the map's width and height; at least float32,
+        also under autocast.
 
     References:
         Sun et al., Integral Human Pose Regression, ECCV 2018; Nibali et al., Numerical Coordinate
@@ -44,20 +44,20 @@ def soft_argmax(heatmaps: Tensor) -> Tensor:
 
 @MODELS.register_module()
 class HeatmapLandmarkHead(LandmarkHead):
-    """Points as the centres of heatmaps, trained on their coordinates alone.
+    """Points as the centres of heatmaps, trained on coordinates without target heatmaps.
 
-    The map before pooling is doubled in size ``upsample`` times by a deconvolution with batch
-    norm and ReLU (Xiao et al., ECCV 2018), a 1x1 convolution makes a heatmap for each point of
-    it, and :func:`soft_argmax` its coordinates. Raw output, losses, predictions and labels are
-    those of ``LandmarkHead``. A point lies between the middles of the outermost cells: of a map
-    with 16 cells a side, between 3 and 97 % of the crop.
+    ``upsample`` deconvolutions with batch norm and ReLU each double the size of the map before
+    pooling (Xiao et al., ECCV 2018). A 1x1 convolution gives a heatmap for each point, and
+    :func:`soft_argmax` its coordinates. Raw output, losses, predictions and labels are those of
+    ``LandmarkHead``. Points lie between the centres of the outermost cells: with 16 cells a side,
+    between 3 and 97 % of the crop.
 
     Args:
         num_points (int): P.
         in_features (int): channels of the map.
-        upsample (int): how often the map is doubled; 2 makes 16 x 16 of the 4 x 4 cells that a
-            trunk of stride 32 gives for 112 pixels.
-        channels (int): of the doubled maps.
+        upsample (int): number of deconvolutions; 2 turn the 4 x 4 cells of a trunk of stride 32
+            with 112 pixels into 16 x 16.
+        channels (int): channels of the upsampled maps.
         loss (str): as of ``LandmarkHead``.
         beta (float): as of ``LandmarkHead``.
         loss_weight (float): factor of the loss.
@@ -84,7 +84,7 @@ class HeatmapLandmarkHead(LandmarkHead):
         super().__init__(num_points, None, loss, beta, loss_weight, names)
         if not isinstance(upsample, int) or upsample < 0:
             raise ConfigError(
-                f"HeatmapLandmarkHead.upsample: expected 0, 1, 2, ..., got {upsample!r}"
+                f"HeatmapLandmarkHead.upsample: expected 0, 1, 2, ..., found {upsample!r}"
             )
         layers: list[nn.Module] = []
         for _ in range(upsample):

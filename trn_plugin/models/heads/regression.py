@@ -1,4 +1,4 @@
-"""Quantities such as an age or a weight."""
+"""Regression of quantities such as age or weight."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from trn_plugin.tasks import ValueTask
 
 __all__ = ["RegressionHead"]
 
-COARSE = 0.01  # step between float32 predictions, in standard deviations, that is worth a warning
+COARSE = 0.01  # warn if float32 predictions are further apart, in standard deviations
 
 
 @MODELS.register_module()
 class RegressionHead(TaskHead):
     """Regression of quantities, each in its own unit.
 
-    The raw output is standardised: 0 is a quantity's mean over the training labels, 1 a standard
-    deviation above it. Both are in the checkpoint, and predictions are in the labels' units.
+    The raw output is standardised by mean and standard deviation of the training labels, which
+    the checkpoint holds. Predictions are in the labels' units.
 
     Args:
         num_values (int): V.
@@ -33,7 +33,7 @@ class RegressionHead(TaskHead):
         loss (str): 'l1', 'l2' or 'smooth_l1' (quadratic below ``beta``) of the standardised
             quantities, mean over them.
         beta (float): of 'smooth_l1', in standard deviations.
-        mean (Sequence[float], optional): with ``std``, to be used instead of the training labels'.
+        mean (Sequence[float], optional): with ``std``, replaces that of the training labels.
         std (Sequence[float], optional): see ``mean``.
         loss_weight (float): factor of the loss.
         names (Sequence[str], optional): the quantities' names.
@@ -63,7 +63,7 @@ class RegressionHead(TaskHead):
         self.num_values = num_values
         self.distance = distance_loss("RegressionHead", loss, beta)
         self.register_buffer("mean", torch.zeros(num_values))
-        # what float32 rounds off the mean: near 1e12 that is many deviations
+        # rounding error of the float32 mean; near 1e12 it is many standard deviations
         self.register_buffer("mean_rest", torch.zeros(num_values), persistent=False)
         self.register_buffer("std", torch.ones(num_values))
         if mean is None:
@@ -72,12 +72,12 @@ class RegressionHead(TaskHead):
             self.standardise(mean, std)
 
     def standardise(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        """Take these (V,) means and standard deviations; one of 0 counts as 1.
+        """Set means and standard deviations (V,); a standard deviation of 0 becomes 1.
 
-        Warns of means so large that float32 predictions near them are coarse.
+        Warns if a mean is so large that float32 predictions near it are coarse.
 
         Raises:
-            ConfigError: they are not V finite numbers each, or a deviation is negative.
+            ConfigError: not V finite numbers each, or a negative standard deviation.
         """
         exact = torch.as_tensor(mean, dtype=torch.float64)
         mean, std = exact.float(), torch.as_tensor(std, dtype=torch.float32)
@@ -86,14 +86,14 @@ class RegressionHead(TaskHead):
         if not usable or not torch.isfinite(mean).all() or not torch.isfinite(std).all():
             raise ConfigError(
                 f"RegressionHead.mean, std: expected {self.num_values} finite numbers each, std "
-                f"not negative, got {mean.tolist()} and {std.tolist()}"
+                f"not negative, found {mean.tolist()} and {std.tolist()}"
             )
         self.mean.copy_(mean)
         self.mean_rest.copy_(exact - mean)
         self.std.copy_(torch.where(std > 0, std, 1.0))
         steps = np.spacing(mean.abs().cpu().numpy())
         coarse = [
-            f"{name} come in steps of {step:.2g}, its standard deviation is {deviation:.2g}"
+            f"{name} have steps of {step:.2g}, but its standard deviation is {deviation:.2g}"
             for name, step, deviation in zip(self.task.names, steps, std.tolist(), strict=True)
             if step > COARSE * deviation > 0
         ]
@@ -106,7 +106,7 @@ class RegressionHead(TaskHead):
             )
 
     def take(self, key: str, statistic: Sequence) -> None:
-        """Mean and standard deviation (V,) of the labels."""
+        """Set the mean and standard deviation (V,) of the labels."""
         mean, std = statistic
         if not bool(torch.isfinite(torch.as_tensor(mean)).all()):
             raise ConfigError(f"{key}: not given, and the training data has no labels")
@@ -118,7 +118,7 @@ class RegressionHead(TaskHead):
         return self.std
 
     def prepare(self, targets: Tensor, mask: Tensor) -> Tensor:
-        """(N, V) in the labels' units -> standardised, float32, 0 where there is no label."""
+        """(N, V) in the labels' units -> standardised float32; 0 without label."""
         mean, rest, std = (x.to(targets.device) for x in (self.mean, self.mean_rest, self.std))
         return torch.where(mask[:, None], (targets - mean - rest) / std, 0.0).float()
 

@@ -1,8 +1,8 @@
-"""Weights of the task losses that follow the training.
+"""Adaptive weights of the task losses.
 
-A weighting is a module that is built with ``shares``, the factor c of Kendall et al. by task. It
-takes the losses by task and gives them weighted; ``logged()`` says how. ``MultiTaskModel`` calls
-``connect(trunk)`` of one that has it.
+A weighting is a module built with ``shares``, the factor c of Kendall et al. by task. It maps the
+losses by task to weighted losses; ``logged()`` gives the weights. If it has a method ``connect``,
+``MultiTaskModel`` calls ``connect(trunk)``.
 """
 
 from trn_plugin.models.weighting.dynamic_average import DynamicWeightAverage

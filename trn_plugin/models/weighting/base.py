@@ -1,4 +1,4 @@
-"""Weights that a rule sets while training, not the optimizer."""
+"""Task weights set by a rule instead of the optimizer."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ __all__ = ["RuleWeighting"]
 
 
 class RuleWeighting(nn.Module):
-    """Multiplies each loss by a weight, and updates the weights after each training step.
+    """Multiplies each loss by a weight, and updates the weights in each training step.
 
     Args:
         shares (Mapping[str, float]): its keys are the tasks; ``MultiTaskModel`` passes it.
 
     Attributes:
-        weight (Tensor): (T,) of the next step, in the order of ``tasks``; 1 at the start.
+        weight (Tensor): (T,) weights of the next step, in the order of ``tasks``; 1 at the start.
     """
 
     def __init__(self, shares: Mapping[str, float]) -> None:
@@ -29,7 +29,7 @@ class RuleWeighting(nn.Module):
         self.used = self.weight
 
     def forward(self, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """0-d losses by task, weighted."""
+        """0-d losses by task -> weighted losses."""
         self.used = self.weight.clone()
         weighted = {t: w * losses[t] for t, w in zip(self.tasks, self.used, strict=True)}
         if self.training and torch.is_grad_enabled():
@@ -37,11 +37,11 @@ class RuleWeighting(nn.Module):
         return weighted
 
     def update(self, losses: list[Tensor]) -> None:
-        """Set ``weight`` by the losses of a step, which are not weighted."""
+        """Set ``weight`` by the unweighted losses of a step."""
         raise NotImplementedError
 
     def logged(self) -> dict[str, Tensor]:
-        """What each task's loss was multiplied by, as log entries."""
+        """Log entries of the last step's weights."""
         return {f"task_weight/{t}": w for t, w in zip(self.tasks, self.used, strict=True)}
 
 

@@ -1,4 +1,4 @@
-"""Weights by how fast each loss falls."""
+"""Dynamic weight average."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ __all__ = ["DynamicWeightAverage"]
 
 @MODELS.register_module()
 class DynamicWeightAverage(RuleWeighting):
-    r"""A task whose loss falls more slowly gets more weight (Liu, Johns and Davison, CVPR 2019).
+    r"""Larger weights for tasks whose loss falls more slowly (Liu et al., CVPR 2019).
 
     .. math:: w_k(t) = \frac{K \exp(r_k(t-1)/T)}{\sum_i \exp(r_i(t-1)/T)}, \quad
               r_k(t-1) = \frac{\mathcal{L}_k(t-1)}{\mathcal{L}_k(t-2)}
 
     L(t) is a task's mean loss in period t, an epoch in the paper. The weights are 1 in the first
-    two periods and add up to the number of tasks K. Steps in which a loss is 0, as without labels
-    of the task, or not finite do not count.
+    two periods and add up to the number of tasks K. A loss that is 0 (no labels of the task) or
+    non-finite does not count in the mean.
 
     Args:
         shares (Mapping[str, float]): its keys are the tasks; ``MultiTaskModel`` passes it.
         interval (int): training steps in a period.
-        temperature (float): T; the larger, the more equal the weights.
+        temperature (float): T; a larger one makes the weights more equal.
 
     Raises:
-        ConfigError: an interval or a temperature that is not positive.
+        ConfigError: ``interval`` or ``temperature`` is not positive.
     """
 
     def __init__(
@@ -40,11 +40,11 @@ class DynamicWeightAverage(RuleWeighting):
         super().__init__(shares)
         if not isinstance(interval, int) or interval < 1:
             raise ConfigError(
-                f"DynamicWeightAverage.interval: expected an integer of at least 1, got {interval}"
+                f"DynamicWeightAverage.interval: expected an integer >= 1, found {interval}"
             )
         if not temperature > 0:
             raise ConfigError(
-                f"DynamicWeightAverage.temperature: expected a number above 0, got {temperature}"
+                f"DynamicWeightAverage.temperature: expected a number > 0, found {temperature}"
             )
         self.interval, self.temperature = interval, temperature
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))

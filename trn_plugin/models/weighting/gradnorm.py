@@ -1,4 +1,4 @@
-"""Weights that bring the tasks' gradients to a common scale."""
+"""GradNorm."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ __all__ = ["GradNorm"]
 
 @MODELS.register_module()
 class GradNorm(RuleWeighting):
-    r"""Tasks pull alike, and harder the slower they learn (Chen et al., ICML 2018).
+    r"""Equal gradient norms of the tasks, larger for slower tasks (Chen et al., ICML 2018).
 
     .. math:: \mathcal{L}_{grad} = \sum_i \left| G_i - \bar{G} r_i^\alpha \right|, \quad
               G_i = \lVert \nabla_W w_i \mathcal{L}_i \rVert, \quad
               r_i = \frac{\mathcal{L}_i / \mathcal{L}_i(0)}{\text{mean of these}}
 
-    W is the weight of the last shared layer, and L(0) the first loss. After each training step the
-    weights take a step of plain gradient descent on L_grad, whose derivative is closed-form, and
-    are scaled to add up to the number of tasks. L_grad is divided by the mean of G, so that
-    the rate does not depend on the losses' units. A task without loss in a step, as without labels,
-    does not count in it. Each task costs a backward pass as far as W.
+    W is the weight of the last shared layer, and L(0) the first loss. Each training step takes a
+    gradient descent step on L_grad, whose derivative is closed-form, and scales the weights to add
+    up to the number of tasks. L_grad is divided by the mean of G, so that the learning rate does
+    not depend on the losses' units. A task with loss 0 (no labels) is left out of that step. Each
+    task costs a backward pass to W.
 
     Args:
         shares (Mapping[str, float]): its keys are the tasks; ``MultiTaskModel`` passes it.
-        alpha (float): 0 makes the gradients alike; more makes slow tasks pull harder.
-        lr (float): rate of the weights.
+        alpha (float): 0 gives equal gradient norms; larger values favour slow tasks.
+        lr (float): learning rate of the weights.
         least (float): the smallest weight before scaling; keeps weights positive.
 
     Raises:
-        ConfigError: a negative number, or no layer that all tasks share.
+        ConfigError: a negative number, or the tasks share no trained layer.
     """
 
     differentiates_often = True
@@ -50,13 +50,13 @@ class GradNorm(RuleWeighting):
         super().__init__(shares)
         for name, value in dict(alpha=alpha, lr=lr, least=least).items():
             if value < 0:
-                raise ConfigError(f"GradNorm.{name}: expected a number >= 0, got {value}")
+                raise ConfigError(f"GradNorm.{name}: expected a number >= 0, found {value}")
         self.alpha, self.lr, self.least = alpha, lr, least
         self.register_buffer("first", torch.zeros(len(self.tasks)))
-        self._layer: tuple[Tensor, ...] = ()  # in a tuple, or it would be a parameter of this
+        self._layer: tuple[Tensor, ...] = ()  # a tuple, so that it is not registered as parameter
 
     def connect(self, trunk: nn.Module) -> None:
-        """Take the last weight matrix or kernel of what all tasks share."""
+        """Set W to the last trained weight matrix or kernel of the trunk."""
         weights = [p for p in trunk.parameters() if p.requires_grad and p.ndim > 1]
         if not weights:
             raise ConfigError(

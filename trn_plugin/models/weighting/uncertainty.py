@@ -1,4 +1,4 @@
-"""Weights of the task losses that are learnt with the network."""
+"""Uncertainty weighting."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ __all__ = ["UncertaintyWeighting"]
 
 @MODELS.register_module()
 class UncertaintyWeighting(nn.Module):
-    r"""Weighs tasks by what is learnt to be their noise (Kendall, Gal and Cipolla, CVPR 2018).
+    r"""Weights tasks by their learnt noise (Kendall, Gal and Cipolla, CVPR 2018).
 
     .. math:: \mathcal{L} = \sum_t c_t e^{-s_t} \mathcal{L}_t + \frac{s_t}{2}, \quad
               s_t = \log \sigma_t^2
 
     where c is 1/2 for tasks of coordinates and values (their Eq. 7) and 1 for classes and
-    attributes (their Eq. 10). The s start at 0, where tasks of classes have the weight that their
-    heads give them. The losses that a relation adds are not weighted.
+    attributes (their Eq. 10). All s start at 0, where the factor is c. Relation losses are not
+    weighted.
 
     Args:
-        shares (Mapping[str, float]): c by task; ``MultiTaskModel`` passes what its heads say.
+        shares (Mapping[str, float]): c by task; ``MultiTaskModel`` passes its heads'
+            ``uncertainty_share``.
     """
 
     def __init__(self, shares: Mapping[str, float]) -> None:
@@ -33,7 +34,7 @@ class UncertaintyWeighting(nn.Module):
         self.log_variance = nn.ParameterDict({task: torch.zeros(()) for task in shares})
 
     def forward(self, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """0-d losses by task, weighted."""
+        """0-d losses by task -> weighted losses."""
         weighted = {}
         for task, loss in losses.items():
             s = self.log_variance[task]
@@ -41,7 +42,7 @@ class UncertaintyWeighting(nn.Module):
         return weighted
 
     def logged(self) -> dict[str, Tensor]:
-        """What each task's loss is multiplied by, as log entries."""
+        """Log entries of the current factors."""
         return {
             f"task_weight/{task}": self.shares[task] * torch.exp(-s.detach())
             for task, s in self.log_variance.items()
