@@ -1,6 +1,7 @@
 """Faces found by OpenCV's YuNet, with a small stand-in for its file, and by other detectors."""
 
 import re
+import warnings
 
 import cv2
 import numpy as np
@@ -47,6 +48,10 @@ def test_other_files_are_refused_in_one_line(yunet, tmp_path, mean_colour_model)
         FaceDetector(str(tmp_path / "gone.onnx"))
     with pytest.raises(CheckpointError, match="YuNet"):
         FaceDetector(str(mean_colour_model))(two_squares())
+    (tmp_path / "text.onnx").write_text("not a model")
+    with pytest.raises(CheckpointError, match="YuNet face detector") as caught:
+        FaceDetector(str(tmp_path / "text.onnx"))
+    assert "opencv/modules" not in str(caught.value)
     with pytest.raises(ConfigError, match="score"):
         FaceDetector(yunet, score=3)
 
@@ -73,12 +78,45 @@ def test_the_predictor_takes_any_function_as_detector(mean_colour_model):
         assert each["pose"] == reference["pose"]
         np.testing.assert_array_equal(each["landmarks"], reference["landmarks"])
     assert predictor.predict_objects([image, image], lambda picture: []) == [[], []]
+    with pytest.warns(UserWarning, match=r"picture 0: box \(900, .* lies outside .*; left out"):
+        (left,) = predictor.predict_objects(image, lambda picture: [(900, 0, 930, 9), *boxes])
+    assert [each["box"] for each in left] == boxes
 
 
-@pytest.mark.parametrize("box", [(1, 2, 3), "abcd", (0, 0, float("nan"), 4), None])
-def test_a_detector_that_gives_no_boxes_is_named(box):
-    with pytest.raises(ConfigError, match="expected boxes"):
-        detections(lambda image: [box], two_squares(), "picture 0")
+def test_results_of_files_hold_their_path_and_a_model_of_crops_warns_once(
+    tmp_path, mean_colour_model
+):
+    predictor = TaskPredictor(str(mean_colour_model))
+    predictor.metadata["crop"] = describe_crop("given")
+    (tmp_path / "photos").mkdir()
+    for name in ("b", "a"):
+        cv2.imwrite(str(tmp_path / f"photos/{name}.png"), two_squares())
+    paths = [str(tmp_path / f"photos/{name}.png") for name in "ab"]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            assert [found["path"] for found in predictor.predict(tmp_path / "photos")] == paths
+    assert ["trained on crops" in str(each.message) for each in caught].count(True) == 1
+    found = predictor.predict_objects(tmp_path / "photos", lambda picture: [(0, 0, 9, 9)])
+    assert [each["path"] for (each,) in found] == paths
+
+
+WRONG = {
+    "three numbers": ([(1, 2, 3)], "expected boxes"),
+    "text": (["abcd"], "expected boxes"),
+    "not a number": ([(0, 0, float("nan"), 4)], "expected boxes"),
+    "no box": ([None], "expected boxes"),
+    "None": (None, "expected boxes from the detector, found None"),
+    "the wrong way round": ([(81, 74, 15, 8)], "is empty: expected x0 < x1 and y0 < y1"),
+    "points": ([Detection((0, 0, 9, 9), [(1, 2), (float("nan"), 3)])], "expected points"),
+}
+
+
+@pytest.mark.parametrize("given", WRONG)
+def test_what_a_detector_must_not_give_is_named(given):
+    found, message = WRONG[given]
+    with pytest.raises(ConfigError, match=f"picture 0: .*{message}"):
+        detections(lambda image: found, two_squares(), "picture 0")
 
 
 def test_predict_finds_all_faces_of_all_pictures(tmp_path, yunet, write_model, metadata):
@@ -92,7 +130,7 @@ def test_predict_finds_all_faces_of_all_pictures(tmp_path, yunet, write_model, m
     assert done.returncode == 0, done.stderr
     assert "photos/a.png: 2 faces: " in done.stdout
     assert "photos/b.png: 0 faces" in done.stdout
-    assert "photos/c.png: 1 faces: " in done.stdout
+    assert "photos/c.png: 1 face: " in done.stdout
     records = read_lines(tmp_path / "predictions/predictions.jsonl")
     assert [record["image"] for record in records] == ["photos/a.png"] * 2 + ["photos/c.png"]
     sides = {record["box"][2] - record["box"][0] for record in records}
@@ -123,5 +161,5 @@ def test_errors_with_and_without_a_detector(tmp_path, yunet, write_model, metada
     assert status == 0, errors
     assert "a face found in 1 of 2 pictures" in printed
     # a white crop: both points at its lower right corner, (96, 64), of eyes 20 pixels apart
-    assert re.search(r"detected face +NME +80.00 %, 1 faces", printed)
+    assert re.search(r"detected face +NME +80.00 %, faces: 1", printed)
     assert re.search(r"whole picture +NME", printed)

@@ -101,7 +101,7 @@ def test_boxes_of_a_file_give_several_faces_a_picture(tmp_path, mean_colour_mode
     ("arguments", "message"),
     [
         ("gone.onnx face.png", "gone.onnx: no such file"),
-        ("boxes.csv face.png", "boxes.csv: onnxruntime cannot load it"),
+        ("boxes.csv face.png", "boxes.csv: is no ONNX file"),
         ("epoch_1.pth face.png", "; expected a file written by trn-plugin export"),
         ("M --boxes gone_picture.csv", "gone_picture.csv:3: no such picture: gone.png"),
         ("M", "expected a picture"),

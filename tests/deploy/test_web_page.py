@@ -1,5 +1,6 @@
 """The web page in a real browser: its numbers are those of TaskPredictor."""
 
+import argparse
 import functools
 import http.server
 import json
@@ -17,10 +18,13 @@ from chromium import Chromium
 from exported_faces import DATASET_TASKS, SIZE, build, picture
 
 import trn_plugin
+from trn_plugin.cli import export
 from trn_plugin.deploy import TaskPredictor, export_onnx
+from trn_plugin.deploy.crops import describe_crop
 from trn_plugin.deploy.describe import describe_model
 from trn_plugin.deploy.export import update_metadata
 from trn_plugin.deploy.web_page import write_page
+from trn_plugin.errors import ConfigError, DataError, TrnPluginError
 
 WEB = Path(trn_plugin.__file__).parent / "deploy/web"
 DOCS = Path(__file__).parents[2] / "docs/guides/browser.md"
@@ -35,6 +39,12 @@ DROP = """(async () => {
   const dataTransfer = new DataTransfer();
   dataTransfer.items.add(new File([blob], "photo.png", { type: "image/png" }));
   document.getElementById("stage").dispatchEvent(new DragEvent("drop", { dataTransfer }));
+})()"""
+CHOOSE = """(async () => {
+  const files = new DataTransfer(), input = document.getElementById("model-file");
+  files.items.add(new File([await (await fetch("FILE")).blob()], "FILE"));
+  input.files = files.files;
+  input.dispatchEvent(new Event("change"));
 })()"""
 BOXES = [(10, 20, 150, 180), (230, -15, 410, 260)]
 SIZE_HEAD = dict(type="RegressionHead", num_values=2, mean=[4e5, 0.01], std=[1e5, 0.001])
@@ -97,6 +107,11 @@ def numbers(prediction):
             return numbers(prediction["probabilities"])
         prediction = list(prediction.values())
     return np.array(prediction, dtype=float)
+
+
+def shown(browser, part):
+    """The text of an element of the page."""
+    return browser.evaluate(f"document.getElementById('{part}').textContent")
 
 
 def link(kind, boxes=BOXES):
@@ -182,9 +197,65 @@ class TestInBrowser:
         np.testing.assert_allclose(found, expected["landmarks"], atol=1e-2)
 
     def test_what_is_missing_is_said(self, pages, browser):
-        _, address = pages
+        folder, address = pages
         browser.open(f"{address}/0/index.html?picture=none.png", READY)
-        assert "none.png: 404" in browser.evaluate("document.getElementById('model').innerText")
+        name, error = shown(browser, "model"), shown(browser, "error")
+        assert "none.png: 404" in error
+        browser.evaluate(DROP)
+        browser.wait("trn.found.length === 1")
+        assert (shown(browser, "model"), shown(browser, "error")) == (name, "")
+        assert "landmarks" in name
+        browser.open(address + link("faces", [(15, 8, 81)]), READY)
+        assert "boxes=15,8,81: expected x0,y0,x1,y1" in shown(browser, "error")
+        for box in [(900, 0, 930, 9), (81, 74, 15, 8)]:
+            with pytest.raises(DataError) as error:
+                TaskPredictor(folder / "0/model.onnx").predict([picture(300, 400)], [box])
+            browser.open(address + link("faces", [box]), READY)
+            assert shown(browser, "time") == str(error.value).replace("picture 0:", "error:")
+
+    def test_another_model_changes_the_hint_and_a_newer_format_is_refused(self, pages, browser):
+        folder, address = pages
+        newer = shutil.copy(folder / "0/model.onnx", folder / "0/newer.onnx")
+        update_metadata(newer, format_version=2)
+        crops = shutil.copy(folder / "0/model.onnx", folder / "0/crops.onnx")
+        update_metadata(crops, crop=describe_crop("given"))
+        browser.open(address + link("faces"), READY)
+        name, hint = shown(browser, "model"), shown(browser, "hint")
+        for file, text in (("crops", "was trained on the box"), ("model", hint)):
+            browser.evaluate(CHOOSE.replace("FILE", f"{file}.onnx"))
+            browser.wait(f"document.getElementById('hint').textContent.includes({text!r})")
+        browser.evaluate(CHOOSE.replace("FILE", "newer.onnx"))
+        browser.wait("document.getElementById('error').textContent")
+        assert "newer.onnx: has export format 2" in shown(browser, "error")
+        assert shown(browser, "model") == name
+
+
+def test_files_of_others_are_not_overwritten(tmp_path):
+    write_page(tmp_path / "page")
+    (tmp_path / "page/style.css").write_text("/* trn-plugin-page, of an earlier version */")
+    write_page(tmp_path / "page")
+    assert (tmp_path / "page/style.css").read_bytes() == (WEB / "style.css").read_bytes()
+    for name in ("package.json", "index.html"):
+        (tmp_path / name).write_text("mine")
+        with pytest.raises(ConfigError, match=rf"{name}: exists and is no file of this page"):
+            write_page(tmp_path)
+        (tmp_path / name).rename(tmp_path / f"kept {name}")
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == [
+        "kept index.html",
+        "kept package.json",
+    ]
+
+
+def test_a_failed_export_leaves_no_page(tmp_path):
+    for arguments, message in (
+        (["config.py", "gone.pth", "--web", str(tmp_path / "page")], "config.py"),
+        (["config.py", "gone.pth"], "OUT.onnx: expected the file to write, or --web DIR"),
+    ):
+        parser = argparse.ArgumentParser()
+        export.add_arguments(parser)
+        with pytest.raises(TrnPluginError, match=message):
+            export.main(parser.parse_args(arguments))
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_page_asks_nothing_of_another_host():

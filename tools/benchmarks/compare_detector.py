@@ -37,7 +37,7 @@ def add_arguments(parser):
 def main(args):
     rows = compare(args)
     for row in rows:
-        print(f"{row['input']:16} NME {row['nme_percent']:6.2f} %, {row['faces']} faces")
+        print(f"{row['input']:16} NME {row['nme_percent']:6.2f} %, faces: {row['faces']}")
     if args.out:
         write_table(args.out, rows)
 
@@ -49,7 +49,7 @@ def compare(args):
     for begin in range(0, len(records), PICTURES_AT_ONCE):
         part = records[begin : begin + PICTURES_AT_ONCE]
         images = [read_image(path) for path, _ in part]
-        whole = predictor.predict(images)
+        whole = predictor.predict(images, [None] * len(images))
         found = predictor.predict_objects(images, detector)
         for (_, truth), plain, faces in zip(part, whole, found, strict=True):
             if faces:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from trn_plugin.cli.config import add_config_arguments, load_config
 from trn_plugin.errors import ConfigError
-from trn_plugin.files import write_table
+from trn_plugin.files import atomic_write, write_table
 
 
 def add_arguments(parser):
@@ -56,8 +56,8 @@ def add_arguments(parser):
         choices=("operator", "exact", "none"),
         default="operator",
         help="how the graph resizes pictures. operator: ONNX's antialiased Resize, which OpenVINO "
-        "and TensorRT lack; exact: two matrix products, the same in every runtime; none: pictures "
-        "must have the network's size (%(default)s)",
+        "lacks; exact: two matrix products, the same in every runtime; none: pictures must have "
+        "the network's size (%(default)s)",
     )
     parser.add_argument("--opset", type=int, metavar="N", help="ONNX operator set, 18 or later")
     parser.add_argument(
@@ -94,13 +94,15 @@ def main(args):
     from trn_plugin.deploy.checkpoint import load_for_export
     from trn_plugin.deploy.export import check_opset
     from trn_plugin.deploy.measured import data_to_compare, measure_into, pictures_to_calibrate
-    from trn_plugin.deploy.web_page import write_page
+    from trn_plugin.deploy.web_page import check_page, write_page
     from trn_plugin.geometry import read_image
     from trn_plugin.tasks import read_tasks
 
     check_opset(args.opset)
-    page = write_page(args.web) if args.web else None
-    args.out = args.out or (str(page) if page else "")
+    if not (args.out or args.web):
+        raise ConfigError("OUT.onnx: expected the file to write, or --web DIR; found neither")
+    page = check_page(args.web) if args.web else None
+    args.out = args.out or str(page)
     if not args.out.endswith(".onnx"):
         raise ConfigError(f"{args.out}: expected a file name that ends in .onnx")
     if args.pictures < 0:
@@ -162,7 +164,9 @@ def main(args):
             rows.append({"quantity": name, "set": split, "pictures": count, **values})
     if page is not None:
         if Path(args.out).resolve() != page.resolve():
-            shutil.copyfile(args.out, page)
+            with atomic_write(page, "--web") as partial:
+                shutil.copyfile(args.out, partial)
+        write_page(args.web)
         print(f"{args.web}: in this folder run `npm ci`, then `python -m http.server`")
     if args.report:
         report(args, size, metadata, rows)

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 
 from trn_plugin.deploy import TaskPredictor, draw_objects
+from trn_plugin.deploy.crops import whole_pictures_note
 from trn_plugin.deploy.detector import FaceDetector
 from trn_plugin.deploy.drawing import summary_lines
 from trn_plugin.deploy.inputs import find_inputs, output_paths, read_boxes, whole_pixels
@@ -132,12 +133,9 @@ class PredictionJob:
             folder.mkdir(parents=True, exist_ok=True)
         suffixes = [".jpg"] * len(places) + [".mp4"] * len(found.videos)
         drawn = dict(zip(inputs, output_paths(inputs, folder, suffixes), strict=True))
-        crop = self.predictor.metadata.get("crop") or {"box": "whole"}
-        if crop["box"] != "whole" and not (args.box or args.boxes or args.detector):
-            note(
-                f"{args.model} was trained on crops, {crop['text']}, but gets whole pictures here; "
-                "give the objects with --box, --boxes or --detector"
-            )
+        told = whole_pictures_note(args.model, self.predictor.metadata.get("crop"))
+        if told and not (args.box or args.boxes or args.detector):
+            note(f"{told}; give the objects with --box, --boxes or --detector")
         results = Results(self.predictor.tasks, jsonl, table)
         complete = False
         try:
@@ -195,7 +193,9 @@ class PredictionJob:
             return
         text = " | ".join(summary(self.shown, prediction) for prediction in seen.predictions)
         if self.detector is not None:
-            text = f"{len(seen.places)} faces{': ' if text else ''}{text}"
+            count = len(seen.places)
+            faces = f"{count} face{'' if count == 1 else 's'}"
+            text = f"{faces}{': ' if text else ''}{text}"
         if text:
             print(f"{seen.picture}: {text}{f' -> {drawn}' if drawn else ''}", flush=True)
 

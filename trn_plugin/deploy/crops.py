@@ -8,7 +8,7 @@ import numpy as np
 
 from trn_plugin.geometry import square_box
 
-__all__ = ["crop_around", "describe_crop"]
+__all__ = ["crop_around", "describe_crop", "whole_pictures_note"]
 
 WHOLE, POINTS, GIVEN = "whole", "points", "given"
 MARGIN = 1.2
@@ -31,6 +31,18 @@ def describe_crop(box: str, factor: float | None = None) -> dict:
     }
     described = {"box": box, "text": texts[box]}
     return described if factor is None else {**described, "factor": factor}
+
+
+def whole_pictures_note(path: str, crop: Mapping | None) -> str:
+    """What to say of whole pictures given to the model at ``path``; "" if they are right.
+
+    Args:
+        path: the model's file.
+        crop: ``crop`` of the metadata, may be None.
+    """
+    if (crop or {}).get("box", WHOLE) == WHOLE:
+        return ""
+    return f"{path} was trained on crops, {crop['text']}, but gets whole pictures here"
 
 
 def crop_around(

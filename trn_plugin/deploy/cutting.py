@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Sized
 from pathlib import Path
 
 import numpy as np
@@ -12,23 +12,29 @@ from trn_plugin.deploy.inputs import find_inputs
 from trn_plugin.errors import DataError, shown
 from trn_plugin.geometry import LARGEST_BOX, crop, read_image
 
-__all__ = ["Box", "Picture", "cut_box", "read_pictures"]
+__all__ = ["Box", "Picture", "check_boxes", "cut_box", "cut_usable", "read_pictures"]
 
 Box = tuple[int, int, int, int]
 Picture = np.ndarray | str | Path
 
 
-def read_pictures(given: Picture | Sequence[Picture]) -> tuple[list[np.ndarray], list[str]]:
-    """Pictures from arrays, files and folders, and their names in messages."""
+def read_pictures(
+    given: Picture | Sequence[Picture],
+) -> tuple[list[np.ndarray], list[str], list[dict[str, str]]]:
+    """Pictures from arrays, files and folders, their names in messages, and the ``path`` of each.
+
+    The third list has ``{"path": path}`` for files, {} for arrays.
+    """
     if isinstance(given, (str, Path, np.ndarray)) and np.ndim(given) < 4:
         given = [given]
     if not isinstance(given, Iterable):
         raise DataError(f"images: expected pictures, files or folders, found {shown(given)}")
-    images, names = [], []
+    images, names, paths = [], [], []
     for item in given:
         if not isinstance(item, (str, Path)):
             names.append(f"picture {len(images)}")
             images.append(item)
+            paths.append({})
             continue
         inside = find_inputs([item])
         for path in (*inside.videos, *inside.left_out):
@@ -36,7 +42,33 @@ def read_pictures(given: Picture | Sequence[Picture]) -> tuple[list[np.ndarray],
         for path in inside.pictures:
             names.append(str(path))
             images.append(read_image(str(path)))
-    return images, names
+            paths.append({"path": str(path)})
+    return images, names, paths
+
+
+def check_boxes(boxes: Sequence[Box | None], count: int) -> None:
+    """Refuse anything but one box for each of ``count`` pictures.
+
+    Raises:
+        DataError: with the number found.
+    """
+    if not isinstance(boxes, Sized) or len(boxes) != count:
+        found = len(boxes) if isinstance(boxes, Sized) else shown(boxes)
+        raise DataError(f"boxes: expected one box a picture, found {found} for {count}")
+
+
+def cut_usable(
+    image: np.ndarray, boxes: Iterable[Box], where: str
+) -> tuple[list[Box], list[np.ndarray]]:
+    """The boxes that :func:`cut_box` can cut, and their pixels; a warning names each other one."""
+    usable, crops = [], []
+    for box in boxes:
+        try:
+            crops.append(cut_box(image, box, where))
+            usable.append(box)
+        except DataError as error:
+            warnings.warn(f"{error}; left out", stacklevel=3)
+    return usable, crops
 
 
 def cut_box(image: np.ndarray, box: Box | None, where: str) -> np.ndarray:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 
-from trn_plugin.errors import CheckpointError, ConfigError, first_line
+from trn_plugin.errors import CheckpointError, ConfigError, printable, shown
 
 __all__ = ["Detection", "Detector", "FaceDetector", "detections"]
 
@@ -80,7 +80,7 @@ class FaceDetector:
 
     def _not_yunet(self, error: cv2.error) -> CheckpointError:
         return CheckpointError(
-            f"{self.path}: OpenCV cannot run it as a YuNet face detector: {first_line(error)}"
+            f"{self.path}: OpenCV cannot run it as a YuNet face detector: {printable(error.err)}"
         )
 
 
@@ -93,19 +93,40 @@ def detections(detector: Detector, image: np.ndarray, where: str) -> list[Detect
         where: name of the picture in messages.
 
     Raises:
-        ConfigError: the detector gives anything but boxes of four finite numbers.
+        ConfigError: the detector gives anything but boxes of four finite numbers with x0 < x1 and
+            y0 < y1, or points that are not finite numbers (P, 2).
     """
+    given = detector(image)
+    if not isinstance(given, Iterable):
+        raise ConfigError(f"{where}: expected boxes from the detector, found {shown(given)}")
     found = []
-    for each in detector(image):
+    for each in given:
         each = each if isinstance(each, Detection) else Detection(each)
-        try:
-            box = np.asarray(each.box, dtype=float)
-            usable = box.shape == (4,) and bool(np.isfinite(box).all())
-        except (TypeError, ValueError):
-            usable = False
-        if not usable:
+        box, points = _numbers(each.box), each.points
+        if box is None or box.shape != (4,):
             raise ConfigError(
                 f"{where}: expected boxes x0, y0, x1, y1 from the detector, found {each.box!r}"
             )
-        found.append(Detection(tuple(box.tolist()), each.points))
+        corners = tuple(box.tolist())
+        if corners[2] <= corners[0] or corners[3] <= corners[1]:
+            raise ConfigError(
+                f"{where}: box {corners} of the detector is empty: expected x0 < x1 and y0 < y1"
+            )
+        if points is not None:
+            points = _numbers(points)
+            if points is None or points.ndim != 2 or points.shape[1] != 2:
+                raise ConfigError(
+                    f"{where}: expected points (P, 2) from the detector, finite, "
+                    f"found {shown(each.points)}"
+                )
+        found.append(Detection(corners, points))
     return found
+
+
+def _numbers(given: Any) -> np.ndarray | None:
+    """Finite numbers; None if there is anything else."""
+    try:
+        numbers = np.asarray(given, dtype=float)
+    except (TypeError, ValueError):
+        return None
+    return numbers if np.isfinite(numbers).all() else None

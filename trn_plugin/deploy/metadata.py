@@ -16,6 +16,7 @@ __all__ = [
     "METADATA_KEY",
     "feature_names",
     "parse_metadata",
+    "sizes_text",
 ]
 
 METADATA_KEY = "trn_plugin"
@@ -29,6 +30,11 @@ def feature_names(levels: Iterable[str], tasks: Iterable[str]) -> list[str]:
     """Names ``<level>/<task>`` of the outputs, in the file's order."""
     tasks = list(tasks)
     return [f"{level}/{task}" for level in levels for task in tasks]
+
+
+def sizes_text(sizes: Iterable) -> str:
+    """A shape in messages."""
+    return f"({', '.join(map(str, sizes))})"
 
 
 def _kind(task: dict) -> str:

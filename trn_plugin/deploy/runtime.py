@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Sized
+import warnings
+from collections.abc import Sequence
 
 import numpy as np
 
-from trn_plugin.deploy.crops import crop_around
-from trn_plugin.deploy.cutting import Box, Picture, cut_box, read_pictures
+from trn_plugin.deploy.crops import crop_around, whole_pictures_note
+from trn_plugin.deploy.cutting import Box, Picture, check_boxes, cut_box, cut_usable, read_pictures
 from trn_plugin.deploy.detector import Detector, detections
 from trn_plugin.deploy.metadata import (
     INPUT_NAME,
     METADATA_KEY,
     feature_names,
     parse_metadata,
+    sizes_text,
 )
 from trn_plugin.deploy.resize import resized
 from trn_plugin.deploy.session import open_session
-from trn_plugin.errors import CheckpointError, ConfigError, DataError, first_line, printable, shown
+from trn_plugin.errors import CheckpointError, ConfigError, first_line, printable
 from trn_plugin.tasks import TASKS, NumbersTask, Task, read_task
 
 __all__ = ["TaskPredictor"]
@@ -64,7 +66,7 @@ class TaskPredictor:
         checkpoint: str | None = None,
     ):
         self.path = str(path if checkpoint is None else checkpoint)
-        self.network = None
+        self.network, self._told = None, False
         if checkpoint is not None:
             from trn_plugin.deploy.network import Network
 
@@ -126,8 +128,8 @@ class TaskPredictor:
         if shape and not same:
             raise CheckpointError(
                 f"{self.path}: its metadata names {len(task.names)} {task.noun} of {output}, which "
-                f"need an output of {_sizes(['N', *expected])}, found {_sizes(['N', *found])}; "
-                "export again"
+                f"need an output of {sizes_text(['N', *expected])}, "
+                f"found {sizes_text(['N', *found])}; export again"
             )
 
     def __repr__(self) -> str:
@@ -147,7 +149,8 @@ class TaskPredictor:
             images: one or several pictures: (H, W, 3) uint8 RGB arrays, whose sizes may differ,
                 files, or folders, whose pictures are taken in order of their names.
             boxes: for each picture (x0, y0, x1, y1) in whole pixels, x1 and y1 excluded, or None
-                for the whole picture. Outside the picture a box is black.
+                for the whole picture. Outside the picture a box is black. Without ``boxes``, a
+                model of crops warns once.
             batch_size: crops run at once; a batch has crops of one size and at most 32 million
                 pixels.
             names: names of the pictures in messages; default their paths, or "picture 0".
@@ -156,24 +159,27 @@ class TaskPredictor:
             list[dict]: for each picture, by task: landmarks as (P, 2) floats, x and y in pixels of
             the given picture; a class as dict of ``label``, ``index`` and ``probabilities`` (list,
             in the order of the classes); attributes as dict name -> probability; values as dict
-            name -> number in the labels' unit.
+            name -> number in the labels' unit. ``path`` for pictures given as files or folders.
 
         Raises:
             DataError: a picture or box cannot be used; the message names it.
             CheckpointError: onnxruntime fails, for example without enough memory.
         """
-        images, known = read_pictures(images)
+        images, known, paths = read_pictures(images)
         names = names or known
         if boxes is None:
             boxes = [None] * len(images)
-        if not isinstance(boxes, Sized) or len(boxes) != len(images):
-            found = len(boxes) if isinstance(boxes, Sized) else shown(boxes)
-            raise DataError(f"boxes: expected one box a picture, found {found} for {len(images)}")
+            note = whole_pictures_note(self.path, self.metadata.get("crop"))
+            if note and not self._told:
+                warnings.warn(f"{note}; give the objects with boxes=...", stacklevel=2)
+                self._told = True
+        check_boxes(boxes, len(images))
         if batch_size < 1:
             raise ConfigError(f"batch_size must be at least 1, found {batch_size}")
         crops = [cut_box(*given) for given in zip(images, boxes, names, strict=True)]
         corners = [(0, 0) if box is None else box[:2] for box in boxes]
-        return self.predict_crops(crops, corners, batch_size, names)
+        found = self.predict_crops(crops, corners, batch_size, names)
+        return [{**path, **each} for path, each in zip(paths, found, strict=True)]
 
     def predict_objects(
         self, images: Picture | Sequence[Picture], detector: Detector, batch_size: int = 32
@@ -190,21 +196,23 @@ class TaskPredictor:
 
         Returns:
             list[list[dict]]: for each picture and object, ``box``, the crop (x0, y0, x1, y1) in
-            whole pixels, and the tasks as from :meth:`predict`.
+            whole pixels, and the tasks and ``path`` as from :meth:`predict`. A crop wholly outside
+            the picture is left out with a warning.
 
         Raises:
-            ConfigError: the detector gives anything but boxes.
+            ConfigError: see :func:`trn_plugin.deploy.detector.detections`.
         """
-        images, names = read_pictures(images)
+        images, names, paths = read_pictures(images)
         crop = self.metadata.get("crop")
         found = []
-        for image, name in zip(images, names, strict=True):
-            objects = detections(detector, image, name)
-            boxes = [crop_around(crop, each.box, each.points) for each in objects]
-            predictions = self.predict([image] * len(boxes), boxes, batch_size, [name] * len(boxes))
-            found.append(
-                [{"box": box, **each} for box, each in zip(boxes, predictions, strict=True)]
-            )
+        for image, name, path in zip(images, names, paths, strict=True):
+            objects = detections(detector, cut_box(image, None, name), name)
+            around = [crop_around(crop, each.box, each.points) for each in objects]
+            boxes, crops = cut_usable(image, around, name)
+            corners = [box[:2] for box in boxes]
+            predictions = self.predict_crops(crops, corners, batch_size, [name] * len(boxes))
+            pairs = zip(boxes, predictions, strict=True)
+            found.append([{**path, "box": box, **each} for box, each in pairs])
         return found
 
     def predict_crops(
@@ -277,7 +285,7 @@ class TaskPredictor:
         return outputs
 
     def _run(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        size = _sizes(images.shape)
+        size = sizes_text(images.shape)
         try:
             images = np.ascontiguousarray(images, dtype=self.dtype)
             outputs = self.session.run(None, {INPUT_NAME: images})
@@ -289,7 +297,3 @@ class TaskPredictor:
         for name, values in zip(self.outputs, outputs, strict=True):
             self._check_shape(name, values.shape)
         return dict(zip(self.outputs, outputs, strict=True))
-
-
-def _sizes(sizes: Sequence) -> str:
-    return f"({', '.join(map(str, sizes))})"

@@ -14,6 +14,7 @@ __all__ = ["open_session", "providers_of"]
 
 WARNINGS, SILENT = 2, 4
 """onnxruntime's log severities: the default, and fatal errors only."""
+NO_ONNX = "is no ONNX file, or a damaged one"
 
 
 def providers_of(name: str | None) -> list[str] | None:
@@ -77,9 +78,10 @@ def open_session(
             session = _create_session(path, options, cpu)
         except Exception as error:
             reason = str(error).split(f"{path} failed:")[-1].split("\n")[0].strip()
-            raise CheckpointError(
-                f"{path}: onnxruntime cannot load it: {reason}; expected {_expected(path)}"
-            ) from error
+            problem = f"onnxruntime cannot load it: {reason}"
+            if "Protobuf parsing failed" in reason:
+                problem = NO_ONNX
+            raise CheckpointError(f"{path}: {problem}; expected {_expected(path)}") from error
     missing = [name for name in asked if name not in session.get_providers()]
     if missing:
         raise ConfigError(
@@ -107,8 +109,6 @@ def _refuse_external_data(path: str) -> None:
     try:
         external = has_external_data(path)
     except ValueError as error:
-        raise CheckpointError(
-            f"{path}: onnxruntime cannot load it: {error}; expected {_expected(path)}"
-        ) from None
+        raise CheckpointError(f"{path}: {NO_ONNX} ({error}); expected {_expected(path)}") from None
     if external:
         raise CheckpointError(f"{path}: refused, it takes weights from another file")

@@ -8,10 +8,40 @@ from pathlib import Path
 
 from trn_plugin.errors import ConfigError
 
-__all__ = ["MODEL", "write_page"]
+__all__ = ["MODEL", "check_page", "write_page"]
 
 MODEL = "model.onnx"
 """File name of the model beside the page."""
+MARK = b"trn-plugin-page"
+"""In every file of the page, so that only these are overwritten."""
+
+
+def _page() -> dict[str, bytes]:
+    """The page's files by name."""
+    web = files("trn_plugin.deploy").joinpath("web")
+    return {file.name: file.read_bytes() for file in web.iterdir() if file.is_file()}
+
+
+def check_page(folder: str | os.PathLike) -> Path:
+    """Check that the page can be written into a folder, which need not exist.
+
+    Returns:
+        Path: the model file that the page loads.
+
+    Raises:
+        ConfigError: the page would overwrite a file that is not one of a page.
+    """
+    folder = Path(folder)
+    try:
+        for name in _page():
+            file = folder / name
+            if file.exists() and MARK not in file.read_bytes():
+                raise ConfigError(
+                    f"{file}: exists and is no file of this page: expected another folder"
+                )
+    except OSError as error:
+        raise ConfigError(f"{folder}: cannot be written: {error.strerror or error}") from error
+    return folder / MODEL
 
 
 def write_page(folder: str | os.PathLike) -> Path:
@@ -21,14 +51,13 @@ def write_page(folder: str | os.PathLike) -> Path:
         Path: the model file that the page loads.
 
     Raises:
-        ConfigError: the folder cannot be written.
+        ConfigError: the folder cannot be written, or see :func:`check_page`.
     """
-    folder = Path(folder)
+    folder, model = Path(folder), check_page(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for file in files("trn_plugin.deploy").joinpath("web").iterdir():
-            if file.is_file():
-                (folder / file.name).write_bytes(file.read_bytes())
+        for name, content in _page().items():
+            (folder / name).write_bytes(content)
     except OSError as error:
         raise ConfigError(f"{folder}: cannot be written: {error.strerror or error}") from error
-    return folder / MODEL
+    return model

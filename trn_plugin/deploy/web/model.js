@@ -1,6 +1,7 @@
-// Metadata and predictions of an exported model.
+// trn-plugin-page: metadata and predictions of an exported model.
 // Gives the same numbers as `trn-plugin predict`, see TaskPredictor in trn_plugin/deploy/runtime.py.
 
+const FORMAT_VERSION = 1; // FORMAT_VERSION in trn_plugin/deploy/metadata.py
 const LARGEST_CROP = 32_000_000; // pixels
 
 /** A JSON metadata entry of an ONNX file (ModelProto.metadata_props, field 14). */
@@ -88,6 +89,10 @@ export class Model {
   /** @param ort onnxruntime-web  @param bytes Uint8Array of an .onnx file */
   static async load(ort, bytes) {
     const metadata = metadataOf(bytes);
+    if (metadata.format_version > FORMAT_VERSION) {
+      throw new Error(`has export format ${metadata.format_version}, this page reads up to ${FORMAT_VERSION}: ` +
+        "export --web of a newer trn_plugin writes a page that reads it");
+    }
     const session = await ort.InferenceSession.create(bytes, { executionProviders: ["wasm"] });
     return new Model(ort, session, metadata);
   }
@@ -98,14 +103,13 @@ export class Model {
 
   /** Predictions of each box (x0, y0, x1, y1, whole pixels) of an ImageData, in order. */
   async predict(image, boxes) {
+    boxes.forEach((box) => checkBox(box, image));
     const found = [];
     for (const box of boxes) found.push(await this.predictOne(crop(image, box), box));
     return found;
   }
 
   async predictOne(picture, [left, top]) {
-    if (picture.width < 1 || picture.height < 1) throw new Error("a box is empty");
-    if (picture.width * picture.height > LARGEST_CROP) throw new Error("a box is too large");
     const [height, width] = this.metadata.input_size;
     const given = this.metadata.resize === "none" ? resized(picture, height, width) : picture;
     const type = this.metadata.input.type;
@@ -115,6 +119,17 @@ export class Model {
     const scale = [picture.width / given.width, picture.height / given.height];
     return Object.fromEntries(this.tasks.map((task) =>
       [task, read(this.metadata.tasks[task], this.metadata.outputs[task], outputs[task], scale, [left, top])]));
+  }
+}
+
+/** Refuse what `TaskPredictor.predict` refuses, and crops too large for a browser. */
+function checkBox(box, image) {
+  const [x0, y0, x1, y1] = box, name = `box (${box.join(", ")})`;
+  if (box.length !== 4 || !box.every(Number.isInteger)) throw new Error(`${name}: expected four whole pixels`);
+  if (x1 <= x0 || y1 <= y0) throw new Error(`${name} is empty: expected x0 < x1 and y0 < y1`);
+  if ((x1 - x0) * (y1 - y0) > LARGEST_CROP) throw new Error(`${name} has more than ${LARGEST_CROP} pixels`);
+  if (x1 <= 0 || y1 <= 0 || x0 >= image.width || y0 >= image.height) {
+    throw new Error(`${name} lies outside the picture of ${image.width} x ${image.height} pixels`);
   }
 }
 

@@ -1,4 +1,4 @@
-// The page: a picture, boxes drawn by hand, and the predictions in each.
+// trn-plugin-page: a picture, boxes drawn by hand, and the predictions in each.
 import { Model } from "./model.js";
 
 const ORT = "./node_modules/onnxruntime-web/dist/";
@@ -10,6 +10,8 @@ const MIN_CANVAS = 1000; // pixels of the canvas's longer side, for sharp text o
 const state = { ort: null, model: null, source: null, image: null, boxes: [], found: [], drag: null, camera: null,
   idle: Promise.resolve() };
 window.trn = state; // for tests and the console
+
+const HINT = element("hint").textContent;
 
 async function begin() {
   try {
@@ -33,17 +35,18 @@ async function useModel(bytes) {
   const { metadata, tasks } = state.model;
   const [height, width] = metadata.input_size;
   element("model").textContent = `${metadata.backbone ?? "model"}, ${width} x ${height} pixels: ${tasks.join(", ")}`;
-  element("model").className = "";
+  fail("");
   element("about").textContent = JSON.stringify(metadata, null, 2);
   const crop = metadata.crop;
-  if (crop && crop.box !== "whole") element("hint").textContent =
-    `Drop a photograph, then draw a box around each object. The model was trained on ${crop.text}.`;
+  element("hint").textContent = crop && crop.box !== "whole"
+    ? `Drop a photograph, then draw a box around each object. The model was trained on ${crop.text}.` : HINT;
   await predict();
 }
 
+/** Show an error; "" removes it. */
 function fail(text) {
-  element("model").textContent = text;
-  element("model").className = "error";
+  element("error").textContent = text;
+  if (text && !state.model) element("model").textContent = "no model";
 }
 
 /** Show a picture: an ImageBitmap, a video frame or an image element. */
@@ -61,6 +64,7 @@ async function openFile(file) {
     const bitmap = await createImageBitmap(file);
     state.source = bitmap;
     state.boxes = [];
+    if (state.model) fail("");
     await show(bitmap, bitmap.width, bitmap.height);
   } catch (error) {
     fail(`${file.name}: not a readable picture (${error.message})`);
@@ -86,7 +90,7 @@ async function predictNow() {
       `${boxes.length > 1 ? "boxes" : state.boxes.length ? "box" : "whole picture"}`;
   } catch (error) {
     state.found = [];
-    element("time").textContent = error.message;
+    element("time").textContent = `error: ${error.message}`;
   }
   draw();
   list(boxes);
@@ -224,6 +228,7 @@ async function startCamera() {
   } catch (error) {
     return fail(`no camera: ${error.message}`);
   }
+  if (state.model) fail("");
   video.srcObject = state.camera;
   await video.play();
   element("start-camera").textContent = "Stop";
@@ -267,7 +272,11 @@ async function openLink() {
   const answer = await fetch(name);
   if (!answer.ok) return fail(`${name}: ${answer.status} ${answer.statusText}`);
   await openFile(new File([await answer.blob()], name));
-  state.boxes = (link.get("boxes") ?? "").split(";").filter(Boolean).map((box) => box.split(",").map(Number));
+  const given = (link.get("boxes") ?? "").split(";").filter(Boolean);
+  const boxes = given.map((box) => box.split(",").map(Number));
+  const wrong = boxes.findIndex((box) => box.length !== 4 || !box.every(Number.isInteger));
+  if (wrong >= 0) return fail(`boxes=${given[wrong]}: expected x0,y0,x1,y1 in whole pixels; several: a ; between them`);
+  state.boxes = boxes;
   await predict();
 }
 
