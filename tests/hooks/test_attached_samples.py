@@ -78,13 +78,21 @@ def test_samples_without_a_label_are_left_out():
     for inputs, samples in ((x, rows), (x[kept], [rows[i] for i in kept])):
         model = BatchedModel()
         relations_of(model, labels=dict(a="a", b=dict(path="b", num_classes=3, ignore_index=255)))
-        losses = model(inputs, samples, "loss")
-        losses["loss_relation_hidden"].backward()
-        gradients = [p.grad for p in (model.first.weight, model.second.weight)]
-        found.append((losses["relation/hidden/a-b"], losses["relation/label/a-b"], *gradients))
-    for one, other in zip(*found, strict=True):
+        found.append(similarities_and_gradients(model, inputs, samples))
+    assert_equal_and_not_zero(*found)
+
+
+def similarities_and_gradients(model, inputs, samples):
+    losses = model(inputs, samples, "loss")
+    losses["loss_relation_hidden"].backward()
+    gradients = [p.grad for p in (model.first.weight, model.second.weight)]
+    return losses["relation/hidden/a-b"], losses["relation/label/a-b"], *gradients
+
+
+def assert_equal_and_not_zero(first, second):
+    for one, other in zip(first, second, strict=True):
         assert torch.allclose(one, other, rtol=1e-5, atol=1e-8)
-    assert found[0][2].abs().max() > 0
+    assert first[2].abs().max() > 0
 
 
 class HeadOnLabelledRows(BatchedModel):
@@ -110,13 +118,8 @@ def test_rows_as_many_as_labelled_samples_are_those(missing):
     for kind in (BatchedModel, HeadOnLabelledRows):
         model = kind()
         relations_of(model)
-        losses = model(x, rows, "loss")
-        losses["loss_relation_hidden"].backward()
-        gradients = [p.grad for p in (model.first.weight, model.second.weight)]
-        found.append((losses["relation/hidden/a-b"], losses["relation/label/a-b"], *gradients))
-    for one, other in zip(*found, strict=True):
-        assert torch.allclose(one, other, rtol=1e-5, atol=1e-8)
-    assert found[0][2].abs().max() > 0
+        found.append(similarities_and_gradients(model, x, rows))
+    assert_equal_and_not_zero(*found)
 
 
 @pytest.mark.parametrize(
