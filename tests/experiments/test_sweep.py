@@ -72,7 +72,7 @@ def test_done_runs_are_not_done_again_and_jobs_change_nothing(tmp_path, run_tool
     status, _, error = sweep("serial", "5,0")
     assert status == 2
     assert "4 runs, 2 of them done" in error
-    assert "shared_stages 0, seed 1" in error.splitlines()[-1]
+    assert "shared_stages 0, 8 epochs, seed 1" in error.splitlines()[-1]
     (tmp_path / "mended").touch()
     status, printed, error = sweep("serial", "5,0")
     assert status == 0
@@ -80,7 +80,7 @@ def test_done_runs_are_not_done_again_and_jobs_change_nothing(tmp_path, run_tool
     calls = (tmp_path / "calls.txt").read_text().splitlines()
     assert len(calls) == 5
     assert "train_cfg.max_epochs=15" in calls[0]
-    assert "| shared_stages 0 | 8 | 2 |" in printed, "two networks cost twice"
+    assert "| shared_stages 0, 8 epochs | 2 |" in printed, "two networks cost twice"
 
     assert sweep("parallel", "5,0", "--jobs", 2)[0] == 0
     for name in ("runs.csv", "sweep.csv"):
@@ -95,7 +95,7 @@ def test_done_runs_are_not_done_again_and_jobs_change_nothing(tmp_path, run_tool
 
     status, printed, _ = sweep("parallel", "5", "--report", "--metrics", "b/accuracy")
     assert status == 0
-    assert "b/accuracy (more is better)" in printed
+    assert "b/accuracy (greater is better)" in printed
     assert "a/NME" not in printed
 
 
@@ -131,7 +131,7 @@ def test_another_config_and_another_set_are_noticed(tmp_path, run_tool, monkeypa
     ("arguments", "message"),
     [
         ([KEY], "grid: expected KEY=A,B,C, found 'model.backbone.shared_stages'"),
-        ([f"{KEY}=1,1"], "expected each key and each of its values once"),
+        ([f"{KEY}=1,1"], "two cells would have the folder"),
         (["randomness.seed=0,1"], "give the seeds with --seeds"),
         ([f"{KEY}=0,9"], "model.backbone.shared_stages: expected 0, 'all', a stage of test_resnet"),
         (["nothing.like=1,2"], "nothing reads 'nothing'"),

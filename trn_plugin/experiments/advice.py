@@ -37,7 +37,6 @@ class Findings:
     """Measurements of the two short trainings.
 
     Attributes:
-        tasks (tuple[str, ...]): names of the tasks.
         stages (tuple[str, ...]): names of the stages, in order.
         pairs (tuple[tuple[str, str], ...]): all pairs of tasks.
         similarities (dict[str, list[PairSimilarity]]): tau of each pair, by level: 'gt',
@@ -45,7 +44,6 @@ class Findings:
         cosines (dict[tuple[str, str], list[Interval]]): cosine of each pair's gradients, by stage.
     """
 
-    tasks: tuple[str, ...]
     stages: tuple[str, ...]
     pairs: tuple[tuple[str, str], ...]
     similarities: dict[str, list[PairSimilarity]]
@@ -91,7 +89,7 @@ def measure(
     }
     pairs = tuple(combinations(tasks, 2))
     found = {level: pair_similarities(by_task, pairs) for level, by_task in features.items()}
-    return Findings(tasks, stages, pairs, found, hook.by_stage())
+    return Findings(stages, pairs, found, hook.by_stage())
 
 
 def short_config(
@@ -144,17 +142,15 @@ def stage_features(
     tapped = MODELS.build(settings)
     tapped.load_state_dict(model.backbone.state_dict())
     tapped.to(next(model.parameters()).device).eval()
-    parts: dict[str, dict[str, list[np.ndarray]]] = {}
     with torch.inference_mode():
-        for data in loader:
-            inputs = model.data_preprocessor(data, False)["inputs"]
-            for stage, values in tapped.features(inputs)[1].items():
-                for task, value in values.items():
-                    of_stage = parts.setdefault(stage, {})
-                    of_stage.setdefault(task, []).append(value.float().cpu().numpy())
+        batches = (model.data_preprocessor(data, False)["inputs"] for data in loader)
+        parts = [tapped.features(inputs)[1] for inputs in batches]
     return {
-        stage: {task: np.concatenate(values) for task, values in tasks.items()}
-        for stage, tasks in parts.items()
+        stage: {
+            task: torch.cat([part[stage][task] for part in parts]).float().cpu().numpy()
+            for task in model.tasks
+        }
+        for stage in stages
     }
 
 

@@ -38,15 +38,12 @@ class Results:
         """All rows, with values as text.
 
         Raises:
-            ConfigError: the file cannot be read, or is not a table of runs.
+            ConfigError: the file is not a table of runs.
         """
         if not self.path.is_file():
             return []
-        try:
-            with open(self.path, newline="", encoding="utf-8") as file:
-                rows = list(csv.DictReader(file))
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise ConfigError(f"{self.path}: cannot be read: {error}") from error
+        with open(self.path, newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
         if any("settings" not in row for row in rows):
             raise ConfigError(
                 f"{self.path}: expected the column 'settings'; name another "

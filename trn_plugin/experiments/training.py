@@ -9,7 +9,6 @@ Example:
 import hashlib
 import json
 import math
-import platform
 import subprocess
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from trn_plugin.cli.running import start
 from trn_plugin.datasets.transforms import FaceBox
 from trn_plugin.deploy.scores import file_sha256
 from trn_plugin.engine.data_config import plain_datasets_in
+from trn_plugin.experiments.cost import device_name
 from trn_plugin.files import write_json
 
 __all__ = ["add_arguments", "box_of", "labels_digest", "main"]
@@ -49,7 +49,7 @@ def main(args):
         "box": {split: box_of(runner.cfg, split) for split in args.splits},
         "labels": {split: labels_digest(loader.dataset) for split, loader in loaders.items()},
         "weights": file_sha256(weights)[:8] if weights else None,
-        "device": device(),
+        "device": device_name(),
         "torch": torch.__version__,
         "commit": commit(),
     }
@@ -90,12 +90,6 @@ def plain(value):
     if isinstance(value, (list, tuple)):
         return [plain(inside) for inside in value]
     return round(value, 2) if isinstance(value, float) else value
-
-
-def device() -> str:
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    return f"CPU ({platform.machine()})"
 
 
 def commit() -> str:
