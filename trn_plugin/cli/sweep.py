@@ -46,8 +46,7 @@ def add_arguments(parser):
     parser.add_argument(
         "--equal-compute",
         action="store_true",
-        help="the cell with the fewest multiplications trains for the config's epochs; the others "
-        "train for fewer, so that all need about the same compute",
+        help="the cheapest cell trains for the config's epochs, the others for fewer",
     )
     parser.add_argument("--amp", action="store_true", help="train in mixed precision (CUDA)")
     parser.add_argument(
@@ -126,18 +125,6 @@ def with_equal_compute(args, rows, costs):
     ]
 
 
-def command_of(args):
-    """The command that reproduces the table."""
-    command = ["trn-plugin", "sweep", args.config, *args.grid, "--seeds", *map(str, args.seeds)]
-    command += ["--equal-compute"] * args.equal_compute + ["--amp"] * args.amp
-    command += ["--out-dir", args.out_dir] if args.out_dir else []
-    for name in ("splits", "metrics", "cfg_options"):
-        values = getattr(args, name)
-        if values and values != ["val"]:
-            command += [f"--{name.replace('_', '-')}", *values]
-    return command
-
-
 def report(args, split, folder, cells, found):
     """Write the table and the plot of one measured set."""
     keys = list(dict.fromkeys(key for _, row in found for key in row if "/" in key))
@@ -155,7 +142,7 @@ def report(args, split, folder, cells, found):
             f"{about}: mean ± standard deviation over seeds. Latency: median forward pass of one "
             f"picture ({devices}).",
             markdown(lines, measures),
-            f"```bash\n{command_line(command_of(args))}\n```",
+            f"```bash\n{command_line(a for a in args.command if a != '--report')}\n```",
         ]
     )
     write_table(folder / f"{name}.csv", lines, option="--out-dir")

@@ -10,7 +10,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from trn_plugin.errors import ConfigError, TrnPluginError
@@ -195,7 +195,7 @@ def visible_gpus() -> list[str]:
     return [str(i) for i in range(torch.cuda.device_count())]
 
 
-def command_line(arguments: Sequence[str]) -> str:
+def command_line(arguments: Iterable[str]) -> str:
     """A command quoted for a shell, except for its environment variables."""
     return " ".join(part if "$" in part else shlex.quote(part) for part in map(str, arguments))
 

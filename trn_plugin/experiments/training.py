@@ -8,7 +8,6 @@ Example:
 
 import hashlib
 import json
-import math
 import subprocess
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import torch
 import trn_plugin
 from trn_plugin.cli import train
 from trn_plugin.cli.running import start
+from trn_plugin.cli.test import finite
 from trn_plugin.datasets.transforms import FaceBox
 from trn_plugin.deploy.scores import file_sha256
 from trn_plugin.engine.data_config import plain_datasets_in
@@ -54,11 +54,6 @@ def main(args):
         "commit": commit(),
     }
     write_json(args.out, record)
-
-
-def finite(metrics: dict) -> dict:
-    """Replace non-finite metrics by None, since JSON cannot hold them."""
-    return {k: v if math.isfinite(v) else None for k, v in metrics.items()}
 
 
 def box_of(config, split: str) -> str:
