@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tool_runs import loaders
 
 from trn_plugin import cli
 from trn_plugin.checkpoints import save_checkpoint_file
@@ -149,12 +150,7 @@ HEADS = {
 def options(faces):
     listing = ["model.heads.smile.type=AttributeHead", "model.heads.smile.num_attributes=1"]
     listing += ["model.neck=None", "input_size=32"]
-    for part in ("train", "val", "test"):
-        loader = f"{part}_dataloader"
-        listing += [f"{loader}.num_workers=0", f"{loader}.persistent_workers=False"]
-        listing += [f"{loader}.batch_size=16", f"{loader}.dataset.data_root={faces}"]
-        listing += [f"{loader}.dataset.tasks=('landmarks','pose','smile')"]
-        listing += [f"{loader}.dataset.{k}={v}" for k, v in SIZES.items()]
+    listing += loaders(data_root=faces, tasks="('landmarks','pose','smile')", **SIZES)
     return ["--cfg-options", *listing]
 
 
@@ -284,8 +280,8 @@ def test_labels_of_a_config_need_no_pictures(tool, tmp_path):
     config = ROOT / "configs/celeba/mtl_resnet18_celeba.py"
     out = tmp_path / "out"
     arguments = [config, "--out-dir", out, "--tasks", "attributes", "--by-column", "--cfg-options"]
-    arguments.append(f"train_dataloader.dataset.data_root={tmp_path}")
-    arguments.append("train_dataloader.dataset.attributes=('Bald','Male','Smiling')")
+    own = dict(data_root=tmp_path, attributes="('Bald','Male','Smiling')")
+    arguments += loaders(["train"], **own)
     status, _, error = tool(*arguments)
     assert status == 0, error
     row = measured(out)["attributes/Bald", "attributes/Smiling"]

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from tool_runs import loaders
 from torch import nn
 
 from trn_plugin.datasets.toy_faces import make_toy_faces
@@ -90,12 +91,8 @@ def test_advice_on_toy_faces(tmp_path, run_tool):
     faces = tmp_path / "faces"
     sizes = dict(train_size=64, test_size=8)
     make_toy_faces(str(faces), **sizes)
-    options = ["input_size=32", "train_dataloader.batch_size=16"]
-    for part in ("train", "val"):
-        loader = f"{part}_dataloader"
-        options += [f"{loader}.num_workers=0", f"{loader}.persistent_workers=False"]
-        data = [f"data_root={faces}", "val_size=24", *(f"{k}={v}" for k, v in sizes.items())]
-        options += [f"{loader}.dataset.{option}" for option in data]
+    options = ["input_size=32"]
+    options += loaders(["train", "val"], data_root=faces, val_size=24, **sizes)
     out = tmp_path / "advice"
     status, printed, error = run_tool(
         "advise", CONFIG, "--steps", 4, "--out-dir", out, "--cfg-options", *options

@@ -37,10 +37,8 @@ def test_what_is_done_is_not_done_again_on_any_machine(root, results, table):
     runs = runs_of(table, "small", [0, 3], root / "out")
     assert run(root, results, runs)[0] == []
     assert len(calls(root)) == 4
-    assert [[row["a/error"] for row in results.of(r)] for r in runs] == [
-        *[["10.0", "10.0"]] * 2,
-        *[["13.0", "13.0"]] * 2,
-    ]
+    errors = [[row["a/error"] for row in results.of(run)] for run in runs]
+    assert errors == [["10.0", "10.0"]] * 2 + [["13.0", "13.0"]] * 2
     elsewhere = runs_of(table, "small", [0, 3, 4], root / "elsewhere", ["num_workers=4"])
     failed, lines = run(root, results, elsewhere)
     assert failed == []

@@ -20,9 +20,6 @@ def test_a_cell_for_each_combination():
     ]
     assert rows[1].name == "size 1, stages all"
     assert len({row.slug for row in rows}) == 4
-
-
-def test_spaces_around_values_do_not_count():
     assert cells("c.py", ["a.size=0, 1 "]) == cells("c.py", ["a.size=0,1"])
 
 

@@ -4,6 +4,7 @@ import csv
 from pathlib import Path
 
 import pytest
+from tool_runs import loaders
 
 from trn_plugin.datasets.toy_faces import make_toy_faces
 from trn_plugin.experiments import plan
@@ -40,13 +41,8 @@ def rows_of(path):
 def test_a_cell_is_trained_and_measured(tmp_path, run_tool):
     sizes = dict(train_size=32, test_size=8)
     make_toy_faces(str(tmp_path / "faces"), **sizes)
-    options = ["train_cfg.max_epochs=1", "input_size=32", "train_dataloader.batch_size=16"]
-    for part in ("train", "val"):
-        loader = f"{part}_dataloader"
-        options += [f"{loader}.num_workers=0", f"{loader}.persistent_workers=False"]
-        data = [f"data_root={tmp_path / 'faces'}", "val_size=8"]
-        data += [f"{key}={value}" for key, value in sizes.items()]
-        options += [f"{loader}.dataset.{option}" for option in data]
+    own = dict(data_root=tmp_path / "faces", val_size=8, **sizes)
+    options = ["train_cfg.max_epochs=1", "input_size=32", *loaders(["train", "val"], **own)]
     out = tmp_path / "out"
     status, _, error = run_tool(
         "sweep", CONFIG, f"{KEY}=-1", "--out-dir", out, "--cfg-options", *options

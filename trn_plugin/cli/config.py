@@ -126,7 +126,6 @@ def _merge(config: Config, options: dict) -> None:
         config.merge_from_dict(options)
     except Exception as error:  # MMEngine raises errors of many types
         raise ConfigError(f"--cfg-options: {one_line(error)}") from error
-    check_sections(config)
     if any(key.split(".")[0] == "custom_imports" for key in options):
         with config_errors("custom_imports"):
             import_modules_from_strings(**config.custom_imports)
@@ -172,7 +171,6 @@ def build_runner(config: Config):
     from trn_plugin.registry import RUNNERS
 
     config.setdefault("runner_type", "SafeRunner")
-    check_sections(config)
     with config_errors("config"):
         return RUNNERS.build(config)
 

@@ -29,8 +29,6 @@ from trn_plugin.registry import MODELS
 
 __all__ = ["Findings", "measure", "short_config", "stage_features"]
 
-RELATION_HOOK = "TaskRelationLossHook"
-
 
 @dataclass(frozen=True)
 class Findings:
@@ -38,14 +36,13 @@ class Findings:
 
     Attributes:
         stages (tuple[str, ...]): names of the stages, in order.
-        pairs (tuple[tuple[str, str], ...]): all pairs of tasks.
-        similarities (dict[str, list[PairSimilarity]]): tau of each pair, by level: 'gt',
+        similarities (dict[str, list[PairSimilarity]]): tau of each pair of tasks, by level: 'gt',
             'output' (all shared), 'output alone' and each stage (nothing shared).
-        cosines (dict[tuple[str, str], list[Interval]]): cosine of each pair's gradients, by stage.
+        cosines (dict[tuple[str, str], list[Interval]]): by pair of tasks, the cosine of their
+            gradients at each stage.
     """
 
     stages: tuple[str, ...]
-    pairs: tuple[tuple[str, str], ...]
     similarities: dict[str, list[PairSimilarity]]
     cosines: dict[tuple[str, str], list[Interval]]
 
@@ -78,18 +75,16 @@ def measure(
     hook = StageCosineHook(places)
     shared = _train(short_config(config, "all", folder / "shared", epochs, steps), hook)
     loader = build_loader(config, "val" if config.get("val_dataloader") else "train")
-    levels = ("output", LABELS)
-    together = collect_features(shared.eval(), loader, levels)
+    together = collect_features(shared.eval(), loader, (LABELS, "output"))
     alone = _train(short_config(config, 0, folder / "alone", epochs, steps)).eval()
     features = {
-        LABELS: together[LABELS],
-        "output": together["output"],
+        **together,
         "output alone": collect_features(alone, loader, ("output",))["output"],
         **stage_features(alone, backbone.to_dict(), stages, loader),
     }
-    pairs = tuple(combinations(tasks, 2))
+    pairs = list(combinations(tasks, 2))
     found = {level: pair_similarities(by_task, pairs) for level, by_task in features.items()}
-    return Findings(stages, pairs, found, hook.by_stage())
+    return Findings(stages, found, hook.by_stage())
 
 
 def short_config(
@@ -107,7 +102,7 @@ def short_config(
     short.custom_hooks = [
         hook
         for hook in config.get("custom_hooks") or ()
-        if not str(hook.get("type")).endswith(RELATION_HOOK)
+        if not str(hook.get("type")).endswith("TaskRelationLossHook")
     ]
     for part in ("val", "test"):
         for name in ("dataloader", "cfg", "evaluator"):

@@ -26,8 +26,8 @@ LEAST_BATCHES = 20
 def findings_rows(findings: Findings) -> list[dict]:
     """One row for each pair of tasks and level; None for an undefined number."""
     rows = []
-    for number, pair in enumerate(findings.pairs):
-        at_stage = dict(zip(findings.stages, findings.cosines[pair], strict=True))
+    for number, (pair, cosines) in enumerate(findings.cosines.items()):
+        at_stage = dict(zip(findings.stages, cosines, strict=True))
         for level, similarities in findings.similarities.items():
             found, cosine = similarities[number], at_stage.get(level)
             row = dict(a=pair[0], b=pair[1], level=LEVELS.get(level, level))
@@ -111,14 +111,13 @@ def save_findings(path: str, findings: Findings, title: str) -> None:
     figure = new_figure(10, 4.2)
     left, right = figure.subplots(1, 2)
     places = range(1, len(findings.stages) + 1)
-    for number, pair in enumerate(findings.pairs[:MOST_PAIRS]):
+    for number, (pair, intervals) in enumerate([*findings.cosines.items()][:MOST_PAIRS]):
         name, color = f"{pair[0]} - {pair[1]}", f"C{number}"
         of_stages = [findings.similarities[stage][number] for stage in findings.stages]
         left.plot(places, [s.tau for s in of_stages], "o-", color=color, label=name)
         left.plot(places, [s.chance for s in of_stages], ":", color=color, lw=1)
         labels = findings.similarities[LABELS][number].tau
         left.axhline(labels, color=color, ls="--", lw=1)
-        intervals = findings.cosines[pair]
         means = [interval.mean for interval in intervals]
         bars = [interval.high - interval.mean for interval in intervals]
         right.errorbar(places, means, yerr=bars, fmt="o-", color=color, capsize=3, label=name)

@@ -18,11 +18,7 @@ from trn_plugin.experiments.plan import Run
 from trn_plugin.experiments.results import Results
 from trn_plugin.files import write_json
 
-__all__ = ["Executor", "RunError", "command_line", "tell", "visible_gpus"]
-
-
-class RunError(TrnPluginError):
-    """A training failed."""
+__all__ = ["Executor", "command_line", "tell", "visible_gpus"]
 
 
 class Executor:
@@ -77,7 +73,7 @@ class Executor:
         """Run ``python ARGUMENTS`` in ``root``, with its output in ``log``.
 
         Raises:
-            RunError: a non-zero exit status; the message holds the last line of the output.
+            TrnPluginError: a non-zero exit status; the message holds the last line of the output.
         """
         asyncio.run(self._command(arguments, log, self._devices[0]))
 
@@ -157,7 +153,7 @@ class Executor:
             name = arguments[arguments[0] == "-m"]
             lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
             last = next(filter(None, map(str.strip, reversed(lines))), "no output")
-            raise RunError(f"{name} ended with status {status}: {last} ({log})")
+            raise TrnPluginError(f"{name} ended with status {status}: {last} ({log})")
 
 
 def _record(run: Run) -> dict:
