@@ -1,4 +1,4 @@
-"""What is run, what is not run again, and what goes on, with a stub of the training."""
+"""Which runs are started, skipped and resumed, with a stub of the training."""
 
 import dataclasses
 import json

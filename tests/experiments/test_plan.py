@@ -1,4 +1,4 @@
-"""Which runs a table has, and what makes one of them."""
+"""The runs of a table, and the settings that identify a run."""
 
 from pathlib import Path
 

@@ -29,8 +29,8 @@ def start(
     Args:
         description: text of --help.
         add_arguments: adds the command's arguments to the parser.
-        main: the command, called with the parsed arguments and ``command``, the command line as
-            typed; returns an exit status, None for 0.
+        main: the command, called with the parsed arguments and ``command_line``, a list;
+            returns an exit status, None for 0.
         arguments: default ``sys.argv[1:]``.
         prog: name of the program; default the name of the running script.
     """
@@ -39,8 +39,8 @@ def start(
         parser = build_parser(description, prog)
         add_arguments(parser)
         given = sys.argv[1:] if arguments is None else arguments
-        command = argparse.Namespace(command=[*parser.prog.split(), *given])
-        return main(parser.parse_args(given, command))
+        typed = argparse.Namespace(command_line=[*parser.prog.split(), *given])
+        return main(parser.parse_args(given, typed))
 
     sys.exit(run(parse_and_run) or 0)
 

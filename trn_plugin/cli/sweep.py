@@ -142,7 +142,7 @@ def report(args, split, folder, cells, found):
             f"{about}: mean ± standard deviation over seeds. Latency: median forward pass of one "
             f"picture ({devices}).",
             markdown(lines, measures),
-            f"```bash\n{command_line(a for a in args.command if a != '--report')}\n```",
+            f"```bash\n{command_line(a for a in args.command_line if a != '--report')}\n```",
         ]
     )
     write_table(folder / f"{name}.csv", lines, option="--out-dir")

@@ -20,7 +20,7 @@ LEVELS = {
 }
 MOST_PAIRS = 10
 LEAST_BATCHES = 20
-"""Fewer say nothing: batches of so short a training are far from independent."""
+"""Fewer give no interval to trust: batches of a short training are far from independent."""
 
 
 def findings_rows(findings: Findings) -> list[dict]:

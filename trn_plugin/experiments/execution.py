@@ -34,8 +34,8 @@ class Executor:
         jobs (int): number of parallel runs.
         gpus (Sequence[str]): values of ``CUDA_VISIBLE_DEVICES``, assigned to the jobs in turn.
         tell (Callable): called with a line whenever a run begins or ends.
-        seconds (float, optional): time limit. A run is not begun if the longest finished run of
-            its row, or of any row if its own has none, took longer than the time left.
+        seconds (float, optional): time limit. A run that would probably exceed it is skipped,
+            judging by the slowest finished run of its row (of any row, if its own has none).
         paths (Sequence[Path]): folders to prepend to the ``PYTHONPATH`` of the runs.
     """
 

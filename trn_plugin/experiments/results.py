@@ -1,4 +1,4 @@
-"""The CSV file of finished runs, from which later calls know what not to repeat."""
+"""The CSV file of finished runs, which are not repeated."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Results:
 
     Attributes:
         path (Path): the CSV file, created when the first run is finished.
-        same (Sequence[str]): columns in which all runs must agree, since results on other labels
-            cannot be compared.
+        same (Sequence[str]): columns in which all runs must agree; only runs with the same labels
+            and initial weights can be compared.
         option (str): the command-line option that sets the path, for messages.
     """
 

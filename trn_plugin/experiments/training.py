@@ -69,7 +69,8 @@ def box_of(config, split: str) -> str:
 def labels_digest(dataset) -> str:
     """Short SHA-256 of the labels of the first samples, with landmarks in pixels.
 
-    It changes with the pixel-centre convention of landmarks, which keeps such results apart.
+    It depends on the pixel-centre convention of landmarks: results of two conventions are not
+    compared.
     """
     infos = (dataset.get_data_info(i) for i in range(min(SAMPLES_IN_DIGEST, len(dataset))))
     labels = [[info["gt"], info.get("landmarks")] for info in infos]
