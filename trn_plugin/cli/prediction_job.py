@@ -124,8 +124,10 @@ class PredictionJob:
         check_outputs(named, args, inputs)
         with write_errors(f"--out-dir {folder}"):
             folder.mkdir(parents=True, exist_ok=True)
-        suffixes = [".jpg"] * len(places) + [".mp4"] * len(found.videos)
-        drawn = dict(zip(inputs, output_paths(inputs, folder, suffixes), strict=True))
+        drawn = {}
+        if not args.no_draw:
+            suffixes = [".jpg"] * len(places) + [".mp4"] * len(found.videos)
+            drawn = dict(zip(inputs, output_paths(inputs, folder, suffixes), strict=True))
         told = whole_pictures_note(args.model, self.predictor.metadata.get("crop"))
         if told and not (args.box or args.boxes or args.detector):
             note(f"{told}; give the objects with --box, --boxes or --detector")
@@ -135,7 +137,7 @@ class PredictionJob:
             self.pictures(places, drawn, results)
             for video in found.videos:
                 try:
-                    self.video(video, drawn[video], results)
+                    self.video(video, drawn.get(video), results)
                 except DataError as error:
                     note(f"error: {error}")
                     self.failed += 1
@@ -152,12 +154,12 @@ class PredictionJob:
         """Predict and report pictures; threads read ahead and draw while the model runs."""
 
         def draw(found: PictureResult) -> tuple[PictureResult, Path | None]:
-            if not found.places or self.args.no_draw:
-                return found, None
-            boxes = [place.box for place in found.places]
-            image = draw_objects(found.image, self.shown, found.predictions, boxes, word=self.word)
-            write_picture(drawn[found.picture], image)
-            return found, drawn[found.picture]
+            path = drawn.get(found.picture) if found.places else None
+            if path is not None:
+                boxes, predictions = [place.box for place in found.places], found.predictions
+                image = draw_objects(found.image, self.shown, predictions, boxes, word=self.word)
+                write_picture(path, image)
+            return found, path
 
         progress, size = Progress(len(places), "pictures"), self.args.batch_size
         found = predict_pictures(self.predictor, places, self.pool, size, self.detector)
@@ -192,14 +194,13 @@ class PredictionJob:
             "drawn": str(drawn) if drawn else None,
         }
 
-    def video(self, path: Path, drawn: Path, results: Results) -> None:
+    def video(self, path: Path, drawn: Path | None, results: Results) -> None:
         """Predict every frame of a video in batches, on the whole frame or on --box."""
 
         def draw(frame: np.ndarray, prediction: dict) -> np.ndarray:
             return draw_objects(frame, self.shown, [prediction], [box], fixed_size=True)
 
         video, box, size = VideoFile(path), box_of(self.args), self.args.batch_size
-        drawn = None if self.args.no_draw else drawn
         output = VideoOutput(drawn, video.rate) if drawn else None
         progress = Progress(video.expected, "frames")
         frames = video.frames()

@@ -71,8 +71,7 @@ class Row:
     def slug(self) -> str:
         """The name of the row's folder."""
         name = re.sub(r"(?<!\w)-(?=\d)", "minus ", f"{self.part} {self.name}".lower())
-        kept = "".join(c if c.isascii() and c.isalnum() else "-" for c in name)
-        return "-".join(filter(None, kept.split("-")))
+        return re.sub(r"[^a-z0-9]+", "-", name).strip("-")
 
 
 @dataclass(frozen=True)
