@@ -4,42 +4,40 @@ from __future__ import annotations
 
 import os
 
-import torch
 from mmengine.device import get_device
 from mmengine.dist import all_reduce, get_world_size
-from mmengine.model import MMDistributedDataParallel
+from mmengine.registry import MODEL_WRAPPERS
 from timm.layers import convert_sync_batchnorm
 from torch import nn
 from torch.nn.modules.batchnorm import SyncBatchNorm, _NormBase
 
 from trn_plugin.errors import ConfigError
 
-__all__ = ["average_statistics", "distributed_model", "with_sync_bn"]
+__all__ = ["average_statistics", "distributed_model"]
 
 
-def with_sync_bn(value: str | None, model: nn.Module) -> nn.Module:
-    """Apply ``sync_bn`` by timm, as MMEngine's conversion drops BatchNormAct's activation."""
-    if value is None:
-        return model
-    if value != "torch":
-        raise ConfigError(f"sync_bn: expected 'torch', found {value!r}")
-    if not torch.cuda.is_available():
-        raise ConfigError(
-            "sync_bn: torch's SyncBatchNorm runs on CUDA only; on CPUs leave it out, or use a "
-            "backbone with layer norm (convnext, vit)"
-        )
-    return convert_sync_batchnorm(model)
+def distributed_model(cfg, model: nn.Module) -> nn.Module:
+    """Wrap a model as MMEngine's runner does, also on CPUs, where ``device_ids`` are an error.
 
-
-def distributed_model(cfg, model: nn.Module) -> MMDistributedDataParallel:
-    """MMEngine's wrapper; on CPUs without ``device_ids``, which its runner always passes."""
+    ``sync_bn`` converts by timm: MMEngine's conversion drops the activation of BatchNormAct.
+    """
     device = get_device()
-    ids = dict(device_ids=[int(os.environ["LOCAL_RANK"])]) if device == "cuda" else {}
-    return MMDistributedDataParallel(
-        module=model.to(device),
-        broadcast_buffers=False,
-        find_unused_parameters=cfg.get("find_unused_parameters", False),
-        **ids,
+    if cfg.get("sync_bn") is not None:
+        if device != "cuda":
+            raise ConfigError(
+                "sync_bn: torch's SyncBatchNorm runs on CUDA only; on CPUs leave it out, or use a "
+                "backbone with layer norm (convnext, vit)"
+            )
+        model = convert_sync_batchnorm(model)
+    unused = cfg.get("find_unused_parameters", False)
+    wrapper = cfg.get("model_wrapper_cfg") or dict(
+        broadcast_buffers=False, find_unused_parameters=unused
+    )
+    given = dict(module=model.to(device))
+    if device == "cuda":
+        given["device_ids"] = [int(os.environ["LOCAL_RANK"])]
+    return MODEL_WRAPPERS.build(
+        {"type": "MMDistributedDataParallel", **wrapper}, default_args=given
     )
 
 

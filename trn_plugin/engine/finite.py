@@ -12,11 +12,10 @@ from trn_plugin.config_checks import config_errors
 from trn_plugin.engine import step_log
 from trn_plugin.engine.optimizers import wrappers_of
 from trn_plugin.engine.step_log import StepLog, finite_only
-from trn_plugin.errors import CheckpointError, ConfigError, TrainingError, first_line, printable
+from trn_plugin.errors import CheckpointError, TrainingError, first_line, printable
 
 __all__ = ["FiniteSteps", "reads_late"]
 
-ACTIONS = ("stop", "skip")
 MOST_SKIPPED = 100  # consecutive steps; a run that skips more is stopped
 
 
@@ -40,18 +39,16 @@ class FiniteSteps:
 
     Attributes:
         begun (bool): whether a step has begun.
-        built (dict): the model's buffers that hold infinities by design.
+        infinite (dict): copies of the model's buffers that hold infinities by design, as masks do.
         late (bool): whether flags and log values are read late, without synchronisation.
     """
 
     def __init__(self, runner, action: str = "stop") -> None:
-        if action not in ACTIONS:
-            raise ConfigError(f"non_finite: expected one of {', '.join(ACTIONS)}, found {action!r}")
         self.runner, self.skips, self.begun = runner, action == "skip", False
         self.in_a_row, self.last_bad = 0, -1
         model = runner.bare_model
         self.names = {id(p): name for name, p in model.named_parameters()}
-        self.built = {k: b.clone() for k, b in model.named_buffers() if bool(b.isinf().any())}
+        self.infinite = {k: b.clone() for k, b in model.named_buffers() if bool(b.isinf().any())}
         self.device = next(model.parameters()).device
         self.late = reads_late(self.device)
         self.log, self.losses = StepLog(runner, self._on_nonfinite), step_log.Losses()
@@ -129,7 +126,9 @@ class FiniteSteps:
     def _on_nonfinite(self, iteration: int, entries: dict, norms: list) -> dict:
         """Stop or count a non-finite step that was read late; returns its finite log entries."""
         losses = {k: v for k, v in entries.items() if "loss" in k and not math.isfinite(v)}
-        self._stop_or_count(iteration, step_log.losses_text(losses) or self._gradients_text(norms))
+        bad = [each for each in norms if not bool(each.each.isfinite().all())] or norms
+        problem = step_log.losses_text(losses) or bad[0].bad_text(self.names)
+        self._stop_or_count(iteration, problem)
         return finite_only(entries, 1)
 
     def _stop_or_skip(self, problem: str, counts: list[int], statistics: list) -> dict:
@@ -169,13 +168,12 @@ class FiniteSteps:
         """``clip_grad_norm_`` that keeps the norm on its device for the check and the log."""
 
         def clip(parameters, max_norm, norm_type=2.0, error_if_nonfinite=False, foreach=None):
-            norms = step_log.norms_of(parameters, float(norm_type), error_if_nonfinite)
+            norms = step_log.norms_of(parameters, float(norm_type))
             self.norms[id(wrapper.optimizer)] = norms
             torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, norms.total, foreach)
-            if not self.late:
-                found = float(norms.total)
-                if math.isfinite(found) or not (self.skips or error_if_nonfinite):
-                    wrapper.message_hub.update_scalar(f"train/{wrapper.grad_name}", found)
+            if not self.late and math.isfinite(norms.total):
+                name = f"train/{wrapper.grad_name}"
+                wrapper.message_hub.update_scalar(name, float(norms.total))
 
         return clip
 
@@ -205,19 +203,10 @@ class FiniteSteps:
             if scaler is None:
                 self.flagged.append(optimizer)
         elif not bool(good):
-            problem = self.losses.bad_text()
-            fine = all(bool(p.grad.isfinite().all()) for p in norms.parameters)
-            if problem is None and (norms.strict or not fine or bool(norms.total.isfinite())):
-                problem = self._gradients_text([norms])
-            if problem is not None:  # None: the norm overflowed, but no gradient did
-                raise TrainingError(problem)
+            raise TrainingError(self.losses.bad_text() or norms.bad_text(self.names))
         self.losses.clear()
 
     def _after_step(self, optimizer, args, kwargs) -> None:
         if optimizer in self.flagged:
             self.flagged.remove(optimizer)
             del optimizer.found_inf
-
-    def _gradients_text(self, norms: list) -> str:
-        bad = [each for each in norms if not bool(each.each.isfinite().all())] or norms
-        return bad[0].bad_text(self.names, getattr(self.runner.bare_model, "tasks", ()))

@@ -66,8 +66,8 @@ def capture(runner, save_optimizer: bool, save_param_scheduler: bool) -> dict:
 
 def check_loadable(runner, optimizer: bool) -> None:
     """Raise TrainingError if weights, statistics or optimizer moments are non-finite."""
-    model, built = runner.bare_model, runner.finite_steps.built if runner.finite_steps else {}
-    bad = nonfinite_state(model.state_dict(), built)
+    model, steps = runner.bare_model, runner.finite_steps
+    bad = nonfinite_state(model.state_dict(), steps.infinite if steps else {})
     kind = "weights" if bad in dict(model.named_parameters()) else "statistics"
     what = f"the {kind} of {bad} are"
     if bad is None and optimizer:

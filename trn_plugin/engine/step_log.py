@@ -11,6 +11,8 @@ from mmengine.hooks import LoggerHook, RuntimeInfoHook
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from trn_plugin.device_flags import HostCopy
+
 __all__ = ["StepLog", "StepLogHook"]
 
 MOST_PENDING = 100  # steps in the queue before it is flushed
@@ -34,25 +36,17 @@ class StepLog:
         """
         tensors = {k: v.detach().reshape(1) for k, v in entries.items() if torch.is_tensor(v)}
         parts = [*tensors.values(), *([] if good is None else [good.reshape(1)])]
-        host = event = None
+        copied = None
         if parts:
             device = parts[-1].device
-            values = torch.cat([part.to(device, non_blocking=True) for part in parts])
-            on_gpu = device.type == "cuda"
-            host = torch.empty(values.shape, dtype=values.dtype, pin_memory=on_gpu)
-            host.copy_(values, non_blocking=True)
-            if on_gpu:
-                event = torch.cuda.Event()
-                event.record()
-        self.pending.append((iteration, entries, list(tensors), host, event, good, norms))
+            copied = HostCopy(torch.cat([part.to(device, non_blocking=True) for part in parts]))
+        self.pending.append((iteration, entries, list(tensors), copied, good, norms))
 
     def flush(self) -> None:
         """Wait for all queued steps and log them; TrainingError if one is non-finite."""
         pending, self.pending = self.pending, []
-        for iteration, entries, names, host, event, good, norms in pending:
-            if event is not None:
-                event.synchronize()
-            values = [] if host is None else host.tolist()
+        for iteration, entries, names, copied, good, norms in pending:
+            values = [] if copied is None else copied.read().tolist()
             entries = {**entries, **dict(zip(names, values, strict=False))}
             if good is not None and not values[-1]:
                 entries = self.on_nonfinite(iteration, entries, norms)
@@ -111,41 +105,35 @@ class Losses(dict):
 
 
 class Norms(NamedTuple):
-    """Gradient norms of an optimizer's parameters: total, and of each one.
-
-    ``strict`` also refuses a total norm that overflows while all gradients are finite.
-    """
+    """Gradient norms of an optimizer's parameters: total, and of each one."""
 
     total: Tensor
     each: Tensor
     parameters: list
-    strict: bool
 
-    def bad_text(self, names: dict[int, str], tasks: list[str]) -> str:
-        """Names the non-finite gradients and their tasks."""
+    def bad_text(self, names: dict[int, str]) -> str:
+        """Names the non-finite gradients; ``names`` are those of the parameters by ``id``."""
         pairs = zip(self.parameters, self.each.tolist(), strict=True)
         bad = [names.get(id(p), "a parameter") for p, norm in pairs if not math.isfinite(norm)]
-        if not bad and not math.isfinite(float(self.total)):
-            return "the norm of the gradients is not finite"
-        if not bad:
+        if bad:
+            more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
+            return f"the gradient of {bad[0]}{more} is not finite"
+        if math.isfinite(float(self.total)):
             return "a loss of another process is not finite"
-        of = [task for task in tasks if any(task in name.split(".")[:-1] for name in bad)]
-        more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
-        tasks = f" (of {' and '.join(of)})" if of else ""
-        return f"the gradient of {bad[0]}{more}{tasks} is not finite"
+        return "the norm of the gradients is not finite"
 
 
-def norms_of(parameters: list[Tensor], order: float = 2.0, strict: bool = False) -> Norms:
+def norms_of(parameters: list[Tensor], order: float = 2.0) -> Norms:
     """Gradient norms as in ``torch.nn.utils.get_total_norm``."""
     gradients = [parameter.grad for parameter in parameters]
     if not gradients:
-        return Norms(torch.zeros(()), torch.zeros(0), parameters, strict)
+        return Norms(torch.zeros(()), torch.zeros(0), parameters)
     if len({(gradient.dtype, gradient.device) for gradient in gradients}) == 1:
         each = torch.stack(torch._foreach_norm(gradients, order))
     else:
         norms = [torch.linalg.vector_norm(gradient, order) for gradient in gradients]
         each = torch.stack([norm.to(gradients[0].device, torch.float32) for norm in norms])
-    return Norms(torch.linalg.vector_norm(each, order), each, parameters, strict)
+    return Norms(torch.linalg.vector_norm(each, order), each, parameters)
 
 
 def losses_text(bad: dict[str, float]) -> str | None:
