@@ -32,7 +32,7 @@ class AttachedRelations:
         features (Mapping[str, Mapping[str, str | Mapping]]): by level and task, see
             ``FeatureReader``.
         labels (Mapping[str, str | Mapping]): by task, see ``LabelReader``.
-        relations, momentum, **options: see ``TaskRelationNeck``.
+        relations, **options: see ``TaskRelationNeck``.
         data_samples (str): the argument of the model's ``forward`` that holds the labels.
 
     Raises:
@@ -44,8 +44,7 @@ class AttachedRelations:
         features: Mapping[str, Mapping[str, str | Mapping]],
         labels: Mapping[str, str | Mapping],
         relations: Sequence[tuple] | str,
-        momentum: float = 0.99,
-        data_samples: str = "data_samples",
+        data_samples: str,
         **options,
     ) -> None:
         check_dict(f"{_HOOK}.features", features)
@@ -69,7 +68,7 @@ class AttachedRelations:
         self.sides = tuple(sides)
         self.data_samples = data_samples
         try:
-            self.neck = TaskRelationNeck(sides, self.levels, momentum, **options)
+            self.neck = TaskRelationNeck(sides, self.levels, **options)
         except ConfigError as error:
             raise ConfigError(str(error).replace("model.neck.", f"{_HOOK}.")) from None
         self.dims: dict[str, dict[str, int]] | None = None  # widths by level; set by the first step

@@ -20,9 +20,7 @@ class FeatureReader:
     """Stores the output of a module, averaged over positions to (N, d).
 
     Args:
-        config (str | Mapping): dotted name of the module; or ``dict(path=..., dim=...)``, where
-            ``dim`` is the feature dimension of its output (default: 1 for maps (N, d, H, W) and
-            (N, d, T, H, W), the last for (N, d) and (N, L, d)).
+        config (str | Mapping): one of the ``features`` of ``TaskRelationLossHook``.
         where (str): the config key, for errors.
 
     Raises:

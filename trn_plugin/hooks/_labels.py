@@ -37,13 +37,11 @@ class Labels(NamedTuple):
 class LabelReader:
     """Reads the labels of one task from the data samples of a batch.
 
-    Class indices become one-hot rows; other numbers are flattened. A label is missing if there is
-    nothing or None at the path, if it contains NaN, or if it is ``ignore_index``.
+    A label is missing if there is nothing or None at the path, if it contains NaN, or if it is
+    ``ignore_index``.
 
     Args:
-        config (str | Mapping): path of the label in a data sample: attributes, dict keys and
-            positions joined by dots (``'gt_label.label'``); or a dict of that ``path``, of
-            ``num_classes``, which a class index needs, and ``ignore_index``.
+        config (str | Mapping): one of the ``labels`` of ``TaskRelationLossHook``.
         where (str): the config key, for errors.
 
     Raises:

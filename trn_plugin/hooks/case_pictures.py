@@ -59,8 +59,6 @@ class CasePicturesHook(Hook):
         self.num_worst = num_worst
         self.num_sample = num_sample
         self.seed = seed
-        self._cases: list[dict] = []
-        self._sheets: list[str] = []
 
     def before_test(self, runner) -> None:
         """Check what :meth:`after_test` needs."""

@@ -18,11 +18,8 @@ from trn_plugin.registry import HOOKS
 
 __all__ = ["SafeCheckpointHook"]
 
-TYPES = (
-    (("interval", "max_keep_ckpts", "save_begin"), int, "a whole number"),
-    (("by_epoch",), bool, "True or False"),
-    (("filename_tmpl",), str, "text"),
-)
+TYPES = dict(interval=int, max_keep_ckpts=int, save_begin=int, by_epoch=bool, filename_tmpl=str)
+NAMES = {int: "a whole number", bool: "True or False", str: "text"}
 
 
 @HOOKS.register_module()
@@ -41,13 +38,12 @@ class SafeCheckpointHook(CheckpointHook):
     def __init__(self, interval: int = -1, save_best=None, rule=None, **options) -> None:
         rule = rule or rule_of(save_best)
         super().__init__(interval, save_best=save_best, rule=rule, **options)
-        for names, kind, expected in TYPES:
-            for name in names:
-                value = getattr(self, name)
-                if isinstance(value, bool) != (kind is bool) or not isinstance(value, kind):
-                    raise ConfigError(
-                        f"default_hooks.checkpoint.{name}: expected {expected}, found {value!r}"
-                    )
+        for name, kind in TYPES.items():
+            value = getattr(self, name)
+            if type(value) is not kind:
+                raise ConfigError(
+                    f"default_hooks.checkpoint.{name}: expected {NAMES[kind]}, found {value!r}"
+                )
 
     def before_train(self, runner) -> None:
         """See MMEngine's; after a resume, also removes outdated best checkpoints.
