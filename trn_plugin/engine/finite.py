@@ -8,6 +8,7 @@ import math
 import torch
 import torch.distributed
 
+from trn_plugin.checkpoints.newest import last_checkpoint_text
 from trn_plugin.config_checks import config_errors
 from trn_plugin.engine import step_log
 from trn_plugin.engine.optimizers import wrappers_of
@@ -155,7 +156,7 @@ class FiniteSteps:
         if self.skips and self.in_a_row > MOST_SKIPPED:
             problem += f", and the {MOST_SKIPPED} steps before were skipped too"
         if not self.skips or self.in_a_row > MOST_SKIPPED:
-            where = runner.last_checkpoint_text()
+            where = last_checkpoint_text(runner.work_dir)
             raise TrainingError(f"iteration {iteration}: {problem}; {where}")
         skipped = runner.message_hub.runtime_info.get("skipped_steps", 0) + 1
         runner.message_hub.update_info("skipped_steps", skipped)

@@ -14,6 +14,7 @@ from mmengine.logging import HistoryBuffer
 
 import trn_plugin
 from trn_plugin.checkpoints import FORMAT
+from trn_plugin.checkpoints.newest import last_checkpoint_text
 from trn_plugin.checkpoints.weights import nonfinite_state
 from trn_plugin.engine.optimizers import nonfinite_moment, optimized_names, restore_optimizers
 from trn_plugin.engine.schedules import replay, restore_schedules
@@ -76,7 +77,7 @@ def check_loadable(runner, optimizer: bool) -> None:
     if bad is not None:
         raise TrainingError(
             f"iteration {runner.iter}: {what} not finite and not saved; "
-            f"{runner.last_checkpoint_text()}"
+            f"{last_checkpoint_text(runner.work_dir)}"
         )
 
 

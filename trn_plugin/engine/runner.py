@@ -149,7 +149,7 @@ class SafeRunner(ConfigErrorRunner):
                 super().dump_config()
                 return super().train()
         except KeyboardInterrupt as error:
-            where = self.last_checkpoint_text()
+            where = newest.last_checkpoint_text(self.work_dir)
             if newest.checkpoint_files(self.work_dir):
                 where += "; --resume continues from there"
             raise type(error)(where) from None
@@ -252,10 +252,6 @@ class SafeRunner(ConfigErrorRunner):
         if self.random_state is not None:
             run_state.set_random_state(self.random_state)
             self.random_state = None
-
-    def last_checkpoint_text(self) -> str:
-        """Message naming the last checkpoint."""
-        return newest.last_checkpoint_text(self.work_dir)
 
     def save_checkpoint(
         self,
