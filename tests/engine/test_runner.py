@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from trn_plugin.checkpoints import load_checkpoint_file, load_model_state
-from trn_plugin.engine.distributed import with_sync_bn
+from trn_plugin.engine.distributed import distributed_model
 from trn_plugin.errors import CheckpointError, ConfigError, TrainingError
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "hooks"))
@@ -94,7 +94,7 @@ def test_a_gradient_that_is_not_finite_ends_the_run(tmp_path):
     optim["clip_grad"]["error_if_nonfinite"] = True
     model = model_config(size=32, neck=False)
     run = runner(tmp_path, model=model, epochs=3, optim_wrapper=optim)
-    with pytest.raises(TrainingError, match=r"iteration \d+: the loss of task .* is (nan|inf)"):
+    with pytest.raises(TrainingError, match=r"iteration \d+: loss_\w+ is (nan|inf)"):
         run.train()
 
 
@@ -153,13 +153,11 @@ def test_an_epoch_without_a_batch_is_refused(tmp_path):
         run.train()
 
 
-def test_sync_bn_is_torchs_and_needs_cuda(monkeypatch):
-    model = torch.nn.BatchNorm1d(2)
-    with pytest.raises(ConfigError, match="sync_bn: expected 'torch', found 'mmcv'"):
-        with_sync_bn("mmcv", model)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+def test_sync_bn_needs_cuda():
+    if torch.cuda.is_available():
+        pytest.skip("needs a machine without CUDA")
     with pytest.raises(ConfigError, match=r"sync_bn: .* runs on CUDA only; on CPUs leave it out"):
-        with_sync_bn("torch", model)
+        distributed_model(dict(sync_bn="torch"), torch.nn.BatchNorm1d(2))
 
 
 def test_weights_alone_cannot_be_resumed(tmp_path):

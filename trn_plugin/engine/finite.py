@@ -12,7 +12,7 @@ from trn_plugin.checkpoints.newest import last_checkpoint_text
 from trn_plugin.config_checks import config_errors
 from trn_plugin.engine import step_log
 from trn_plugin.engine.optimizers import wrappers_of
-from trn_plugin.engine.step_log import StepLog, finite_only
+from trn_plugin.engine.step_log import StepLog
 from trn_plugin.errors import CheckpointError, TrainingError, first_line, printable
 
 __all__ = ["FiniteSteps", "reads_late"]
@@ -110,30 +110,31 @@ class FiniteSteps:
         due = all(wrapper.should_update() for wrapper in self.wrappers)
         if due:
             self.losses.clear()
-        scaled = any(hasattr(wrapper, "loss_scaler") for wrapper in self.wrappers)
-        skipped = int(scaled and due and not self.stepped)
-        if not self.late:
-            return finite_only(outputs, skipped) if scaled or self.skips else outputs
         for tensor, before in statistics if self.good is not None else ():
             tensor.copy_(torch.where(self.good, tensor, before))
+        norms = {w.grad_name: self.norms[k] for k, w in self.clipped.items() if k in self.norms}
+        entries = {**{name: norm.total for name, norm in norms.items()}, **outputs}
+        scaled = any(hasattr(wrapper, "loss_scaler") for wrapper in self.wrappers)
         if scaled or self.skips:
-            outputs = {**outputs, "skipped_steps": skipped if self.masked is None else self.masked}
-        clipped = {
-            w.grad_name: self.norms[k].total for k, w in self.clipped.items() if k in self.norms
-        }
-        self.log.add(runner.iter + 1, {**clipped, **outputs}, self.good, [*self.norms.values()])
+            skipped = int(scaled and due and not self.stepped)
+            entries["skipped_steps"] = skipped if self.masked is None else self.masked
+        self._log(entries)
         return outputs
 
-    def _on_nonfinite(self, iteration: int, entries: dict, norms: list) -> dict:
-        """Stop or count a non-finite step that was read late; returns its finite log entries."""
+    def _log(self, entries: dict) -> None:
+        self.log.add(self.runner.iter + 1, entries, self.good, [*self.norms.values()])
+        if not self.late:
+            self.log.flush()
+
+    def _on_nonfinite(self, iteration: int, entries: dict, norms: list) -> None:
+        """Stop or count a non-finite step that was read late."""
         losses = {k: v for k, v in entries.items() if "loss" in k and not math.isfinite(v)}
         bad = [each for each in norms if not bool(each.each.isfinite().all())] or norms
         problem = step_log.losses_text(losses) or bad[0].bad_text(self.names)
         self._stop_or_count(iteration, problem)
-        return finite_only(entries, 1)
 
     def _stop_or_skip(self, problem: str, counts: list[int], statistics: list) -> dict:
-        """Stop, or restore optimizers and statistics; returns the finite log entries."""
+        """Stop, or restore optimizers and statistics; returns the losses."""
         self.log.flush()
         self._stop_or_count(self.runner.iter + 1, problem)
         for wrapper, count in zip(self.wrappers, counts, strict=True):
@@ -142,10 +143,10 @@ class FiniteSteps:
             wrapper.zero_grad()
         for tensor, before in statistics:
             tensor.copy_(before)
-        outputs = finite_only({k: torch.cat(v).mean() for k, v in self.losses.items()}, 1)
+        outputs = {name: torch.cat(values).mean() for name, values in self.losses.items()}
         self.losses.clear()
-        if self.late:
-            self.log.add(self.runner.iter + 1, outputs, None, [])
+        self.good = None  # it is counted already
+        self._log({**outputs, "skipped_steps": 1})
         return outputs
 
     def _stop_or_count(self, iteration: int, problem: str) -> None:
@@ -172,9 +173,6 @@ class FiniteSteps:
             norms = step_log.norms_of(parameters, float(norm_type))
             self.norms[id(wrapper.optimizer)] = norms
             torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, norms.total, foreach)
-            if not self.late and math.isfinite(norms.total):
-                name = f"train/{wrapper.grad_name}"
-                wrapper.message_hub.update_scalar(name, float(norms.total))
 
         return clip
 

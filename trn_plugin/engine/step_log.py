@@ -21,11 +21,11 @@ MOST_PENDING = 100  # steps in the queue before it is flushed
 class StepLog:
     """Queue of log entries that are copied to the host asynchronously, one tensor per step.
 
-    ``on_nonfinite`` takes the iteration, entries and norms of a non-finite step. It returns the
-    entries to log, or raises TrainingError.
+    ``on_nonfinite`` takes the iteration, entries and norms of a non-finite step, and may raise
+    TrainingError. If entries have 'skipped_steps', non-finite ones are left out.
     """
 
-    def __init__(self, runner, on_nonfinite: Callable[[int, dict, list], dict]) -> None:
+    def __init__(self, runner, on_nonfinite: Callable[[int, dict, list], None]) -> None:
         self.runner, self.on_nonfinite = runner, on_nonfinite
         self.pending: list[tuple] = []
 
@@ -49,9 +49,10 @@ class StepLog:
             values = [] if copied is None else copied.read().tolist()
             entries = {**entries, **dict(zip(names, values, strict=False))}
             if good is not None and not values[-1]:
-                entries = self.on_nonfinite(iteration, entries, norms)
+                self.on_nonfinite(iteration, entries, norms)
             for name, value in entries.items():
-                self.runner.message_hub.update_scalar(f"train/{name}", value)
+                if "skipped_steps" not in entries or math.isfinite(value):
+                    self.runner.message_hub.update_scalar(f"train/{name}", value)
 
 
 class StepLogHook(RuntimeInfoHook):
@@ -61,18 +62,16 @@ class StepLogHook(RuntimeInfoHook):
     """
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
-        steps = runner.finite_steps
-        if not steps.late:
-            super().after_train_iter(runner, batch_idx, data_batch, outputs)
-        elif (
-            len(steps.log.pending) >= MOST_PENDING
+        log = runner.finite_steps.log
+        if (
+            len(log.pending) >= MOST_PENDING
             or self.end_of_epoch(runner.train_dataloader, batch_idx)
             or any(
                 isinstance(hook, LoggerHook) and hook.every_n_inner_iters(batch_idx, hook.interval)
                 for hook in runner.hooks
             )
         ):
-            steps.log.flush()
+            log.flush()
 
     def before_val(self, runner) -> None:
         if runner.finite_steps is not None:
@@ -139,22 +138,7 @@ def norms_of(parameters: list[Tensor], order: float = 2.0) -> Norms:
 def losses_text(bad: dict[str, float]) -> str | None:
     """Names non-finite losses with their values; None if there are none."""
     named = {key: value for key, value in bad.items() if key != "loss"} or bad
-    return " and ".join(f"{_loss_name(key)} is {value}" for key, value in named.items()) or None
-
-
-def _loss_name(key: str) -> str:
-    level = key.removeprefix("loss_relation_")
-    if level != key:
-        return f"the relation loss of level {level!r}"
-    task = key.removeprefix("loss_")
-    return f"the loss of task {task!r}" if task != key else repr(key)
-
-
-def finite_only(entries: dict, skipped: int) -> dict:
-    """The finite log entries, and ``skipped_steps``."""
-    numbers = {k: torch.as_tensor(v) for k, v in entries.items() if not isinstance(v, str)}
-    bad = [name for name, value in numbers.items() if not bool(value.isfinite().all())]
-    return {**{k: v for k, v in entries.items() if k not in bad}, "skipped_steps": skipped}
+    return " and ".join(f"{key} is {value}" for key, value in named.items()) or None
 
 
 def statistics_of(model: nn.Module) -> list[tuple[Tensor, Tensor]]:
