@@ -86,7 +86,7 @@ def test_the_mode_of_a_file_is_the_users(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "no such checkpoint file"),
+        (None, "cannot be read as a checkpoint: No such file"),
         (b"", r"file\.pth: the file is empty"),
         (b"PK\x03\x04 and no more", "truncated or damaged checkpoint"),
         (b"plain text", "refused, it is damaged or holds more than plain data"),
@@ -140,7 +140,7 @@ def test_what_a_killed_write_left_is_cleared(tmp_path):
 
 
 def test_folder_and_wrong_content(tmp_path):
-    with pytest.raises(CheckpointError, match="found a folder"):
+    with pytest.raises(CheckpointError, match="cannot be read as a checkpoint: Is a directory"):
         load_checkpoint_file(tmp_path)
     path = tmp_path / "list.pth"
     torch.save([1, 2], path)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import random
-import time
 
-import mmengine
 import numpy as np
 import torch
 from mmengine.dist import get_rank, get_world_size
@@ -93,8 +91,6 @@ def describe(runner, given: dict, by_epoch: bool) -> dict:
         settings=settings_of(runner.cfg),
         seed=runner.seed,
         experiment_name=runner.experiment_name,
-        time=time.strftime("%Y%m%d_%H%M%S", time.localtime()),
-        mmengine_version=mmengine.__version__,
         trn_plugin_version=trn_plugin.__version__,
         trn_plugin_format=FORMAT,
         dataset_meta=getattr(runner.train_dataloader.dataset, "metainfo", {}),

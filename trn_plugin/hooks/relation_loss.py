@@ -98,17 +98,17 @@ class TaskRelationLossHook(Hook):
         for name in options.keys() - inspect.signature(TaskRelationNeck).parameters.keys():
             raise ConfigError(f"TaskRelationLossHook: no option is named {name!r}")
         self.attached: AttachedRelations | None = None
-        given = dict(features=features, labels=labels, relations=relations)
-        missing = [name for name, value in given.items() if value is None]
-        if missing and (options or len(missing) < len(given)):
-            first = next(iter([*(given.keys() - set(missing)), *options]))
+        read = dict(features=features, labels=labels, relations=relations)
+        missing = [name for name, value in read.items() if value is None]
+        given = [*(name for name in read if name not in missing), *options]
+        if missing and given:
             raise ConfigError(
-                f"TaskRelationLossHook.{first}: also needs {' and '.join(missing)}; a model with "
+                f"TaskRelationLossHook.{given[0]}: also needs {' and '.join(missing)}; a model with "
                 "model.neck needs none of them"
             )
         if not missing:
             options["min_samples_per_dim"] = min_samples_per_dim
-            self.attached = AttachedRelations(**given, data_samples=data_samples, **options)
+            self.attached = AttachedRelations(**read, data_samples=data_samples, **options)
             self._check_levels(self.attached.levels, "TaskRelationLossHook.features")
 
     def before_train(self, runner) -> None:
