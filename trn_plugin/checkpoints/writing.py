@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import os
 
 import numpy as np
 import torch
 
-from trn_plugin.errors import CheckpointError
+from trn_plugin.errors import CheckpointError, first_line
 from trn_plugin.files import atomic_write
 
 __all__ = ["plain", "save_checkpoint_file"]
@@ -20,10 +19,12 @@ def save_checkpoint_file(checkpoint: dict, path: str | os.PathLike) -> None:
     Raises:
         CheckpointError: the file cannot be written.
     """
-    written = io.BytesIO()  # torch hides why a write to a file failed
-    torch.save(plain(checkpoint), written)
     with atomic_write(path, error=CheckpointError, lasting=True) as partial:
-        partial.write_bytes(written.getbuffer())
+        try:
+            with partial.open("wb") as file:
+                torch.save(plain(checkpoint), file)
+        except RuntimeError as error:  # torch does not say why a write failed
+            raise OSError(f"{first_line(error)}; is the disk full?") from error
 
 
 def plain(value):

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import cv2
 
 from trn_plugin.errors import DataError
-from trn_plugin.text_files import line_not_in_utf8
+from trn_plugin.files import line_not_in_utf8
 
 __all__ = ["BoxRow", "Found", "find_inputs", "output_paths", "read_boxes", "whole_pixels"]
 

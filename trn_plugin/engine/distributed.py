@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 
 from mmengine.device import get_device
-from mmengine.dist import all_reduce, get_world_size
+from mmengine.dist import get_world_size
 from mmengine.registry import MODEL_WRAPPERS
 from timm.layers import convert_sync_batchnorm
+from timm.utils import distribute_bn
 from torch import nn
-from torch.nn.modules.batchnorm import SyncBatchNorm, _NormBase
 
 from trn_plugin.errors import ConfigError
 
@@ -46,8 +46,5 @@ def average_statistics(model: nn.Module) -> None:
 
     MMEngine's ``SyncBuffersHook`` would average counters and running covariances too.
     """
-    for module in model.modules() if get_world_size() > 1 else ():
-        if isinstance(module, _NormBase) and not isinstance(module, SyncBatchNorm):
-            for statistic in (module.running_mean, module.running_var):
-                if statistic is not None:
-                    all_reduce(statistic, op="mean")
+    if get_world_size() > 1:
+        distribute_bn(model, get_world_size(), reduce=True)

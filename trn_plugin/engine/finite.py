@@ -13,7 +13,7 @@ from trn_plugin.config_checks import config_errors
 from trn_plugin.engine import step_log
 from trn_plugin.engine.optimizers import wrappers_of
 from trn_plugin.engine.step_log import StepLog
-from trn_plugin.errors import CheckpointError, TrainingError, first_line, printable
+from trn_plugin.errors import TrainingError, printable
 
 __all__ = ["FiniteSteps", "reads_late"]
 
@@ -83,7 +83,6 @@ class FiniteSteps:
 
         Raises:
             TrainingError: a non-finite step; names iteration, task and level if known.
-            CheckpointError: the first step of a resumed run fails in the optimizer.
         """
         runner, self.begun = self.runner, True
         counts = [getattr(wrapper, "inner_count", 0) for wrapper in self.wrappers]
@@ -95,16 +94,6 @@ class FiniteSteps:
             problem = self.losses.bad_text() if at_once else None
         except TrainingError as error:
             problem = str(error)
-        except Exception as error:  # an optimizer with an unusable state may raise anything
-            memory = isinstance(error, (MemoryError, torch.OutOfMemoryError))
-            if memory or not (self.stepped and runner.resumed_from):
-                raise
-            raise CheckpointError(
-                f"{runner.resumed_from}: the optimizer cannot use the state in it: "
-                f"{type(error).__name__}: {printable(first_line(error))}"
-            ) from error
-        if self.stepped:
-            runner.resumed_from = None
         if problem is not None:
             return self._stop_or_skip(problem, counts, statistics)
         due = all(wrapper.should_update() for wrapper in self.wrappers)

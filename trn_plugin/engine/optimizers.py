@@ -11,6 +11,7 @@ from mmengine.registry import OPTIMIZERS
 from torch import nn
 
 from trn_plugin.checkpoints.weights import nonfinite
+from trn_plugin.engine.schedules import same_kind
 from trn_plugin.errors import ConfigError, shown
 
 __all__ = ["nonfinite_moment", "optimized_names", "own_optimizer", "restore_optimizers"]
@@ -96,22 +97,35 @@ def restore_optimizers(wrapper, model: nn.Module, saved: dict, names, keep_rates
                 and key not in (*rates, *IMPLEMENTATION, "params")
                 and not (keep_rates and key.startswith("initial_"))
             ]
-            if not isinstance(theirs["lr"], (int, float, torch.Tensor)):
-                raise ValueError(f"the learning rate is {shown(theirs['lr'])}")
+            for key in mine.keys() & theirs.keys() - {"params", *IMPLEMENTATION}:
+                if not torch.is_tensor(theirs[key]) and not same_kind(mine[key], theirs[key]):
+                    raise ValueError(f"{key} is {shown(theirs[key])}, expected {mine[key]!r}")
             kept = (*IMPLEMENTATION, "params")
             kept += (*rates, *(f"initial_{key}" for key in rates)) if keep_rates else ()
             groups.append({**theirs, **{key: mine[key] for key in kept if key in mine}})
         each.load_state_dict({**state, "state": moved, "param_groups": groups})
-        for parameter, moments in each.optimizer.state.items():
-            for key in MOMENTS:
-                value = moments.get(key)
-                if torch.is_tensor(value) and value.shape != parameter.shape:
-                    shapes = f"{tuple(value.shape)} for a weight of {tuple(parameter.shape)}"
-                    raise ValueError(f"{key} is {shapes}")
+        for group in each.param_groups:
+            moments = [each.optimizer.state.get(p, {}) for p in group["params"]]
+            pairs = list(zip(group["params"], moments, strict=True))
+            kinds = {(p.ndim, frozenset(found) & {*MOMENTS}) for p, found in pairs if found}
+            if len(kinds) > len({ndim for ndim, _ in kinds}):
+                raise ValueError("some weights of a group lack moments that others have")
+            for parameter, found in pairs:
+                for key, value in found.items():
+                    _check_moment(key, value, parameter)
     bad = nonfinite_moment(wrapper)
     if bad is not None:
         raise ValueError(f"{bad} of its optimizer is not finite")
     return list(dict.fromkeys(differing))
+
+
+def _check_moment(key: str, value, parameter) -> None:
+    if key in MOMENTS or key == "step":
+        fits = isinstance(value, (int, float)) and key == "step"
+        if torch.is_tensor(value):
+            fits = value.numel() == 1 if key == "step" else value.shape == parameter.shape
+        if not fits and value is not None:
+            raise ValueError(f"{key} of a weight {tuple(parameter.shape)} is {shown(value)}")
 
 
 def nonfinite_moment(wrapper) -> str | None:

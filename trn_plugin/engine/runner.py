@@ -54,7 +54,7 @@ class SafeRunner(ConfigErrorRunner):
         finite_steps (FiniteSteps): runs the training steps; None before training.
         validated (tuple[int, dict]): iteration and metrics of the last validation.
         trained_on (dict): metainfo of the data set that the loaded weights were trained on.
-        resumed_from (str | None): the checkpoint, until the first optimizer step after it.
+        resumed_from (str | None): the checkpoint that the run goes on from.
     """
 
     def __init__(self, *args, load_from=None, resume=False, **options) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from trn_plugin.errors import ConfigError, shown
 
-__all__ = ["as_iterations", "replay", "restore_schedules", "schedules_in"]
+__all__ = ["as_iterations", "replay", "restore_schedules", "same_kind", "schedules_in"]
 
 
 def as_iterations(scheduler, epoch_length: int, max_iters: int):
@@ -47,7 +47,7 @@ def restore_schedules(schedulers, saved) -> list[str]:
         if state.keys() != own.keys():
             raise ValueError(f"a {kind} has the values {shown(list(state))}")
         for name, value in own.items():
-            if not _same_kind(value, state[name]):
+            if not same_kind(value, state[name]):
                 raise ValueError(f"{name} of a {kind} is {shown(state[name])}, expected {value!r}")
             setting = not name.startswith("_") and name not in ("last_step", "verbose")
             if setting and isinstance(value, (int, float)) and state[name] != value:
@@ -73,11 +73,11 @@ def replay(schedulers, iterations: int, epoch_length: int) -> None:
                     schedule.step()
 
 
-def _same_kind(own, saved) -> bool:
+def same_kind(own, saved) -> bool:
     """Whether a saved value has the type and length of our own; texts must be equal."""
     if isinstance(own, (list, tuple)):
         same = isinstance(saved, (list, tuple)) and len(saved) == len(own)
-        return same and all(map(_same_kind, own, saved))
+        return same and all(map(same_kind, own, saved))
     if isinstance(own, (int, float)):
         return isinstance(saved, (int, float)) and (abs(saved) < 2**53 or saved == own)
     return not isinstance(own, str) or saved == own

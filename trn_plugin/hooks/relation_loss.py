@@ -103,8 +103,8 @@ class TaskRelationLossHook(Hook):
         given = [*(name for name in read if name not in missing), *options]
         if missing and given:
             raise ConfigError(
-                f"TaskRelationLossHook.{given[0]}: also needs {' and '.join(missing)}; a model with "
-                "model.neck needs none of them"
+                f"TaskRelationLossHook.{given[0]}: also needs {' and '.join(missing)}; a model "
+                "with model.neck needs none of them"
             )
         if not missing:
             options["min_samples_per_dim"] = min_samples_per_dim
