@@ -39,6 +39,12 @@ def default_scope():
     init_default_scope("trn_plugin")
 
 
+@pytest.fixture(autouse=True)
+def without_fsync(monkeypatch):
+    """Waiting for the disk is slow, and whether files outlive a power failure is not tested."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
 @pytest.fixture
 def device():
     """What is tested: TRN_PLUGIN_TEST_DEVICE, a CPU by default."""

@@ -65,24 +65,6 @@ def test_the_format_before_torch_1_6_is_read(tmp_path):
     assert torch.equal(load_checkpoint_file(path)["state_dict"]["w"], torch.arange(9.0))
 
 
-def test_an_environment_that_contradicts_itself_is_told(tmp_path, monkeypatch):
-    save_checkpoint_file(dict(state_dict={}, meta={}), tmp_path / "a.pth")
-    for name in ("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_WEIGHTS_ONLY_LOAD"):
-        monkeypatch.setenv(name, "1")
-    with pytest.raises(CheckpointError, match=r"a\.pth: .*TORCH_FORCE") as error:
-        load_checkpoint_file(tmp_path / "a.pth")
-    assert "\n" not in str(error.value)
-
-
-def test_the_mode_of_a_file_is_the_users(tmp_path):
-    before = os.umask(0o077)
-    try:
-        save_checkpoint_file(dict(state_dict={}, meta={}), tmp_path / "a.pth")
-    finally:
-        os.umask(before)
-    assert (tmp_path / "a.pth").stat().st_mode & 0o777 == 0o600
-
-
 @pytest.mark.parametrize(
     ("content", "message"),
     [

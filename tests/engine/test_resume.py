@@ -27,23 +27,23 @@ from trn_plugin.errors import CheckpointError
 from trn_plugin.hooks import NamesHook
 
 ITERATIONS = dict(type="IterBasedTrainLoop", max_iters=16, val_interval=4)
-EVERY_ONE = dict(EVERY_OTHER, interval=1)
-FOREVER = dict(type="InfiniteSampler")
 
 
 @pytest.mark.parametrize(
-    ("train_cfg", "checkpoint", "stops"),
+    ("train_cfg", "checkpoint", "stops", "accumulated"),
     [
-        (EPOCHS, EVERY_EPOCH, (3, 8, 18)),  # before the first checkpoint, within and at an end
-        (EPOCHS, EVERY_OTHER, (5, 6, 13)),
-        (ITERATIONS, EVERY_OTHER, (4, 9)),
-        (dict(by_epoch=True, max_epochs=3), EVERY_OTHER, (9,)),
-        (dict(by_epoch=False, max_iters=9), EVERY_OTHER, (7,)),
-        (dict(ITERATIONS, val_interval=1, max_iters=6), EVERY_ONE, (4,)),
+        (EPOCHS, EVERY_EPOCH, (3, 8, 18), 1),  # before the first checkpoint, within and at an end
+        (EPOCHS, EVERY_OTHER, (5, 6, 13), 1),
+        (EPOCHS, EVERY_OTHER, (4, 9, 11), 3),
+        (ITERATIONS, EVERY_OTHER, (4, 9), 1),
+        (dict(by_epoch=True, max_epochs=3), EVERY_OTHER, (9,), 1),
+        (dict(by_epoch=False, max_iters=9), EVERY_OTHER, (7,), 1),
+        (dict(ITERATIONS, val_interval=1, max_iters=6), dict(EVERY_OTHER, interval=1), (4,), 1),
     ],
 )
-def test_resumed_equals_whole(tmp_path, train_cfg, checkpoint, stops):
-    options = dict(train_cfg=train_cfg, checkpoint=checkpoint)
+def test_resumed_equals_whole(tmp_path, train_cfg, checkpoint, stops, accumulated):
+    optim = dict(accumulative_counts=accumulated)
+    options = dict(train_cfg=train_cfg, checkpoint=checkpoint, optim=optim)
     rest = stopped_and_resumed(tmp_path, stops, **options)
     expected = result_of(whole(tmp_path, **options))
     assert "val/tiny/error" in expected or "val_interval" not in train_cfg
@@ -67,19 +67,15 @@ def test_with_workers_too(tmp_path, workers, persistent, train_cfg):
     assert_same(result_of(stopped_and_resumed(tmp_path, (9,), **options)), expected)
 
 
-def test_accumulated_gradients_are_not_lost(tmp_path):
-    options = dict(checkpoint=EVERY_OTHER, optim=dict(accumulative_counts=3))
-    rest = stopped_and_resumed(tmp_path, (4, 9, 11), **options)
-    assert_same(result_of(rest), result_of(whole(tmp_path, **options)))
-
-
 def test_an_endless_sampler_goes_on(tmp_path, monkeypatch):
     def sample(self, index):  # mmengine's sampler hands no draw on
         x = torch.full((6,), index / SAMPLES)
         return dict(x=x, y=x[:2])
 
     monkeypatch.setattr(tiny.Numbers, "__getitem__", sample)
-    options = dict(train_cfg=ITERATIONS, checkpoint=EVERY_OTHER, sampler=FOREVER)
+    options = dict(
+        train_cfg=ITERATIONS, checkpoint=EVERY_OTHER, sampler=dict(type="InfiniteSampler")
+    )
     rest = stopped_and_resumed(tmp_path, (5, 11), **options)
     assert_same(result_of(rest), result_of(whole(tmp_path, **options)))
 
