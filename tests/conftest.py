@@ -17,7 +17,8 @@ cv2.setNumThreads(0)
 # yapf, which formats the config for logs, files and checkpoints, would be half of a small run
 mmengine.config.config.FormatCode = lambda text, **options: (text, True)
 TESTS = Path(__file__).parent
-for folder in ("relation", "models", "datasets", ".", "../tools", "../tools/benchmarks"):
+ROOMS = ("relation", "models", "datasets", "engine", "hooks")  # with helpers of other tests
+for folder in (*ROOMS, ".", "../tools", "../tools/benchmarks"):
     sys.path.insert(0, str((TESTS / folder).resolve()))
 
 

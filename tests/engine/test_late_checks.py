@@ -2,22 +2,19 @@
 
 import copy
 import re
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from mmengine.hooks import Hook, LoggerHook
 from mmengine.model import BaseDataPreprocessor
-from test_finite import NAN, Spoiled, label_of_b
+from test_finite import NAN, Root, Spoiled, label_of_b
+from test_relation_loss import relation_hook, runner
 from tiny import TinyModel, assert_same, result_of, tiny_runner
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from trn_plugin.checkpoints import load_checkpoint_file
 from trn_plugin.engine import finite
 from trn_plugin.errors import TrainingError
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "hooks"))
 
 FUSED = dict(optimizer=dict(type="Adam", lr=0.02, fused=True), clip_grad=dict(max_norm=5.0))
 
@@ -115,17 +112,7 @@ def test_a_bad_step_read_late_is_named_and_changes_nothing(tmp_path, late):
 
 
 def test_a_bad_gradient_read_late_is_named(tmp_path, late):
-    class Root(TinyModel):
-        steps = 0
-
-        def forward(self, x, y, mode="tensor"):
-            found = super().forward(x, y, mode)
-            self.steps += mode == "loss"
-            if mode == "loss" and self.steps == 4:
-                found["loss_b"] = found["loss_b"] + (self.heads["b"].bias * 0).abs().sqrt().sum()
-            return found
-
-    run = late_runner(tmp_path, model=Root(), train_cfg=iterations(8))
+    run = late_runner(tmp_path, model=Root(4), train_cfg=iterations(8))
     with pytest.raises(TrainingError, match=r"iteration 4: the gradient of heads\.b\.bias is not"):
         run.train()
 
@@ -204,8 +191,6 @@ def test_steps_on_cuda_wait_for_nothing(tmp_path):
 @pytest.mark.cuda
 @pytest.mark.usefixtures("waits_are_allowed_again")
 def test_steps_of_a_toy_trn_on_cuda_wait_for_nothing(tmp_path):
-    from test_relation_loss import relation_hook, runner
-
     steps = copy.deepcopy(CUDA_STEPS)
     hooks = [relation_hook(weights=dict(output=0.1, hidden=0.1)), *steps.pop("custom_hooks")]
     run = runner(tmp_path, hooks, batch_size=2, **steps)

@@ -1,17 +1,12 @@
-import sys
-from pathlib import Path
-
 import pytest
 import torch
+from builders import model_config
+from test_relation_loss import relation_hook, runner
+from tiny import assert_same_weights
 
 from trn_plugin.checkpoints import load_checkpoint_file, load_model_state
 from trn_plugin.engine.distributed import distributed_model
 from trn_plugin.errors import CheckpointError, ConfigError, TrainingError
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "hooks"))
-from builders import model_config
-from test_relation_loss import relation_hook, runner
-from tiny import assert_same_weights
 
 
 def hook():

@@ -9,10 +9,10 @@ from foreign_model import (
     SomeoneElsesModel,
     attached,
     covariances,
-    history,
     hook,
     runner,
 )
+from test_relation_loss import history
 from torch import nn
 
 from trn_plugin.errors import ConfigError, TrainingError

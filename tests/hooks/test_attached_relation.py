@@ -11,15 +11,15 @@ from foreign_model import (
     MISSING,
     Scenes,
     SomeoneElsesModel,
-    assert_same_weights,
     attached,
     covariances,
-    history,
     hook,
     runner,
 )
 from mmengine.runner import Runner
 from processes import in_ranks
+from test_relation_loss import history
+from tiny import assert_same_weights
 
 from trn_plugin.checkpoints import load_checkpoint_file
 from trn_plugin.engine import SafeRunner
@@ -185,8 +185,8 @@ def test_covariances_of_another_config_are_refused(tmp_path):
 def test_accumulated_gradients_keep_the_memory(tmp_path):
     """k micro-batches use the k-th root of the momentum each."""
     optim = dict(optimizer=dict(type="SGD", lr=0.1), accumulative_counts=2)
-    both = runner(tmp_path, [hook()], name="both", batch=8, optim_wrapper=optim)
-    root = runner(tmp_path, [hook(momentum=0.9**0.5)], name="root", batch=8)
+    both = runner(tmp_path, [hook()], name="both", batch_size=8, optim_wrapper=optim)
+    root = runner(tmp_path, [hook(momentum=0.9**0.5)], name="root", batch_size=8)
     for run in (both, root):
         run.train()
     key = "relation/label/depth-seg"
@@ -236,7 +236,7 @@ def train(rank, ranks, out):
         [hook()],
         f"{ranks}",
         epochs=3,
-        batch=16 // ranks,
+        batch_size=16 // ranks,
         missing=MISSING | dict.fromkeys(range(1, 16, 2), "depth"),  # the second rank's first batch
         shuffle=False,
         **options,
