@@ -30,7 +30,7 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_collection_finish():
-    """What is imported by now is for good: MMEngine collects garbage for each data set."""
+    """Exempt what is imported from garbage collection, which MMEngine runs for each data set."""
     gc.collect()
     gc.freeze()
 
@@ -48,7 +48,7 @@ def without_fsync(monkeypatch):
 
 @pytest.fixture
 def device():
-    """What is tested: TRN_PLUGIN_TEST_DEVICE, a CPU by default."""
+    """The device under test: TRN_PLUGIN_TEST_DEVICE, by default the CPU."""
     return torch.device(os.environ.get("TRN_PLUGIN_TEST_DEVICE", "cpu"))
 
 
@@ -63,7 +63,7 @@ class _Lines(logging.Handler):
 
 @pytest.fixture
 def logged():
-    """A function: all that was logged by MMEngine's current logger since the test began."""
+    """A function that returns what MMEngine's current logger has logged since the test began."""
     from mmengine.logging import MMLogger
 
     logger = MMLogger.get_current_instance()

@@ -1,6 +1,6 @@
 """Kill training runs with SIGKILL at random moments, resume them, and compare how they end.
 
-Half of the kills come while a checkpoint is being written. A run that has come to its end is
+Half of the kills come while a checkpoint is being written. Each finished run is
 compared, bit for bit, with one that was never killed: weights, running covariances, optimizer,
 logged losses and tau, random generators, metrics of the last validation. Exits with 1 when they
 differ. With --all every variant is run, one after the other.
@@ -79,7 +79,7 @@ def parse_args(arguments=None):
 
 
 def kill_at_some_moment(run, work, longest, rng):
-    """SIGKILL the run; 'writing', 'other', or None when it ended before."""
+    """SIGKILL the run at a random moment; returns 'writing', 'other', or None if it had ended."""
     in_writing = rng.random() < 0.5
     moment = time.monotonic() + rng.uniform(0, longest)
     writes = rng.randint(1, 3)

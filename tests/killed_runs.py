@@ -168,7 +168,7 @@ def free_port():
 
 
 def outcome(work):
-    """What a finished run left, as name -> tensor or number."""
+    """Results of a finished run by name: tensors and numbers."""
     files = sorted(path.name for path in work.glob("*.pth"))
     path = work / (work / "last_checkpoint").read_text().rpartition("/")[2]
     checkpoint = load_checkpoint_file(path)
@@ -212,7 +212,7 @@ def differences(found, expected):
 
 
 def warm_steps(values):
-    """In words, how many hidden taus were solved from the last step's solution."""
+    """Says how many hidden taus were solved from the last step's solution."""
     steps = values.get("state_dict.neck.layers.hidden.steps")
     solved, exact = steps.tolist() if steps is not None else (0, 0)
     return f"tau (hidden): {solved - exact} warm steps, {exact} exact ones"

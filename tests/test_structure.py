@@ -165,7 +165,7 @@ def names_of_bases(kind):
 
 
 def touched(node):
-    """The object and the private name that an access, or getattr and the like, is about."""
+    """Object and private name of an attribute access, or of a call of getattr and the like."""
     if isinstance(node, ast.Attribute) and is_private(node.attr):
         return node.value, node.attr
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and len(node.args) > 1:

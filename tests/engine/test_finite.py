@@ -1,4 +1,4 @@
-"""Losses and gradients that are not finite stop a run, or leave a step out and say so."""
+"""Non-finite losses and gradients stop a run, or their steps are skipped with a warning."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""On a GPU a step does not wait: the same route, forced on a CPU, and on CUDA itself."""
+"""Steps do not synchronise with a GPU; the same code is forced on a CPU, and run on CUDA."""
 
 import copy
 import re

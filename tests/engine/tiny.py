@@ -140,7 +140,7 @@ def whole(folder, **options):
 
 
 def stopped_and_resumed(folder, stops, **options):
-    """The result of a run that is stopped after each of these iterations."""
+    """A finished run that was stopped after each of these iterations."""
     for stop in stops:
         part = tiny_runner(folder, "part", resume=True, custom_hooks=[StopAt(stop)], **options)
         with pytest.raises(KeyboardInterrupt):
@@ -151,7 +151,7 @@ def stopped_and_resumed(folder, stops, **options):
 
 
 def result_of(run):
-    """All that a run has to show for itself at its end, times and paths left out."""
+    """The final state and the log of a run, without times and paths."""
     state = {f"model.{k}": v.clone() for k, v in run.model.state_dict().items()}
     for index, values in run.optim_wrapper.state_dict()["state"].items():
         state |= {f"optimizer.{index}.{k}": v for k, v in values.items()}

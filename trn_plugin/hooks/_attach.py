@@ -14,7 +14,7 @@ from torch.utils.hooks import RemovableHandle
 from trn_plugin.errors import CheckpointError, ConfigError
 from trn_plugin.hooks._features import FeatureReader, refuse_same_modules
 from trn_plugin.hooks._labels import LabelReader, number_of_samples
-from trn_plugin.hooks._names import check_dict, check_levels, check_names, check_tasks
+from trn_plugin.hooks._name_checks import check_dict, check_levels, check_names, check_tasks
 from trn_plugin.models.neck import Measurements, TaskRelationNeck
 from trn_plugin.structures import relation_sides
 
