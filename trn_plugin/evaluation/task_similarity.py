@@ -114,13 +114,9 @@ class TaskSimilarity(BaseMetric):
             if self._of_all and not self.relations:
                 self._relate_all(tasks)
             self._check_tasks(tasks, "model")
-        self.results.append(features_of(data_samples, (*self.levels, LABELS), tuple(self.tasks)))
-
-    def evaluate(self, size: int) -> dict:
-        """See MMEngine's; split by sample first, as it interleaves the samples of several ranks."""
-        if get_world_size() > 1:
-            self.results = [sample for part in self.results for sample in split(part)]
-        return super().evaluate(size)
+        found = features_of(data_samples, (*self.levels, LABELS), tuple(self.tasks))
+        # MMEngine interleaves the samples of several ranks
+        self.results += split(found) if get_world_size() > 1 else [found]
 
     def _relate_all(self, tasks: Collection[str]) -> None:
         self.tasks = dict.fromkeys(tasks)
