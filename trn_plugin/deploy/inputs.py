@@ -76,17 +76,17 @@ def find_inputs(arguments: Sequence[str | Path], exclude: Path | None = None) ->
 
 
 def _files(folder: Path, exclude: Path | None) -> list[Path]:
-    """The files of a folder and its subfolders, sorted, without hidden ones and ``exclude``."""
+    """The files of a folder, then of its subfolders, sorted; no hidden ones, no ``exclude``."""
     skipped = None if exclude is None else exclude.resolve()
     found = []
     for place, folders, names in os.walk(folder):
         inside = Path(place)
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
         if skipped is not None and skipped in (inside.resolve(), *inside.resolve().parents):
             folders.clear()
             continue
-        found += [inside / name for name in names if not name.startswith(".")]
-    return sorted(found)
+        found += [inside / name for name in sorted(names) if not name.startswith(".")]
+    return found
 
 
 def _is_picture(path: Path) -> bool:

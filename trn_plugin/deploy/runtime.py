@@ -37,6 +37,8 @@ class TaskPredictor:
         path: a file written by ``trn-plugin export``, or a config if ``checkpoint`` is given.
         providers: onnxruntime execution providers; default CUDA if present, then the CPU.
         threads: CPU threads; default onnxruntime's choice, one per core.
+        spinning: idle threads of onnxruntime busy-wait for the next call, which makes it faster;
+            False leaves this time to the program's other threads.
         checkpoint: run this in PyTorch, on CUDA if present, with the results of the exported file.
 
     Attributes:
@@ -64,6 +66,7 @@ class TaskPredictor:
         providers: Sequence[str] | None = None,
         threads: int | None = None,
         *,
+        spinning: bool = True,
         checkpoint: str | None = None,
     ):
         self.path = str(path if checkpoint is None else checkpoint)
@@ -76,7 +79,7 @@ class TaskPredictor:
             self.input_size, self.features = self.metadata["input_size"], ()
             self.outputs, self.dtype = list(self.tasks), np.uint8
             return
-        self.session = open_session(self.path, providers, threads)
+        self.session = open_session(self.path, providers, threads, spinning)
         text = self.session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
         self.metadata = parse_metadata(text, self.path)
         described = self.metadata["tasks"]

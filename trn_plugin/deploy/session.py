@@ -30,7 +30,10 @@ def providers_of(name: str | None) -> list[str] | None:
 
 
 def open_session(
-    path: str, providers: Sequence[str] | None = None, threads: int | None = None
+    path: str,
+    providers: Sequence[str] | None = None,
+    threads: int | None = None,
+    spinning: bool = True,
 ) -> onnxruntime.InferenceSession:
     """Load an ONNX file that holds all its weights.
 
@@ -38,6 +41,7 @@ def open_session(
         path: the file.
         providers: execution providers; default CUDA if it can be started, then the CPU.
         threads: CPU threads; default onnxruntime's choice, one per core.
+        spinning: see :class:`trn_plugin.deploy.TaskPredictor`.
 
     Raises:
         CheckpointError: the file is missing, onnxruntime cannot run it, or it takes weights from
@@ -57,10 +61,14 @@ def open_session(
     expected = f"expected a file written by trn-plugin export{hint}"
     if not Path(path).is_file():
         raise CheckpointError(f"{path}: no such file; {expected}")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads or 0
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
     failures = []
     for chosen in dict.fromkeys((tuple(wanted), (CPU,))):
         try:
-            session = _create_session(path, threads, chosen)
+            session = _create_session(path, options, chosen)
             break
         except Exception as error:  # onnxruntime's errors share no base class
             failures.append(first_line(error))
@@ -74,12 +82,9 @@ def open_session(
 
 
 def _create_session(
-    path: str, threads: int | None, providers: Sequence[str]
+    path: str, options: onnxruntime.SessionOptions, providers: Sequence[str]
 ) -> onnxruntime.InferenceSession:
     """Create a session; failures only raise, without log lines (also of CUDA) or retries."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = threads or 0
     onnxruntime.set_default_logger_severity(SILENT)
     try:
         # with the model as bytes, weights outside of it are searched in this empty folder
