@@ -43,7 +43,7 @@ def test_large_pictures_are_searched_at_a_smaller_size(yunet):
     assert covered[:, 3].max() == pytest.approx(128 * 4)
 
 
-def test_other_files_are_refused_in_one_line(yunet, tmp_path, mean_colour_model):
+def test_other_files_are_refused_in_one_line(tmp_path, mean_colour_model):
     with pytest.raises(CheckpointError, match="no such file"):
         FaceDetector(str(tmp_path / "gone.onnx"))
     with pytest.raises(CheckpointError, match="YuNet"):
@@ -52,8 +52,6 @@ def test_other_files_are_refused_in_one_line(yunet, tmp_path, mean_colour_model)
     with pytest.raises(CheckpointError, match="YuNet face detector") as caught:
         FaceDetector(str(tmp_path / "text.onnx"))
     assert "opencv/modules" not in str(caught.value)
-    with pytest.raises(ConfigError, match="score"):
-        FaceDetector(yunet, score=3)
 
 
 def test_a_detection_becomes_the_crop_of_training():

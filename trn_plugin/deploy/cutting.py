@@ -1,4 +1,4 @@
-"""Read pictures and cut boxes out of them."""
+"""Read pictures, cut boxes out of them, and resize these."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trn_plugin.deploy.inputs import Box, find_inputs
 from trn_plugin.errors import DataError
 from trn_plugin.geometry import crop, read_image
 
-__all__ = ["Picture", "Place", "cut_box", "cut_places", "read_pictures"]
+__all__ = ["Picture", "Place", "cut_box", "cut_places", "read_pictures", "resized"]
 
 Picture = np.ndarray | str | Path
 
@@ -95,3 +95,23 @@ def cut_box(image: np.ndarray, box: Box | None, where: str) -> np.ndarray:
         return crop(image, tuple(map(int, box)))
     except DataError as error:
         raise DataError(f"{where}: {error}") from None
+
+
+def resized(images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize pictures (N, H, W, 3) uint8 to (N, height, width, 3), as exported files do."""
+    rows, columns = map(_resize_weights, images.shape[1:3], size)
+    channels_first = images.transpose(0, 3, 1, 2).astype(np.float32)
+    found = rows @ channels_first @ columns.T
+    return found.round().clip(0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
+
+
+def _resize_weights(side: int, size: int) -> np.ndarray:
+    """Weights (size, side) of an antialiased bilinear resize along one axis, float32.
+
+    The triangle filter, as in :func:`trn_plugin.deploy.model.resize_weights`.
+    """
+    scale = side / size
+    centers = (np.arange(size) + 0.5) * scale
+    distances = np.abs(np.arange(side) + 0.5 - centers[:, None]) / max(scale, 1.0)
+    weights = np.maximum(1 - distances, 0)
+    return (weights / weights.sum(1, keepdims=True)).astype(np.float32)

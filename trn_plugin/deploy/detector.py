@@ -43,12 +43,9 @@ class FaceDetector:
 
     Raises:
         CheckpointError: the file is missing, or OpenCV cannot run it.
-        ConfigError: ``score`` is outside 0 to 1.
     """
 
     def __init__(self, path: str, score: float = 0.7) -> None:
-        if not 0 <= score <= 1:
-            raise ConfigError(f"score: expected 0 to 1, found {score}")
         if not Path(path).is_file():
             raise CheckpointError(f"{path}: no such file; expected a YuNet face detector")
         self.path = path

@@ -81,11 +81,13 @@ def predict_pictures(
         return picture, image, *cut_places(image, given)
 
     chunk: list[tuple] = []
+    count = 0
     for loaded in map_ahead(pool, load, places.items(), batch_size):
         chunk.append(loaded)
-        if sum(len(usable) for _, _, usable, _, _ in chunk) >= batch_size:
+        count += len(loaded[2])
+        if count >= batch_size:
             yield from _predict_chunk(predictor, chunk, batch_size)
-            chunk = []
+            chunk, count = [], 0
     yield from _predict_chunk(predictor, chunk, batch_size)
 
 

@@ -17,8 +17,8 @@ from onnxruntime.quantization import (
 )
 from torch import nn
 
+from trn_plugin.deploy.cutting import resized
 from trn_plugin.deploy.metadata import INPUT_NAME
-from trn_plugin.deploy.resize import resized
 
 __all__ = ["PRECISIONS", "in_float16", "to_int8"]
 

@@ -8,7 +8,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from trn_plugin.deploy.crops import crop_around, whole_pictures_note
-from trn_plugin.deploy.cutting import Picture, Place, cut_box, cut_places, read_pictures
+from trn_plugin.deploy.cutting import (
+    Picture,
+    Place,
+    cut_box,
+    cut_places,
+    read_pictures,
+    resized,
+)
 from trn_plugin.deploy.detector import Detector, detections
 from trn_plugin.deploy.inputs import Box
 from trn_plugin.deploy.metadata import (
@@ -18,7 +25,6 @@ from trn_plugin.deploy.metadata import (
     parse_metadata,
     sizes_text,
 )
-from trn_plugin.deploy.resize import resized
 from trn_plugin.deploy.session import open_session
 from trn_plugin.errors import CheckpointError, ConfigError, DataError, first_line, printable
 from trn_plugin.tasks import TASKS, NumbersTask, Task, read_task
@@ -266,23 +272,20 @@ class TaskPredictor:
         if self.network is not None:
             return self.network.run(images)
         sides = images.shape[1:3]
-        if self.metadata.get("resize") != "none" or sides == self.input_size:
-            return self._run(images)
-        outputs = self._run(resized(images, self.input_size))
-        scale = np.divide(sides[::-1], self.input_size[::-1])
-        for name, task in self.tasks.items():
-            rows = [task.mapped(row, lambda points: points * scale) for row in outputs[name]]
-            outputs[name] = np.asarray(rows, dtype=outputs[name].dtype)
-        return outputs
-
-    def _run(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        size = sizes_text(images.shape)
+        resize = self.metadata.get("resize") == "none" and sides != self.input_size
+        given = resized(images, self.input_size) if resize else images
         try:
-            images = np.ascontiguousarray(images, dtype=self.dtype)
-            outputs = self.session.run(None, {INPUT_NAME: images})
+            given = np.ascontiguousarray(given, dtype=self.dtype)
+            found = self.session.run(None, {INPUT_NAME: given})
         except Exception as error:  # onnxruntime's errors share no base class
             raise CheckpointError(
-                f"{self.path}: onnxruntime cannot run it on a batch of {size}: "
+                f"{self.path}: onnxruntime cannot run it on a batch of {sizes_text(given.shape)}: "
                 f"{printable(first_line(error))}; a smaller --batch-size needs less memory"
             ) from error
-        return dict(zip(self.outputs, outputs, strict=True))
+        outputs = dict(zip(self.outputs, found, strict=True))
+        if resize:
+            scale = np.divide(sides[::-1], self.input_size[::-1])
+            for name, task in self.tasks.items():
+                rows = [task.mapped(row, lambda points: points * scale) for row in outputs[name]]
+                outputs[name] = np.asarray(rows, dtype=outputs[name].dtype)
+        return outputs
