@@ -60,11 +60,6 @@ class ExportedModel(BaseModel):
     def tasks(self) -> tuple[str, ...]:
         return tuple(self.predictor.tasks)
 
-    @property
-    def dataset_meta(self) -> dict:
-        """The tasks as the file describes them."""
-        return dict(tasks={name: task.to_dict() for name, task in self.predictor.tasks.items()})
-
     def forward(self, inputs, data_samples, mode: str = "predict"):
         """See MMEngine's ``BaseModel``.
 
