@@ -170,7 +170,7 @@ def test_all_pairs_of_tasks(deletion):
     label = {t: torch.stack([s.gt[t] for s in samples]) for t in "af"}
     expected = TaskRelationLayer(0.9)(label["a"], label["f"])
     index = model.neck.names.index("a-f")
-    assert measured[0]["output"][index].label.item() == pytest.approx(expected.item(), abs=1e-6)
+    assert measured[0]["output"].label[index].item() == pytest.approx(expected.item(), abs=1e-6)
 
 
 def test_pairs_of_many_tasks_use_the_samples_that_have_both_labels():

@@ -58,30 +58,19 @@ def check_task_names(heads: dict[str, dict]) -> None:
     """
     if not heads:
         raise ConfigError("model.heads: expected at least one task")
-    taken = set(dir(nn.ModuleDict()))
+    methods = dir(nn.ModuleDict())
     for name, head in heads.items():
         if not isinstance(head, dict):
             raise ConfigError(f"model.heads.{name}: expected a dict with 'type', found {head!r}")
-        if not name.isidentifier() or name in taken:
-            raise ConfigError(
-                f"model.heads: {name!r} cannot be a task name: expected letters, digits and '_', "
-                "and no name of a method of torch.nn.ModuleDict"
-            )
-        if name == EXPORTED_INPUT:
-            raise ConfigError(
-                f"model.heads: {name!r} cannot be a task name: exported models have an input of "
-                "that name"
-            )
-        if name.startswith("relation_"):
-            raise ConfigError(
-                f"model.heads: {name!r} cannot be a task name: names of relation losses begin with "
-                "'relation_'"
-            )
-        if "loss" in name:
-            raise ConfigError(
-                f"model.heads: {name!r} cannot be a task name: MMEngine adds up every log entry "
-                "whose name contains 'loss'"
-            )
+        for is_wrong, reason in (
+            (not name.isidentifier(), "expected letters, digits and '_'"),
+            (name in methods, "it names a method of torch.nn.ModuleDict"),
+            (name == EXPORTED_INPUT, "exported models have an input of that name"),
+            (name.startswith("relation_"), "names of relation losses begin with 'relation_'"),
+            ("loss" in name, "MMEngine adds up every log entry whose name contains 'loss'"),
+        ):
+            if is_wrong:
+                raise ConfigError(f"model.heads: {name!r} cannot be a task name: {reason}")
 
 
 def head_input(task: str, head: Mapping) -> str:

@@ -12,12 +12,7 @@ __all__ = ["Stages"]
 
 @dataclass(frozen=True)
 class Stages:
-    """The stages of a model.
-
-    Attributes:
-        model_name (str): name of the model.
-        names (tuple[str, ...]): last module of each stage.
-    """
+    """The stages of a model; ``names`` are their last modules."""
 
     model_name: str
     names: tuple[str, ...]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import combinations
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,48 +14,26 @@ from trn_plugin.registry import MODELS
 from trn_plugin.relation import TaskRelationLayer, measure_together
 from trn_plugin.structures import relation_name, relation_sides
 
-__all__ = ["Measurement", "Measurements", "TaskRelationNeck"]
+__all__ = ["Measurements", "TaskRelationNeck"]
 
 LEVELS = ("hidden", "output", "logits")
 MAX_LOGGED_RELATIONS = 10
 
 
-@dataclass
-class Measurement:
-    """One relation of :class:`Measurements`; its tensors are 0-d."""
-
-    tau: Tensor
-    label: Tensor
-    effective_sample_size: Tensor
-    arrived: Tensor
-    dims: tuple[int, int]
-
-
-@dataclass
-class Measurements(Sequence):
-    """All relations at one level, after a training step; a sequence of :class:`Measurement`.
+class Measurements(NamedTuple):
+    """All relations at one level, after a training step.
 
     Attributes:
         tau (Tensor): (P,) task similarities of the features, with their gradient.
         label (Tensor): (P,) task similarities of the labels, without gradient.
         effective_sample_size (Tensor): (P,) of the running covariances.
         arrived (Tensor): (P,) bool, whether it is large enough for a gradient.
-        dims (Tensor): (P, 2) widths of the features of both sides.
     """
 
     tau: Tensor
     label: Tensor
     effective_sample_size: Tensor
     arrived: Tensor
-    dims: Tensor
-
-    def __len__(self) -> int:
-        return len(self.tau)
-
-    def __getitem__(self, index: int) -> Measurement:
-        dims = tuple(self.dims[index].tolist())
-        columns = self.tau, self.label, self.effective_sample_size, self.arrived
-        return Measurement(*(column[index] for column in columns), dims)
 
 
 @MODELS.register_module()
@@ -224,11 +202,7 @@ class TaskRelationNeck(nn.Module):
         samples = self.layers_of("label").effective_sample_size.view(-1)
         return {
             level: Measurements(
-                tau,
-                label.to(tau.dtype),
-                samples,
-                samples >= self.layers_of(level).needed_samples,
-                self.layers_of(level).pair_dims,
+                tau, label.to(tau.dtype), samples, self.layers_of(level).arrived.view(-1)
             )
             for level, tau in taus.items()
         }

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trn_plugin.errors import ConfigError
-from trn_plugin.models._reduce import mean_over_labelled
+from trn_plugin.ranks import sum_over_ranks, world_size
 from trn_plugin.tasks import Task, numbered, read_task
 
 __all__ = ["TaskHead", "distance_loss"]
@@ -28,6 +28,19 @@ def distance_loss(head: str, name: str, beta: float) -> Callable[[Tensor, Tensor
         raise ConfigError(f"{head}.loss: expected one of {list(DISTANCES)}, found {name!r}")
     options = {"beta": beta} if name == "smooth_l1" else {}
     return functools.partial(DISTANCES[name], reduction="none", **options)
+
+
+def mean_over_labelled(losses: Tensor, mask: Tensor, shares: Tensor | None = None) -> Tensor:
+    """Mean of ``losses`` (N,) over the samples of ``mask`` (N,) on all ranks; 0 if there are none.
+
+    Each rank divides its own sum by the mean count per rank. DistributedDataParallel averages the
+    gradients over the ranks, which gives the mean over all labelled samples.
+
+    ``shares`` (N,) weights each sample by the present fraction of its label.
+    """
+    labelled = mask.sum() if shares is None else torch.where(mask, shares, 0.0).sum()
+    count = sum_over_ranks(labelled.to(losses.dtype)) / world_size()
+    return torch.where(mask, losses, 0.0).sum() / count.clamp(min=1e-6)
 
 
 class TaskHead(nn.Module):
