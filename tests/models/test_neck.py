@@ -212,7 +212,7 @@ def test_neck_measures_the_statistic_that_is_asked_for():
         for _ in range(2)
     )
     mask = {task: torch.ones(32, dtype=torch.bool) for task in widths}
-    (measured,) = neck(dict(output=output, label=label), mask)["output"]
+    measured = neck(dict(output=output, label=label), mask)["output"]
     for value, features in ((measured.tau, output), (measured.label, label)):
         layer = TaskRelationLayer(0.9, statistic="pillai")
         assert value.item() == pytest.approx(layer(*features.values()).item(), rel=1e-6)

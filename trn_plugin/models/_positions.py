@@ -33,17 +33,11 @@ def position_dims(value: Tensor, size: tuple[int, int], nhwc: bool) -> tuple[int
 
 @dataclass(frozen=True)
 class Layout:
-    """Layout of the map before pooling.
+    """Layout of the map before pooling."""
 
-    Attributes:
-        dims (tuple[int, int], optional): spatial dimensions of a map; None for tokens.
-        prefix (int): number of class and register tokens before the patch tokens.
-        grid (tuple[int, int]): height and width of the map.
-    """
-
-    dims: tuple[int, int] | None
-    prefix: int
-    grid: tuple[int, int]
+    dims: tuple[int, int] | None  # spatial dimensions of a map; None for tokens
+    prefix: int  # number of class and register tokens before the patch tokens
+    grid: tuple[int, int]  # height and width of the map
 
     @classmethod
     def found(cls, model, value, size: tuple[int, int]) -> Layout | None:
@@ -74,10 +68,7 @@ class Layout:
 def layout_of_map(name: str, model: nn.Module, probe: Tensor, value) -> Layout:
     """The layout of ``value``, a cut model's output before pooling for the pictures ``probe``.
 
-    ``model`` is the uncut model, in the same mode.
-
-    Raises:
-        ConfigError: it is neither a map nor tokens of one, or differs from the uncut model's.
+    ``model`` is the uncut model, in the same mode, whose output must be the same.
     """
     size = tuple(probe.shape[2:])
     layout = Layout.found(model, value, size)

@@ -39,9 +39,6 @@ def check_taps(
     """Refuse taps that are no modules of the uncut model ``name``.
 
     Also any taps if there are tasks that share everything (``shared``).
-
-    Raises:
-        ConfigError: naming the tap.
     """
     names = dict(model.named_modules())
     for tap in taps:
@@ -62,9 +59,6 @@ class TapPools:
 
     ``values`` holds the output of each tap for ``rows`` pictures of height and width ``size``;
     ``nhwc`` says whether the model's maps are (N, H, W, d).
-
-    Raises:
-        ConfigError: a tap does not give one row for each picture, or its shape is unknown.
     """
 
     def __init__(

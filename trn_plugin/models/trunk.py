@@ -161,14 +161,9 @@ class TimmTrunk(CutParts):
         self.train()
 
     def forward(self, x: Tensor) -> dict[str, Tensor] | tuple[Tensor, ...]:
-        """Hidden features of each task, or with ``out_indices`` maps.
+        """For normalised pictures (N, in_chans, H, W) pooled features (N, num_features) by task.
 
-        Args:
-            x (Tensor): (N, in_chans, H, W) normalised pictures.
-
-        Returns:
-            dict[str, Tensor]: (N, num_features) pooled features by task, the input of linear
-            heads. With ``out_indices`` a tuple of maps (N, C, h, w).
+        With ``out_indices`` a tuple of maps (N, C, h, w).
         """
         if self.out_indices is None:
             return self.features(x).hidden
@@ -176,11 +171,7 @@ class TimmTrunk(CutParts):
         return tuple(self.trunk.forward_intermediates(self._laid_out(x), **options))
 
     def features(self, x: Tensor) -> Features:
-        """Hidden features of each task, pooled outputs of ``taps``, and the maps of ``maps``.
-
-        Args:
-            x (Tensor): (N, in_chans, H, W) normalised pictures.
-        """
+        """Hidden features of each task, pooled outputs of ``taps``, and the maps of ``maps``."""
         paths = self.paths(x)
         tapped: dict[str, dict[str, Tensor]] = {tap: {} for tap in self.taps}
         for task, path in paths.items():
@@ -193,12 +184,8 @@ class TimmTrunk(CutParts):
     def to_timm(self, task: str) -> nn.Module:
         """The uncut timm model with the weights of the trunk and of one task's tail.
 
-        Args:
-            task (str): one of ``tasks``.
-
-        Returns:
-            nn.Module: without classifier (``num_classes=0``), in eval mode, on the CPU; its output
-            is the task's hidden features.
+        It has no classifier (``num_classes=0``), is in eval mode and on the CPU, and returns the
+        task's hidden features.
 
         Raises:
             ConfigError: no such task; or trunk and tail both have a copy of a weight, and training

@@ -19,11 +19,7 @@ DISTANCES = {"l1": F.l1_loss, "l2": F.mse_loss, "smooth_l1": F.smooth_l1_loss}
 
 
 def distance_loss(head: str, name: str, beta: float) -> Callable[[Tensor, Tensor], Tensor]:
-    """Elementwise loss of (N, d) and (N, d): 'l1', 'l2' or 'smooth_l1', quadratic below ``beta``.
-
-    Raises:
-        ConfigError: an unknown name.
-    """
+    """Elementwise 'l1', 'l2' or 'smooth_l1' loss of (N, d), quadratic below ``beta``."""
     if name not in DISTANCES:
         raise ConfigError(f"{head}.loss: expected one of {list(DISTANCES)}, found {name!r}")
     options = {"beta": beta} if name == "smooth_l1" else {}
@@ -134,11 +130,7 @@ class TaskHead(nn.Module):
         return self.loss_weight * mean_over_labelled(losses, mask, shares)
 
     def fit_to_labels(self, task: str, dataset) -> None:
-        """Set the argument ``waits_for`` from the training labels, if there is one.
-
-        Raises:
-            ConfigError: the data set does not give the statistic; names the head by ``task``.
-        """
+        """Set the argument ``waits_for`` from the training labels, if there is one."""
         if self.waits_for is None:
             return
         key = f"model.heads.{task}.{self.waits_for}"
@@ -155,11 +147,7 @@ class TaskHead(nn.Module):
         raise NotImplementedError
 
     def check_labels(self, task: str, info: Mapping) -> None:
-        """Check the labels in a data set's metainfo against the head.
-
-        Raises:
-            ConfigError: another kind or number of labels.
-        """
+        """Check the kind and number of labels in a data set's metainfo."""
         given = read_task(task, info, "the training data set's task ")
         expected = len(self.task.names)
         if given.kind != self.task.kind or len(given.names) != expected:

@@ -75,8 +75,8 @@ class Correction:
         self.sine = max(sine, MIN_SINE**2) ** 0.5
         self.enough = (accuracy * self.sine) ** 2
 
-    def __call__(self, residuals: Tensor) -> tuple[Tensor, float]:
-        r"""Corrections (x, y) for residuals (2, d), float32, and the error that they correct.
+    def __call__(self, r1: Tensor, r2: Tensor) -> tuple[Tensor, Tensor, float]:
+        r"""Corrections x, y for residuals (d1,), (d2,) float32, and the error that they correct.
 
         The error is the relative change of :math:`q - \tau p` in the gradient
         :math:`\partial\tau/\partial X_1 \propto (q - \tau p)\, a^\top`, with p = X1 a and q = X2 b.
@@ -87,18 +87,15 @@ class Correction:
 
         An error above the accuracy is a lower bound; it is infinite where rounding dominates.
         """
-        t, tau, (d1, d2) = self.shift, self.tau, self.cross.shape
-        scaled = residuals.float().div_(t)
-        corrections = torch.zeros_like(scaled)
-        (r1, r2), (x, y) = ((z[0, :d1], z[1, :d2]) for z in (scaled, corrections))
-        torch.mv(self.inverse2, torch.addmv(r2, self.elimination.mT, r1), out=y)
-        torch.addmv(torch.mv(self.inverse1, r1), self.elimination, y, out=x)
-        first, second = (corrections * scaled).sum(1).tolist()
-        change = max(second + tau**2 * first, first + tau**2 * second)
+        t, tau = self.shift, self.tau
+        y = torch.mv(self.inverse2, torch.addmv(r2, self.elimination.mT, r1)).mul_(1 / t)
+        x = torch.addmv(torch.mv(self.inverse1, r1), self.elimination, y, beta=1 / t)
+        first, second = float(x.dot(r1)), float(y.dot(r2))
+        change = max(second + tau**2 * first, first + tau**2 * second) / t
         share = (1 - 2 * tau * t + tau**2) / t
         if not change >= 0:  # positive for positive definite blocks
-            return corrections, math.inf
+            return x, y, math.inf
         if share > 0 and change <= self.enough:
             coupled = torch.mv(self.cross.mT, x.to(self.cross.dtype)).dot(y.to(self.cross.dtype))
             change += share * max(float(coupled), 0)
-        return corrections, change**0.5 / self.sine
+        return x, y, change**0.5 / self.sine

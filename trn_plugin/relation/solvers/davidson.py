@@ -15,7 +15,7 @@ from trn_plugin.ranks import sum_over_ranks, world_size
 from trn_plugin.relation import precision
 from trn_plugin.relation._whitening import factors, unwhiten, whiten
 from trn_plugin.relation.solvers._preconditioner import Correction, Preconditioner, shift_inverted
-from trn_plugin.relation.solvers._projection import Projection, unpadded
+from trn_plugin.relation.solvers._projection import Basis, Projection
 from trn_plugin.relation.solvers.exact import leading_triples
 
 __all__ = ["DavidsonState", "Update", "solve"]
@@ -43,8 +43,9 @@ class DavidsonState:
         shapes = (d1, d1), (d1, d2), (d2, d2)
         inverses = [torch.zeros(shape, dtype=torch.float32) for shape in shapes]
         self.preconditioner = Preconditioner(*inverses, torch.zeros((), dtype=torch.float64))
-        # vectors and their products, see Projection
-        self.rows = torch.zeros(2, KEPT, 3, max(d1, d2), dtype=torch.float64)
+        # vectors and their products, see Basis
+        self.rows1 = torch.zeros(KEPT, 2 * d1 + d2, dtype=torch.float64)
+        self.rows2 = torch.zeros(KEPT, 2 * d2 + d1, dtype=torch.float64)
         # updates when last solved (0: never); since the last refresh of the preconditioner, the
         # iterations in excess of the fewest of a step; the fewest
         self.counts = torch.zeros(3, dtype=torch.int64)
@@ -52,7 +53,7 @@ class DavidsonState:
     @property
     def tensors(self) -> tuple[Tensor, ...]:
         """All tensors of the state."""
-        return *self.preconditioner, self.rows, self.counts
+        return *self.preconditioner, self.rows1, self.rows2, self.counts
 
     def reset(self) -> None:
         """Make the next step solve exactly."""
@@ -88,8 +89,9 @@ def _follows(state: DavidsonState, update: Update) -> bool:
 def _update_products(state: DavidsonState, update: Update) -> tuple[float, float, float] | None:
     """Update the products like the covariances; the batch's variates for ``Correction``."""
     x, d1 = update.features, len(state.preconditioner.inverse1)
-    (v1, along1, across1), (v2, along2, across2) = unpadded(state.rows, d1, x.shape[1] - d1)
-    variates = torch.cat([v1.to(x.dtype) @ x[:, :d1].mT, v2.to(x.dtype) @ x[:, d1:].mT])
+    d2 = x.shape[1] - d1
+    v1, v2 = state.rows1[:, :d1].to(x.dtype), state.rows2[:, :d2].to(x.dtype)
+    variates = torch.cat([v1 @ x[:, :d1].mT, v2 @ x[:, d1:].mT])
     own = variates.double()
     p, q = own[0], own[KEPT]
     sums = torch.stack([p.dot(p), q.dot(q), p.dot(q), own.square().sum() / (2 * KEPT)])
@@ -97,11 +99,8 @@ def _update_products(state: DavidsonState, update: Update) -> tuple[float, float
     products = variates.mul_(1 - update.momentum) @ x
     if world_size() > 1:
         products = sum_over_ranks(products.double())
-    state.rows[:, :, 1:] *= update.momentum
-    along1 += products[:KEPT, :d1]
-    across1 += products[:KEPT, d1:]
-    along2 += products[KEPT:, d1:]
-    across2 += products[KEPT:, :d1]
+    state.rows1[:, d1:].mul_(update.momentum).add_(products[:KEPT])
+    state.rows2[:, d2:].mul_(update.momentum).add_(products[KEPT:].roll(-d1, 1))
     return tuple(value / length for value in inner) if length > 0 else None
 
 
@@ -109,38 +108,46 @@ def _iterate(
     state: DavidsonState, s: Triple, shrinkage: float, variates, update: Update
 ) -> Triple | None:
     """Solution by iterations; None if it is not accurate enough."""
+    s11, s12, s22 = s
+    room = precision.tolerance(update.dtype)[1]
+    first = Basis(s11, s12, shrinkage, state.rows1, room)
+    second = Basis(s22, s12.mT, shrinkage, state.rows2, room)
     try:
-        projection = Projection(*s, shrinkage, state.rows, precision.tolerance(update.dtype)[1])
-        iterations = _improve(projection, state.preconditioner, variates, update.dtype)
-    except torch.linalg.LinAlgError:  # dependent vectors or non-finite values
+        projection = Projection(first, second)
+        found = projection.is_valid and _improve(
+            projection, state.preconditioner, variates, update.dtype
+        )
+    except torch.linalg.LinAlgError:  # non-finite values
         return None
-    if iterations is None:
+    if not found:
         return None
-    state.rows = projection.leading_rows(KEPT)
-    widths = s[1].shape
-    if update.updated and _is_stale(state, iterations, min(widths)):
-        _refresh(state, s, shrinkage, projection.tau)
-    tau = torch.tensor([min(projection.tau, 1.0)], dtype=torch.float64)
-    return tau, *(vectors[:1].clone() for vectors, *_ in unpadded(state.rows, *widths))
+    tau, iterations = found
+    state.rows1, state.rows2 = projection.ritz_vectors(KEPT)
+    if update.updated and _is_stale(state, iterations, min(s12.shape)):
+        _refresh(state, s, shrinkage, tau)
+    a, b = state.rows1[:1, : len(s11)], state.rows2[:1, : len(s22)]
+    return torch.tensor([min(tau, 1.0)], dtype=torch.float64), a.clone(), b.clone()
 
 
 def _improve(
     projection: Projection, preconditioner: Preconditioner, variates, dtype: torch.dtype
-) -> int | None:
-    """Iterate to the accuracy of the dtype: number of iterations; None without convergence."""
+) -> tuple[float, int] | None:
+    """tau and the number of iterations; None if they do not converge."""
     accuracy, most = precision.tolerance(dtype)
-    correct = Correction(preconditioner, projection.s12, projection.tau, variates, accuracy)
+    tau, u, v = projection.solve()
+    correct = Correction(preconditioner, projection.sides[0].cross, tau, variates, accuracy)
     for iteration in range(most + 1):
-        corrections, error = correct(projection.residuals())
+        x, y, error = correct(*projection.residuals(tau, u, v))
         if not error < math.inf:
             return None
         if iteration > 0 and error <= accuracy:
-            change, rotation = projection.second_order_change(corrections)
+            change, rotation = projection.second_order_change(tau, u, v, x, y)
             error = (error**2 + change / correct.sine**2) ** 0.5 + rotation
             if error <= accuracy:
-                return iteration
+                return tau, iteration
         if iteration < most:
-            projection.extend(corrections)
+            projection.extend(x, y)
+            tau, u, v = projection.solve()
     return None
 
 
@@ -153,10 +160,8 @@ def _solve_exactly(state: DavidsonState, s: Triple, shrinkage: float) -> Triple:
     if not precision.is_related(tau):
         return torch.zeros_like(tau), torch.zeros_like(a[:1]), torch.zeros_like(b[:1])
     if _refresh(state, s, shrinkage, float(tau)):
-        found = (a, a @ s11, a @ s12), (b, b @ s22, b @ s12.mT)
-        for rows, values in zip(unpadded(state.rows, *s12.shape), found, strict=True):
-            for own, value in zip(rows, values, strict=True):
-                own.copy_(value)
+        state.rows1 = torch.cat([a, a @ s11, a @ s12], 1)
+        state.rows2 = torch.cat([b, b @ s22, b @ s12.mT], 1)
     return tau, a[:1], b[:1]
 
 
