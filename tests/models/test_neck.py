@@ -189,19 +189,6 @@ def test_chance_can_be_taken_off():
     assert losses["relation/label/mean"] < 0.1  # the labels are independent
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (dict(deletion="casewise"), "model.neck.deletion: expected 'pairwise' or 'listwise'"),
-        (dict(momentum=1.0), r"model.neck.momentum: expected a number in \[0, 1\)"),
-        (dict(heads={"a": ATTRIBUTES["a"]}, relations="all"), "'all' needs two tasks or more"),
-    ],
-)
-def test_options_of_the_layers_are_checked(options, message):
-    with pytest.raises(ConfigError, match=message):
-        build(**options)
-
-
 def test_neck_measures_the_statistic_that_is_asked_for():
     neck = TaskRelationNeck([("a", "b")], levels=("output",), momentum=0.9, statistic="pillai")
     widths = dict(a=4, b=3)

@@ -6,7 +6,6 @@ import torch
 
 from trn_plugin.errors import CheckpointError, ConfigError
 from trn_plugin.models import TimmTrunk
-from trn_plugin.models._cut import cut
 
 TASKS = ("landmarks", "pose")
 

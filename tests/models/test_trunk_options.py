@@ -12,7 +12,6 @@ from mmengine.optim import build_optim_wrapper
 
 from trn_plugin.errors import ConfigError
 from trn_plugin.models import TimmTrunk
-from trn_plugin.models._graph_part import GraphPart
 
 X = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
