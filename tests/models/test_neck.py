@@ -117,11 +117,6 @@ def test_errors_are_raised_when_the_model_is_built(options, message):
         build(**options)
 
 
-def test_sharing_everything_allows_the_output_level():
-    model = build(shared="all", levels=("output",))
-    assert "relation/output/landmarks-pose" in model(*batch(8), "loss")
-
-
 ATTRIBUTES = {name: dict(type="AttributeHead", num_attributes=1) for name in "abcdef"}
 
 
@@ -171,16 +166,6 @@ def test_all_pairs_of_tasks(deletion):
     expected = TaskRelationLayer(0.9)(label["a"], label["f"])
     index = model.neck.names.index("a-f")
     assert measured[0]["output"].label[index].item() == pytest.approx(expected.item(), abs=1e-6)
-
-
-def test_pairs_of_many_tasks_use_the_samples_that_have_both_labels():
-    missing = {(row, task) for row in range(8) for task in "bd"}
-    options = dict(heads=ATTRIBUTES, relations=[("a", "b"), ("a", "c")], levels=("output",))
-    model = build(**options, shared="all")
-    losses = model(*attribute_batch(missing=missing), "loss")
-    full = build(**options, shared="all")(*attribute_batch(), "loss")
-    assert losses["relation/label/a-c"] == full["relation/label/a-c"]
-    assert losses["relation/label/a-b"] != full["relation/label/a-b"]
 
 
 def test_chance_can_be_taken_off():

@@ -7,7 +7,6 @@ import torch
 from reference import shrunk
 
 from trn_plugin.relation.solvers._preconditioner import Correction, shift_inverted
-from trn_plugin.relation.solvers._projection import Basis, Projection
 
 EPSILON = 1e-5
 
@@ -60,40 +59,3 @@ def test_no_preconditioner_beyond_float32():
     s11, s12, s22 = covariances(40, 30, 1e-21, 1)
     assert shift_inverted(s11, s12, s22, EPSILON, 0.9) is None
     assert shift_inverted(s11 * math.nan, s12, s22, EPSILON, 0.9) is None
-
-
-@pytest.mark.parametrize("second", [0.898, 0.88, 0.8])
-def test_other_pairs_are_coupled_the_more_the_nearer_they_are(second):
-    """The estimate equals the change of the next solution in the larger space."""
-    s11, s12, s22 = covariances(40, 30, correlations=(0.9, second, 0.7, 0.5))
-    _, a, b = canonical(s11, s12, s22)
-    g = torch.Generator().manual_seed(2)
-    sides = []
-    for own, start in ((a, 0), (b, 40)):
-        # the second pair has a far larger error than the first
-        off = torch.tensor([[1e-4], [0.02], [0.02]]) * torch.randn(3, len(own), generator=g)
-        vectors = own[:3] + off.double() @ own
-        s, cross = (s11, s12) if start == 0 else (s22, s12.T)
-        rows = torch.cat([vectors, vectors @ s, vectors @ cross], 1)
-        sides.append(Basis(s, cross, EPSILON, rows, 2))
-    space = Projection(*sides)
-    tau, u, v = space.solve()
-    found = shift_inverted(s11, s12, s22, EPSILON, tau)
-    x, y, _ = correction(found, s12, tau, math.inf)(*space.residuals(tau, u, v))
-    change, rotation = space.second_order_change(tau, u, v, x, y)
-
-    values = space.squares.sqrt()
-    z = space.whitened @ space.right / values
-    w = space.right
-    space.extend(x, y)
-    _, ours, theirs = space.solve()
-    along = (z.T @ ours[:3] + w.T @ theirs[:3]) / 2
-    expected = (along[:-1] / along[-1]) ** 2 @ (1 + tau**2 - 2 * tau * values[:-1])
-    assert change == pytest.approx(float(expected), rel=0.1)
-
-    combinations = (ours, theirs) if along[-1] > 0 else (-ours, -theirs)
-    rotations = []
-    for side, before, now in zip(space.sides, (u, v), combinations, strict=True):
-        old = before @ side.vectors[:3]
-        rotations.append(float((now @ side.vectors - old).norm() / old.norm()))
-    assert rotation == pytest.approx(max(rotations), rel=0.1)

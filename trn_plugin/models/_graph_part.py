@@ -17,13 +17,13 @@ __all__ = ["Code", "CutPart", "GraphPart", "Program", "Result", "Step"]
 class Code:
     """A function generated from a graph. Deep copies share it; pickles hold its source.
 
-    ``src`` defines ``forward(self, ...)``, with the globals ``scope``.
+    ``src`` defines ``forward(self, ...)``, with the globals ``scope``: values or module names.
     """
 
     def __init__(self, src: str, scope: dict) -> None:
         self.src = src
         self.scope = {
-            name: importlib.import_module(value.name) if isinstance(value, _ModuleName) else value
+            name: importlib.import_module(value) if isinstance(value, str) else value
             for name, value in scope.items()
         }
         run_scope = dict(self.scope)
@@ -37,15 +37,10 @@ class Code:
 
     def __reduce__(self):
         scope = {
-            name: _ModuleName(value.__name__) if isinstance(value, types.ModuleType) else value
+            name: value.__name__ if isinstance(value, types.ModuleType) else value
             for name, value in self.scope.items()
         }
         return Code, (self.src, scope)
-
-
-@dataclass(frozen=True)
-class _ModuleName:
-    name: str
 
 
 @dataclass

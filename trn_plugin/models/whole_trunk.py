@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 
 import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
 from trn_plugin.checkpoints import load_model_state, load_weights_file
@@ -20,7 +21,6 @@ from trn_plugin.registry import MODELS
 __all__ = ["WholeTrunk", "build_trunk"]
 
 _WHERE = "model.backbone"
-IMAGENET = dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
 
 def build_trunk(
@@ -102,7 +102,7 @@ class WholeTrunk(nn.Module):
         self.tasks, self.maps = tuple(tasks), tuple(maps)
         self.img_size = sides_of(img_size)
         self.in_chans = 3
-        self.mean, self.std = IMAGENET["mean"], IMAGENET["std"]
+        self.mean, self.std = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
         self.fully_shared = frozenset(tasks)
         self.tap_features: dict[str, int] = {}
         if hasattr(trunk, "init_weights"):
