@@ -10,7 +10,6 @@ import collections
 import math
 import re
 import tempfile
-import traceback
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -70,7 +69,7 @@ def check_backbone(name: str, boundaries=None, onnx: bool = True) -> dict:
             agrees = exported <= TOLERANCES["onnx"]
             onnx_outcome = "ok" if agrees else f"differs by {exported:.1e}"
         except Exception as error:  # torch.onnx and onnxruntime raise many types
-            onnx_outcome = reason_of(error)
+            onnx_outcome = f"{type(error).__name__}: {first_line(error)}"
     return dict(
         params=sum(p.numel() for p in uncut.model.parameters()),
         img_size=uncut.size,
@@ -207,12 +206,3 @@ def onnx_difference(trunk: TimmTrunk, x: torch.Tensor) -> float:
         found = map(torch.from_numpy, session.run(None, {"x": batch.numpy()}))
         differences = map(relative_difference, found, trunk(batch).values())
         return worst((difference, "") for difference in differences)[0]
-
-
-def reason_of(error: BaseException) -> str:
-    """The operator that cannot be exported, or else the error's first line."""
-    text = "".join(traceback.format_exception(error))
-    found = re.search(r"No ONNX function found for <OpOverload\(op='([\w.]+)'", text)
-    if found:
-        return f"no ONNX function for {found.group(1)}"
-    return f"{type(error).__name__}: {first_line(error)}"

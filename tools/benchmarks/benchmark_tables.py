@@ -7,7 +7,7 @@ other checkouts of the package to measure in turn.
 Examples:
     python tools/benchmarks/benchmark_tables.py --rows 1000000
     git worktree add /tmp/before f5eac23
-    python tools/benchmarks/benchmark_tables.py --beside /tmp/before --out tables.json
+    python tools/benchmarks/benchmark_tables.py --beside /tmp/before --out tables.csv
 """
 
 import gc
@@ -22,7 +22,8 @@ from pathlib import Path
 from trn_plugin.cli.parsing import positive_int
 from trn_plugin.cli.running import start
 from trn_plugin.errors import ConfigError
-from trn_plugin.files import write_json
+from trn_plugin.evaluation.task_metric import table
+from trn_plugin.files import write_table
 
 ROOT = Path(__file__).resolve().parents[2]
 PICTURES = 1000
@@ -39,36 +40,35 @@ PIPELINE = [
     dict(type="trn_plugin.PackMultiTaskInputs"),
 ]
 SETS = {"all rows": {}, "a random split": dict(split="train")}
+WORKERS, SAMPLES = 4, 20_000
 
 
 def add_arguments(parser):
     parser.add_argument("--rows", type=positive_int, default=1_000_000, help="(%(default)s)")
-    parser.add_argument("--workers", type=positive_int, default=4, help="(%(default)s)")
-    parser.add_argument(
-        "--samples", type=positive_int, default=20_000, help="samples to read (%(default)s)"
-    )
     parser.add_argument("--beside", nargs="*", default=[], help="checkouts of other commits")
-    parser.add_argument("--out", help="write the numbers to this JSON file")
+    parser.add_argument("--out", metavar="FILE.csv", help="also write the numbers to this file")
     parser.add_argument("--measure", nargs=2, help="measure this data root and set, print JSON")
 
 
 def main(args):
     if args.measure:
-        print(json.dumps(measure(args, *args.measure)))
+        print(json.dumps(measure(*args.measure)))
         return
-    found = []
+    rows = []
     with tempfile.TemporaryDirectory() as folder:
         size = write(Path(folder), args.rows)
         print(f"{args.rows} rows, {size / 1e6:.0f} MB")
-        print(f"{'':<34}{'seconds':>9}{'of CPU':>8}{'MB':>7}{'peak':>7}{'worker':>8}{'all PSS':>9}")
         for checkout in (Path(each).resolve() for each in [*args.beside, ROOT]):
             for name in SETS:
-                found.append(
-                    dict(checkout=checkout.name, set=name) | child(args, checkout, folder, name)
-                )
-                print(line(found[-1]), flush=True)
+                where = {"checkout": checkout.name, "set": name}
+                rows.append(where | child(checkout, folder, name))
+    cells = [
+        [f"{checkout}, {name}", *(f"{value:.1f}" for value in values)]
+        for checkout, name, *values in map(dict.values, rows)
+    ]
+    print(table(["", "seconds", "of CPU", "MB", "peak", "worker", "all PSS"], cells))
     if args.out:
-        write_json(args.out, found)
+        write_table(args.out, rows)
 
 
 def write(folder, rows):
@@ -93,22 +93,20 @@ def write(folder, rows):
     return (folder / "labels.csv").stat().st_size
 
 
-def child(args, checkout, folder, name):
-    command = [sys.executable, __file__, "--measure", folder, name]
-    command += ["--workers", args.workers, "--samples", args.samples]
+def child(checkout, folder, name):
+    """Measure a set with the code of a checkout, in a fresh process."""
     result = subprocess.run(
-        list(map(str, command)),
+        [sys.executable, __file__, "--measure", folder, name],
         env={**os.environ, "PYTHONPATH": str(checkout)},
         capture_output=True,
         text=True,
-        check=False,
     )
     if result.returncode:
         raise ConfigError(f"{checkout}: {result.stderr.strip()[-1500:]}")
     return json.loads(result.stdout.splitlines()[-1])
 
 
-def measure(args, root, name):
+def measure(root, name):
     import torch
     from torch.utils.data import DataLoader
 
@@ -116,58 +114,38 @@ def measure(args, root, name):
 
     torch.set_num_threads(1)
     gc.collect()
-    before = memory(os.getpid())["Rss"]
+    before = memory()["Rss"]
     clock, begin = time.perf_counter(), time.process_time()
     dataset = datasets.TabularMultiTask(root, "labels.csv", LABELS, pipeline=PIPELINE, **SETS[name])
     seconds = dict(seconds=time.perf_counter() - clock, cpu_seconds=time.process_time() - begin)
-    peak = peak_memory()
-    own = memory(os.getpid())["Rss"]
+    peak, own = memory("status")["VmHWM"], memory()["Rss"]
     loader = DataLoader(
         dataset,
         batch_size=100,
-        num_workers=args.workers,
+        num_workers=WORKERS,
         persistent_workers=True,
-        sampler=torch.randperm(len(dataset))[: args.samples].tolist(),
+        sampler=torch.randperm(len(dataset))[:SAMPLES].tolist(),
         collate_fn=datasets.multi_task_collate,
         multiprocessing_context="fork",
     )
     batches = iter(loader)
     for _ in range(len(loader)):
         next(batches)
-    workers = [process.pid for process in torch.multiprocessing.active_children()]
-    own_of_workers = [memory(pid) for pid in workers]
-    everything = [memory(os.getpid()), *own_of_workers]
+    workers = [memory(pid=each.pid) for each in torch.multiprocessing.active_children()]
     return dict(
-        package=str(Path(datasets.__file__).parents[2]),
-        rows=len(dataset),
         **seconds,
-        imports_mb=before,
         dataset_mb=own - before,
         peak_mb=peak - before,
-        worker_mb=max(part["Private_Dirty"] + part["Private_Clean"] for part in own_of_workers),
-        workers=len(workers),
-        all_pss_mb=sum(part["Pss"] for part in everything),
+        worker_mb=max(part["Private_Dirty"] + part["Private_Clean"] for part in workers),
+        all_pss_mb=sum(part["Pss"] for part in [memory(), *workers]),
     )
 
 
-def memory(pid):
-    """Memory of a process in megabytes, by the names in /proc/PID/smaps_rollup."""
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8").splitlines()[1:]
-    cells = (row.split() for row in lines)
-    return {name.rstrip(":"): int(value) / 1024 for name, value, *_ in cells}
-
-
-def peak_memory():
-    """Peak resident memory of this process in megabytes."""
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    return int(status.split("VmHWM:")[1].split()[0]) / 1024
-
-
-def line(found):
-    name = f"{found['checkout']}, {found['set']}"
-    times = f"{found['seconds']:9.1f}{found['cpu_seconds']:8.1f}"
-    own = f"{found['dataset_mb']:7.0f}{found['peak_mb']:7.0f}"
-    return f"{name:<34}{times}{own}{found['worker_mb']:8.0f}{found['all_pss_mb']:9.0f}"
+def memory(file="smaps_rollup", pid="self"):
+    """The entries in kB of a file in /proc/PID, in megabytes."""
+    lines = Path(f"/proc/{pid}/{file}").read_text(encoding="utf-8").splitlines()
+    cells = (line.split() for line in lines if line.endswith(" kB"))
+    return {name.rstrip(":"): int(value) / 1024 for name, value, _ in cells}
 
 
 if __name__ == "__main__":
