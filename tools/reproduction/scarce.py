@@ -17,6 +17,7 @@ UNLABELLED = "model.neck.type=UnlabelledRelationNeck"
 
 def _rows(share: float) -> list[Row]:
     scarce = (
+        "custom_imports.imports=trn_plugin.registry,reproduction.scarce_data",
         "train_dataloader.dataset.type=ScarceMTFL",
         f"train_dataloader.dataset.share={share}",
     )
