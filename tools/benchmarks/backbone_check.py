@@ -23,7 +23,6 @@ from trn_plugin.models._timm import stage_names
 from trn_plugin.models._uncut import relative_difference
 from trn_plugin.onnx_translations import onnx_translations
 
-UNTRIED = "not tried"
 TOLERANCES = {"eval": 1e-5, "train": 1e-5, "gradient": 1e-4, "onnx": 1e-3}
 """Relative to the largest feature, or to the largest entry of a parameter's gradient."""
 SIZES = (64, 112, 128, 160, 192, 224, 256, 288, 320, 384, 448, 512)
@@ -62,7 +61,7 @@ def check_backbone(name: str, boundaries=None, onnx: bool = True) -> dict:
                 of = f"{what} of {where}, cut after {stages[boundary - 1]!r},"
                 failures.append(f"{of} differs by {difference:.1e}")
     more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
-    exported, onnx_outcome = float("nan"), UNTRIED
+    exported, onnx_outcome = float("nan"), "not tried"
     if onnx:
         try:
             exported = onnx_difference(uncut.cut(-1 if len(stages) > 1 else 0), uncut.x)

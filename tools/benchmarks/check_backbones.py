@@ -23,7 +23,7 @@ import warnings
 
 import timm
 import torch
-from backbone_check import UNTRIED, check_backbone, failed
+from backbone_check import check_backbone, failed
 
 from trn_plugin.cli.running import start
 from trn_plugin.errors import ConfigError, first_line
@@ -43,7 +43,6 @@ def add_arguments(parser):
         "--smallest", action="store_true", help="the smallest model of each of timm's files"
     )
     parser.add_argument("--out", default="backbones.csv", help="CSV (%(default)s)")
-    parser.add_argument("--no-onnx", action="store_true", help="do not export")
     parser.add_argument(
         "--time-limit", type=float, default=600, help="seconds for a model (%(default)s)"
     )
@@ -55,7 +54,7 @@ def add_arguments(parser):
 def main(args):
     chosen = choose(args)
     rows = read(args.out)
-    todo = [name for name in chosen if not is_checked(rows.get(name), args)]
+    todo = [name for name in chosen if name not in rows]
     for index, name in enumerate(todo, 1):
         print(f"[{index}/{len(todo)}] {name} ...", end=" ", flush=True)
         rows[name] = row = in_own_process(name, args)
@@ -63,10 +62,6 @@ def main(args):
         onnx = f", onnx {row['onnx_outcome']}" if row["outcome"] == "ok" else ""
         print(f"{row['outcome']}{onnx} ({row['seconds']} s)", flush=True)
     report([rows[name] for name in chosen if name in rows])
-
-
-def is_checked(row: dict | None, args) -> bool:
-    return row is not None and (args.no_onnx or row["onnx_outcome"] != UNTRIED)
 
 
 def choose(args) -> list[str]:
@@ -108,8 +103,7 @@ def in_own_process(name: str, args) -> dict:
     begun = time.monotonic()
     with multiprocessing.get_context("spawn").Pool(1, prepare, (args.memory_limit,)) as pool:
         try:
-            checked = pool.apply_async(check_backbone, (name,), {"onnx": not args.no_onnx})
-            row = checked.get(args.time_limit)
+            row = pool.apply_async(check_backbone, (name,)).get(args.time_limit)
         except multiprocessing.TimeoutError:  # also after a crash of the process
             row = failed(f"not done after {args.time_limit:.0f} s")
         except Exception as error:  # any error is reported in this model's row

@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from trn_plugin.experiments.plan import Column, Row, Run, Table
 from trn_plugin.experiments.results import numbers
 
-__all__ = ["Measured", "baseline_of", "difference", "markdown", "measured", "paired"]
-
 SPLITS = {"val": "validation set", "test": "test half"}
 
 

@@ -10,8 +10,6 @@ from reproduction.scales import small_mtfl
 from reproduction.tables import MTFL_COLUMNS, MTL, TRN, weights_times
 from trn_plugin.experiments.plan import Row, Table
 
-__all__ = ["SCARCE"]
-
 UNLABELLED = "model.neck.type=UnlabelledRelationNeck"
 
 
