@@ -1,31 +1,28 @@
 """Time and memory to load a CSV file of many rows, in the main process and in workers.
 
 Writes a file (two points, a class, an attribute and a value in each row) and a few pictures,
-builds its data set in a fresh process, and reads samples with data-loader workers. --beside names
-other checkouts of the package to measure in turn.
+builds its data set, and reads samples with data-loader workers. PYTHONPATH chooses the code to
+measure, such as a worktree of another commit.
 
 Examples:
     python tools/benchmarks/benchmark_tables.py --rows 1000000
-    git worktree add /tmp/before f5eac23
-    python tools/benchmarks/benchmark_tables.py --beside /tmp/before --out tables.csv
+    python tools/benchmarks/benchmark_tables.py --split train
 """
 
 import gc
-import json
-import os
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from trn_plugin import datasets
 from trn_plugin.cli.parsing import positive_int
 from trn_plugin.cli.running import start
-from trn_plugin.errors import ConfigError
-from trn_plugin.evaluation.task_metric import table
-from trn_plugin.files import write_table
 
-ROOT = Path(__file__).resolve().parents[2]
 PICTURES = 1000
 LABELS = dict(
     points=dict(kind="landmarks", points=["left", "right"], flip_pairs=[("left", "right")]),
@@ -39,43 +36,25 @@ PIPELINE = [
     dict(type="trn_plugin.CropResize", size=32),
     dict(type="trn_plugin.PackMultiTaskInputs"),
 ]
-SETS = {"all rows": {}, "a random split": dict(split="train")}
 WORKERS, SAMPLES = 4, 20_000
 
 
 def add_arguments(parser):
     parser.add_argument("--rows", type=positive_int, default=1_000_000, help="(%(default)s)")
-    parser.add_argument("--beside", nargs="*", default=[], help="checkouts of other commits")
-    parser.add_argument("--out", metavar="FILE.csv", help="also write the numbers to this file")
-    parser.add_argument("--measure", nargs=2, help="measure this data root and set, print JSON")
+    parser.add_argument("--split", choices=("train",), help="a random split; default: all rows")
 
 
 def main(args):
-    if args.measure:
-        print(json.dumps(measure(*args.measure)))
-        return
-    rows = []
+    torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         size = write(Path(folder), args.rows)
         print(f"{args.rows} rows, {size / 1e6:.0f} MB")
-        for checkout in (Path(each).resolve() for each in [*args.beside, ROOT]):
-            for name in SETS:
-                where = {"checkout": checkout.name, "set": name}
-                rows.append(where | child(checkout, folder, name))
-    cells = [
-        [f"{checkout}, {name}", *(f"{value:.1f}" for value in values)]
-        for checkout, name, *values in map(dict.values, rows)
-    ]
-    print(table(["", "seconds", "of CPU", "MB", "peak", "worker", "all PSS"], cells))
-    if args.out:
-        write_table(args.out, rows)
+        for name, value in measure(folder, args.split).items():
+            print(f"{name:32}{value:9.1f}")
 
 
 def write(folder, rows):
     """Write labels.csv with random labels; rows share pictures. Returns its size in bytes."""
-    import cv2
-    import numpy as np
-
     rng = np.random.default_rng(0)
     (folder / "pictures").mkdir()
     for number in range(min(PICTURES, rows)):
@@ -93,31 +72,12 @@ def write(folder, rows):
     return (folder / "labels.csv").stat().st_size
 
 
-def child(checkout, folder, name):
-    """Measure a set with the code of a checkout, in a fresh process."""
-    result = subprocess.run(
-        [sys.executable, __file__, "--measure", folder, name],
-        env={**os.environ, "PYTHONPATH": str(checkout)},
-        capture_output=True,
-        text=True,
-    )
-    if result.returncode:
-        raise ConfigError(f"{checkout}: {result.stderr.strip()[-1500:]}")
-    return json.loads(result.stdout.splitlines()[-1])
-
-
-def measure(root, name):
-    import torch
-    from torch.utils.data import DataLoader
-
-    import trn_plugin.datasets as datasets
-
-    torch.set_num_threads(1)
+def measure(root, split):
     gc.collect()
     before = memory()["Rss"]
     clock, begin = time.perf_counter(), time.process_time()
-    dataset = datasets.TabularMultiTask(root, "labels.csv", LABELS, pipeline=PIPELINE, **SETS[name])
-    seconds = dict(seconds=time.perf_counter() - clock, cpu_seconds=time.process_time() - begin)
+    dataset = datasets.TabularMultiTask(root, "labels.csv", LABELS, pipeline=PIPELINE, split=split)
+    seconds, cpu_seconds = time.perf_counter() - clock, time.process_time() - begin
     peak, own = memory("status")["VmHWM"], memory()["Rss"]
     loader = DataLoader(
         dataset,
@@ -132,13 +92,14 @@ def measure(root, name):
     for _ in range(len(loader)):
         next(batches)
     workers = [memory(pid=each.pid) for each in torch.multiprocessing.active_children()]
-    return dict(
-        **seconds,
-        dataset_mb=own - before,
-        peak_mb=peak - before,
-        worker_mb=max(part["Private_Dirty"] + part["Private_Clean"] for part in workers),
-        all_pss_mb=sum(part["Pss"] for part in [memory(), *workers]),
-    )
+    return {
+        "seconds": seconds,
+        "of CPU": cpu_seconds,
+        "MB": own - before,
+        "peak": peak - before,
+        "a worker": max(part["Private_Dirty"] + part["Private_Clean"] for part in workers),
+        "together (PSS)": sum(part["Pss"] for part in [memory(), *workers]),
+    }
 
 
 def memory(file="smaps_rollup", pid="self"):
