@@ -15,10 +15,11 @@ import numpy as np
 
 from trn_plugin.deploy import TaskPredictor, draw_objects
 from trn_plugin.deploy.crops import whole_pictures_note
+from trn_plugin.deploy.cutting import Place
 from trn_plugin.deploy.detector import FaceDetector
 from trn_plugin.deploy.drawing import summary_lines
 from trn_plugin.deploy.inputs import find_inputs, output_paths, read_boxes, whole_pixels
-from trn_plugin.deploy.pictures import PictureResult, Place, map_ahead, predict_pictures
+from trn_plugin.deploy.pictures import PictureResult, map_ahead, predict_pictures
 from trn_plugin.deploy.records import Results, as_json, write_errors
 from trn_plugin.deploy.session import providers_of
 from trn_plugin.deploy.video import VideoFile, VideoOutput
@@ -59,13 +60,22 @@ def check_inputs(args: argparse.Namespace, pictures: list[Path], videos: list[Pa
 
 def check_outputs(paths: list[tuple[str, Path]], args: argparse.Namespace, inputs: list) -> None:
     read = [args.model, *([args.boxes] if args.boxes else []), *inputs]
-    taken = {os.path.realpath(file) for file in read}
+    taken = set(map(identity, read))
     for option, path in paths:
-        if os.path.realpath(path) in taken:
+        if identity(path) in taken:
             raise ConfigError(
                 f"{option}: {path} is read or written by this run and would be overwritten"
             )
-        taken.add(os.path.realpath(path))
+        taken.add(identity(path))
+
+
+def identity(path: str | Path):
+    """Device and inode of a file, the real path of one that does not exist."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return os.path.realpath(path)
+    return status.st_dev, status.st_ino
 
 
 def shown_tasks(predictor: TaskPredictor, names: list[str] | None) -> dict:
@@ -101,7 +111,8 @@ class PredictionJob:
 
     def __init__(self, args: argparse.Namespace, pool: Executor) -> None:
         self.args, self.pool = args, pool
-        self.predictor = TaskPredictor(args.model, providers_of(args.provider))
+        providers = providers_of(args.provider)
+        self.predictor = TaskPredictor(args.model, providers, spinning=False)  # the pool reads
         self.shown = shown_tasks(self.predictor, args.show)
         self.detector = FaceDetector(args.detector) if args.detector else None
         self.word = "face" if args.detector else "object"
