@@ -3,6 +3,7 @@
 import pytest
 from tables import TWO_ROWS
 
+from trn_plugin.experiments import plan
 from trn_plugin.experiments.results import Results
 
 TRAINING = """
@@ -37,9 +38,10 @@ pathlib.Path(arguments[arguments.index("--out") + 1]).write_text(json.dumps({
 
 
 @pytest.fixture
-def root(tmp_path):
+def root(tmp_path, monkeypatch):
     """A folder with the stub; ``calls.txt`` lists its calls."""
     (tmp_path / "training.py").write_text(TRAINING)
+    monkeypatch.setattr(plan, "TRAINING", ("training.py",))
     return tmp_path
 
 

@@ -6,16 +6,14 @@ import os
 import signal
 import threading
 import time
-from functools import partial
 from types import SimpleNamespace
 
 import pytest
 
 from trn_plugin.errors import ConfigError
-from trn_plugin.experiments import execution, plan
+from trn_plugin.experiments import execution
 from trn_plugin.experiments.execution import Executor
-
-runs_of = partial(plan.runs_of, script=("training.py",))
+from trn_plugin.experiments.plan import runs_of
 
 
 def calls(root):

@@ -67,7 +67,7 @@ def main(args):
     if args.equal_compute:
         rows = with_equal_compute(args, rows, costs)
     scale = plan.Scale("", tuple(args.cfg_options), tuple(args.splits))
-    options = dict(amp=args.amp, script=plan.TRAINING, digest=digest)
+    options = dict(amp=args.amp, digest=digest)
     runs = [plan.Run(row, seed, scale, folder, **options) for seed in args.seeds for row in rows]
     results = Results(folder / "runs.csv", same=("labels",), option="--out-dir")
     failed = []

@@ -118,7 +118,6 @@ class Run:
         out_dir (Path): holds the folders of all runs.
         extra (Sequence[str]): KEY=VALUE that the user adds to every run.
         amp (bool): train in mixed precision.
-        script (Sequence[str]): the Python arguments that start the training script.
         digest (str): identifies the config file's content in the settings; '' leaves it open.
     """
 
@@ -128,7 +127,6 @@ class Run:
     out_dir: Path
     extra: Sequence[str] = ()
     amp: bool = False
-    script: Sequence[str] = TRAINING
     digest: str = ""
 
     @property
@@ -157,7 +155,7 @@ class Run:
 
     def command(self, resume: bool = False) -> list[str]:
         """The Python arguments of the run."""
-        command = [*self.script, self.row.config]
+        command = [*TRAINING, self.row.config]
         command += ["--work-dir", str(self.folder), "--out", str(self.metrics)]
         flags = ["--resume"] * resume + ["--amp"] * self.amp
         return [*command, "--splits", *self.scale.splits, *flags, "--cfg-options", *self.options]
@@ -175,7 +173,6 @@ def runs_of(
     extra: Sequence[str] = (),
     only: Sequence[str] = (),
     amp: bool = False,
-    script: Sequence[str] = TRAINING,
 ) -> list[Run]:
     """All runs of a table, ordered by seed, so that one seed's rows are done before the next seed.
 
@@ -184,7 +181,7 @@ def runs_of(
         scale (str): a key of its ``scales``.
         seeds (Sequence[int]): the seeds of each row.
         out_dir (Path): holds a folder for each row and seed.
-        extra, amp, script: see :class:`Run`.
+        extra, amp: see :class:`Run`.
         only (Sequence[str]): slugs of the rows to run, in order; empty for all.
 
     Raises:
@@ -203,7 +200,7 @@ def runs_of(
         for row in map(by_slug.get, only or by_slug)
     ]
     return [
-        Run(row, seed, table.scales[scale], out_dir, tuple(extra), amp, tuple(script))
+        Run(row, seed, table.scales[scale], out_dir, tuple(extra), amp)
         for seed in seeds
         for row in rows
     ]
