@@ -4,7 +4,6 @@ import time
 import numpy as np
 import pytest
 
-from trn_plugin.datasets import celeba_format
 from trn_plugin.datasets.celeba_format import (
     ATTRIBUTES,
     read_attributes,
@@ -53,22 +52,6 @@ def test_byte_order_mark_and_missing_last_line_end(write):
     assert len(table.files) == 3
 
 
-def test_as_a_plain_reader_across_blocks(write, monkeypatch):
-    rng = np.random.default_rng(0)
-    points = tuple(f"p{i}" for i in range(4))
-    rows = [
-        (f"{'x' * rng.integers(1, 9)}{i}.jpg", rng.integers(-999, 99999, 4)) for i in range(500)
-    ]
-    path = write(listing(rows, points))
-    for block in (1, 97, 4096, 1 << 20):
-        monkeypatch.setattr(celeba_format, "BLOCK", block)
-        celeba_format._cache.clear()
-        table = read_table(path, points)
-        assert table.files.tolist() == [name for name, _ in rows]
-        np.testing.assert_array_equal(table.values, [values for _, values in rows])
-        np.testing.assert_array_equal(table.lines, np.arange(500) + 3)
-
-
 def plain(data):
     """A slow reader of the same format; None for what it cannot read."""
     lines = data.split(b"\n")
@@ -106,7 +89,7 @@ def test_a_damaged_byte_is_an_error_or_reads_as_a_plain_reader_reads_it(write):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", r"txt:1: expected the number of pictures, a line of names"),
+        ("", r"txt:1: expected the number of pictures, found ''"),
         (listing(ROWS, count="three"), r"txt:1: expected the number of pictures, found 'three'"),
         (listing(ROWS, count=4), r"txt:1: expected the announced 4 rows, found 3"),
         (listing(ROWS).split("\n", 1)[1], r"txt:1: expected the number of pictures, found 'Bald"),
@@ -151,32 +134,10 @@ def test_partition(write):
     assert table.lines.tolist() == [1, 2]
     with pytest.raises(DataError, match=r"txt:2: expected one of 0 \(train\).*found 3"):
         read_partition(write("a.jpg 2\nb.jpg 3\n"))
-    with pytest.raises(DataError, match=r"txt:1: expected 2 columns.* 1 number, found 1"):
+    with pytest.raises(DataError, match=r"txt:1: expected 2 columns.* split, found 1"):
         read_partition(write("a.jpg\n"))
     with pytest.raises(DataError, match=r"txt: no rows"):
         read_partition(write("\n \n"))
-
-
-def test_a_changed_file_is_noticed_even_with_the_same_size_and_time(write):
-    path = write(listing(ROWS))
-    before, stat = read_attributes(path), os.stat(path)
-    assert read_attributes(path) is before  # known by its content
-    with open(path, "r+b") as file:
-        text = file.read().replace(b"2.jpg  1", b"2.jpg -1")
-        file.seek(0)
-        file.write(text)
-    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    assert os.stat(path).st_size == stat.st_size
-    assert read_attributes(path).values[1, 0] == 0
-    assert before.values[1, 0] == 1
-
-
-def test_what_is_kept_cannot_be_written_to_and_leaves_no_file(write):
-    path = write(listing(ROWS))
-    table = read_attributes(path)
-    with pytest.raises(ValueError, match="read-only"):
-        table.values[0, 0] = 1
-    assert os.listdir(os.path.dirname(path)) == ["list_attr_celeba.txt"]
 
 
 def test_kinds_are_kept_apart(write):
@@ -194,7 +155,6 @@ def test_the_attributes_are_forty_different_ones():
 @pytest.mark.real_data
 def test_real_files_as_distributed(celeba_root):
     path = os.path.join(celeba_root, "list_attr_celeba.txt")
-    celeba_format._cache.clear()
     start = time.process_time()
     table = read_attributes(path)
     assert time.process_time() - start < 2  # 0.3 s on an idle core
@@ -206,11 +166,3 @@ def test_real_files_as_distributed(celeba_root):
     assert share["Bald"] == pytest.approx(0.0224, abs=1e-4)
     parts = read_partition(os.path.join(celeba_root, "list_eval_partition.txt"))
     assert np.bincount(parts.values.ravel()).tolist() == [162_770, 19_867, 19_962]
-
-
-def test_a_header_without_an_attribute_is_told(tmp_path):
-    names = " ".join(name for name in ATTRIBUTES if name != "Bald")
-    path = tmp_path / "list_attr_celeba.txt"
-    path.write_text(f"1\n{names}\n000001.jpg {' '.join(['1'] * 40)}\n")
-    with pytest.raises(DataError, match=r"txt:3: expected 40 .* its header lacks Bald$"):
-        read_attributes(str(path))

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from trn_plugin.datasets import TabularMultiTask
-from trn_plugin.datasets.crops import EvaluationCrops, picture_size
+from trn_plugin.datasets.crops import picture_size, placement
 from trn_plugin.errors import DataError
 from trn_plugin.evaluation.label_similarity import label_features
 from trn_plugin.tasks import read_tasks
@@ -37,8 +37,11 @@ def records_of(dataset):
     return [dataset.results_of(index) for index in range(len(dataset))]
 
 
-def tau(dataset, crops):
-    place = crops and crops.place
+def placed(dataset, *steps):
+    return placement(records_of(dataset), steps, [True] * len(dataset))
+
+
+def tau(dataset, place):
     found = label_features(records_of(dataset), read_tasks(dataset.metainfo["tasks"]), place=place)
     centred = [values - values.mean(0) for values in found.values()]
     bases = [np.linalg.qr(values[:, np.ptp(values, 0) > 1e-9])[0] for values in centred]
@@ -47,11 +50,11 @@ def tau(dataset, crops):
 
 def test_whole_pictures_keep_a_size_and_a_box_around_the_points_loses_it(make):
     dataset = make()
-    whole = EvaluationCrops.of(records_of(dataset), [dict(type="FaceBox", mode="whole")])
-    assert whole.boxes == [(0, 0, 150, 140)] * 80
-    assert whole.about == "whole picture"
-    assert tau(dataset, whole) > 0.99
-    exact = EvaluationCrops.of(records_of(dataset), [dict(type="FaceBox", mode="landmarks")])
+    place, about = placed(dataset, dict(type="FaceBox", mode="whole"))
+    np.testing.assert_allclose(place(79, np.array([[75.0, 70]])), [[0.5, 0.5]])
+    assert about.endswith("whole picture")
+    assert tau(dataset, place) > 0.99
+    exact, _ = placed(dataset, dict(type="FaceBox", mode="landmarks"))
     assert tau(dataset, exact) < 0.6
     assert tau(dataset, None) > 0.99
 
@@ -60,16 +63,20 @@ def test_the_boxes_are_those_that_the_pipeline_takes(make):
     steps = [dict(type="LoadImage"), dict(type="RegionBox", training=False)]
     rest = [dict(type="CropResize", size=8), dict(type="PackMultiTaskInputs")]
     dataset = make(pipeline=steps + rest)
-    crops = EvaluationCrops.of(records_of(dataset), steps)
-    assert crops.boxes == [dataset[index]["data_samples"].box for index in range(80)]
-    assert "perturbed" in crops.about
+    place, about = placed(dataset, *steps)
+    assert "perturbed" in about
+    for index in range(0, 80, 9):
+        sample = dataset[index]["data_samples"]
+        points = dataset.get_data_info(index)["gt"]["ends"]
+        np.testing.assert_allclose(place(index, points), sample.gt["ends"], atol=1e-6)
 
 
 def test_pictures_that_are_not_there_have_no_box(make):
     dataset = make(pictures=False)
-    crops = EvaluationCrops.of(records_of(dataset), [dict(type="FaceBox", mode="whole")])
-    assert crops.boxes == [None] * 80
-    assert EvaluationCrops.of(records_of(dataset), [dict(type="LoadImage")]) is None
+    place, about = placed(dataset, dict(type="FaceBox", mode="whole"))
+    assert place is None
+    assert "80 crops unknown" in about
+    assert placed(dataset, dict(type="LoadImage"))[0] is None
 
 
 def test_size_of_a_picture_is_that_of_its_decoded_pixels(tmp_path):

@@ -38,10 +38,10 @@ def test_all_columns_by_default(tmp_path):
 @pytest.mark.parametrize(
     ("text", "columns", "classes", "message"),
     [
-        (TEXT, None, (), r"labels\.csv:2: expected file to be a number, found 'a\.jpg'"),
-        (TEXT, ["size"], (), r"has no column 'size'; it has file, age, breed, weight"),
+        (TEXT, None, (), r"labels\.csv:2: expected file to be a number .*, found 'a\.jpg'"),
+        (TEXT, ["size"], (), r"has no column 'size'; expected one of file, age, breed, weight"),
         ("a,b\n1,2\n3\n", None, (), r"labels\.csv:3: expected 2 columns, found 1"),
-        ("a,b\n1,inf\n", None, (), r"labels\.csv:2: expected b to be a number, found 'inf'"),
+        ("a,b\n1,inf\n", None, (), r"labels\.csv:2: expected b to be a number .*found 'inf'"),
         ("a,a\n1,2\n", None, (), r"labels\.csv:1: expected the columns' names, each once"),
         ("", None, (), r"labels\.csv:1: expected the columns' names"),
         ("1,2\n3,4\n", None, (), r"labels\.csv:1: expected a header"),

@@ -68,7 +68,7 @@ def test_a_missing_root_says_where_to_get_the_data(tmp_path):
 
 
 def test_a_missing_annotation_file_is_named(toy_root):
-    with pytest.raises(DataError, match=r"other\.txt' is missing.*MTFL_ROOT"):
+    with pytest.raises(DataError, match=r"other\.txt' is missing: set MTFL_ROOT"):
         MTFL(toy_root, ann_file="other.txt")
 
 
@@ -139,10 +139,6 @@ def test_indices_choose_rows(toy_root):
     assert rows(MTFL(toy_root, indices=3)) == [1, 2, 3]
     assert rows(MTFL(toy_root, indices=-2)) == [59, 60]
     assert rows(MTFL(toy_root, indices=[4, 0])) == [5, 1]
-    with pytest.raises(ConfigError, match="below 60, found 60"):
-        MTFL(toy_root, indices=[60])
-    with pytest.raises(DataError, match="no samples are left"):
-        MTFL(toy_root, indices=0)
 
 
 def test_perturbed_boxes_belong_to_the_row_not_to_the_run(toy_root):

@@ -63,7 +63,7 @@ class ExportedModel(BaseModel):
     @property
     def dataset_meta(self) -> dict:
         """The tasks as the file describes them."""
-        return dict(tasks={name: task.to_dict() for name, task in self.predictor.tasks.items()})
+        return dict(tasks={name: task.info for name, task in self.predictor.tasks.items()})
 
     def forward(self, inputs, data_samples=None, mode: str = "predict"):
         """See MMEngine's ``BaseModel``.

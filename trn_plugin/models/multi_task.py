@@ -143,8 +143,7 @@ class MultiTaskModel(BaseModel):
         """Set the heads' arguments that depend on the training labels.
 
         Args:
-            dataset: training data set, with ``positive_shares(task)`` and ``value_moments(task)``
-                if a head needs them.
+            dataset: training data set, with ``labels_of(task)`` if a head needs it.
 
         Raises:
             ConfigError: the data set lacks a method that a head needs.

@@ -112,13 +112,9 @@ class Albumentations:
         return results
 
     def _seed(self, rng: np.random.Generator) -> None:
-        if self.compose.random_generator is not rng:
-            self.compose.set_random_state(rng, self.python_rng)
+        self.compose.set_random_state(rng, self.python_rng)
         self.python_rng.seed(int(rng.integers(2**63)))
         cv2.setRNGSeed(int(rng.integers(2**31)))
-
-    def __repr__(self) -> str:
-        return f"Albumentations({self.config})"
 
 
 def _build(config: dict, path: str) -> BasicTransform | BaseCompose:
@@ -154,13 +150,7 @@ def _build(config: dict, path: str) -> BasicTransform | BaseCompose:
 def _check_points(transform: BasicTransform, mirrors: bool, where: str) -> None:
     """Refuse a transform that mirrors or drops landmarks in trials on a grid of points.
 
-    Args:
-        transform: moves landmarks.
-        mirrors: whether its arguments already tell that it mirrors.
-        where: key path for errors.
-
-    Raises:
-        ConfigError: the transform mirrors or drops landmarks.
+    ``mirrors``: its arguments already tell that it mirrors.
     """
     tried = copy.deepcopy(transform)
     tried.p = 1.0
