@@ -6,12 +6,11 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from celeba_files import make_celeba
 from mmengine.dataset import BaseDataset, ConcatDataset, RepeatDataset
 from mmengine.registry import init_default_scope
 from torch.utils.data import BatchSampler, RandomSampler, SequentialSampler, Subset
 
-from trn_plugin.datasets import MTFL, CelebA, DrawnDataset, NumberedDraws, SampleDraw
+from trn_plugin.datasets import MTFL, DrawnDataset, NumberedDraws, SampleDraw
 from trn_plugin.datasets.wrapped import parts_of
 from trn_plugin.engine import SafeRunner
 from trn_plugin.engine.loops import batches_from
@@ -275,12 +274,3 @@ def test_metainfo_has_the_tasks_of_all_data_sets_within(toy_root):
     }
     assert list(both.metainfo["tasks"]) == ["smile", "pose"]
     assert DrawnDataset(Subset(both, [0, 7])).metainfo == both.metainfo
-
-
-def test_labels_of_celeba_within_a_wrapper(tmp_path):
-    make_celeba(tmp_path)
-    one = CelebA(str(tmp_path), tasks=("Male",))
-    twice = DrawnDataset(RepeatDataset(one, 2))
-    np.testing.assert_allclose(
-        twice.labels_of("Male").mean(axis=0), one.labels_of("Male").mean(axis=0)
-    )

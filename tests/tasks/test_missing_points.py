@@ -95,28 +95,6 @@ def test_half_a_point_or_none_is_no_label():
             TASK.check([label])
 
 
-def test_what_is_said_of_a_case():
-    label = np.full((5, 2), np.nan)
-    label[:3] = np.random.default_rng(0).random((3, 2))
-    line = TASK.case_lines(label, np.zeros((5, 2)), BOX)[0].text
-    assert "2 of 5 points missing" in line
-    assert "nan" not in line
-
-
-@pytest.mark.parametrize(
-    ("cells", "expected"),
-    [
-        ("1 2 3 4", [[1, 2], [3, 4]]),
-        ("1 2 - 4", [[1, 2], None]),
-        ("- - 3 4", [None, [3, 4]]),
-        ("1 nan - -", None),
-    ],
-)
-def test_an_empty_cell_is_a_missing_point(cells, expected):
-    columns = LandmarkColumns("landmarks", "t", points=["p", "q"])
-    check_columns(columns, cells, expected)
-
-
 @pytest.mark.parametrize(
     ("cells", "expected"),
     [

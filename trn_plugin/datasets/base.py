@@ -20,7 +20,7 @@ from trn_plugin.datasets._options import (
     input_shape,
 )
 from trn_plugin.datasets._records import Records
-from trn_plugin.datasets.draws import draw_of, generator_of
+from trn_plugin.datasets.draws import SampleGenerator, draw_of
 from trn_plugin.datasets.wrapped import category_ids
 from trn_plugin.errors import ConfigError, DataError, PictureError, TrnPluginError
 from trn_plugin.tasks import read_tasks
@@ -43,7 +43,8 @@ class MultiTaskDataset(BaseDataset):
 
     The pipeline's ``results`` hold the record and ``tasks`` (`Task` by name), ``dataset`` (its
     name), ``input_size``, ``without``, ``box_rule``, ``rng`` (a ``np.random.Generator`` seeded by
-    the draw alone, see `draw_of`) and ``eval_seed``, (box_seed, row), for the evaluation box.
+    the draw alone, see `draw_of`, and valid for this sample only) and ``eval_seed``, (box_seed,
+    row), for the evaluation box.
 
     A sample that fails raises an error that names its record; it is not replaced by another.
 
@@ -84,12 +85,11 @@ class MultiTaskDataset(BaseDataset):
         known = self._known_tasks()
         self.tasks = chosen_names("tasks", tasks, known)
         self.input_size = None if input_size is None else input_shape(input_size, "input_size")
-        if not isinstance(box_seed, int) or box_seed < 0:
-            raise ConfigError(f"box_seed: expected an integer of at least 0, found {box_seed!r}")
         self.box_seed = box_seed
         self.without = excluded_augmentations(without)
         self.skip_unreadable = bool(skip_unreadable)
         self.follow_links = bool(follow_links)
+        self._generator = SampleGenerator()
         super().__init__(lazy_init=True, **kwargs)
         known = {**known, **self._metainfo["tasks"]}
         self._metainfo["tasks"] = {task: known[task] for task in self.tasks}
@@ -181,7 +181,7 @@ class MultiTaskDataset(BaseDataset):
             box_rule=self.box_rule,
             without=self.without,
             input_size=self.input_size,
-            rng=generator_of(draw_of(index), record["sample_idx"]),
+            rng=self._generator.at(draw_of(index), record["sample_idx"]),
             eval_seed=(self.box_seed, record.get("row", record["sample_idx"])),
         )
 

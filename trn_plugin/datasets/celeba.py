@@ -136,12 +136,11 @@ class CelebA(MultiTaskDataset):
         found = files.found(self.partition)
         self.ann_file = found or (given if os.path.isfile(given) else files.path(self.partition))
         rows = read_partition(self.ann_file)
-        chosen = np.arange(len(rows.files))
         if self.split is not None:
-            chosen = np.flatnonzero(rows.values[:, 0] == SPLITS.index(self.split))
-            if not chosen.size:
+            rows = rows.take(np.flatnonzero(rows.values[:, 0] == SPLITS.index(self.split)))
+            if not rows.files.size:
                 raise DataError(f"{self.ann_file}: no row of the split {self.split!r}")
-        self._rows = rows.take(chosen)
+        self._rows = rows
         self._folder = files.pictures(self.images, needed=bool(self.pipeline.transforms))
         if self.pipeline.transforms:
             names = map(self._picture, self._rows.files.tolist())

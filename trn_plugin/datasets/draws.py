@@ -9,7 +9,7 @@ from contextvars import ContextVar
 
 import numpy as np
 
-__all__ = ["SampleDraw", "draw_of", "evaluation_generator", "generator_of", "reading"]
+__all__ = ["SampleDraw", "SampleGenerator", "draw_of", "evaluation_generator", "reading"]
 
 TRAIN_STREAM, EVAL_STREAM = 0, 1  # independent streams: training draws, evaluation boxes
 
@@ -80,16 +80,24 @@ def draw_of(index: int) -> SampleDraw:
     return SampleDraw(index, outer.epoch, outer.seed, position)
 
 
-def generator_of(draw: SampleDraw, index: int) -> np.random.Generator:
-    """The generator of a draw for sample ``index``.
+class SampleGenerator:
+    """One generator that is reseeded for each draw: making a new one takes 17 microseconds.
 
     Philox is a counter-based generator: the seed is its key, (position, epoch, index) its counter,
     so that each draw owns 2^64 blocks of numbers.
     """
-    position = 0 if draw.position is None else draw.position + 1
-    counter = np.array([0, position, draw.epoch, index], np.uint64)
-    key = np.array([draw.seed % 2**64, TRAIN_STREAM], np.uint64)
-    return np.random.Generator(np.random.Philox(counter=counter, key=key))
+
+    def __init__(self) -> None:
+        self.generator = np.random.Generator(np.random.Philox(key=0))
+        self.state = self.generator.bit_generator.state
+
+    def at(self, draw: SampleDraw, index: int) -> np.random.Generator:
+        """The generator of a draw for sample ``index``; valid until the next call."""
+        position = 0 if draw.position is None else draw.position + 1
+        self.state["state"]["key"][:] = draw.seed % 2**64, TRAIN_STREAM
+        self.state["state"]["counter"][:] = 0, position, draw.epoch, index
+        self.generator.bit_generator.state = self.state
+        return self.generator
 
 
 def evaluation_generator(seed: int, row: int) -> np.random.Generator:

@@ -121,9 +121,8 @@ class MTFL(MultiTaskDataset):
             for row, line in zip(rows, lines, strict=True)
         ]
         last = sorted(keys)[self.val_size - 1]
-        validation = [key <= last for key in keys]
-        wanted = self.split == "val"
-        return [row for row, chosen in zip(rows, validation, strict=True) if chosen == wanted]
+        validation = self.split == "val"
+        return [row for row, key in zip(rows, keys, strict=True) if (key <= last) == validation]
 
     def _record(self, row: MTFLRow, where: str) -> dict:
         landmarks = np.array([row.xs, row.ys]).T + self._shift

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -188,16 +189,17 @@ class TabularMultiTask(MultiTaskDataset):
     def _report(self, reader: LabelReader) -> None:
         """Warn of pictures in two splits and of missing labels."""
         name = os.path.basename(self.ann_file)
+        warn = functools.partial(print_log, logger="current", level=logging.WARNING)
         repeated = reader.in_two_splits()
         if repeated is not None:
             line, path, count = repeated
-            self._warn(
+            warn(
                 f"{name}:{line}: {quoted(path)} is also in another split ({count} such pictures): "
                 "metrics on pictures that were trained on say little about others"
             )
         for task in self.tasks:
             if reader.partial[task]:
-                self._warn(
+                warn(
                     f"{name}: {reader.partial[task]} rows have some of {task}'s columns but not "
                     "all: they count as unlabelled; make columns that are filled independently "
                     "separate tasks"
@@ -207,10 +209,10 @@ class TabularMultiTask(MultiTaskDataset):
             partial = np.isnan(labels).any(axis=tuple(range(1, labels.ndim))).sum()
             if partial:
                 what = f"{partial} rows lack some of the points of {task}"
-                self._warn(f"{name}: {what}: these points are in no loss and no metric")
+                warn(f"{name}: {what}: these points are in no loss and no metric")
             if not table.labelled.any():
                 split = "" if self.split is None else f" of the split {self.split!r}"
-                self._warn(f"{name}: no row{split} has a label of {task}")
+                warn(f"{name}: no row{split} has a label of {task}")
 
     def _check_boxes(self) -> None:
         """Refuse rows without a box, and a ``box`` that no step reads."""
@@ -240,7 +242,3 @@ class TabularMultiTask(MultiTaskDataset):
         root = None if self.follow_links else self.data_root
         paths = (path.as_py() for path in table.paths)
         return rows_with_picture(folder, paths, self._where, root, self.skip_unreadable)
-
-    @staticmethod
-    def _warn(text: str) -> None:
-        print_log(text, "current", logging.WARNING)

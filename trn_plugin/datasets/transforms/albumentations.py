@@ -112,7 +112,8 @@ class Albumentations:
         return results
 
     def _seed(self, rng: np.random.Generator) -> None:
-        self.compose.set_random_state(rng, self.python_rng)
+        if self.compose.random_generator is not rng:
+            self.compose.set_random_state(rng, self.python_rng)
         self.python_rng.seed(int(rng.integers(2**63)))
         cv2.setRNGSeed(int(rng.integers(2**31)))
 
