@@ -201,10 +201,10 @@ class MultiTaskDataset(BaseDataset):
         rows = np.arange(len(self)) if rows is None else rows
         if isinstance(self.data_list, Records) and task in self.data_list.tables:
             table = self.data_list.tables[task]
-            own = self.data_list.rows[rows]
-            own = own[table.labelled[own]]
-            if own.size:
-                targets = self.described[task].encode(table.labels[own])
+            known = self.data_list.rows[rows]
+            known = known[table.labelled[known]]
+            if known.size:
+                targets = self.described[task].encode(table.labels[known])
                 return targets.astype(np.float64, copy=False)
             return np.zeros((0, self.described[task].width))
         labels = [self.get_data_info(i)["gt"].get(task) for i in rows.tolist()]

@@ -164,11 +164,11 @@ def _parse(path: str, data: str, separator: str, names: Sequence[str], header: i
         raise _first_error(path, rows, separator, names, header) or DataError(
             f"{path}: cannot be read as rows of {listing(names)}: {error}"
         ) from None
-    names_of_files = table.column(0).to_pylist()
-    if table.num_columns != len(types) or not all(map(FILE_NAME.fullmatch, names_of_files)):
+    file_names = table.column(0).to_pylist()
+    if table.num_columns != len(types) or not all(map(FILE_NAME.fullmatch, file_names)):
         raise _first_error(path, rows, separator, names, header)
-    files = np.array(names_of_files)
-    if len(set(names_of_files)) < len(files):
+    files = np.array(file_names)
+    if len(set(file_names)) < len(files):
         first = np.unique(files, return_index=True)[1]
         row = np.setdiff1d(np.arange(len(files)), first)[0]
         raise DataError(f"{path}:{lines[row]}: {files[row]} is listed twice")

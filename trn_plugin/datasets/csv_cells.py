@@ -126,10 +126,10 @@ def read_plain(
     start = 0
     for batch in reader:
         skipped = int(not start)  # the header
-        own = lines[start + skipped : start + len(batch)]
+        numbers = lines[start + skipped : start + len(batch)]
         start += len(batch)
         columns = [column[skipped:] for column in batch.columns]
-        yield Batch(own, dict(zip(names, map(Cells, columns), strict=True)))
+        yield Batch(numbers, dict(zip(names, map(Cells, columns), strict=True)))
     if start != len(lines):
         raise pa.ArrowInvalid(f"{start} rows in {len(lines)} lines")
 

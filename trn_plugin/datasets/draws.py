@@ -17,8 +17,7 @@ TRAIN_STREAM, EVAL_STREAM = 0, 1  # independent streams: training draws, evaluat
 class SampleDraw(int):
     """The index of a sample, with the epoch and the seed that fix its augmentation.
 
-    A wrapping data set computes a plain index from it; `reading` keeps the draw for the data sets
-    within.
+    A wrapping data set turns it into a plain index; `reading` keeps it for the inner data sets.
 
     Attributes:
         epoch (int): epoch of the draw.

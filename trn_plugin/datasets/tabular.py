@@ -141,7 +141,7 @@ class TabularMultiTask(MultiTaskDataset):
             raise DataError(f"{self.ann_file}: has no {which}")
         self._report(reader)
         self._check_boxes()
-        # a record shifts points
+        # tables hold points as in the file, records hold them shifted
         as_stored = [t for t in self.tasks if not (self._shift.any() and self.known[t].has_points)]
         labels = {task: self._table.labels[task] for task in as_stored}
         return Records(self._record, self._rows_with_picture(), labels)
@@ -234,11 +234,9 @@ class TabularMultiTask(MultiTaskDataset):
 
     def _rows_with_picture(self) -> np.ndarray:
         """The rows whose picture exists; all rows without a pipeline."""
-        table = self._table
-        rows = np.arange(len(table.lines))
         if not self.pipeline.transforms:
-            return rows
+            return np.arange(len(self._table.lines))
         folder = os.path.join(self.data_root, self.image_folder)
         root = None if self.follow_links else self.data_root
-        paths = (path.as_py() for path in table.paths)
+        paths = (path.as_py() for path in self._table.paths)
         return rows_with_picture(folder, paths, self._where, root, self.skip_unreadable)

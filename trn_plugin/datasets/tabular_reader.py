@@ -74,8 +74,8 @@ class LabelReader:
         self._paths.append(paths.take(chosen).array)
         self._lines.append(lines)
         for task, columns in self.dataset.labels.items():
-            own = [cells[name] for name in columns.columns]
-            self._labels[task].append(self._read_task(task, columns, own, where))
+            task_cells = [cells[name] for name in columns.columns]
+            self._labels[task].append(self._read_task(task, columns, task_cells, where))
         if self.dataset.box_columns:
             self._regions.append(self._read_regions(cells, where))
 
@@ -159,8 +159,8 @@ class LabelReader:
         rows = np.flatnonzero(labelled)
         if not rows.size:
             return None, labelled
-        own = [column.take(rows) for column in cells]
-        labels = columns.read_all(own, lambda row: where(rows[row]))
+        labelled_cells = [column.take(rows) for column in cells]
+        labels = columns.read_all(labelled_cells, lambda row: where(rows[row]))
         if labels.dtype.kind == "f":  # all points may be marked as missing
             empty = np.isnan(labels.reshape(len(labels), -1)).all(axis=1)
             labelled[rows[empty]] = False
@@ -168,17 +168,17 @@ class LabelReader:
         return labels, labelled
 
     def _read_regions(self, cells: dict[str, Cells], where: Callable[[int], str]) -> np.ndarray:
-        own = [cells[name] for name in self.dataset.box_columns]
-        missing = np.all([column.missing for column in own], axis=0)
+        columns = [cells[name] for name in self.dataset.box_columns]
+        missing = np.all([column.missing for column in columns], axis=0)
         regions = [
             column_numbers(column, f"{name} in pixels", where, LARGEST_COORDINATE, ~missing)
-            for name, column in zip(self.dataset.box_columns, own, strict=True)
+            for name, column in zip(self.dataset.box_columns, columns, strict=True)
         ]
         x0, y0, x1, y1 = regions
         for row in np.flatnonzero(~missing & ~((x0 < x1) & (y0 < y1)))[:1]:
             raise DataError(
                 f"{where(row)}: expected {' < '.join(self.dataset.box_columns[::2])} and "
                 f"{' < '.join(self.dataset.box_columns[1::2])}, found the box "
-                f"{', '.join(column[row] for column in own)}"
+                f"{', '.join(column[row] for column in columns)}"
             )
         return np.where(missing, np.nan, regions).T

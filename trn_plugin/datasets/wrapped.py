@@ -125,11 +125,11 @@ class DrawnDataset:
             ConfigError: a data set without ``labels_of``, or no data set has the task.
         """
         found, problem = [], None
-        for part, own in parts_of(self.dataset, rows):
+        for part, part_rows in parts_of(self.dataset, rows):
             if not hasattr(part, "labels_of"):
                 raise ConfigError(f"{type(part).__name__} has no labels_of(task, rows)")
             try:
-                found.append(part.labels_of(task, own))
+                found.append(part.labels_of(task, part_rows))
             except ConfigError as error:  # another of the data sets may have the task
                 problem = error
         if not found:

@@ -23,8 +23,10 @@ class AttributeColumns(LabelColumns):
 
     def read_all(self, cells, where) -> np.ndarray:
         """(N, A) float32 of 0 and 1."""
-        reads = [functools.partial(_yes_or_no, column) for column in self.columns]
-        values = [each_distinct(*own, where) for own in zip(cells, reads, strict=True)]
+        values = [
+            each_distinct(column, functools.partial(_yes_or_no, name), where)
+            for name, column in zip(self.columns, cells, strict=True)
+        ]
         return np.stack(values, axis=1).astype(np.float32)
 
 

@@ -14,11 +14,7 @@ __all__ = ["Curve", "Line", "Task", "numbered"]
 
 
 class Line(NamedTuple):
-    """A line of text about a prediction.
-
-    Attributes:
-        right (bool | None): whether the prediction is right; None if unknown.
-    """
+    """A line of text about a prediction, and whether it is right; None if unknown."""
 
     text: str
     right: bool | None = None

@@ -74,7 +74,7 @@ class LabelColumns:
         if len(cells) == 1:
             return each_distinct(cells[0], lambda cell, place: self.read([cell], place), where)
         rows = zip(*(column.tolist() for column in cells), strict=True)
-        return np.array([self.read(own, where(row)) for row, own in enumerate(rows)])
+        return np.array([self.read(texts, where(row)) for row, texts in enumerate(rows)])
 
 
 def each_distinct(

@@ -78,14 +78,16 @@ class LandmarkColumns(LabelColumns):
         """(N, P, 2) in pixels; NaN for a missing point."""
         points, columns = [], zip(self.columns, cells, strict=True)
         for count in self.cells:
-            names, own = zip(*itertools.islice(columns, count), strict=True)
-            missing = np.any([column.missing for column in own], axis=0)
+            names, point_cells = zip(*itertools.islice(columns, count), strict=True)
+            missing = np.any([column.missing for column in point_cells], axis=0)
             if count == 3:
-                seen = each_distinct(own[2], functools.partial(_is_visible, names[2]), where)
+                seen = each_distinct(
+                    point_cells[2], functools.partial(_is_visible, names[2]), where
+                )
                 missing = missing | ~seen.astype(bool)
             point = [
                 column_numbers(column, f"{name} in pixels", where, LARGEST_COORDINATE, ~missing)
-                for name, column in zip(names[:2], own[:2], strict=True)
+                for name, column in zip(names[:2], point_cells[:2], strict=True)
             ]
             points.append(np.where(missing, np.nan, point).T)
         return np.stack(points, axis=1)
@@ -196,8 +198,7 @@ class LandmarkTask(Task):
 
     def _errors(self, outputs, labels, boxes) -> np.ndarray:
         """(N,) errors in percent of the :attr:`norm`."""
-        eyes = self.interocular or (0, 1)
-        return 100 * normalized_errors(outputs, labels, boxes, self.norm, eyes)
+        return 100 * normalized_errors(outputs, labels, boxes, self.norm, self.interocular)
 
     def error(self, label, output, box) -> float:
         return float(self._errors(*(np.asarray(value)[None] for value in (output, label, box)))[0])
@@ -241,7 +242,7 @@ def normalized_errors(
     truth: np.ndarray,
     boxes: np.ndarray,
     norm: str = "interocular",
-    interocular: tuple[int, int] = (0, 1),
+    interocular: tuple[int, int] | None = (0, 1),
 ) -> np.ndarray:
     """Mean point error of each picture, divided by a normaliser, both in the picture's pixels.
 

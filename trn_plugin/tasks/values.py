@@ -18,9 +18,11 @@ class ValueColumns(LabelColumns):
 
     def read_all(self, cells, where) -> np.ndarray:
         """(N, V) values as in the file."""
-        names = [f"{column} to be a number" for column in self.columns]
-        columns = zip(cells, names, strict=True)
-        return np.stack([column_numbers(*own, where, LARGEST_VALUE) for own in columns], axis=1)
+        values = [
+            column_numbers(column, f"{name} to be a number", where, LARGEST_VALUE)
+            for name, column in zip(self.columns, cells, strict=True)
+        ]
+        return np.stack(values, axis=1)
 
 
 @TASKS.register
