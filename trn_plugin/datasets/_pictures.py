@@ -58,7 +58,7 @@ def rows_with_picture(
     """
     data_root = None if root is None else DataRoot(root)
     links: dict[str, dict[str, bool]] = {}  # by folder and file: whether it is a link
-    rows, missing = [], []
+    present, first = [], ""  # a flag for each row, and the first missing picture
     for row, path in enumerate(paths):
         parent, _, name = path.rpartition("/")
         is_new = parent not in links
@@ -68,15 +68,15 @@ def rows_with_picture(
             data_root.check(os.path.normpath(os.path.join(folder, path)), where(row))
         # isfile: some file systems ignore the case of letters
         exists = name in links[parent] or os.path.isfile(os.path.join(folder, path))
-        (rows if exists else missing).append((row, path))
-    if missing:
-        row, path = missing[0]
-        text = f"{where(row)}: no picture {os.path.normpath(os.path.join(folder, path))}; "
-        text += f"{len(missing)} of {len(rows) + len(missing)} pictures are missing"
+        if not exists and not first:
+            first = f"{where(row)}: no picture {os.path.normpath(os.path.join(folder, path))}"
+        present.append(exists)
+    if first:
+        text = f"{first}; {present.count(False)} of {len(present)} pictures are missing"
         if not skip_missing:
             raise PictureError(text)
         print_log(f"{text}: left out (skip_unreadable)", "current", logging.WARNING)
-    return np.array([row for row, _ in rows], dtype=int)
+    return np.flatnonzero(present)
 
 
 def _links(folder: str) -> dict[str, bool]:
