@@ -6,8 +6,6 @@ from trn_plugin.datasets.mtfl import MTFL
 from trn_plugin.models.neck import Measurements, TaskRelationNeck
 from trn_plugin.registry import DATASETS, MODELS
 
-__all__ = ["ScarceMTFL", "UnlabelledRelationNeck"]
-
 
 @DATASETS.register_module()
 class ScarceMTFL(MTFL):
@@ -56,9 +54,8 @@ class UnlabelledRelationNeck(TaskRelationNeck):
             level: Measurements(
                 tau,
                 label.to(tau.dtype),
-                (samples := self.layers_of(level).effective_sample_size.view(-1)),
-                samples >= self.layers_of(level).needed_samples,
-                self.layers_of(level).pair_dims,
+                self.layers_of(level).effective_sample_size.view(-1),
+                self.layers_of(level).arrived.view(-1),
             )
             for level, tau in taus.items()
         }
