@@ -10,7 +10,7 @@ from trn_plugin.deploy.export import export_onnx
 from trn_plugin.deploy.model import DeployModel
 from trn_plugin.deploy.precision import in_float16
 from trn_plugin.errors import ConfigError
-from trn_plugin.models import HeatmapLandmarkHead, LandmarkHead
+from trn_plugin.models import HeatmapLandmarkHead
 from trn_plugin.models.heads.heatmap import soft_argmax
 
 HEADS = dict(
@@ -74,20 +74,6 @@ def test_doubling_keeps_the_middle():
     points, mirrored = (head(x).view(2, 2) for x in (features, features.flip(3)))
     assert torch.allclose(mirrored[:, 0], 1 - points[:, 0], atol=1e-6)
     assert torch.allclose(mirrored[:, 1], points[:, 1], atol=1e-6)
-
-
-def test_labels_losses_and_predictions_are_those_of_the_linear_head():
-    heatmap, linear = HeatmapLandmarkHead(3, 8), LandmarkHead(3, 8)
-    output, targets = torch.rand(4, 6), torch.rand(4, 6)
-    mask = torch.tensor([True, True, False, True])
-    parts = torch.ones(4, 6, dtype=torch.bool)
-    parts[0, 2:4] = False
-    for given in (None, parts):
-        found = heatmap.loss(output, targets, mask, given)
-        assert torch.equal(found, linear.loss(output, targets, mask, given))
-    assert torch.equal(heatmap.predict(output), linear.predict(output))
-    assert heatmap.task.exported() == linear.task.exported()
-    assert heatmap.task.kind == linear.task.kind
 
 
 def test_missing_points_move_nothing():

@@ -64,16 +64,6 @@ def test_only_the_trunk_is_aggregated():
     assert_close(found, own)
 
 
-def test_relation_losses_may_be_the_tasks():
-    """As a row of their own they count in the mean."""
-    found = []
-    for relation_losses in ("row", "tasks"):
-        model = relation_model()
-        wrapper = wrapper_of(model, dict(type="UPGrad"), relation_losses=relation_losses)
-        found.append(trunk_of(trained(model, wrapper, steps=1)))
-    assert not torch.allclose(*found)
-
-
 def test_upgrad_pulls_against_no_loss():
     """A small step lowers, to first order, each loss: the Jacobian times the direction is >= 0."""
     model = relation_model(relation=0.0)

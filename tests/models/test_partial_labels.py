@@ -46,9 +46,11 @@ def outputs():
     return torch.rand(COUNT, 6, generator=torch.Generator().manual_seed(1)).requires_grad_()
 
 
-def test_only_whole_labels_are_complete():
+def test_only_whole_labels_are_complete_and_have_no_parts():
     assert batch().complete == {"pose"}
     assert batch(missing=False).complete == {"pose"}  # one sample has no points
+    assert not batch(missing=False).parts
+    assert list(batch().parts) == ["points"]
 
 
 @pytest.mark.parametrize("loss", ["l1", "l2", "smooth_l1"])
@@ -74,22 +76,6 @@ def test_loss_is_the_mean_over_the_points_that_are_there(loss):
     expected.backward()
     torch.testing.assert_close(total, expected)
     torch.testing.assert_close(output.grad, kept.grad)
-
-
-def test_whole_labels_have_no_parts():
-    """The common case goes the way that it always went."""
-    assert not batch(missing=False).parts
-    assert list(batch().parts) == ["points"]
-
-
-def test_a_target_that_is_not_there_changes_nothing():
-    head, found = LandmarkHead(3, 4), batch()
-    there = found.parts["points"]
-    target = found.targets["points"]
-    other = torch.where(there, target, 1e9)
-    arguments = found.masks["points"], there
-    output = outputs()
-    assert head.loss(output, target, *arguments) == head.loss(output, other, *arguments)
 
 
 def same(a, b):

@@ -6,7 +6,6 @@ import torch
 
 from trn_plugin.errors import CheckpointError, ConfigError
 from trn_plugin.models import TimmTrunk
-from trn_plugin.models._cut import cut
 
 TASKS = ("landmarks", "pose")
 
@@ -78,18 +77,6 @@ def test_every_parameter_has_a_gradient_and_tails_are_independent(name):
     assert len(set(storages)) == len(storages)
 
 
-def test_deep_copies_are_independent():
-    model = trunk("test_vit", 2).eval()
-    twin = copy.deepcopy(model)
-    x = torch.randn(2, 3, 64, 64)
-    before = model(x)["pose"]
-    with torch.no_grad():
-        for p in twin.parameters():
-            p.zero_()
-    assert torch.equal(model(x)["pose"], before)
-    assert not torch.equal(twin(x)["pose"], before)
-
-
 def test_building_leaves_no_trace():
     """The comparison with the uncut model moves neither random numbers nor batch statistics."""
     torch.manual_seed(0)
@@ -100,16 +87,6 @@ def test_building_leaves_no_trace():
     assert torch.equal(cut_model.trunk.bn1.running_mean, model.bn1.running_mean)
     assert cut_model.training
     assert cut_model.trunk.training
-
-
-def test_the_trunk_runs_once():
-    model = trunk("test_resnet", -1)
-    calls = []
-    for name, part in (("trunk", model.trunk), *model.tails.items()):
-        first = next(m for m in part.modules() if isinstance(m, torch.nn.Conv2d))
-        first.register_forward_hook(lambda *_, name=name: calls.append(name))
-    model(torch.randn(2, 3, 64, 64))
-    assert calls == ["trunk", *TASKS]
 
 
 @pytest.mark.parametrize(
@@ -155,14 +132,6 @@ def test_norms_keep_their_class_and_constants_are_no_state(name):
     parts = (model.trunk, model.tails["pose"])
     assert sum(isinstance(m, kinds) for part in parts for m in part.modules()) == count
     assert not [key for key in model.state_dict() if "_tensor_constant" in key]
-
-
-def test_cut_keeps_the_models_modes():
-    model = uncut("test_resnet").train()
-    model.bn1.eval()
-    cut(model, ["layer2"])
-    assert model.training
-    assert not model.bn1.training
 
 
 class InPlace(torch.nn.Module):

@@ -12,7 +12,6 @@ from mmengine.optim import build_optim_wrapper
 
 from trn_plugin.errors import ConfigError
 from trn_plugin.models import TimmTrunk
-from trn_plugin.models._graph_part import GraphPart
 
 X = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
@@ -209,25 +208,12 @@ def test_in_chans_and_global_pool():
     assert model(X[:, :1])["a"].shape == (4, model.num_features)
 
 
-def test_whole_parts_for_checkpointing_are_graphs():
-    assert isinstance(build(shared_stages="all", grad_checkpointing=True).trunk, GraphPart)
-    assert not isinstance(build(shared_stages="all").trunk, GraphPart)
-
-
 @pytest.mark.parametrize("part", ["bn1.weight", "bn1.bias", "bn1.running_var", "layer2.0.conv1"])
 def test_a_file_that_lacks_something_is_refused(tmp_path, part):
     state = {k: v for k, v in uncut("test_resnet").state_dict().items() if part not in k}
     torch.save(state, tmp_path / "lacks.pth")
     with pytest.raises(ConfigError, match=rf"lacks\.pth holds no weights .* lacks .*{part}"):
         build(checkpoint_path=str(tmp_path / "lacks.pth"))
-
-
-def test_a_file_of_a_wrapped_model_is_read(tmp_path):
-    source = uncut("test_resnet")
-    state = {f"module.{k}": v for k, v in source.state_dict().items()}
-    torch.save(state, tmp_path / "wrapped.pth")
-    model = build(checkpoint_path=str(tmp_path / "wrapped.pth")).eval()
-    assert torch.allclose(model(X)["a"], source.eval()(X), atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ import pytest
 import torch
 from builders import batch, build, model_config
 
-from trn_plugin.errors import ConfigError
 from trn_plugin.models import UncertaintyWeighting
 from trn_plugin.registry import MODELS
 
@@ -44,10 +43,3 @@ def test_at_the_start_classes_keep_their_loss_and_coordinates_half_of_it():
     # only what has 'loss' in its name is added up
     total, _ = weighted.parse_losses(b)
     assert float(total) == pytest.approx(float(b["loss_pose"] + b["loss_landmarks"]))
-
-
-def test_an_unknown_weighting_is_refused():
-    config = model_config(size=32)
-    config.task_weighting = dict(type="Nothing")
-    with pytest.raises((KeyError, ConfigError), match="Nothing"):
-        MODELS.build(config)

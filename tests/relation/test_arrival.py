@@ -1,6 +1,5 @@
 """tau is the similarity of the samples seen so far; its gradient starts with enough of them."""
 
-import math
 import warnings
 
 import pytest
@@ -65,12 +64,6 @@ def test_each_pair_arrives_by_its_own_samples():
     assert layer.batches.tolist() == [3, 1, 1]
     assert layer.arrived.tolist() == [True, False, False]
     assert not gradients(tau[1:].sum(), *features)[2].any()
-
-
-@pytest.mark.parametrize("value", [-1.0, math.nan])
-def test_a_bad_number_of_samples_is_named(value):
-    with pytest.raises(ValueError, match="min_samples_per_dim: expected a number >= 0"):
-        TaskRelationLayer(min_samples_per_dim=value)
 
 
 def test_covariances_of_an_earlier_version_start_anew():

@@ -7,7 +7,6 @@ import torch
 from reference import shrunk
 
 from trn_plugin.relation.solvers._preconditioner import Correction, shift_inverted
-from trn_plugin.relation.solvers._projection import Basis, Projection
 
 EPSILON = 1e-5
 
@@ -56,87 +55,7 @@ def test_they_solve_the_shifted_equations(dtype, scale1, scale2):
     assert missing == pytest.approx(float((change / (1 - tau**2)).sqrt()), rel=1e-2)
 
 
-def test_an_error_above_the_accuracy_is_a_lower_bound():
-    s11, s12, s22 = covariances(40, 30)
-    tau = float(canonical(s11, s12, s22)[0][0])
-    found = shift_inverted(s11, s12, s22, EPSILON, tau)
-    a, b = torch.ones(40), torch.ones(30)
-    bound, exact = (correction(found, s12, tau, accuracy)(a, b)[2] for accuracy in (0.0, math.inf))
-    assert 0 < bound < exact
-
-
-def test_the_error_is_infinite_for_indefinite_blocks():
-    s11, s12, s22 = covariances(40, 30)
-    tau = float(canonical(s11, s12, s22)[0][0])
-    inverse1, elimination, inverse2, shift = shift_inverted(s11, s12, s22, EPSILON, tau)
-    a, b = torch.ones(40), torch.ones(30)
-    for found in (
-        (-inverse1, elimination, -inverse2, shift),
-        (inverse1 * math.nan, elimination, inverse2, shift),
-    ):
-        assert correction(found, s12, tau, 1.0)(a, b)[2] == math.inf
-    # rounding alone made a variance negative
-    assert shift_inverted(s11 - 1.1 * torch.diag(s11.diagonal()), s12, s22, EPSILON, tau) is None
-
-
-def test_close_variates_make_the_gradient_sensitive():
-    s11, s12, s22 = covariances(40, 30)
-    tau = float(canonical(s11, s12, s22)[0][0])
-    found = shift_inverted(s11, s12, s22, EPSILON, tau)
-    residuals = torch.ones(40), torch.ones(30)
-    variates = (1.0, 1.0, 0.99)  # closer than tau = .9 says
-    plain, close = (
-        correction(found, s12, tau, math.inf, given)(*residuals)[2] for given in (None, variates)
-    )
-    assert close > 2 * plain
-
-
-def test_a_value_above_the_given_one_widens_the_shift():
-    s11, s12, s22 = covariances(40, 30)
-    tau = float(canonical(s11, s12, s22)[0][0])
-    found = shift_inverted(s11, s12, s22, EPSILON, tau - 0.05)
-    assert float(found[3]) > tau
-    assert all(f.isfinite().all() for f in found)
-
-
 def test_no_preconditioner_beyond_float32():
     s11, s12, s22 = covariances(40, 30, 1e-21, 1)
     assert shift_inverted(s11, s12, s22, EPSILON, 0.9) is None
     assert shift_inverted(s11 * math.nan, s12, s22, EPSILON, 0.9) is None
-
-
-@pytest.mark.parametrize("second", [0.898, 0.88, 0.8])
-def test_other_pairs_are_coupled_the_more_the_nearer_they_are(second):
-    """The estimate equals the change of the next solution in the larger space."""
-    s11, s12, s22 = covariances(40, 30, correlations=(0.9, second, 0.7, 0.5))
-    _, a, b = canonical(s11, s12, s22)
-    g = torch.Generator().manual_seed(2)
-    sides = []
-    for own, start in ((a, 0), (b, 40)):
-        # the second pair has a far larger error than the first
-        off = torch.tensor([[1e-4], [0.02], [0.02]]) * torch.randn(3, len(own), generator=g)
-        vectors = own[:3] + off.double() @ own
-        s, cross = (s11, s12) if start == 0 else (s22, s12.T)
-        rows = torch.cat([vectors, vectors @ s, vectors @ cross], 1)
-        sides.append(Basis(s, cross, EPSILON, rows, 2))
-    space = Projection(*sides)
-    tau, u, v = space.solve()
-    found = shift_inverted(s11, s12, s22, EPSILON, tau)
-    x, y, _ = correction(found, s12, tau, math.inf)(*space.residuals(tau, u, v))
-    change, rotation = space.second_order_change(tau, u, v, x, y)
-
-    values = space.squares.sqrt()
-    z = space.whitened @ space.right / values
-    w = space.right
-    space.extend(x, y)
-    _, ours, theirs = space.solve()
-    along = (z.T @ ours[:3] + w.T @ theirs[:3]) / 2
-    expected = (along[:-1] / along[-1]) ** 2 @ (1 + tau**2 - 2 * tau * values[:-1])
-    assert change == pytest.approx(float(expected), rel=0.1)
-
-    combinations = (ours, theirs) if along[-1] > 0 else (-ours, -theirs)
-    rotations = []
-    for side, before, now in zip(space.sides, (u, v), combinations, strict=True):
-        old = before @ side.vectors[:3]
-        rotations.append(float((now @ side.vectors - old).norm() / old.norm()))
-    assert rotation == pytest.approx(max(rotations), rel=0.1)

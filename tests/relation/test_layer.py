@@ -4,7 +4,7 @@ import pytest
 import torch
 from reference import Algorithm1, layer_of, on_host_only
 
-from trn_plugin.relation import TaskRelationLayer, task_similarity
+from trn_plugin.relation import task_similarity
 
 
 def batches(steps, n, d1, d2, seed=0, dtype=torch.float64):
@@ -155,17 +155,6 @@ def test_effective_sample_size_tends_to_kish():
     assert layer.effective_sample_size.item() == pytest.approx(16 * 1.9 / 0.1, rel=1e-6)
 
 
-def test_state_is_saved_and_continued_bit_for_bit():
-    layer = layer_of(0.9)
-    pairs = list(batches(6, 16, 3, 2))
-    for pair in pairs[:3]:
-        layer(*pair)
-    restored = layer_of(0.9)
-    restored.load_state_dict(layer.state_dict())
-    for pair in pairs[3:]:
-        assert layer(*pair).item() == restored(*pair).item()
-
-
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_autocast_features_are_measured_in_full_precision(dtype):
     layer, reference = layer_of(0.9), layer_of(0.9)
@@ -177,15 +166,6 @@ def test_autocast_features_are_measured_in_full_precision(dtype):
         expected = reference(half[0].double(), half[1].double())
         assert tau.item() == pytest.approx(expected.item(), abs=1e-6)
         assert torch.isfinite(gradients(tau, half[0])[0]).all()
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [({"momentum": 1.0}, r"momentum: expected .* found 1.0"), ({"shrinkage": 0}, "shrinkage")],
-)
-def test_bad_options_are_named(options, message):
-    with pytest.raises(ValueError, match=message):
-        TaskRelationLayer(**options)
 
 
 def test_changed_width_is_named():

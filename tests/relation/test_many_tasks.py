@@ -40,12 +40,14 @@ def one_by_one(dims, steps, masks=None, **options):
     return torch.stack(taus), grads
 
 
-@pytest.mark.parametrize("dims", WIDTHS)
+@pytest.mark.parametrize(
+    ("dims", "statistic"), [*((dims, "largest") for dims in WIDTHS), ((3, 1, 4, 3), "pillai")]
+)
 @pytest.mark.parametrize("deletion", ["pairwise", "listwise"])
-def test_all_pairs_equal_layers_of_their_own(dims, deletion):
+def test_all_pairs_equal_layers_of_their_own(dims, statistic, deletion):
     steps = list(features(dims, 16))
-    expected, expected_grads = one_by_one(dims, steps)
-    layer = layer_of(0.9, deletion=deletion)
+    expected, expected_grads = one_by_one(dims, steps, statistic=statistic)
+    layer = layer_of(0.9, deletion=deletion, statistic=statistic)
     for step, fs in enumerate(steps):
         taus = layer(*fs)
         assert torch.allclose(taus, expected[step], atol=1e-10)

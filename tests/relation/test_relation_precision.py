@@ -83,15 +83,6 @@ def test_directions_without_variance_stay_out_of_the_gradient():
     assert layer.exact_rate < 0.5
 
 
-def test_features_of_another_precision_go_on_from_the_same_covariances():
-    layer = layer_of(0.9, start="identity")
-    *steps, (f1, f2) = drifting(6, 64, 128, 100, torch.float64)
-    for pair in steps:
-        layer(*(f.float() for f in pair))
-    other = copy.deepcopy(layer)
-    assert layer(f1, f2).item() == pytest.approx(other(f1.float(), f2.float()).item(), abs=1e-6)
-
-
 @pytest.mark.parametrize(
     ("scale", "masked", "dtype"),
     [

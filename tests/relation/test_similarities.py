@@ -89,3 +89,19 @@ def test_one_of_a_user_s_own_gets_its_gradient_from_autograd(monkeypatch):
     value = several(f1, f2, f1[:, :2])
     value.sum().backward()
     assert f1.grad.isfinite().all()
+
+
+def test_from_unrelated_to_the_same():
+    torch.manual_seed(0)
+    x, y = torch.randn(2, 4000, 6)
+    pairs = y, torch.cat([x[:, :1], y[:, 1:]], 1), x @ torch.randn(6, 6)
+    for other, expected in zip(pairs, (0, 1 / 6, 1), strict=True):
+        value = layer_of(0, statistic="pillai")(x, other)
+        assert value.item() == pytest.approx(expected, abs=0.01)
+
+
+def test_bad_options():
+    with pytest.raises(ValueError, match=r"statistic: expected 'largest' or 'pillai' or 'cka'"):
+        layer_of(statistic="roy")
+    with pytest.raises(ValueError, match="correct_chance: needs statistic"):
+        layer_of(statistic="pillai", correct_chance=True)

@@ -54,9 +54,8 @@ class UnlabelledRelationNeck(TaskRelationNeck):
             level: Measurements(
                 tau,
                 label.to(tau.dtype),
-                (samples := self.layers_of(level).effective_sample_size.view(-1)),
-                samples >= self.layers_of(level).needed_samples,
-                self.layers_of(level).pair_dims,
+                self.layers_of(level).effective_sample_size.view(-1),
+                self.layers_of(level).arrived.view(-1),
             )
             for level, tau in taus.items()
         }

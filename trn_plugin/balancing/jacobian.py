@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 import torch.distributed as dist
@@ -94,10 +94,8 @@ class JacobianOptimWrapper(OptimWrapper):
         self._model, self._losses = model.module if wrapped else model, None
         handle = self._model.register_forward_hook(self._store)
         try:
-            if wrapped:
-                with model.no_sync():  # the processes average Jacobians instead
-                    yield
-            else:
+            # the processes average Jacobians instead
+            with model.no_sync() if wrapped else nullcontext():
                 yield
         finally:
             handle.remove()
@@ -131,13 +129,11 @@ class JacobianOptimWrapper(OptimWrapper):
         """Aggregate, then clip and step as ``OptimWrapper``."""
         jacobian, self._jacobian = self._jacobian, None
         if jacobian is not None:
-            shared, start = self._parameters()[0], 0
-            gradient = self._aggregate(jacobian)
-            for parameter in shared:
-                part = gradient[start : start + parameter.numel()]
+            shared = self._parameters()[0]
+            parts = self._aggregate(jacobian).split([p.numel() for p in shared])
+            for parameter, part in zip(shared, parts, strict=True):
                 # fused optimizers need the parameter's memory format
                 parameter.grad = torch.empty_like(parameter).copy_(part.view_as(parameter))
-                start += parameter.numel()
         super().step(**kwargs)
 
     def zero_grad(self, **kwargs) -> None:
@@ -213,11 +209,10 @@ class JacobianOptimWrapper(OptimWrapper):
             found = torch.autograd.grad(
                 row, [*shared, *others], retain_graph=k < last, allow_unused=True
             )
-            start = 0
-            for parameter, gradient in zip(shared, found, strict=False):
+            parts = jacobian[k].split([p.numel() for p in shared])
+            for part, gradient in zip(parts, found, strict=False):
                 if gradient is not None:
-                    jacobian[k, start : start + parameter.numel()] = gradient.reshape(-1)
-                start += parameter.numel()
+                    part.copy_(gradient.reshape(-1))
             for parameter, gradient in zip(others, found[len(shared) :], strict=True):
                 if gradient is not None:
                     before = gradients.get(parameter)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping, Sequence
 
+import torch
 from torch import nn
 
 from trn_plugin.errors import ConfigError, printable
 from trn_plugin.models.heads import HeatmapLandmarkHead, TaskHead
 from trn_plugin.models.neck import TaskRelationNeck
+from trn_plugin.models.weighting.base import is_number
 from trn_plugin.registry import MODELS
 
 __all__ = ["check_loss_weight", "check_relations", "check_task_names", "head_input"]
@@ -20,12 +21,7 @@ EXPORTED_INPUT = "images"
 def check_relations(neck: TaskRelationNeck, together: Sequence[Collection[str]]) -> None:
     """Refuse a relation of tasks that have no labelled samples in common.
 
-    Args:
-        neck: has the relations.
-        together: the tasks of each training data set.
-
-    Raises:
-        ConfigError: naming the relation.
+    ``together`` holds the tasks of each training data set.
     """
     every = {task for pair in neck.relations for side in pair for task in side}
     for name, pair in zip(neck.names, neck.relations, strict=True):
@@ -38,58 +34,34 @@ def check_relations(neck: TaskRelationNeck, together: Sequence[Collection[str]])
 
 
 def check_loss_weight(task: str, weight) -> None:
-    """Refuse a ``loss_weight`` that is not a number; a head may have made it a tensor.
-
-    Raises:
-        ConfigError: naming the task.
-    """
-    no_number = weight is None or isinstance(weight, (bool, str, bytes, list, tuple, dict))
-    if no_number or (isinstance(weight, float) and not math.isfinite(weight)):
+    """Refuse a ``loss_weight`` that is not a number; a head may have made it a tensor."""
+    if not (torch.is_tensor(weight) or is_number(weight)):
         raise ConfigError(
             f"model.heads.{task}.loss_weight: expected a number, found {printable(repr(weight))}"
         )
 
 
 def check_task_names(heads: dict[str, dict]) -> None:
-    """Refuse invalid task names.
-
-    Raises:
-        ConfigError: naming the task.
-    """
+    """Refuse invalid task names."""
     if not heads:
         raise ConfigError("model.heads: expected at least one task")
-    taken = set(dir(nn.ModuleDict()))
+    methods = dir(nn.ModuleDict())
     for name, head in heads.items():
         if not isinstance(head, dict):
             raise ConfigError(f"model.heads.{name}: expected a dict with 'type', found {head!r}")
-        if not name.isidentifier() or name in taken:
-            raise ConfigError(
-                f"model.heads: {name!r} cannot be a task name: expected letters, digits and '_', "
-                "and no name of a method of torch.nn.ModuleDict"
-            )
-        if name == EXPORTED_INPUT:
-            raise ConfigError(
-                f"model.heads: {name!r} cannot be a task name: exported models have an input of "
-                "that name"
-            )
-        if name.startswith("relation_"):
-            raise ConfigError(
-                f"model.heads: {name!r} cannot be a task name: names of relation losses begin with "
-                "'relation_'"
-            )
-        if "loss" in name:
-            raise ConfigError(
-                f"model.heads: {name!r} cannot be a task name: MMEngine adds up every log entry "
-                "whose name contains 'loss'"
-            )
+        for is_wrong, reason in (
+            (not name.isidentifier(), "expected letters, digits and '_'"),
+            (name in methods, "it names a method of torch.nn.ModuleDict"),
+            (name == EXPORTED_INPUT, "exported models have an input of that name"),
+            (name.startswith("relation_"), "names of relation losses begin with 'relation_'"),
+            ("loss" in name, "MMEngine adds up every log entry whose name contains 'loss'"),
+        ):
+            if is_wrong:
+                raise ConfigError(f"model.heads: {name!r} cannot be a task name: {reason}")
 
 
 def head_input(task: str, head: Mapping) -> str:
-    """The input of a head, 'vector' or 'map': from its config, else from its class.
-
-    Raises:
-        ConfigError: another value, or one that a head of this package cannot take.
-    """
+    """The input of a head, 'vector' or 'map': from its config, else from its class."""
     kind = head.get("type")
     kind = MODELS.get(kind) if isinstance(kind, str) else kind
     usual = getattr(kind, "input", "vector")

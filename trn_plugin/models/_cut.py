@@ -29,23 +29,18 @@ def cut(
     recompute: Sequence[str] | None = None,
     with_map: bool = False,
 ) -> tuple[GraphPart, list[GraphPart]]:
-    """Cut ``model`` after each of its modules ``boundaries``.
+    """Cut ``model`` after each of its modules (or lists of modules) ``boundaries``.
+
+    Returns the trunk and a tail for each boundary, which share the modules of ``model``. The trunk
+    takes pictures and returns a tuple of values for each boundary and, with ``whole``, one with the
+    model's output. A tail takes the values of its boundary and returns a tuple of one tuple: the
+    outputs of ``model``, of the last calls of ``taps`` and, with ``with_map``, of
+    ``model.forward_features``.
 
     Args:
-        model (nn.Module): takes one (N, C, H, W) tensor.
-        boundaries (Sequence[str]): dotted names of modules, or of lists of modules, in order.
-        taps (Sequence[str]): dotted names of modules after the boundaries.
-        whole (bool): the trunk also runs the model to its end.
         frozen (Collection[nn.Module]): modules that stay in eval mode in train mode.
-        recompute (Sequence[str], optional): enables gradient checkpointing: names of the model's
-            stages, for models in which timm does not define what to recompute.
-        with_map (bool): also return the output of ``model.forward_features``, as last value.
-
-    Returns:
-        The trunk and a tail for each boundary. The trunk takes pictures and returns a tuple of
-        values for each boundary and, with ``whole``, one with the model's output. A tail takes the
-        values of its boundary and returns a tuple of one tuple: the outputs of ``model`` and of
-        the last calls of ``taps``. Trunk and tails share the modules of ``model``.
+        recompute (Sequence[str], optional): enables gradient checkpointing: the model's stages,
+            which are recomputed if timm does not define what to recompute.
 
     Raises:
         CannotTrace: torch.fx fails, or a name is no module (after the boundary).
@@ -69,12 +64,23 @@ def cut(
     finally:
         for module, mode in was_training.items():
             module.training = mode
-    trunk = {mode: _trunk(trace, whole) for mode, trace in traces.items()}
+    trunk = GraphPart({mode: _trunk(trace, whole) for mode, trace in traces.items()})
     tails = [
-        {mode: _tail(trace, index) for mode, trace in traces.items()}
+        GraphPart({mode: _tail(trace, index) for mode, trace in traces.items()})
         for index in range(len(boundaries))
     ]
-    return _part(root, trunk), [_part(root, tail) for tail in tails]
+    for trace in traces.values():
+        end = len(trace.nodes) - 1
+        last = end if whole else trace.boundaries[-1]
+        for part, nodes in (
+            (trunk, trace.nodes[:last]),
+            *zip(tails, (trace.nodes[start:end] for start in trace.boundaries), strict=True),
+        ):
+            for node in nodes:
+                if node.op in ("call_module", "get_attr"):
+                    owner = model if node.target.startswith(OWN) else root
+                    part.reference(owner, node.target.removeprefix(OWN))
+    return trunk, tails
 
 
 def _trunk(trace: Trace, whole: bool) -> Program:
@@ -132,18 +138,8 @@ def _step(trace: Trace, start: int, end: int, recompute: bool) -> Step:
         values, outputs = tuple(copies[node] for node in kept), [node.name for node in kept]
     graph.output(values)
     graph.lint()
-    used = [node for node in graph.nodes if node.op in ("call_module", "get_attr")]
-    targets = tuple(dict.fromkeys(node.target for node in used))
-    for node in used:
-        node.target = node.target.removeprefix(OWN)
+    for node in graph.nodes:
+        if node.op in ("call_module", "get_attr"):
+            node.target = node.target.removeprefix(OWN)
     inputs = tuple(node.name for node in inputs)
-    return Step(Code.of(graph), inputs, tuple(outputs), targets, recompute)
-
-
-def _part(root: OneInput, programs: dict[bool, Program]) -> GraphPart:
-    part = GraphPart(programs)
-    steps = [step for program in programs.values() for step in program.steps]
-    for target in dict.fromkeys(target for step in steps for target in step.targets):
-        owner = root.model if target.startswith(OWN) else root
-        part.reference(owner, target.removeprefix(OWN))
-    return part
+    return Step(Code.of(graph), inputs, tuple(outputs), recompute)

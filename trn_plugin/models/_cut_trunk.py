@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from trn_plugin.errors import ConfigError, first_line
 from trn_plugin.models._cut import cut
-from trn_plugin.models._graph_part import CutPart, tensor_versions
+from trn_plugin.models._graph_part import CutPart
 from trn_plugin.models._replay import cut_by_replay
 from trn_plugin.models._stages import Stages
+from trn_plugin.models._taps import outputs_of
 from trn_plugin.models._tracing import CannotTrace
 from trn_plugin.models._uncut import TOLERANCE, relative_difference, seeded
 
@@ -23,29 +24,18 @@ _WHERE = "model.backbone"
 
 
 class TaskPath(NamedTuple):
-    """Outputs of trunk and tail for one task, in the model's own layout.
+    """Outputs of trunk and tail for one task, in the model's own layout."""
 
-    Attributes:
-        hidden (Tensor): (N, d) pooled features.
-        taps (tuple): outputs of the modules ``taps``, in their order.
-        map (Tensor, optional): output of ``forward_features``, if ``with_map``.
-    """
-
-    hidden: Tensor
+    hidden: Tensor  # (N, d), pooled
     taps: tuple = ()
-    map: Tensor | None = None
+    map: Tensor | None = None  # of ``forward_features``
 
 
 class CutParts(nn.Module):
     """``trunk``, used by more than one task, and ``tails``, each task's own copy of the rest.
 
-    Args:
-        tasks (Sequence[str]): names of the tasks.
-        shared_stages (Mapping[str, int]): number of a task's stages in ``trunk``, by task.
-        stages (Stages): stages of the model.
-        taps (Sequence[str]): modules inside the tails whose outputs are also returned.
-        with_map (bool): also return the output of the model's ``forward_features``.
-        channels_last (bool): lay out pictures as (N, H, W, C) in memory.
+    ``taps`` are modules inside the tails whose outputs are also returned, and ``with_map`` returns
+    that of the model's ``forward_features``.
     """
 
     def __init__(
@@ -68,7 +58,6 @@ class CutParts(nn.Module):
         levels = {count: level for level, count in enumerate([*counts, stages.everything])}
         self._levels = {task: levels.get(count) for task, count in shared_stages.items()}
         self._boundaries = [stages.names[count - 1] for count in counts]
-        self._in_place: dict[int, set[int]] = {}
 
     def paths(self, x: Tensor) -> dict[str, TaskPath]:
         """Outputs for pictures (N, C, H, W) by task; the trunk runs once."""
@@ -83,19 +72,14 @@ class CutParts(nn.Module):
             if task in self.fully_shared:
                 paths[task] = self._path_of(shared[level])
                 continue
-            inputs = (x,) if level is None else self._own(shared[level], level)
+            inputs = (x,) if level is None else shared[level]
             paths[task] = self._path_of(self._run_tail(tail, inputs))
         return paths
 
     def path(self, task: str, x: Tensor) -> Tensor:
-        """Hidden features of one task; runs only the parts that it needs.
+        """Hidden features (N, num_features) of one task for pictures (N, C, H, W).
 
-        Args:
-            task (str): one of ``tasks``.
-            x (Tensor): (N, in_chans, H, W) normalised pictures.
-
-        Returns:
-            Tensor: (N, num_features); consumes the same random numbers as the uncut model.
+        Runs only the parts that it needs, and draws the same random numbers as the uncut model.
         """
         level = self._levels[task]
         x = self._laid_out(x)
@@ -107,11 +91,7 @@ class CutParts(nn.Module):
         return values[0] if task in self.fully_shared else self.tails[task](*values)[0][0]
 
     def compile_parts(self, **options) -> None:
-        """Compile the trunk and each tail.
-
-        Args:
-            **options: of ``torch.compile``.
-        """
+        """Compile the trunk and each tail with options of ``torch.compile``."""
         for part in (self.trunk, *self.tails.values()):
             if not isinstance(part, nn.Identity):
                 part.compile(**options)
@@ -119,38 +99,19 @@ class CutParts(nn.Module):
     def _laid_out(self, x: Tensor) -> Tensor:
         return x.contiguous(memory_format=torch.channels_last) if self.channels_last else x
 
-    def _own(self, values: tuple, level: int) -> tuple:
-        """Clone the values that a tail would change in place and other tails need."""
-        changed = self._in_place.get(level)
-        if not changed:
-            return values
-        return tuple(v.clone() if i in changed else v for i, v in enumerate(values))
-
     def _path_of(self, values: tuple) -> TaskPath:
         """The outputs of a part as a TaskPath."""
         hidden, *rest = values
-        return (
-            TaskPath(hidden, tuple(rest[:-1]), rest[-1])
-            if self._with_map
-            else TaskPath(hidden, rest)
-        )
+        if self._with_map:
+            return TaskPath(hidden, tuple(rest[:-1]), rest[-1])
+        return TaskPath(hidden, tuple(rest))
 
     def _run_tail(self, tail: nn.Module, inputs: tuple) -> tuple:
         """The outputs of a tail and of the last calls of ``taps``."""
         if isinstance(tail, CutPart):
             return tail(*inputs)[0]
-        values = {}
-        handles = [
-            tail.get_submodule(tap).register_forward_hook(
-                lambda _, __, out, tap=tap: values.__setitem__(tap, out)
-            )
-            for tap in self.taps
-        ]
-        try:
+        with outputs_of(tail, self.taps) as values:
             out = tail(*inputs)
-        finally:
-            for handle in handles:
-                handle.remove()
         return out, *(values[tap] for tap in self.taps)
 
     def _cut(
@@ -230,6 +191,7 @@ class CutParts(nn.Module):
         """Compare each path with the uncut model, with the same random numbers."""
         kept = {id(b): (b, b.clone()) for b in (*model.buffers(), *self.buffers())}
         paths = {level: task for task, level in reversed(self._levels.items())}
+        self._record_changes(True)
         for mode in (False, True):
             model.train(mode)
             if mode:
@@ -240,7 +202,7 @@ class CutParts(nn.Module):
             for level, task in paths.items():
                 where = ["input" if level is None else (*self._boundaries, "end")[level]]
                 try:
-                    found = seeded(lambda x, task=task: self._checked_path(task, x), probe)
+                    found = seeded(lambda x, task=task: self.path(task, x), probe)
                 except Exception as error:  # the model's code may raise anything
                     raise self._uncuttable(where, f"the parts fail: {first_line(error)}") from error
                 difference = relative_difference(found, expected)
@@ -249,30 +211,14 @@ class CutParts(nn.Module):
                     raise self._uncuttable(
                         where, f"cut and uncut differ by {difference:.1e} (relative) in {name} mode"
                     )
+        self._record_changes(False)
         for buffer, value in kept.values():
             buffer.copy_(value)
 
-    def _checked_path(self, task: str, x: Tensor) -> Tensor:
-        """As :meth:`path`; also records which values are changed in place."""
-        level, tail = self._levels[task], self.tails[task]
-        inputs: tuple = (x,)
-        if level is not None and not isinstance(self.trunk, CutPart):
-            return self.trunk(x)
-        if level is not None:
-            results = self.trunk.checked_results((x,), level + 1)
-            if task in self.fully_shared:
-                return results[level][0]
-            inputs = results[level]
-        if not isinstance(tail, CutPart):
-            return tail(x)
-        before = tensor_versions(inputs)
-        ((out, *_),) = tail.checked_results(inputs, 1)
-        after = tensor_versions(inputs)
-        others = [other for other in self.tasks if other != task]
-        if any(self._levels[o] is not None and self._levels[o] >= (level or 0) for o in others):
-            changed = {i for i, version in enumerate(after) if version != before[i]}
-            self._in_place.setdefault(level or 0, set()).update(changed)
-        return out
+    def _record_changes(self, recording: bool) -> None:
+        for part in (self.trunk, *self.tails.values()):
+            if isinstance(part, CutPart):
+                part.recording = recording
 
     def _uncuttable(self, boundaries: Sequence[str], reason: str) -> ConfigError:
         where = (

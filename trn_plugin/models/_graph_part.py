@@ -11,21 +11,19 @@ import torch
 import torch.utils.checkpoint
 from torch import fx, nn
 
-__all__ = ["Code", "CutPart", "GraphPart", "Program", "Result", "Step", "tensor_versions"]
+__all__ = ["Code", "CutPart", "GraphPart", "Program", "Result", "Step"]
 
 
 class Code:
     """A function generated from a graph. Deep copies share it; pickles hold its source.
 
-    Args:
-        src (str): source of ``forward(self, ...)``.
-        scope (dict): its globals.
+    ``src`` defines ``forward(self, ...)``, with the globals ``scope``: values or module names.
     """
 
     def __init__(self, src: str, scope: dict) -> None:
         self.src = src
         self.scope = {
-            name: importlib.import_module(value.name) if isinstance(value, _ModuleName) else value
+            name: importlib.import_module(value) if isinstance(value, str) else value
             for name, value in scope.items()
         }
         run_scope = dict(self.scope)
@@ -39,51 +37,30 @@ class Code:
 
     def __reduce__(self):
         scope = {
-            name: _ModuleName(value.__name__) if isinstance(value, types.ModuleType) else value
+            name: value.__name__ if isinstance(value, types.ModuleType) else value
             for name, value in self.scope.items()
         }
         return Code, (self.src, scope)
 
 
-@dataclass(frozen=True)
-class _ModuleName:
-    name: str
-
-
 @dataclass
 class Step:
-    """Consecutive nodes.
-
-    Attributes:
-        code (Code): takes ``inputs``, returns a tuple of ``outputs``.
-        inputs (tuple[str, ...]): names of values.
-        outputs (tuple[str, ...]): names of values.
-        targets (tuple[str, ...]): modules and parameters that it uses.
-        recompute (bool): gradient checkpointing of this step.
-        dead (tuple[str, ...]): values that are not needed after this step.
-    """
+    """Consecutive nodes: ``code`` takes the values ``inputs`` and returns a tuple ``outputs``."""
 
     code: Code
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
-    targets: tuple[str, ...]
-    recompute: bool = False
-    dead: tuple[str, ...] = ()
+    recompute: bool = False  # gradient checkpointing
+    dead: tuple[str, ...] = ()  # values that are not needed after this step
 
 
 @dataclass
 class Result:
-    """Values that a part returns.
-
-    Attributes:
-        after (int): number of steps after which the values are ready.
-        names (tuple[str, ...]): names of the values.
-        copied (set[str]): values to clone, as later steps change them in place.
-    """
+    """Values that a part returns after a number of steps."""
 
     after: int
     names: tuple[str, ...]
-    copied: set[str] = field(default_factory=set)
+    copied: set[str] = field(default_factory=set)  # to clone: later steps change them in place
 
     def of(self, env: dict) -> tuple:
         return tuple(env[n].clone() if n in self.copied else env[n] for n in self.names)
@@ -91,17 +68,12 @@ class Result:
 
 @dataclass
 class Program:
-    """The steps of a part in train or eval mode. Deep copies of the part share it.
-
-    Attributes:
-        inputs (tuple[str, ...]): names of the part's inputs.
-        steps (list[Step]): in order.
-        results (list[Result]): in order.
-    """
+    """The steps of a part in train or eval mode. Deep copies of the part share it."""
 
     inputs: tuple[str, ...]
     steps: list[Step]
     results: list[Result]
+    copied: set[str] = field(default_factory=set)  # inputs to clone: steps change them in place
 
     def __post_init__(self) -> None:
         needed: set[str] = set()
@@ -116,26 +88,21 @@ class Program:
 
 
 class CutPart(nn.Module):
-    """Part of a cut model: takes some values, returns a tuple of values for each result."""
+    """Part of a cut model: takes some values, returns a tuple of values for each result.
+
+    Attributes:
+        recording (bool): record what the part changes in place; True once, after cutting.
+    """
+
+    recording = False
 
     def results(self, values, count: int) -> tuple[tuple, ...]:
         """Run until the first ``count`` results are ready; returns a tuple of values for each."""
         raise NotImplementedError
 
-    def checked_results(self, values, count: int) -> tuple[tuple, ...]:
-        """As :meth:`results`; also records which values are changed in place and must be cloned.
-
-        Called once after cutting, without gradients.
-        """
-        raise NotImplementedError
-
 
 class GraphPart(CutPart):
-    """Part of a traced model: the modules that it uses, and a program for each mode.
-
-    Args:
-        programs (dict[bool, Program]): what to run, by ``training``.
-    """
+    """Part of a traced model: the modules that it uses, and a program for each ``training``."""
 
     def __init__(self, programs: dict[bool, Program]) -> None:
         super().__init__()
@@ -163,45 +130,39 @@ class GraphPart(CutPart):
             setattr(target, name, value)
 
     def forward(self, *values):
-        """All results, see :meth:`results`."""
         return self.results(values, len(self._programs[self.training].results))
 
     def results(self, values, count: int) -> tuple[tuple, ...]:
-        """Run until the first ``count`` results are ready; returns a tuple of values for each."""
+        """See ``CutPart``; a step that changes its inputs in place is not recomputed."""
         program = self._programs[self.training]
         env = dict(zip(program.inputs, values, strict=True))
+        noted = [(program.inputs, program.copied, values, self._versions(values))]
+        for name in program.copied:
+            env[name] = env[name].clone()
         results: list[tuple] = []
         for index, step in enumerate(program.steps):
-            self._run(step, env)
-            if index + 1 == program.results[len(results)].after:
-                results.append(program.results[len(results)].of(env))
-                if len(results) == count:
-                    break
-        return tuple(results)
-
-    def checked_results(self, values, count: int) -> tuple[tuple, ...]:
-        """As :meth:`results`; also records which values are changed in place.
-
-        Steps that change their inputs are not recomputed; results that later change are cloned.
-        """
-        program = self._programs[self.training]
-        env = dict(zip(program.inputs, values, strict=True))
-        results, versions = [], []
-        for index, step in enumerate(program.steps):
             inputs = [env[name] for name in step.inputs]
-            before = tensor_versions(inputs)
+            before = self._versions(inputs)
             self._run(step, env)
-            step.recompute &= before == tensor_versions(inputs)
-            if index + 1 == program.results[len(results)].after:
-                results.append(program.results[len(results)].of(env))
-                versions.append(tensor_versions(results[-1]))
+            if self.recording:
+                step.recompute &= before == self._versions(inputs)
+            result = program.results[len(results)]
+            if index + 1 == result.after:
+                own = result.of(env)
+                results.append(own)
+                noted.append((result.names, result.copied, own, self._versions(own)))
                 if len(results) == count:
                     break
-        for result, values, before in zip(program.results, results, versions, strict=False):
-            after = tensor_versions(values)
-            changed = {n for n, a, b in zip(result.names, before, after, strict=True) if a != b}
-            result.copied |= changed
+        for names, copied, own, before in noted if self.recording else ():
+            after = self._versions(own)
+            copied.update(n for n, a, b in zip(names, before, after, strict=True) if a != b)
         return tuple(results)
+
+    def _versions(self, values) -> list[int | None]:
+        """While recording, how often each value was changed in place."""
+        if not self.recording:
+            return []
+        return [value._version if torch.is_tensor(value) else None for value in values]
 
     def _run(self, step: Step, env: dict) -> None:
         args = [env[name] for name in step.inputs]
@@ -217,11 +178,6 @@ class GraphPart(CutPart):
         env.update(zip(step.outputs, outputs, strict=True))
         for name in step.dead:
             del env[name]
-
-
-def tensor_versions(values) -> list[int | None]:
-    """How often each value was changed in place."""
-    return [value._version if torch.is_tensor(value) else None for value in values]
 
 
 @contextlib.contextmanager

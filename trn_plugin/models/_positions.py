@@ -20,15 +20,9 @@ def shape_of(value) -> str:
 
 
 def position_dims(value: Tensor, size: tuple[int, int], nhwc: bool) -> tuple[int, int] | None:
-    """The two spatial dimensions of a map, found by the picture's aspect ratio.
+    """The two spatial dimensions of a map (N, C, h, w) or (N, h, w, C), or None.
 
-    Args:
-        value (Tensor): a map (N, C, h, w) or (N, h, w, C).
-        size (tuple[int, int]): height and width of the picture.
-        nhwc (bool): try (N, h, w, C) first.
-
-    Returns:
-        Two dimensions, or None if neither layout fits.
+    They have the aspect ratio of the picture's height and width; ``nhwc`` tries (N, h, w, C) first.
     """
     height, width = size
     for i, j in ((1, 2), (2, 3)) if nhwc else ((2, 3), (1, 2)):
@@ -39,17 +33,11 @@ def position_dims(value: Tensor, size: tuple[int, int], nhwc: bool) -> tuple[int
 
 @dataclass(frozen=True)
 class Layout:
-    """Layout of the map before pooling.
+    """Layout of the map before pooling."""
 
-    Attributes:
-        dims (tuple[int, int], optional): spatial dimensions of a map; None for tokens.
-        prefix (int): number of class and register tokens before the patch tokens.
-        grid (tuple[int, int]): height and width of the map.
-    """
-
-    dims: tuple[int, int] | None
-    prefix: int
-    grid: tuple[int, int]
+    dims: tuple[int, int] | None  # spatial dimensions of a map; None for tokens
+    prefix: int  # number of class and register tokens before the patch tokens
+    grid: tuple[int, int]  # height and width of the map
 
     @classmethod
     def found(cls, model, value, size: tuple[int, int]) -> Layout | None:
@@ -78,16 +66,9 @@ class Layout:
 
 
 def layout_of_map(name: str, model: nn.Module, probe: Tensor, value) -> Layout:
-    """The layout of ``value``, a cut model's output before pooling.
+    """The layout of ``value``, a cut model's output before pooling for the pictures ``probe``.
 
-    Args:
-        name (str): name of the model.
-        model (nn.Module): the uncut model, with the same weights and in the same mode.
-        probe (Tensor): (N, C, H, W) pictures.
-        value: the cut model's output for ``probe``.
-
-    Raises:
-        ConfigError: it is neither a map nor tokens of one, or differs from the uncut model's.
+    ``model`` is the uncut model, in the same mode, whose output must be the same.
     """
     size = tuple(probe.shape[2:])
     layout = Layout.found(model, value, size)

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from trn_plugin.errors import ConfigError
 from trn_plugin.models._graph_part import CutPart
+from trn_plugin.models._taps import outputs_of
 from trn_plugin.models._tracing import CannotTrace
 from trn_plugin.models._unused import drop_unused, empty
-from trn_plugin.models._values import cloned, versions
 
 __all__ = ["ReplayTail", "ReplayTrunk", "cut_by_replay"]
 
@@ -33,12 +33,7 @@ def cut_by_replay(
 ) -> tuple[ReplayTrunk, list[ReplayTail]]:
     """As :func:`trn_plugin.models._cut.cut`, for any model; the parts are copies.
 
-    Args:
-        model (nn.Module): takes ``probe``.
-        boundaries (Sequence[str]): dotted names of modules, or of lists of modules, in order.
-        taps (Sequence[str]): dotted names of modules after the boundaries.
-        probe (Tensor): (N, C, H, W) pictures.
-        whole (bool): the trunk also runs the model to its end.
+    ``probe`` are pictures (N, C, H, W).
 
     Raises:
         CannotTrace: the modules do not run in this order.
@@ -119,12 +114,9 @@ class _Stop(Exception):
 
 
 class ReplayTrunk(_Shell):
-    """A model up to a boundary; records the outputs of its modules.
+    """A model up to its last boundary, or with ``whole`` to its end.
 
-    Args:
-        model (nn.Module): provides parameters, buffers and modules.
-        plans (list[dict[bool, _Plan]]): for each boundary, by ``training``.
-        whole (bool): also return the model's output.
+    ``plans`` holds for each boundary its plan by ``training``.
     """
 
     def __init__(self, model: nn.Module, plans: list[dict[bool, _Plan]], whole: bool) -> None:
@@ -132,17 +124,11 @@ class ReplayTrunk(_Shell):
         self._plans, self._whole = plans, whole
 
     def forward(self, x: Tensor) -> tuple[tuple, ...]:
-        """All results, see :meth:`results`."""
         return self.results((x,), len(self._plans) + self._whole)
 
     @torch.compiler.disable
     def results(self, values, count: int) -> tuple[tuple, ...]:
-        """Run until the first ``count`` boundaries (or the end) are passed.
-
-        Returns:
-            For each boundary the pictures and the recorded outputs of the modules; for the end
-            the model's output.
-        """
+        """For each boundary the pictures and the outputs of modules; for the end the output."""
         if torch.compiler.is_exporting():  # an export cannot follow the exception _Stop
             raise ConfigError(
                 "a model that torch.fx cannot trace is not exported in parts; set "
@@ -179,44 +165,30 @@ class ReplayTrunk(_Shell):
                 handle.remove()
         return (*results, (out,))
 
-    checked_results = results
-
-
-@dataclass
-class _Tape:
-    """Outputs still to replay, by module, and the modules whose outputs are cloned."""
-
-    values: dict[str, list] = field(default_factory=dict)
-    copied: set[str] = field(default_factory=set)
-
 
 class _Replay:
-    """Replaces a module's forward: returns the recorded outputs, then calls the module again."""
+    """Replaces a module's forward: returns the recorded outputs, then calls the module again.
 
-    def __init__(self, module: nn.Module, name: str, tape: _Tape) -> None:
+    Outputs are cloned, as the code after the module may change them in place.
+    """
+
+    def __init__(self, module: nn.Module, name: str, tape: dict[str, list]) -> None:
         self.module, self.name, self.tape = module, name, tape
 
     def __call__(self, *args, **kwargs):
-        values = self.tape.values.get(self.name)
+        values = self.tape.get(self.name)
         if not values:
             return type(self.module).forward(self.module, *args, **kwargs)
-        value = values.pop(0)
-        return cloned(value) if self.name in self.tape.copied else value
+        return _cloned(values.pop(0))
 
 
 class ReplayTail(_Shell):
-    """A model after a boundary; its first modules return the outputs that the trunk recorded.
-
-    Args:
-        model (nn.Module): provides parameters, buffers and modules.
-        plan (dict[bool, _Plan]): plan of the boundary, by ``training``.
-        taps (Sequence[str]): dotted names of modules whose outputs are also returned.
-    """
+    """A model after a boundary; its first modules return the outputs that the trunk recorded."""
 
     def __init__(self, model: nn.Module, plan: dict[bool, _Plan], taps: Sequence[str]) -> None:
         super().__init__(model)
         self._taps = tuple(taps)
-        self._tape = _Tape()
+        self._tape: dict[str, list] = {}  # outputs still to replay, by module
         for name in dict.fromkeys(n for p in plan.values() for n in p.recorded):
             module = model.get_submodule(name)
             module.forward = _Replay(module, name, self._tape)
@@ -224,34 +196,22 @@ class ReplayTail(_Shell):
                 empty(module)
 
     def forward(self, x: Tensor, recorded: dict[str, list]) -> tuple[tuple]:
-        """All results, see :meth:`results`."""
         return self.results((x, recorded), 1)
 
     @torch.compiler.disable
     def results(self, values, count: int) -> tuple[tuple]:
         """The outputs of the model and of the last calls of ``taps``, in one tuple."""
         x, recorded = values
-        tapped: dict[str, object] = {}
+        self._tape.update({name: list(outputs) for name, outputs in recorded.items()})
         model = self._model
-        handles = [
-            model.get_submodule(tap).register_forward_hook(
-                lambda _, __, out, tap=tap: tapped.__setitem__(tap, out)
-            )
-            for tap in self._taps
-        ]
-        self._tape.values = {name: list(outputs) for name, outputs in recorded.items()}
-        try:
+        with outputs_of(model, self._taps) as tapped:
             out = model(x)
-        finally:
-            self._tape.values = {}
-            for handle in handles:
-                handle.remove()
+        self._tape.clear()
         return ((out, *(tapped[tap] for tap in self._taps)),)
 
-    def checked_results(self, values, count: int) -> tuple[tuple]:
-        """As :meth:`results`; recorded outputs that it changes in place are cloned from now on."""
-        recorded = values[1]
-        before = {name: versions(outputs) for name, outputs in recorded.items()}
-        results = self.results(values, count)
-        self._tape.copied |= {n for n, outs in recorded.items() if before[n] != versions(outs)}
-        return results
+
+def _cloned(value):
+    """The value with its tensors cloned; tensors in dicts are not."""
+    if torch.is_tensor(value):
+        return value.clone()
+    return type(value)(map(_cloned, value)) if isinstance(value, (list, tuple)) else value

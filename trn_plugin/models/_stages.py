@@ -12,12 +12,7 @@ __all__ = ["Stages"]
 
 @dataclass(frozen=True)
 class Stages:
-    """The stages of a model.
-
-    Attributes:
-        model_name (str): name of the model.
-        names (tuple[str, ...]): last module of each stage.
-    """
+    """The stages of a model; ``names`` are their last modules."""
 
     model_name: str
     names: tuple[str, ...]
@@ -30,11 +25,7 @@ class Stages:
     def shared_by_task(
         self, shared: int | str | Mapping[str, int | str], tasks: Sequence[str]
     ) -> dict[str, int]:
-        """``shared_stages`` as a number for each task; stages of one task alone are not shared.
-
-        Raises:
-            ConfigError: a number is missing for a task, or the model has no such stage.
-        """
+        """``shared_stages`` as a number for each task; stages of one task alone are not shared."""
         if not isinstance(shared, Mapping):
             return dict.fromkeys(tasks, self.count(shared, "shared_stages"))
         if set(shared) != set(tasks):
@@ -47,11 +38,7 @@ class Stages:
         return {task: min(count, used_twice) for task, count in counts.items()}
 
     def count(self, stages: int | str, key: str) -> int:
-        """A number of first stages; the last stage includes the layers after it.
-
-        Raises:
-            ConfigError: the model has no such stage; names ``model.backbone.<key>``.
-        """
+        """A number of first stages; the last stage includes the layers after it."""
         count = len(self.names)
         if stages == "all":
             return self.everything

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -10,25 +11,34 @@ from torch import Tensor, nn
 from trn_plugin.errors import ConfigError
 from trn_plugin.models._positions import position_dims, shape_of
 
-__all__ = ["TapPools", "check_taps"]
+__all__ = ["TapPools", "check_taps", "outputs_of"]
 
 _WHERE = "model.neck.levels"
+
+
+@contextmanager
+def outputs_of(model: nn.Module, names: Iterable[str]) -> Iterator[dict]:
+    """The outputs of the last calls of modules in this context, by name."""
+    outputs: dict = {}
+    handles = [
+        model.get_submodule(name).register_forward_hook(
+            lambda _, __, out, name=name: outputs.__setitem__(name, out)
+        )
+        for name in names
+    ]
+    try:
+        yield outputs
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def check_taps(
     taps: Sequence[str], model: nn.Module, name: str, stages: Sequence[str], shared: Collection[str]
 ) -> None:
-    """Refuse taps that are no modules of the model, and any taps if a task shares everything.
+    """Refuse taps that are no modules of the uncut model ``name``.
 
-    Args:
-        taps (Sequence[str]): dotted names of modules.
-        model (nn.Module): the uncut model.
-        name (str): name of the model.
-        stages (Sequence[str]): last module of each stage.
-        shared (Collection[str]): the tasks that share everything.
-
-    Raises:
-        ConfigError: naming the tap.
+    Also any taps if there are tasks that share everything (``shared``).
     """
     names = dict(model.named_modules())
     for tap in taps:
@@ -47,15 +57,8 @@ def check_taps(
 class TapPools:
     """Pools the outputs of taps to (N, d); finds their layout from example outputs.
 
-    Args:
-        name (str): name of the model.
-        values (dict): output of each tap for some pictures.
-        rows (int): number of these pictures.
-        size (tuple[int, int]): their height and width.
-        nhwc (bool): whether the model's maps are (N, H, W, d).
-
-    Raises:
-        ConfigError: a tap does not give one row for each picture, or its shape is unknown.
+    ``values`` holds the output of each tap for ``rows`` pictures of height and width ``size``;
+    ``nhwc`` says whether the model's maps are (N, H, W, d).
     """
 
     def __init__(

@@ -29,14 +29,9 @@ def create(
 ) -> tuple[nn.Module, tuple[int, int], dict]:
     """Build a model without its classifier; arguments as of ``TimmTrunk``.
 
-    ``own`` are the names of its arguments, one of which an unknown one may mean.
-
-    Returns:
-        The model, the height and width of its pictures, and the arguments of
-        ``timm.create_model`` that build it again.
-
-    Raises:
-        ConfigError: unknown name, folder or tag, missing weights, or arguments that timm refuses.
+    Returns the model, the height and width of its pictures, and the arguments of
+    ``timm.create_model`` that build it again. ``own`` are the names of ``TimmTrunk``'s arguments,
+    one of which an unknown one may mean.
     """
     if "num_classes" in kwargs:
         raise ConfigError(f"{_WHERE}.num_classes: not used; the heads are those of model.heads")
@@ -71,11 +66,7 @@ def create(
 
 
 def _listed(model_name: str) -> dict:
-    """timm's own configuration of a listed model; empty if it has none.
-
-    Raises:
-        ConfigError: unknown name or tag.
-    """
+    """timm's own configuration of a listed model; empty if it has none."""
     if not timm.is_model(model_name):
         names = timm.list_models()
         close = difflib.get_close_matches(model_name.split(".")[0], names, n=5, cutoff=0.5)
@@ -95,11 +86,7 @@ def _listed(model_name: str) -> dict:
 
 
 def _sourced(model_name: str) -> dict:
-    """The configuration of a model from ``local-dir:`` or ``hf-hub:``.
-
-    Raises:
-        ConfigError: it cannot be read.
-    """
+    """The configuration of a model from ``local-dir:`` or ``hf-hub:``."""
     try:
         return timm.create_model(model_name, pretrained=False, num_classes=0).pretrained_cfg
     except Exception as error:  # timm and its hub may raise anything
@@ -152,11 +139,7 @@ def _missing_keys() -> Iterator[list[str]]:
 
 
 def sides_of(size: int | Sequence[int]) -> tuple[int, int]:
-    """Height and width in pixels, from one number or two.
-
-    Raises:
-        ConfigError: not one or two positive integers.
-    """
+    """Height and width in pixels, from one positive integer or two."""
     pair = tuple(size) if isinstance(size, (list, tuple)) else (size, size)
     if len(pair) != 2 or not all(type(side) is int and side > 0 for side in pair):
         raise ConfigError(

@@ -18,7 +18,6 @@ __all__ = ["FIRST", "OWN", "CannotTrace", "OneInput", "Trace", "trace_model"]
 
 # leaf modules, as paramwise_cfg's norm_decay_mult finds norms by their class
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
-_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 OWN = "model."
 FIRST = 1  # node 0 is the input
 
@@ -40,26 +39,19 @@ class OneInput(nn.Module):
 
 @dataclass
 class Trace:
-    """A traced graph.
-
-    Attributes:
-        nodes (list[fx.Node]): in order; the last one is the output.
-        boundaries (list[int]): number of nodes before the end of each boundary module.
-        regions (list[tuple[int, int]]): node ranges to recompute in the backward pass.
-    """
+    """A traced graph; the last node is the output."""
 
     nodes: list[fx.Node]
-    boundaries: list[int]
-    regions: list[tuple[int, int]]
+    boundaries: list[int]  # number of nodes before the end of each boundary module
+    regions: list[tuple[int, int]]  # node ranges to recompute in the backward pass
 
 
 class _RecordingTracer(fx.Tracer):
-    """Records the node range and the result of each module call."""
+    """Records where the last call of each module ends, and its result."""
 
     def __init__(self) -> None:
         super().__init__(autowrap_functions=tuple(get_notrace_functions()))
-        self.calls: list[tuple[str, int, int]] = []
-        self.values: dict[str, fx.Proxy] = {}
+        self.calls: dict[str, tuple[int, fx.Proxy]] = {}
         self.feature_map: fx.Proxy | None = None
         self.regions: list[tuple[int, int]] = []
         self._leaves = tuple(get_notrace_modules())
@@ -71,17 +63,16 @@ class _RecordingTracer(fx.Tracer):
         )
 
     def call_module(self, m, forward, args, kwargs):
-        start = len(self.graph.nodes)
         out = super().call_module(m, forward, args, kwargs)
         path = self.path_of_module(m).removeprefix(OWN)
-        self.calls.append((path, start, len(self.graph.nodes)))
-        self.values[path] = out
+        self.calls.pop(path, None)  # the dict is in order of the last calls
+        self.calls[path] = len(self.graph.nodes), out
         return out
 
-    def last_call(self, name: str) -> str | None:
-        """The module itself, or for a list, which is never called, its last called block."""
-        paths = [path for path, _, _ in self.calls if f"{path}.".startswith(f"{name}.")]
-        return name if name in paths else paths[-1] if paths else None
+    def last_call(self, name: str) -> tuple[int, fx.Proxy] | None:
+        """Of the module itself, or of the last block of a list, which is never called."""
+        inside = [call for path, call in self.calls.items() if path.startswith(f"{name}.")]
+        return self.calls.get(name, inside[-1] if inside else None)
 
     def trace_with_map(self, root: OneInput) -> fx.Graph:
         """Trace, and record the result of the model's ``forward_features``, if it has one."""
@@ -141,23 +132,22 @@ def trace_model(
             graph = tracer.trace_with_map(root)
         except Exception as error:  # the model's code may raise anything
             raise CannotTrace(f"torch.fx: {first_line(error)}") from error
-        if recompute is not None:
-            tracer.regions = _blocks(root.model, tracer.calls, recompute)
-
-    ends = {path: end for path, _, end in tracer.calls}
-    last = {name: tracer.last_call(name) for name in (*boundaries, *taps)}
-    for name, call in last.items():
-        if call is None:
+    last = {name: tracer.last_call(name) for name in (*boundaries, *taps, *(recompute or ()))}
+    for name in (*boundaries, *taps):
+        if last[name] is None:
             raise CannotTrace(f"{name!r} is not called in the forward pass")
-    positions = [ends[last[name]] for name in boundaries]
+    positions = [last[name][0] for name in boundaries]
     for first, second in itertools.pairwise(boundaries):
-        if ends[last[first]] >= ends[last[second]]:
+        if last[first][0] >= last[second][0]:
             raise CannotTrace(f"{second!r} does not come after {first!r}")
     for tap in taps:
-        if boundaries and ends[last[tap]] <= positions[-1]:
+        if boundaries and last[tap][0] <= positions[-1]:
             raise CannotTrace(f"{tap!r} lies before {boundaries[-1]!r}, in the shared part")
+    if recompute is not None and not tracer.regions:
+        ends = [FIRST, *(last[stage][0] for stage in recompute if last[stage])]
+        tracer.regions = [(a, b) for a, b in itertools.pairwise(ends) if a < b]
     nodes = list(graph.nodes)
-    values = [fx.node.map_aggregate(tracer.values[last[tap]], _node) for tap in taps]
+    values = [fx.node.map_aggregate(last[tap][1], _node) for tap in taps]
     if with_map:
         values.append(fx.node.map_aggregate(tracer.feature_map, _node))
     nodes[-1].args = ((nodes[-1].args[0], *values),)
@@ -175,27 +165,6 @@ def _timms_checkpointing(model: nn.Module, checkpoint):
     finally:
         torch.utils.checkpoint.checkpoint = original
         model.set_grad_checkpointing(False)
-
-
-def _blocks(
-    model: nn.Module, calls: list[tuple[str, int, int]], stages: Sequence[str]
-) -> list[tuple[int, int]]:
-    """Node ranges of the blocks in each stage, or of the whole stage if it has none."""
-    modules = dict(model.named_modules())
-    found = []
-    for stage in stages:
-        inside = [
-            (start, end)
-            for path, start, end in calls
-            if path.startswith(f"{stage}.")
-            and isinstance(modules[path.rpartition(".")[0]], _CONTAINERS)
-        ]
-        found += inside or [(start, end) for path, start, end in calls if path == stage]
-    ranges: list[tuple[int, int]] = []
-    for start, end in sorted(found, key=lambda r: (r[0], -r[1])):
-        if end > start and (not ranges or start >= ranges[-1][1]):
-            ranges.append((start, end))
-    return ranges
 
 
 def _node(value):

@@ -7,7 +7,14 @@ from torch import Tensor, nn
 
 from trn_plugin.errors import ConfigError, first_line
 
-__all__ = ["TOLERANCE", "hidden_features", "probing_pictures", "relative_difference", "seeded"]
+__all__ = [
+    "TOLERANCE",
+    "hidden_features",
+    "output_for",
+    "probing_pictures",
+    "relative_difference",
+    "seeded",
+]
 
 TOLERANCE = 1e-5
 """Largest accepted relative difference between a cut and an uncut model."""
@@ -35,22 +42,24 @@ def seeded(run, x: Tensor):
         torch.random.set_rng_state(state)
 
 
-def hidden_features(model: nn.Module, probe: Tensor, model_name: str) -> Tensor:
-    """The pooled features (N, d) of the probing pictures, in eval mode.
-
-    Raises:
-        ConfigError: the model refuses the pictures, or does not return pooled features.
-    """
+def output_for(model: nn.Module, probe: Tensor, model_name: str):
+    """Output for the probing pictures in eval mode; leaves the model in train mode."""
     model.eval()
     try:
         with torch.no_grad():
-            features = seeded(model, probe)
+            output = seeded(model, probe)
     except Exception as error:  # a model's own shape errors are of any type
         raise ConfigError(
             f"model.backbone: {model_name} does not take pictures of {tuple(probe.shape[1:])}: "
             f"{first_line(error)}"
         ) from error
     model.train()
+    return output
+
+
+def hidden_features(model: nn.Module, probe: Tensor, model_name: str) -> Tensor:
+    """The pooled features (N, d) of the probing pictures, in eval mode."""
+    features = output_for(model, probe, model_name)
     if not torch.is_tensor(features) or features.ndim != 2:
         shape = tuple(features.shape) if torch.is_tensor(features) else type(features).__name__
         raise ConfigError(

@@ -7,9 +7,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from trn_plugin.models._values import tensors_in
+__all__ = ["drop_unused", "empty", "tensors_in"]
 
-__all__ = ["drop_unused", "empty"]
+
+def tensors_in(value) -> list[Tensor]:
+    """All tensors in nested tuples, lists and dicts, in order."""
+    if torch.is_tensor(value):
+        return [value]
+    if isinstance(value, dict):
+        value = list(value.values())
+    return [t for v in value for t in tensors_in(v)] if isinstance(value, (list, tuple)) else []
 
 
 def drop_unused(trunk: nn.Module, tails: Sequence[nn.Module], probe: Tensor) -> None:

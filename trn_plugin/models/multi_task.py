@@ -120,13 +120,8 @@ class MultiTaskModel(BaseModel):
     def check_dataset(self, metainfo: dict) -> None:
         """Check the labels of a training data set against heads and relations.
 
-        Args:
-            metainfo (dict): of the data set; 'tasks' describes its labels, 'tasks_together' lists
-                the groups of tasks that are labelled together, if not all are.
-
-        Raises:
-            ConfigError: a head without labels or with labels of another kind or number, or a
-                relation of tasks that are never labelled together.
+        In its ``metainfo`` 'tasks' describes its labels, 'tasks_together' lists the groups of tasks
+        that are labelled together, if not all are.
         """
         tasks = metainfo.get("tasks")
         for name, head in self.heads.items() if tasks is not None else ():
@@ -140,14 +135,9 @@ class MultiTaskModel(BaseModel):
             check_relations(self.neck, metainfo["tasks_together"])
 
     def fit_to_labels(self, dataset) -> None:
-        """Set the heads' arguments that depend on the training labels.
+        """Set the heads' arguments that depend on the labels of a training data set.
 
-        Args:
-            dataset: training data set, with ``positive_shares(task)`` and ``value_moments(task)``
-                if a head needs them.
-
-        Raises:
-            ConfigError: the data set lacks a method that a head needs.
+        It has methods ``positive_shares(task)`` and ``value_moments(task)`` if a head needs them.
         """
         for task, head in self.heads.items():
             head.fit_to_labels(task, dataset)
@@ -160,11 +150,8 @@ class MultiTaskModel(BaseModel):
     ):
         """As of MMEngine's ``BaseModel``.
 
-        Args:
-            inputs (Tensor): (N, 3, H, W) normalised pictures.
-            data_samples (MultiTaskBatch or list, optional): labels; needed in mode 'loss'.
-            mode (str): 'tensor' gives raw outputs (N, d) by task, 'loss' a dict of losses and
-                measurements, 'predict' the data samples with predictions.
+        For normalised pictures (N, 3, H, W), mode 'tensor' gives raw outputs (N, d) by task,
+        'loss' a dict of losses and measurements, 'predict' the data samples with predictions.
         """
         if mode == "loss":
             return self.loss(inputs, data_samples)
@@ -179,10 +166,8 @@ class MultiTaskModel(BaseModel):
     ) -> dict[str, Tensor]:
         """Task losses (Eq. 13 without its last sum), task similarities, and losses of hooks.
 
-        Returns:
-            dict[str, Tensor]: ``loss_<task>``; ``relation/<level>/<a>-<b>`` and
-            ``relation/label/<a>-<b>``, which are logged only; and the losses of the functions in
-            ``relation_losses``.
+        These are ``loss_<task>``; ``relation/<level>/<a>-<b>`` and ``relation/label/<a>-<b>``,
+        which are logged only; and the losses of the functions in ``relation_losses``.
         """
         features = self.backbone.features(inputs)
         logits = self.raw_outputs(features)
@@ -216,9 +201,7 @@ class MultiTaskModel(BaseModel):
     ) -> MultiTaskBatch | list[MultiTaskDataSample]:
         """Predictions, with the features for measuring task similarity.
 
-        Returns:
-            MultiTaskBatch or list: ``data_samples`` with predictions; a list of new data samples
-            if there were none.
+        They are added to ``data_samples``, or to new ones if there are none.
         """
         features = self.backbone.features(inputs)
         logits = self.raw_outputs(features)

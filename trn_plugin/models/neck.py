@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import combinations
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,48 +14,26 @@ from trn_plugin.registry import MODELS
 from trn_plugin.relation import TaskRelationLayer, measure_together
 from trn_plugin.structures import relation_name, relation_sides
 
-__all__ = ["Measurement", "Measurements", "TaskRelationNeck"]
+__all__ = ["Measurements", "TaskRelationNeck"]
 
 LEVELS = ("hidden", "output", "logits")
 MAX_LOGGED_RELATIONS = 10
 
 
-@dataclass
-class Measurement:
-    """One relation of :class:`Measurements`; its tensors are 0-d."""
-
-    tau: Tensor
-    label: Tensor
-    effective_sample_size: Tensor
-    arrived: Tensor
-    dims: tuple[int, int]
-
-
-@dataclass
-class Measurements(Sequence):
-    """All relations at one level, after a training step; a sequence of :class:`Measurement`.
+class Measurements(NamedTuple):
+    """All relations at one level, after a training step.
 
     Attributes:
         tau (Tensor): (P,) task similarities of the features, with their gradient.
         label (Tensor): (P,) task similarities of the labels, without gradient.
         effective_sample_size (Tensor): (P,) of the running covariances.
         arrived (Tensor): (P,) bool, whether it is large enough for a gradient.
-        dims (Tensor): (P, 2) widths of the features of both sides.
     """
 
     tau: Tensor
     label: Tensor
     effective_sample_size: Tensor
     arrived: Tensor
-    dims: Tensor
-
-    def __len__(self) -> int:
-        return len(self.tau)
-
-    def __getitem__(self, index: int) -> Measurement:
-        dims = tuple(self.dims[index].tolist())
-        columns = self.tau, self.label, self.effective_sample_size, self.arrived
-        return Measurement(*(column[index] for column in columns), dims)
 
 
 @MODELS.register_module()
@@ -73,13 +51,8 @@ class TaskRelationNeck(nn.Module):
             head's coordinates, probabilities or values), 'logits' (its raw output), or the dotted
             name of a timm module inside the tails ('layer4.0'), averaged over positions.
         momentum (float): m of Algorithm 1.
-        shrinkage (float): relative shrinkage, see ``TaskRelationLayer``.
-        deletion (str): 'pairwise' or 'listwise', see ``TaskRelationLayer``.
-        correct_chance (bool): see ``TaskRelationLayer``.
-        statistic (str): a name in ``trn_plugin.relation.SIMILARITIES``, see ``TaskRelationLayer``.
-        start (str): 'zero', or 'identity' as Algorithm 1 is printed, see ``TaskRelationLayer``.
-        min_samples_per_dim (float): see ``TaskRelationLayer``; a ``TaskRelationLossHook`` sets
-            its own.
+        **options: shrinkage, deletion, correct_chance, statistic, start and min_samples_per_dim of
+            ``TaskRelationLayer``; a ``TaskRelationLossHook`` sets its own min_samples_per_dim.
 
     Raises:
         ConfigError: no level or relation, or a relation that is no pair of different tasks.
@@ -90,12 +63,7 @@ class TaskRelationNeck(nn.Module):
         relations: Sequence[tuple] | str,
         levels: Sequence[str] = ("hidden", "output"),
         momentum: float = 0.99,
-        shrinkage: float = 1e-5,
-        deletion: str = "pairwise",
-        correct_chance: bool = False,
-        statistic: str = "largest",
-        start: str = "zero",
-        min_samples_per_dim: float = 5.0,
+        **options,
     ) -> None:
         super().__init__()
         if isinstance(levels, str) or not levels or "label" in levels:
@@ -116,17 +84,9 @@ class TaskRelationNeck(nn.Module):
             raise ConfigError(
                 f"model.neck.relations: expected each pair once, found {', '.join(self.names)}"
             )
-        self.momentum, self.deletion = momentum, deletion
-        self._options = {
-            "shrinkage": shrinkage,
-            "deletion": deletion,
-            "correct_chance": correct_chance,
-            "statistic": statistic,
-            "start": start,
-            "min_samples_per_dim": min_samples_per_dim,
-        }
+        self.momentum, self._options = momentum, options
         try:
-            TaskRelationLayer(momentum, **self._options)
+            self.deletion = TaskRelationLayer(momentum, **options).deletion
         except ValueError as error:
             raise ConfigError(f"model.neck.{error}") from None
         self.layers = nn.ModuleDict()
@@ -146,15 +106,10 @@ class TaskRelationNeck(nn.Module):
         dims: Mapping[str, Mapping[str, int]],
         identical: Collection[str] = frozenset(),
     ) -> None:
-        """Build the layers for features of these widths; ``MultiTaskModel`` calls it.
+        """Build the layers; ``MultiTaskModel`` calls it.
 
-        Args:
-            dims (Mapping[str, Mapping[str, int]]): width of each task's features, by level, and
-                of its targets, as level 'label'.
-            identical (Collection[str]): tasks with the same hidden features, as they share all.
-
-        Raises:
-            ConfigError: an unknown task, or a relation between identical hidden features.
+        ``dims`` holds the width of each task's features by level, and of its targets as level
+        'label'. The tasks ``identical`` share everything, and so the hidden features.
         """
         tasks = tuple(dims["label"])
         if self._all_pairs:
@@ -192,7 +147,7 @@ class TaskRelationNeck(nn.Module):
         features: Mapping[str, Mapping[str, Tensor]],
         mask: Mapping[str, Tensor | None],
     ) -> dict[str, Measurements]:
-        """Update all layers with a batch (in training mode) and measure.
+        """Update all layers with a batch (in training mode) and measure, by level.
 
         Args:
             features (Mapping[str, Mapping[str, Tensor]]): (N, d) by level and task, with the
@@ -200,9 +155,6 @@ class TaskRelationNeck(nn.Module):
             mask (Mapping[str, Tensor | None]): (N,) bool by task, False without label; None if all
                 samples have one, which is faster. A relation uses the samples that have all labels
                 of both sides.
-
-        Returns:
-            dict[str, Measurements]: by level.
 
         Raises:
             TrainingError: non-finite features; names the tasks and the level.
@@ -224,11 +176,7 @@ class TaskRelationNeck(nn.Module):
         samples = self.layers_of("label").effective_sample_size.view(-1)
         return {
             level: Measurements(
-                tau,
-                label.to(tau.dtype),
-                samples,
-                samples >= self.layers_of(level).needed_samples,
-                self.layers_of(level).pair_dims,
+                tau, label.to(tau.dtype), samples, self.layers_of(level).arrived.view(-1)
             )
             for level, tau in taus.items()
         }
@@ -256,11 +204,7 @@ class TaskRelationNeck(nn.Module):
         return entries
 
     def accumulate(self, micro_batches: int) -> None:
-        """Adapt the momentum of the running covariances to gradient accumulation.
-
-        Args:
-            micro_batches (int): k; each one updates with momentum m^(1/k).
-        """
+        """Let each of k micro-batches update the running covariances with momentum m^(1/k)."""
         for layer in self.layers.values():
             layer.momentum = self.momentum ** (1 / micro_batches)
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import timm
 import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
 from trn_plugin.errors import ConfigError, first_line
@@ -94,7 +95,8 @@ class TimmTrunk(CutParts):
         frozen_stages (int | str): stages that are not trained, counted as in ``shared_stages``;
             they stay in evaluation mode (batch norm, dropout) during training.
         grad_checkpointing (bool): recompute timm's blocks in the backward pass instead of storing
-            their activations; results are the same, including batch norm's running statistics.
+            their activations (stages, where timm defines no blocks to recompute); results are the
+            same, including batch norm's running statistics.
         channels_last (bool): weights and pictures in channels-last memory format.
         **kwargs: further arguments of ``timm.create_model`` (``drop_rate``, ``drop_path_rate``,
             ``global_pool``, ...).
@@ -137,8 +139,8 @@ class TimmTrunk(CutParts):
         super().__init__(tasks, shared, stages, taps, bool(maps), channels_last)
         self.model_name, self.stages = model_name, stages.names
         self.img_size, self.in_chans, self.timm_options = img_size, in_chans, timm_options
-        self.mean = tuple(model.pretrained_cfg.get("mean", (0.485, 0.456, 0.406)))
-        self.std = tuple(model.pretrained_cfg.get("std", (0.229, 0.224, 0.225)))
+        self.mean = tuple(model.pretrained_cfg.get("mean", IMAGENET_DEFAULT_MEAN))
+        self.std = tuple(model.pretrained_cfg.get("std", IMAGENET_DEFAULT_STD))
         self.maps = tuple(maps)
         sharing_all = [task for task in self.tasks if task in self.fully_shared]
         check_taps(self.taps, model, model_name, self.stages, sharing_all)
@@ -161,14 +163,9 @@ class TimmTrunk(CutParts):
         self.train()
 
     def forward(self, x: Tensor) -> dict[str, Tensor] | tuple[Tensor, ...]:
-        """Hidden features of each task, or with ``out_indices`` maps.
+        """For normalised pictures (N, in_chans, H, W) pooled features (N, num_features) by task.
 
-        Args:
-            x (Tensor): (N, in_chans, H, W) normalised pictures.
-
-        Returns:
-            dict[str, Tensor]: (N, num_features) pooled features by task, the input of linear
-            heads. With ``out_indices`` a tuple of maps (N, C, h, w).
+        With ``out_indices`` a tuple of maps (N, C, h, w).
         """
         if self.out_indices is None:
             return self.features(x).hidden
@@ -176,11 +173,7 @@ class TimmTrunk(CutParts):
         return tuple(self.trunk.forward_intermediates(self._laid_out(x), **options))
 
     def features(self, x: Tensor) -> Features:
-        """Hidden features of each task, pooled outputs of ``taps``, and the maps of ``maps``.
-
-        Args:
-            x (Tensor): (N, in_chans, H, W) normalised pictures.
-        """
+        """Hidden features of each task, pooled outputs of ``taps``, and the maps of ``maps``."""
         paths = self.paths(x)
         tapped: dict[str, dict[str, Tensor]] = {tap: {} for tap in self.taps}
         for task, path in paths.items():
@@ -193,12 +186,8 @@ class TimmTrunk(CutParts):
     def to_timm(self, task: str) -> nn.Module:
         """The uncut timm model with the weights of the trunk and of one task's tail.
 
-        Args:
-            task (str): one of ``tasks``.
-
-        Returns:
-            nn.Module: without classifier (``num_classes=0``), in eval mode, on the CPU; its output
-            is the task's hidden features.
+        It has no classifier (``num_classes=0``), is in eval mode and on the CPU, and returns the
+        task's hidden features.
 
         Raises:
             ConfigError: no such task; or trunk and tail both have a copy of a weight, and training

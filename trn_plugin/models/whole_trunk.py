@@ -6,21 +6,21 @@ import inspect
 from collections.abc import Mapping, Sequence
 
 import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
 from trn_plugin.checkpoints import load_model_state, load_weights_file
 from trn_plugin.config_checks import config_errors
-from trn_plugin.errors import ConfigError, first_line, printable
+from trn_plugin.errors import ConfigError, printable
 from trn_plugin.models._positions import shape_of
 from trn_plugin.models._timm import sides_of
-from trn_plugin.models._uncut import probing_pictures
+from trn_plugin.models._uncut import output_for, probing_pictures
 from trn_plugin.models.trunk import Features, TimmTrunk
 from trn_plugin.registry import MODELS
 
 __all__ = ["WholeTrunk", "build_trunk"]
 
 _WHERE = "model.backbone"
-IMAGENET = dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
 
 def build_trunk(
@@ -28,11 +28,7 @@ def build_trunk(
 ) -> TimmTrunk | WholeTrunk:
     """The trunk of a config: ``TimmTrunk``, or any other registered backbone, shared whole.
 
-    Args:
-        config (Mapping): config of the backbone.
-        tasks (Sequence[str]): names of the tasks.
-        taps (Sequence[str]): as of ``TimmTrunk``.
-        maps (Sequence[str]): the tasks whose head takes the map before pooling.
+    ``tasks``, ``taps`` and ``maps`` are those of ``TimmTrunk``.
 
     Raises:
         ConfigError: the config asks for something that the trunk does not support.
@@ -106,7 +102,7 @@ class WholeTrunk(nn.Module):
         self.tasks, self.maps = tuple(tasks), tuple(maps)
         self.img_size = sides_of(img_size)
         self.in_chans = 3
-        self.mean, self.std = IMAGENET["mean"], IMAGENET["std"]
+        self.mean, self.std = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
         self.fully_shared = frozenset(tasks)
         self.tap_features: dict[str, int] = {}
         if hasattr(trunk, "init_weights"):
@@ -132,38 +128,21 @@ class WholeTrunk(nn.Module):
         return Features(dict.fromkeys(self.tasks, hidden), {}, dict.fromkeys(self.maps, value))
 
     def compile_parts(self, **options) -> None:
-        """Compile the backbone.
-
-        Args:
-            **options: of ``torch.compile``.
-        """
+        """Compile the backbone with options of ``torch.compile``."""
         self.trunk.compile(**options)
 
     def to_timm(self, task: str) -> nn.Module:
-        """Not supported: the backbone is not from timm.
-
-        Raises:
-            ConfigError: always.
-        """
+        """Raise a ConfigError: the backbone is not from timm."""
         raise ConfigError(f"{self.model_name} is no model of timm, and cannot become one")
 
     @staticmethod
     def _last(out):
         return out[-1] if isinstance(out, (tuple, list)) and out else out
 
-    @torch.no_grad()
     def _probe(self) -> Tensor:
-        """Output for random pictures; leaves the backbone in train mode."""
+        """Output for random pictures."""
         probe = probing_pictures(self.trunk, 3, self.img_size)
-        self.eval()
-        try:
-            value = self._last(self.trunk(probe))
-        except Exception as error:  # a model may raise anything
-            raise ConfigError(
-                f"{_WHERE}: {self.model_name} does not take pictures of {tuple(probe.shape[1:])}: "
-                f"{first_line(error)}"
-            ) from error
-        self.train()
+        value = self._last(output_for(self.trunk, probe, self.model_name))
         ranks = (4,) if self.maps else (2, 4)
         if not torch.is_tensor(value) or value.ndim not in ranks or len(value) != len(probe):
             expected = "a map (N, C, h, w)" if self.maps else "a map (N, C, h, w) or vector (N, C)"

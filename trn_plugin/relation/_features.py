@@ -9,11 +9,7 @@ __all__ = ["check_features", "orthonormal_basis", "svd"]
 
 
 def check_features(f1: Tensor, f2: Tensor, names: tuple[str, str] = ("f1", "f2")) -> None:
-    """Refuse anything but two floating-point matrices (N, d1) and (N, d2).
-
-    Raises:
-        ValueError: names the matrix and the shape or type found.
-    """
+    """Refuse anything but two floating-point matrices (N, d1) and (N, d2)."""
     for name, f in zip(names, (f1, f2), strict=True):
         if f.ndim != 2 or f.shape[1] == 0:
             raise ValueError(f"{name}: expected features of shape (N, d), found {tuple(f.shape)}")
@@ -32,9 +28,6 @@ def orthonormal_basis(f: Tensor, name: str) -> tuple[Tensor, Tensor]:
     r is the rank; for rank 0 both are one column of zeros. Columns are scaled to unit length
     first, so the rank does not depend on their units. Columns that are constant or linearly
     dependent up to float32 rounding (float64 for float64 features) add no direction.
-
-    Raises:
-        ValueError: names the first value that is not finite.
     """
     finite = torch.isfinite(f)
     if not finite.all():

@@ -103,12 +103,8 @@ class Batch:
 def centre(x: Tensor, mask: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, int | Tensor]:
     """Subtract the mean of features (B, N, D) over the samples of ``mask`` on all processes.
 
-    Args:
-        mask: (B, N) bool, the samples that count; None for all.
-
-    Returns:
-        The features, 0 in masked rows, and the number of samples: (B,) with a mask or in several
-        processes.
+    ``mask`` is (B, N) bool; None counts all samples. Returns the features, 0 in masked rows, and
+    the number of samples: (B,) with a mask or in several processes.
     """
     if mask is None and world_size() == 1:
         x = x.to(dtype)
@@ -188,8 +184,7 @@ class RunningCovariance(nn.Module):
     def update(self, batch: Batch, m: float, finite: Tensor | None) -> Tensor | None:
         """Update with a finite batch of at least two samples.
 
-        Returns:
-            (B,) bool, which sets were updated; None for all.
+        Returns (B,) bool, which sets were updated; None for all.
         """
         updated = None if finite is None else finite.expand(len(self.sets))
         if torch.is_tensor(batch.count) or batch.count < 2:

@@ -125,6 +125,7 @@ class TaskRelationLayer(RelationState):
             dims, pairs, deletion == "listwise", start == "identity", statistic == "largest"
         )
         self.statistic, self.momentum, self.shrinkage = statistic, momentum, shrinkage
+        self.deletion = deletion
         self.correct_chance, self.min_samples_per_dim = correct_chance, min_samples_per_dim
         self._given_names = None if names is None else tuple(names)
         self._flags = DeviceFlags()

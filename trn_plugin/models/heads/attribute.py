@@ -23,12 +23,10 @@ class AttributeHead(TaskHead):
 
     Args:
         num_attributes (int): A.
-        in_features (int): width of the hidden features.
         pos_weight (Sequence[float] or 'balanced', optional): factor of each attribute's loss for
             positive labels. 'balanced' takes (1 - p) / p, where p is the share of positive
             training labels (1 if all or none are).
-        loss_weight (float): factor of the loss.
-        names (Sequence[str], optional): the attributes' names.
+        **options: ``loss_weight`` and ``names``, see ``TaskHead``.
 
     Raises:
         ConfigError: another number of names or weights than attributes, or a weight that is not
@@ -42,11 +40,10 @@ class AttributeHead(TaskHead):
         self,
         num_attributes: int,
         in_features: int,
-        loss_weight: float = 1.0,
-        names: Sequence[str] | None = None,
         pos_weight: Sequence[float] | str | None = None,
+        **options,
     ) -> None:
-        super().__init__(num_attributes, in_features, loss_weight, names)
+        super().__init__(num_attributes, in_features, **options)
         self.num_attributes = num_attributes
         weights = None
         if isinstance(pos_weight, str) and pos_weight == "balanced":

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trn_plugin.errors import ConfigError
-from trn_plugin.models._reduce import mean_over_labelled
+from trn_plugin.ranks import sum_over_ranks, world_size
 from trn_plugin.tasks import Task, numbered, read_task
 
 __all__ = ["TaskHead", "distance_loss"]
@@ -19,15 +19,24 @@ DISTANCES = {"l1": F.l1_loss, "l2": F.mse_loss, "smooth_l1": F.smooth_l1_loss}
 
 
 def distance_loss(head: str, name: str, beta: float) -> Callable[[Tensor, Tensor], Tensor]:
-    """Elementwise loss of (N, d) and (N, d): 'l1', 'l2' or 'smooth_l1', quadratic below ``beta``.
-
-    Raises:
-        ConfigError: an unknown name.
-    """
+    """Elementwise 'l1', 'l2' or 'smooth_l1' loss of (N, d), quadratic below ``beta``."""
     if name not in DISTANCES:
         raise ConfigError(f"{head}.loss: expected one of {list(DISTANCES)}, found {name!r}")
     options = {"beta": beta} if name == "smooth_l1" else {}
     return functools.partial(DISTANCES[name], reduction="none", **options)
+
+
+def mean_over_labelled(losses: Tensor, mask: Tensor, shares: Tensor | None = None) -> Tensor:
+    """Mean of ``losses`` (N,) over the samples of ``mask`` (N,) on all ranks; 0 if there are none.
+
+    Each rank divides its own sum by the mean count per rank. DistributedDataParallel averages the
+    gradients over the ranks, which gives the mean over all labelled samples.
+
+    ``shares`` (N,) weights each sample by the present fraction of its label.
+    """
+    labelled = mask.sum() if shares is None else torch.where(mask, shares, 0.0).sum()
+    count = sum_over_ranks(labelled.to(losses.dtype)) / world_size()
+    return torch.where(mask, losses, 0.0).sum() / count.clamp(min=1e-6)
 
 
 class TaskHead(nn.Module):
@@ -121,11 +130,7 @@ class TaskHead(nn.Module):
         return self.loss_weight * mean_over_labelled(losses, mask, shares)
 
     def fit_to_labels(self, task: str, dataset) -> None:
-        """Set the argument ``waits_for`` from the training labels, if there is one.
-
-        Raises:
-            ConfigError: the data set does not give the statistic; names the head by ``task``.
-        """
+        """Set the argument ``waits_for`` from the training labels, if there is one."""
         if self.waits_for is None:
             return
         key = f"model.heads.{task}.{self.waits_for}"
@@ -142,11 +147,7 @@ class TaskHead(nn.Module):
         raise NotImplementedError
 
     def check_labels(self, task: str, info: Mapping) -> None:
-        """Check the labels in a data set's metainfo against the head.
-
-        Raises:
-            ConfigError: another kind or number of labels.
-        """
+        """Check the kind and number of labels in a data set's metainfo."""
         given = read_task(task, info, "the training data set's task ")
         expected = len(self.task.names)
         if given.kind != self.task.kind or len(given.names) != expected:

@@ -22,12 +22,10 @@ class ClassificationHead(TaskHead):
 
     Args:
         num_classes (int): C.
-        in_features (int): width of the hidden features.
         label_smoothing (float): as in ``torch.nn.CrossEntropyLoss``.
         class_weights (Sequence[float], optional): factor of each class's loss, for unbalanced
             classes.
-        loss_weight (float): factor of the loss.
-        names (Sequence[str], optional): the classes' names.
+        **options: ``loss_weight`` and ``names``, see ``TaskHead``.
 
     Raises:
         ConfigError: another number of names or weights than classes, or a negative weight.
@@ -41,10 +39,9 @@ class ClassificationHead(TaskHead):
         in_features: int,
         label_smoothing: float = 0.0,
         class_weights: Sequence[float] | None = None,
-        loss_weight: float = 1.0,
-        names: Sequence[str] | None = None,
+        **options,
     ) -> None:
-        super().__init__(num_classes, in_features, loss_weight, names)
+        super().__init__(num_classes, in_features, **options)
         self.num_classes = num_classes
         self.label_smoothing = label_smoothing
         if class_weights is not None and (

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 
@@ -58,10 +56,7 @@ class HeatmapLandmarkHead(LandmarkHead):
         upsample (int): number of deconvolutions; 2 turn the 4 x 4 cells of a trunk of stride 32
             with 112 pixels into 16 x 16.
         channels (int): channels of the upsampled maps.
-        loss (str): as of ``LandmarkHead``.
-        beta (float): as of ``LandmarkHead``.
-        loss_weight (float): factor of the loss.
-        names (Sequence[str], optional): the points' names.
+        **options: see ``LandmarkHead``.
 
     Raises:
         ConfigError: an unknown loss, another number of names than points, or an ``upsample``
@@ -76,12 +71,9 @@ class HeatmapLandmarkHead(LandmarkHead):
         in_features: int,
         upsample: int = 2,
         channels: int = 128,
-        loss: str = "smooth_l1",
-        beta: float = 0.02,
-        loss_weight: float = 1.0,
-        names: Sequence[str] | None = None,
+        **options,
     ) -> None:
-        super().__init__(num_points, None, loss, beta, loss_weight, names)
+        super().__init__(num_points, None, **options)
         if type(upsample) is not int or upsample < 0:
             raise ConfigError(
                 f"HeatmapLandmarkHead.upsample: expected 0, 1, 2, ..., found {upsample!r}"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 
@@ -22,9 +20,7 @@ class LandmarkHead(TaskHead):
         num_points (int): P.
         loss (str): 'l1', 'l2' or 'smooth_l1' (quadratic below ``beta``), mean over coordinates.
         beta (float): of 'smooth_l1', as a fraction of the crop.
-        in_features (int): width of the hidden features.
-        loss_weight (float): factor of the loss.
-        names (Sequence[str], optional): the points' names.
+        **options: ``loss_weight`` and ``names``, see ``TaskHead``.
 
     Raises:
         ConfigError: an unknown loss, or another number of names than points.
@@ -39,10 +35,9 @@ class LandmarkHead(TaskHead):
         in_features: int | None,
         loss: str = "smooth_l1",
         beta: float = 0.02,
-        loss_weight: float = 1.0,
-        names: Sequence[str] | None = None,
+        **options,
     ) -> None:
-        super().__init__(num_points, in_features, loss_weight, names)
+        super().__init__(num_points, in_features, **options)
         self.num_points = num_points
         self.distance = distance_loss(type(self).__name__, loss, beta)
         if in_features is not None:

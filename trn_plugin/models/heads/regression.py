@@ -29,14 +29,12 @@ class RegressionHead(TaskHead):
 
     Args:
         num_values (int): V.
-        in_features (int): width of the hidden features.
         loss (str): 'l1', 'l2' or 'smooth_l1' (quadratic below ``beta``) of the standardised
             quantities, mean over them.
         beta (float): of 'smooth_l1', in standard deviations.
         mean (Sequence[float], optional): with ``std``, replaces that of the training labels.
         std (Sequence[float], optional): see ``mean``.
-        loss_weight (float): factor of the loss.
-        names (Sequence[str], optional): the quantities' names.
+        **options: ``loss_weight`` and ``names``, see ``TaskHead``.
 
     Raises:
         ConfigError: an unknown loss, or another number of names, means or deviations than values.
@@ -54,10 +52,9 @@ class RegressionHead(TaskHead):
         beta: float = 0.5,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
-        loss_weight: float = 1.0,
-        names: Sequence[str] | None = None,
+        **options,
     ) -> None:
-        super().__init__(num_values, in_features, loss_weight, names)
+        super().__init__(num_values, in_features, **options)
         if (mean is None) != (std is None):
             raise ConfigError("RegressionHead: expected mean and std, or neither")
         self.num_values = num_values

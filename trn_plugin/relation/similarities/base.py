@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-
 import torch
 from torch import Tensor
 
 __all__ = ["Similarity"]
 
 
-class Similarity(ABC):
+class Similarity:
     """A symmetric function of S11, S12 and S22 with values in [0, 1], for P pairs at once.
 
-    It is invariant to a common positive factor of the three. A subclass defines :meth:`value` and
-    is added to ``SIMILARITIES`` by name; autograd then gives its gradient. Override :meth:`solve`
-    and :meth:`gradient` where a closed form is known.
+    It is invariant to a common positive factor of the three. A subclass is added to
+    ``SIMILARITIES`` by name. It defines :meth:`value`, and autograd gives the gradient; or where a
+    closed form is known, :meth:`solve` and, if that is faster, :meth:`gradient`.
     """
 
-    @abstractmethod
     def value(self, s11: Tensor, s12: Tensor, s22: Tensor, shrinkage: float) -> Tensor:
         """(P,) of (P, d1, d1), (P, d1, d2) and (P, d2, d2), differentiable."""
+        raise NotImplementedError
 
     def solve(self, s11: Tensor, s12: Tensor, s22: Tensor, shrinkage: float) -> tuple[Tensor, ...]:
-        """The similarity (P,), and the tensors (P, ...) that :meth:`gradient` needs."""
+        """The similarity (P,) and the tensors (P, ...) that :meth:`gradient` needs.
+
+        These are by default the derivatives with respect to the three blocks.
+        """
         with torch.enable_grad():
             blocks = [s.detach().requires_grad_() for s in (s11, s12, s22)]
             value = self.value(*blocks, shrinkage)

@@ -22,22 +22,6 @@ class LinearCKA(Similarity):
 
     def value(self, s11: Tensor, s12: Tensor, s22: Tensor, shrinkage: float) -> Tensor:
         """See :class:`Similarity`."""
-        return self.solve(s11, s12, s22, shrinkage)[0]
-
-    def solve(self, s11: Tensor, s12: Tensor, s22: Tensor, shrinkage: float) -> tuple[Tensor, ...]:
-        r"""The value and its derivatives.
-
-        .. math:: \partial S_{12} = \frac{2 S_{12}}{\|S_{11}\| \|S_{22}\|}, \quad
-                  \partial S_{11} = -\mathrm{CKA} \frac{S_{11}}{\|S_{11}\|^2}
-        """
-        norm1, norm2 = (
-            torch.linalg.matrix_norm(s, keepdim=True).clamp_(min=TINY) for s in (s11, s22)
-        )
-        unit = s12 / norm1 / norm2
-        value = (unit * s12).sum((-2, -1), keepdim=True).clamp_(max=1.0)
-        return (
-            value[..., 0, 0],
-            s11 / norm1 * (-value / norm1),
-            2 * unit,
-            s22 / norm2 * (-value / norm2),
-        )
+        norm1, norm2 = (torch.linalg.matrix_norm(s).clamp(min=TINY) for s in (s11, s22))
+        unit = s12 / norm1[:, None, None]
+        return ((unit * s12).sum((-2, -1)) / norm2).clamp(max=1.0)

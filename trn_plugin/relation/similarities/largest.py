@@ -24,10 +24,6 @@ class LargestCanonicalCorrelation(Similarity):
     which is relative to the mean variance v. Unrelated tasks have tau, a and b of 0.
     """
 
-    def value(self, s11: Tensor, s12: Tensor, s22: Tensor, shrinkage: float) -> Tensor:
-        """See :class:`Similarity`."""
-        return self.solve(s11, s12, s22, shrinkage)[0]
-
     def solve(self, s11: Tensor, s12: Tensor, s22: Tensor, shrinkage: float) -> tuple[Tensor, ...]:
         """See :class:`Similarity`."""
         return exact.solve(s11, s12, s22, shrinkage)

@@ -17,12 +17,6 @@ class MeanSquaredCanonicalCorrelation(Similarity):
               \quad k = \min(d_1, d_2)
     """
 
-    def value(self, s11: Tensor, s12: Tensor, s22: Tensor, shrinkage: float) -> Tensor:
-        """See :class:`Similarity`."""
-        l1, l2 = factors(s11, s22, shrinkage)
-        k = whiten(l1, s12, l2)
-        return k.square().sum((-2, -1)) / min(k.shape[-2:])
-
     def solve(self, s11: Tensor, s12: Tensor, s22: Tensor, shrinkage: float) -> tuple[Tensor, ...]:
         r"""The value and its derivatives, with :math:`A = S_{11}^{-1} S_{12}`.
 

@@ -108,10 +108,7 @@ class Projection:
         near = int(torch.searchsorted(self.squares, tau**2 / 4))
         values, w = self.squares[near:-1].sqrt(), self.right[:, near:-1]
         z = k @ w / values
-        ours, theirs = (
-            torch.mv(first.along, x),
-            torch.mv(second.along, y),
-        )
+        ours, theirs = torch.mv(first.along, x), torch.mv(second.along, y)
         coupling = torch.mv(z.mT, torch.mv(first.across, y) - torch.mv(k, theirs))
         coupling += torch.mv(w.mT, torch.mv(second.across, x) - torch.mv(k.mT, ours))
         share = coupling / (2 * (tau - values).clamp_(min=MIN_GAP))
