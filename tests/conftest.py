@@ -17,7 +17,8 @@ cv2.setNumThreads(0)
 # yapf, which formats the config for logs, files and checkpoints, would be half of a small run
 mmengine.config.config.FormatCode = lambda text, **options: (text, True)
 TESTS = Path(__file__).parent
-for folder in ("relation", "models", "datasets", ".", "../tools", "../tools/benchmarks"):
+ROOMS = ("relation", "models", "datasets", "engine", "hooks")  # with helpers of other tests
+for folder in (*ROOMS, ".", "../tools", "../tools/benchmarks"):
     sys.path.insert(0, str((TESTS / folder).resolve()))
 
 
@@ -29,7 +30,7 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_collection_finish():
-    """What is imported by now is for good: MMEngine collects garbage for each data set."""
+    """Exempt what is imported from garbage collection, which MMEngine runs for each data set."""
     gc.collect()
     gc.freeze()
 
@@ -39,9 +40,15 @@ def default_scope():
     init_default_scope("trn_plugin")
 
 
+@pytest.fixture(autouse=True)
+def without_fsync(monkeypatch):
+    """Waiting for the disk is slow, and whether files outlive a power failure is not tested."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
 @pytest.fixture
 def device():
-    """What is tested: TRN_PLUGIN_TEST_DEVICE, a CPU by default."""
+    """The device under test: TRN_PLUGIN_TEST_DEVICE, by default the CPU."""
     return torch.device(os.environ.get("TRN_PLUGIN_TEST_DEVICE", "cpu"))
 
 
@@ -56,7 +63,7 @@ class _Lines(logging.Handler):
 
 @pytest.fixture
 def logged():
-    """A function: all that was logged by MMEngine's current logger since the test began."""
+    """A function that returns what MMEngine's current logger has logged since the test began."""
     from mmengine.logging import MMLogger
 
     logger = MMLogger.get_current_instance()

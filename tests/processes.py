@@ -1,4 +1,4 @@
-"""Other processes of a test; forked, for fresh ones would import everything anew."""
+"""Run code in other processes; forked, as new ones would import everything again."""
 
 import os
 import subprocess
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def in_ranks(function, *arguments, folder, count=2):
-    """What ``function(rank, *arguments)`` returns in each of the processes, tensors and numbers."""
+    """Results of ``function(rank, *arguments)`` in each process: tensors and numbers."""
     method = "spawn" if torch.cuda.is_available() else "fork"  # CUDA's state is not forked
     mp.start_processes(
         _rank, (function, arguments, folder, count), nprocs=count, start_method=method

@@ -16,16 +16,19 @@ Examples:
 import csv
 import fnmatch
 import hashlib
+import io
 import json
 import os
 import re
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
+
+import torch
 
 from trn_plugin.cli.running import start
 from trn_plugin.errors import ConfigError, TrnPluginError
@@ -75,14 +78,10 @@ def main(args):
     begun = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="compare_commits-") as name:
         folder = Path(name)
-        codes = (folder / "base-code", folder / "head-code")
-        with (
-            checkout(args.base, codes[0]) as base,
-            checkout(args.head, codes[1]) as head,
-            ThreadPoolExecutor(2) as pool,
-        ):
-            found = list(pool.map(run_side, (base, head), (folder / "base", folder / "head")))
-    unexplained = report(compare(*found), allowed)
+        codes = checkout(args.base, folder / "base-code"), checkout(args.head, folder / "head-code")
+        with ThreadPoolExecutor(2) as pool:
+            found = list(pool.map(run_side, codes, (folder / "base", folder / "head")))
+    unexplained = report(*found, allowed)
     print(
         f"{args.base} and {args.head or 'the working tree'}: {unexplained} differences without a "
         f"reason ({time.monotonic() - begun:.0f} s)"
@@ -92,30 +91,23 @@ def main(args):
 
 def parse_allowed(texts):
     """Parse NAME=REASON to {pattern: reason}."""
-    allowed = {}
-    for text in texts:
-        name, _, reason = (part.strip() for part in text.partition("="))
-        if not name or not reason:
-            raise ConfigError(f"--allow: expected NAME=REASON, found {text!r}")
-        allowed[name] = reason
+    pairs = [text.partition("=") for text in texts]
+    allowed = {name.strip(): reason.strip() for name, _, reason in pairs}
+    if not all([*allowed, *allowed.values()]):
+        raise ConfigError(f"--allow: expected NAME=REASON, found {' and '.join(texts)}")
     return allowed
 
 
-@contextmanager
 def checkout(commit, folder):
-    """A temporary worktree of a commit in ``folder``; the working tree itself for None."""
+    """The folder of a commit's files, written to ``folder``; the working tree itself for None."""
     if commit is None:
-        yield ROOT
-        return
-    git = ["git", "-C", str(ROOT), "worktree"]
-    add = [*git, "add", "--detach", str(folder), commit]
-    done = subprocess.run(add, capture_output=True, text=True)
+        return ROOT
+    done = subprocess.run(["git", "-C", str(ROOT), "archive", commit], capture_output=True)
     if done.returncode:
-        raise ConfigError(f"{commit}: cannot be checked out: {done.stderr.strip()}")
-    try:
-        yield folder
-    finally:
-        subprocess.run([*git, "remove", "--force", str(folder)], capture_output=True)
+        raise ConfigError(f"{commit}: cannot be checked out: {done.stderr.decode().strip()}")
+    with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
+        archive.extractall(folder, filter="data")
+    return folder
 
 
 def run_side(code, folder):
@@ -151,12 +143,12 @@ def commands():
 
 
 def collect(folder):
-    """The results of a side's jobs, {group: {name: value}}; a logged scalar is {step: value}."""
+    """The results of a side's jobs, {group: {name: value}}."""
     found = {}
     for job in (*JOBS, "resumed"):
         found[f"{job}/log"] = read_log(folder / job)
-        checkpoint = read_checkpoint(folder / job / f"epoch_{EPOCHS}.pth")
-        for part, value in checkpoint.items():
+        path = folder / job / f"epoch_{EPOCHS}.pth"
+        for part, value in torch.load(path, map_location="cpu", weights_only=True).items():
             found[f"{job}/checkpoint/{part}"] = flat(value, folder)
     found["test"] = flat(json.loads((folder / "metrics.json").read_text()), folder)
     found["export"] = flat(read_metadata(folder / "model.onnx"), folder)
@@ -173,27 +165,14 @@ def collect(folder):
 
 
 def read_log(work):
-    """A run's scalars, {name: {step: value}}; the step of a validation is its epoch."""
+    """The values of each scalar that a run logged, in order."""
     values = {}
     for path in sorted(work.glob("*/vis_data/scalars.json")):
         for line in path.read_text().splitlines():
-            row = json.loads(line)
-            step = row.pop("step")
-            for name, value in row.items():
-                if not IGNORED.search(name):
-                    values.setdefault(name, {})[step] = value
-    return values
-
-
-def read_checkpoint(path):
-    import torch
-
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:
-        from trn_plugin.checkpoints import load_checkpoint_file
-
-        return load_checkpoint_file(path)
+            for name, value in json.loads(line).items():
+                if name != "step" and not IGNORED.search(name):
+                    values.setdefault(name, []).append(value)
+    return {name: torch.tensor(each, dtype=torch.float64) for name, each in values.items()}
 
 
 def read_metadata(path):
@@ -229,62 +208,43 @@ def flat(value, folder, name=""):
 
 def difference(base, head):
     """A description of how two values differ; None if they are equal to the bit."""
-    import torch
-
     if torch.is_tensor(base) and torch.is_tensor(head):
         if (base.shape, base.dtype) != (head.shape, head.dtype):
             kinds = [f"{list(value.shape)} {value.dtype}" for value in (base, head)]
             return f"{kinds[0]} before, now {kinds[1]}"
         bits = [value.contiguous().reshape(-1, 1).view(torch.uint8) for value in (base, head)]
-        count = int((bits[0] != bits[1]).any(1).sum())
-        largest = (base.double() - head.double()).abs().nan_to_num().max() if count else 0
-        return f"{count} of {base.numel()} values, by at most {largest:.3g}" if count else None
-    if isinstance(base, dict) and isinstance(head, dict):
-        steps = sorted(base.keys() | head.keys())
-        other = [step for step in steps if repr(base.get(step)) != repr(head.get(step))]
-        gaps = [abs(base[step] - head[step]) for step in other if step in base and step in head]
-        text = f"{len(other)} of {len(steps)} steps, first step {min(other, default=None)}"
-        return f"{text}, by at most {max(gaps, default=0):.3g}" if other else None
-    if repr(base) == repr(head):
+        other = (bits[0] != bits[1]).any(1).nonzero()
+        if not len(other):
+            return None
+        largest = (base.double() - head.double()).abs().nan_to_num().max()
+        first = f"first at {int(other[0])}"
+        return f"{len(other)} of {base.numel()} values, {first}, by at most {largest:.3g}"
+    base, head = repr(base), repr(head)
+    if base == head:
         return None
-    if isinstance(base, str) and isinstance(head, str):  # show long texts where they differ
-        unequal = (i for i, (x, y) in enumerate(zip(base, head, strict=False)) if x != y)
-        begin = max(0, next(unequal, min(len(base), len(head))) - 20)
-        base, head = base[begin : begin + 60], head[begin : begin + 60]
-    return f"{base!r} before, now {head!r}"
+    first = next((i for i, (x, y) in enumerate(zip(base, head, strict=False)) if x != y), 0)
+    begin = max(0, first - 20)
+    return f"{base[begin:][:60]} before, now {head[begin:][:60]}"
 
 
-def compare(base, head):
-    """{group: (number of equal values, {full name: how it differs})}."""
-    groups = {}
-    for group in {**base, **head}:
-        before, now = base.get(group, {}), head.get(group, {})
-        different = {}
-        for name in {**before, **now}:
-            if name in before and name in now:
-                text = difference(before[name], now[name])
-            else:
-                text = "new" if name in now else "missing now"
-            if text:
-                different[f"{group}/{name}"] = text
-        groups[group] = len({**before, **now}) - len(different), different
-    return groups
-
-
-def report(groups, allowed):
+def report(base, head, allowed):
     """Print the equal and the different values; return the number of unexplained differences."""
     unexplained, used = 0, set()
-    for group, (equal, different) in groups.items():
-        print(f"{group}: {equal} equal" + (f", {len(different)} different" if different else ""))
+    for group in {**base, **head}:
+        before, now = base.get(group, {}), head.get(group, {})
+        names = {**before, **now}
+        found = {n: difference(before.get(n, "missing"), now.get(n, "missing")) for n in names}
         lines = []
-        for name, text in different.items():
-            pattern = next((p for p in allowed if fnmatch.fnmatchcase(name, p)), None)
-            used.add(pattern)
-            unexplained += pattern is None
-            reason = f" (allowed: {allowed[pattern]})" if pattern else ""
-            lines.append((bool(pattern), f"  {name}: {text}{reason}"))
-        lines.sort(key=lambda line: line[0])
-        for _, line in lines[:MOST_LINES]:
+        for name, text in found.items():
+            if text is not None:
+                name = f"{group}/{name}"
+                pattern = next((p for p in allowed if fnmatch.fnmatchcase(name, p)), None)
+                used.add(pattern)
+                reason = f" (allowed: {allowed[pattern]})" if pattern else ""
+                lines.append((bool(pattern), f"  {name}: {text}{reason}"))
+        unexplained += sum(not is_allowed for is_allowed, _ in lines)
+        print(f"{group}: {len(names) - len(lines)} equal, {len(lines)} different")
+        for _, line in sorted(lines)[:MOST_LINES]:
             print(line)
         if len(lines) > MOST_LINES:
             print(f"  and {len(lines) - MOST_LINES} more")

@@ -49,7 +49,7 @@ TOGETHER = dict(
     val="val_dataloader val_cfg val_evaluator",
     test="test_dataloader test_cfg test_evaluator",
 )
-NUMBERS = "T_max begin end eta_min eta_min_ratio gamma power start_factor end_factor"  # schedules'
+NUMBERS = "T_max begin end eta_min eta_min_ratio gamma power start_factor end_factor"
 SHARDING = ("FSDP", "FullySharded", "DeepSpeed", "ColossalAI")  # in the names of MMEngine's classes
 
 

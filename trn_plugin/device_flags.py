@@ -1,4 +1,4 @@
-"""Device-to-host flags read without synchronisation."""
+"""Copy small tensors to the host without synchronisation."""
 
 from __future__ import annotations
 
@@ -7,41 +7,48 @@ from collections import deque
 import torch
 from torch import Tensor
 
-__all__ = ["DeviceFlags"]
+__all__ = ["DeviceFlags", "HostCopy"]
 
 MOST_UNREAD = 2
+
+
+class HostCopy:
+    """A small tensor on its way to the host; a CPU tensor is there at once."""
+
+    def __init__(self, values: Tensor) -> None:
+        self._values, self._event = values, None
+        if values.is_cuda:
+            self._values = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+            self._values.copy_(values, non_blocking=True)
+            self._event = torch.cuda.Event()
+            self._event.record()
+
+    def has_arrived(self) -> bool:
+        return self._event is None or self._event.query()
+
+    def read(self) -> Tensor:
+        """Wait for the values and return them."""
+        if self._event is not None:
+            self._event.synchronize()
+        return self._values
 
 
 class DeviceFlags:
     """A queue of small tensors that the host reads a few steps after the device computed them."""
 
     def __init__(self) -> None:
-        self._unread: deque[tuple[Tensor, torch.cuda.Event | None]] = deque()
+        self._unread: deque[HostCopy] = deque()
 
     def put(self, flags: Tensor) -> None:
         """Start copying a tensor to the host."""
-        if flags.device.type == "meta":
-            return
-        if flags.device.type != "cuda":
-            self._unread.append((flags, None))
-            return
-        host = torch.empty(flags.shape, dtype=flags.dtype, pin_memory=True)
-        host.copy_(flags, non_blocking=True)
-        event = torch.cuda.Event()
-        event.record()
-        self._unread.append((host, event))
+        if not flags.is_meta:
+            self._unread.append(HostCopy(flags))
 
     def take(self) -> list[Tensor]:
         """The tensors that have arrived; waits only while more than ``MOST_UNREAD`` are pending."""
-        arrived = []
-        while self._unread:
-            flags, event = self._unread[0]
-            if event is not None and not event.query():
-                if len(self._unread) <= MOST_UNREAD:
-                    break
-                event.synchronize()
-            arrived.append(flags)
-            self._unread.popleft()
+        arrived, unread = [], self._unread
+        while unread and (len(unread) > MOST_UNREAD or unread[0].has_arrived()):
+            arrived.append(unread.popleft().read())
         return arrived
 
     def __deepcopy__(self, memo) -> DeviceFlags:

@@ -1,4 +1,4 @@
-"""Write files atomically; failures are errors of one line."""
+"""Write files atomically, with failures as errors of one line; locate text that is not UTF-8."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from trn_plugin.errors import ConfigError, TrnPluginError
 
-__all__ = ["atomic_write", "write_json", "write_table"]
+__all__ = ["atomic_write", "line_not_in_utf8", "write_json", "write_table"]
 
 
 @contextmanager
@@ -96,6 +96,17 @@ def write_table(
         if not before:
             table.writeheader()
         table.writerows(rows)
+
+
+def line_not_in_utf8(path: str) -> int:
+    """Number, from 1, of the first line that is not valid UTF-8; 0 if there is none."""
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                line.decode("utf-8-sig")
+            except UnicodeDecodeError:
+                return number
+    return 0
 
 
 def _existing_table(path: Path, columns: list[str], option: str) -> str:

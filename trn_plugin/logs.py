@@ -11,7 +11,7 @@ from trn_plugin.registry import LOG_PROCESSORS
 
 __all__ = ["ScreenFilter", "ScreenLogProcessor"]
 
-UNREAD = r"at_iter|relation/(N|chance_\w+|d[12]_\w+)/.*|.*/AP_.*|(data_)?time"
+HIDDEN = r"at_iter|relation/(N|chance_\w+|d[12]_\w+)/.*|.*/AP_.*|(data_)?time"
 MOST_TAUS = 6  # relations of a level on a line; of more, the mean is shown
 
 
@@ -49,13 +49,13 @@ class ScreenLogProcessor(LogProcessor):
         """See MMEngine's; the text has the main measures only."""
         tag, text = super().get_log_after_epoch(runner, batch_idx, mode, with_non_scalar)
         named = {name.removeprefix(f"{mode}/"): value for name, value in tag.items()}
-        read = {name: value for name, value in named.items() if not re.fullmatch(UNREAD, name)}
+        main = {name: value for name, value in named.items() if not re.fullmatch(HIDDEN, name)}
         items, taus = [], {}
-        for name, value in read.items():
+        for name, value in main.items():
             relation = re.fullmatch(r"relation/tau_(\w+)/(.+)", name)
             if relation:
                 taus.setdefault(relation[1], {})[relation[2]] = value
-            elif not any(name.startswith(f"{other}_") for other in read):
+            elif not any(name.startswith(f"{other}_") for other in main):
                 items.append(f"{name}: {self._short(value)}")
         for level, found in taus.items():
             if len(found) > MOST_TAUS:

@@ -50,19 +50,8 @@ RUNNERS = _child(mmengine_registry.RUNNERS, "engine")
 LOG_PROCESSORS = _child(mmengine_registry.LOG_PROCESSORS, "engine")
 OPTIM_WRAPPERS = _child(mmengine_registry.OPTIM_WRAPPERS, "balancing")
 
-_EMPTY = [
-    _child(getattr(mmengine_registry, name), "registry")  # MMEngine warns if there is no location
-    for name in (
-        "LOOPS",
-        "MODEL_WRAPPERS",
-        "OPTIMIZERS",
-        "OPTIM_WRAPPER_CONSTRUCTORS",
-        "PARAM_SCHEDULERS",
-        "RUNNER_CONSTRUCTORS",
-        "STRATEGIES",
-        "TASK_UTILS",
-        "VISBACKENDS",
-        "VISUALIZERS",
-        "WEIGHT_INITIALIZERS",
-    )
+_OTHERS = [
+    _child(parent, "registry")  # MMEngine warns if there is no location
+    for parent in vars(mmengine_registry).values()
+    if isinstance(parent, Registry) and SCOPE not in parent.children
 ]

@@ -11,7 +11,8 @@ import numpy as np
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "predict.py"
 
 
-TRAINING_ONLY = ("torch", "mmengine", "timm", "albumentations", "onnx", "sklearn", "matplotlib")
+TRAINING_ONLY = ("torch", "torchvision", "mmengine", "timm", "albumentations", "onnx", "sklearn")
+TRAINING_ONLY += ("matplotlib", "scipy", "pandas", "PIL", "tqdm", "safetensors", "huggingface_hub")
 
 
 def run(*arguments, cwd):

@@ -43,7 +43,7 @@ def test_large_pictures_are_searched_at_a_smaller_size(yunet):
     assert covered[:, 3].max() == pytest.approx(128 * 4)
 
 
-def test_other_files_are_refused_in_one_line(yunet, tmp_path, mean_colour_model):
+def test_other_files_are_refused_in_one_line(tmp_path, mean_colour_model):
     with pytest.raises(CheckpointError, match="no such file"):
         FaceDetector(str(tmp_path / "gone.onnx"))
     with pytest.raises(CheckpointError, match="YuNet"):
@@ -52,8 +52,6 @@ def test_other_files_are_refused_in_one_line(yunet, tmp_path, mean_colour_model)
     with pytest.raises(CheckpointError, match="YuNet face detector") as caught:
         FaceDetector(str(tmp_path / "text.onnx"))
     assert "opencv/modules" not in str(caught.value)
-    with pytest.raises(ConfigError, match="score"):
-        FaceDetector(yunet, score=3)
 
 
 def test_a_detection_becomes_the_crop_of_training():
@@ -105,9 +103,8 @@ WRONG = {
     "three numbers": ([(1, 2, 3)], "expected boxes"),
     "text": (["abcd"], "expected boxes"),
     "not a number": ([(0, 0, float("nan"), 4)], "expected boxes"),
-    "no box": ([None], "expected boxes"),
-    "None": (None, "expected boxes from the detector, found None"),
-    "the wrong way round": ([(81, 74, 15, 8)], "is empty: expected x0 < x1 and y0 < y1"),
+    "None": (None, "expected boxes .* found None"),
+    "the wrong way round": ([(81, 74, 15, 8)], "x0 < x1 and y0 < y1, found .81, 74, 15, 8"),
     "points": ([Detection((0, 0, 9, 9), [(1, 2), (float("nan"), 3)])], "expected points"),
 }
 

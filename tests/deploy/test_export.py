@@ -72,13 +72,6 @@ def test_a_box_gives_what_testing_gives_for_it(model, predictor, box, grey):
     assert found["smile"]["smile"] == pytest.approx(float(expected.pred["smile"]), abs=1e-4)
 
 
-def test_landmarks_scale_with_the_picture(predictor):
-    small, large = (np.full((*size, 3), 170, np.uint8) for size in (SIZE, (96, 192)))
-    (in_small,), (in_large,) = predictor.predict([small]), predictor.predict([large])
-    np.testing.assert_allclose(in_large["landmarks"], in_small["landmarks"] * [3, 2], rtol=1e-4)
-    assert np.ptp(in_small["landmarks"]) > 1
-
-
 def test_the_graph_is_one_file_with_free_batch_and_size(exported):
     proto = onnx.load(exported[0], load_external_data=False)
     onnx.checker.check_model(proto, full_check=True)
@@ -129,16 +122,6 @@ def test_check_refuses_a_file_of_another_model(model, exported):
         other.heads["smile"].fc.bias += 0.01
     with pytest.raises(CheckpointError, match=r"output smile differs from PyTorch by 0\.00"):
         check_export(exported[0], DeployModel(other, SIZE).eval())
-
-
-def test_check_uses_the_pictures_given(model, exported):
-    seen = []
-    deployed = DeployModel(model, SIZE).eval()
-    deployed.register_forward_pre_hook(lambda module, given: seen.append(tuple(given[0].shape)))
-    pictures = [picture(31, 70 + index, index) for index in range(11)]
-    check_export(exported[0], deployed, pictures)
-    assert {shape[0] for shape in seen} == {1, 2, 7}
-    assert seen[-4:] == [(1, 31, 70, 3), (2, 31, 71, 3), (7, 31, 73, 3), (1, 31, 80, 3)]
 
 
 def test_a_file_that_disagrees_is_removed(model, exported, tmp_path, monkeypatch):

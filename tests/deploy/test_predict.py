@@ -21,6 +21,13 @@ def test_importing_the_room_needs_neither_torch_nor_mmengine():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({TRAINING_ONLY}))\n"
+        "from trn_plugin.cli import main; main(['train', 'config.py'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == "error: trn-plugin train needs mmengine, which is not installed here\n"
 
 
 def test_one_picture_gives_a_line_a_record_and_a_drawing(tmp_path, mean_colour_model):
@@ -60,18 +67,6 @@ def test_folders_with_equal_names_keep_their_own_drawings(tmp_path, mean_colour_
     )
     assert len({record["drawn"] for record in records}) == 3
     assert all((tmp_path / record["drawn"]).is_file() for record in records)
-
-
-def test_results_in_the_input_folder_are_no_input_of_the_next_run(tmp_path, mean_colour_model):
-    write_picture(tmp_path / "faces/face.png")
-    for _ in range(2):
-        arguments = ("faces", "--out-dir", "faces/out")
-        done = run(mean_colour_model, *arguments, cwd=tmp_path)
-        assert len(done.stdout.splitlines()) == 1, done.stderr
-    assert sorted(path.name for path in (tmp_path / "faces/out").iterdir()) == [
-        "face_predicted.jpg",
-        "predictions.jsonl",
-    ]
 
 
 def test_boxes_of_a_file_give_several_faces_a_picture(tmp_path, mean_colour_model):

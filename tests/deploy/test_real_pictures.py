@@ -7,13 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from trn_plugin import cli
-from trn_plugin.deploy import DeployModel, TaskPredictor, check_export, export_onnx
+from trn_plugin.deploy import DeployModel, TaskPredictor, export_onnx
 from trn_plugin.deploy.checkpoint import load_for_export
 from trn_plugin.deploy.evaluate import crop_loader, measure, some_crops
-from trn_plugin.errors import CheckpointError
 
 pytestmark = [pytest.mark.slow, pytest.mark.real_data, pytest.mark.timeout(1200)]
 
@@ -90,22 +88,6 @@ def test_two_hundred_photographs(trained, crops, files):
     points = np.stack([outputs["landmarks"] for outputs in found]) / sides
     assert points.std(axis=0).mean() > 0.01
     assert np.stack([outputs["pose"] for outputs in found]).std(axis=0).max() > 0.05
-
-
-def test_a_file_of_another_network_does_not_agree(trained, crops, files):
-    _, model, size, _ = trained
-    deployed = DeployModel(model, size).eval()
-    assert max(check_export(files["fp32"][0], deployed, crops).values()) < 1e-4
-    weight = model.heads["landmarks"].fc.weight
-    before = weight.detach().clone()
-    try:
-        with torch.no_grad():
-            weight.mul_(1.01)
-        with pytest.raises(CheckpointError, match="landmarks differs from PyTorch by"):
-            check_export(files["fp32"][0], deployed, crops)
-    finally:
-        with torch.no_grad():
-            weight.copy_(before)
 
 
 def test_metrics_of_a_checkpoint_and_its_files(trained, files):

@@ -1,5 +1,5 @@
-import cv2
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 
@@ -56,14 +56,6 @@ def test_results_keep_the_order_of_the_pictures(predictor, batch_size):
         assert found["smile"] == pytest.approx(alone["smile"])
 
 
-def test_only_equal_sizes_share_a_batch_and_no_batch_is_too_large(predictor, monkeypatch):
-    run, shapes = predictor.run, []
-    monkeypatch.setattr(predictor, "run", lambda images: shapes.append(images.shape) or run(images))
-    predictor.predict([picture(8, 8)] * 5 + [picture(6, 8)], batch_size=3)
-    assert sorted(shape[0] for shape in shapes) == [1, 2, 3]
-    assert {shape[1:3] for shape in shapes} == {(8, 8), (6, 8)}
-
-
 def test_large_pictures_share_a_batch_only_up_to_its_pixels(predictor, monkeypatch):
     images = [picture(*size, seed) for seed, size in enumerate([(8, 8)] * 5 + [(40, 9)] * 2)]
     together = predictor.predict(images)
@@ -103,14 +95,14 @@ def test_no_pictures_give_no_results(predictor):
     ("image", "box", "message"),
     [
         (np.zeros((5, 5), np.uint8), None, r"expected a uint8 array \(H, W, 3\)"),
-        (np.zeros((5, 5, 4), np.uint8), None, r"found shape \(5, 5, 4\)"),
-        (np.zeros((0, 5, 3), np.uint8), None, r"found shape \(0, 5, 3\)"),
+        (np.zeros((5, 5, 4), np.uint8), None, r"found uint8 \(5, 5, 4\)"),
+        (np.zeros((0, 5, 3), np.uint8), None, r"found uint8 \(0, 5, 3\)"),
         (np.zeros((5, 5, 3), np.float32), None, "found float32"),
         (None, None, "found <class 'NoneType'>"),
         (np.zeros((5, 5, 3), np.uint8), (6, 0, 9, 5), "outside the picture of 5 x 5"),
         (np.zeros((5, 5, 3), np.uint8), (3, 3, 3, 4), "empty"),
         (np.zeros((5, 5, 3), np.uint8), (0.5, 0, 3, 4), "whole pixels"),
-        (np.zeros((5, 5, 3), np.uint8), (0, 0, 10**6, 10**6), "larger than"),
+        (np.zeros((5, 5, 3), np.uint8), (0, 0, 10**6, 10**6), "has more than"),
     ],
 )
 def test_an_unusable_picture_or_box_is_named(predictor, image, box, message):
@@ -119,87 +111,43 @@ def test_an_unusable_picture_or_box_is_named(predictor, image, box, message):
     assert "its name" in str(error.value)
 
 
+def test_there_must_be_as_many_boxes_as_pictures(predictor):
+    with pytest.raises(DataError, match="one box a picture, found 2 for 1"):
+        predictor.predict([picture(4, 4)], [None, None])
+
+
 @pytest.mark.parametrize(
-    ("images", "boxes", "message"),
+    ("content", "message"),
     [
-        ([picture(4, 4)], [None, None], "one box a picture, found 2 for 1"),
-        ([picture(4, 4)], 3, "one box a picture, found 3"),
-        (3, None, "images: expected pictures, files or folders, found 3"),
+        (None, "no such file"),
+        (b"", "is no ONNX file"),
+        (b"not a model", "is no ONNX file"),
+        (b"\x08\x07", "is no ONNX file"),
+        ("truncated", "is no ONNX file"),
     ],
 )
-def test_other_things_than_pictures_and_their_boxes_are_named(predictor, images, boxes, message):
-    with pytest.raises(DataError, match=message):
-        predictor.predict(images, boxes)
-
-
-def test_tasks_and_size_come_from_the_file(predictor, metadata):
-    found = {name: task.exported() for name, task in predictor.tasks.items()}
-    assert found == metadata["tasks"]
-    assert list(predictor.tasks) == ["landmarks", "pose", "smile"]
-    assert predictor.input_size == (8, 8)
-
-
-def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(CheckpointError, match=r"gone\.onnx: no such file"):
-        TaskPredictor(tmp_path / "gone.onnx")
-
-
-@pytest.mark.parametrize("content", [b"", b"not a model", b"\x08\x07"])
-def test_a_file_that_is_no_model_is_refused(tmp_path, content):
+def test_a_missing_file_or_one_that_is_no_model_is_named(
+    tmp_path, mean_colour_model, content, message
+):
     path = tmp_path / "model.onnx"
-    path.write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"model\.onnx"):
+    if content == "truncated":
+        content = mean_colour_model.read_bytes()[:-200]
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=rf"model\.onnx: {message}"):
         TaskPredictor(path)
 
 
-def message(number, content, spare=0):
-    """A field of bytes in Protocol Buffers' format, its tag in ``spare`` bytes more than needed."""
-    tag = bytes([number << 3 | 2 | (0x80 if spare else 0)]) + b"\x80" * (spare - 1)
-    tag += b"\x00" if spare else b""
-    length, size = b"", len(content)
-    while size > 127:
-        length, size = length + bytes([size & 127 | 128]), size >> 7
-    return tag + length + bytes([size]) + content
-
-
-@pytest.mark.parametrize("spare", [0, 1, 3])
-@pytest.mark.parametrize(
-    "place", [(7, 5), (7, 15, 1), (7, 1, 5, 10), (7, 1, 5, 6, 5), (25, 7, 5, 5)]
-)
-def test_weights_from_another_file_are_refused(mean_colour_model, place, spare):
-    """Some versions of onnxruntime read whatever file is named."""
-    tensor = message(13, b"\x0a\x08location\x12\x0d../secret.bin", spare)
-    for number in reversed(place):
-        tensor = (
-            message(number, tensor, spare)
-            if number < 16
-            else b"\xca\x01" + (bytes([len(tensor)]) + tensor)
-        )
-    mean_colour_model.write_bytes(mean_colour_model.read_bytes() + tensor)
+@pytest.mark.parametrize("location", ["weights.bin", "../weights.bin"])
+def test_weights_from_another_file_are_refused(mean_colour_model, tmp_path, location):
+    model = onnx.load(mean_colour_model)
+    (tensor,) = (each for each in model.graph.initializer if each.name == "white")
+    (tmp_path / location).write_bytes(tensor.raw_data)
+    onnx.external_data_helper.set_external_data(tensor, location)
+    tensor.ClearField("raw_data")
+    mean_colour_model.write_bytes(model.SerializeToString())
     with pytest.raises(CheckpointError, match="takes weights from another file"):
         open_session(mean_colour_model)
-
-
-def test_a_model_nested_beyond_measure_is_refused(tmp_path):
-    content = b""
-    for _ in range(300):  # a graph in an attribute of a node, and so on
-        content = message(1, message(5, message(6, content)))
-    path = tmp_path / "model.onnx"
-    path.write_bytes(message(7, content))
-    with pytest.raises(CheckpointError, match=r"model\.onnx: .*nested too deeply"):
-        open_session(path)
-
-
-def test_a_class_may_be_named_location(write_model, metadata, tmp_path):
-    metadata["tasks"]["pose"]["classes"][0] = "location"
-    predictor = TaskPredictor(write_model(tmp_path / "model.onnx", metadata))
-    assert predictor.tasks["pose"].names[0] == "location"
-
-
-def test_a_truncated_model_is_refused(mean_colour_model):
-    mean_colour_model.write_bytes(mean_colour_model.read_bytes()[:-200])
-    with pytest.raises(CheckpointError, match=r"mean_colour\.onnx"):
-        TaskPredictor(mean_colour_model)
 
 
 @pytest.mark.parametrize(
@@ -210,7 +158,7 @@ def test_a_truncated_model_is_refused(mean_colour_model):
         ("[]", "damaged"),
         ({"format_version": 2}, "export format 2, this trn_plugin reads up to 1"),
         ({"input_size": None}, "damaged"),
-        ({"tasks": {}}, "names no task"),
+        ({"tasks": {}}, "damaged"),
         ({"tasks": {"pose": {"kind": "colour"}}}, "expected input images"),
         ({"tasks": {"pose": {"kind": "class", "classes": ["a", "b"]}}}, "expected input images"),
     ],
@@ -238,12 +186,6 @@ def test_as_many_names_as_outputs(tmp_path, metadata, write_model, task, key, na
     metadata["tasks"] = {**metadata["tasks"], task: {**metadata["tasks"][task], key: names}}
     with pytest.raises(CheckpointError, match=rf"changed\.onnx: .*{message}"):
         TaskPredictor(write_model(tmp_path / "changed.onnx", metadata))
-
-
-def test_an_output_whose_size_is_not_declared_is_checked_when_it_is_there(predictor):
-    predictor.tasks["pose"].names += ("third",)
-    with pytest.raises(CheckpointError, match=r"3 classes of pose, .* found \(N, 2\)"):
-        predictor.predict([picture(8, 8)])
 
 
 def test_an_unavailable_provider_is_named(mean_colour_model):
@@ -288,12 +230,3 @@ def test_a_broken_file_is_told_as_such_with_cuda_too(tmp_path, broken_cuda):
     (tmp_path / "model.onnx").write_bytes(b"not a model")
     with pytest.raises(CheckpointError, match=r"model\.onnx: is no ONNX file"):
         TaskPredictor(tmp_path / "model.onnx", providers_of("cuda"))
-
-
-def test_a_grey_picture_is_read_as_three_channels(predictor, tmp_path):
-    from trn_plugin.geometry import read_image
-
-    path = tmp_path / "grey.png"
-    cv2.imwrite(str(path), np.full((9, 12), 51, np.uint8))
-    (found,) = predictor.predict([read_image(str(path))])
-    assert found["smile"] == pytest.approx({"smiling": 0.2, "laughing": 0.2})

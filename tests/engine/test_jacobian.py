@@ -6,7 +6,7 @@ from importlib.util import find_spec
 import pytest
 import tiny
 import torch
-from tiny import StopAt, assert_same, result_of, tiny_runner
+from tiny import EVERY_OTHER, assert_same, result_of, stopped_and_resumed, tiny_runner, whole
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from trn_plugin.balancing import JacobianOptimWrapper
@@ -14,8 +14,6 @@ from trn_plugin.errors import ConfigError
 
 pytest.importorskip("torchjd", reason="needs the extra torchjd")
 pytest.importorskip("quadprog", reason="UPGrad needs TorchJD's extra quadprog_projector")
-
-EVERY_OTHER = dict(type="CheckpointHook", interval=2, by_epoch=False, max_keep_ckpts=2)
 
 
 def jacobian(name="UPGrad", **options):
@@ -34,14 +32,8 @@ def jacobian(name="UPGrad", **options):
 )
 def test_resumed_equals_whole(tmp_path, optim, stop):
     options = dict(optim=optim, checkpoint=EVERY_OTHER)
-    part = tiny_runner(tmp_path, "part", custom_hooks=[StopAt(stop)], **options)
-    with pytest.raises(KeyboardInterrupt):
-        part.train()
-    rest = tiny_runner(tmp_path, "part", resume=True, **options)
-    rest.train()
-    whole = tiny_runner(tmp_path, "whole", **options)
-    whole.train()
-    assert_same(result_of(rest), result_of(whole))
+    rest = stopped_and_resumed(tmp_path, (stop,), **options)
+    assert_same(result_of(rest), result_of(whole(tmp_path, **options)))
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning")

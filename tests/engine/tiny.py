@@ -3,6 +3,7 @@
 import itertools
 
 import numpy as np
+import pytest
 import torch
 from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.hooks import Hook
@@ -12,6 +13,9 @@ from torch import nn
 from trn_plugin.engine import SafeRunner
 
 NUMBER = itertools.count()
+EPOCHS = dict(type="EpochBasedTrainLoop", max_epochs=3, val_interval=2)
+EVERY_EPOCH = dict(type="CheckpointHook", interval=1, max_keep_ckpts=2)
+EVERY_OTHER = dict(type="CheckpointHook", interval=2, by_epoch=False, max_keep_ckpts=2)
 SAMPLES, BATCH = 22, 4  # six batches an epoch, the last one of two samples
 
 
@@ -92,13 +96,13 @@ def tiny_runner(folder, name="run", cfg=None, seed=5, **options):
     optim = dict(optimizer=dict(type="Adam", lr=0.02))
     defaults = dict(
         model=TinyModel(),
-        train_cfg=dict(type="EpochBasedTrainLoop", max_epochs=3, val_interval=2),
+        train_cfg=EPOCHS,
         val_dataloader=dict(loader, sampler=dict(type="DrawSampler"), dataset=Numbers(9)),
         val_cfg=dict(),
         val_evaluator=Evaluator([SquaredError()]),
         optim_wrapper=dict(optim, **options.pop("optim", {})),
         param_scheduler=dict(type="CosineAnnealingLR", by_epoch=False, T_max=20),
-        checkpoint=dict(type="CheckpointHook", interval=1, max_keep_ckpts=2),
+        checkpoint=EVERY_EPOCH,
     )
     settings = {**defaults, **options}
     checkpoint = settings.pop("checkpoint")
@@ -115,8 +119,39 @@ def tiny_runner(folder, name="run", cfg=None, seed=5, **options):
     )
 
 
+def warnings_of(run):
+    """The warnings of a run from now on."""
+    told = []
+    run.logger.warning = told.append
+    return told
+
+
+def changed(path, change):
+    """Rewrite a checkpoint."""
+    checkpoint = torch.load(path, weights_only=True)
+    change(checkpoint)
+    torch.save(checkpoint, path)
+
+
+def whole(folder, **options):
+    run = tiny_runner(folder, "whole", **options)
+    run.train()
+    return run
+
+
+def stopped_and_resumed(folder, stops, **options):
+    """A finished run that was stopped after each of these iterations."""
+    for stop in stops:
+        part = tiny_runner(folder, "part", resume=True, custom_hooks=[StopAt(stop)], **options)
+        with pytest.raises(KeyboardInterrupt):
+            part.train()
+    rest = tiny_runner(folder, "part", resume=True, **options)
+    rest.train()
+    return rest
+
+
 def result_of(run):
-    """All that a run has to show for itself at its end, times and paths left out."""
+    """The final state and the log of a run, without times and paths."""
     state = {f"model.{k}": v.clone() for k, v in run.model.state_dict().items()}
     for index, values in run.optim_wrapper.state_dict()["state"].items():
         state |= {f"optimizer.{index}.{k}": v for k, v in values.items()}
@@ -131,3 +166,7 @@ def assert_same(found, expected):
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         assert torch.equal(torch.as_tensor(found[name]), torch.as_tensor(value)), name
+
+
+def assert_same_weights(run, other):
+    assert_same(run.model.state_dict(), other.model.state_dict())

@@ -68,14 +68,6 @@ def test_perfect_and_reference_predictions(drawn):
     assert guessed["attributes/mAP"] == pytest.approx(guessed["attributes/prior_mAP"])
 
 
-def test_average_precision_depends_on_the_ranking_alone(drawn):
-    truth, probabilities = drawn
-    squeezed = measure(truth, 0.1 * probabilities**3)
-    assert squeezed["attributes/mAP"] == pytest.approx(
-        measure(truth, probabilities)["attributes/mAP"]
-    )
-
-
 def test_one_class_attribute_is_left_out_of_mean_precision_and_named(drawn, logged):
     truth, probabilities = drawn
     truth[:, 1] = 1
@@ -122,14 +114,6 @@ def test_no_picture_at_all_is_nan():
     assert all(math.isnan(value) for value in measure([], []).values())
 
 
-def test_keys_bear_the_task():
-    meta = dict(tasks=dict(smile=dict(kind="attributes", names=("smiling",))))
-    metric = AttributeMetric("smile", per_attribute=True)
-    metric.dataset_meta = meta
-    metric.process(None, [dict(gt={"smile": torch.ones(1)}, pred={"smile": torch.ones(1)})])
-    assert {"smile/error_rate", "smile/AP_smiling"} < set(metric.evaluate(1))
-
-
 def test_groups_are_measured_as_one(drawn):
     truth, probabilities = drawn
     meta = dict(
@@ -167,11 +151,6 @@ def test_table_by_attribute_says_what_is_undefined(drawn, logged):
     assert rows["Young"][1] == f"{result['attributes/error_rate_Young']:.2f}"
     assert rows["5 o Clock Shadow"][-2:] == ["undefined", "undefined"]
     assert "attributes, in percent" in logged()
-
-
-def test_no_table_unless_asked_for(drawn, logged):
-    measure(*drawn)
-    assert "in percent" not in logged()
 
 
 def test_config_errors():

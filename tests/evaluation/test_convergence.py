@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 import torch
 
-from trn_plugin.evaluation import similarity_plots as plots
 from trn_plugin.evaluation.convergence import OnlineRun, effective_sample_size, online_similarity
 from trn_plugin.relation import TaskRelationLayer, task_similarity
 
@@ -47,8 +46,6 @@ def test_each_epoch_shows_each_sample_once_in_a_new_order(features, monkeypatch)
     epochs = [seen[i] + seen[i + 1] for i in (0, 2, 4)]
     assert all(len(set(epoch)) == 8 for epoch in epochs)
     assert epochs[0] != epochs[1]
-    with pytest.raises(ValueError, match="at least 11 samples for a batch, found 10"):
-        online_similarity(index, index, batch_size=11, momentum=0.9, iterations=1)
 
 
 @pytest.mark.parametrize(
@@ -63,21 +60,3 @@ def test_each_epoch_shows_each_sample_once_in_a_new_order(features, monkeypatch)
 )
 def test_arrival_is_for_good(tau, arrived):
     assert OnlineRun(np.array(tau), np.array(tau)).arrival(0.5, 0.05) == arrived
-
-
-def test_picture_tells_what_cannot_arrive(tmp_path, monkeypatch):
-    drawn = []
-    monkeypatch.setattr(plots, "save_figure", lambda figure, path: drawn.append(figure))
-    tau = np.linspace(0.1, 0.7, 5000)
-    courses = [plots.Course("m 0.9", tau, cannot=True), plots.Course("m 0.99", tau[:300])]
-    panel = plots.Panel("labels", 0.7, 0.2, courses)
-    plots.save_convergence(str(tmp_path / "c.png"), [[panel, panel], [panel, panel]], "title")
-    (figure,) = drawn
-    assert len(figure.axes) == 4
-    impossible, possible, offline, chance = figure.axes[3].lines
-    assert impossible.get_linestyle() == ":"
-    assert impossible.get_label() == "m 0.9, too few"
-    assert possible.get_xdata()[-1] == 300
-    assert possible.get_ydata()[-1] == tau[299]
-    assert set(offline.get_ydata()) == {0.7}
-    assert set(chance.get_ydata()) == {0.2}

@@ -1,14 +1,12 @@
 """A model, data and runs in the style of other OpenMMLab projects."""
 
-import os
-
 import torch
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import BaseDataElement, LabelData
+from test_relation_loss import runner as a_runner
 from torch import nn
 
-from trn_plugin.engine import SafeRunner
 from trn_plugin.hooks import TaskRelationLossHook
 
 CLASSES, SAMPLES = 3, 32
@@ -108,42 +106,16 @@ def hook(**options):
     return defaults | options
 
 
-def runner(
-    work_dir, hooks=(), name="run", kind=SafeRunner, epochs=1, batch=16, missing=(), **options
-):
+def runner(work_dir, hooks=(), name="run", missing=(), **options):
     init_default_scope("mmengine")
-    sgd = dict(optimizer=dict(type="SGD", lr=0.1, momentum=0.9))
-    return kind(
-        model=options.pop("model", dict(type="SomeoneElsesModel")),
-        work_dir=os.path.join(work_dir, name),
-        train_dataloader=dict(
-            batch_size=batch,
-            sampler=dict(type="DefaultSampler", shuffle=options.pop("shuffle", True)),
-            dataset=Scenes(missing),
-            collate_fn=dict(type="pseudo_collate"),
-        ),
-        train_cfg=dict(by_epoch=True, max_epochs=epochs),
-        optim_wrapper=options.pop("optim_wrapper", sgd),
-        custom_hooks=list(hooks),
-        default_hooks=dict(
-            logger=dict(type="LoggerHook", interval=1),
-            checkpoint=dict(type="CheckpointHook", interval=1),
-        ),
+    defaults = dict(
+        model=dict(type="SomeoneElsesModel"),
+        optim_wrapper=dict(optimizer=dict(type="SGD", lr=0.1, momentum=0.9)),
         default_scope="mmengine",
-        experiment_name=f"{abs(hash(str(work_dir)))}_{name}",
-        randomness=dict(seed=3),
-        log_level="WARNING",
-        **options,
+        sampler="DefaultSampler",
+        dataset=Scenes(missing),
     )
-
-
-def history(run, key):
-    return run.message_hub.get_scalar(f"train/{key}").data[0].tolist()
-
-
-def assert_same_weights(run, other):
-    for key, value in run.model.state_dict().items():
-        assert torch.equal(value, other.model.state_dict()[key]), key
+    return a_runner(work_dir, hooks, name, **{**defaults, **options})
 
 
 def covariances(run):

@@ -253,19 +253,6 @@ def test_values_are_drawn_and_told(tmp_path, sheets):
     ]
 
 
-def test_the_training_of_the_checkpoint_is_drawn(tmp_path):
-    samples = make_samples(tmp_path / "in", count=2)
-    hook = CasePicturesHook(str(tmp_path / "out"), num_worst=0, num_sample=0)
-    taus = dict(history=torch.linspace(0, 1, 9).double(), counts=torch.ones(9))
-    logged = {f"train/relation/{level}/a-b": taus for level in ("hidden", "label")}
-    checkpoint = dict(meta=dict(iter=9), message_hub=dict(log_scalars=logged))
-    hook.after_load_checkpoint(None, checkpoint)
-    assert "similarity" in run(hook, samples)
-    assert np.ptp(read_image(str(tmp_path / "out" / "similarity.png"))) > 100
-    hook.after_load_checkpoint(None, dict(state_dict={}))  # weights alone
-    assert "similarity" not in run(hook, samples)
-
-
 def test_metrics_that_are_defined_go_to_the_visualizer(tmp_path):
     runner = runner_for([])
     hook = CasePicturesHook(str(tmp_path))
@@ -292,6 +279,3 @@ def test_unusable_settings_are_told_before_the_test(tmp_path):
     samples = make_samples(tmp_path / "in", count=1)
     with pytest.raises(ConfigError, match="expected 'tasks' in the test set's metainfo"):
         CasePicturesHook(str(tmp_path)).before_test(runner_for(samples, {}))
-    (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match=r"CasePicturesHook\.out_dir: cannot make .*file"):
-        CasePicturesHook(str(tmp_path / "file")).before_test(runner_for(samples))

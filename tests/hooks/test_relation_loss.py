@@ -24,33 +24,36 @@ class Faces(torch.utils.data.Dataset):
 def runner(
     tmp_path,
     hooks=(),
-    batch_size=16,
     name="run",
-    model=None,
-    epochs=1,
     kind=SafeRunner,
+    epochs=1,
     seed=3,
-    optim_wrapper=None,
+    batch_size=16,
+    dataset=None,
+    sampler="DrawSampler",
+    shuffle=True,
     **options,
 ):
+    defaults = dict(
+        model=model_config(size=SIZE, levels=("hidden", "output")),
+        optim_wrapper=dict(optimizer=dict(type="SGD", lr=0.05, momentum=0.9)),
+        default_hooks=dict(logger=dict(type="LoggerHook", interval=1)),
+        default_scope="trn_plugin",
+    )
     return kind(
-        model=model or model_config(size=SIZE, levels=("hidden", "output")),
         work_dir=str(tmp_path / name),
         train_dataloader=dict(
             batch_size=batch_size,
-            sampler=dict(type="DrawSampler", shuffle=True),
-            dataset=Faces(),
+            sampler=dict(type=sampler, shuffle=shuffle),
+            dataset=dataset or Faces(),
             collate_fn=dict(type="pseudo_collate"),
         ),
         train_cfg=dict(by_epoch=True, max_epochs=epochs),
-        optim_wrapper=optim_wrapper or dict(optimizer=dict(type="SGD", lr=0.05, momentum=0.9)),
         custom_hooks=list(hooks),
-        default_hooks=dict(logger=dict(type="LoggerHook", interval=1)),
-        default_scope="trn_plugin",
-        experiment_name=f"{tmp_path.name}_{name}",
+        experiment_name=f"{abs(hash(str(tmp_path)))}_{name}",
         randomness=dict(seed=seed),
         log_level="WARNING",
-        **options,
+        **{**defaults, **options},
     )
 
 

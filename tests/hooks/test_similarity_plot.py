@@ -7,7 +7,7 @@ from mmengine.logging import HistoryBuffer
 from trn_plugin.evaluation import similarity_plots as plots
 from trn_plugin.geometry import read_image
 from trn_plugin.hooks import SimilarityPlotHook
-from trn_plugin.hooks.similarity_plot import save_similarity_courses
+from trn_plugin.models import TaskRelationNeck
 from trn_plugin.relation import chance_similarity
 
 STEPS = 40
@@ -30,6 +30,8 @@ def runner(tmp_path):
         message_hub=SimpleNamespace(log_scalars=scalars),
         work_dir=str(tmp_path),
         iter=100,  # the first 60 are of a run whose log is not kept
+        model=None,
+        hooks=[],
         images=images,
         visualizer=SimpleNamespace(add_image=lambda name, image, step: images.update({name: step})),
     )
@@ -79,9 +81,10 @@ def test_what_has_not_arrived_is_faint_and_chance_is_dotted(runner, tmp_path, mo
     runner.message_hub.log_scalars["train/relation/samples/a-b"] = HistoryBuffer(
         samples, np.ones(STEPS)
     )
-    scalars = {name: buffer.data[0] for name, buffer in runner.message_hub.log_scalars.items()}
-    widths = [entry for level in ("hidden", "label") for entry in (level, "a-b", 10, 5, 75.0)]
-    save_similarity_courses(str(tmp_path), scalars, 100, widths)
+    neck = TaskRelationNeck([("a", "b")], levels=["hidden"])
+    neck.connect({level: dict(a=10, b=5) for level in ("hidden", "label")})
+    runner.model = SimpleNamespace(neck=neck)
+    SimilarityPlotHook().after_val_epoch(runner, {})
     (axes,) = figures[0].axes
     hidden = next(line for line in axes.lines if line.get_label() == "hidden")
     x, y = hidden.get_data()

@@ -10,7 +10,6 @@ import collections
 import math
 import re
 import tempfile
-import traceback
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -24,12 +23,11 @@ from trn_plugin.models._timm import stage_names
 from trn_plugin.models._uncut import relative_difference
 from trn_plugin.onnx_translations import onnx_translations
 
-UNTRIED = "not tried"
 TOLERANCES = {"eval": 1e-5, "train": 1e-5, "gradient": 1e-4, "onnx": 1e-3}
 """Relative to the largest feature, or to the largest entry of a parameter's gradient."""
 SIZES = (64, 112, 128, 160, 192, 224, 256, 288, 320, 384, 448, 512)
-DROP = ("drop_rate", "drop_path_rate", "proj_drop_rate", "attn_drop_rate")
-DROPS = (DROP, DROP[:-1], ())  # TNT's backward pass fails with attention dropout
+DROPS = ("drop_rate", "drop_path_rate", "proj_drop_rate", "attn_drop_rate")
+"""Dropout in all places, then in fewer: not all models have all, or a backward pass with all."""
 
 
 def failed(reason: str) -> dict:
@@ -63,14 +61,14 @@ def check_backbone(name: str, boundaries=None, onnx: bool = True) -> dict:
                 of = f"{what} of {where}, cut after {stages[boundary - 1]!r},"
                 failures.append(f"{of} differs by {difference:.1e}")
     more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
-    exported, onnx_outcome = float("nan"), UNTRIED
+    exported, onnx_outcome = float("nan"), "not tried"
     if onnx:
         try:
             exported = onnx_difference(uncut.cut(-1 if len(stages) > 1 else 0), uncut.x)
             agrees = exported <= TOLERANCES["onnx"]
             onnx_outcome = "ok" if agrees else f"differs by {exported:.1e}"
         except Exception as error:  # torch.onnx and onnxruntime raise many types
-            onnx_outcome = reason_of(error)
+            onnx_outcome = f"{type(error).__name__}: {first_line(error)}"
     return dict(
         params=sum(p.numel() for p in uncut.model.parameters()),
         img_size=uncut.size,
@@ -153,34 +151,22 @@ def smallest_input(name: str) -> tuple[nn.Module, int, dict]:
     native = max(config.input_size[1:]) if config else 224
     reason = ""
     for size in sorted({*(s for s in SIZES if s < native), native}):
-        for drops in DROPS:
+        sized = {"img_size": size} if config and config.fixed_input_size else {}
+        for count in range(len(DROPS), -1, -1):
+            options = dict.fromkeys(DROPS[:count], 0.1)
             try:
-                sized = {"img_size": size} if config and config.fixed_input_size else {}
-                model, options = create(name, sized, dict.fromkeys(drops, 0.1))
+                torch.manual_seed(0)
+                model = timm.create_model(name, num_classes=0, **sized, **options)
                 features = model.train()(pictures(size))
                 features.sum().backward()
-                if torch.isfinite(features).all():
-                    randomise_constants(model)
-                    return model, size, options
-                reason = "features are not finite"
             except Exception as error:  # shape errors of models have many types
                 reason = first_line(error)
-                if "gradient" not in reason:
-                    break
+                continue
+            if torch.isfinite(features).all():
+                randomise_constants(model)
+                return model, size, options
+            reason = "features are not finite"
     raise ConfigError(f"{name} does not run with any input size: {reason}")
-
-
-def create(name: str, sized: dict, options: dict) -> tuple[nn.Module, dict]:
-    """The model, with the ``options`` that it accepts."""
-    while True:
-        torch.manual_seed(0)
-        try:
-            return timm.create_model(name, num_classes=0, **sized, **options), options
-        except TypeError as error:
-            unknown = [option for option in options if repr(option) in str(error)]
-            if not unknown:
-                raise
-            del options[unknown[0]]
 
 
 @torch.no_grad()
@@ -207,12 +193,3 @@ def onnx_difference(trunk: TimmTrunk, x: torch.Tensor) -> float:
         found = map(torch.from_numpy, session.run(None, {"x": batch.numpy()}))
         differences = map(relative_difference, found, trunk(batch).values())
         return worst((difference, "") for difference in differences)[0]
-
-
-def reason_of(error: BaseException) -> str:
-    """The operator that cannot be exported, or else the error's first line."""
-    text = "".join(traceback.format_exception(error))
-    found = re.search(r"No ONNX function found for <OpOverload\(op='([\w.]+)'", text)
-    if found:
-        return f"no ONNX function for {found.group(1)}"
-    return f"{type(error).__name__}: {first_line(error)}"

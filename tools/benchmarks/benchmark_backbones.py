@@ -5,8 +5,8 @@ Prints for each model
   step   ratio: forward pass of two tasks / sum of trunk and two tails timed alone;
   memory ratio: bytes saved for the backward pass in that pass / sum of trunk and two tails;
   bare   ratio: forward pass of one task with all stages shared / timm's own model.
-Both sides of a ratio run in turn. Times are medians; on CPUs of CPU time, which other programs
-disturb less (with --threads 1 it equals wall-clock time on an idle machine).
+Both sides of a ratio run in turn, on one core. Times are medians of CPU time, which other programs
+disturb less than wall-clock time.
 
 Example:
     python tools/benchmarks/benchmark_backbones.py resnet18 vit_base_patch16_224 --runs 20
@@ -16,7 +16,7 @@ import time
 
 import timm
 import torch
-from measuring import add_count, add_device_arguments, times_in_turn, use_device
+from measuring import add_count, times_in_turn
 
 from trn_plugin.cli.running import start
 from trn_plugin.models import TimmTrunk
@@ -26,13 +26,11 @@ def add_arguments(parser):
     parser.add_argument("names", nargs="+", help="timm's model names")
     add_count(parser, "--batch-size", 4, "pictures in a batch")
     add_count(parser, "--runs", 20, "timed runs of each side")
-    add_device_arguments(parser)
-    parser.set_defaults(threads=1)
 
 
 def main(args):
-    use_device(args)
-    print(f"torch {torch.__version__}, {args.threads} threads, {args.device}")
+    torch.set_num_threads(1)
+    print(f"torch {torch.__version__}")
     print(f"{'model':30} {'build (s)':>10} {'step':>8} {'memory':>8} {'bare':>8}")
     for name in args.names:
         print(f"{name:30} {measure(name, args)}", flush=True)
@@ -44,10 +42,10 @@ def measure(name: str, args) -> str:
         uncut=lambda: timm.create_model(name, num_classes=0),
     )
     build = times_in_turn(builds, 3, time.process_time)
-    cut = TimmTrunk(name, shared_stages=-1, tasks=("a", "b")).to(args.device).eval()
-    bare = timm.create_model(name, num_classes=0).to(args.device).eval()
-    everything = TimmTrunk(name, shared_stages="all", tasks=("a",)).to(args.device).eval()
-    x = torch.randn(args.batch_size, 3, *cut.img_size, device=args.device)
+    cut = TimmTrunk(name, shared_stages=-1, tasks=("a", "b")).eval()
+    bare = timm.create_model(name, num_classes=0).eval()
+    everything = TimmTrunk(name, shared_stages="all", tasks=("a",)).eval()
+    x = torch.randn(args.batch_size, 3, *cut.img_size)
     with torch.no_grad():
         values = cut.trunk(x)[0]
     held = [v.requires_grad_(v.is_floating_point()) if torch.is_tensor(v) else v for v in values]
@@ -59,16 +57,8 @@ def measure(name: str, args) -> str:
     sides = dict(whole=lambda: tuple(cut(x).values()), **parts)
     memory = {key: kept_bytes(run, cut) for key, run in sides.items()}
     sides |= dict(bare=lambda: bare(x), everything=lambda: everything(x))
-    on_gpu = args.device == "cuda"
-
-    def step(run):
-        with torch.no_grad():
-            run()
-        if on_gpu:
-            torch.cuda.synchronize()
-
-    runs = {key: lambda run=run: step(run) for key, run in sides.items()}
-    times = times_in_turn(runs, args.runs, time.perf_counter if on_gpu else time.process_time)
+    with torch.no_grad():
+        times = times_in_turn(sides, args.runs, time.process_time)
     of_parts, bytes_of_parts = (sum(found[key] for key in parts) for found in (times, memory))
     return (
         f"{build['cut'] - build['uncut']:10.2f} {times['whole'] / of_parts:8.3f} "

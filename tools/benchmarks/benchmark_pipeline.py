@@ -103,7 +103,8 @@ def epochs(dataset):
 
 
 def torchvision_side(pictures, size, pipeline, tensors):
-    steps = [step for entry in pipeline for step in counterpart(entry)]
+    """A function that reads and transforms all pictures with torchvision."""
+    steps = list(counterparts(pipeline))
     transform = v2.Compose(steps if tensors else [*steps, v2.ToImage()])
 
     def run():
@@ -113,43 +114,43 @@ def torchvision_side(pictures, size, pipeline, tensors):
             if tensors:
                 image = functional.to_image(image)
             image = functional.resized_crop(image, y0, x0, y1 - y0, x1 - x0, size, antialias=True)
-            image = transform(image)
-            if image.dtype != torch.uint8 or list(image.shape[1:]) != size:
-                raise ConfigError(f"torchvision gave {image.dtype} {tuple(image.shape)}")
+            transform(image)
 
     return run
-
-
-def counterpart(step):
-    """The transforms.v2 of one step of the config's pipeline; empty for reading and cropping."""
-    if step["type"] == "RandomFlip":
-        return [v2.RandomHorizontalFlip(step.get("prob", 0.5))]
-    if step["type"] == "LoadCrop":
-        return [affine(step.get("rotate", 0), step.get("shift", 0), step.get("scale"))]
-    if step["type"] != "Albumentations":
-        return []
-    return [v2.RandomApply([photometric(e)], e.get("p", 0.5)) for e in step["transforms"]]
 
 
 def affine(rotate, shift, scale):
     return v2.RandomAffine(rotate, translate=(shift, shift), scale=scale, **BILINEAR)
 
 
-def photometric(entry):
-    """The transforms.v2 of an entry of Albumentations, without its probability."""
-    name = entry["type"]
-    if name == "RandomBrightnessContrast":
-        return v2.ColorJitter(entry["brightness_limit"], entry["contrast_limit"])
-    if name == "ToGray":
-        return v2.Grayscale(3)
-    if name == "GaussianBlur":
-        sigma = entry["sigma_limit"]
-        return v2.GaussianBlur(2 * round(3 * sigma[1]) + 1, sigma)
-    if name == "Rotate":
-        return v2.RandomRotation(entry["limit"], **BILINEAR)
-    if name == "Affine":
-        return affine(entry["rotate"], entry["translate_percent"][1], entry["scale"])
-    raise ConfigError(f"Albumentations: no counterpart of {name} in torchvision is known here")
+def blur(sigma):
+    return v2.GaussianBlur(2 * round(3 * sigma[1]) + 1, sigma)
+
+
+COUNTERPARTS = {
+    "RandomFlip": lambda step: v2.RandomHorizontalFlip(step.get("prob", 0.5)),
+    "LoadCrop": lambda step: affine(step.get("rotate", 0), step.get("shift", 0), step.get("scale")),
+    "RandomBrightnessContrast": lambda step: v2.ColorJitter(
+        step["brightness_limit"], step["contrast_limit"]
+    ),
+    "ToGray": lambda step: v2.Grayscale(3),
+    "GaussianBlur": lambda step: blur(step["sigma_limit"]),
+    "Rotate": lambda step: v2.RandomRotation(step["limit"], **BILINEAR),
+    "Affine": lambda step: affine(step["rotate"], step["translate_percent"][1], step["scale"]),
+}
+WITHOUT = ("LoadImage", "FaceBox", "CropResize", "PackMultiTaskInputs")  # read, crop, collect
+
+
+def counterparts(pipeline):
+    """The transforms.v2 of a config's pipeline after reading and cropping."""
+    for entry in pipeline:
+        is_list = entry["type"] == "Albumentations"
+        for step in entry["transforms"] if is_list else [entry]:
+            if step["type"] in COUNTERPARTS:
+                transform = COUNTERPARTS[step["type"]](step)
+                yield v2.RandomApply([transform], step.get("p", 0.5)) if is_list else transform
+            elif step["type"] not in WITHOUT:
+                raise ConfigError(f"no counterpart of {step['type']} in torchvision is known here")
 
 
 def loader_rate(config, count, workers):

@@ -11,7 +11,6 @@ folder, a video, and many boxes in a picture:
 
 import contextlib
 import io
-import itertools
 import tempfile
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from trn_plugin.cli import predict
 from trn_plugin.cli.parsing import build_parser
 from trn_plugin.cli.running import start
 from trn_plugin.deploy import TaskPredictor
+from trn_plugin.deploy.check import synthetic_picture
 from trn_plugin.deploy.video import VideoFile, VideoOutput
 from trn_plugin.errors import ConfigError
 from trn_plugin.files import write_table
@@ -55,51 +55,28 @@ def main(args):
         write_table(args.out, rows)
 
 
-def synthetic_pictures(count, size):
-    """Smooth colours with some noise, whose JPEG files are about as large as photographs."""
-    rng = np.random.default_rng(0)
-    for _ in range(count):
-        smooth = cv2.resize(rng.uniform(0, 255, (5, 5, 3)), (size, size))
-        yield (smooth + rng.normal(0, 8, smooth.shape)).clip(0, 255).astype(np.uint8)
-
-
-def write_pictures(folder, pictures):
-    """Write pictures as JPEG files."""
-    folder.mkdir()
-    for index, picture in enumerate(pictures):
-        cv2.imwrite(str(folder / f"{index:05}.jpg"), picture)
-
-
-def write_video(path, pictures):
-    output = VideoOutput(path, rate=25)
-    for picture in pictures:
-        output.write(picture)
-    output.close()
-
-
-def write_boxes(path, pictures, count, size):
-    """Write ``count`` boxes for each picture, at random positions."""
-    corners = np.random.default_rng(1).integers(0, max(size - BOX, 0) + 1, (count, 2))
-    rows = itertools.product(pictures, corners.tolist())
-    lines = [f"{picture},{x},{y},{x + BOX},{y + BOX}" for picture, (x, y) in rows]
-    path.write_text("\n".join(["image,x0,y0,x1,y1", *lines]) + "\n")
-
-
 def measured(args, folder):
-    pictures = synthetic_pictures(args.pictures, args.size)
+    pictures = (synthetic_picture(args.size, args.size, seed) for seed in range(args.pictures))
     if args.video:
         given = [folder / "video.mp4"]
-        write_video(given[0], pictures)
+        output = VideoOutput(given[0], rate=25)
+        for picture in pictures:
+            output.write(picture)
+        output.close()
     else:
         given = [folder / "pictures"]
-        write_pictures(given[0], pictures)
-        paths = sorted(given[0].iterdir())
+        given[0].mkdir()
+        paths = [given[0] / f"{index:05}.jpg" for index in range(args.pictures)]
+        for path, picture in zip(paths, pictures, strict=True):
+            cv2.imwrite(str(path), picture)
     side = args.size
-    if args.boxes > 1:
+    if args.boxes > 1:  # at random positions
         given, side = ["--boxes", folder / "boxes.csv"], BOX
-        write_boxes(given[1], paths, args.boxes, args.size)
+        corners = np.random.default_rng(1).integers(0, args.size - BOX + 1, (args.boxes, 2))
+        rows = [f"{p},{x},{y},{x + BOX},{y + BOX}" for p in paths for x, y in corners.tolist()]
+        given[1].write_text("\n".join(["image,x0,y0,x1,y1", *rows]) + "\n")
     predictor = TaskPredictor(args.model)
-    batch = np.stack([*synthetic_pictures(1, side)] * BATCH)
+    batch = np.stack([synthetic_picture(side, side, 0)] * BATCH)
     count = args.pictures * args.boxes
     parser = build_parser("")
     predict.add_arguments(parser)

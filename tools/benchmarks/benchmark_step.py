@@ -1,11 +1,11 @@
 """Cost of the relation part in a training step: a config's TRN and the same model without it (MTL).
 
-Two models are trained on the same pictures, in pairs of steps: the config's model with neck and
-relation losses (TRN), and the model without both (MTL), from the same weights and optimizer state.
-Pictures are random, or with `--data` from the config's training set, and are already on the device.
-The order alternates; a difference is the mean of two neighbouring pairs, one in each order. A step
-is MMEngine's: normalise, forward, losses, backward, clip, optimizer; reading data, other hooks and
-`compile` are left out. A warm-up trains the TRN first, which fills its moments.
+The config's model is trained in pairs of steps on the same pictures, one step with its neck and
+relation losses (TRN) and one without both (MTL). Pictures are random, or with `--data` from the
+config's training set, and are already on the device. The order alternates; a difference is the mean
+of two neighbouring pairs, one in each order. A step is MMEngine's: normalise, forward, losses,
+backward, clip, optimizer; reading data, other hooks and `compile` are left out. A warm-up fills the
+moments.
 
 On a CPU a difference of a few ms is lost in the noise of a step. So the relation part is also timed
 alone: a second neck in the same state gets copies of the step's features and repeats the step's
@@ -39,12 +39,10 @@ from mmengine.optim import build_optim_wrapper
 from trn_plugin.cli.config import add_config_arguments, load_config, use_mixed_precision
 from trn_plugin.cli.running import start
 from trn_plugin.config_checks import config_errors
-from trn_plugin.engine.inference import build_model
 from trn_plugin.errors import ConfigError
 from trn_plugin.evaluation.task_metric import table
 from trn_plugin.files import write_table
 from trn_plugin.hooks import TaskRelationLossHook
-from trn_plugin.models import MultiTaskModel
 from trn_plugin.registry import HOOKS, MODELS
 
 CONFIG = Path(__file__).parents[2] / "configs/mtfl/trn-hidden-output_resnet18_mtfl.py"
@@ -104,11 +102,11 @@ def measure_relation_part(config, args):
     if args.amp:
         use_mixed_precision(config)
     torch.backends.cudnn.benchmark = bool((config.get("env_cfg") or {}).get("cudnn_benchmark"))
-    trn, mtl = build(config, args)
-    batches = (data_batches if args.data else random_batches)(trn.model, config, args)
+    training = Training(config, args)
+    batches = (data_batches if args.data else random_batches)(training.model, config, args)
     setting = {
         "config": Path(args.config).stem,
-        "backbone": trn.model.backbone.model_name,
+        "backbone": training.model.backbone.model_name,
         "pictures": PICTURES[args.data],
         "image_size": args.image_size,
         "batch": args.batch,
@@ -120,81 +118,63 @@ def measure_relation_part(config, args):
     }
     relations = [
         f"{level} {name} ({d1} x {d2})"
-        for level, widths in trn.model.neck.widths().items()
+        for level, widths in training.model.neck.widths().items()
         for name, (d1, d2, _) in widths.items()
         if level != "label"
     ]
     print(", ".join(f"{name} {value}" for name, value in setting.items()))
     print(f"relations: {', '.join(relations)}", flush=True)
-    times = measure(trn, mtl, RelationPart(trn), batches, args)
+    times = measure(training, RelationPart(training), batches, args)
     rows = [row_of(name, times) for name in times]
-    report(rows, trn.logged)
+    report(rows, training.logged)
     return setting, rows
 
 
-class Side:
-    """A model in training mode with its optimizer."""
+class Training:
+    """The config's model in training mode, with its relation losses and its optimizer.
 
-    def __init__(self, model, config, device):
-        self.model, self.logged = model.to(device).train(), {}
+    Raises:
+        ConfigError: a config without neck or TaskRelationLossHook.
+    """
+
+    def __init__(self, config, args):
+        config.model.backbone.pretrained = False
+        config.model.backbone.pop("checkpoint_path", None)
+        with config_errors("model"):
+            self.model = MODELS.build(config.model).to(args.device).train()
+        if self.model.neck is None:
+            raise ConfigError(f"{args.config}: expected a model with a relation neck, found none")
         with config_errors("optim_wrapper"):
             self.optim_wrapper = build_optim_wrapper(self.model, config.optim_wrapper)
+        batch_sampler = SimpleNamespace(batch_size=args.batch)
+        self.train_dataloader = SimpleNamespace(batch_sampler=batch_sampler)
+        self.world_size = 1
+        with config_errors("custom_hooks"):
+            for hook in config.get("custom_hooks") or []:
+                if HOOKS.get(hook["type"]) is TaskRelationLossHook:
+                    HOOKS.build(hook).before_train(self)  # of a runner it needs these attributes
+        if not self.model.relation_losses:
+            raise ConfigError(
+                f"{args.config}: expected a TaskRelationLossHook in custom_hooks, found none"
+            )
 
     def step(self, batch):
         self.logged = self.model.train_step(batch, self.optim_wrapper)
 
-    def follow(self, other):
-        """Copy weights and optimizer state of the other side, except the neck's."""
-        state = other.model.state_dict()
-        self.model.load_state_dict({k: v for k, v in state.items() if not k.startswith("neck.")})
-        self.optim_wrapper.load_state_dict(copy.deepcopy(other.optim_wrapper.state_dict()))
-
-
-def build(config, args) -> tuple[Side, Side]:
-    """The config's TRN with its relation losses, and the same model without neck.
-
-    Raises:
-        ConfigError: a config without neck, optim_wrapper or TaskRelationLossHook.
-    """
-
-    def require(there, what):
-        if not there:
-            raise ConfigError(f"{args.config}: expected {what}, found none")
-
-    require(config.model.get("neck"), "a model with a relation neck")
-    require(config.get("optim_wrapper"), "an optim_wrapper")
-    with config_errors("custom_hooks"):
-        hooks = [
-            HOOKS.build(hook)
-            for hook in config.get("custom_hooks") or []
-            if HOOKS.get(hook["type"]) is TaskRelationLossHook
-        ]
-    require(hooks, "a TaskRelationLossHook in custom_hooks")
-    config.model.backbone.pretrained = False
-    config.model.backbone.pop("checkpoint_path", None)
-    plain = build_model(copy.deepcopy(config))
-    with config_errors("model"):
-        model = MODELS.build(copy.deepcopy(config.model))
-    if not isinstance(model, MultiTaskModel):
-        raise ConfigError(
-            f"{args.config}: expected a model of type MultiTaskModel, found {type(model).__name__}"
-        )
-    trn, mtl = (Side(m, config, args.device) for m in (model, plain))
-    runner = SimpleNamespace(model=model, optim_wrapper=trn.optim_wrapper, world_size=1)
-    batch_sampler = SimpleNamespace(batch_size=args.batch)
-    runner.train_dataloader = SimpleNamespace(batch_sampler=batch_sampler)
-    for hook in hooks:
-        hook.before_train(runner)
-    return trn, mtl
+    def plain_step(self, batch):
+        """A step without neck and relation losses."""
+        neck, self.model.neck = self.model.neck, None
+        self.model.train_step(batch, self.optim_wrapper)
+        self.model.neck = neck
 
 
 class RelationPart:
-    """Repeats the relation part of a step of ``side`` with a copy of its neck."""
+    """Repeats the relation part of a step with a copy of the neck."""
 
-    def __init__(self, side):
-        self.side = side
-        self.neck = copy.deepcopy(side.model.neck)
-        side.model.neck.register_forward_pre_hook(self.keep)
+    def __init__(self, training):
+        self.training = training
+        self.neck = copy.deepcopy(training.model.neck)
+        training.model.neck.register_forward_pre_hook(self.keep)
 
     def keep(self, neck, inputs):
         features, self.mask = inputs
@@ -210,8 +190,8 @@ class RelationPart:
         }
 
     def forward(self, features):
-        model = self.side.model
-        with self.side.optim_wrapper.optim_context(model):
+        model = self.training.model
+        with self.training.optim_wrapper.optim_context(model):
             measured = self.neck(features, self.mask)
             losses = self.neck.logged(measured)
             for relation_loss in model.relation_losses:
@@ -219,25 +199,24 @@ class RelationPart:
         return model.parse_losses(losses)[0]
 
 
-def measure(trn, mtl, part, batches, args) -> dict[str, list[float]]:
+def measure(training, part, batches, args) -> dict[str, list[float]]:
     """Seconds of each timed step, by name of the timed part."""
     times = {name: [] for name in (TRN, MTL, DIFFERENCE, FORWARD, BACKWARD, BOTH)}
 
     def with_relations(batch):
-        whole, _ = timed(lambda: trn.step(batch), args.device)
+        whole, _ = timed(lambda: training.step(batch), args.device)
         features = part.leaves()
         forward, loss = timed(lambda: part.forward(features), args.device)
         backward, _ = timed(loss.backward, args.device)
         return {TRN: whole, FORWARD: forward, BACKWARD: backward, BOTH: forward + backward}
 
     def without(batch):
-        return {MTL: timed(lambda: mtl.step(batch), args.device)[0]}
+        return {MTL: timed(lambda: training.plain_step(batch), args.device)[0]}
 
     for _ in range(args.warmup):
         with_relations(next(batches))
     for _ in range(min(args.warmup, 3)):
         without(next(batches))
-    mtl.follow(trn)
     for number in range(args.steps):
         batch = next(batches)
         order = (with_relations, without) if number % 2 else (without, with_relations)

@@ -1,30 +1,28 @@
 """Time and memory to load a CSV file of many rows, in the main process and in workers.
 
 Writes a file (two points, a class, an attribute and a value in each row) and a few pictures,
-builds its data set in a fresh process, and reads samples with data-loader workers. --beside names
-other checkouts of the package to measure in turn.
+builds its data set, and reads samples with data-loader workers. PYTHONPATH chooses the code to
+measure, such as a worktree of another commit.
 
 Examples:
     python tools/benchmarks/benchmark_tables.py --rows 1000000
-    git worktree add /tmp/before f5eac23
-    python tools/benchmarks/benchmark_tables.py --beside /tmp/before --out tables.json
+    python tools/benchmarks/benchmark_tables.py --split train
 """
 
 import gc
-import json
-import os
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from trn_plugin import datasets
 from trn_plugin.cli.parsing import positive_int
 from trn_plugin.cli.running import start
-from trn_plugin.errors import ConfigError
-from trn_plugin.files import write_json
 
-ROOT = Path(__file__).resolve().parents[2]
 PICTURES = 1000
 LABELS = dict(
     points=dict(kind="landmarks", points=["left", "right"], flip_pairs=[("left", "right")]),
@@ -38,44 +36,25 @@ PIPELINE = [
     dict(type="trn_plugin.CropResize", size=32),
     dict(type="trn_plugin.PackMultiTaskInputs"),
 ]
-SETS = {"all rows": {}, "a random split": dict(split="train")}
+WORKERS, SAMPLES = 4, 20_000
 
 
 def add_arguments(parser):
     parser.add_argument("--rows", type=positive_int, default=1_000_000, help="(%(default)s)")
-    parser.add_argument("--workers", type=positive_int, default=4, help="(%(default)s)")
-    parser.add_argument(
-        "--samples", type=positive_int, default=20_000, help="samples to read (%(default)s)"
-    )
-    parser.add_argument("--beside", nargs="*", default=[], help="checkouts of other commits")
-    parser.add_argument("--out", help="write the numbers to this JSON file")
-    parser.add_argument("--measure", nargs=2, help="measure this data root and set, print JSON")
+    parser.add_argument("--split", choices=("train",), help="a random split; default: all rows")
 
 
 def main(args):
-    if args.measure:
-        print(json.dumps(measure(args, *args.measure)))
-        return
-    found = []
+    torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         size = write(Path(folder), args.rows)
         print(f"{args.rows} rows, {size / 1e6:.0f} MB")
-        print(f"{'':<34}{'seconds':>9}{'of CPU':>8}{'MB':>7}{'peak':>7}{'worker':>8}{'all PSS':>9}")
-        for checkout in (Path(each).resolve() for each in [*args.beside, ROOT]):
-            for name in SETS:
-                found.append(
-                    dict(checkout=checkout.name, set=name) | child(args, checkout, folder, name)
-                )
-                print(line(found[-1]), flush=True)
-    if args.out:
-        write_json(args.out, found)
+        for name, value in measure(folder, args.split).items():
+            print(f"{name:32}{value:9.1f}")
 
 
 def write(folder, rows):
     """Write labels.csv with random labels; rows share pictures. Returns its size in bytes."""
-    import cv2
-    import numpy as np
-
     rng = np.random.default_rng(0)
     (folder / "pictures").mkdir()
     for number in range(min(PICTURES, rows)):
@@ -93,81 +72,41 @@ def write(folder, rows):
     return (folder / "labels.csv").stat().st_size
 
 
-def child(args, checkout, folder, name):
-    command = [sys.executable, __file__, "--measure", folder, name]
-    command += ["--workers", args.workers, "--samples", args.samples]
-    result = subprocess.run(
-        list(map(str, command)),
-        env={**os.environ, "PYTHONPATH": str(checkout)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if result.returncode:
-        raise ConfigError(f"{checkout}: {result.stderr.strip()[-1500:]}")
-    return json.loads(result.stdout.splitlines()[-1])
-
-
-def measure(args, root, name):
-    import torch
-    from torch.utils.data import DataLoader
-
-    import trn_plugin.datasets as datasets
-
-    torch.set_num_threads(1)
+def measure(root, split):
     gc.collect()
-    before = memory(os.getpid())["Rss"]
+    before = memory()["Rss"]
     clock, begin = time.perf_counter(), time.process_time()
-    dataset = datasets.TabularMultiTask(root, "labels.csv", LABELS, pipeline=PIPELINE, **SETS[name])
-    seconds = dict(seconds=time.perf_counter() - clock, cpu_seconds=time.process_time() - begin)
-    peak = peak_memory()
-    own = memory(os.getpid())["Rss"]
+    dataset = datasets.TabularMultiTask(root, "labels.csv", LABELS, pipeline=PIPELINE, split=split)
+    seconds, cpu_seconds = time.perf_counter() - clock, time.process_time() - begin
+    peak, own = memory("status")["VmHWM"], memory()["Rss"]
     loader = DataLoader(
         dataset,
         batch_size=100,
-        num_workers=args.workers,
+        num_workers=WORKERS,
         persistent_workers=True,
-        sampler=torch.randperm(len(dataset))[: args.samples].tolist(),
+        sampler=torch.randperm(len(dataset))[:SAMPLES].tolist(),
         collate_fn=datasets.multi_task_collate,
         multiprocessing_context="fork",
     )
     batches = iter(loader)
     for _ in range(len(loader)):
         next(batches)
-    workers = [process.pid for process in torch.multiprocessing.active_children()]
-    own_of_workers = [memory(pid) for pid in workers]
-    everything = [memory(os.getpid()), *own_of_workers]
-    return dict(
-        package=str(Path(datasets.__file__).parents[2]),
-        rows=len(dataset),
-        **seconds,
-        imports_mb=before,
-        dataset_mb=own - before,
-        peak_mb=peak - before,
-        worker_mb=max(part["Private_Dirty"] + part["Private_Clean"] for part in own_of_workers),
-        workers=len(workers),
-        all_pss_mb=sum(part["Pss"] for part in everything),
-    )
+    workers = [memory(pid=each.pid) for each in torch.multiprocessing.active_children()]
+    return {
+        "seconds": seconds,
+        "of CPU": cpu_seconds,
+        "MB": own - before,
+        "peak": peak - before,
+        "a worker": max(part["Private_Dirty"] + part["Private_Clean"] for part in workers),
+        "together (PSS)": sum(part["Pss"] for part in [memory(), *workers]),
+    }
 
 
-def memory(pid):
-    """Memory of a process in megabytes, by the names in /proc/PID/smaps_rollup."""
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8").splitlines()[1:]
-    cells = (row.split() for row in lines)
-    return {name.rstrip(":"): int(value) / 1024 for name, value, *_ in cells}
-
-
-def peak_memory():
-    """Peak resident memory of this process in megabytes."""
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    return int(status.split("VmHWM:")[1].split()[0]) / 1024
-
-
-def line(found):
-    name = f"{found['checkout']}, {found['set']}"
-    times = f"{found['seconds']:9.1f}{found['cpu_seconds']:8.1f}"
-    own = f"{found['dataset_mb']:7.0f}{found['peak_mb']:7.0f}"
-    return f"{name:<34}{times}{own}{found['worker_mb']:8.0f}{found['all_pss_mb']:9.0f}"
+def memory(file="smaps_rollup", pid="self"):
+    """The entries in kB of a file in /proc/PID, in megabytes."""
+    lines = Path(f"/proc/{pid}/{file}").read_text(encoding="utf-8").splitlines()
+    cells = (line.split() for line in lines if line.endswith(" kB"))
+    return {name.rstrip(":"): int(value) / 1024 for name, value, _ in cells}
 
 
 if __name__ == "__main__":

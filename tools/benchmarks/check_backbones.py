@@ -11,22 +11,22 @@ Example:
 """
 
 import collections
-import contextlib
 import csv
 import fnmatch
 import logging
 import multiprocessing
 import os
 import resource
+import sys
 import time
 import warnings
 
 import timm
 import torch
-from backbone_check import UNTRIED, check_backbone, failed
+from backbone_check import check_backbone, failed
 
-from trn_plugin.cli.running import one_line, start
-from trn_plugin.errors import ConfigError
+from trn_plugin.cli.running import start
+from trn_plugin.errors import ConfigError, first_line
 from trn_plugin.evaluation.task_metric import table
 from trn_plugin.files import write_table
 
@@ -43,7 +43,6 @@ def add_arguments(parser):
         "--smallest", action="store_true", help="the smallest model of each of timm's files"
     )
     parser.add_argument("--out", default="backbones.csv", help="CSV (%(default)s)")
-    parser.add_argument("--no-onnx", action="store_true", help="do not export")
     parser.add_argument(
         "--time-limit", type=float, default=600, help="seconds for a model (%(default)s)"
     )
@@ -55,7 +54,7 @@ def add_arguments(parser):
 def main(args):
     chosen = choose(args)
     rows = read(args.out)
-    todo = [name for name in chosen if not is_checked(rows.get(name), args)]
+    todo = [name for name in chosen if name not in rows]
     for index, name in enumerate(todo, 1):
         print(f"[{index}/{len(todo)}] {name} ...", end=" ", flush=True)
         rows[name] = row = in_own_process(name, args)
@@ -63,10 +62,6 @@ def main(args):
         onnx = f", onnx {row['onnx_outcome']}" if row["outcome"] == "ok" else ""
         print(f"{row['outcome']}{onnx} ({row['seconds']} s)", flush=True)
     report([rows[name] for name in chosen if name in rows])
-
-
-def is_checked(row: dict | None, args) -> bool:
-    return row is not None and (args.no_onnx or row["onnx_outcome"] != UNTRIED)
 
 
 def choose(args) -> list[str]:
@@ -106,46 +101,31 @@ def file_of(name: str) -> str:
 def in_own_process(name: str, args) -> dict:
     """Check a model in a separate process with limits of time and memory; return its row."""
     begun = time.monotonic()
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    memory = int(args.memory_limit * 2**30)
-    process = context.Process(target=work, args=(sender, name, not args.no_onnx, memory))
-    process.start()
-    sender.close()
-    try:
-        done = receiver.poll(args.time_limit)
-        row = receiver.recv() if done else failed(f"not done after {args.time_limit:.0f} s")
-    except EOFError:
-        process.join()
-        row = failed(f"the process ended with {process.exitcode}")
-    process.kill()
-    process.join()
+    with multiprocessing.get_context("spawn").Pool(1, prepare, (args.memory_limit,)) as pool:
+        try:
+            row = pool.apply_async(check_backbone, (name,)).get(args.time_limit)
+        except multiprocessing.TimeoutError:  # also after a crash of the process
+            row = failed(f"not done after {args.time_limit:.0f} s")
+        except Exception as error:  # any error is reported in this model's row
+            row = failed(f"{type(error).__name__}: {first_line(error)}")
     seconds = round(time.monotonic() - begun, 1)
     return dict.fromkeys(COLUMNS, "") | row | dict(file=file_of(name), model=name, seconds=seconds)
 
 
-def work(sender, name: str, onnx: bool, memory: int) -> None:
+def prepare(memory_limit: float) -> None:
+    """Limit the memory of this process, and print nothing."""
+    memory = int(memory_limit * 2**30)
     resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
     warnings.simplefilter("ignore")
     logging.disable()
-    try:
-        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-            row = check_backbone(name, onnx=onnx)
-    except MemoryError:
-        row = failed("not enough memory")
-    except Exception as error:  # any error is reported in this model's row
-        row = failed(one_line(error))
-    sender.send(row)
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115
 
 
 def read(path: str) -> dict[str, dict]:
     if not os.path.exists(path):
         return {}
     with open(path, newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    if rows and tuple(rows[0]) != COLUMNS:
-        raise ConfigError(f"{path}: not written by this tool; give another --out")
-    return {row["model"]: row for row in rows}
+        return {row["model"]: row for row in csv.DictReader(file)}
 
 
 def report(rows: list[dict]) -> None:

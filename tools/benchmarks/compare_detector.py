@@ -22,8 +22,6 @@ from trn_plugin.files import write_table
 from trn_plugin.geometry import read_image
 from trn_plugin.registry import DATASETS
 
-PICTURES_AT_ONCE = 100
-
 
 def add_arguments(parser):
     parser.add_argument("config", help="config with the test set")
@@ -46,16 +44,13 @@ def compare(args):
     predictor, detector = TaskPredictor(args.model), FaceDetector(args.detector)
     records, eyes = labelled(load_config(args.config, []), args)
     errors = {"whole picture": [], "detected face": []}
-    for begin in range(0, len(records), PICTURES_AT_ONCE):
-        part = records[begin : begin + PICTURES_AT_ONCE]
-        images = [read_image(path) for path, _ in part]
-        whole = predictor.predict(images, [None] * len(images))
-        found = predictor.predict_objects(images, detector)
-        for (_, truth), plain, faces in zip(part, whole, found, strict=True):
-            if faces:
-                nearest = min(faces, key=lambda face: distance(face["box"], truth))
-                for name, each in zip(errors, (plain, nearest), strict=True):
-                    errors[name].append(error(each[args.task], truth, eyes))
+    for path, truth in records:
+        faces = predictor.predict_objects(path, detector)[0]
+        if faces:
+            whole = predictor.predict([read_image(path)], [None])[0]
+            nearest = min(faces, key=lambda face: distance(face["box"], truth))
+            for name, found in zip(errors, (whole, nearest), strict=True):
+                errors[name].append(error(found[args.task], truth, eyes))
     counted = len(errors["whole picture"])
     print(f"a face found in {counted} of {len(records)} pictures")
     return [
@@ -76,10 +71,12 @@ def labelled(config, args):
     if eyes is None:
         raise ConfigError(f"--task: expected landmarks with eyes, found {args.task!r}")
     records = (dataset.get_data_info(index) for index in range(len(dataset)))
-    found = [(each["img_path"], each["gt"].get(args.task)) for each in records]
-    found = [(path, points) for path, points in found if points is not None]
-    whole = [(path, points) for path, points in found if np.isfinite(points).all()]
-    return whole[: args.pictures], list(eyes)
+    found = [
+        (each["img_path"], each["gt"][args.task])
+        for each in records
+        if np.isfinite(each["gt"].get(args.task, np.nan)).all()
+    ]
+    return found[: args.pictures], list(eyes)
 
 
 def distance(box, points):

@@ -21,18 +21,15 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import torch
+from benchmark_deploy import differences, model_of
 from measuring import add_out
 
-from trn_plugin.cli.config import add_config_arguments, load_config
+from trn_plugin.cli.config import add_config_arguments
 from trn_plugin.cli.running import start
 from trn_plugin.deploy import DeployModel, TaskPredictor, export_onnx
 from trn_plugin.deploy.check import synthetic_picture
-from trn_plugin.deploy.checkpoint import load_for_export
-from trn_plugin.deploy.describe import describe_model
 from trn_plugin.deploy.model import RESIZES
-from trn_plugin.engine.inference import build_model
 from trn_plugin.files import write_table
-from trn_plugin.tasks import read_tasks
 
 SIZES = ((128, 128), (300, 200))
 """Width and height of the pictures, besides the input's own."""
@@ -56,13 +53,7 @@ def add_arguments(parser):
 
 
 def main(args):
-    config = load_config(args.config, args.cfg_options)
-    if args.checkpoint:
-        model, size, metadata = load_for_export(config, args.checkpoint)
-    else:
-        model = build_model(config)
-        size = tuple(model.backbone.img_size)
-        metadata = describe_model(model, size)
+    model, size, metadata = model_of(args)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for resize in RESIZES:
@@ -72,8 +63,8 @@ def main(args):
             sizes = [size[::-1], *(SIZES if resize != "none" else ())]
             for name, version, run in runtimes(deployed, path, args.node_modules):
                 for sides in sizes:
-                    row = compare(deployed, run, sides, metadata["tasks"])
-                    row = dict(runtime=name, version=version, resize=resize, **row)
+                    row = dict(runtime=name, version=version, resize=resize)
+                    row |= compare(deployed, run, sides, metadata)
                     print("  ".join(f"{value:<12}" for value in row.values()), flush=True)
                     rows.append(row)
     if args.out:
@@ -83,16 +74,10 @@ def main(args):
 def runtimes(deployed, path, node_modules):
     """Name, version and function (pictures) -> {output: array} of each installed runtime."""
     names = deployed.outputs
-    yield (
-        "onnxruntime",
-        onnxruntime.__version__,
-        TaskPredictor(str(path), ["CPUExecutionProvider"]).run,
-    )
-    yield (
-        "torch.export",
-        torch.__version__.split("+")[0],
-        functools.partial(in_torch, program(deployed), names),
-    )
+    session = TaskPredictor(str(path), ["CPUExecutionProvider"])
+    yield "onnxruntime", onnxruntime.__version__, session.run
+    in_pytorch = functools.partial(in_torch, program(deployed), names)
+    yield "torch.export", torch.__version__.split("+")[0], in_pytorch
     if importlib.util.find_spec("openvino"):
         import openvino
 
@@ -138,17 +123,15 @@ def in_node(web, path, pictures):
     return {name: np.array(values) for name, values in json.loads(done.stdout).items()}
 
 
-def compare(deployed, run, sides, tasks):
+def compare(deployed, run, sides, metadata):
     """The largest differences for two pictures, by task."""
     width, height = sides
     pictures = np.stack([synthetic_picture(height, width, seed) for seed in (0, 1)])
     expected, found = in_torch(deployed, deployed.outputs, pictures), run(pictures)
+    found = {name: values.reshape(expected[name].shape) for name, values in found.items()}
+    largest = differences(found, expected, pictures, metadata)
     row = {"width": width, "height": height}
-    for name, task in read_tasks(tasks).items():
-        scale = task.difference_scale(width, height, 1)
-        difference = np.abs(found[name].reshape(expected[name].shape) - expected[name]) / scale
-        row[name] = f"{difference.max():.1e}"
-    return row
+    return row | {name: f"{value:.1e}" for name, value in largest.items()}
 
 
 if __name__ == "__main__":

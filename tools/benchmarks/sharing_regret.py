@@ -10,8 +10,8 @@ Example:
 """
 
 import csv
-import statistics
 from collections import defaultdict
+from statistics import fmean, stdev
 
 from trn_plugin.cli.running import start
 from trn_plugin.errors import ConfigError
@@ -29,82 +29,67 @@ def add_arguments(parser):
 
 
 def main(args):
-    errors = read(args.runs, args.metrics)
+    values = read(args.runs, args.metrics)
+    chosen = chosen_values(values["val"], args)
     for split, name in SPLITS.items():
-        if errors.get(split):
-            print(f"{name}:\n{regrets(errors, split, args)}\n")
+        if split in values:
+            runs = {cut: values[split][cut, value] for cut, value in chosen.items()}
+            print(f"{name}:\n{regrets(runs, chosen, args)}\n")
 
 
 def read(path, metrics):
-    """The metrics as errors, by split, cut, value of the other key, and seed."""
-    errors = defaultdict(lambda: defaultdict(lambda: defaultdict(dict)))
+    """{split: {(cut, value of the other key): metrics of each seed}}."""
+    values = defaultdict(lambda: defaultdict(list))
     with open(path, newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
-            cut = next(o for o in row["settings"].split() if o.startswith(KEY))
+            setting = next(o for o in row["settings"].split() if o.startswith(KEY))
             other = ", ".join(p for p in row["row"].split(", ") if not p.startswith("shared_"))
-            values = [
-                float(row[m]) if rule_of(m) == "less" else 100 - float(row[m]) for m in metrics
-            ]
-            errors[row["split"]][int(cut.removeprefix(KEY))][other][int(row["seed"])] = values
-    if not errors or 0 not in errors["val"]:
+            key = int(setting.removeprefix(KEY)), other
+            values[row["split"]][key].append([float(row[m]) for m in metrics])
+    if all(cut != 0 for cut, _ in values["val"]):
         raise ConfigError(f"{path}: expected runs that share nothing, measured on the val set")
-    return errors
+    return values
 
 
-def relative(values, reference):
+def errors_of(runs, args):
+    """Each metric's mean error over the seeds."""
+    means = map(fmean, zip(*runs, strict=True))
+    return [
+        m if rule_of(k) == "less" else 100 - m for k, m in zip(args.metrics, means, strict=True)
+    ]
+
+
+def relative(errors, reference):
     """Mean over the metrics of the relative difference, in percent."""
-    return 100 * statistics.fmean(v / r - 1 for v, r in zip(values, reference, strict=True))
+    return 100 * fmean(v / r - 1 for v, r in zip(errors, reference, strict=True))
 
 
-def means(by_seed):
-    return [statistics.fmean(values) for values in zip(*by_seed.values(), strict=True)]
+def chosen_values(validation, args):
+    """For each cut, the other key's value with the smallest error on the validation set."""
+    reference = errors_of(next(runs for (cut, _), runs in validation.items() if cut == 0), args)
+    errors = defaultdict(dict)
+    for (cut, value), runs in validation.items():
+        errors[cut][value] = relative(errors_of(runs, args), reference)
+    return {cut: min(by_value, key=by_value.get) for cut, by_value in sorted(errors.items())}
 
 
-def chosen_values(validation):
-    """For each cut, the other key's value with the smallest error on the validation set.
-
-    Compared over the seeds that all values of the cut have.
-    """
-    reference = means(next(iter(validation[0].values())))
-    chosen = {}
-    for cut, by_value in sorted(validation.items()):
-        seeds = set.intersection(*(set(by_seed) for by_seed in by_value.values()))
-        errors = {
-            value: relative(means({seed: by_seed[seed] for seed in seeds}), reference)
-            for value, by_seed in by_value.items()
-        }
-        chosen[cut] = min(errors, key=errors.get)
-    return chosen
-
-
-def regrets(errors, split, args):
-    chosen = chosen_values(errors["val"])
-    runs = {cut: errors[split][cut][value] for cut, value in chosen.items()}
-    reference = means(runs[0])
-    error = {cut: relative(means(by_seed), reference) for cut, by_seed in runs.items()}
-    least, last = min(error.values()), max(error)
+def regrets(runs, chosen, args):
+    errors = {cut: errors_of(by_seed, args) for cut, by_seed in runs.items()}
+    error = {cut: relative(each, errors[0]) for cut, each in errors.items()}
+    last = max(error)
     policies = {0: "always 0", last - 1: "always -1", last: "always all"}
     lines = []
-    for cut, by_seed in runs.items():
-        values = [list(column) for column in zip(*by_seed.values(), strict=True)]
-        shown = [
-            v if rule_of(m) == "less" else [100 - x for x in v]
-            for m, v in zip(args.metrics, values, strict=True)
-        ]
-        cells = [
-            f"{statistics.fmean(v):.2f} ± {statistics.stdev(v) if len(v) > 1 else 0:.2f}"
-            for v in shown
-        ]
+    for cut in error:
         names = [policies.get(cut, ""), "advice" if cut == args.advice else ""]
-        seeds = str(len(by_seed))
+        spreads = [(fmean(v), stdev(v) if len(v) > 1 else 0) for v in zip(*runs[cut], strict=True)]
         lines.append(
             [
                 str(cut),
                 chosen[cut],
-                seeds,
-                *cells,
+                str(len(runs[cut])),
+                *(f"{mean:.2f} ± {spread:.2f}" for mean, spread in spreads),
                 f"{error[cut]:+.2f}",
-                f"{error[cut] - least:.2f}",
+                f"{error[cut] - min(error.values()):.2f}",
                 ", ".join(filter(None, names)),
             ]
         )

@@ -70,8 +70,7 @@ def main(args):
     executor = Executor(ROOT, results, jobs, gpus, tell, args.seconds, paths)
     os.chdir(ROOT)
     table = TABLES[args.table]
-    options = args.cfg_options, args.only, args.amp, ("tools/reproduction/training.py",)
-    runs = runs_of(table, args.scale, args.seeds, folder, *options)
+    runs = runs_of(table, args.scale, args.seeds, folder, args.cfg_options, args.only, args.amp)
     if args.list:
         for run in runs:
             print(command_line(["python", *run.command()]))

@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 from reproduction.report import measured
 from trn_plugin.experiments.plan import Table
 
-__all__ = ["save_comparison"]
-
 DPI = 120
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,14 +9,12 @@ from dataclasses import dataclass, field
 from trn_plugin.experiments.plan import Column, Row, Run, Table
 from trn_plugin.experiments.results import numbers
 
-__all__ = ["Difference", "Measured", "baseline_of", "markdown", "paired"]
-
 SPLITS = {"val": "validation set", "test": "test half"}
 
 
 @dataclass
 class Measured:
-    """A row's metrics on one set, by seed.
+    """A row's metrics on one set.
 
     Attributes:
         row (Row): the method.
@@ -33,46 +30,27 @@ class Measured:
         return {seed: metrics[key] for seed, metrics in self.runs.items() if key in metrics}
 
 
-@dataclass(frozen=True)
-class Difference:
-    """Difference of two methods, over pairs of runs with one seed.
-
-    Attributes:
-        pairs (int): number of pairs.
-        mean (float): mean difference; NaN without pairs.
-        half_width (float): half width of the 95 % interval (Student's t); NaN below two pairs.
-    """
-
-    pairs: int
-    mean: float
-    half_width: float
-
-    def text(self, digits: int) -> str:
-        """Text such as ``-0.10 [-0.30, +0.10]``, bold if the interval excludes 0."""
-        if not self.pairs:
-            return "-"
-        mean = f"{self.mean:+.{digits}f}"
-        if math.isnan(self.half_width):
-            return mean
-        low, high = self.mean - self.half_width, self.mean + self.half_width
-        bold = "**" if low > 0 or high < 0 else ""
-        return f"{bold}{mean} [{low:+.{digits}f}, {high:+.{digits}f}]{bold}"
-
-
-def paired(own: Mapping[int, float], base: Mapping[int, float]) -> Difference:
-    """The paired difference of two methods, from their numbers by seed.
+def paired(own: Mapping[int, float], base: Mapping[int, float]) -> list[float]:
+    """Differences of two methods' numbers, one for each seed of both.
 
     Runs with one seed see the same pictures in the same order, so their difference varies less
     than either number.
     """
-    differences = [own[seed] - base[seed] for seed in sorted(own.keys() & base.keys())]
-    n = len(differences)
-    if n < 2:
-        return Difference(n, differences[0] if differences else math.nan, math.nan)
-    from scipy.stats import t
+    return [own[seed] - base[seed] for seed in sorted(own.keys() & base.keys())]
 
-    error = statistics.stdev(differences) / math.sqrt(n)
-    return Difference(n, statistics.fmean(differences), float(t.ppf(0.975, n - 1)) * error)
+
+def difference(differences: Sequence[float], digits: int) -> str:
+    """Mean difference and its 95 % interval (Student's t), bold if the interval excludes 0."""
+    if not differences:
+        return "-"
+    text = f"{statistics.fmean(differences):+.{digits}f}"
+    if len(differences) == 1:
+        return text
+    from scipy.stats import ttest_1samp
+
+    low, high = ttest_1samp(differences, 0).confidence_interval(0.95)
+    bold = "**" if low > 0 or high < 0 else ""
+    return f"{bold}{text} [{low:+.{digits}f}, {high:+.{digits}f}]{bold}"
 
 
 def baseline_of(row: Row, rows: Sequence[Row]) -> Row | None:
@@ -102,80 +80,71 @@ def markdown(
         runs: one run of each row, for its options.
         command: the command that reproduces the table.
     """
-    lines = [f"**{table.title}** {table.scales[scale].about}"]
+    lines = [f"**{table.title}** {table.scales[scale].about}", ""]
     for split, name in SPLITS.items():
         found = measured(table, rows, split)
-        if not found:
-            continue
-        box = sorted({row["box"] for row in rows if row["split"] == split})
-        devices = sorted({row["device"] for row in rows if row["split"] == split})
-        lines += [
-            "",
-            f"{name.capitalize()} ({'; '.join(box)}). Trained on {'; '.join(devices)}.",
-            "",
-        ]
-        comparable = split == "test" or "test" not in table.scales[scale].splits
-        lines += _numbers(table, found, comparable)
-        lines += ["", *_differences(table, found, name)]
-    return "\n".join([*lines, "", *_commands(runs, command)])
+        if found:
+            of_split = [row for row in rows if row["split"] == split]
+            box, devices = ("; ".join(sorted({r[k] for r in of_split})) for k in ("box", "device"))
+            lines += [f"{name.capitalize()} ({box}). Trained on {devices}.", ""]
+            # the paper's numbers are of the test half
+            with_paper = split == "test" or "test" not in table.scales[scale].splits
+            lines += [*_numbers(table, found, with_paper), "", *_differences(table, found, name)]
+    return "\n".join([*lines, *_commands(runs, command)])
 
 
-def _numbers(table: Table, found: Sequence[Measured], paper: bool) -> list[str]:
+def _numbers(table: Table, found: Sequence[Measured], with_paper: bool) -> list[str]:
     """Means and standard deviations over seeds, and the paper's numbers."""
-    shown = [c for c in table.columns if paper and any(c.key in m.row.paper for m in found)]
+    shown = [c for c in table.columns if with_paper and any(c.key in m.row.paper for m in found)]
     header = ["", "seeds"]
     for column in table.columns:
         header += [column.title, *["paper"] * (column in shown)]
-    lines = [_line(header), _line(["---"] * len(header))]
-    part = ""
+    lines, part = [], ""
     for each in found:
         if each.row.part != part:
             part = each.row.part
-            lines.append(_line([f"*{part}*", *[""] * (len(header) - 1)]))
+            lines.append([f"*{part}*", *[""] * (len(header) - 1)])
         cells = [each.row.name, str(len(each.runs))]
         for column in table.columns:
             cells.append(_mean(list(each.values(column).values()), column.digits))
             if column in shown:
                 number = each.row.paper.get(column.key)
                 cells.append("" if number is None else f"{number:.{column.digits}f}")
-        lines.append(_line(cells))
-    return lines
+        lines.append(cells)
+    return _table(header, lines)
 
 
 def _differences(table: Table, found: Sequence[Measured], name: str) -> list[str]:
     """The table of differences, one line for each row with a baseline."""
     by_slug = {each.row.slug: each for each in found}
-    compared = [column for column in table.columns if column.better]
+    columns = [column for column in table.columns if column.better]
     lines = []
     for each in found:
         other = baseline_of(each.row, [m.row for m in found])
-        if other is None:
-            continue
-        base = by_slug[other.slug]
-        pairs = len(each.runs.keys() & base.runs.keys())
-        cells = [paired(each.values(c), base.values(c)).text(c.digits) for c in compared]
-        part = f"{each.row.part}: " if each.row.part else ""
-        lines.append(_line([f"{part}{each.row.name} - {other.name}", str(pairs), *cells]))
+        if other is not None:
+            base = by_slug[other.slug]
+            cells = [difference(paired(each.values(c), base.values(c)), c.digits) for c in columns]
+            pairs = str(len(each.runs.keys() & base.runs.keys()))
+            part = f"{each.row.part}: " if each.row.part else ""
+            lines.append([f"{part}{each.row.name} - {other.name}", pairs, *cells])
     if not lines:
         return []
-    header = ["difference", "pairs", *(column.title for column in compared)]
     return [
         f"Differences on the {name}: mean over pairs of runs with one seed, and its 95 % interval "
         "(paired t); bold where the interval excludes 0.",
-        *("", _line(header), _line(["---"] * len(header)), *lines),
+        "",
+        *_table(["difference", "pairs", *(column.title for column in columns)], lines),
+        "",
     ]
 
 
 def _commands(runs: Sequence[Run], command: str) -> list[str]:
     """The command of the table, the options of all rows, and those of each row."""
-    if not runs:
-        return []
-    seeds = {f"randomness.seed={run.seed}" for run in runs}
     shared = [o for o in runs[0].options if all(o in run.options for run in runs)]
     lines = ["```bash", command, "", "# options of every row:"]
-    lines += [f"#   {' '.join(option for option in shared if option not in seeds)}"]
+    lines += [f"#   {' '.join(o for o in shared if not o.startswith('randomness.seed='))}"]
     for run in runs:
-        own = [o for o in run.options if o not in shared and o not in seeds]
+        own = [o for o in run.options if o not in shared and not o.startswith("randomness.seed=")]
         lines.append(f"# {str(run).rpartition(',')[0]}: {' '.join([run.row.config, *own])}")
     return [*lines, "```"]
 
@@ -187,5 +156,6 @@ def _mean(values: Sequence[float], digits: int) -> str:
     return f"{statistics.fmean(values):.{digits}f}{spread}"
 
 
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = [header, ["---"] * len(header), *rows]
+    return [f"| {' | '.join(cells)} |" for cells in lines]

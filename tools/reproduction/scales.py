@@ -4,11 +4,6 @@ from __future__ import annotations
 
 from trn_plugin.experiments.plan import Scale
 
-__all__ = [
-    *("CELEBA_FINETUNE", "CELEBA_SMALL", "CELEBA_SMALL_512", "FINETUNE", "MTFL_SMALL"),
-    *("PAPER", "small_mtfl"),
-]
-
 MEASURED_AT_THE_END = "train_cfg.val_interval=1000000"
 
 

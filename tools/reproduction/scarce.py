@@ -10,13 +10,12 @@ from reproduction.scales import small_mtfl
 from reproduction.tables import MTFL_COLUMNS, MTL, TRN, weights_times
 from trn_plugin.experiments.plan import Row, Table
 
-__all__ = ["SCARCE"]
-
 UNLABELLED = "model.neck.type=UnlabelledRelationNeck"
 
 
 def _rows(share: float) -> list[Row]:
     scarce = (
+        "custom_imports.imports=trn_plugin.registry,reproduction.scarce_data",
         "train_dataloader.dataset.type=ScarceMTFL",
         f"train_dataloader.dataset.share={share}",
     )

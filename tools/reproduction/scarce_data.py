@@ -6,8 +6,6 @@ from trn_plugin.datasets.mtfl import MTFL
 from trn_plugin.models.neck import Measurements, TaskRelationNeck
 from trn_plugin.registry import DATASETS, MODELS
 
-__all__ = ["ScarceMTFL", "UnlabelledRelationNeck"]
-
 
 @DATASETS.register_module()
 class ScarceMTFL(MTFL):

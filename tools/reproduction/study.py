@@ -16,8 +16,6 @@ from reproduction.tables import (
 )
 from trn_plugin.experiments.plan import Row, Table
 
-__all__ = ["STUDY"]
-
 EPOCHS = 24
 HALF = (f"train_cfg.max_epochs={EPOCHS // 2}",)
 STRONG = (*weights_times(1000), PILLAI)

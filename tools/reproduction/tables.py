@@ -12,11 +12,6 @@ from reproduction.scales import (
 )
 from trn_plugin.experiments.plan import Column, Row, Table
 
-__all__ = [
-    *("FIGURE4", "MTFL_COLUMNS", "MTL", "PILLAI", "STL", "TABLE1", "TABLE2", "TABLE3"),
-    *("THREEFOLD", "TRN", "UNCERTAINTY", "UPGRAD", "weights_times"),
-]
-
 PILLAI = "model.neck.statistic=pillai"
 THREEFOLD = "model.heads.landmarks.loss_weight=30"
 UNCERTAINTY = (

@@ -55,7 +55,7 @@ def check_archive(path: str) -> None:
     if not is_archive(path):  # no records: torch reads sequentially, up to the end of the file
         with open(path, "rb") as file:
             for _ in range(OLD_PICKLES):
-                _Scan(file).scan(path)
+                _Scan(file, path).scan()
         return
     try:
         with zipfile.ZipFile(path) as archive:
@@ -76,8 +76,8 @@ def check_archive(path: str) -> None:
                 f"{path}: refused, its record {name!r} is compressed or encrypted"
             )
         sizes[name] = record.file_size
-    scan = _Scan(io.BytesIO(data))
-    scan.scan(path)
+    scan = _Scan(io.BytesIO(data), path)
+    scan.scan()
     for key, declared in scan.declared:  # torch may read beyond the end of a short record
         _check_size(path, declared, sizes.get(f"{root}/data/{key}", 0))
 
@@ -87,10 +87,6 @@ def _check_size(path: str, declared: int, held: int) -> None:
         raise CheckpointError(
             f"{path}: refused, a tensor of it declares {declared} bytes where the file holds {held}"
         )
-
-
-class _Refused(Exception):
-    pass
 
 
 class _Tuple(tuple):
@@ -106,7 +102,7 @@ def _limited(load):
         built.depth = 1 + max((item.depth for item in inner), default=0)
         built.size = len(items) + sum(item.size for item in inner)
         if built.depth > DEEPEST or built.size > LARGEST + len(items):
-            raise _Refused("tuples nested too deeply to be a checkpoint's")
+            raise self.refusal("tuples nested too deeply to be a checkpoint's")
 
     return load_tuple
 
@@ -122,25 +118,29 @@ class _Scan(pickle._Unpickler):
         dispatch[code[0]] = _limited(dispatch[code[0]])
     dispatch[pickle.BYTEARRAY8[0]] = lambda self: self.find_class("builtins", "bytearray")
 
-    def __init__(self, file) -> None:
+    def __init__(self, file, path: str) -> None:
         super().__init__(file)
+        self.path = path
         self.declared: list[tuple[str, int]] = []
 
-    def scan(self, path: str) -> None:
+    def refusal(self, content: str) -> CheckpointError:
+        return CheckpointError(f"{self.path}: refused, it holds {content}")
+
+    def scan(self) -> None:
         """Scan one pickle; a CheckpointError if it is damaged or would exhaust memory or time."""
         try:
             self.load()
-        except _Refused as error:
-            raise CheckpointError(f"{path}: refused, it holds {error}") from None
+        except CheckpointError:
+            raise
         except Exception as error:  # damaged pickles raise all kinds of errors
             raise CheckpointError(
-                f"{path}: refused, it is damaged or holds more than plain data: "
+                f"{self.path}: refused, it is damaged or holds more than plain data: "
                 f"{printable(first_line(error))}"
             ) from None
 
     def find_class(self, module: str, name: str) -> type:
         if name in REFUSED:
-            raise _Refused(REFUSED[name])
+            raise self.refusal(REFUSED[name])
         return type(name, (Inert,), {})
 
     def persistent_load(self, pid):

@@ -85,7 +85,7 @@ def load_weights_file(path: str | os.PathLike) -> dict[str, torch.Tensor]:
         from safetensors.torch import load_file
 
         try:
-            return unwrapped(load_file(_existing(path)))
+            return unwrapped(load_file(path))
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{path}: cannot be read: {error}") from None
     weights = _load(path, "cpu")
@@ -131,20 +131,11 @@ def _unsupported_kind(value) -> str:
     return f"a tensor of {value.dtype}" if unsupported else ""
 
 
-def _existing(path: str | os.PathLike) -> str:
-    path = os.fspath(path)
-    if os.path.isdir(path):
-        raise CheckpointError(f"{path}: expected a checkpoint file, found a folder")
-    if not os.path.exists(path):
-        raise CheckpointError(f"{path}: no such checkpoint file")
-    if os.path.getsize(path) == 0:
-        raise CheckpointError(f"{path}: the file is empty (0 bytes)")
-    return path
-
-
 def _load(path: str | os.PathLike, map_location, mmap: bool = False):
-    path = _existing(path)
+    path = os.fspath(path)
     try:
+        if os.path.isfile(path) and os.path.getsize(path) == 0:
+            raise CheckpointError(f"{path}: the file is empty (0 bytes)")
         check_archive(path)
         with _stand_ins_only():
             mmap = mmap and is_archive(path)
@@ -156,7 +147,8 @@ def _load(path: str | os.PathLike, map_location, mmap: bool = False):
             f"{path}: refused, it is damaged or holds more than plain data: {_reason(error)}"
         ) from None
     except Exception as error:  # damaged files raise all kinds of errors
-        raise CheckpointError(f"{path}: cannot be read as a checkpoint: {_reason(error)}") from None
+        reason = getattr(error, "strerror", None) or _reason(error)
+        raise CheckpointError(f"{path}: cannot be read as a checkpoint: {reason}") from None
     check_sizes(loaded, path)
     return loaded
 

@@ -95,7 +95,7 @@ def _load(model: nn.Module, state: dict, own: dict, path: str | os.PathLike) -> 
 
 def _misshapen(own: dict[str, Tensor], state: dict[str, Tensor]) -> list[str]:
     return [
-        f"{key} {_form(state[key], own[key])} instead of {_form(own[key], state[key])}"
+        f"{key} {_form(state[key])} instead of {_form(own[key])}"
         for key in own
         if key in state and not _is_extra(key) and not _alike(own[key], state[key])
     ]
@@ -106,9 +106,8 @@ def _alike(own: Tensor, other: Tensor) -> bool:
     return own.shape == other.shape and own.is_floating_point() == other.is_floating_point()
 
 
-def _form(value: Tensor, other: Tensor) -> str:
-    """The shape of ``value``, or its dtype if ``other`` has the same shape."""
-    return f"{tuple(value.shape)}" if value.shape != other.shape else str(value.dtype)
+def _form(value: Tensor) -> str:
+    return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
 
 
 def _is_extra(key: str) -> bool:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import os
-from pathlib import Path
 
 import numpy as np
 import torch
 
-from trn_plugin.checkpoints.reading import read_meta
-from trn_plugin.errors import CheckpointError, NewerFormatError, first_line
+from trn_plugin.errors import CheckpointError, first_line
 from trn_plugin.files import atomic_write
 
 __all__ = ["plain", "save_checkpoint_file"]
@@ -20,38 +17,14 @@ def save_checkpoint_file(checkpoint: dict, path: str | os.PathLike) -> None:
     """Write a checkpoint: temporary file, fsync, rename.
 
     Raises:
-        NewerFormatError: the existing file is of a newer version of this package.
         CheckpointError: the file cannot be written.
     """
-    path = Path(path)
-    try:
-        if path.exists():
-            read_meta(path)
-    except NewerFormatError as error:
-        raise NewerFormatError(f"{error}; it is not overwritten: use another work_dir") from None
-    except CheckpointError:  # any other file may be replaced
-        pass
-    with atomic_write(path, error=CheckpointError, lasting=True) as partial, _Sink(partial) as sink:
+    with atomic_write(path, error=CheckpointError, lasting=True) as partial:
         try:
-            torch.save(plain(checkpoint), sink)
-        except RuntimeError as error:  # torch hides the reason of a failed write
-            raise sink.error or OSError(first_line(error)) from error
-
-
-class _Sink(io.BufferedWriter):
-    """A file that stores the reason of a failed write."""
-
-    error: OSError | None = None
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(io.FileIO(path, "w"))
-
-    def write(self, data) -> int:
-        try:
-            return super().write(data)
-        except OSError as error:
-            self.error = error
-            raise
+            with partial.open("wb") as file:
+                torch.save(plain(checkpoint), file)
+        except RuntimeError as error:  # torch does not say why a write failed
+            raise OSError(f"{first_line(error)}; is the disk full?") from error
 
 
 def plain(value):

@@ -16,10 +16,11 @@ import numpy as np
 
 from trn_plugin.deploy import TaskPredictor, draw_objects
 from trn_plugin.deploy.crops import whole_pictures_note
+from trn_plugin.deploy.cutting import Place
 from trn_plugin.deploy.detector import FaceDetector
 from trn_plugin.deploy.drawing import summary_lines
 from trn_plugin.deploy.inputs import find_inputs, output_paths, read_boxes, whole_pixels
-from trn_plugin.deploy.pictures import PictureResult, Place, map_ahead, predict_pictures
+from trn_plugin.deploy.pictures import PictureResult, map_ahead, predict_pictures
 from trn_plugin.deploy.records import Results, as_json, write_errors
 from trn_plugin.deploy.session import providers_of
 from trn_plugin.deploy.video import VideoFile, VideoOutput
@@ -62,13 +63,22 @@ def check_inputs(args: argparse.Namespace, pictures: list[Path], videos: list[Pa
 
 def check_outputs(paths: list[tuple[str, Path]], args: argparse.Namespace, inputs: list) -> None:
     read = [args.model, *([args.boxes] if args.boxes else []), *inputs]
-    taken = {os.path.realpath(file) for file in read}
+    taken = set(map(identity, read))
     for option, path in paths:
-        if os.path.realpath(path) in taken:
+        if identity(path) in taken:
             raise ConfigError(
                 f"{option}: {path} is read or written by this run and would be overwritten"
             )
-        taken.add(os.path.realpath(path))
+        taken.add(identity(path))
+
+
+def identity(path: str | Path):
+    """Device and inode of a file, the real path of one that does not exist."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return os.path.realpath(path)
+    return status.st_dev, status.st_ino
 
 
 def shown_tasks(predictor: TaskPredictor, names: list[str] | None) -> dict:
@@ -108,7 +118,8 @@ class PredictionJob:
 
     def __init__(self, args: argparse.Namespace, pool: Executor) -> None:
         self.args, self.pool = args, pool
-        self.predictor = TaskPredictor(args.model, providers_of(args.provider))
+        providers = providers_of(args.provider)
+        self.predictor = TaskPredictor(args.model, providers, spinning=False)  # the pool reads
         self.shown = shown_tasks(self.predictor, args.show)
         self.detector = FaceDetector(args.detector) if args.detector else None
         self.word = "face" if args.detector else "object"
@@ -131,8 +142,10 @@ class PredictionJob:
         check_outputs(named, args, inputs)
         with write_errors(f"--out-dir {folder}"):
             folder.mkdir(parents=True, exist_ok=True)
-        suffixes = [".jpg"] * len(places) + [".mp4"] * len(found.videos)
-        drawn = dict(zip(inputs, output_paths(inputs, folder, suffixes), strict=True))
+        drawn = {}
+        if not args.no_draw:
+            suffixes = [".jpg"] * len(places) + [".mp4"] * len(found.videos)
+            drawn = dict(zip(inputs, output_paths(inputs, folder, suffixes), strict=True))
         told = whole_pictures_note(args.model, self.predictor.metadata.get("crop"))
         if told and not (args.box or args.boxes or args.detector):
             note(f"{told}; give the objects with --box, --boxes or --detector")
@@ -142,7 +155,7 @@ class PredictionJob:
             self.pictures(places, drawn, results)
             for video in found.videos:
                 try:
-                    self.video(video, drawn[video], results)
+                    self.video(video, drawn.get(video), results)
                 except DataError as error:
                     note(f"error: {error}")
                     self.failed += 1
@@ -164,7 +177,7 @@ class PredictionJob:
         )
         waiting: deque = deque()  # pictures being drawn, oldest first
         for done, each in enumerate(seen, start=1):
-            picture = drawn[each.picture] if each.places and not self.args.no_draw else None
+            picture = drawn.get(each.picture) if each.places else None
             waiting.append((each, picture, picture and self.pool.submit(self.draw, each, picture)))
             if len(waiting) > 2 * self.args.batch_size:
                 self.report(*waiting.popleft(), results)
@@ -207,10 +220,9 @@ class PredictionJob:
             "drawn": str(drawn) if drawn else None,
         }
 
-    def video(self, path: Path, drawn: Path, results: Results) -> None:
+    def video(self, path: Path, drawn: Path | None, results: Results) -> None:
         """Predict every frame of a video in batches, on the whole frame or on --box."""
         video, box, size = VideoFile(path), box_of(self.args), self.args.batch_size
-        drawn = None if self.args.no_draw else drawn
         output = VideoOutput(drawn, video.rate) if drawn else None
         progress = Progress(video.expected, "frames")
         frames = video.frames()

@@ -13,8 +13,8 @@ import pyarrow as pa
 from trn_plugin.datasets.celeba_format import read_attributes
 from trn_plugin.datasets.csv_cells import Batch, plain_lines, read_plain, read_quoted
 from trn_plugin.errors import ConfigError, DataError
+from trn_plugin.files import line_not_in_utf8
 from trn_plugin.tasks.cells import listing, quoted
-from trn_plugin.text_files import line_not_in_utf8
 
 __all__ = ["csv_batches", "csv_header", "csv_rows", "read_celeba_columns", "read_label_csv"]
 

@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from trn_plugin.errors import DataError
+from trn_plugin.files import line_not_in_utf8
 from trn_plugin.tasks.cells import coordinate, quoted, relative_path
-from trn_plugin.text_files import line_not_in_utf8
 
 __all__ = ["POSES", "MTFLRow", "read_rows", "write_rows"]
 

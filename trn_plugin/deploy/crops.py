@@ -12,7 +12,7 @@ __all__ = ["crop_around", "describe_crop", "whole_pictures_note"]
 
 WHOLE, POINTS, GIVEN = "whole", "points", "given"
 MARGIN = 1.2
-"""Side of the square crop over a detection's longer side, where no points define the crop."""
+"""Side of the square crop, in longer sides of the detection, if no points define the crop."""
 
 
 def describe_crop(box: str, factor: float | None = None) -> dict:
@@ -34,7 +34,7 @@ def describe_crop(box: str, factor: float | None = None) -> dict:
 
 
 def whole_pictures_note(path: str, crop: Mapping | None) -> str:
-    """What to say of whole pictures given to the model at ``path``; "" if they are right.
+    """A warning if the model at ``path`` was trained on crops and gets whole pictures; else "".
 
     Args:
         path: the model's file.

@@ -1,21 +1,35 @@
-"""Read pictures and cut boxes out of them."""
+"""Read pictures, cut boxes out of them, and resize these."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence, Sized
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from trn_plugin.deploy.inputs import find_inputs
-from trn_plugin.errors import DataError, shown
-from trn_plugin.geometry import LARGEST_BOX, crop, read_image
+from trn_plugin.deploy.inputs import Box, find_inputs
+from trn_plugin.errors import DataError
+from trn_plugin.geometry import crop, read_image
 
-__all__ = ["Box", "Picture", "check_boxes", "cut_box", "cut_usable", "read_pictures"]
+__all__ = ["Picture", "Place", "cut_box", "cut_places", "read_pictures", "resized"]
 
-Box = tuple[int, int, int, int]
 Picture = np.ndarray | str | Path
+
+
+class Place(NamedTuple):
+    """A box to predict in a picture.
+
+    Attributes:
+        box (Box | None): None is the whole picture.
+        name (str): name in messages.
+        order (int | None): position among the results; None: next.
+    """
+
+    box: Box | None
+    name: str
+    order: int | None = None
 
 
 def read_pictures(
@@ -27,8 +41,6 @@ def read_pictures(
     """
     if isinstance(given, (str, Path, np.ndarray)) and np.ndim(given) < 4:
         given = [given]
-    if not isinstance(given, Iterable):
-        raise DataError(f"images: expected pictures, files or folders, found {shown(given)}")
     images, names, paths = [], [], []
     for item in given:
         if not isinstance(item, (str, Path)):
@@ -39,36 +51,25 @@ def read_pictures(
         inside = find_inputs([item])
         for path in (*inside.videos, *inside.left_out):
             warnings.warn(f"{path}: left out, not a picture", stacklevel=3)
-        for path in inside.pictures:
-            names.append(str(path))
-            images.append(read_image(str(path)))
-            paths.append({"path": str(path)})
+        for path in map(str, inside.pictures):
+            names.append(path)
+            images.append(read_image(path))
+            paths.append({"path": path})
     return images, names, paths
 
 
-def check_boxes(boxes: Sequence[Box | None], count: int) -> None:
-    """Refuse anything but one box for each of ``count`` pictures.
-
-    Raises:
-        DataError: with the number found.
-    """
-    if not isinstance(boxes, Sized) or len(boxes) != count:
-        found = len(boxes) if isinstance(boxes, Sized) else shown(boxes)
-        raise DataError(f"boxes: expected one box a picture, found {found} for {count}")
-
-
-def cut_usable(
-    image: np.ndarray, boxes: Iterable[Box], where: str
-) -> tuple[list[Box], list[np.ndarray]]:
-    """The boxes that :func:`cut_box` can cut, and their pixels; a warning names each other one."""
-    usable, crops = [], []
-    for box in boxes:
+def cut_places(
+    image: np.ndarray, places: Iterable[Place]
+) -> tuple[list[Place], list[np.ndarray], list[tuple[DataError, list[Place]]]]:
+    """The places that :func:`cut_box` can cut, their pixels, and the errors of the others."""
+    usable, crops, problems = [], [], []
+    for place in places:
         try:
-            crops.append(cut_box(image, box, where))
-            usable.append(box)
+            crops.append(cut_box(image, place.box, place.name))
+            usable.append(place)
         except DataError as error:
-            warnings.warn(f"{error}; left out", stacklevel=3)
-    return usable, crops
+            problems.append((error, [place]))
+    return usable, crops, problems
 
 
 def cut_box(image: np.ndarray, box: Box | None, where: str) -> np.ndarray:
@@ -82,19 +83,35 @@ def cut_box(image: np.ndarray, box: Box | None, where: str) -> np.ndarray:
     Raises:
         DataError: another kind of array, or an unusable box.
     """
-    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3:
-        found = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image)
+    is_array = isinstance(image, np.ndarray)
+    if not is_array or image.dtype != np.uint8 or image.shape[2:] != (3,) or not image.size:
+        found = f"{image.dtype} {image.shape}" if is_array else type(image)
         raise DataError(f"{where}: expected a uint8 array (H, W, 3), found {found}")
-    if image.shape[2] != 3 or 0 in image.shape:
-        raise DataError(f"{where}: expected a uint8 array (H, W, 3), found shape {image.shape}")
     if box is None:
         return image
     if len(box) != 4 or any(int(value) != value for value in box):
         raise DataError(f"{where}: expected a box of four whole pixels, found {tuple(box)}")
-    box = tuple(int(value) for value in box)
-    if (box[2] - box[0]) * (box[3] - box[1]) > LARGEST_BOX:
-        raise DataError(f"{where}: box {box} is larger than {LARGEST_BOX} pixels")
     try:
-        return crop(image, box)
+        return crop(image, tuple(map(int, box)))
     except DataError as error:
         raise DataError(f"{where}: {error}") from None
+
+
+def resized(images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize pictures (N, H, W, 3) uint8 to (N, height, width, 3), as exported files do."""
+    rows, columns = map(_resize_weights, images.shape[1:3], size)
+    channels_first = images.transpose(0, 3, 1, 2).astype(np.float32)
+    found = rows @ channels_first @ columns.T
+    return found.round().clip(0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
+
+
+def _resize_weights(side: int, size: int) -> np.ndarray:
+    """Weights (size, side) of an antialiased bilinear resize along one axis, float32.
+
+    The triangle filter, as in :func:`trn_plugin.deploy.model.resize_weights`.
+    """
+    scale = side / size
+    centers = (np.arange(size) + 0.5) * scale
+    distances = np.abs(np.arange(side) + 0.5 - centers[:, None]) / max(scale, 1.0)
+    weights = np.maximum(1 - distances, 0)
+    return (weights / weights.sum(1, keepdims=True)).astype(np.float32)

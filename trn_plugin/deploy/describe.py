@@ -134,15 +134,15 @@ def write_docs(proto: onnx.ModelProto, metadata: dict) -> None:
         f"pictures ({shape}), {given['layout']}: height, width, then the channels "
         f"{given['colours']}; {given['type']}, 0 to 255"
     )
-    crop = (metadata.get("crop") or {}).get("text")
-    cut = f"; each shows {crop}" if crop else ""
-    proto.graph.input[0].doc_string = text + cut
+    if metadata.get("crop"):
+        text += f"; each shows {metadata['crop']['text']}"
+    proto.graph.input[0].doc_string = text
     for value in proto.graph.output:
         described = metadata["outputs"][value.name]
         names = f": {', '.join(described['names'])}" if "names" in described else ""
         value.doc_string = f"{described['meaning']}{names}"
+    undone = "normalise" if metadata["resize"] == "none" else "resize or normalise"
     proto.doc_string = (
-        f"Written by trn_plugin. Input: {text}{cut}. Do not resize or normalise: "
-        if given["shape"][1] == "H"
-        else f"Written by trn_plugin. Input: {text}{cut}. Do not normalise: "
-    ) + f"{'; '.join(metadata['inside'])}. The metadata entry trn_plugin holds all of this as JSON."
+        f"Written by trn_plugin. Input: {text}. Do not {undone}: {'; '.join(metadata['inside'])}. "
+        "The metadata entry trn_plugin holds all of this as JSON."
+    )

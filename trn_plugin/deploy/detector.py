@@ -43,12 +43,9 @@ class FaceDetector:
 
     Raises:
         CheckpointError: the file is missing, or OpenCV cannot run it.
-        ConfigError: ``score`` is outside 0 to 1.
     """
 
     def __init__(self, path: str, score: float = 0.7) -> None:
-        if not 0 <= score <= 1:
-            raise ConfigError(f"score: expected 0 to 1, found {score}")
         if not Path(path).is_file():
             raise CheckpointError(f"{path}: no such file; expected a YuNet face detector")
         self.path = path
@@ -85,48 +82,39 @@ class FaceDetector:
 
 
 def detections(detector: Detector, image: np.ndarray, where: str) -> list[Detection]:
-    """Run a detector and check its output.
+    """Run a detector on (H, W, 3) uint8 RGB and check its output.
 
     Args:
-        detector: a function of (H, W, 3) uint8 RGB.
+        detector: the function.
         image: the picture.
-        where: name of the picture in messages.
+        where: its name in messages.
 
     Raises:
-        ConfigError: the detector gives anything but boxes of four finite numbers with x0 < x1 and
-            y0 < y1, or points that are not finite numbers (P, 2).
+        ConfigError: a box that is not four finite numbers with x0 < x1 and y0 < y1, or points that
+            are not finite numbers (P, 2).
     """
-    given = detector(image)
-    if not isinstance(given, Iterable):
-        raise ConfigError(f"{where}: expected boxes from the detector, found {shown(given)}")
-    found = []
-    for each in given:
-        each = each if isinstance(each, Detection) else Detection(each)
-        box, points = _numbers(each.box), each.points
-        if box is None or box.shape != (4,):
+    given, found = detector(image), []
+    for each in given if isinstance(given, Iterable) else [given]:
+        box, points = each if isinstance(each, Detection) else (each, None)
+        corners = _numbers(box)
+        if corners.shape != (4,) or not (corners[:2] < corners[2:]).all():
             raise ConfigError(
-                f"{where}: expected boxes x0, y0, x1, y1 from the detector, found {each.box!r}"
+                f"{where}: expected boxes x0, y0, x1, y1 from the detector, x0 < x1 and y0 < y1, "
+                f"found {shown(box)}"
             )
-        corners = tuple(box.tolist())
-        if corners[2] <= corners[0] or corners[3] <= corners[1]:
+        if points is not None and _numbers(points).shape[1:] != (2,):
             raise ConfigError(
-                f"{where}: box {corners} of the detector is empty: expected x0 < x1 and y0 < y1"
+                f"{where}: expected points (P, 2) from the detector, finite, found {shown(points)}"
             )
-        if points is not None:
-            points = _numbers(points)
-            if points is None or points.ndim != 2 or points.shape[1] != 2:
-                raise ConfigError(
-                    f"{where}: expected points (P, 2) from the detector, finite, "
-                    f"found {shown(each.points)}"
-                )
-        found.append(Detection(corners, points))
+        points = None if points is None else np.asarray(points, dtype=float)
+        found.append(Detection(tuple(corners.tolist()), points))
     return found
 
 
-def _numbers(given: Any) -> np.ndarray | None:
-    """Finite numbers; None if there is anything else."""
+def _numbers(given: Any) -> np.ndarray:
+    """Finite numbers; without elements if there is anything else."""
     try:
         numbers = np.asarray(given, dtype=float)
     except (TypeError, ValueError):
-        return None
-    return numbers if np.isfinite(numbers).all() else None
+        return np.zeros(0)
+    return numbers if np.isfinite(numbers).all() else np.zeros(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import zip_longest
 
 import cv2
 import numpy as np
@@ -17,6 +18,8 @@ LARGEST_DRAWING = 16_000
 """Longest side in pixels; JPEG allows 65,535."""
 NAMED_SIDE = 150
 """Shortest side in pixels of an object whose points are named."""
+FARTHEST = 2**15
+"""Pixels; points farther away are not drawn."""
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 BOX_COLOR = (255, 196, 0)
@@ -77,16 +80,14 @@ def draw_objects(
             side = min(side, min(box[2] - box[0], box[3] - box[1]) * factor)
             _draw_box(canvas, [value * factor for value in box], str(number) if numbered else "")
         for name, task in tasks.items():
-            points = task.points(prediction[name]) * factor
-            _draw_points(canvas, points, side)
-            if len(points) == len(task.names) and side >= NAMED_SIDE:
-                _draw_names(canvas, points, task.names, side)
-    room = _longest_lines(tasks) if fixed_size else []
-    return _with_panel(canvas, _sections(tasks, predictions, word), room)
-
-
-def _longest_lines(tasks: dict[str, Task]) -> list[str]:
-    return [line for task in tasks.values() for line in task.longest_summary()]
+            points = np.nan_to_num(task.points(prediction[name]) * factor, nan=np.inf)
+            names = task.names if len(points) == len(task.names) and side >= NAMED_SIDE else ()
+            for (x, y), label in zip_longest(points, names, fillvalue=""):
+                if max(abs(x), abs(y)) <= FARTHEST:
+                    _draw_point(canvas, x, y, label, side)
+    longest = [line for task in tasks.values() for line in task.longest_summary()]
+    panel = _panel_lines(tasks, predictions, word)
+    return _with_panel(canvas, panel, longest if fixed_size else [])
 
 
 def _draw_box(canvas: np.ndarray, box: list[float], label: str) -> None:
@@ -106,40 +107,28 @@ def _draw_box(canvas: np.ndarray, box: list[float], label: str) -> None:
         cv2.putText(canvas, label, origin, FONT, scale, BOX_COLOR, thickness, cv2.LINE_AA)
 
 
-def _draw_points(canvas: np.ndarray, points: np.ndarray, side: float) -> None:
+def _draw_point(canvas: np.ndarray, x: float, y: float, label: str, side: float) -> None:
     # four fractional bits: points are not rounded to whole pixels
     bits = 4
     radius = float(np.clip(side / 80, 2.2, 12))
-    for x, y in points:
-        if not (np.isfinite(x) and np.isfinite(y)) or max(abs(x), abs(y)) > 2**15:
-            continue
-        # pixel centres are integers in OpenCV, n + 1/2 here
-        center = (round((float(x) - 0.5) * 2**bits), round((float(y) - 0.5) * 2**bits))
-        for extra, color in ((max(1.0, radius / 2), DARK), (0.0, POINT_COLOR)):
-            reach = round((radius + extra) * 2**bits)
-            cv2.circle(canvas, center, reach, color, cv2.FILLED, cv2.LINE_AA, bits)
-
-
-def _draw_names(canvas: np.ndarray, points: np.ndarray, names: Sequence[str], side: float) -> None:
-    scale = float(np.clip(side / 900, 0.3, 0.8))
-    for (x, y), name in zip(points, names, strict=True):
-        if not (np.isfinite(x) and np.isfinite(y)) or max(abs(x), abs(y)) > 2**15:
-            continue
-        (width, height), _ = cv2.getTextSize(name, FONT, scale, 1)
+    # pixel centres are integers in OpenCV, n + 1/2 here
+    center = (round((float(x) - 0.5) * 2**bits), round((float(y) - 0.5) * 2**bits))
+    for extra, color in ((max(1.0, radius / 2), DARK), (0.0, POINT_COLOR)):
+        reach = round((radius + extra) * 2**bits)
+        cv2.circle(canvas, center, reach, color, cv2.FILLED, cv2.LINE_AA, bits)
+    if label:
+        scale = float(np.clip(side / 900, 0.3, 0.8))
+        (width, height), _ = cv2.getTextSize(label, FONT, scale, 1)
         origin = round(x - width / 2), round(y + height + side / 40)
-        cv2.putText(canvas, name, origin, FONT, scale, DARK, 3, cv2.LINE_AA)
-        cv2.putText(canvas, name, origin, FONT, scale, TEXT_COLOR, 1, cv2.LINE_AA)
+        cv2.putText(canvas, label, origin, FONT, scale, DARK, 3, cv2.LINE_AA)
+        cv2.putText(canvas, label, origin, FONT, scale, TEXT_COLOR, 1, cv2.LINE_AA)
 
 
 def _text_scale(canvas: np.ndarray) -> float:
     return float(np.clip(min(canvas.shape[:2]) / 800, 0.45, 3))
 
 
-def _line_height(canvas: np.ndarray) -> int:
-    return round(34 * _text_scale(canvas)) + 3
-
-
-def _sections(
+def _panel_lines(
     tasks: dict[str, Task], predictions: Sequence[dict], word: str
 ) -> list[tuple[bool, str]]:
     """The panel's lines as (is a title, text)."""
@@ -160,7 +149,7 @@ def _with_panel(
         return canvas
     scale = _text_scale(canvas)
     thickness = max(1, round(1.6 * scale))
-    step = _line_height(canvas)
+    step = round(34 * scale) + 3  # height of a line
     margin = step // 2
     texts = [*room, *(text for _, text in lines)]
     widest = max(cv2.getTextSize(text, FONT, scale, thickness)[0][0] for text in texts)

@@ -60,24 +60,15 @@ class ExportedModel(BaseModel):
     def tasks(self) -> tuple[str, ...]:
         return tuple(self.predictor.tasks)
 
-    @property
-    def dataset_meta(self) -> dict:
-        """The tasks as the file describes them."""
-        return dict(tasks={name: task.to_dict() for name, task in self.predictor.tasks.items()})
-
-    def forward(self, inputs, data_samples=None, mode: str = "predict"):
+    def forward(self, inputs, data_samples, mode: str = "predict"):
         """See MMEngine's ``BaseModel``.
 
         Args:
             inputs: (3, h, w) uint8 RGB crops, whose sizes may differ.
-            data_samples (list, optional): samples to fill with the predictions.
-            mode (str): only 'predict'.
+            data_samples (list): samples to fill with the predictions.
+            mode (str): always predicts.
         """
-        if mode != "predict":
-            raise ConfigError(f"mode: expected 'predict' for an exported model, found {mode!r}")
         crops = [image.permute(1, 2, 0).cpu().numpy() for image in inputs]
-        if data_samples is None:
-            data_samples = [MultiTaskDataSample(gt={}) for _ in crops]
         predictor, batch = self.predictor, MultiTaskBatch.of(data_samples, self.predictor.tasks)
         found = predictor.run_each(crops)
         for row, crop in zip(found, crops, strict=True):  # fractions of the crop, as from the heads

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import csv
-import itertools
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 
-from trn_plugin.errors import DataError
-from trn_plugin.text_files import line_not_in_utf8
+from trn_plugin.errors import DataError, shown
+from trn_plugin.files import line_not_in_utf8
 
 __all__ = ["BoxRow", "Found", "find_inputs", "output_paths", "read_boxes", "whole_pixels"]
 
@@ -45,9 +45,9 @@ class Found(NamedTuple):
         """The files left out, in one line; empty without any."""
         if not self.left_out:
             return ""
-        shown = ", ".join(str(path) for path in self.left_out[:3])
+        first = ", ".join(map(str, self.left_out[:3]))
         more = f" and {len(self.left_out) - 3} more" if len(self.left_out) > 3 else ""
-        return f"left out, neither pictures nor videos: {shown}{more}"
+        return f"left out, neither pictures nor videos: {first}{more}"
 
 
 def find_inputs(arguments: Sequence[str | Path], exclude: Path | None = None) -> Found:
@@ -60,45 +60,39 @@ def find_inputs(arguments: Sequence[str | Path], exclude: Path | None = None) ->
     Raises:
         DataError: a path does not exist, or a folder holds neither pictures nor videos.
     """
-    pictures: dict[Path, None] = {}
-    videos: dict[Path, None] = {}
-    left_out: dict[Path, None] = {}
+    pictures, videos, left_out = found = Found([], [], [])
     for path in map(Path, arguments):
         if not path.exists():
             raise DataError(f"{path}: no such picture, video or folder")
-        if not path.is_dir():
-            (videos if path.suffix.lower() in VIDEO_SUFFIXES else pictures)[path] = None
-            continue
-        usable = False
-        for file in _files(path, exclude):
+        before = len(pictures) + len(videos)
+        for file in _files(path, exclude) if path.is_dir() else [path]:
             suffix = file.suffix.lower()
-            picture = suffix in SUFFIXES or _is_picture(file)
+            picture = file == path or suffix in SUFFIXES or _is_picture(file)
             kind = videos if suffix in VIDEO_SUFFIXES else pictures if picture else left_out
-            kind[file] = None
-            usable |= kind is not left_out
-        if not usable:
+            kind.append(file)
+        if len(pictures) + len(videos) == before:
             raise DataError(f"{path}: a folder without pictures or videos")
-    return Found(list(pictures), list(videos), list(left_out))
+    return Found(*(list(dict.fromkeys(files)) for files in found))
 
 
 def _files(folder: Path, exclude: Path | None) -> list[Path]:
-    """The files of a folder and its subfolders, sorted, without hidden ones and ``exclude``."""
+    """The files of a folder, then of its subfolders, sorted; no hidden ones, no ``exclude``."""
     skipped = None if exclude is None else exclude.resolve()
     found = []
     for place, folders, names in os.walk(folder):
         inside = Path(place)
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
         if skipped is not None and skipped in (inside.resolve(), *inside.resolve().parents):
             folders.clear()
             continue
-        found += [inside / name for name in names if not name.startswith(".")]
-    return sorted(file for file in found if file.is_file())
+        found += [inside / name for name in sorted(names) if not name.startswith(".")]
+    return found
 
 
 def _is_picture(path: Path) -> bool:
     """Whether OpenCV recognises the first bytes."""
     try:
-        return cv2.haveImageReader(str(path))
+        return path.is_file() and cv2.haveImageReader(str(path))
     except cv2.error:
         return False
 
@@ -142,13 +136,11 @@ def read_boxes(path: str | Path) -> list[BoxRow]:
                 )
             for row in reader:
                 where = f"{path}:{reader.line_num}"
-                if None in row:  # key of cells beyond the header
-                    count = len(reader.fieldnames)
-                    found = count + len(row[None])
-                    raise DataError(f"{where}: expected {count} values, found {found}")
                 values = [row[name] for name in BOX_COLUMNS]
-                if None in values or not values[0]:
-                    raise DataError(f"{where}: expected {len(BOX_COLUMNS)} values")
+                # None is the key of cells beyond the header, and the value of missing cells
+                if None in row or None in values or not values[0]:
+                    cells, count = list(row.values()), len(reader.fieldnames)
+                    raise DataError(f"{where}: expected {count} values, found {shown(cells)}")
                 beside = path.parent / values[0]
                 picture = beside if beside.exists() else Path(values[0])
                 if not picture.is_file():
@@ -174,25 +166,15 @@ def output_paths(inputs: Sequence[Path], folder: Path, suffixes: Sequence[str]) 
         folder: output folder.
         suffixes: suffix of each output, such as ".jpg".
     """
-    taken = {_key(path) for path in inputs}
-    out = _key(folder)
+    # some file systems ignore case
+    taken, used = {path.name.casefold() for path in inputs}, Counter()
     paths = []
     for picture, suffix in zip(inputs, suffixes, strict=True):
-        for number in itertools.count(1):
-            stem = picture.stem
-            if number > 1:
-                parent = picture.resolve().parent.name
-                stem = f"{parent}_{stem}" if parent else stem
-                stem = stem if number == 2 and parent else f"{stem}-{number}"
-            path = folder / f"{stem}_predicted{suffix}"
-            key = os.path.join(out, path.name.casefold())
-            if key not in taken:
-                break
-        taken.add(key)
-        paths.append(path)
+        name = picture.name
+        while name.casefold() in taken:
+            used[picture.stem] += 1
+            number = f"-{used[picture.stem]}" if used[picture.stem] > 1 else ""
+            name = f"{picture.stem}{number}_predicted{suffix}"
+        taken.add(name.casefold())
+        paths.append(folder / name)
     return paths
-
-
-def _key(path: Path) -> str:
-    """Real path, lower-case, since some file systems ignore case."""
-    return os.path.realpath(path).casefold()

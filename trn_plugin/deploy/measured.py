@@ -25,27 +25,23 @@ def data_to_compare(config: Config, split: str, count: int):
         count: number of pictures, from ``split``, or for 'none' from any available split.
 
     Returns:
-        The loader or None, the crops, and their split or None.
+        The loader, the crops, and their split; None, [], None without any.
 
     Raises:
         ConfigError, DataError: the data of ``split`` cannot be read.
     """
-    if split != "none":
+    for chosen in (split,) if split != "none" else SPLITS if count else ():
         try:
-            loader = crop_loader(config, split)
-            return loader, some_crops(loader, count), split
-        except (ConfigError, DataError) as error:
-            raise type(error)(
-                f"{one_line(error)}; the file is evaluated on these pictures: choose others with "
-                "--evaluate test or val, or none with --evaluate none"
-            ) from error
-    reason = None
-    for split in SPLITS if count else ():
-        try:
-            return None, some_crops(crop_loader(config, split), count), split
+            loader = crop_loader(config, chosen)
+            return loader, some_crops(loader, count), chosen
         except (ConfigError, DataError) as error:
             reason = one_line(error)
-    if reason:
+            if split != "none":
+                raise type(error)(
+                    f"{reason}; the file is evaluated on these pictures: choose others with "
+                    "--evaluate test or val, or none with --evaluate none"
+                ) from error
+    if count:
         print(f"no real pictures to compare on, synthetic ones only: {reason}")
     return None, [], None
 
@@ -59,12 +55,10 @@ def pictures_to_calibrate(config: Config, crops: list, source: str | None, count
         source: split of ``crops``.
         count: number of pictures.
     """
-    if source != "val":
-        try:
-            return some_crops(crop_loader(config, "val"), count), "val"
-        except (ConfigError, DataError):
-            pass
-    return crops, source
+    try:
+        return some_crops(crop_loader(config, "val"), count), "val"
+    except (ConfigError, DataError):
+        return crops, source
 
 
 def measure_into(config: Config, split: str, loader, deployed, path: str) -> tuple[dict, dict, int]:

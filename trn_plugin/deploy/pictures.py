@@ -11,27 +11,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from trn_plugin.deploy.crops import crop_around
-from trn_plugin.deploy.cutting import Box, cut_box
+from trn_plugin.deploy.cutting import Place, cut_places
 from trn_plugin.deploy.detector import Detector, detections
 from trn_plugin.deploy.runtime import TaskPredictor
 from trn_plugin.errors import DataError
 from trn_plugin.geometry import read_image
 
-__all__ = ["PictureResult", "Place", "map_ahead", "predict_pictures"]
-
-
-class Place(NamedTuple):
-    """A box to predict in a picture.
-
-    Attributes:
-        box (Box | None): None is the whole picture.
-        name (str): name in messages.
-        order (int | None): position among the results; None: next.
-    """
-
-    box: Box | None
-    name: str
-    order: int | None = None
+__all__ = ["PictureResult", "map_ahead", "predict_pictures"]
 
 
 class PictureResult(NamedTuple):
@@ -92,21 +78,16 @@ def predict_pictures(
             found = detections(detector, image, str(picture))
             boxes = [crop_around(crop, each.box, each.points) for each in found]
             given = [Place(box, f"{picture} box {box}") for box in boxes]
-        usable, crops, problems = [], [], []
-        for place in given:
-            try:
-                crops.append(cut_box(image, place.box, place.name))
-                usable.append(place)
-            except DataError as error:
-                problems.append((error, [place]))
-        return picture, image, usable, crops, problems
+        return picture, image, *cut_places(image, given)
 
     chunk: list[tuple] = []
+    count = 0
     for loaded in map_ahead(pool, load, places.items(), batch_size):
         chunk.append(loaded)
-        if sum(len(usable) for _, _, usable, _, _ in chunk) >= batch_size:
+        count += len(loaded[2])
+        if count >= batch_size:
             yield from _predict_chunk(predictor, chunk, batch_size)
-            chunk = []
+            chunk, count = [], 0
     yield from _predict_chunk(predictor, chunk, batch_size)
 
 
@@ -115,8 +96,7 @@ def _predict_chunk(
 ) -> Iterator[PictureResult]:
     places = [place for _, _, usable, _, _ in chunk for place in usable]
     crops = [crop for _, _, _, cut, _ in chunk for crop in cut]
-    corners = [(0, 0) if place.box is None else place.box[:2] for place in places]
-    names = [place.name for place in places]
-    found = iter(predictor.predict_crops(crops, corners, batch_size, names))
+    boxes, names = [place.box for place in places], [place.name for place in places]
+    found = iter(predictor.predict_crops(crops, boxes, batch_size, names))
     for picture, image, usable, _, problems in chunk:
         yield PictureResult(picture, image, usable, [next(found) for _ in usable], problems)

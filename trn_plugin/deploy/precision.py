@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import copy
-import logging
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    QuantFormat,
+    QuantType,
+    quantize_static,
+)
 from torch import nn
 
+from trn_plugin.deploy.cutting import resized
 from trn_plugin.deploy.metadata import INPUT_NAME
-from trn_plugin.deploy.resize import resized
 
 __all__ = ["PRECISIONS", "in_float16", "to_int8"]
 
@@ -42,32 +47,24 @@ def to_int8(proto: onnx.ModelProto, pictures: Sequence[np.ndarray]) -> onnx.Mode
         proto: the graph in fp32.
         pictures: (H, W, 3) uint8 RGB, representative of the model's inputs.
     """
-    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
-
     plain = onnx.ModelProto()
     plain.CopyFrom(proto)
     del plain.graph.value_info[:]  # shapes become wrong when weights are transposed
-    root = logging.getLogger()
-    level = root.level
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "int8.onnx"
-        try:
-            root.setLevel(logging.ERROR)  # silences advice on pre-processing
-            quantize_static(
-                plain,
-                out,
-                _calibration_reader(proto, pictures),
-                quant_format=QuantFormat.QDQ,
-                op_types_to_quantize=[*LAYERS, *BETWEEN],
-                nodes_to_quantize=_quantisable(plain.graph),
-                per_channel=True,
-                # 7-bit weights: 8-bit dot products overflow on x86 CPUs without VNNI
-                reduce_range=True,
-                activation_type=QuantType.QUInt8,
-                weight_type=QuantType.QInt8,
-            )
-        finally:
-            root.setLevel(level)
+        quantize_static(
+            plain,
+            out,
+            _CalibrationPictures(proto, pictures),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=[*LAYERS, *BETWEEN],
+            nodes_to_quantize=_quantisable(plain.graph),
+            per_channel=True,
+            # 7-bit weights: 8-bit dot products overflow on x86 CPUs without VNNI
+            reduce_range=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+        )
         return onnx.load(out)
 
 
@@ -84,22 +81,18 @@ def _quantisable(graph: onnx.GraphProto) -> list[str]:
     return names
 
 
-def _calibration_reader(proto: onnx.ModelProto, pictures: Sequence[np.ndarray]):
-    """onnxruntime's reader of the pictures, one by one, in the graph's input format."""
-    from onnxruntime.quantization import CalibrationDataReader
+class _CalibrationPictures(CalibrationDataReader):
+    """Gives the pictures one by one in the graph's input format."""
 
-    given = proto.graph.input[0].type.tensor_type
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(given.elem_type)
-    sides = tuple(axis.dim_value for axis in given.shape.dim[1:3])  # 0 if dynamic
+    def __init__(self, proto: onnx.ModelProto, pictures: Sequence[np.ndarray]) -> None:
+        given = proto.graph.input[0].type.tensor_type
+        self.dtype = onnx.helper.tensor_dtype_to_np_dtype(given.elem_type)
+        self.sides = tuple(axis.dim_value for axis in given.shape.dim[1:3])  # 0 if dynamic
+        self.remaining = iter(pictures)
 
-    class Pictures(CalibrationDataReader):
-        def __init__(self) -> None:
-            self.remaining = iter(pictures)
-
-        def get_next(self) -> dict[str, np.ndarray] | None:
-            for picture in self.remaining:
-                batch = resized(picture[None], sides) if all(sides) else picture[None]
-                return {INPUT_NAME: batch.astype(dtype)}
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        picture = next(self.remaining, None)
+        if picture is None:
             return None
-
-    return Pictures()
+        batch = resized(picture[None], self.sides) if all(self.sides) else picture[None]
+        return {INPUT_NAME: batch.astype(self.dtype)}

@@ -12,30 +12,15 @@ from pathlib import Path
 from trn_plugin.errors import ConfigError
 from trn_plugin.tasks import Task
 
-__all__ = ["Results", "as_json", "as_row", "columns", "write_errors"]
+__all__ = ["Results", "as_json", "write_errors"]
 
 LOCATION = ("image", "frame", "seconds", "x0", "y0", "x1", "y1")
+"""First columns of the table; those of each task follow, see `Task.columns`."""
 
 
 def as_json(tasks: Mapping[str, Task], prediction: Mapping) -> dict:
     """A prediction as plain values; landmarks as name -> [x, y] in the picture's pixels."""
     return {name: task.as_json(prediction[name]) for name, task in tasks.items()}
-
-
-def columns(tasks: Mapping[str, Task]) -> list[str]:
-    """The table's header: location of the object, then each task.
-
-    ``<task>.<point>.x`` and ``.y``; ``<task>`` for the most probable class and ``<task>.<class>``
-    for the probabilities; ``<task>.<name>`` for attributes and values.
-    """
-    return [*LOCATION, *(column for task in tasks.values() for column in task.columns())]
-
-
-def as_row(tasks: Mapping[str, Task], record: Mapping) -> list:
-    """Cells of a record of ``trn-plugin predict`` under :func:`columns`; None is empty."""
-    box = record["box"] or [None] * 4
-    row = [record["image"], record.get("frame"), record.get("seconds"), *box]
-    return row + [cell for name, task in tasks.items() for cell in task.row(record["tasks"][name])]
 
 
 @contextlib.contextmanager
@@ -82,7 +67,7 @@ class Results:
                 raise
         self._table = csv.writer(self._files[1][0]) if table is not None else None
         if self._table:
-            self._table.writerow(columns(tasks))
+            self._table.writerow(sum((task.columns() for task in tasks.values()), [*LOCATION]))
 
     def _open(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -109,7 +94,12 @@ class Results:
                 self._files[0][0].write(json.dumps(ready) + "\n")
             if self._table:
                 with write_errors(self._files[1][2]):
-                    self._table.writerow(as_row(self.tasks, ready))
+                    self._table.writerow(self._row(ready))
+
+    def _row(self, record: Mapping) -> list:
+        box = record["box"] or [None] * 4
+        row = [record["image"], record.get("frame"), record.get("seconds"), *box]
+        return sum((task.row(record["tasks"][name]) for name, task in self.tasks.items()), row)
 
     def close(self, complete: bool = True) -> list[Path]:
         """Close the files, and rename them if the run is complete and has results.

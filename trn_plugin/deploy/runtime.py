@@ -8,8 +8,16 @@ from collections.abc import Sequence
 import numpy as np
 
 from trn_plugin.deploy.crops import crop_around, whole_pictures_note
-from trn_plugin.deploy.cutting import Box, Picture, check_boxes, cut_box, cut_usable, read_pictures
+from trn_plugin.deploy.cutting import (
+    Picture,
+    Place,
+    cut_box,
+    cut_places,
+    read_pictures,
+    resized,
+)
 from trn_plugin.deploy.detector import Detector, detections
+from trn_plugin.deploy.inputs import Box
 from trn_plugin.deploy.metadata import (
     INPUT_NAME,
     METADATA_KEY,
@@ -17,9 +25,8 @@ from trn_plugin.deploy.metadata import (
     parse_metadata,
     sizes_text,
 )
-from trn_plugin.deploy.resize import resized
 from trn_plugin.deploy.session import open_session
-from trn_plugin.errors import CheckpointError, ConfigError, first_line, printable
+from trn_plugin.errors import CheckpointError, ConfigError, DataError, first_line, printable
 from trn_plugin.tasks import TASKS, NumbersTask, Task, read_task
 
 __all__ = ["TaskPredictor"]
@@ -36,6 +43,8 @@ class TaskPredictor:
         path: a file written by ``trn-plugin export``, or a config if ``checkpoint`` is given.
         providers: onnxruntime execution providers; default CUDA if present, then the CPU.
         threads: CPU threads; default onnxruntime's choice, one per core.
+        spinning: idle threads of onnxruntime busy-wait for the next call, which makes it faster;
+            False leaves this time to the program's other threads.
         checkpoint: run this in PyTorch, on CUDA if present, with the results of the exported file.
 
     Attributes:
@@ -63,6 +72,7 @@ class TaskPredictor:
         providers: Sequence[str] | None = None,
         threads: int | None = None,
         *,
+        spinning: bool = True,
         checkpoint: str | None = None,
     ):
         self.path = str(path if checkpoint is None else checkpoint)
@@ -75,62 +85,44 @@ class TaskPredictor:
             self.input_size, self.features = self.metadata["input_size"], ()
             self.outputs, self.dtype = list(self.tasks), np.uint8
             return
-        self.session = open_session(self.path, providers, threads)
+        self.session = open_session(self.path, providers, threads, spinning)
         text = self.session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
         self.metadata = parse_metadata(text, self.path)
-        shapes = {value.name: value.shape for value in self.session.get_outputs()}
-        self.tasks: dict[str, Task] = {
-            name: self._task(name, info, shapes.get(name))
-            for name, info in self.metadata["tasks"].items()
-        }
+        described = self.metadata["tasks"]
         self.input_size: tuple[int, int] = self.metadata["input_size"]
         self.features: tuple[str, ...] = self.metadata["features"]
-        self.outputs = [*self.tasks, *feature_names(self.features, self.tasks)]
-        inputs = {value.name: value.type for value in self.session.get_inputs()}
-        outputs = [value.name for value in self.session.get_outputs()]
-        if list(inputs) != [INPUT_NAME] or outputs != self.outputs:
+        self.outputs = [*described, *feature_names(self.features, described)]
+        inputs = {value.name: DTYPES.get(value.type) for value in self.session.get_inputs()}
+        shapes = {value.name: value.shape for value in self.session.get_outputs()}
+        if list(inputs) != [INPUT_NAME] or None in inputs.values() or list(shapes) != self.outputs:
             raise CheckpointError(
-                f"{self.path}: expected input {INPUT_NAME} and outputs {', '.join(self.outputs)}, "
-                f"found {', '.join(inputs)} and {', '.join(outputs)}; export again"
+                f"{self.path}: expected input {INPUT_NAME} of {' or '.join(DTYPES)} and outputs "
+                f"{', '.join(self.outputs)}, found {', '.join(inputs)} and {', '.join(shapes)}; "
+                "export again"
             )
-        if inputs[INPUT_NAME] not in DTYPES:
-            raise CheckpointError(
-                f"{self.path}: expected an input of {' or '.join(DTYPES)}, "
-                f"found {inputs[INPUT_NAME]}; export again"
-            )
-        self.dtype = DTYPES[inputs[INPUT_NAME]]
-        for value in self.session.get_outputs():
-            self._check_shape(value.name, value.shape)
+        self.dtype = inputs[INPUT_NAME]
+        self.tasks: dict[str, Task] = {
+            name: self._task(name, info, shapes[name]) for name, info in described.items()
+        }
+        for name, task in self.tasks.items():
+            expected, found = ["N", *task.output_shape], ["N", *shapes[name][1:]]
+            if found != expected:
+                raise CheckpointError(
+                    f"{self.path}: its metadata names {len(task.names)} {task.noun} of {name}, "
+                    f"which need an output of {sizes_text(expected)}, found {sizes_text(found)}; "
+                    "export again"
+                )
 
-    def _task(self, name: str, info: dict, shape: Sequence | None) -> Task:
+    def _task(self, name: str, info: dict, shape: Sequence) -> Task:
         """The task that the file describes; named numbers if its kind is not registered."""
         try:
             if info["kind"] in TASKS:
                 return read_task(name, info)
-            sizes = tuple(size for size in (shape or ())[1:] if isinstance(size, int))
-            return NumbersTask(name, info, sizes)
-        except (ConfigError, TypeError) as error:
+            return NumbersTask(name, info, tuple(shape[1:]))
+        except (ConfigError, KeyError, TypeError) as error:
             raise CheckpointError(
                 f"{self.path}: its metadata is damaged ({printable(error)}); export again"
             ) from None
-
-    def _check_shape(self, output: str, shape: Sequence) -> None:
-        """Refuse an output without one element per name; symbolic sizes match any number."""
-        if output not in self.tasks:
-            return
-        task = self.tasks[output]
-        expected = list(task.output_shape)
-        found = list(shape)[1:]
-        same = len(found) == len(expected) and all(
-            size == wanted or not isinstance(size, int)
-            for size, wanted in zip(found, expected, strict=True)
-        )
-        if shape and not same:
-            raise CheckpointError(
-                f"{self.path}: its metadata names {len(task.names)} {task.noun} of {output}, which "
-                f"need an output of {sizes_text(['N', *expected])}, "
-                f"found {sizes_text(['N', *found])}; export again"
-            )
 
     def __repr__(self) -> str:
         height, width = self.input_size
@@ -173,12 +165,14 @@ class TaskPredictor:
             if note and not self._told:
                 warnings.warn(f"{note}; give the objects with boxes=...", stacklevel=2)
                 self._told = True
-        check_boxes(boxes, len(images))
+        if len(boxes) != len(images):
+            raise DataError(
+                f"boxes: expected one box a picture, found {len(boxes)} for {len(images)}"
+            )
         if batch_size < 1:
             raise ConfigError(f"batch_size must be at least 1, found {batch_size}")
         crops = [cut_box(*given) for given in zip(images, boxes, names, strict=True)]
-        corners = [(0, 0) if box is None else box[:2] for box in boxes]
-        found = self.predict_crops(crops, corners, batch_size, names)
+        found = self.predict_crops(crops, boxes, batch_size, names)
         return [{**path, **each} for path, each in zip(paths, found, strict=True)]
 
     def predict_objects(
@@ -207,10 +201,12 @@ class TaskPredictor:
         found = []
         for image, name, path in zip(images, names, paths, strict=True):
             objects = detections(detector, cut_box(image, None, name), name)
-            around = [crop_around(crop, each.box, each.points) for each in objects]
-            boxes, crops = cut_usable(image, around, name)
-            corners = [box[:2] for box in boxes]
-            predictions = self.predict_crops(crops, corners, batch_size, [name] * len(boxes))
+            places = [Place(crop_around(crop, each.box, each.points), name) for each in objects]
+            places, crops, problems = cut_places(image, places)
+            for error, _ in problems:
+                warnings.warn(f"{error}; left out", stacklevel=2)
+            boxes = [place.box for place in places]
+            predictions = self.predict_crops(crops, boxes, batch_size, [name] * len(boxes))
             pairs = zip(boxes, predictions, strict=True)
             found.append([{**path, "box": box, **each} for box, each in pairs])
         return found
@@ -218,11 +214,12 @@ class TaskPredictor:
     def predict_crops(
         self,
         crops: Sequence[np.ndarray],
-        corners: Sequence[tuple[int, int]],
+        boxes: Sequence[Box | None],
         batch_size: int = 32,
         names: Sequence[str] | None = None,
     ) -> list[dict]:
-        """As :meth:`predict`, for crops (H, W, 3) uint8 RGB and their (x0, y0) in the pictures."""
+        """As :meth:`predict`, for the pixels (H, W, 3) uint8 RGB of the boxes."""
+        corners = [(0, 0) if box is None else box[:2] for box in boxes]
         return [
             {name: task.read(found[name], corner) for name, task in self.tasks.items()}
             for found, corner in zip(self.run_each(crops, batch_size, names), corners, strict=True)
@@ -275,25 +272,20 @@ class TaskPredictor:
         if self.network is not None:
             return self.network.run(images)
         sides = images.shape[1:3]
-        if self.metadata.get("resize") != "none" or sides == self.input_size:
-            return self._run(images)
-        outputs = self._run(resized(images, self.input_size))
-        scale = np.divide(sides[::-1], self.input_size[::-1])
-        for name, task in self.tasks.items():
-            rows = [task.mapped(row, lambda points: points * scale) for row in outputs[name]]
-            outputs[name] = np.asarray(rows, dtype=outputs[name].dtype)
-        return outputs
-
-    def _run(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        size = sizes_text(images.shape)
+        resize = self.metadata.get("resize") == "none" and sides != self.input_size
+        given = resized(images, self.input_size) if resize else images
         try:
-            images = np.ascontiguousarray(images, dtype=self.dtype)
-            outputs = self.session.run(None, {INPUT_NAME: images})
+            given = np.ascontiguousarray(given, dtype=self.dtype)
+            found = self.session.run(None, {INPUT_NAME: given})
         except Exception as error:  # onnxruntime's errors share no base class
             raise CheckpointError(
-                f"{self.path}: onnxruntime cannot run it on a batch of {size}: "
+                f"{self.path}: onnxruntime cannot run it on a batch of {sizes_text(given.shape)}: "
                 f"{printable(first_line(error))}; a smaller --batch-size needs less memory"
             ) from error
-        for name, values in zip(self.outputs, outputs, strict=True):
-            self._check_shape(name, values.shape)
-        return dict(zip(self.outputs, outputs, strict=True))
+        outputs = dict(zip(self.outputs, found, strict=True))
+        if resize:
+            scale = np.divide(sides[::-1], self.input_size[::-1])
+            for name, task in self.tasks.items():
+                rows = [task.mapped(row, lambda points: points * scale) for row in outputs[name]]
+                outputs[name] = np.asarray(rows, dtype=outputs[name].dtype)
+        return outputs

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from numbers import Number
 from pathlib import Path
 
-from trn_plugin.errors import CheckpointError, ConfigError
+from trn_plugin.errors import ConfigError
 
-__all__ = ["file_sha256", "logged_metrics", "read_metrics", "scores_of"]
+__all__ = ["file_sha256", "scores_of"]
 
 RUN_STARTED = re.compile(r"\d{8}_\d{6}$")
 """Timestamp at the end of a run's name; also the name of its log folder."""
@@ -38,54 +38,37 @@ def scores_of(
         ConfigError: ``metrics_path`` cannot be read or belongs to another checkpoint.
     """
     if metrics_path is not None:
-        return read_metrics(metrics_path, checkpoint_path)
+        return _read_metrics(metrics_path, checkpoint_path)
     during = f"validation during training, epoch {meta.get('epoch')}, iteration {meta.get('iter')}"
     stored = _finite(meta.get("metrics"))
     if stored:
         return stored, f"{during}, in the checkpoint"
-    logged, log = logged_metrics(checkpoint_path, meta)
-    if logged:
-        return logged, f"{during}, {log}"
-    return {}, None
+    logged, log = _logged_metrics(checkpoint_path, meta)
+    return logged, f"{during}, {log}" if logged else None
 
 
-def logged_metrics(
-    checkpoint_path: str | os.PathLike, meta: Mapping
-) -> tuple[dict[str, float], str | None]:
-    """Metrics that the run of a checkpoint logged at its iteration.
+def _logged_metrics(checkpoint_path: str | os.PathLike, meta: Mapping) -> tuple[dict, str]:
+    """Metrics that the run of a checkpoint logged at its iteration, if any, and the log's path.
 
     A checkpoint is written before its validation. The log is MMEngine's ``LocalVisBackend``,
     ``<timestamp of the run>/vis_data/scalars.json`` beside the checkpoint.
-
-    Returns:
-        tuple: the finite metrics and the log's path relative to the checkpoint's folder, ({}, None)
-        if there is no log of that iteration.
     """
     started = RUN_STARTED.search(str(meta.get("experiment_name")))
-    if started is None or not isinstance(meta.get("iter"), int):
-        return {}, None
-    log = Path(started[0], "vis_data", "scalars.json")
-    try:
-        text = (Path(checkpoint_path).parent / log).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        return {}, None
+    log = Path(started[0] if started else "", "vis_data", "scalars.json")
+    path = Path(checkpoint_path).parent / log
     found: dict[str, float] = {}
-    for line in text.splitlines():
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
         try:
             values = json.loads(line)
         except ValueError:  # the run was killed while it wrote this line
             continue
-        if isinstance(values, dict) and values.get("at_iter") == meta["iter"]:
+        if "at_iter" in values and values["at_iter"] == meta.get("iter"):
             found = {k: v for k, v in _finite(values).items() if k not in NO_METRICS}
-    return (found, log.as_posix()) if found else ({}, None)
+    return found, log.as_posix()
 
 
-def read_metrics(path: str, checkpoint_path: str | os.PathLike) -> tuple[dict[str, float], str]:
-    """Metrics of a checkpoint from ``trn-plugin test --out``, and their split.
-
-    Raises:
-        ConfigError: the file cannot be read, has no metrics, or belongs to another checkpoint.
-    """
+def _read_metrics(path: str, checkpoint_path: str | os.PathLike) -> tuple[dict[str, float], str]:
+    """Metrics of a checkpoint from ``trn-plugin test --out``, and their split."""
     try:
         record = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
@@ -105,19 +88,12 @@ def read_metrics(path: str, checkpoint_path: str | os.PathLike) -> tuple[dict[st
 
 
 def file_sha256(path: str | os.PathLike) -> str:
-    """SHA-256 of a file, in hexadecimal.
-
-    Raises:
-        CheckpointError: the file cannot be read.
-    """
-    try:
-        with open(path, "rb") as file:
-            digest = hashlib.sha256()
-            while chunk := file.read(2**20):
-                digest.update(chunk)
-            return digest.hexdigest()
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
+    """SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(2**20):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def _finite(values: object) -> dict[str, float]:

@@ -6,6 +6,7 @@ import os
 from importlib.resources import files
 from pathlib import Path
 
+from trn_plugin.deploy.records import write_errors
 from trn_plugin.errors import ConfigError
 
 __all__ = ["MODEL", "check_page", "write_page"]
@@ -32,15 +33,13 @@ def check_page(folder: str | os.PathLike) -> Path:
         ConfigError: the page would overwrite a file that is not one of a page.
     """
     folder = Path(folder)
-    try:
+    with write_errors(folder):
         for name in _page():
             file = folder / name
             if file.exists() and MARK not in file.read_bytes():
                 raise ConfigError(
                     f"{file}: exists and is no file of this page: expected another folder"
                 )
-    except OSError as error:
-        raise ConfigError(f"{folder}: cannot be written: {error.strerror or error}") from error
     return folder / MODEL
 
 
@@ -54,10 +53,8 @@ def write_page(folder: str | os.PathLike) -> Path:
         ConfigError: the folder cannot be written, or see :func:`check_page`.
     """
     folder, model = Path(folder), check_page(folder)
-    try:
+    with write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in _page().items():
             (folder / name).write_bytes(content)
-    except OSError as error:
-        raise ConfigError(f"{folder}: cannot be written: {error.strerror or error}") from error
     return model

@@ -9,7 +9,7 @@ from mmengine.runner import Runner
 
 from trn_plugin.config_checks import config_errors
 
-__all__ = ["ToldRunner", "replaced"]
+__all__ = ["ConfigErrorRunner", "replaced"]
 
 
 def _with_config_errors(name: str, where: str):
@@ -24,7 +24,7 @@ def _with_config_errors(name: str, where: str):
     return wrapped
 
 
-class ToldRunner(Runner):
+class ConfigErrorRunner(Runner):
     """MMEngine's Runner; errors from building become ConfigError with the key path."""
 
     setup_env = _with_config_errors("setup_env", "env_cfg")

@@ -8,7 +8,6 @@ from mmengine.config import Config
 from mmengine.dataset import ClassBalancedDataset, ConcatDataset, RepeatDataset
 from mmengine.evaluator import Evaluator
 from torch import nn
-from torch.utils.data import DataLoader
 
 from trn_plugin.config_checks import config_errors
 from trn_plugin.errors import ConfigError
@@ -17,11 +16,10 @@ from trn_plugin.registry import DATA_SAMPLERS, DATASETS
 __all__ = [
     "check_metrics",
     "check_roots",
-    "check_training_set",
+    "check_training",
     "datasets_in",
     "plain_datasets_in",
     "spread_input_size",
-    "tell_of_length",
     "with_draws",
 ]
 
@@ -57,10 +55,10 @@ def with_draws(loader: dict) -> dict:
     return loader
 
 
-def _has(registry, config: object, mark: str) -> bool:
-    """Whether a config's class has the attribute ``mark``; True if it names no class."""
+def _has(registry, config: object, attribute: str) -> bool:
+    """Whether a config's class has an attribute; True if it names no class."""
     kind = _kind(registry, config) if isinstance(config, dict) else config
-    return kind is None or hasattr(kind, mark)
+    return kind is None or hasattr(kind, attribute)
 
 
 def _kind(registry, config: object) -> object:
@@ -107,15 +105,17 @@ def check_roots(loaders: dict) -> None:
     for name in ("train", "val") if loaders["train"] is not None else ("val", "test"):
         loader = loaders[name]
         for dataset in datasets_in(loader.get("dataset") if isinstance(loader, dict) else None):
-            kind = dataset.get("type")
-            kind = DATASETS.get(kind) if isinstance(kind, str) else kind
-            if "data_root" in dataset and hasattr(kind, "check_root"):
+            if "data_root" in dataset and hasattr(_kind(DATASETS, dataset), "check_root"):
                 with config_errors(f"{name}_dataloader.dataset"):
                     DATASETS.build({**dataset, "lazy_init": True}).check_root()
 
 
-def check_training_set(loader: DataLoader, model: nn.Module) -> None:
-    """Refuse an empty epoch and data that do not fit the model; fit the heads to the labels."""
+def check_training(loop, model: nn.Module, logger) -> None:
+    """Refuse an empty epoch and data that do not fit the model; fit the heads to the labels.
+
+    Warns if the run is too short for the model's task weighting.
+    """
+    loader = loop.dataloader
     if len(loader) == 0:
         raise ConfigError(
             f"train_dataloader: {len(loader.dataset)} samples give no batch of "
@@ -126,25 +126,16 @@ def check_training_set(loader: DataLoader, model: nn.Module) -> None:
     model.check_dataset(getattr(loader.dataset, "metainfo", {}))
     model.fit_to_labels(loader.dataset)
     sample = loader.dataset[0]
-    if not isinstance(sample, dict) or "inputs" not in sample:
+    packed = isinstance(sample, dict) and "inputs" in sample
+    if not packed or not hasattr(sample.get("data_samples"), "gt"):
         found = ", ".join(map(str, sample)) if isinstance(sample, dict) else type(sample).__name__
         raise ConfigError(
-            f"train_dataloader.dataset.pipeline: expected samples with 'inputs', found {found}; "
-            "does it end with PackMultiTaskInputs?"
-        )
-    labels = sample.get("data_samples")
-    if not hasattr(labels, "gt"):  # packed by another package
-        raise ConfigError(
             "train_dataloader.dataset.pipeline: expected PackMultiTaskInputs as last step, found "
-            f"one that gives a {type(labels).__name__}"
+            f"samples with {found}"
         )
-
-
-def tell_of_length(loop, model: nn.Module, logger) -> None:
-    """Warn of a model's parts for which a run is too short."""
-    weighting, steps = getattr(model, "task_weighting", None), getattr(loop, "max_iters", None)
-    if steps is not None and hasattr(weighting, "check_length"):
-        weighting.check_length(steps, logger)
+    weighting = model.task_weighting
+    if hasattr(weighting, "check_length") and hasattr(loop, "max_iters"):
+        weighting.check_length(loop.max_iters, logger)
 
 
 def check_metrics(evaluator: Evaluator, model: nn.Module) -> None:

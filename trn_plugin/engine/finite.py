@@ -8,15 +8,15 @@ import math
 import torch
 import torch.distributed
 
+from trn_plugin.checkpoints.newest import last_checkpoint_text
 from trn_plugin.config_checks import config_errors
 from trn_plugin.engine import step_log
 from trn_plugin.engine.optimizers import wrappers_of
-from trn_plugin.engine.step_log import StepLog, finite_only
-from trn_plugin.errors import CheckpointError, ConfigError, TrainingError, first_line, printable
+from trn_plugin.engine.step_log import StepLog
+from trn_plugin.errors import TrainingError, printable
 
 __all__ = ["FiniteSteps", "reads_late"]
 
-ACTIONS = ("stop", "skip")
 MOST_SKIPPED = 100  # consecutive steps; a run that skips more is stopped
 
 
@@ -40,18 +40,16 @@ class FiniteSteps:
 
     Attributes:
         begun (bool): whether a step has begun.
-        built (dict): the model's buffers that hold infinities by design.
+        infinite (dict): copies of the model's buffers that hold infinities by design, as masks do.
         late (bool): whether flags and log values are read late, without synchronisation.
     """
 
     def __init__(self, runner, action: str = "stop") -> None:
-        if action not in ACTIONS:
-            raise ConfigError(f"non_finite: expected one of {', '.join(ACTIONS)}, found {action!r}")
         self.runner, self.skips, self.begun = runner, action == "skip", False
         self.in_a_row, self.last_bad = 0, -1
         model = runner.bare_model
         self.names = {id(p): name for name, p in model.named_parameters()}
-        self.built = {k: b.clone() for k, b in model.named_buffers() if bool(b.isinf().any())}
+        self.infinite = {k: b.clone() for k, b in model.named_buffers() if bool(b.isinf().any())}
         self.device = next(model.parameters()).device
         self.late = reads_late(self.device)
         self.log, self.losses = StepLog(runner, self._on_nonfinite), step_log.Losses()
@@ -85,7 +83,6 @@ class FiniteSteps:
 
         Raises:
             TrainingError: a non-finite step; names iteration, task and level if known.
-            CheckpointError: the first step of a resumed run fails in the optimizer.
         """
         runner, self.begun = self.runner, True
         counts = [getattr(wrapper, "inner_count", 0) for wrapper in self.wrappers]
@@ -97,43 +94,36 @@ class FiniteSteps:
             problem = self.losses.bad_text() if at_once else None
         except TrainingError as error:
             problem = str(error)
-        except Exception as error:  # an optimizer with an unusable state may raise anything
-            memory = isinstance(error, (MemoryError, torch.OutOfMemoryError))
-            if memory or not (self.stepped and runner.resumed_from):
-                raise
-            raise CheckpointError(
-                f"{runner.resumed_from}: the optimizer cannot use the state in it: "
-                f"{type(error).__name__}: {printable(first_line(error))}"
-            ) from error
-        if self.stepped:
-            runner.resumed_from = None
         if problem is not None:
             return self._stop_or_skip(problem, counts, statistics)
         due = all(wrapper.should_update() for wrapper in self.wrappers)
         if due:
             self.losses.clear()
-        scaled = any(hasattr(wrapper, "loss_scaler") for wrapper in self.wrappers)
-        skipped = int(scaled and due and not self.stepped)
-        if not self.late:
-            return finite_only(outputs, skipped) if scaled or self.skips else outputs
         for tensor, before in statistics if self.good is not None else ():
             tensor.copy_(torch.where(self.good, tensor, before))
+        norms = {w.grad_name: self.norms[k] for k, w in self.clipped.items() if k in self.norms}
+        entries = {**{name: norm.total for name, norm in norms.items()}, **outputs}
+        scaled = any(hasattr(wrapper, "loss_scaler") for wrapper in self.wrappers)
         if scaled or self.skips:
-            outputs = {**outputs, "skipped_steps": skipped if self.masked is None else self.masked}
-        clipped = {
-            w.grad_name: self.norms[k].total for k, w in self.clipped.items() if k in self.norms
-        }
-        self.log.add(runner.iter + 1, {**clipped, **outputs}, self.good, [*self.norms.values()])
+            skipped = int(scaled and due and not self.stepped)
+            entries["skipped_steps"] = skipped if self.masked is None else self.masked
+        self._log(entries)
         return outputs
 
-    def _on_nonfinite(self, iteration: int, entries: dict, norms: list) -> dict:
-        """Stop or count a non-finite step that was read late; returns its finite log entries."""
+    def _log(self, entries: dict) -> None:
+        self.log.add(self.runner.iter + 1, entries, self.good, [*self.norms.values()])
+        if not self.late:
+            self.log.flush()
+
+    def _on_nonfinite(self, iteration: int, entries: dict, norms: list) -> None:
+        """Stop or count a non-finite step that was read late."""
         losses = {k: v for k, v in entries.items() if "loss" in k and not math.isfinite(v)}
-        self._stop_or_count(iteration, step_log.losses_text(losses) or self._gradients_text(norms))
-        return finite_only(entries, 1)
+        bad = [each for each in norms if not bool(each.each.isfinite().all())] or norms
+        problem = step_log.losses_text(losses) or bad[0].bad_text(self.names)
+        self._stop_or_count(iteration, problem)
 
     def _stop_or_skip(self, problem: str, counts: list[int], statistics: list) -> dict:
-        """Stop, or restore optimizers and statistics; returns the finite log entries."""
+        """Stop, or restore optimizers and statistics; returns the losses."""
         self.log.flush()
         self._stop_or_count(self.runner.iter + 1, problem)
         for wrapper, count in zip(self.wrappers, counts, strict=True):
@@ -142,10 +132,10 @@ class FiniteSteps:
             wrapper.zero_grad()
         for tensor, before in statistics:
             tensor.copy_(before)
-        outputs = finite_only({k: torch.cat(v).mean() for k, v in self.losses.items()}, 1)
+        outputs = {name: torch.cat(values).mean() for name, values in self.losses.items()}
         self.losses.clear()
-        if self.late:
-            self.log.add(self.runner.iter + 1, outputs, None, [])
+        self.good = None  # it is counted already
+        self._log({**outputs, "skipped_steps": 1})
         return outputs
 
     def _stop_or_count(self, iteration: int, problem: str) -> None:
@@ -156,7 +146,7 @@ class FiniteSteps:
         if self.skips and self.in_a_row > MOST_SKIPPED:
             problem += f", and the {MOST_SKIPPED} steps before were skipped too"
         if not self.skips or self.in_a_row > MOST_SKIPPED:
-            where = runner.last_checkpoint_text()
+            where = last_checkpoint_text(runner.work_dir)
             raise TrainingError(f"iteration {iteration}: {problem}; {where}")
         skipped = runner.message_hub.runtime_info.get("skipped_steps", 0) + 1
         runner.message_hub.update_info("skipped_steps", skipped)
@@ -169,13 +159,9 @@ class FiniteSteps:
         """``clip_grad_norm_`` that keeps the norm on its device for the check and the log."""
 
         def clip(parameters, max_norm, norm_type=2.0, error_if_nonfinite=False, foreach=None):
-            norms = step_log.norms_of(parameters, float(norm_type), error_if_nonfinite)
+            norms = step_log.norms_of(parameters, float(norm_type))
             self.norms[id(wrapper.optimizer)] = norms
             torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, norms.total, foreach)
-            if not self.late:
-                found = float(norms.total)
-                if math.isfinite(found) or not (self.skips or error_if_nonfinite):
-                    wrapper.message_hub.update_scalar(f"train/{wrapper.grad_name}", found)
 
         return clip
 
@@ -205,19 +191,10 @@ class FiniteSteps:
             if scaler is None:
                 self.flagged.append(optimizer)
         elif not bool(good):
-            problem = self.losses.bad_text()
-            fine = all(bool(p.grad.isfinite().all()) for p in norms.parameters)
-            if problem is None and (norms.strict or not fine or bool(norms.total.isfinite())):
-                problem = self._gradients_text([norms])
-            if problem is not None:  # None: the norm overflowed, but no gradient did
-                raise TrainingError(problem)
+            raise TrainingError(self.losses.bad_text() or norms.bad_text(self.names))
         self.losses.clear()
 
     def _after_step(self, optimizer, args, kwargs) -> None:
         if optimizer in self.flagged:
             self.flagged.remove(optimizer)
             del optimizer.found_inf
-
-    def _gradients_text(self, norms: list) -> str:
-        bad = [each for each in norms if not bool(each.each.isfinite().all())] or norms
-        return bad[0].bad_text(self.names, getattr(self.runner.bare_model, "tasks", ()))

@@ -32,26 +32,19 @@ def hooks_of(cfg, default_hooks: dict | None, custom_hooks: list | None) -> dict
     given = {f"default_hooks.{k}": hook for k, hook in {**DEFAULT, **(default_hooks or {})}.items()}
     given |= {f"custom_hooks.{k}": hook for k, hook in enumerate(custom_hooks or ())}
     hooks = {place: replaced(hook, OWN) for place, hook in given.items() if hook is not None}
-    hooks |= dict(finite_steps=FiniteStepsHook(), validation=ValidationHook())
-    hooks["names"] = dict(type="trn_plugin.NamesHook")
+    hooks |= dict(run=RunHook(), names=dict(type="trn_plugin.NamesHook"))
     if cfg.get("save_on_sigterm"):
         hooks["save_on_sigterm"] = dict(type="trn_plugin.SaveOnTerminateHook")
     return hooks
 
 
-class FiniteStepsHook(Hook):
-    """Creates ``runner.finite_steps``, which runs the training steps."""
+class RunHook(Hook):
+    """Creates ``runner.finite_steps``, prepares validations and records their metrics."""
 
     priority = 1
 
     def before_train(self, runner) -> None:
         runner.finite_steps = FiniteSteps(runner, runner.cfg.get("non_finite", "stop"))
-
-
-class ValidationHook(Hook):
-    """Averages batch norm statistics before a validation; records its metrics and iteration."""
-
-    priority = 1
 
     def before_val(self, runner) -> None:
         average_statistics(runner.bare_model)

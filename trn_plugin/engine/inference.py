@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 
 from mmengine.config import Config
 from torch import nn
@@ -69,9 +70,7 @@ def build_loader(config: Config, split: str):
         evaluated = list(plain_datasets_in(loader.dataset)) or [{}]
         loader.dataset = copy.deepcopy(config.train_dataloader.dataset)
         trained = list(plain_datasets_in(loader.dataset))
-        if len(trained) != len(evaluated):
-            evaluated = evaluated[:1] * len(trained)
-        for dataset, like in zip(trained, evaluated, strict=True):
+        for dataset, like in zip(trained, itertools.cycle(evaluated), strict=False):
             dataset["pipeline"] = like.get("pipeline", [])
     runner = RUNNERS.get(config.get("runner_type", "SafeRunner"))
     with config_errors(f"{split}_dataloader"):

@@ -11,6 +11,7 @@ from mmengine.registry import OPTIMIZERS
 from torch import nn
 
 from trn_plugin.checkpoints.weights import nonfinite
+from trn_plugin.engine.schedules import same_kind
 from trn_plugin.errors import ConfigError, shown
 
 __all__ = ["nonfinite_moment", "optimized_names", "own_optimizer", "restore_optimizers"]
@@ -36,15 +37,16 @@ def own_optimizer(wrapper, model: nn.Module):
     A fused optimizer can skip a step without host synchronisation. Warns of ``custom_keys`` that
     match no parameter.
     """
-    by_name = wrapper.get("paramwise_cfg") if isinstance(wrapper, dict) else None
-    keys = by_name.get("custom_keys") if isinstance(by_name, dict) else None
+    if not isinstance(wrapper, dict):  # built already
+        return wrapper
+    keys = (wrapper.get("paramwise_cfg") or {}).get("custom_keys") or ()
     names = [name for name, _ in model.named_parameters()]
-    unused = [key for key in keys or () if not any(str(key) in name for name in names)]
+    unused = [key for key in keys if not any(str(key) in name for name in names)]
     if unused:
         where = "optim_wrapper.paramwise_cfg.custom_keys"
         text = f"{where}: no parameter's name contains {' or '.join(map(str, unused))}"
         print_log(text, "current", logging.WARNING)
-    optimizer = wrapper.get("optimizer") if isinstance(wrapper, dict) else None
+    optimizer = wrapper.get("optimizer")
     name = optimizer.get("type") if isinstance(optimizer, dict) else None
     if not isinstance(name, str):
         return wrapper
@@ -86,32 +88,40 @@ def restore_optimizers(wrapper, model: nn.Module, saved: dict, names, keep_rates
         moved = {new: state["state"][old] for new, old in order if old in state["state"]}
         groups = []
         for theirs, mine in zip(state["param_groups"], before["param_groups"], strict=True):
-            rates = [key.removeprefix("initial_") for key in mine if key.startswith("initial_")]
-            differing += [
-                f"{f'{name}.' if name else ''}{key.removeprefix('initial_')} "
-                f"({shown(theirs[key])}, not {value!r})"
-                for key, value in mine.items()
-                if key in theirs
-                and theirs[key] != value
-                and key not in (*rates, *IMPLEMENTATION, "params")
-                and not (keep_rates and key.startswith("initial_"))
-            ]
-            if not isinstance(theirs["lr"], (int, float, torch.Tensor)):
-                raise ValueError(f"the learning rate is {shown(theirs['lr'])}")
-            kept = (*IMPLEMENTATION, "params")
-            kept += (*rates, *(f"initial_{key}" for key in rates)) if keep_rates else ()
-            groups.append({**theirs, **{key: mine[key] for key in kept if key in mine}})
+            initial = {key for key in mine if key.startswith("initial_")}
+            rates = {key.removeprefix("initial_") for key in initial}  # schedules change them
+            kept = {"params", *IMPLEMENTATION, *(initial | rates if keep_rates else ())}
+            for key in [key for key in mine if key in theirs and key not in kept]:
+                value, saved_value = mine[key], theirs[key]
+                if not torch.is_tensor(saved_value) and not same_kind(value, saved_value):
+                    raise ValueError(f"{key} is {shown(saved_value)}, expected {value!r}")
+                if key not in rates and saved_value != value:
+                    option = f"{name}.{key}".removeprefix(".").replace("initial_", "")
+                    differing.append(f"{option} ({shown(saved_value)}, not {value!r})")
+            groups.append({**theirs, **{key: mine[key] for key in kept & mine.keys()}})
         each.load_state_dict({**state, "state": moved, "param_groups": groups})
-        for parameter, moments in each.optimizer.state.items():
-            for key in MOMENTS:
-                value = moments.get(key)
-                if torch.is_tensor(value) and value.shape != parameter.shape:
-                    shapes = f"{tuple(value.shape)} for a weight of {tuple(parameter.shape)}"
-                    raise ValueError(f"{key} is {shapes}")
+        for group in each.param_groups:
+            moments = [each.optimizer.state.get(p, {}) for p in group["params"]]
+            pairs = list(zip(group["params"], moments, strict=True))
+            kinds = {(p.ndim, frozenset(found) & {*MOMENTS}) for p, found in pairs if found}
+            if len(kinds) > len({ndim for ndim, _ in kinds}):
+                raise ValueError("some weights of a group lack moments that others have")
+            for parameter, found in pairs:
+                for key, value in found.items():
+                    _check_moment(key, value, parameter)
     bad = nonfinite_moment(wrapper)
     if bad is not None:
         raise ValueError(f"{bad} of its optimizer is not finite")
     return list(dict.fromkeys(differing))
+
+
+def _check_moment(key: str, value, parameter) -> None:
+    if key in MOMENTS or key == "step":
+        fits = isinstance(value, (int, float)) and key == "step"
+        if torch.is_tensor(value):
+            fits = value.numel() == 1 if key == "step" else value.shape == parameter.shape
+        if not fits and value is not None:
+            raise ValueError(f"{key} of a weight {tuple(parameter.shape)} is {shown(value)}")
 
 
 def nonfinite_moment(wrapper) -> str | None:

@@ -34,10 +34,7 @@ def resume(runner, checkpoint: dict, filename, optimizer: bool, param_scheduler:
         runner.randomness.update(seed=seed)
         runner.set_randomness(**runner.randomness)
         runner.train_dataloader.sampler.seed = seed
-    choice = runner.cfg.get("resume_schedule", "checkpoint")
-    if choice not in ("checkpoint", "config"):
-        raise ConfigError(f"resume_schedule: expected 'checkpoint' or 'config', found {choice!r}")
-    stretch = choice == "config"
+    stretch = runner.cfg.get("resume_schedule") == "config"
     try:
         ignored = run_state.restore(runner, checkpoint, optimizer, param_scheduler, stretch)
     except ConfigError:
@@ -47,18 +44,18 @@ def resume(runner, checkpoint: dict, filename, optimizer: bool, param_scheduler:
             f"{filename}: its state does not fit the config's optimizer, schedules or number of "
             f"processes: {type(error).__name__}: {printable(first_line(error))}"
         ) from error
-    lines = []
+    told = []
     if ignored:
-        lines.append(
+        told.append(
             f"optimizer and learning rate schedule are those of the checkpoint: "
             f"{', '.join(ignored)} (resume_schedule='config' takes rates and schedules from the "
             "config)"
         )
     changed = _changed_settings(run_state.settings_of(runner.cfg), meta.get("settings"))
     if changed:
-        lines.append(f"changed config values apply from now on: {', '.join(changed)}")
-    if lines:
-        runner.logger.warning(f"resumed from {filename} with another config: {'; '.join(lines)}")
+        told.append(f"changed config values apply from now on: {', '.join(changed)}")
+    if told:
+        runner.logger.warning(f"resumed from {filename} with another config: {'; '.join(told)}")
 
 
 def _changed_settings(own: dict, saved) -> list[str]:
@@ -96,12 +93,14 @@ def resume_newest(runner) -> None:
     problems = failed + unreadable
     for problem in problems:
         runner.logger.warning(f"not resumed from: {problem}")
+    if runner.resumed_from is None and problems:
+        raise CheckpointError(
+            f"no checkpoint in {runner.work_dir} can be resumed from: {problems[0]}"
+        )
     if runner.resumed_from is None:
-        if problems:
-            where = f"no checkpoint in {runner.work_dir}"
-            raise CheckpointError(f"{where} can be resumed from: {problems[0]}")
-        where = f"there is no checkpoint in {runner.work_dir}"
-        runner.logger.warning(f"--resume: {where}; starting from the beginning")
+        runner.logger.warning(
+            f"--resume: there is no checkpoint in {runner.work_dir}; starting from the beginning"
+        )
 
 
 def _start_again(runner, state: dict) -> None:

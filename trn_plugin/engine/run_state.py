@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import random
-import time
 
-import mmengine
 import numpy as np
 import torch
 from mmengine.dist import get_rank, get_world_size
@@ -14,6 +12,7 @@ from mmengine.logging import HistoryBuffer
 
 import trn_plugin
 from trn_plugin.checkpoints import FORMAT
+from trn_plugin.checkpoints.newest import last_checkpoint_text
 from trn_plugin.checkpoints.weights import nonfinite_state
 from trn_plugin.engine.optimizers import nonfinite_moment, optimized_names, restore_optimizers
 from trn_plugin.engine.schedules import replay, restore_schedules
@@ -66,8 +65,8 @@ def capture(runner, save_optimizer: bool, save_param_scheduler: bool) -> dict:
 
 def check_loadable(runner, optimizer: bool) -> None:
     """Raise TrainingError if weights, statistics or optimizer moments are non-finite."""
-    model, built = runner.bare_model, runner.finite_steps.built if runner.finite_steps else {}
-    bad = nonfinite_state(model.state_dict(), built)
+    model, steps = runner.bare_model, runner.finite_steps
+    bad = nonfinite_state(model.state_dict(), steps.infinite if steps else {})
     kind = "weights" if bad in dict(model.named_parameters()) else "statistics"
     what = f"the {kind} of {bad} are"
     if bad is None and optimizer:
@@ -76,7 +75,7 @@ def check_loadable(runner, optimizer: bool) -> None:
     if bad is not None:
         raise TrainingError(
             f"iteration {runner.iter}: {what} not finite and not saved; "
-            f"{runner.last_checkpoint_text()}"
+            f"{last_checkpoint_text(runner.work_dir)}"
         )
 
 
@@ -92,8 +91,6 @@ def describe(runner, given: dict, by_epoch: bool) -> dict:
         settings=settings_of(runner.cfg),
         seed=runner.seed,
         experiment_name=runner.experiment_name,
-        time=time.strftime("%Y%m%d_%H%M%S", time.localtime()),
-        mmengine_version=mmengine.__version__,
         trn_plugin_version=trn_plugin.__version__,
         trn_plugin_format=FORMAT,
         dataset_meta=getattr(runner.train_dataloader.dataset, "metainfo", {}),

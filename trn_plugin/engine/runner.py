@@ -17,16 +17,15 @@ from trn_plugin import checkpoints, packaged
 from trn_plugin.checkpoints import newest
 from trn_plugin.config_checks import check_complete, check_sections, config_errors
 from trn_plugin.engine import resuming, run_state
-from trn_plugin.engine.building import ToldRunner
+from trn_plugin.engine.building import ConfigErrorRunner
 from trn_plugin.engine.data_config import (
     check_metrics,
     check_roots,
-    check_training_set,
+    check_training,
     spread_input_size,
-    tell_of_length,
     with_draws,
 )
-from trn_plugin.engine.distributed import average_statistics, distributed_model, with_sync_bn
+from trn_plugin.engine.distributed import average_statistics, distributed_model
 from trn_plugin.engine.hooks import hooks_of
 from trn_plugin.engine.loops import IterationLoop, own_log_processor, own_loop
 from trn_plugin.engine.optimizers import accumulated, own_optimizer
@@ -40,7 +39,7 @@ __all__ = ["SafeRunner"]
 
 
 @RUNNERS.register_module()
-class SafeRunner(ToldRunner):
+class SafeRunner(ConfigErrorRunner):
     """MMEngine's Runner with checkpoints of plain data (``runner_type='SafeRunner'``).
 
     Checkpoints are written atomically, and loading one executes nothing in it. Checkpoints of
@@ -55,7 +54,7 @@ class SafeRunner(ToldRunner):
         finite_steps (FiniteSteps): runs the training steps; None before training.
         validated (tuple[int, dict]): iteration and metrics of the last validation.
         trained_on (dict): metainfo of the data set that the loaded weights were trained on.
-        resumed_from (str | None): the checkpoint, until the first optimizer step after it.
+        resumed_from (str | None): the checkpoint that the run goes on from.
     """
 
     def __init__(self, *args, load_from=None, resume=False, **options) -> None:
@@ -112,17 +111,11 @@ class SafeRunner(ToldRunner):
 
     def wrap_model(self, model_wrapper_cfg, model):
         """As MMEngine's, also without CUDA, and with timm's conversion of batch norm."""
-        if not self.distributed or is_model_wrapper(model):
-            return super().wrap_model(model_wrapper_cfg, model)
-        sync_bn = self.cfg.get("sync_bn")
-        model = with_sync_bn(sync_bn, model)
-        if model_wrapper_cfg is None:
+        if self.distributed and not is_model_wrapper(model):
             return distributed_model(self.cfg, model)
-        self.cfg.sync_bn = None  # keeps MMEngine from converting again
-        try:
-            return super().wrap_model(model_wrapper_cfg, model)
-        finally:
-            self.cfg.sync_bn = sync_bn
+        if model_wrapper_cfg is not None and not self.distributed:
+            self.logger.warning("model_wrapper_cfg: no effect in a run of one process")
+        return super().wrap_model(model_wrapper_cfg, model)
 
     def _maybe_compile(self, target: str) -> None:
         """Apply ``compile`` to the backbone only, not to losses, checks and optimizer steps."""
@@ -156,7 +149,7 @@ class SafeRunner(ToldRunner):
                 super().dump_config()
                 return super().train()
         except KeyboardInterrupt as error:
-            where = self.last_checkpoint_text()
+            where = newest.last_checkpoint_text(self.work_dir)
             if newest.checkpoint_files(self.work_dir):
                 where += "; --resume continues from there"
             raise type(error)(where) from None
@@ -209,8 +202,7 @@ class SafeRunner(ToldRunner):
     def build_train_loop(self, loop):
         """As MMEngine's; with our loops; refuses data that do not fit the model."""
         built = super().build_train_loop(own_loop(loop))
-        check_training_set(built.dataloader, self.bare_model)
-        tell_of_length(built, self.bare_model, self.logger)
+        check_training(built, self.bare_model, self.logger)
         return built
 
     def load_checkpoint(self, filename, map_location="cpu", strict=False, revise_keys=()):
@@ -260,10 +252,6 @@ class SafeRunner(ToldRunner):
         if self.random_state is not None:
             run_state.set_random_state(self.random_state)
             self.random_state = None
-
-    def last_checkpoint_text(self) -> str:
-        """Message naming the last checkpoint."""
-        return newest.last_checkpoint_text(self.work_dir)
 
     def save_checkpoint(
         self,

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from trn_plugin.errors import ConfigError, shown
 
-__all__ = ["as_iterations", "replay", "restore_schedules", "schedules_in"]
+__all__ = ["as_iterations", "replay", "restore_schedules", "same_kind", "schedules_in"]
 
 
 def as_iterations(scheduler, epoch_length: int, max_iters: int):
@@ -43,17 +43,15 @@ def restore_schedules(schedulers, saved) -> list[str]:
         raise ValueError(f"schedules of the optimizers {shown(list(saved))}")
     differing = []
     for schedule, state in zip(schedules_in(schedulers), schedules_in(saved), strict=True):
-        kind = type(schedule)
-        for name, own in schedule.state_dict().items():
-            if name not in state or not _alike(own, state[name]):
-                found = shown(state.get(name))
-                raise ValueError(f"{name} of a {kind.__name__} is {found}, expected {own!r}")
+        own, kind = schedule.state_dict(), type(schedule).__name__
+        if state.keys() != own.keys():
+            raise ValueError(f"a {kind} has the values {shown(list(state))}")
+        for name, value in own.items():
+            if not same_kind(value, state[name]):
+                raise ValueError(f"{name} of a {kind} is {shown(state[name])}, expected {value!r}")
             setting = not name.startswith("_") and name not in ("last_step", "verbose")
-            if setting and isinstance(own, (bool, int, float, str)) and state[name] != own:
-                differing.append(f"{kind.__name__}.{name} ({shown(state[name])}, not {own!r})")
-        methods = [name for name in state if hasattr(kind, name)]
-        if methods:
-            raise ValueError(f"a schedule has no value {methods[0]}")
+            if setting and isinstance(value, (int, float)) and state[name] != value:
+                differing.append(f"{kind}.{name} ({shown(state[name])}, not {value!r})")
         schedule.load_state_dict(state)
     return differing
 
@@ -75,11 +73,11 @@ def replay(schedulers, iterations: int, epoch_length: int) -> None:
                     schedule.step()
 
 
-def _alike(own, saved) -> bool:
+def same_kind(own, saved) -> bool:
     """Whether a saved value has the type and length of our own; texts must be equal."""
     if isinstance(own, (list, tuple)):
         same = isinstance(saved, (list, tuple)) and len(saved) == len(own)
-        return same and all(map(_alike, own, saved))
+        return same and all(map(same_kind, own, saved))
     if isinstance(own, (int, float)):
         return isinstance(saved, (int, float)) and (abs(saved) < 2**53 or saved == own)
     return not isinstance(own, str) or saved == own

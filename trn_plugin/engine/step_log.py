@@ -11,6 +11,8 @@ from mmengine.hooks import LoggerHook, RuntimeInfoHook
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from trn_plugin.device_flags import HostCopy
+
 __all__ = ["StepLog", "StepLogHook"]
 
 MOST_PENDING = 100  # steps in the queue before it is flushed
@@ -19,11 +21,11 @@ MOST_PENDING = 100  # steps in the queue before it is flushed
 class StepLog:
     """Queue of log entries that are copied to the host asynchronously, one tensor per step.
 
-    ``on_nonfinite`` takes the iteration, entries and norms of a non-finite step. It returns the
-    entries to log, or raises TrainingError.
+    ``on_nonfinite`` takes the iteration, entries and norms of a non-finite step, and may raise
+    TrainingError. If entries have 'skipped_steps', non-finite ones are left out.
     """
 
-    def __init__(self, runner, on_nonfinite: Callable[[int, dict, list], dict]) -> None:
+    def __init__(self, runner, on_nonfinite: Callable[[int, dict, list], None]) -> None:
         self.runner, self.on_nonfinite = runner, on_nonfinite
         self.pending: list[tuple] = []
 
@@ -34,30 +36,23 @@ class StepLog:
         """
         tensors = {k: v.detach().reshape(1) for k, v in entries.items() if torch.is_tensor(v)}
         parts = [*tensors.values(), *([] if good is None else [good.reshape(1)])]
-        host = event = None
+        copied = None
         if parts:
             device = parts[-1].device
-            values = torch.cat([part.to(device, non_blocking=True) for part in parts])
-            on_gpu = device.type == "cuda"
-            host = torch.empty(values.shape, dtype=values.dtype, pin_memory=on_gpu)
-            host.copy_(values, non_blocking=True)
-            if on_gpu:
-                event = torch.cuda.Event()
-                event.record()
-        self.pending.append((iteration, entries, list(tensors), host, event, good, norms))
+            copied = HostCopy(torch.cat([part.to(device, non_blocking=True) for part in parts]))
+        self.pending.append((iteration, entries, list(tensors), copied, good, norms))
 
     def flush(self) -> None:
         """Wait for all queued steps and log them; TrainingError if one is non-finite."""
         pending, self.pending = self.pending, []
-        for iteration, entries, names, host, event, good, norms in pending:
-            if event is not None:
-                event.synchronize()
-            values = [] if host is None else host.tolist()
+        for iteration, entries, names, copied, good, norms in pending:
+            values = [] if copied is None else copied.read().tolist()
             entries = {**entries, **dict(zip(names, values, strict=False))}
             if good is not None and not values[-1]:
-                entries = self.on_nonfinite(iteration, entries, norms)
+                self.on_nonfinite(iteration, entries, norms)
             for name, value in entries.items():
-                self.runner.message_hub.update_scalar(f"train/{name}", value)
+                if "skipped_steps" not in entries or math.isfinite(value):
+                    self.runner.message_hub.update_scalar(f"train/{name}", value)
 
 
 class StepLogHook(RuntimeInfoHook):
@@ -67,18 +62,16 @@ class StepLogHook(RuntimeInfoHook):
     """
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
-        steps = runner.finite_steps
-        if not steps.late:
-            super().after_train_iter(runner, batch_idx, data_batch, outputs)
-        elif (
-            len(steps.log.pending) >= MOST_PENDING
+        log = runner.finite_steps.log
+        if (
+            len(log.pending) >= MOST_PENDING
             or self.end_of_epoch(runner.train_dataloader, batch_idx)
             or any(
                 isinstance(hook, LoggerHook) and hook.every_n_inner_iters(batch_idx, hook.interval)
                 for hook in runner.hooks
             )
         ):
-            steps.log.flush()
+            log.flush()
 
     def before_val(self, runner) -> None:
         if runner.finite_steps is not None:
@@ -111,62 +104,41 @@ class Losses(dict):
 
 
 class Norms(NamedTuple):
-    """Gradient norms of an optimizer's parameters: total, and of each one.
-
-    ``strict`` also refuses a total norm that overflows while all gradients are finite.
-    """
+    """Gradient norms of an optimizer's parameters: total, and of each one."""
 
     total: Tensor
     each: Tensor
     parameters: list
-    strict: bool
 
-    def bad_text(self, names: dict[int, str], tasks: list[str]) -> str:
-        """Names the non-finite gradients and their tasks."""
+    def bad_text(self, names: dict[int, str]) -> str:
+        """Names the non-finite gradients; ``names`` are those of the parameters by ``id``."""
         pairs = zip(self.parameters, self.each.tolist(), strict=True)
         bad = [names.get(id(p), "a parameter") for p, norm in pairs if not math.isfinite(norm)]
-        if not bad and not math.isfinite(float(self.total)):
-            return "the norm of the gradients is not finite"
-        if not bad:
+        if bad:
+            more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
+            return f"the gradient of {bad[0]}{more} is not finite"
+        if math.isfinite(float(self.total)):
             return "a loss of another process is not finite"
-        of = [task for task in tasks if any(task in name.split(".")[:-1] for name in bad)]
-        more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
-        tasks = f" (of {' and '.join(of)})" if of else ""
-        return f"the gradient of {bad[0]}{more}{tasks} is not finite"
+        return "the norm of the gradients is not finite"
 
 
-def norms_of(parameters: list[Tensor], order: float = 2.0, strict: bool = False) -> Norms:
+def norms_of(parameters: list[Tensor], order: float = 2.0) -> Norms:
     """Gradient norms as in ``torch.nn.utils.get_total_norm``."""
     gradients = [parameter.grad for parameter in parameters]
     if not gradients:
-        return Norms(torch.zeros(()), torch.zeros(0), parameters, strict)
+        return Norms(torch.zeros(()), torch.zeros(0), parameters)
     if len({(gradient.dtype, gradient.device) for gradient in gradients}) == 1:
         each = torch.stack(torch._foreach_norm(gradients, order))
     else:
         norms = [torch.linalg.vector_norm(gradient, order) for gradient in gradients]
         each = torch.stack([norm.to(gradients[0].device, torch.float32) for norm in norms])
-    return Norms(torch.linalg.vector_norm(each, order), each, parameters, strict)
+    return Norms(torch.linalg.vector_norm(each, order), each, parameters)
 
 
 def losses_text(bad: dict[str, float]) -> str | None:
     """Names non-finite losses with their values; None if there are none."""
     named = {key: value for key, value in bad.items() if key != "loss"} or bad
-    return " and ".join(f"{_loss_name(key)} is {value}" for key, value in named.items()) or None
-
-
-def _loss_name(key: str) -> str:
-    level = key.removeprefix("loss_relation_")
-    if level != key:
-        return f"the relation loss of level {level!r}"
-    task = key.removeprefix("loss_")
-    return f"the loss of task {task!r}" if task != key else repr(key)
-
-
-def finite_only(entries: dict, skipped: int) -> dict:
-    """The finite log entries, and ``skipped_steps``."""
-    numbers = {k: torch.as_tensor(v) for k, v in entries.items() if not isinstance(v, str)}
-    bad = [name for name, value in numbers.items() if not bool(value.isfinite().all())]
-    return {**{k: v for k, v in entries.items() if k not in bad}, "skipped_steps": skipped}
+    return " and ".join(f"{key} is {value}" for key, value in named.items()) or None
 
 
 def statistics_of(model: nn.Module) -> list[tuple[Tensor, Tensor]]:

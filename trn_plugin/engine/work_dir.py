@@ -20,18 +20,13 @@ def only_run_in(folder: str | os.PathLike) -> Iterator[None]:
         yield
         return
     # a record lock: freed by the kernel when the process dies, not inherited by workers
-    with open(os.path.join(folder, ".running"), "a+", encoding="utf-8") as file:
+    with open(os.path.join(folder, ".running"), "a", encoding="utf-8") as file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
-            file.seek(0)
             raise ConfigError(
-                f"work_dir {folder}: another training is running in it (process "
-                f"{file.read(20).strip() or 'unknown'}); use another work directory"
+                f"work_dir {folder}: another training is running in it; use another work directory"
             ) from None
         except OSError:  # a file system without locks
             pass
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
         yield

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from mmengine.logging import print_log
-from sklearn.metrics import confusion_matrix, recall_score
+from sklearn.metrics import recall_score
 
-from trn_plugin.evaluation.task_metric import TaskMetric, table, warn
+from trn_plugin.evaluation.task_metric import TaskMetric, warn
 from trn_plugin.registry import METRICS
 from trn_plugin.tasks import ClassTask
 
@@ -30,7 +28,6 @@ class Accuracy(TaskMetric):
     Args:
         task: Name of the class task, and the keys' prefix.
         balanced: Also report the balanced accuracy.
-        confusion: Also log the confusion matrix as a table.
 
     Raises:
         ConfigError: the task is unknown or of another kind.
@@ -39,12 +36,9 @@ class Accuracy(TaskMetric):
     task_type = ClassTask
     directions = {"accuracy": "greater", "balanced_accuracy": "greater"}
 
-    def __init__(
-        self, task: str, balanced: bool = False, confusion: bool = False, **kwargs
-    ) -> None:
+    def __init__(self, task: str, balanced: bool = False, **kwargs) -> None:
         super().__init__(task, **kwargs)
         self.balanced = balanced
-        self.confusion = confusion
 
     def compute_metrics(self, results: list[tuple]) -> dict[str, float]:
         """Percentages by key; NaN where no picture is labelled."""
@@ -63,10 +57,10 @@ class Accuracy(TaskMetric):
         if not finite.all():
             warn(f"{name}: {(~finite).sum()} predictions are not finite; they count as wrong")
 
-        classes = self._names(self.task, probabilities.shape[1])
-        present = np.unique(truth)
         metrics = {"accuracy": 100 * float(np.mean(predicted == truth))}
         if self.balanced:
+            classes = self._names(self.task, probabilities.shape[1])
+            present = np.unique(truth)
             recall = recall_score(
                 truth, predicted, labels=present, average="macro", zero_division=0.0
             )
@@ -77,19 +71,4 @@ class Accuracy(TaskMetric):
                     f"no picture of {', '.join(absent)}",
                     logger="current",
                 )
-        if self.confusion:
-            matrix = confusion_matrix(truth, predicted, labels=range(len(classes)))
-            print_log(
-                f"{self.prefix}: confusion matrix (rows true, columns predicted)\n"
-                + _confusion_table(matrix, classes),
-                logger="current",
-            )
         return metrics
-
-
-def _confusion_table(matrix: np.ndarray, classes: Sequence[str]) -> str:
-    rows = []
-    for name, counts, right in zip(classes, matrix, matrix.diagonal(), strict=True):
-        recall = f"{100 * right / counts.sum():.1f} %" if counts.sum() else "-"
-        rows.append([name, *map(str, counts), recall])
-    return table(["", *classes, "recall"], rows)

@@ -65,10 +65,6 @@ class AttributeMetric(TaskMetric):
         """See :class:`TaskMetric`."""
         return self.parts
 
-    def _check_tasks(self) -> None:
-        for part in self.parts:
-            self.described(part)
-
     def process(self, data_batch: object, data_samples: Samples) -> None:
         """Keep (probabilities, labels or NaN) of each picture."""
         if not len(data_samples):
@@ -88,8 +84,7 @@ class AttributeMetric(TaskMetric):
             warn(
                 f"{self.prefix}/error_rate is undefined: none of {len(results)} pictures has labels"
             )
-        tasks = [self.described(part) for part in self.parts]
-        described = [name for task in tasks if task for name in task.names]
+        described = [name for task in self.described.values() for name in task.names]
         count = results[0][0].size if results else len(described)
         names = described or [str(i) for i in range(count)]
         probabilities = np.array([pred for pred, _ in labelled]).reshape(len(labelled), count)

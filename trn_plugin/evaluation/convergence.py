@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +14,7 @@ from trn_plugin.relation import TaskRelationLayer
 __all__ = ["NEEDED_PER_FEATURE", "OnlineRun", "effective_sample_size", "online_similarity"]
 
 NEEDED_PER_FEATURE = 5
-"""Effective samples for each feature of both sides, below which tau is mostly chance."""
+"""Effective samples per feature (d1 + d2); with fewer, tau is mostly chance."""
 
 
 class OnlineRun(NamedTuple):
@@ -67,28 +67,18 @@ def online_similarity(
         iterations: number of batches.
         seed: of the shuffling.
         progress: called after each batch.
-
-    Raises:
-        ValueError: fewer samples than a batch, or invalid features.
     """
-    if len(f1) < batch_size:
-        raise ValueError(f"expected at least {batch_size} samples for a batch, found {len(f1)}")
     x1, x2 = (torch.from_numpy(np.ascontiguousarray(f)) for f in (f1, f2))
-    layer = TaskRelationLayer(momentum)
+    layer, generator = TaskRelationLayer(momentum), torch.Generator().manual_seed(seed)
+    waiting: list[torch.Tensor] = []
     course: list[tuple[float, float]] = []
-    with torch.no_grad():
-        for batch in _batches(len(f1), batch_size, iterations, seed):
-            tau = layer(x1[batch], x2[batch])
-            course.append((float(tau), float(layer.effective_sample_size)))
-            progress()
-    return OnlineRun(*map(np.array, zip(*course, strict=True)))
-
-
-def _batches(count: int, batch_size: int, iterations: int, seed: int):
-    generator = torch.Generator().manual_seed(seed)
-    waiting: Sequence[torch.Tensor] = ()
     for _ in range(iterations):
         if not waiting:
-            order = torch.randperm(count, generator=generator)
-            waiting = list(order[: count - count % batch_size].split(batch_size))
-        yield waiting.pop()
+            order = torch.randperm(len(x1), generator=generator)
+            waiting = list(order[: len(x1) - len(x1) % batch_size].split(batch_size))
+        batch = waiting.pop()
+        with torch.no_grad():
+            tau = layer(x1[batch], x2[batch])
+        course.append((float(tau), float(layer.effective_sample_size)))
+        progress()
+    return OnlineRun(*map(np.array, zip(*course, strict=True)))

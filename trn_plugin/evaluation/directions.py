@@ -8,20 +8,17 @@ __all__ = ["rule_of"]
 
 
 def rule_of(measures):
-    """'greater' or 'less' for a measure, or a list for a list; None if one is unknown."""
-    if isinstance(measures, (list, tuple)):
-        rules = [rule_of(measure) for measure in measures]
-        return None if None in rules or not rules else rules
-    return _direction_of(measures) if isinstance(measures, str) else None
-
-
-def _direction_of(measure: str) -> str | None:
-    """'greater' or 'less' for a key of the metrics; None if no metric declares it.
+    """'greater' or 'less' for a key of the metrics, or a list for a list; None if one is unknown.
 
     An entry of ``directions`` also applies to longer names that begin with it and an underscore.
     """
+    if isinstance(measures, (list, tuple)):
+        rules = [rule_of(measure) for measure in measures]
+        return None if None in rules or not rules else rules
+    if not isinstance(measures, str):
+        return None
     METRICS.import_from_location()
-    name = measure.rpartition("/")[2]
+    name = measures.rpartition("/")[2]
     for kind in METRICS.module_dict.values():
         known = getattr(kind, "directions", {})
         for own in sorted(known, key=len, reverse=True):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 
 import numpy as np
 from mmengine.logging import print_log
@@ -19,7 +18,7 @@ from trn_plugin.evaluation.task_metric import (
     warn,
 )
 from trn_plugin.registry import METRICS
-from trn_plugin.tasks import ClassTask, LandmarkTask
+from trn_plugin.tasks import ClassTask, LandmarkTask, Task
 from trn_plugin.tasks.landmarks import NORMS, mean_points, normalized_errors, point_offsets
 
 __all__ = ["NormalizedMeanError"]
@@ -81,32 +80,28 @@ class NormalizedMeanError(TaskMetric):
 
     @TaskMetric.dataset_meta.setter
     def dataset_meta(self, dataset_meta: dict | None) -> None:
-        """See :class:`TaskMetric`; also checks ``by``."""
+        """See :class:`TaskMetric`; also checks that the norm's points are known."""
         TaskMetric.dataset_meta.fset(self, dataset_meta)
-        task = self.described(self.task)
+        task = self.described.get(self.task)
         if self.norm == "interocular" and task and task.interocular is None:
             raise ConfigError(
                 f"NormalizedMeanError.norm: the data set does not say which points of "
                 f"{self.task!r} are the eyes (interocular); set norm to box, diagonal or crop"
             )
-        if self.by is not None:
-            self.described(self.by, ClassTask)
+
+    def _needed_tasks(self) -> dict[str, type[Task]]:
+        return super()._needed_tasks() | ({self.by: ClassTask} if self.by else {})
 
     def process(self, data_batch: object, data_samples: Samples) -> None:
         """Store (prediction, label or None, box, its source, class or None) of each picture."""
-        classes = [None] * len(data_samples)
-        if self.by is not None:
-            classes = self.labels(data_samples, self.by)
-        self.results.extend(
-            zip(
-                self.predictions(data_samples),
-                self.labels(data_samples),
-                self.meta(data_samples, "box"),
-                self.meta(data_samples, "box_source", "unnamed"),
-                classes,
-                strict=True,
-            )
+        columns = (
+            self.predictions(data_samples),
+            self.labels(data_samples),
+            self.meta(data_samples, "box"),
+            self.meta(data_samples, "box_source", "unnamed"),
+            self.labels(data_samples, self.by) if self.by else [None] * len(data_samples),
         )
+        self.results.extend(zip(*columns, strict=True))
 
     def compute_metrics(self, results: list[tuple]) -> dict[str, float]:
         """Percentages by key; NaN where no picture counts."""
@@ -117,7 +112,7 @@ class NormalizedMeanError(TaskMetric):
             pred, truth, boxes = (
                 np.stack([to_array(result[i]) for result in labelled]) for i in range(3)
             )
-            task = self.described(self.task)
+            task = self.described.get(self.task)
             eyes = (task.interocular if task else None) or (0, 1)
             errors = normalized_errors(pred, truth, boxes, self.norm, eyes)
             classes = np.array([-1 if result[4] is None else int(result[4]) for result in labelled])
@@ -137,17 +132,10 @@ class NormalizedMeanError(TaskMetric):
         metrics |= self._offsets(offsets, len(results[0][0]) if results else 0)
         if self.mean_shape:
             metrics["NME_mean_shape"] = _percent(mean_errors)
-        for index, name in enumerate(self._classes(classes)):
+        names = self._names(self.by, int(classes.max(initial=-1)) + 1) if self.by else ()
+        for index, name in enumerate(names):
             metrics[f"NME_{key_name(name)}"] = _percent(errors[classes == index])
         return metrics
-
-    def _classes(self, classes: np.ndarray) -> Sequence[str]:
-        if self.by is None:
-            return ()
-        described = self.described(self.by, ClassTask)
-        if described:
-            return described.names
-        return [str(index) for index in range(int(classes.max(initial=-1)) + 1)]
 
     def _report(self, results: list[tuple], labelled: list[tuple], errors: np.ndarray) -> None:
         name = f"{self.prefix}/NME"

@@ -79,21 +79,17 @@ def pair_similarities(
     Returns:
         One `PairSimilarity` for each pair, in their order.
     """
-    names = list(dict.fromkeys(name for pair in pairs for name in pair))
     if present is None:
-        present = {name: _finite_rows(features[name]) for name in names}
-    samples = _sets_of_samples([present[name] for name in names])
-    kind = dict(zip(names, samples, strict=True))
-    together: dict[tuple[int, int], list[int]] = {}
-    for index, (a, b) in enumerate(pairs):
-        together.setdefault(tuple(sorted((kind[a], kind[b]))), []).append(index)
-    example = {number: name for name, number in kind.items()}
-    found: dict[int, PairSimilarity] = {}
-    for (first, second), members in together.items():
-        rows = present[example[first]] & present[example[second]]
-        chosen = [pairs[index] for index in members]
-        found.update(zip(members, _measure(features, chosen, rows), strict=True))
-    return [found[index] for index in range(len(pairs))]
+        names = {name for pair in pairs for name in pair}
+        present = {name: np.isfinite(features[name]).all(1) for name in names}
+    together: dict[bytes, list[tuple[str, str]]] = {}
+    for a, b in pairs:
+        together.setdefault((present[a] & present[b]).tobytes(), []).append((a, b))
+    found: dict[tuple[str, str], PairSimilarity] = {}
+    for rows, chosen in together.items():
+        measured = _measure(features, chosen, np.frombuffer(rows, dtype=bool))
+        found.update(zip(chosen, measured, strict=True))
+    return [found[pair] for pair in pairs]
 
 
 def similarity_matrix(
@@ -186,26 +182,13 @@ def clustered_order(matrix: np.ndarray) -> list[int]:
     return leaves_list(joined).tolist()
 
 
-def _sets_of_samples(masks: Sequence[np.ndarray]) -> list[int]:
-    """A number for each mask, the same for equal masks."""
-    numbers: dict[bytes, int] = {}
-    return [numbers.setdefault(np.packbits(mask).tobytes(), len(numbers)) for mask in masks]
-
-
-def _finite_rows(values: np.ndarray) -> np.ndarray:
-    with np.errstate(over="ignore", invalid="ignore"):
-        if np.isfinite(values.sum(dtype=np.float64)):  # faster than isfinite of all
-            return np.ones(len(values), dtype=bool)
-    return np.isfinite(values).all(1)
-
-
 def _measure(
     features: Mapping[str, np.ndarray], pairs: Sequence[tuple[str, str]], rows: np.ndarray
 ) -> list[PairSimilarity]:
     n = int(rows.sum())
     names = list(dict.fromkeys(name for pair in pairs for name in pair))
     kept = {name: features[name] if n == len(rows) else features[name][rows] for name in names}
-    finite = [name for name in names if n and _finite_rows(kept[name]).all()]
+    finite = [name for name in names if n and np.isfinite(kept[name]).all()]
     place = {name: index for index, name in enumerate(finite)}
     sides = [torch.from_numpy(kept[name]) for name in finite]
     tau = task_similarity_matrix(sides).numpy() if sides else None

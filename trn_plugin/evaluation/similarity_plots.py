@@ -17,11 +17,11 @@ MOST_POINTS = 1000  # of a curve
 
 @dataclass
 class Course:
-    """An online estimate over iterations; faint and dotted if it ``cannot`` converge."""
+    """An online estimate over iterations; faint and dotted if it has too few effective samples."""
 
     label: str
     tau: np.ndarray
-    cannot: bool = False
+    too_few: bool = False
 
 
 @dataclass
@@ -65,8 +65,8 @@ def save_convergence(path: str, panels: Sequence[Sequence[Panel]], title: str = 
     for axes, panel in zip(grid, flat, strict=True):
         for index, course in enumerate(panel.courses):
             x = _log_spaced(len(course.tau))
-            style = dict(linestyle=":", alpha=0.6) if course.cannot else {}
-            label = f"{course.label}, too few" if course.cannot else course.label
+            style = dict(linestyle=":", alpha=0.6) if course.too_few else {}
+            label = f"{course.label}, too few" if course.too_few else course.label
             axes.plot(x, course.tau[x - 1], color=f"C{index}", label=label, lw=1.4, **style)
         axes.axhline(panel.offline, color=PLAIN, linestyle="--", lw=1.2, label="offline")
         axes.axhline(panel.chance, color="#999999", linestyle="-.", lw=1, label="chance, offline")

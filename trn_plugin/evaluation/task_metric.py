@@ -67,6 +67,8 @@ class TaskMetric(BaseMetric):
         collect_device, prefix, collect_dir: See :class:`mmengine.evaluator.BaseMetric`.
 
     Attributes:
+        described (dict[str, Task]): the data set's tasks that the metric needs; empty if the
+            metainfo has no tasks.
         directions (dict[str, str]): whether 'greater' or 'less' is better, by measure; an entry
             also applies to longer names that begin with it and an underscore.
     """
@@ -87,7 +89,7 @@ class TaskMetric(BaseMetric):
         super().__init__(collect_device, prefix or own, collect_dir)
         self.task = task
         self.dataset = dataset
-        self._described: dict[str, Task] = {}
+        self.described: dict[str, Task] = {}
 
     @property
     def predicted_tasks(self) -> tuple[str, ...]:
@@ -101,38 +103,31 @@ class TaskMetric(BaseMetric):
         Raises:
             ConfigError: it lacks the task or the data set, or the task is of another kind.
         """
-        self._dataset_meta, self._described = dataset_meta, {}
-        if dataset_meta and "tasks" in dataset_meta:
-            self._check_tasks()
-        meta = dataset_meta or {}
+        self._dataset_meta = dataset_meta
+        meta, where = dataset_meta or {}, type(self).__name__
+        tasks = meta.get("tasks")
+        self.described = {}
+        for task, wanted in self._needed_tasks().items() if tasks else ():
+            if task not in tasks:
+                raise ConfigError(
+                    f"{where}: expected one of the data set's tasks ({listed(tasks)}), "
+                    f"found {task!r}"
+                )
+            if tasks[task]["kind"] != wanted.kind:
+                raise ConfigError(
+                    f"{where}: expected a task of kind {wanted.kind!r}, "
+                    f"found {task!r} of kind {tasks[task]['kind']!r}"
+                )
+            self.described[task] = read_task(task, tasks[task], "the data set's task ")
         known = meta.get("datasets", [meta["dataset"]] if "dataset" in meta else [])
         if self.dataset is not None and known and self.dataset not in known:
             raise ConfigError(
-                f"{type(self).__name__}.dataset: expected one of {listed(known)}, found "
-                f"{self.dataset!r}"
+                f"{where}.dataset: expected one of {listed(known)}, found {self.dataset!r}"
             )
 
-    def _check_tasks(self) -> None:
-        self.described(self.task)
-
-    def described(self, task: str, task_type: type[Task] | None = None) -> Task | None:
-        """The data set's task of this name; None if the metainfo has no tasks."""
-        wanted = task_type or self.task_type
-        tasks = (self.dataset_meta or {}).get("tasks", {})
-        if not tasks or task in self._described:
-            return self._described.get(task)
-        name = type(self).__name__
-        if task not in tasks:
-            raise ConfigError(
-                f"{name}: expected one of the data set's tasks ({listed(tasks)}), found {task!r}"
-            )
-        if tasks[task]["kind"] != wanted.kind:
-            raise ConfigError(
-                f"{name}: expected a task of kind {wanted.kind!r}, "
-                f"found {task!r} of kind {tasks[task]['kind']!r}"
-            )
-        self._described[task] = read_task(task, tasks[task], "the data set's task ")
-        return self._described[task]
+    def _needed_tasks(self) -> dict[str, type[Task]]:
+        """Kinds of the tasks that the data set must have, by name."""
+        return dict.fromkeys(self.predicted_tasks, self.task_type)
 
     def process(self, data_batch: object, data_samples: Samples) -> None:
         """Store (prediction, label or None) of each picture."""
@@ -141,25 +136,28 @@ class TaskMetric(BaseMetric):
 
     def _names(self, task: str, count: int) -> Sequence[str]:
         """Names from the data set; numbers if it has none."""
-        described = self.described(task)
-        return described.names if described else [str(index) for index in range(count)]
+        if task in self.described:
+            return self.described[task].names
+        return [str(index) for index in range(count)]
 
     def predictions(self, samples: Samples, task: str | None = None) -> Sequence[np.ndarray]:
         """Predictions of N pictures."""
         task = task or self.task
+        if not len(samples):
+            return []
         is_batch = isinstance(samples, MultiTaskBatch)
-        for known in [samples.fields["pred"]] if is_batch else [s["pred"] for s in samples]:
-            if task not in known:
-                raise ConfigError(
-                    f"{type(self).__name__}: expected one of the model's tasks "
-                    f"({listed(known)}), found {task!r}"
-                )
+        known = samples.fields["pred"] if is_batch else samples[0]["pred"]
+        if task not in known:
+            raise ConfigError(
+                f"{type(self).__name__}: expected one of the model's tasks "
+                f"({listed(known)}), found {task!r}"
+            )
         if is_batch:
             found = samples.array("pred", task)
         else:
             found = [to_array(sample["pred"][task]) for sample in samples]
-        described = self.described(task)
-        if described and len(found) and found[0].shape != described.output_shape:
+        described = self.described.get(task)
+        if described and found[0].shape != described.output_shape:
             raise ConfigError(
                 f"{type(self).__name__}: the data set's {task!r} has {len(described.names)} "
                 f"entries ({listed(described.names)}), the model predicts {len(found[0])}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from itertools import combinations
 
 import numpy as np
@@ -21,7 +21,6 @@ from trn_plugin.structures import MultiTaskBatch, relation_name, relation_sides
 __all__ = ["TaskSimilarity"]
 
 LEVELS = tuple(level for level in FIELDS if level != LABELS)
-NO_SAMPLES = np.zeros((0, 1), np.float32)
 
 
 @METRICS.register_module()
@@ -68,15 +67,14 @@ class TaskSimilarity(BaseMetric):
                 )
         self.levels = levels
         self.relations: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {}
-        self._of_all = isinstance(relations, str) and relations == "all"
-        for index, relation in enumerate([] if self._of_all else relations):
+        for index, relation in enumerate(() if relations == "all" else relations):
             key = f"TaskSimilarity.relations[{index}]"
             sides = relation_sides(relation, key)
             name = relation_name(sides)
             if name in self.relations:
                 raise ConfigError(f"{key}: {name} is listed twice")
             self.relations[name] = sides
-        if not self.relations and not self._of_all:
+        if not self.relations and relations != "all":
             raise ConfigError("TaskSimilarity.relations: expected at least one pair, found none")
         self.tasks = {task for sides in self.relations.values() for side in sides for task in side}
 
@@ -111,30 +109,20 @@ class TaskSimilarity(BaseMetric):
         known = data_samples.fields if is_batch else data_samples[0]
         for level in self.levels:
             tasks = known[FIELDS[level]]
-            if self._of_all and not self.relations:
-                self._relate_all(tasks)
+            if not self.relations:  # 'all'
+                pairs = [((a,), (b,)) for a, b in combinations(sorted(tasks), 2)]
+                self.relations = {relation_name(sides): sides for sides in pairs}
+                self.tasks = set(tasks)
             self._check_tasks(tasks, "model")
-        self.results.append(features_of(data_samples, (*self.levels, LABELS), tuple(self.tasks)))
-
-    def evaluate(self, size: int) -> dict:
-        """See MMEngine's; split by sample first, as it interleaves the samples of several ranks."""
-        if get_world_size() > 1:
-            self.results = [sample for part in self.results for sample in split(part)]
-        return super().evaluate(size)
-
-    def _relate_all(self, tasks: Collection[str]) -> None:
-        self.tasks = dict.fromkeys(tasks)
-        pairs = [((a,), (b,)) for a, b in combinations(sorted(tasks), 2)]
-        self.relations = {relation_name(sides): sides for sides in pairs}
+        found = features_of(data_samples, (*self.levels, LABELS), tuple(self.tasks))
+        # MMEngine interleaves the samples of several ranks
+        self.results += split(found) if get_world_size() > 1 else [found]
 
     def compute_metrics(self, results: list[dict]) -> dict[str, float]:
         """Similarities by key, NaN if undefined; also logged as a table."""
-        if self._of_all and not self.relations and results:  # this rank had no sample
-            self._relate_all(next(iter(results[0].values())))
         sides = {"+".join(side): side for pair in self.relations.values() for side in pair}
         pairs = [tuple("+".join(side) for side in pair) for pair in self.relations.values()]
-        nothing = {level: dict.fromkeys(self.tasks, NO_SAMPLES) for level in (*self.levels, LABELS)}
-        features = joined(results or [nothing])
+        features = joined(results)
         labels = grouped(features[LABELS], sides)
         present = {name: np.isfinite(values).all(1) for name, values in labels.items()}
         found = {

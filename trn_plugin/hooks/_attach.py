@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import combinations
-from weakref import WeakKeyDictionary
 
 import torch
 from mmengine.dist import all_reduce, get_world_size
@@ -13,16 +13,14 @@ from torch.utils.hooks import RemovableHandle
 
 from trn_plugin.errors import CheckpointError, ConfigError
 from trn_plugin.hooks._features import FeatureReader, refuse_same_modules
-from trn_plugin.hooks._forward_call import ForwardCall
 from trn_plugin.hooks._labels import LabelReader, number_of_samples
-from trn_plugin.hooks._names import check_levels, check_names, check_tasks, mapping
+from trn_plugin.hooks._name_checks import check_dict, check_levels, check_names, check_tasks
 from trn_plugin.models.neck import Measurements, TaskRelationNeck
 from trn_plugin.structures import relation_sides
 
 __all__ = ["AttachedRelations"]
 
 _HOOK = "TaskRelationLossHook"
-_ATTACHED: WeakKeyDictionary[nn.Module, AttachedRelations] = WeakKeyDictionary()
 
 
 class AttachedRelations:
@@ -34,7 +32,7 @@ class AttachedRelations:
         features (Mapping[str, Mapping[str, str | Mapping]]): by level and task, see
             ``FeatureReader``.
         labels (Mapping[str, str | Mapping]): by task, see ``LabelReader``.
-        relations, momentum, **options: see ``TaskRelationNeck``.
+        relations, **options: see ``TaskRelationNeck``.
         data_samples (str): the argument of the model's ``forward`` that holds the labels.
 
     Raises:
@@ -46,19 +44,21 @@ class AttachedRelations:
         features: Mapping[str, Mapping[str, str | Mapping]],
         labels: Mapping[str, str | Mapping],
         relations: Sequence[tuple] | str,
-        momentum: float = 0.99,
-        data_samples: str = "data_samples",
+        data_samples: str,
         **options,
     ) -> None:
+        check_dict(f"{_HOOK}.features", features)
+        check_dict(f"{_HOOK}.labels", labels)
         if relations == "all":
-            relations = list(combinations(sorted(mapping(f"{_HOOK}.labels", labels)), 2))
+            relations = list(combinations(sorted(labels), 2))
         if not relations:
             raise ConfigError(f"{_HOOK}.relations: expected at least one pair of tasks")
         sides = [relation_sides(relation, f"{_HOOK}.relations") for relation in relations]
         tasks = tuple(dict.fromkeys(task for pair in sides for side in pair for task in side))
         check_names(f"{_HOOK}.relations", tasks)
-        check_levels(f"{_HOOK}.features", mapping(f"{_HOOK}.features", features))
+        check_levels(f"{_HOOK}.features", features)
         check_tasks(f"{_HOOK}.labels", labels, tasks)
+        self.levels = tuple(features)
         self.readers: dict[str, dict[str, FeatureReader]] = {}
         for level, paths in features.items():
             where = f"{_HOOK}.features.{level}"
@@ -68,19 +68,14 @@ class AttachedRelations:
         self.sides = tuple(sides)
         self.data_samples = data_samples
         try:
-            self.neck = TaskRelationNeck(sides, tuple(features), momentum, **options)
+            self.neck = TaskRelationNeck(sides, self.levels, **options)
         except ConfigError as error:
             raise ConfigError(str(error).replace("model.neck.", f"{_HOOK}.")) from None
         self.dims: dict[str, dict[str, int]] | None = None  # widths by level; set by the first step
         self._double_labels: set[str] = set()  # tasks with float64 labels, equal in all processes
         self._saved: dict | None = None
         self._handles: list[RemovableHandle] = []
-        self._measuring = False
-        self._was_called = False
-
-    @property
-    def levels(self) -> tuple[str, ...]:
-        return tuple(self.readers)
+        self._measuring = self._was_called = False
 
     def check_called(self) -> None:
         """Check that training steps call ``forward`` in mode 'loss'.
@@ -115,24 +110,25 @@ class AttachedRelations:
             ConfigError: a path that names no module, a relation of a module with itself, or a
                 ``forward`` without the arguments 'mode' and ``data_samples``.
         """
-        if model in _ATTACHED:  # a run that ended with an error
-            _ATTACHED[model].detach()
-        _ATTACHED[model] = self
-        self._call = ForwardCall(model, self.data_samples, f"{_HOOK}.data_samples")
+        self._signature = inspect.signature(model.forward)
+        parameters = self._signature.parameters.values()
+        for name in ("mode", self.data_samples):
+            if not any(p.name == name or p.kind is p.VAR_KEYWORD for p in parameters):
+                raise ConfigError(
+                    f"{_HOOK}.data_samples: {type(model).__name__}.forward has no argument "
+                    f"{name!r}; its arguments are {', '.join(p.name for p in parameters)}"
+                )
         for readers in self.readers.values():
             refuse_same_modules(model, readers, self.sides)
         self._losses, self._check = losses, check
         self._was_called = False
         self._micro_batches = micro_batches
         # torch.compile must not trace the reading of labels
-        before, after, finish = map(
-            torch.compiler.disable, (self._before, self._after, self._finish)
-        )
+        before, after = map(torch.compiler.disable, (self._before, self._after))
         self._handles = [
             model.register_forward_pre_hook(before, with_kwargs=True),
             *(reader.attach(model, lambda: self._measuring) for reader in self._all_readers()),
             model.register_forward_hook(after, with_kwargs=True),
-            model.register_forward_hook(finish, with_kwargs=True, always_call=True),
         ]
 
     def detach(self) -> None:
@@ -179,13 +175,22 @@ class AttachedRelations:
                 )
         self._saved = dict(state)
 
+    def _argument(self, name: str, args: tuple, kwargs: dict):
+        """The value of an argument in a call of the model's ``forward``."""
+        if name in kwargs:
+            return kwargs[name]
+        bound = self._signature.bind_partial(*args, **kwargs)
+        bound.apply_defaults()
+        return bound.arguments.get(name)
+
     def _before(self, model: nn.Module, args: tuple, kwargs: dict) -> None:
-        if model.training and torch.is_grad_enabled() and self._call.is_of_losses(args, kwargs):
+        trains = model.training and torch.is_grad_enabled()
+        if trains and self._argument("mode", args, kwargs) == "loss":
             self._end()
             self._measuring = self._was_called = True
 
     def _after(self, model: nn.Module, args: tuple, kwargs: dict, output):
-        if not self._measuring or not self._call.is_of_losses(args, kwargs):
+        if not self._measuring or self._argument("mode", args, kwargs) != "loss":
             return None
         try:
             if not isinstance(output, dict):
@@ -193,19 +198,13 @@ class AttachedRelations:
                     f"{_HOOK}: {type(model).__name__}.forward returned a {type(output).__name__} "
                     "in mode 'loss', expected a dict of losses"
                 )
-            measured = self._measure(self._call.samples(args, kwargs))
+            measured = self._measure(self._argument(self.data_samples, args, kwargs))
             added = {**self.neck.logged(measured), **self._losses(measured)}
             taken = sorted(set(added) & set(output))
             if taken:
                 raise ConfigError(f"{_HOOK}: the model itself returns {', '.join(taken)}")
             return {**output, **added}
-        except (ConfigError, CheckpointError):  # ends the run; other errors may skip a step only
-            self.detach()
-            raise
-
-    def _finish(self, model: nn.Module, args: tuple, kwargs: dict, output) -> None:
-        """Release the features, even after an error in the model's code."""
-        if self._call.is_of_losses(args, kwargs):
+        finally:
             self._end()
 
     def _measure(self, samples) -> dict[str, Measurements]:

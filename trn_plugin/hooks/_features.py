@@ -20,9 +20,7 @@ class FeatureReader:
     """Stores the output of a module, averaged over positions to (N, d).
 
     Args:
-        config (str | Mapping): dotted name of the module; or ``dict(path=..., dim=...)``, where
-            ``dim`` is the feature dimension of its output (default: 1 for maps (N, d, H, W) and
-            (N, d, T, H, W), the last for (N, d) and (N, L, d)).
+        config (str | Mapping): one of the ``features`` of ``TaskRelationLossHook``.
         where (str): the config key, for errors.
 
     Raises:
@@ -44,7 +42,7 @@ class FeatureReader:
         if self.dim is not None and (not isinstance(self.dim, int) or self.dim == 0):
             raise ConfigError(f"{where}.dim: expected a dimension other than 0, found {self.dim!r}")
         self.where = where
-        self._outputs: list[Tensor | ConfigError] = []
+        self._outputs: list[Tensor] = []
 
     def module(self, model: nn.Module) -> nn.Module:
         """The module to read.
@@ -63,22 +61,21 @@ class FeatureReader:
         )
 
     def attach(self, model: nn.Module, wanted: Callable[[], bool]) -> RemovableHandle:
-        """Read the module whenever it runs and ``wanted`` returns True."""
+        """Read the module whenever it runs and ``wanted`` returns True.
+
+        Its forward then raises ConfigError if its output is not features.
+        """
 
         def keep(module: nn.Module, args: tuple, output) -> None:
             if wanted():
-                try:
-                    self._outputs.append(self._pooled(output))
-                except ConfigError as error:  # take() raises it, outside the model's code
-                    self._outputs.append(error)
+                self._outputs.append(self._pooled(output))
 
         return self.module(model).register_forward_hook(keep)
 
     @property
     def device(self) -> torch.device:
         """Device of the stored features; the CPU if there are none."""
-        outputs = [output for output in self._outputs if torch.is_tensor(output)]
-        return outputs[0].device if outputs else torch.device("cpu")
+        return self._outputs[0].device if self._outputs else torch.device("cpu")
 
     def clear(self) -> None:
         """Drop the stored features."""
@@ -98,8 +95,8 @@ class FeatureReader:
             The features, and (N,) bool, which samples have features; None for all.
 
         Raises:
-            ConfigError: the module was not called exactly once since :meth:`clear`, its output is
-                not features, or the number of rows does not fit.
+            ConfigError: the module was not called exactly once since :meth:`clear`, or the number
+                of rows does not fit.
         """
         outputs, self._outputs = self._outputs, []
         if len(outputs) != 1:
@@ -108,8 +105,6 @@ class FeatureReader:
                 f"{self.where}: {self.path!r} {found} in a training step, expected one call"
             )
         (features,) = outputs
-        if isinstance(features, ConfigError):
-            raise features
         if len(features) == batch:
             return features, None
         labelled = labels.present
@@ -132,15 +127,14 @@ class FeatureReader:
         if not torch.is_tensor(output):
             size = f" of {len(output)}" if isinstance(output, (tuple, list, Mapping)) else ""
             raise self._misfit(f"a {type(output).__name__}{size}")
-        if not output.is_floating_point() or not 2 <= output.ndim <= 5:
-            raise self._misfit(f"{tuple(output.shape)} of {output.dtype}")
+        shape = tuple(output.shape)
+        if not output.is_floating_point() or not 2 <= output.ndim <= 5 or 0 in shape[1:]:
+            raise self._misfit(f"{shape} of {output.dtype}")
         dim = self.dim if self.dim is not None else (-1 if output.ndim <= 3 else 1)
         if not -output.ndim < dim < output.ndim:
-            raise self._misfit(f"{tuple(output.shape)} without a dimension {dim}")
+            raise self._misfit(f"{shape} without a dimension {dim}")
         dtype = torch.promote_types(output.dtype, torch.float32)
         positions = [i for i in range(1, output.ndim) if i != dim % output.ndim]
-        if 0 in output.shape[1:]:
-            raise self._misfit(f"{tuple(output.shape)}")
         if not positions:
             return output.to(dtype, copy=True)
         return output.mean(positions, dtype=dtype)

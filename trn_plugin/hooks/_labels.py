@@ -11,7 +11,7 @@ from mmengine.structures import BaseDataElement
 from torch import Tensor
 
 from trn_plugin.device_flags import DeviceFlags
-from trn_plugin.errors import ConfigError
+from trn_plugin.errors import ConfigError, shown
 
 __all__ = ["LabelReader", "Labels"]
 
@@ -37,13 +37,11 @@ class Labels(NamedTuple):
 class LabelReader:
     """Reads the labels of one task from the data samples of a batch.
 
-    Class indices become one-hot rows; other numbers are flattened. A label is missing if there is
-    nothing or None at the path, if it contains NaN, or if it is ``ignore_index``.
+    A label is missing if there is nothing or None at the path, if it contains NaN, or if it is
+    ``ignore_index``.
 
     Args:
-        config (str | Mapping): path of the label in a data sample: attributes, dict keys and
-            positions joined by dots (``'gt_label.label'``); or a dict of that ``path``, of
-            ``num_classes``, which a class index needs, and ``ignore_index``.
+        config (str | Mapping): one of the ``labels`` of ``TaskRelationLossHook``.
         where (str): the config key, for errors.
 
     Raises:
@@ -63,9 +61,10 @@ class LabelReader:
         self.path = options["path"]
         self.num_classes = options.get("num_classes")
         self.ignore_index = options.get("ignore_index")
-        if self.num_classes is not None and not _is_count(self.num_classes):
+        classes = self.num_classes
+        if classes is not None and (not isinstance(classes, int) or classes < 2):
             raise ConfigError(
-                f"{where}.num_classes: expected a number of at least 2, found {self.num_classes!r}"
+                f"{where}.num_classes: expected a number of at least 2, found {classes!r}"
             )
         self.where = where
         self._bad_indices = DeviceFlags()
@@ -95,12 +94,9 @@ class LabelReader:
                 f"{self.where}: expected as many numbers in each sample, {self.path!r} gives "
                 f"{' and '.join(map(str, sizes))}"
             )
-        if any(row.is_floating_point() for row in found):
-            rows = [row if row is None or row.is_floating_point() else row.float() for row in rows]
-        blank = torch.zeros_like(next(row for row in rows if row is not None))
-        values = torch.stack([blank if row is None else row for row in rows]).to(
-            device, non_blocking=True
-        )
+        blank = torch.zeros_like(found[0])
+        values = torch.stack([blank if row is None else row for row in rows])
+        values = values.to(device, non_blocking=True)
         if self.num_classes is not None:
             return Labels(*self._one_hot(values, mask), present)
         if _is_index(values) and values.shape[1] == 1:
@@ -167,19 +163,14 @@ class LabelReader:
         bad = (index[:, 0] < 0) | (index[:, 0] >= self.num_classes)
         bad = bad if mask is None else mask & bad
         self._bad_indices.put(torch.where(bad, index[:, 0].long(), _NO_INDEX).amax())
-        for found in self._bad_indices.take():
-            self._check_index(int(found))
+        for found in map(int, self._bad_indices.take()):
+            if found != _NO_INDEX:
+                raise ConfigError(
+                    f"{self.where}: {self.path!r} gives the class index {found}, expected 0 to "
+                    f"{self.num_classes - 1}, or ignore_index ({self.ignore_index})"
+                )
         classes = torch.arange(self.num_classes, device=index.device)
         return (index == classes).float(), mask
-
-    def _check_index(self, bad: int) -> None:
-        if bad == _NO_INDEX:
-            return
-        ignored = "" if self.ignore_index is None else f", or {self.ignore_index} for no label"
-        raise ConfigError(
-            f"{self.where}: {self.path!r} gives the class index {bad}, expected 0 to "
-            f"{self.num_classes - 1}{ignored}"
-        )
 
 
 def number_of_samples(samples, where: str) -> int:
@@ -220,27 +211,22 @@ def _step(value, name: str):
 
 
 def _contents(value) -> str:
-    if isinstance(value, Mapping):
-        names = list(map(str, value))
-    elif isinstance(value, BaseDataElement):
-        names = list(value.all_keys())
-    elif _is_batch(value):
+    """The names in a data sample."""
+    if _is_batch(value):
         return f"{len(value)} positions"
-    else:
-        names = [name for name in getattr(value, "__dict__", ()) if not name.startswith("_")]
-    return ", ".join(sorted(names)[:20]) or "nothing"
+    names = [name for name in getattr(value, "__dict__", ()) if not name.startswith("_")]
+    if isinstance(value, BaseDataElement):
+        names = value.all_keys()
+    elif isinstance(value, Mapping):
+        names = value
+    return ", ".join(sorted(map(str, names))[:20]) or "nothing"
 
 
 def _described(value) -> str:
     if isinstance(value, (Mapping, BaseDataElement)):
         return f"a {type(value).__name__} with {_contents(value)}"
-    text = " ".join(repr(value).split())
-    return f"{text if len(text) < 40 else text[:37] + '...'} ({type(value).__name__})"
+    return f"{shown(value)} ({type(value).__name__})"
 
 
 def _is_index(row: Tensor) -> bool:
     return not row.is_floating_point() and row.dtype != torch.bool
-
-
-def _is_count(value) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 2

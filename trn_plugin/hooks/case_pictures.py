@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 
 import numpy as np
 from mmengine.dist import collect_results, is_main_process
@@ -14,9 +13,7 @@ from trn_plugin.errors import ConfigError
 from trn_plugin.evaluation import case_sheets, plots
 from trn_plugin.evaluation.task_metric import key_name, to_array
 from trn_plugin.geometry import box_to_image, crop, read_image
-from trn_plugin.hooks.similarity_plot import INFO, save_similarity_courses
 from trn_plugin.registry import HOOKS
-from trn_plugin.structures import MultiTaskDataSample
 from trn_plugin.tasks import Line, Task, read_tasks
 
 __all__ = ["CasePicturesHook"]
@@ -34,8 +31,7 @@ class CasePicturesHook(Hook):
       red, with classes as text;
     - ``cumulative_error_<task>.png`` for landmarks, with the curve of the mean shape;
     - ``confusion_<task>.png`` for classes, ``precision_recall_<task>.png`` for attributes,
-      ``values_<task>.png`` for values, predicted over true;
-    - ``similarity.png``, tau during the training of the checkpoint, if it was logged.
+      ``values_<task>.png`` for values, predicted over true.
 
     Pictures other than single cases also go to the visualizer's backends, as do the metrics as
     ``test/<key>``. Labels and predictions are stored during the test; the chosen pictures are read
@@ -50,8 +46,8 @@ class CasePicturesHook(Hook):
         seed: Of the sampling.
 
     Raises:
-        ConfigError: the test set's metainfo does not describe its tasks, or ``out_dir`` cannot be
-            created.
+        ConfigError: the test set's metainfo does not describe its tasks.
+        OSError: ``out_dir`` cannot be created.
     """
 
     priority = "LOWEST"
@@ -63,21 +59,6 @@ class CasePicturesHook(Hook):
         self.num_worst = num_worst
         self.num_sample = num_sample
         self.seed = seed
-        self._cases: list[dict] = []
-        self._sheets: list[str] = []
-        self._logged: dict = {}
-        self._widths: list = []
-        self._iterations = 0
-
-    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
-        """Take the training log from the checkpoint, for ``similarity.png``."""
-        hub = checkpoint.get("message_hub") or {}
-        logged = hub.get("log_scalars") or {}
-        self._logged = {
-            name: saved["history"] for name, saved in logged.items() if isinstance(saved, dict)
-        }
-        self._widths = (hub.get("runtime_info") or {}).get(INFO, [])
-        self._iterations = (checkpoint.get("meta") or {}).get("iter", 0)
 
     def before_test(self, runner) -> None:
         """Check what :meth:`after_test` needs."""
@@ -86,20 +67,9 @@ class CasePicturesHook(Hook):
         if not metainfo.get("tasks"):
             raise ConfigError("CasePicturesHook: expected 'tasks' in the test set's metainfo")
         if is_main_process():
-            try:
-                os.makedirs(self.out_dir, exist_ok=True)
-            except OSError as error:
-                raise ConfigError(
-                    f"CasePicturesHook.out_dir: cannot make {self.out_dir}: {error.strerror}"
-                ) from None
+            os.makedirs(self.out_dir, exist_ok=True)
 
-    def after_test_iter(
-        self,
-        runner,
-        batch_idx: int,
-        data_batch: dict | tuple | list | None = None,
-        outputs: Sequence[MultiTaskDataSample] | None = None,
-    ) -> None:
+    def after_test_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         """Store the labels and predictions of each readable picture."""
         for sample in outputs or ():
             if sample.get("unreadable"):
@@ -126,10 +96,7 @@ class CasePicturesHook(Hook):
         self._cases = []
         if is_main_process() and cases:
             self._write(cases, dataset.metainfo["tasks"])
-            course = save_similarity_courses(
-                self.out_dir, self._logged, self._iterations, self._widths
-            )
-            for path in [*self._sheets, *([course] if course else [])]:
+            for path in self._sheets:
                 name = os.path.splitext(os.path.basename(path))[0]
                 runner.visualizer.add_image(name, read_image(path))
 

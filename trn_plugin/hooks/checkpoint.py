@@ -6,6 +6,7 @@ import inspect
 import os
 import re
 from collections import deque
+from collections.abc import Iterable
 
 from mmengine.dist import is_main_process
 from mmengine.fileio import LocalBackend
@@ -17,11 +18,8 @@ from trn_plugin.registry import HOOKS
 
 __all__ = ["SafeCheckpointHook"]
 
-TYPES = (
-    (("interval", "max_keep_ckpts", "save_begin"), int, "a whole number"),
-    (("by_epoch",), bool, "True or False"),
-    (("filename_tmpl",), str, "text"),
-)
+TYPES = dict(interval=int, max_keep_ckpts=int, save_begin=int, by_epoch=bool, filename_tmpl=str)
+NAMES = {int: "a whole number", bool: "True or False", str: "text"}
 
 
 @HOOKS.register_module()
@@ -40,13 +38,12 @@ class SafeCheckpointHook(CheckpointHook):
     def __init__(self, interval: int = -1, save_best=None, rule=None, **options) -> None:
         rule = rule or rule_of(save_best)
         super().__init__(interval, save_best=save_best, rule=rule, **options)
-        for names, kind, expected in TYPES:
-            for name in names:
-                value = getattr(self, name)
-                if isinstance(value, bool) != (kind is bool) or not isinstance(value, kind):
-                    raise ConfigError(
-                        f"default_hooks.checkpoint.{name}: expected {expected}, found {value!r}"
-                    )
+        for name, kind in TYPES.items():
+            value = getattr(self, name)
+            if type(value) is not kind:
+                raise ConfigError(
+                    f"default_hooks.checkpoint.{name}: expected {NAMES[kind]}, found {value!r}"
+                )
 
     def before_train(self, runner) -> None:
         """See MMEngine's; after a resume, also removes outdated best checkpoints.
@@ -54,10 +51,9 @@ class SafeCheckpointHook(CheckpointHook):
         Raises:
             ConfigError: ``save_best`` without validation; an unknown option.
         """
-        taken = inspect.signature(runner.save_checkpoint).parameters
-        if not any(str(each).startswith("**") for each in taken.values()):
-            for name in self.args.keys() - taken.keys():
-                raise ConfigError(f"default_hooks.checkpoint: no option is named {name!r}")
+        known = inspect.signature(runner.save_checkpoint).parameters
+        for name in self.args.keys() - known.keys():
+            raise ConfigError(f"default_hooks.checkpoint: no option is named {name!r}")
         if self.save_best and runner.val_loop is None:
             raise ConfigError(
                 "default_hooks.checkpoint.save_best: expected a run that validates, found no "
@@ -73,13 +69,13 @@ class SafeCheckpointHook(CheckpointHook):
                 f"{self.interval} iterations"
             )
         super().before_train(runner)
-        if getattr(runner, "resumed_from", None):
-            for path in self._best():
-                parts = re.fullmatch(r"(best_.*_(?:epoch|iter)_)\d+\.pth", os.path.basename(path))
-                names = os.listdir(self.out_dir) if parts and os.path.isfile(path) else ()
-                for name in names:
-                    if re.fullmatch(rf"{re.escape(parts[1])}\d+\.pth", name):
-                        self._remove_best(os.path.join(self.out_dir, name))
+        if getattr(runner, "resumed_from", None):  # a kill may have left outdated ones
+            for best in self._best():
+                stem = re.fullmatch(r"(best_.*_(?:epoch|iter)_)\d+\.pth", best)
+                if stem and os.path.isfile(os.path.join(self.out_dir, best)):
+                    names = os.listdir(self.out_dir)
+                    pattern = rf"{re.escape(stem[1])}\d+\.pth"
+                    self._remove(name for name in names if re.fullmatch(pattern, name))
 
     def after_val_epoch(self, runner, metrics) -> None:
         """See MMEngine's; removes the old best checkpoints after the new one is written.
@@ -101,23 +97,20 @@ class SafeCheckpointHook(CheckpointHook):
             super().after_val_epoch(runner, metrics)
         finally:
             self.file_backend = backend
-        for path in before:
-            self._remove_best(path)
+        self._remove(before)
 
     def _best(self) -> list[str]:
-        """Paths of the best checkpoints; they may come from a file, so their types are checked."""
+        """File names of the best checkpoints; they may come from a checkpoint of another's."""
         several = getattr(self, "best_ckpt_path_dict", None) or {}
         found = (getattr(self, "best_ckpt_path", None), *several.values())
-        return [path for path in found if isinstance(path, str)]
+        return [os.path.basename(path) for path in found if isinstance(path, str)]
 
-    def _remove_best(self, path: str) -> None:
-        """Remove a best checkpoint of this hook that is no longer the best."""
-        folder, name = os.path.split(path)
-        inside = os.path.realpath(folder) == os.path.realpath(self.out_dir)
-        own = inside and name.startswith("best_") and name.endswith(".pth")
-        kept = [os.path.basename(best) for best in self._best()]
-        if own and name not in kept and os.path.isfile(path) and is_main_process():
-            os.remove(path)
+    def _remove(self, names: Iterable[str]) -> None:
+        """Remove the named files in ``out_dir`` that are former best checkpoints."""
+        for name in set(names) - set(self._best()) if is_main_process() else ():
+            path = os.path.join(self.out_dir, name)
+            if re.fullmatch(r"best_.*\.pth", name) and os.path.isfile(path):
+                os.remove(path)
 
     def _known_direction_first(self, metrics: dict) -> dict:
         for name in metrics:

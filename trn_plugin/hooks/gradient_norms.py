@@ -31,15 +31,12 @@ class GradientNormHook(Hook):
         ConfigError: an interval below 1; when training starts, no parameter with the prefix.
     """
 
-    priority = "NORMAL"
-
     def __init__(self, interval: int = 20, shared: str | None = None) -> None:
         if not isinstance(interval, int) or interval < 1:
             raise ConfigError(
                 f"GradientNormHook.interval: expected an integer of at least 1, found {interval!r}"
             )
         self.interval, self.shared = interval, shared
-        self._handle = None
 
     def before_train(self, runner) -> None:
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
@@ -53,14 +50,11 @@ class GradientNormHook(Hook):
         self._handle = model.register_forward_hook(self._measure)
 
     def after_train(self, runner) -> None:
-        if self._handle is not None:
-            self._handle.remove()
-            self._handle = None
+        self._handle.remove()
 
     def _measure(self, model: nn.Module, args: tuple, output):
-        if not isinstance(output, dict) or self._runner.iter % self.interval:
-            return None
-        if not model.training or not torch.is_grad_enabled():
+        trains = model.training and torch.is_grad_enabled() and isinstance(output, dict)
+        if not trains or self._runner.iter % self.interval:
             return None
         losses = {
             key.removeprefix("loss_"): value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -50,11 +51,12 @@ class TaskRelationLossHook(Hook):
         labels (Mapping, optional): by task the path of the label in a data sample: attributes, dict
             keys and positions joined by dots; or ``dict(path=..., num_classes=...)`` for a class
             index, which becomes one-hot, with the optional ``ignore_index`` of missing labels.
-            Other labels are flattened to (d,).
-        relations, momentum, shrinkage, deletion, correct_chance, statistic, start (optional): see
-            ``TaskRelationNeck``.
-        data_samples (str, optional): the argument of the model's ``forward`` that holds a list of
-            data samples, or a dict of batches; default 'data_samples'.
+            Other labels are flattened to (d,). None and NaN are missing labels too.
+        relations (Sequence[tuple] | str, optional): see ``TaskRelationNeck``.
+        data_samples (str): the argument of the model's ``forward`` that holds a list of data
+            samples, or a dict of batches.
+        **options: momentum, shrinkage, deletion, correct_chance, statistic and start of the
+            ``TaskRelationNeck`` that measures ``relations``.
 
     Raises:
         ConfigError: weights that are not numbers >= 0, or inconsistent names; when training starts,
@@ -65,8 +67,6 @@ class TaskRelationLossHook(Hook):
         CheckpointError: running covariances of other relations, levels or widths.
     """
 
-    priority = "NORMAL"
-
     def __init__(
         self,
         weights: Mapping[str, float],
@@ -75,13 +75,8 @@ class TaskRelationLossHook(Hook):
         features: Mapping[str, Mapping] | None = None,
         labels: Mapping | None = None,
         relations: Sequence[tuple] | str | None = None,
-        momentum: float | None = None,
-        shrinkage: float | None = None,
-        deletion: str | None = None,
-        correct_chance: bool | None = None,
-        statistic: str | None = None,
-        start: str | None = None,
-        data_samples: str | None = None,
+        data_samples: str = "data_samples",
+        **options,
     ) -> None:
         for level, weight in weights.items():
             if not isinstance(weight, (int, float)) or not 0 <= weight < float("inf"):
@@ -100,20 +95,20 @@ class TaskRelationLossHook(Hook):
         self.min_samples_per_dim = min_samples_per_dim
         self.allow_undersampled = allow_undersampled
         self._saved: Mapping | None = None
-        self.attached = _attached(
-            min_samples_per_dim,
-            features=features,
-            labels=labels,
-            relations=relations,
-            momentum=momentum,
-            shrinkage=shrinkage,
-            deletion=deletion,
-            correct_chance=correct_chance,
-            statistic=statistic,
-            start=start,
-            data_samples=data_samples,
-        )
-        if self.attached is not None:
+        for name in options.keys() - inspect.signature(TaskRelationNeck).parameters.keys():
+            raise ConfigError(f"TaskRelationLossHook: no option is named {name!r}")
+        self.attached: AttachedRelations | None = None
+        read = dict(features=features, labels=labels, relations=relations)
+        missing = [name for name, value in read.items() if value is None]
+        given = [*(name for name in read if name not in missing), *options]
+        if missing and given:
+            raise ConfigError(
+                f"TaskRelationLossHook.{given[0]}: also needs {' and '.join(missing)}; a model "
+                "with model.neck needs none of them"
+            )
+        if not missing:
+            options["min_samples_per_dim"] = min_samples_per_dim
+            self.attached = AttachedRelations(**read, data_samples=data_samples, **options)
             self._check_levels(self.attached.levels, "TaskRelationLossHook.features")
 
     def before_train(self, runner) -> None:
@@ -206,19 +201,6 @@ class TaskRelationLossHook(Hook):
                         f"samples, but batch {batch} with momentum {layer.momentum:g} tends to "
                         f"{limit:.0f}: raise either, or set allow_undersampled=True"
                     )
-
-
-def _attached(min_samples_per_dim: float, **options) -> AttachedRelations | None:
-    given = {name: value for name, value in options.items() if value is not None}
-    if not given:
-        return None
-    missing = [name for name in ("features", "labels", "relations") if name not in given]
-    if missing:
-        raise ConfigError(
-            f"TaskRelationLossHook.{next(iter(given))}: also needs {' and '.join(missing)}; a "
-            "model with model.neck needs none of them"
-        )
-    return AttachedRelations(**given, min_samples_per_dim=min_samples_per_dim)
 
 
 def _accumulated(runner) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import threading
 
 import torch
 from mmengine.dist import all_reduce, get_world_size
@@ -20,15 +19,13 @@ class SaveOnTerminateHook(Hook):
     """On SIGTERM, writes a checkpoint after the current iteration and ends the run."""
 
     priority = 99  # after all others
-    before, asked = None, False
+    asked = False
 
     def before_train(self, runner) -> None:
-        if threading.current_thread() is threading.main_thread():
-            self.before = signal.signal(signal.SIGTERM, self._ask)
+        self.before = signal.signal(signal.SIGTERM, self._ask)
 
     def after_train(self, runner) -> None:
-        if self.before is not None:
-            signal.signal(signal.SIGTERM, self.before)
+        signal.signal(signal.SIGTERM, self.before or signal.SIG_DFL)
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         self._save_if_asked(runner, runner.iter + 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from mmengine.dist import master_only
@@ -18,11 +18,10 @@ from trn_plugin.models.neck import TaskRelationNeck
 from trn_plugin.registry import HOOKS
 from trn_plugin.relation import chance_similarity
 
-__all__ = ["SimilarityPlotHook", "save_similarity_courses"]
+__all__ = ["SimilarityPlotHook"]
 
 PREFIX = "train/relation/"
 LABEL, SAMPLES = "label", "samples"
-INFO = "relation_widths"  # in the message hub: level, relation, d1, d2, needed samples, ...
 CHANCE_POINTS = 200  # of a curve
 
 
@@ -40,10 +39,6 @@ class SimilarityPlotHook(Hook):
 
     priority = "LOWEST"
 
-    def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
-        """Save the widths of the features with the log."""
-        self._store_widths(runner)
-
     def after_val_epoch(self, runner, metrics: dict | None = None) -> None:
         """Draw the training so far."""
         self._draw(runner)
@@ -56,44 +51,22 @@ class SimilarityPlotHook(Hook):
 
     @master_only
     def _draw(self, runner) -> str | None:
-        widths = self._store_widths(runner)
         scalars = {name: buffer.data[0] for name, buffer in runner.message_hub.log_scalars.items()}
-        return save_similarity_courses(runner.work_dir, scalars, runner.iter, widths)
-
-    def _store_widths(self, runner) -> list:
-        """Store level, relation, d1, d2 and needed samples of each relation as a flat list."""
-        attached = [getattr(hook, "attached", None) for hook in getattr(runner, "hooks", ())]
-        model = getattr(runner, "model", None)
-        model = model.module if is_model_wrapper(model) else model
-        necks = [getattr(model, "neck", None)]
-        necks += [relations.neck for relations in attached if relations is not None]
-        found = [
-            entry
-            for neck in necks
-            if isinstance(neck, TaskRelationNeck)
-            for level, relations in neck.widths().items()
-            for name, numbers in relations.items()
-            for entry in (level, name, *numbers)
-        ]
-        if found:
-            runner.message_hub.update_info(INFO, found, resumed=True)
-        return found
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        attached = [getattr(hook, "attached", None) for hook in runner.hooks]
+        necks = [getattr(each, "neck", None) for each in (model, *attached)]
+        widths = {}
+        for neck in necks:
+            if isinstance(neck, TaskRelationNeck):
+                widths |= neck.widths()
+        return _save_courses(runner.work_dir, scalars, runner.iter, widths)
 
 
-def save_similarity_courses(
-    folder: str, scalars: Mapping, last: int, widths: Sequence = ()
-) -> str | None:
-    """Draw ``similarity.png`` into a folder.
+def _save_courses(folder: str, scalars: Mapping, last: int, widths: Mapping) -> str | None:
+    """Draw ``similarity.png`` into a folder; returns its path, None if nothing was logged.
 
-    Args:
-        folder: an existing folder.
-        scalars: the training log, (N,) of the last N iterations by name.
-        last: the last iteration.
-        widths: flat list of level, relation, d1, d2 and needed samples; without it no curve is
-            faint, and the chance level is not drawn.
-
-    Returns:
-        The path; None if no task similarity was logged.
+    ``scalars`` is the training log up to iteration ``last``, (N,) by name; ``widths`` are those of
+    ``TaskRelationNeck.widths``.
     """
     courses: dict[str, dict[str, np.ndarray]] = {}
     for key, history in scalars.items():
@@ -110,10 +83,11 @@ def save_similarity_courses(
         return None
     arrived: dict[str, dict[str, np.ndarray]] = {}
     chance: dict[str, dict[str, np.ndarray]] = {}
-    for level, relation, d1, d2, needed in zip(*[iter(widths)] * 5, strict=False):
-        if samples.get(relation) is not None:
-            arrived.setdefault(relation, {})[level] = samples[relation] >= needed
-            chance.setdefault(relation, {})[level] = _chance(samples[relation], d1, d2)
+    for level, relations in widths.items():
+        for relation, (d1, d2, needed) in relations.items():
+            if samples.get(relation) is not None:
+                arrived.setdefault(relation, {})[level] = samples[relation] >= needed
+                chance.setdefault(relation, {})[level] = _chance(samples[relation], d1, d2)
     path = os.path.join(folder, "similarity.png")
     with atomic_write(path) as partial:
         save_courses(str(partial), panels, LABEL, last, arrived=arrived, chance=chance)

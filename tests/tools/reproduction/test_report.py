@@ -1,12 +1,12 @@
 """Means, paired differences; the Markdown, the picture."""
 
-import math
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 from reproduction.picture import save_comparison
-from reproduction.report import markdown, paired
+from reproduction.report import difference, markdown, paired
 
 from trn_plugin.experiments.plan import runs_of
 
@@ -31,22 +31,21 @@ def test_the_interval_holds_the_true_difference_19_times_of_20():
     for _ in range(2000):
         seeds = rng.normal(5, 1, 4)  # what both methods have of a seed
         own, base = seeds + rng.normal(0.3, 0.1, 4), seeds + rng.normal(0, 0.1, 4)
-        found = paired(dict(enumerate(own)), dict(enumerate(base)))
-        inside.append(abs(found.mean - 0.3) < found.half_width)
+        text = difference(paired(dict(enumerate(own)), dict(enumerate(base))), 6)
+        _, low, high = map(float, re.findall(r"[-+][\d.]+", text))
+        inside.append(low < 0.3 < high)
     assert np.mean(inside) == pytest.approx(0.95, abs=0.015)
 
 
 def test_only_pairs_with_one_seed_count():
-    found = paired({0: 5.0, 1: 6.0, 7: 100.0}, {1: 5.5, 0: 4.0, 3: -100.0})
-    assert (found.pairs, found.mean) == (2, 0.75)
-    assert math.isnan(paired({0: 1.0}, {0: 2.0}).half_width)
-    assert math.isnan(paired({0: 1.0}, {1: 2.0}).mean)
+    assert paired({0: 5.0, 1: 6.0, 7: 100.0}, {1: 5.5, 0: 4.0, 3: -100.0}) == [1.0, 0.5]
+    assert difference(paired({0: 1.0}, {1: 2.0}), 2) == "-"
 
 
 def test_an_interval_without_0_is_bold():
-    assert paired({0: 1.0, 1: 1.1}, {0: 3.0, 1: 3.1}).text(1) == "**-2.0 [-2.0, -2.0]**"
-    assert paired({0: 1.0, 1: 3.0}, {0: 2.0, 1: 2.0}).text(1) == "+0.0 [-12.7, +12.7]"
-    assert paired({0: 1.0}, {0: 2.0}).text(2) == "-1.00"
+    assert difference([-2.1, -1.9], 1) == "**-2.0 [-3.3, -0.7]**"
+    assert difference([-1.0, 1.0], 1) == "+0.0 [-12.7, +12.7]"
+    assert difference([-1.0], 2) == "-1.00"
 
 
 def test_markdown_has_a_table_and_differences_of_each_set(table):

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 
 from torch import nn
 
 from trn_plugin.errors import ConfigError
 
-__all__ = ["check_levels", "check_names", "check_tasks", "mapping"]
+__all__ = ["check_dict", "check_levels", "check_names", "check_tasks"]
 
 
-def mapping(where: str, value) -> Mapping:
-    """Check that a value is a dict and not empty."""
+def check_dict(where: str, value) -> None:
+    """Refuse what is not a dict, or empty."""
     if not isinstance(value, Mapping) or not value:
         raise ConfigError(f"{where}: expected a dict that is not empty, found {value!r}")
-    return value
 
 
 def check_names(where: str, names: Iterable[str]) -> None:
@@ -39,16 +38,11 @@ def check_levels(where: str, levels: Iterable[str]) -> None:
             )
 
 
-def check_tasks(where: str, given: Mapping, tasks: Sequence[str]) -> None:
+def check_tasks(where: str, given: Mapping, tasks: Collection[str]) -> None:
     """Refuse a dict whose keys are not exactly the tasks of the relations."""
-    missing = [task for task in tasks if task not in mapping(where, given)]
-    unknown = [task for task in given if task not in tasks]
-    if missing or unknown:
+    check_dict(where, given)
+    if set(given) != set(tasks):
         raise ConfigError(
-            f"{where}: expected the tasks of relations, {', '.join(tasks)}; "
-            + "; ".join(
-                f"{what} {', '.join(map(str, names))}"
-                for what, names in (("it lacks", missing), ("none of them is", unknown))
-                if names
-            )
+            f"{where}: expected the tasks of relations, {', '.join(tasks)}, found "
+            f"{', '.join(map(str, given))}"
         )
