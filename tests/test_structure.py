@@ -90,11 +90,11 @@ def test_nothing_asserts_for_its_users():
 def branches_on_kinds(node):
     """Lines that name a class of tasks, or compare a ``kind`` with the name of one.
 
-    A class may be a ``task_type``, and what ``described`` of a metric looks for.
+    A class may be a ``task_type``, and what a metric needs (``_needed_tasks``).
     """
     if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "task_type":
         return
-    if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "described":
+    if isinstance(node, ast.FunctionDef) and node.name == "_needed_tasks":
         return
     parts = [node]
     if isinstance(node, (ast.Compare, ast.Match)):

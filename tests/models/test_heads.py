@@ -124,13 +124,6 @@ def test_balanced_labels_pull_to_neither_side():
     assert head.pos_weight.tolist() == [1, 1, 1]
 
 
-def test_balanced_without_training_labels_is_an_error():
-    head = AttributeHead(1, 4, pos_weight="balanced")
-    with pytest.raises(ConfigError, match="taken from the training labels"):
-        head.loss(torch.zeros(2, 1), torch.ones(2, 1), torch.ones(2, dtype=torch.bool))
-    assert head.predict(torch.zeros(2, 1)).shape == (2, 1)  # no labels, no need
-
-
 def test_the_model_asks_the_training_data():
     heads = dict(smile=dict(type="AttributeHead", num_attributes=2, pos_weight="balanced"))
     model = build(heads=heads, neck=False)

@@ -147,19 +147,6 @@ def test_pictures_of_the_training_set(tmp_path, monkeypatch):
         next(module.data_batches(training.model, config, args))
 
 
-def test_the_relation_part_on_the_training_set(run_tool, tmp_path):
-    few = ("--batch", 14, "--image-size", 32, "--steps", 4, "--warmup", 1, "--data")
-    options = ("custom_hooks.0.min_samples_per_dim=0", *of_toy_faces(tmp_path / "faces"))
-    out = tmp_path / "step.csv"
-    status, printed, errors = run_tool(
-        "benchmark_step", CONFIG, *few, "--out", out, "--cfg-options", *options
-    )
-    assert status == 0, errors
-    assert "pictures of the training set" in printed
-    with out.open(newline="") as file:
-        assert {row["pictures"] for row in csv.DictReader(file)} == {"pictures of the training set"}
-
-
 @pytest.mark.parametrize(
     ("config", "arguments", "message"),
     [
