@@ -32,21 +32,6 @@ def test_export_leaves_one_file_and_the_model_as_it_was(model, exported):
         assert torch.equal(model.state_dict()[name], value), name
 
 
-@pytest.mark.parametrize("batch", [1, 2, 7])
-@pytest.mark.parametrize("shape", [SIZE, (64, 48), (128, 128), (33, 101), (3, 5), (400, 300)])
-def test_onnxruntime_and_pytorch_agree(model, predictor, batch, shape):
-    images = np.stack([picture(*shape, seed) for seed in range(batch)])
-    deployed = DeployModel(model, SIZE).eval()
-    with torch.no_grad():
-        expected = [output.numpy() for output in deployed(torch.from_numpy(images))]
-    found = predictor.run(images)
-    sides = np.array(shape[::-1])
-    np.testing.assert_allclose(found["landmarks"] / sides, expected[0] / sides, rtol=0, atol=1e-4)
-    np.testing.assert_allclose(found["pose"], expected[1], rtol=0, atol=1e-4)
-    np.testing.assert_allclose(found["smile"], expected[2], rtol=0, atol=1e-4)
-    assert np.ptp(expected[1], axis=0).max() > 1e-3 or batch == 1
-
-
 @pytest.mark.parametrize(
     "box", [(10, 20, 90, 100), (-13, -7, 70, 76), (0, 0, 150, 120), (100, 3, 171, 130)]
 )

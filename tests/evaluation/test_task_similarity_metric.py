@@ -117,22 +117,6 @@ def test_undefined_from_too_few_pictures(features, logged):
     assert 0 < enough["relation/tau_hidden/landmarks-pose"] <= 1
 
 
-def test_no_labels_is_undefined(features, logged):
-    unlabelled = {("pose", i) for i in range(300)}
-    result = measure(to_samples(features, unlabelled), ("landmarks", "pose"))
-    assert result["relation/N/landmarks-pose"] == 0
-    assert math.isnan(result["relation/tau_gt/landmarks-pose"])
-    assert "no sample has all labels" in logged()
-
-
-def test_features_that_are_not_finite_are_undefined(features, logged):
-    features["hidden", "pose"][7, 2] = math.inf
-    result = measure(to_samples(features), ("landmarks", "pose"))
-    assert math.isnan(result["relation/tau_hidden/landmarks-pose"])
-    assert not math.isnan(result["relation/tau_output/landmarks-pose"])
-    assert "features are not finite" in logged()
-
-
 def test_table_is_readable(features, logged):
     measure(to_samples(features), ("landmarks", "pose"))
     header, *rows = logged().splitlines()[-4:]

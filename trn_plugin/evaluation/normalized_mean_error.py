@@ -90,7 +90,8 @@ class NormalizedMeanError(TaskMetric):
             )
 
     def _needed_tasks(self) -> dict[str, type[Task]]:
-        return super()._needed_tasks() | ({self.by: ClassTask} if self.by else {})
+        by = [self.by] if self.by else []
+        return super()._needed_tasks() | dict.fromkeys(by, ClassTask)
 
     def process(self, data_batch: object, data_samples: Samples) -> None:
         """Store (prediction, label or None, box, its source, class or None) of each picture."""
