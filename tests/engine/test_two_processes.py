@@ -84,6 +84,8 @@ def test_two_equal_one_with_the_full_batch(folder):
     one, two = (load_checkpoint_file(folder / name / "epoch_2.pth") for name in ("one", "two"))
     assert len(two["ranks"]) == 2
     for key, value in one["state_dict"].items():
+        if not value.numel():  # such as the covariances of pairs, if there are none
+            continue
         value = value.double()
         scale = value.abs().max().clamp(min=1e-3)
         assert (two["state_dict"][key].double() - value).abs().max() <= 1e-4 * scale, key
