@@ -26,6 +26,13 @@ def tool(name, *arguments, monkeypatch):
     return 0
 
 
+def loaders(parts=("train", "val", "test"), batch_size=16, **dataset):
+    """KEY=VALUE of data loaders without worker processes, and of their data sets."""
+    own = dict(num_workers=0, persistent_workers=False, batch_size=batch_size)
+    own |= {f"dataset.{key}": value for key, value in dataset.items()}
+    return [f"{part}_dataloader.{key}={value}" for part in parts for key, value in own.items()]
+
+
 def load(name):
     """A tool's module."""
     path = path_of(name)

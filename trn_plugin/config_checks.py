@@ -49,7 +49,7 @@ TOGETHER = dict(
     val="val_dataloader val_cfg val_evaluator",
     test="test_dataloader test_cfg test_evaluator",
 )
-NUMBERS = "T_max begin end eta_min eta_min_ratio gamma power start_factor end_factor"
+SCHEDULE_NUMBERS = "T_max begin end eta_min eta_min_ratio gamma power start_factor end_factor"
 SHARDING = ("FSDP", "FullySharded", "DeepSpeed", "ColossalAI")  # in the names of MMEngine's classes
 
 
@@ -94,7 +94,7 @@ def check_sections(config) -> None:
     schedules = config.get("param_scheduler")
     for number, part in enumerate(schedules if isinstance(schedules, LIST) else [schedules]):
         where = f"param_scheduler.{number}" if isinstance(schedules, LIST) else "param_scheduler"
-        for key in NUMBERS.split() if isinstance(part, dict) else ():
+        for key in SCHEDULE_NUMBERS.split() if isinstance(part, dict) else ():
             _check(f"{where}.{key}", part.get(key), (int, float), "a number")
     for key in ("strategy", "model_wrapper_cfg"):
         kind = str((config.get(key) or {}).get("type"))

@@ -4,9 +4,9 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from tool_runs import loaders
 
 from trn_plugin.cli import browse as browse_module
-from trn_plugin.cli import main
 from trn_plugin.cli.browse import both_pictures
 from trn_plugin.structures import MultiTaskDataSample
 from trn_plugin.tasks import read_tasks
@@ -14,39 +14,25 @@ from trn_plugin.tasks import read_tasks
 TOY = "trn_plugin::toy/mtl_test-resnet_toy.py"
 
 
-def browse(*arguments):
-    with pytest.raises(SystemExit) as stop:
-        main(["browse", *map(str, arguments)])
-    return stop.value.code
-
-
-def options(tmp_path):
-    own = [f"data_root={tmp_path / 'toy'}", "train_size=12", "test_size=4", "val_size=4"]
-    return [
-        "--cfg-options",
-        *(f"{part}_dataloader.dataset.{o}" for part in ("train", "val", "test") for o in own),
-    ]
-
-
-def test_sheets_of_each_phase(tmp_path, capsys, monkeypatch):
+def test_sheets_of_each_phase(tmp_path, run_tool, monkeypatch):
+    own = loaders(data_root=tmp_path / "toy", train_size=12, test_size=4, val_size=4)
     monkeypatch.setattr(browse_module, "PER_SHEET", 4)
     for phase, count, sheets in (("train", 5, 2), ("val", 100, 1), ("test", 3, 1)):
         out = tmp_path / phase
         arguments = ["--phase", phase, "--show-number", count, "--output-dir", out]
-        assert not browse(TOY, *arguments, *options(tmp_path))
+        status, printed, error = run_tool("browse_dataset", TOY, *arguments, "--cfg-options", *own)
+        assert status == 0, error
         files = sorted(out.iterdir())
         assert [file.name for file in files] == [f"{phase}_{i + 1}.png" for i in range(sheets)]
         assert all(cv2.imread(str(file)).std() > 10 for file in files)
-        assert f"written: {files[0]}" in capsys.readouterr().out
+        assert f"written: {files[0]}" in printed
 
 
-def test_a_config_without_that_phase_is_one_line(tmp_path, capsys):
-    path = tmp_path / "config.py"
-    path.write_text(
-        "model = dict(type='MultiTaskModel', backbone=dict(type='TimmTrunk'), heads={})"
-    )
-    assert browse(path, "--phase", "val") == 2
-    assert "error: config: has no val_dataloader" in capsys.readouterr().err
+def test_a_config_without_that_phase_is_one_line(run_tool):
+    arguments = (TOY, "--phase", "val", "--cfg-options", "val_dataloader=None")
+    status, _, error = run_tool("browse_dataset", *arguments)
+    assert status == 2
+    assert "error: config: has no val_dataloader" in error
 
 
 @pytest.fixture

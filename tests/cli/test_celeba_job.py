@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from celeba_files import make_celeba
-from tool_runs import tool
+from tool_runs import loaders, tool
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "configs/celeba/pairs/wearing-hat_bald_trn.py"
@@ -14,11 +14,7 @@ CONFIG = ROOT / "configs/celeba/pairs/wearing-hat_bald_trn.py"
 def options(root, *more):
     listing = ["model.backbone.model_name=test_resnet", "model.backbone.pretrained=False"]
     listing += ["input_size=32", "train_cfg.max_epochs=1"]
-    for part in ("train", "val", "test"):
-        loader = f"{part}_dataloader"
-        listing += [f"{loader}.num_workers=0", f"{loader}.persistent_workers=False"]
-        listing += [f"{loader}.batch_size=4", f"{loader}.dataset.data_root={root}"]
-    return ["--cfg-options", *listing, *more]
+    return ["--cfg-options", *listing, *loaders(batch_size=4, data_root=root), *more]
 
 
 @pytest.fixture

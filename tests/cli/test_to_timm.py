@@ -3,7 +3,6 @@
 import pytest
 import timm
 import torch
-from tool_runs import tool
 
 from trn_plugin import cli
 from trn_plugin.checkpoints import save_checkpoint_file
@@ -38,19 +37,16 @@ def trained(tmp_path_factory):
     return folder, model.eval()
 
 
-def run(monkeypatch, *arguments):
-    return tool("to_timm", *arguments, monkeypatch=monkeypatch)
-
-
 @pytest.mark.parametrize("suffix", ["safetensors", "pth"])
 @pytest.mark.parametrize("task", ["landmarks", "pose"])
 def test_trunk_and_tail_become_a_timm_model_and_come_back(
-    trained, tmp_path, monkeypatch, capsys, suffix, task
+    trained, tmp_path, run_tool, suffix, task
 ):
     folder, model = trained
     out = tmp_path / f"weights.{suffix}"
-    assert run(monkeypatch, folder / "config.py", folder / "last.pth", out, "--task", task) == 0
-    printed = capsys.readouterr().out
+    arguments = (folder / "config.py", folder / "last.pth", out, "--task", task)
+    status, printed, error = run_tool("to_timm", *arguments)
+    assert status == 0, error
     assert "differ by at most" in printed
     x = torch.randn(3, 3, 64, 64)
     plain = eval(printed.splitlines()[-1], {"timm": timm}).eval()  # as the tool says
@@ -77,15 +73,16 @@ def test_a_task_takes_its_own_weights_back(shared, task):
     assert torch.allclose(trunk.to_timm(task)(x), trunk.eval()(x)[task], atol=1e-5)
 
 
-def test_mistakes_are_told(trained, tmp_path, monkeypatch, capsys):
+def test_mistakes_are_told(trained, tmp_path, run_tool):
     folder, model = trained
     files = (folder / "config.py", folder / "last.pth")
     for out, task, message in (
         ("weights.txt", "pose", "ends in .safetensors or .pth"),
         (tmp_path / "w.pth", "smile", "expected one of landmarks, pose, found 'smile'"),
     ):
-        assert run(monkeypatch, *files, out, "--task", task) == 2
-        assert message in capsys.readouterr().err
+        status, _, error = run_tool("to_timm", *files, out, "--task", task)
+        assert status == 2
+        assert message in error
     with torch.no_grad():
         model.backbone.tails["pose"].norm.weight.fill_(float("nan"))
     with pytest.raises(ConfigError, match="no uncut model gives the features of pose"):

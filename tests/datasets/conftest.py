@@ -66,7 +66,7 @@ def make_results():
             tasks=read_tasks(tasks),
             input_size=None,
             rng=np.random.default_rng(seed),
-            eval_rng=np.random.default_rng(seed + 1),
+            eval_seed=(0, seed),
             where="rows.txt:1",
         )
 

@@ -2,13 +2,9 @@
 
 import numpy as np
 
-from trn_plugin.datasets.transforms import (
-    CropResize,
-)
+from trn_plugin.datasets.transforms import CropResize
 
 POINTS = np.array([[30.0, 35], [66, 30], [50, 52], [36, 70], [60, 68]])
-
-
 INNER = np.array([[32.0, 33], [67, 30], [50, 51], [33, 68], [69, 66]])
 
 

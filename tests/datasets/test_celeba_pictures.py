@@ -16,7 +16,7 @@ def test_missing_pictures_are_named_before_training(own):
     root, _ = own
     for name in ("000003.jpg", "000007.jpg"):
         (root / "img_align_celeba" / name).unlink()
-    message = r"partition\.txt:3: no picture 000003\.jpg in .*; 2 of 8 pictures are missing"
+    message = r"partition\.txt:3: no picture .*000003\.jpg; 2 of 8 pictures are missing"
     with pytest.raises(DataError, match=message):
         CelebA(str(root), pipeline=PIPELINE)
     assert len(CelebA(str(root))) == 8  # labels alone need no picture
@@ -60,7 +60,6 @@ def test_skipped_pictures_have_no_labels_and_are_counted(own, logged, workers):
             assert ("attributes" in sample["data_samples"].gt) != broken
             assert (sample["inputs"].abs().sum() == 0) == broken
             assert sample["inputs"].shape == (3, 32, 24)
-    assert dataset.num_unreadable == 2
     if not workers:
         assert logged().count("left out (skip_unreadable)") == 2
         assert "list_eval_partition.txt:5: " in logged()

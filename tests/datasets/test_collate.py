@@ -1,6 +1,5 @@
 """One batch of labels: what travels from the workers to losses, metrics and other projects."""
 
-import copy
 import pickle
 from multiprocessing.reduction import ForkingPickler
 
@@ -42,18 +41,6 @@ def samples(count=5):
 
 def batch(count=5):
     return MultiTaskBatch.of(list(samples(count)), TASKS)
-
-
-def test_targets_and_masks_are_those_of_the_samples():
-    found = batch()
-    for task, target in found.targets.items():
-        for row, sample in enumerate(samples()):
-            label = sample.gt.get(task)
-            assert found.masks[task][row] == (label is not None)
-            expected = torch.zeros(TASKS[task].width)
-            if label is not None:
-                expected = torch.from_numpy(TASKS[task].targets([label])[0])
-            assert torch.equal(target[row], expected)
 
 
 def test_tasks_without_a_missing_label_are_known_on_every_device():
@@ -98,16 +85,6 @@ def test_fields_reach_each_sample_and_the_samples_given():
     assert torch.equal(given[3].pred["pose"], pred["pose"][3])
     moved = found.to(torch.float64)
     assert moved.fields["pred"]["pose"].dtype == torch.float64
-
-
-def test_copies_keep_the_values_the_types_and_the_device():
-    found = batch().with_fields(pred={"pose": torch.zeros(5, 3, dtype=torch.bfloat16)})
-    again = copy.deepcopy(found)
-    assert again.fields["pred"]["pose"].dtype == torch.bfloat16
-    assert torch.equal(again.matrix, found.matrix)
-    assert found.to(torch.float64).mask.dtype == torch.bool
-    moved = found.to("meta")
-    assert {moved.matrix.device.type, moved.fields["pred"]["pose"].device.type} == {"meta"}
 
 
 def test_mmengine_moves_it_with_the_pictures():

@@ -18,49 +18,31 @@ def load(name):
     return Config.fromfile(FOLDER / f"{name}.py")
 
 
+def built(cfg, loader):
+    config = cfg[loader]
+    config.update(batch_size=3, num_workers=0, persistent_workers=False, pin_memory=False)
+    with DefaultScope.overwrite_default_scope("trn_plugin"):
+        return Runner.build_dataloader(config, seed=0)
+
+
 @pytest.mark.parametrize("name", ["mtfl", "toy_faces"])
 def test_every_loader_runs_on_toy_files(name, toy_root):
     cfg = load(name)
     seen = {}
     for loader in LOADERS:
         config = cfg[loader]
-        config.update(batch_size=4, num_workers=0, persistent_workers=False)
         config.dataset.update(type="MTFL", data_root=toy_root)
         if config.dataset.get("split"):
             config.dataset.val_size = 20
-        with DefaultScope.overwrite_default_scope("trn_plugin"):
-            built = Runner.build_dataloader(config, seed=0)
-        batch = next(iter(built))
-        assert batch["inputs"].shape == (4, 3, cfg.input_size, cfg.input_size)
+        data = built(cfg, loader)
+        batch = next(iter(data))
+        assert batch["inputs"].shape == (3, 3, cfg.input_size, cfg.input_size)
         sample = batch["data_samples"][0]
         assert set(sample.gt) == {"landmarks", "pose"}
-        seen[loader] = (len(built.dataset), sample.box_source.split()[0])
+        seen[loader] = (len(data.dataset), sample.box_source.split()[0])
     assert [size for size, _ in seen.values()] == [40, 20, 20]
     test_box = {"mtfl": "whole", "toy_faces": "perturbed"}[name]
     assert [box for _, box in seen.values()] == ["jittered", "perturbed", test_box]
-
-
-def test_the_environment_names_the_root(monkeypatch):
-    monkeypatch.setenv("MTFL_ROOT", "/some/where")
-    assert load("mtfl").train_dataloader.dataset.data_root == "/some/where"
-    monkeypatch.delenv("MTFL_ROOT")
-    assert load("mtfl").train_dataloader.dataset.data_root == "data/MTFL"
-
-
-def test_options_override_sizes():
-    cfg = load("mtfl")
-    cfg.merge_from_dict(
-        {"train_dataloader.batch_size": 8, "train_dataloader.dataset.input_size": 48}
-    )
-    assert cfg.train_dataloader.batch_size == 8
-    assert cfg.train_dataloader.dataset.input_size == 48
-
-
-def built(cfg, loader):
-    config = cfg[loader]
-    config.update(batch_size=3, num_workers=0, persistent_workers=False, pin_memory=False)
-    with DefaultScope.overwrite_default_scope("trn_plugin"):
-        return Runner.build_dataloader(config, seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -107,15 +89,3 @@ def test_celeba_configs(path, celeba_files, monkeypatch):
         assert "_".join(name[0].lower().replace("_", "-") for name in names) == said
     else:
         assert names == [ATTRIBUTES[:20], ATTRIBUTES[20:]]
-
-
-def test_the_pairs_are_those_of_table_3():
-    pairs = {path.stem.rsplit("_", 1)[0] for path in CELEBA_CONFIGS if "pairs" in path.parts}
-    assert pairs == {
-        "wearing-hat_bald",
-        "mustache_goatee",
-        "sideburns_no-beard",
-        "sideburns_arched-eyebrows",
-        "male_bags-under-eyes",
-    }
-    assert len(CELEBA_CONFIGS) == 2 + 3 * len(pairs)

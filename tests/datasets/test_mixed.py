@@ -165,13 +165,6 @@ def test_a_metric_counts_the_pictures_of_its_data_set(toy):
         assert metric.evaluate(16) == {f"{name}/pose/accuracy": expected}
 
 
-def test_a_metric_of_an_unknown_data_set_is_refused(mixed):
-    metric = Accuracy(task="pose", dataset="MTFL")
-    with pytest.raises(ConfigError, match=r"Accuracy.dataset: expected one of ToyFaces.*'MTFL'"):
-        metric.dataset_meta = mixed.metainfo
-    Accuracy(task="pose", dataset="ToyFaces").dataset_meta = mixed.metainfo
-
-
 def test_a_metric_knows_the_name_of_a_plain_data_set_and_of_those_in_wrappers(toy):
     named = dict(metainfo=dict(dataset="B"))
     a, b = DATASETS.build(toy(POINTS, 4)), DATASETS.build(toy(POINTS, 4, **named))
@@ -202,13 +195,6 @@ def test_samples_are_seen_equally_often(mixed):
     assert len({tuple(map(int, order)) for order in orders}) == 20
 
 
-def test_order_depends_on_seed_and_epoch_alone(mixed):
-    def order(seed):
-        return [list(map(repr, each)) for each in drawn(ShareSampler(mixed, (1, 1), seed=seed), 2)]
-
-    assert order(3) == order(3) != order(4)
-
-
 def test_processes_share_one_order(mixed, monkeypatch):
     whole = drawn(ShareSampler(mixed, (1, 1), seed=3))[0]
     for rank in range(2):
@@ -218,15 +204,12 @@ def test_processes_share_one_order(mixed, monkeypatch):
         assert len(own) == 7
 
 
-@pytest.mark.parametrize("shares", [(1,), (1, 0), (1, -1), (1, "2"), 0.5, (1, float("nan"))])
+@pytest.mark.parametrize(
+    "shares", [(1,), (1, 0), (1, -1), (1, "2"), 0.5, (1, float("nan")), (1, 99)]
+)
 def test_unusable_shares_are_refused(mixed, shares):
     with pytest.raises(ConfigError, match="shares"):
         ShareSampler(mixed, shares)
-
-
-def test_a_share_without_a_sample_is_refused(mixed):
-    with pytest.raises(ConfigError, match=r"shares: .* epoch of 13, \(1, 99\) give \[0, 13\]"):
-        ShareSampler(mixed, (1, 99))
 
 
 def test_shares_need_several_data_sets(toy):

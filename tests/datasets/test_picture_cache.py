@@ -20,11 +20,7 @@ from trn_plugin.datasets import (
 from trn_plugin.datasets.transforms._cache import CachedPicture, PictureCache
 
 JITTER = dict(type="trn_plugin.FaceBox", mode="jitter", scale=(1.0, 4.0))
-
-
 WHOLE = dict(type="trn_plugin.FaceBox", mode="whole")
-
-
 REST = [dict(type="trn_plugin.RandomFlip"), dict(type="trn_plugin.PackMultiTaskInputs")]
 
 

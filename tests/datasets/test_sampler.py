@@ -3,10 +3,8 @@ import pickle
 import pytest
 import torch
 from mmengine.dataset import DefaultSampler
-from torch.utils.data import DataLoader
 
 from trn_plugin.datasets import MTFL, DrawSampler, SampleDraw
-from trn_plugin.registry import DATA_SAMPLERS
 
 PIPELINE = [
     dict(type="trn_plugin.LoadImage"),
@@ -35,24 +33,6 @@ def collate(samples):
     pictures = torch.stack([sample["inputs"] for sample in samples])
     points = torch.stack([sample["data_samples"].gt["landmarks"] for sample in samples])
     return pictures, points
-
-
-def epochs(dataset, numbers, seed=0, num_workers=0, persistent=False):
-    """What a loader gives in each epoch, concatenated."""
-    sampler = DrawSampler(dataset, shuffle=True, seed=seed)
-    loader = DataLoader(
-        dataset,
-        batch_size=5,
-        sampler=sampler,
-        num_workers=num_workers,
-        persistent_workers=persistent,
-        collate_fn=collate,
-    )
-    out = []
-    for number in numbers:
-        sampler.set_epoch(number)
-        out.append([torch.cat(parts) for parts in zip(*loader, strict=True)])
-    return out
 
 
 def same(left, right):
@@ -86,17 +66,6 @@ def test_shards_are_mmengines(monkeypatch):
         assert len(DrawSampler(range(10), seed=1)) == 4
 
 
-@pytest.mark.parametrize("persistent", [False, True])
-def test_workers_change_nothing(dataset, persistent):
-    alone = epochs(dataset, [0, 1])
-    workers = epochs(dataset, [0, 1], num_workers=2, persistent=persistent)
-    assert all(same(a, b) for a, b in zip(alone, workers, strict=True))
-
-
-def test_a_resumed_epoch_repeats_the_one_of_the_whole_run(dataset):
-    assert same(epochs(dataset, [0, 1, 2])[2], epochs(dataset, [2])[0])
-
-
 def test_epoch_and_seed_each_change_every_augmentation(dataset):
     base = [dataset[SampleDraw(i, epoch=1, seed=2)]["inputs"] for i in range(len(dataset))]
     for other in (dict(epoch=2, seed=2), dict(epoch=1, seed=3), dict(epoch=2, seed=1)):
@@ -110,15 +79,3 @@ def test_the_same_draw_is_the_same_sample(dataset):
         dataset[SampleDraw((i + 1) % len(dataset), epoch=7)]
         torch.manual_seed(i)
         assert same(first, collate([dataset[SampleDraw(i, epoch=6, seed=1)]]))
-
-
-def test_a_plain_index_gives_another_view_each_time(dataset):
-    torch.manual_seed(0)
-    first = collate([dataset[3]])
-    torch.manual_seed(0)
-    assert not same(first, collate([dataset[3]]))
-
-
-def test_built_by_name():
-    sampler = DATA_SAMPLERS.build(dict(type="trn_plugin.DrawSampler", dataset=range(4), seed=3))
-    assert isinstance(next(iter(sampler)), SampleDraw)

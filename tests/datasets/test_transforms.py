@@ -6,15 +6,15 @@ from dots import POINTS, assert_points_on_dots, cropped, dots
 
 from trn_plugin.datasets.transforms import (
     Albumentations,
+    Crop,
     CropResize,
+    FaceBox,
     LoadImage,
     PackMultiTaskInputs,
     RandomFlip,
     resize,
 )
 from trn_plugin.errors import ConfigError, DataError
-
-# Far from each other and, in INNER, so near the middle that a turn keeps them in the picture.
 
 
 def test_load_image_is_rgb(tmp_path):
@@ -42,11 +42,6 @@ def test_points_stay_on_their_dots(make_results, box, size):
     results = cropped(make_results, box=box, size=size)
     assert results["img"].shape == (*size, 3)
     assert_points_on_dots(results, tolerance=0.3)
-
-
-def test_resize_keeps_a_picture_of_the_right_size():
-    image = np.random.default_rng(0).integers(0, 256, (17, 23, 3), dtype=np.uint8)
-    np.testing.assert_array_equal(resize(image, (17, 23)), image)
 
 
 def test_resize_averages_when_it_shrinks():
@@ -99,15 +94,6 @@ def test_flip_mirrors_picture_points_and_classes(make_results):
     assert points[3, 0] < points[4, 0]
     assert out["gt"]["pose"] == 3
     assert out["gt"]["smile"] == 1.0
-
-
-def test_flipping_twice_changes_nothing(make_results):
-    results = cropped(make_results, pose=0)
-    picture, points = results["img"].copy(), results["gt"]["landmarks"].copy()
-    out = RandomFlip(1.0)(RandomFlip(1.0)(results))
-    np.testing.assert_array_equal(out["img"], picture)
-    np.testing.assert_allclose(out["gt"]["landmarks"], points, atol=1e-12)
-    assert out["gt"]["pose"] == 0
 
 
 @pytest.mark.parametrize(("prob", "low", "high"), [(0, 0, 0), (0.3, 40, 85), (1, 200, 200)])
@@ -164,3 +150,72 @@ def test_a_missing_label_stays_missing(make_results):
     ):
         results = transform(results)
     assert set(results["data_samples"].gt) == {"pose"}
+
+
+PICTURE = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+
+
+def their_resize(results):
+    """As mmcv's ``Resize``: the picture alone."""
+    height, width = results["img"].shape[:2]
+    return {**results, "img": cv2.resize(results["img"], (width // 2, height // 2))}
+
+
+def their_flip(results):
+    """As mmcv's ``RandomFlip``."""
+    return {**results, "img": results["img"][:, ::-1], "flip": True, "flip_direction": "horizontal"}
+
+
+def region(results):
+    return {**results, "box": (10, 10, 40, 40), "box_source": "given box"}
+
+
+def sample(make_results, steps, tasks):
+    results = make_results(PICTURE, [[20.0, 15], [40, 15], [30, 20], [22, 30], [38, 30]], pose=1)
+    results["gt"] = {task: results["gt"][task] for task in tasks}
+    for step in steps:
+        results = step(results)
+    return results
+
+
+WHOLE, SQUARE, PACK = FaceBox("whole"), CropResize(32), PackMultiTaskInputs()
+
+
+@pytest.mark.parametrize(
+    ("steps", "tasks", "message"),
+    [
+        ([SQUARE, PACK], ["smile"], "CropResize: put it after RegionBox"),
+        ([Crop(), PACK], ["smile"], "Crop: put it after RegionBox"),
+        (
+            [their_resize, WHOLE, SQUARE],
+            ["landmarks"],
+            "60 x 40 into 30 x 20 pixels, and landmarks",
+        ),
+        ([their_resize, region, SQUARE], ["smile"], "60 x 40 into 30 x 20 pixels, and the box"),
+        (
+            [WHOLE, SQUARE, their_resize, PACK],
+            ["landmarks"],
+            "32 x 32 into 16 x 16 pixels, and landm",
+        ),
+        ([their_flip, WHOLE, SQUARE, PACK], ["landmarks"], "the label of landmarks did not follow"),
+        ([WHOLE, SQUARE, their_flip, PACK], ["pose"], "the label of pose did not follow"),
+    ],
+)
+def test_labels_that_do_not_follow_are_refused(make_results, steps, tasks, message):
+    with pytest.raises(ConfigError, match=message):
+        sample(make_results, steps, tasks)
+
+
+@pytest.mark.parametrize(
+    ("steps", "size"),
+    [
+        ([their_resize, their_flip, WHOLE, SQUARE, PACK], (32, 32)),
+        ([WHOLE, SQUARE, their_resize, their_flip, PACK], (16, 16)),
+        ([WHOLE, their_resize, Crop(), PACK], (20, 30)),
+    ],
+)
+def test_labels_that_need_not_follow_are_kept(make_results, steps, size):
+    packed = sample(make_results, steps, ["smile"])
+    assert packed["inputs"].shape[1:] == size
+    assert packed["data_samples"].gt["smile"] == 1
+    assert packed["inputs"].float().mean() == pytest.approx(PICTURE.mean(), rel=0.02)

@@ -7,7 +7,6 @@ from mmengine.registry import init_default_scope
 from trn_plugin.datasets import (
     Albumentations,
     FaceBox,
-    RandomFlip,
     RegionBox,
     SampleDraw,
     ToyFaces,
@@ -122,14 +121,6 @@ def test_a_group_of_both_kinds_is_refused_where_one_is_left_out(make_results, gr
         picture(mixed, *without)
     before = results_of(make_results, (), 1)["img"]
     assert (picture(mixed, "turn", "colour") == before).all()
-
-
-def test_no_flip_without_mirror(make_results):
-    step = RandomFlip(prob=1.0)
-    for without in ([], ["mirror"]):
-        results = dict(results_of(make_results, without, 1), crop_shape=(100, 100))
-        results["gt"] = dict(landmarks=results["landmarks"] / 100)
-        assert step(results)["flipped"] == (not without)
 
 
 @pytest.mark.parametrize("bad", ["mirror", ["flip"], 5, [["turn"]], None])

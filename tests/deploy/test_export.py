@@ -92,7 +92,7 @@ def test_the_graph_is_one_file_with_free_batch_and_size(exported):
 
 def test_metadata_says_what_was_exported(model, predictor):
     metadata = predictor.metadata
-    assert {name: task.to_dict() for name, task in predictor.tasks.items()} == {
+    assert {name: task.info for name, task in predictor.tasks.items()} == {
         "landmarks": {"kind": "landmarks", "names": list(POINTS)},
         "pose": {"kind": "class", "classes": list(POSES)},
         "smile": {"kind": "attributes", "names": ["smile"]},

@@ -183,7 +183,6 @@ def test_an_option_that_nothing_reads_names_the_key_to_set(tmp_path, key, hint):
         ("_base_ = 'trn_plugin::absent.py'", None, r"^trn_plugin::absent\.py: no such config file"),
         ("_base_ = 'trn_plugin::toy/absent.py'", None, r"^trn_plugin::toy/absent\.py: no such"),
         ("# trn_plugin::absent.py\n_base_ = './absent.py'", None, r"config\.py: .*/absent\.py"),
-        (CONFIG, {3: 1}, r"^config options: expected key paths as text, found 3"),
     ],
 )
 def test_what_is_no_config_is_one_line(tmp_path, text, options, message):

@@ -1,8 +1,9 @@
-"""A folder whose training does nothing but write what it was asked."""
+"""A stub of the training, which records its arguments and writes metrics."""
 
 import pytest
 from tables import TWO_ROWS
 
+from trn_plugin.experiments import plan
 from trn_plugin.experiments.results import Results
 
 TRAINING = """
@@ -37,15 +38,16 @@ pathlib.Path(arguments[arguments.index("--out") + 1]).write_text(json.dumps({
 
 
 @pytest.fixture
-def root(tmp_path):
-    """The folder; ``calls.txt`` lists what was run."""
+def root(tmp_path, monkeypatch):
+    """A folder with the stub; ``calls.txt`` lists its calls."""
     (tmp_path / "training.py").write_text(TRAINING)
+    monkeypatch.setattr(plan, "TRAINING", ("training.py",))
     return tmp_path
 
 
 @pytest.fixture
 def results(tmp_path):
-    """The file of results, which is not there yet."""
+    """An empty file of results."""
     return Results(tmp_path / "kept" / "runs.csv")
 
 

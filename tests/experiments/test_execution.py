@@ -1,18 +1,19 @@
-"""What is run, what is not run again, and what goes on, with a stub of the training."""
+"""Which runs are started, skipped and resumed, with a stub of the training."""
 
 import dataclasses
 import json
+import os
+import signal
 import threading
 import time
-from functools import partial
+from types import SimpleNamespace
 
 import pytest
 
 from trn_plugin.errors import ConfigError
-from trn_plugin.experiments import execution, plan
+from trn_plugin.experiments import execution
 from trn_plugin.experiments.execution import Executor
-
-runs_of = partial(plan.runs_of, script=("training.py",))
+from trn_plugin.experiments.plan import runs_of
 
 
 def calls(root):
@@ -34,10 +35,8 @@ def test_what_is_done_is_not_done_again_on_any_machine(root, results, table):
     runs = runs_of(table, "small", [0, 3], root / "out")
     assert run(root, results, runs)[0] == []
     assert len(calls(root)) == 4
-    assert [[row["a/error"] for row in results.of(r)] for r in runs] == [
-        *[["10.0", "10.0"]] * 2,
-        *[["13.0", "13.0"]] * 2,
-    ]
+    errors = [[row["a/error"] for row in results.of(run)] for run in runs]
+    assert errors == [["10.0", "10.0"]] * 2 + [["13.0", "13.0"]] * 2
     elsewhere = runs_of(table, "small", [0, 3, 4], root / "elsewhere", ["num_workers=4"])
     failed, lines = run(root, results, elsewhere)
     assert failed == []
@@ -77,19 +76,16 @@ def test_a_folder_of_other_settings_is_refused(root, results, table):
 
 def test_no_run_is_begun_that_cannot_finish(root, results, table, monkeypatch):
     clock = [0.0]
-    monkeypatch.setattr(execution.time, "monotonic", lambda: clock[0])
-    monkeypatch.setattr(execution.time, "perf_counter", lambda: clock[0])
-    took = {"plain": 30, "more-much": 500}
-    command = Executor._command
+    monkeypatch.setattr(execution, "time", SimpleNamespace(monotonic=lambda: clock[0]))
 
-    def timed(self, arguments, log, device):
-        command(self, arguments, log, device)
-        clock[0] += took[log.parent.parent.name]
+    def tell(line):
+        lines.append(line)
+        if line.startswith("begin"):
+            clock[0] += 500 if "More" in line else 30
 
-    monkeypatch.setattr(Executor, "_command", timed)
+    lines = []
     runs = runs_of(table, "small", [0, 1, 2], root / "out")
-    failed, lines = run(root, results, runs, seconds=600)
-    assert failed == []
+    assert Executor(root, results, tell=tell, seconds=600).run(runs) == []
     assert [results.has(r) for r in runs] == [True, True, True, False, True, False]
     assert "skip    More (much), seed 1: 500 s expected, 40 s left" in lines
 
@@ -106,32 +102,26 @@ def test_jobs_run_at_the_same_time_on_their_devices(root, results, table):
 
 def test_environment_variables_are_filled_in_where_a_run_begins(root, results, table, monkeypatch):
     runs = runs_of(with_options(table, "w=$OWN_WEIGHTS"), "small", [0], root / "out")
-    monkeypatch.delenv("OWN_WEIGHTS", raising=False)
-    failed, _ = run(root, results, runs)
-    assert "w=$OWN_WEIGHTS: expected the environment variable to be set" in failed[0]
     monkeypatch.setenv("OWN_WEIGHTS", "/here/w.pth")
     assert run(root, results, runs)[0] == []
     assert "w=/here/w.pth" in calls(root)[0][1]
     assert "w=$OWN_WEIGHTS" in results.of(runs[0])[0]["settings"]
 
 
-def test_stopping_ends_what_runs_and_begins_no_other(root, results, table):
-    runs = runs_of(
-        with_options(table, f"here={root / 'here'}", f"wait_for={root / 'never'}"),
-        "small",
-        [0],
-        root / "out",
-    )
-    executor = Executor(root, results, tell=lambda line: None)
-    failed = []
-    thread = threading.Thread(target=lambda: failed.extend(executor.run(runs)))
-    thread.start()
-    until = time.monotonic() + 20
-    while not (root / "here").exists() and time.monotonic() < until:
-        time.sleep(0.02)
-    executor.stop()
-    thread.join(10)
-    assert not thread.is_alive()
+def test_an_interrupt_ends_what_runs_and_begins_no_other(root, results, table):
+    options = f"here={root / 'here'}", f"wait_for={root / 'never'}"
+    runs = runs_of(with_options(table, *options), "small", [0], root / "out")
+
+    def interrupt():
+        until = time.monotonic() + 20
+        while not (root / "here").exists() and time.monotonic() < until:
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
+    with pytest.raises(KeyboardInterrupt):
+        run(root, results, runs)
     assert len(calls(root)) == 1
-    assert "Plain, seed 0" in failed[0]
+    assert json.loads((runs[0].folder / "run.json").read_text())["seconds"] >= 0
+    assert not list(root.rglob("*.pth")), "the process was ended"
     assert not results.has(runs[0])

@@ -7,8 +7,7 @@ import pytest
 
 from trn_plugin.errors import ConfigError
 from trn_plugin.experiments.grid import cells, equal_epochs
-from trn_plugin.experiments.pareto import pareto_front
-from trn_plugin.experiments.summary import measures_of
+from trn_plugin.experiments.summary import measures_of, pareto_front
 
 
 def test_a_cell_for_each_combination():
@@ -21,9 +20,6 @@ def test_a_cell_for_each_combination():
     ]
     assert rows[1].name == "size 1, stages all"
     assert len({row.slug for row in rows}) == 4
-
-
-def test_spaces_around_values_do_not_count():
     assert cells("c.py", ["a.size=0, 1 "]) == cells("c.py", ["a.size=0,1"])
 
 
@@ -35,8 +31,8 @@ def test_a_number_and_its_negative_have_their_own_folders():
 
 
 def test_keys_with_one_last_part_are_told_apart():
-    (row,) = cells("c.py", ["heads.a.weight=1", "heads.b.weight=2"])
-    assert row.name == "a.weight 1, b.weight 2"
+    (row,) = cells("c.py", ["heads.a.weight=1", "heads.b.weight=2", "c.size=3"])
+    assert row.name == "heads.a.weight 1, heads.b.weight 2, size 3"
 
 
 def test_equal_epochs_spend_what_the_cheapest_spends():
@@ -60,21 +56,13 @@ def test_pareto_front_by_its_definition(seed):
     for point, on_front in zip(points, found, strict=True):
         beaten = any(beats(other, point) for other in points)
         assert on_front == (not beaten and not np.isnan(point).any())
-    known = [p for p in points if not np.isnan(p).any()]
-    front = [p for p, on_front in zip(points, found, strict=True) if on_front]
-    for point in known:  # whatever is not on the front is beaten by what is
-        assert any((point == p).all() or beats(p, point) for p in front)
-    assert sorted(map(tuple, front)) == sorted(
-        p
-        for p, on_front in zip(map(tuple, points[::-1]), pareto_front(points[::-1]), strict=True)
-        if on_front
-    )
+    assert pareto_front(points[::-1]) == found[::-1]
 
 
 def test_the_first_metric_of_each_task_that_has_a_direction():
     keys = ["a/NME", "a/failure_rate", "b/N", "b/accuracy", "relation/tau_gt/a-b"]
-    assert [(m.key, m.less) for m in measures_of(keys)] == [("a/NME", True), ("b/accuracy", False)]
-    (chosen,) = measures_of(keys, ["a/failure_rate"])
-    assert chosen.less
-    with pytest.raises(ConfigError, match="found 'c/NME'"):
-        measures_of(keys, ["c/NME"])
+    assert measures_of(keys) == ["a/NME", "b/accuracy"]
+    assert measures_of(keys, ["a/failure_rate"]) == ["a/failure_rate"]
+    for wrong in ("c/NME", "b/N"):
+        with pytest.raises(ConfigError, match=f"found '{wrong}'"):
+            measures_of(keys, [wrong])

@@ -33,19 +33,14 @@ def test_a_row_for_each_set_comes_back(results, table):
 
 def test_a_run_is_done_when_all_its_sets_are(results, table):
     (run, _) = runs_of(table, "small", [0], Path("out"))
-    results.add(run, record(splits=("val",)), 1.0)
-    assert not results.has(run)
-    results.add(run, record(), 1.0)
-    assert results.has(run)
-    assert len(results.rows()) == 2
-
-
-def test_measuring_another_set_keeps_the_first(results, table):
-    (run, _) = runs_of(table, "small", [0], Path("out"))
     results.add(run, record(1.5, splits=("val",)), 1.0)
+    assert not results.has(run)
     results.add(run, record(2.5, splits=("test",)), 1.0)
+    assert results.has(run)
     found = {row["split"]: numbers(row)["a/error"] for row in results.of(run)}
     assert found == {"val": 1.5, "test": 2.5}
+    results.add(run, record(), 1.0)
+    assert len(results.rows()) == 2
 
 
 def test_other_settings_are_refused(results, table):

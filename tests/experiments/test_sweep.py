@@ -4,6 +4,7 @@ import csv
 from pathlib import Path
 
 import pytest
+from tool_runs import loaders
 
 from trn_plugin.datasets.toy_faces import make_toy_faces
 from trn_plugin.experiments import plan
@@ -40,13 +41,8 @@ def rows_of(path):
 def test_a_cell_is_trained_and_measured(tmp_path, run_tool):
     sizes = dict(train_size=32, test_size=8)
     make_toy_faces(str(tmp_path / "faces"), **sizes)
-    options = ["train_cfg.max_epochs=1", "input_size=32", "train_dataloader.batch_size=16"]
-    for part in ("train", "val"):
-        loader = f"{part}_dataloader"
-        options += [f"{loader}.num_workers=0", f"{loader}.persistent_workers=False"]
-        data = [f"data_root={tmp_path / 'faces'}", "val_size=8"]
-        data += [f"{key}={value}" for key, value in sizes.items()]
-        options += [f"{loader}.dataset.{option}" for option in data]
+    own = dict(data_root=tmp_path / "faces", val_size=8, **sizes)
+    options = ["train_cfg.max_epochs=1", "input_size=32", *loaders(["train", "val"], **own)]
     out = tmp_path / "out"
     status, _, error = run_tool(
         "sweep", CONFIG, f"{KEY}=-1", "--out-dir", out, "--cfg-options", *options
@@ -72,7 +68,7 @@ def test_done_runs_are_not_done_again_and_jobs_change_nothing(tmp_path, run_tool
     status, _, error = sweep("serial", "5,0")
     assert status == 2
     assert "4 runs, 2 of them done" in error
-    assert "shared_stages 0, seed 1" in error.splitlines()[-1]
+    assert "shared_stages 0, 8 epochs, seed 1" in error.splitlines()[-1]
     (tmp_path / "mended").touch()
     status, printed, error = sweep("serial", "5,0")
     assert status == 0
@@ -80,7 +76,7 @@ def test_done_runs_are_not_done_again_and_jobs_change_nothing(tmp_path, run_tool
     calls = (tmp_path / "calls.txt").read_text().splitlines()
     assert len(calls) == 5
     assert "train_cfg.max_epochs=15" in calls[0]
-    assert "| shared_stages 0 | 8 | 2 |" in printed, "two networks cost twice"
+    assert "| shared_stages 0, 8 epochs | 2 |" in printed, "two networks cost twice"
 
     assert sweep("parallel", "5,0", "--jobs", 2)[0] == 0
     for name in ("runs.csv", "sweep.csv"):
@@ -95,7 +91,7 @@ def test_done_runs_are_not_done_again_and_jobs_change_nothing(tmp_path, run_tool
 
     status, printed, _ = sweep("parallel", "5", "--report", "--metrics", "b/accuracy")
     assert status == 0
-    assert "b/accuracy (more is better)" in printed
+    assert "b/accuracy (greater is better)" in printed
     assert "a/NME" not in printed
 
 
@@ -131,7 +127,7 @@ def test_another_config_and_another_set_are_noticed(tmp_path, run_tool, monkeypa
     ("arguments", "message"),
     [
         ([KEY], "grid: expected KEY=A,B,C, found 'model.backbone.shared_stages'"),
-        ([f"{KEY}=1,1"], "expected each key and each of its values once"),
+        ([f"{KEY}=1,1"], "two cells would have the folder"),
         (["randomness.seed=0,1"], "give the seeds with --seeds"),
         ([f"{KEY}=0,9"], "model.backbone.shared_stages: expected 0, 'all', a stage of test_resnet"),
         (["nothing.like=1,2"], "nothing reads 'nothing'"),

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from tool_runs import loaders
 
 from trn_plugin.cli.parsing import build_parser
 from trn_plugin.datasets import MTFL
@@ -10,7 +11,6 @@ from trn_plugin.datasets.toy_faces import make_toy_faces
 from trn_plugin.experiments import training
 
 TOY = "trn_plugin::toy/trn-output_test-resnet_toy.py"
-PARTS = ("train", "val", "test")
 
 
 @pytest.fixture(scope="module")
@@ -23,10 +23,7 @@ def data(tmp_path_factory):
 def record(data, folder, *flags):
     parser = build_parser("")
     training.add_arguments(parser)
-    dataset = ("type=MTFL", f"data_root={data}", "val_size=16")
-    options = [f"{part}_dataloader.dataset.{option}" for part in PARTS for option in dataset]
-    loader = ("num_workers=0", "persistent_workers=False")
-    options += [f"{part}_dataloader.{option}" for part in PARTS for option in loader]
+    options = loaders(type="MTFL", data_root=data, val_size=16)
     options += ["input_size=32", "train_cfg.max_epochs=1", "train_cfg.val_interval=1000"]
     options += ["default_hooks.checkpoint.interval=1000"]
     out = folder / "m.json"

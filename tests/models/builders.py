@@ -1,8 +1,10 @@
 """Small models and batches for the tests."""
 
+import timm
 import torch
 from mmengine.config import ConfigDict
 
+from trn_plugin.models import TimmTrunk
 from trn_plugin.registry import MODELS
 from trn_plugin.structures import MultiTaskDataSample
 
@@ -52,3 +54,16 @@ def batch(n=8, size=64, seed=0, missing=()):
             MultiTaskDataSample(gt={t: v for t, v in gt.items() if (row, t) not in missing})
         )
     return torch.randn(n, 3, size, size, generator=g), samples
+
+
+def trunk(name=NAME, shared=-1, tasks=("a", "b"), size=64, **options):
+    torch.manual_seed(0)
+    return TimmTrunk(name, shared_stages=shared, tasks=tasks, img_size=size, **options)
+
+
+def uncut(name, size=64, **options):
+    """timm's model with the weights of ``trunk(name)``."""
+    torch.manual_seed(0)
+    if timm.get_pretrained_cfg(name).fixed_input_size:
+        options["img_size"] = size
+    return timm.create_model(name, num_classes=0, **options)

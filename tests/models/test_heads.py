@@ -116,19 +116,13 @@ def test_balanced_labels_pull_to_neither_side():
     labels = (torch.rand(400, 3) < torch.tensor([0.02, 0.5, 0.9])).float()
     labels[0], labels[1] = 1, 0
     head = AttributeHead(3, 4, pos_weight="balanced")
-    head.take("pos_weight", labels.mean(dim=0))
+    head.take("pos_weight", labels)
     logits = torch.zeros(400, 3, requires_grad=True)
     head.sample_loss(logits, labels).sum().backward()
     torch.testing.assert_close(logits.grad.sum(0), torch.zeros(3), atol=1e-4, rtol=0)
-    head.take("pos_weight", [0.0, 1.0, float("nan")])
-    assert head.pos_weight.tolist() == [1, 1, 1]
-
-
-def test_balanced_without_training_labels_is_an_error():
-    head = AttributeHead(1, 4, pos_weight="balanced")
-    with pytest.raises(ConfigError, match="taken from the training labels"):
-        head.loss(torch.zeros(2, 1), torch.ones(2, 1), torch.ones(2, dtype=torch.bool))
-    assert head.predict(torch.zeros(2, 1)).shape == (2, 1)  # no labels, no need
+    for labels in (np.array([[0, 1, 1], [0, 1, 0]]), np.zeros((0, 3))):
+        head.take("pos_weight", labels)
+        assert head.pos_weight.tolist() == [1, 1, 1]
 
 
 def test_the_model_asks_the_training_data():
@@ -136,8 +130,9 @@ def test_the_model_asks_the_training_data():
     model = build(heads=heads, neck=False)
     with pytest.raises(ConfigError, match=r"heads\.smile\.pos_weight.*found SimpleNamespace"):
         model.fit_to_labels(SimpleNamespace())
-    model.fit_to_labels(SimpleNamespace(positive_shares=lambda t: {"smile": [0.2, 0.5]}[t]))
-    torch.testing.assert_close(model.heads["smile"].pos_weight, torch.tensor([4.0, 1.0]))
+    labels = dict(smile=np.array([[1, 1], [0, 1], [0, 0], [0, 0]] + [[0, 1], [0, 0]] * 3))
+    model.fit_to_labels(SimpleNamespace(labels_of=labels.get))
+    torch.testing.assert_close(model.heads["smile"].pos_weight, torch.tensor([9.0, 1.0]))
 
 
 def test_standardised_targets_and_predictions_in_the_labels_units():
@@ -188,10 +183,10 @@ def test_values_are_standardised_by_the_training_labels():
         head.loss(torch.zeros(1, 2), torch.zeros(1, 2), torch.ones(1, dtype=torch.bool))
     with pytest.raises(ConfigError, match=r"heads\.age\.mean: .*found SimpleNamespace"):
         model.fit_to_labels(SimpleNamespace())
-    nan = torch.tensor([float("nan")] * 2)
     with pytest.raises(ConfigError, match="has no labels"):
-        model.fit_to_labels(SimpleNamespace(value_moments=lambda task: (nan, nan)))
-    model.fit_to_labels(SimpleNamespace(value_moments=lambda task: ([30.0, 5.0], [9.0, 0.0])))
+        model.fit_to_labels(SimpleNamespace(labels_of=lambda task: np.zeros((0, 2))))
+    labels = np.array([[21.0, 5], [39, 5]])
+    model.fit_to_labels(SimpleNamespace(labels_of=lambda task: labels))
     assert head.mean.tolist() == [30, 5]
     assert head.std.tolist() == [9, 1]  # labels that are all alike
     given = RegressionHead(1, 4, mean=[1.0], std=[2.0])

@@ -2,10 +2,10 @@
 
 import copy
 
+import builders
 import pytest
-import timm
 import torch
-from builders import batch, build
+from builders import batch, build, uncut
 
 from trn_plugin.errors import ConfigError
 from trn_plugin.models import TimmTrunk
@@ -17,24 +17,15 @@ X = torch.randn(3, 3, 64, 96, generator=torch.Generator().manual_seed(0))
 
 
 def trunk(name, shared=-1, maps=("a",), **options):
-    torch.manual_seed(0)
-    return TimmTrunk(
-        name, shared_stages=shared, tasks=("a", "b"), maps=maps, img_size=(64, 96), **options
-    )
-
-
-def uncut(name, **options):
-    torch.manual_seed(0)
-    if timm.get_pretrained_cfg(name).fixed_input_size:
-        options["img_size"] = (64, 96)
-    return timm.create_model(name, num_classes=0, **options)
+    return builders.trunk(name, shared, maps=maps, size=(64, 96), **options)
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_convnext", "test_mambaout"])
 @pytest.mark.parametrize("shared", [0, -1, "all", dict(a=2, b="all")])
 def test_maps_are_those_of_the_uncut_model(name, shared):
     """Rows from top to bottom, as timm's own lays out tokens; the pooled vector is what it was."""
-    model, plain, whole = trunk(name, shared).eval(), trunk(name, shared, ()).eval(), uncut(name)
+    model, plain = trunk(name, shared).eval(), trunk(name, shared, ()).eval()
+    whole = uncut(name, (64, 96))
     features = model.features(X)
     assert set(features.maps) == {"a"}
     expected = whole.eval().forward_intermediates(X, indices=1, norm=True, intermediates_only=True)[

@@ -37,7 +37,7 @@ def train(rank, ranks, dtype):
 
 @pytest.mark.parametrize(("dtype", "error"), [(torch.float64, 1e-6), (torch.float32, 1e-4)])
 def test_two_ranks_equal_one(tmp_path, dtype, error):
-    """In tau, losses, the last step's gradients, weights and running moments."""
+    """In tau, losses, the last step's gradients, weights and running covariances."""
     parts = in_ranks(train, 2, dtype, folder=tmp_path)
     state, logs = train(0, 1, dtype)
     start = build("test_vit", levels=("hidden", "output"), size=SIZE).state_dict()

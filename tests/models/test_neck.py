@@ -168,12 +168,6 @@ def test_all_pairs_of_tasks(deletion):
     assert measured[0]["output"].label[index].item() == pytest.approx(expected.item(), abs=1e-6)
 
 
-def test_chance_can_be_taken_off():
-    model = build(heads=ATTRIBUTES, relations="all", levels=("output",), correct_chance=True)
-    losses = model(*attribute_batch(), "loss")
-    assert losses["relation/label/mean"] < 0.1  # the labels are independent
-
-
 def test_neck_measures_the_statistic_that_is_asked_for():
     neck = TaskRelationNeck([("a", "b")], levels=("output",), momentum=0.9, statistic="pillai")
     widths = dict(a=4, b=3)

@@ -147,7 +147,7 @@ def test_metrics_count_what_is_there(as_batch):
     error = NormalizedMeanError("points", norm="crop", mean_shape=True)
     similarity = TaskSimilarity([("points", "pose")], levels=("output",))
     for metric in (error, similarity):
-        metric.dataset_meta = dict(tasks={name: task.to_dict() for name, task in TASKS.items()})
+        metric.dataset_meta = dict(tasks={name: task.info for name, task in TASKS.items()})
         metric.process(None, given)
     side, errors, whole = np.array([50.0, 80.0]), [], 0
     for sample, points in zip(samples(), predicted.array("pred", "points"), strict=True):

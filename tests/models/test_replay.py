@@ -4,8 +4,8 @@ import copy
 import pickle
 
 import pytest
-import timm
 import torch
+from builders import trunk, uncut
 
 from trn_plugin.errors import ConfigError
 from trn_plugin.models import TimmTrunk, _cut_trunk
@@ -23,9 +23,8 @@ def untraceable(monkeypatch):
     monkeypatch.setattr(_cut_trunk, "cut", refuse)
 
 
-def build(name, shared, tasks=("a", "b", "c"), **options):
-    torch.manual_seed(0)
-    return TimmTrunk(name, shared_stages=shared, tasks=tasks, img_size=64, **options)
+def build(name, shared, **options):
+    return trunk(name, shared, tasks=("a", "b", "c"), **options)
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
@@ -34,19 +33,17 @@ def test_every_path_is_the_uncut_model(untraceable, name, shared):
     options = dict(drop_path_rate=0.3)
     model = build(name, shared, **options)
     assert isinstance(model.trunk, ReplayTrunk)
-    torch.manual_seed(0)
-    fixed = dict(img_size=64) if name == "test_vit" else {}
-    uncut = timm.create_model(name, num_classes=0, **fixed, **options)
+    whole = uncut(name, **options)
     for training in (False, True):
         for task in model.tasks:
             torch.manual_seed(1)
-            expected = uncut.train(training)(X)
+            expected = whole.train(training)(X)
             torch.manual_seed(1)
             assert torch.allclose(model.train(training).path(task, X), expected, atol=1e-5)
         model.load_state_dict(build(name, shared, **options).state_dict())
     sum(features.sum() for features in model(X).values()).backward()
     assert all(p.grad is not None for p in model.parameters())
-    own = set(uncut.state_dict())
+    own = set(whole.state_dict())
     for task in model.tasks:
         assert set(model.trunk.state_dict()) | set(model.tails[task].state_dict()) == own
 
@@ -120,15 +117,7 @@ def test_what_no_trace_can_follow_is_cut(monkeypatch):
 @pytest.mark.parametrize("shared", [0, "all"])
 def test_timms_own_checkpointing_of_what_no_trace_can_follow(shared):
     def gradients(**options):
-        torch.manual_seed(0)
-        model = TimmTrunk(
-            "test_vit",
-            tasks=("a",),
-            img_size=64,
-            shared_stages=shared,
-            patch_drop_rate=0.25,
-            **options,
-        )
+        model = trunk("test_vit", shared, tasks=("a",), patch_drop_rate=0.25, **options)
         torch.manual_seed(1)
         model(torch.ones(2, 3, 64, 64))["a"].square().mean().backward()
         return {name: p.grad for name, p in model.named_parameters()}

@@ -5,12 +5,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from builders import batch, model_config
+from builders import batch, build
 from torch import nn
 
 from trn_plugin.errors import ConfigError
 from trn_plugin.models import DynamicWeightAverage, GradNorm
-from trn_plugin.registry import MODELS
 
 SHARES = {"a": 1.0, "b": 0.5, "c": 1.0}
 RULES = (dict(type="GradNorm"), dict(type="DynamicWeightAverage", interval=2))
@@ -116,9 +115,7 @@ def test_gradnorm_leaves_the_networks_gradients_alone():
 
 
 def model_with(rule, **options):
-    config = model_config(size=32, task_weighting=rule, **options)
-    torch.manual_seed(0)
-    return MODELS.build(config).train()
+    return build(size=32, task_weighting=rule, **options).train()
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["type"])

@@ -1,17 +1,11 @@
 """Nothing is computed twice, and nothing is kept twice."""
 
 import pytest
-import timm
 import torch
+from builders import trunk, uncut
 from torch.utils.flop_counter import FlopCounterMode
 
-from trn_plugin.models import TimmTrunk
-
 X = torch.randn(2, 3, 64, 64)
-
-
-def build(name, shared, tasks):
-    return TimmTrunk(name, shared_stages=shared, tasks=tasks, img_size=64)
 
 
 def operations(run, *args):
@@ -22,16 +16,15 @@ def operations(run, *args):
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
 def test_operations_are_those_of_the_trunk_and_the_tails(name):
-    fixed = dict(img_size=64) if name == "test_vit" else {}
-    whole = operations(timm.create_model(name, num_classes=0, **fixed), X)
-    assert operations(build(name, "all", "abc"), X) == whole
-    assert operations(build(name, 0, "abc"), X) == 3 * whole
-    model = build(name, -2, "ab")
+    whole = operations(uncut(name), X)
+    assert operations(trunk(name, "all", "abc"), X) == whole
+    assert operations(trunk(name, 0, "abc"), X) == 3 * whole
+    model = trunk(name, -2, "ab")
     (shared,) = model.trunk(X)
-    trunk, tail = operations(model.trunk, X), operations(model.tails["b"], *shared)
-    assert trunk + tail == whole
-    assert operations(model, X) == trunk + 2 * tail
-    tree = build(name, dict(a=1, b=3, c=3), "abc")
+    common, tail = operations(model.trunk, X), operations(model.tails["b"], *shared)
+    assert common + tail == whole
+    assert operations(model, X) == common + 2 * tail
+    tree = trunk(name, dict(a=1, b=3, c=3), "abc")
     first, second = tree.trunk(X)
     between = operations(tree.tails["a"], *first) - operations(tree.tails["b"], *second)
     assert between > 0
@@ -42,7 +35,7 @@ def test_operations_are_those_of_the_trunk_and_the_tails(name):
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
 def test_activations_are_those_of_the_trunk_and_the_tails(name):
-    model = build(name, -2, "ab")
+    model = trunk(name, -2, "ab")
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
 
     def kept(run, *args):
@@ -58,6 +51,6 @@ def test_activations_are_those_of_the_trunk_and_the_tails(name):
             outputs = run(*args)
         return sum(size for size, _ in sizes.values()), outputs
 
-    trunk, (shared,) = kept(model.trunk, X)
+    common, (shared,) = kept(model.trunk, X)
     tails = [kept(tail, *shared)[0] for tail in model.tails.values()]
-    assert kept(model, X)[0] <= 1.05 * (trunk + sum(tails))
+    assert kept(model, X)[0] <= 1.05 * (common + sum(tails))

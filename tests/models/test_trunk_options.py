@@ -5,8 +5,8 @@ import pickle
 import re
 
 import pytest
-import timm
 import torch
+from builders import trunk, uncut
 from mmengine.config import ConfigDict
 from mmengine.optim import build_optim_wrapper
 
@@ -16,15 +16,8 @@ from trn_plugin.models import TimmTrunk
 X = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
 
-def build(name="test_resnet", tasks=("a", "b"), **options):
-    torch.manual_seed(0)
-    return TimmTrunk(name, tasks=tasks, img_size=64, **options)
-
-
-def uncut(name):
-    torch.manual_seed(0)
-    fixed = timm.get_pretrained_cfg(name).fixed_input_size
-    return timm.create_model(name, num_classes=0, **({"img_size": 64} if fixed else {}))
+def build(name="test_resnet", shared_stages=-1, **options):
+    return trunk(name, shared_stages, **options)
 
 
 def train_step(model):
@@ -201,11 +194,6 @@ def test_parts_have_learning_rates_of_their_own():
     for name, p in model.named_parameters():
         matching = [key for key in sorted(rates, key=len, reverse=True) if key in name]
         assert rate[id(p)] == (rates[matching[0]] if matching else 1.0), name
-
-
-def test_in_chans_and_global_pool():
-    model = build(in_chans=1, global_pool="max", drop_rate=0.2)
-    assert model(X[:, :1])["a"].shape == (4, model.num_features)
 
 
 @pytest.mark.parametrize("part", ["bn1.weight", "bn1.bias", "bn1.running_var", "layer2.0.conv1"])

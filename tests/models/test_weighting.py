@@ -2,17 +2,9 @@
 
 import pytest
 import torch
-from builders import batch, build, model_config
+from builders import batch, build
 
 from trn_plugin.models import UncertaintyWeighting
-from trn_plugin.registry import MODELS
-
-
-def weighted_model():
-    config = model_config(size=32)
-    config.task_weighting = dict(type="UncertaintyWeighting")
-    torch.manual_seed(0)
-    return MODELS.build(config)
 
 
 def test_learnt_weights_become_those_of_the_noise():
@@ -30,7 +22,8 @@ def test_learnt_weights_become_those_of_the_noise():
 
 
 def test_at_the_start_classes_keep_their_loss_and_coordinates_half_of_it():
-    plain, weighted = build(size=32), weighted_model()
+    plain = build(size=32)
+    weighted = build(size=32, task_weighting=dict(type="UncertaintyWeighting"))
     assert {k for k in weighted.state_dict() if k not in plain.state_dict()} == {
         f"task_weighting.log_variance.{task}" for task in ("landmarks", "pose")
     }

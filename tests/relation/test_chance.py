@@ -85,8 +85,3 @@ def test_a_layer_with_too_few_samples_gives_0_and_no_gradient(d):
         tau = layer(f1, f2)
         assert tau == 0
         assert not any(g.any() for g in gradients(tau, f1, f2))
-
-
-def test_plain_numbers_are_taken_as_tensors_are():
-    expected = corrected_similarity(torch.tensor(0.9), 1000, 20, 20)
-    assert float(corrected_similarity(0.9, 1000, 20, 20)) == pytest.approx(float(expected))

@@ -185,12 +185,3 @@ def test_casting_a_model_does_not_reach_the_covariances(cast):
     getattr(torch.nn.Sequential(layer), cast)()
     assert layer.groups[0].covariance.dtype == torch.float64
     assert layer(*pairs[2]).item() == reference(*pairs[2]).item()
-
-
-@on_host_only
-def test_covariances_follow_to_another_device():
-    layer = layer_of(0.9, dims=(3, 2)).to("meta")
-    assert {b.device.type for b in layer.buffers()} == {"meta"}
-    loaded = layer_of(0.9)
-    loaded.load_state_dict({k: v.to("cpu") for k, v in layer_of(dims=(3, 2)).state_dict().items()})
-    assert loaded.dims == (3, 2)

@@ -25,11 +25,9 @@ def random_batches(model, config, args):
         teacher = torch.randn((3 * COARSE**2, KINDS), generator=generator)
         teachers[name] = teacher, [head.task.example(rng) for _ in range(KINDS)]
     widths = {name: task.width for name, task in tasks.items()}
-    statistics_of_labels = SimpleNamespace(
-        positive_shares=lambda task: [0.5] * widths[task],
-        value_moments=lambda task: ([0.0] * widths[task], [1.0] * widths[task]),
-    )
-    model.fit_to_labels(statistics_of_labels)
+    two_labels = np.array([[-1.0], [1.0]])  # mean 0, standard deviation 1
+    labels = SimpleNamespace(labels_of=lambda task: two_labels.repeat(widths[task], axis=1))
+    model.fit_to_labels(labels)
     size = (args.image_size, args.image_size)
     while True:
         coarse = torch.rand((args.batch, 3, COARSE, COARSE), generator=generator)

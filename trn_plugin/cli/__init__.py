@@ -60,9 +60,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         module = import_module(f"trn_plugin.cli.{COMMANDS[command][0]}")
     except ModuleNotFoundError as error:
-        if (error.name or "trn_plugin").startswith("trn_plugin"):
+        missing = (error.name or "").partition(".")[0]
+        if missing in ("", "trn_plugin"):
             raise
-        sys.exit(_error(f"trn-plugin {command} needs {error.name}, which is not installed here"))
+        sys.exit(_error(f"trn-plugin {command} needs {missing}, which is not installed here"))
     start(module.__doc__, module.add_arguments, module.main, rest, f"trn-plugin {command}")
 
 

@@ -15,14 +15,8 @@ from pathlib import Path
 
 from trn_plugin.cli.config import add_config_arguments, load_config
 from trn_plugin.cli.parsing import positive_int
+from trn_plugin.experiments import advice_report
 from trn_plugin.experiments.advice import measure
-from trn_plugin.experiments.advice_report import (
-    findings_rows,
-    findings_table,
-    save_findings,
-    undefined_taus,
-)
-from trn_plugin.experiments.reading import sentences
 from trn_plugin.files import atomic_write, write_table
 
 NO_SUGGESTION = (
@@ -49,13 +43,13 @@ def main(args):
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(args.out_dir or scratch)
         findings = measure(config, folder, args.epochs, args.steps)
-    rows = findings_rows(findings)
-    print(findings_table(rows))
-    for sentence in undefined_taus(findings) + sentences(findings.stages, findings.cosines):
-        print(sentence)
-    print(NO_SUGGESTION)
+    rows = advice_report.findings_rows(findings)
+    print(advice_report.findings_table(rows))
+    notes = advice_report.undefined_taus(findings)
+    notes += advice_report.sentences(findings.stages, findings.cosines)
+    print(*notes, NO_SUGGESTION, sep="\n")
     if args.out_dir:
         write_table(folder / "advice.csv", rows, option="--out-dir")
         with atomic_write(folder / "advice.png", "--out-dir") as partial:
-            save_findings(str(partial), findings, Path(args.config).name)
+            advice_report.save_findings(str(partial), findings, Path(args.config).name)
         print(f"written to {folder}/advice.csv, advice.png")

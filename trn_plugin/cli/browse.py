@@ -11,10 +11,16 @@ Example:
 import itertools
 from pathlib import Path
 
+import numpy as np
+
 from trn_plugin.cli.config import add_config_arguments, load_config
 from trn_plugin.cli.parsing import positive_int
 from trn_plugin.config_checks import config_errors
 from trn_plugin.errors import ConfigError
+from trn_plugin.evaluation.case_sheets import Case, save_cases
+from trn_plugin.geometry import read_image
+from trn_plugin.registry import RUNNERS
+from trn_plugin.tasks import Line
 
 COLUMNS = 4
 PER_SHEET = 24  # samples
@@ -33,8 +39,6 @@ def add_arguments(parser):
 
 
 def main(args):
-    from trn_plugin.evaluation.case_sheets import save_cases
-
     config = load_config(args.config, args.cfg_options)
     folder = Path(args.output_dir or Path("work_dirs") / Path(args.config).stem / "browse")
     loader = build_loader(config, args.phase)
@@ -51,17 +55,13 @@ def main(args):
 
 
 def build_loader(config, phase):
-    """The config's data loader, without worker processes."""
-    from trn_plugin.registry import RUNNERS
-
+    """The config's data loader; the command uses its sampler and its data set."""
     loader = config.get(f"{phase}_dataloader")
     if not loader:
         raise ConfigError(f"config: has no {phase}_dataloader")
-    settings = dict(loader, num_workers=0, persistent_workers=False)
-    settings.pop("prefetch_factor", None)
     runner = RUNNERS.get(config.get("runner_type", "SafeRunner"))
     with config_errors(f"{phase}_dataloader"):
-        return runner.build_dataloader(settings, (config.get("randomness") or {}).get("seed"))
+        return runner.build_dataloader(loader, (config.get("randomness") or {}).get("seed"))
 
 
 def both_pictures(packed, tasks=()):
@@ -69,18 +69,13 @@ def both_pictures(packed, tasks=()):
 
     ``tasks``: the task names of all data sets. Those that the sample's data set lacks are listed.
     """
-    import numpy as np
-
-    from trn_plugin.evaluation.case_sheets import Case
-    from trn_plugin.geometry import read_image
-    from trn_plugin.tasks import Line
-
     sample = packed["data_samples"] if isinstance(packed, dict) else None
     if sample is None or "tasks" not in sample:
         raise ConfigError("browse: expected a pipeline that ends with PackMultiTaskInputs")
+    owner = sample.get("dataset", "an unnamed data set")
     about = [
         Line(Path(sample.img_path).name),
-        Line(f"of {sample.get('dataset', 'an unnamed data set')}"),
+        Line(f"of {owner}"),
         Line(f"box: {sample.get('box_source', 'unnamed')}"),
     ]
     if sample.get("unreadable"):
@@ -91,10 +86,10 @@ def both_pictures(packed, tasks=()):
     image = packed["inputs"].float().clamp(0, 255).byte().permute(1, 2, 0).numpy()
     if image.shape[2] == 1:
         image = image.repeat(3, axis=2)
-    lines = [Line(f"input: {image.shape[1]} x {image.shape[0]} pixels")]
-    owner = sample.get("dataset", "its data set")
+    height, width = image.shape[:2]
+    lines = [Line(f"input: {width} x {height} pixels")]
     lines += [Line(f"{name}: none in {owner}") for name in tasks if name not in sample.tasks]
-    points = []
+    points = [np.zeros((0, 2))]
     for name, task in sample.tasks.items():
         if name not in sample.gt:
             lines.append(Line(f"{name}: no label", False))
@@ -102,7 +97,7 @@ def both_pictures(packed, tasks=()):
         label = sample.gt[name].numpy()
         text = task.label_text(label)
         lines.append(Line(f"{name}: {text}", False if "missing" in text else None))
-        points.append(task.points(label) * [image.shape[1], image.shape[0]])
-    found = np.concatenate(points) if points else np.zeros((0, 2))
-    truth = found if len(found) else None
-    return Case(original, frame=sample.get("box"), lines=about), Case(image, truth, lines=lines)
+        points.append(task.points(label) * [width, height])
+    truth = np.concatenate(points)
+    network = Case(image, truth if len(truth) else None, lines=lines)
+    return Case(original, frame=sample.get("box"), lines=about), network

@@ -32,7 +32,6 @@ __all__ = [
 ]
 
 PACKAGED_BASE = rf"(?m)^[^#\n]*?\b({packaged.NAME}::[\w./-]+)"
-CONFIG_SUFFIXES = (".py", ".yaml", ".yml", ".json")
 # config keys that something other than Runner.__init__ reads
 EXTRA_KEYS = (
     *("activation_checkpointing", "auto_scale_lr", "compile", "custom_imports", "default_scope"),
@@ -80,10 +79,6 @@ def load_config(path: str | os.PathLike, options: dict | None = None) -> Config:
     path = packaged.config_path(path)
     if not os.path.isfile(path):
         raise ConfigError(f"{path}: no such config file")
-    if not path.endswith(CONFIG_SUFFIXES):
-        raise ConfigError(
-            f"{path}: expected a config ({', '.join(CONFIG_SUFFIXES)}) as the first argument"
-        )
     if os.getcwd() not in sys.path:  # for a user's custom_imports
         sys.path.insert(0, os.getcwd())
     try:
@@ -115,8 +110,6 @@ def _merge(config: Config, options: dict) -> None:
 
     read = {*EXTRA_KEYS, *inspect.signature(Runner.__init__).parameters} - {"self"}
     for key in options:
-        if not isinstance(key, str):
-            raise ConfigError(f"config options: expected key paths as text, found {key!r}")
         name = key.split(".")[0]
         if name in read:
             continue
@@ -133,7 +126,6 @@ def _merge(config: Config, options: dict) -> None:
         config.merge_from_dict(options)
     except Exception as error:  # MMEngine raises errors of many types
         raise ConfigError(f"--cfg-options: {one_line(error)}") from error
-    check_sections(config)
     if any(key.split(".")[0] == "custom_imports" for key in options):
         with config_errors("custom_imports"):
             import_modules_from_strings(**config.custom_imports)
@@ -146,24 +138,28 @@ def _imports_user_code(config: Config) -> bool:
 
 
 def _keys_with_same_value(config: Config, key: str, read: set[str]) -> list[str]:
-    """Key paths that are read and have the value of ``key``, which is not read itself."""
-    value = values = config.to_dict()
-    for part in key.split("."):
-        value = value.get(part) if isinstance(value, dict) else None
-    last = key.rpartition(".")[2]
+    """Key paths that are read and have the value of ``key``, which is not read itself.
 
-    def search(inside, above: str = "") -> Iterator[str]:
-        pairs = inside.items() if isinstance(inside, dict) else enumerate(inside)
-        for name, inner in pairs:
-            if type(inner) is type(value) and inner == value:
-                if name == last or not isinstance(inner, (bool, int)):
-                    yield f"{above}{name}"
-            elif isinstance(inner, (dict, list, tuple)):
-                yield from search(inner, f"{above}{name}.")
+    Only those with the same last part if there are any, or if the value is a bool or a whole
+    number, which many keys have.
+    """
 
-    found = list(search({name: inside for name, inside in values.items() if name in read}))
-    found = [] if value is None else found
-    return [path for path in found if path.rpartition(".")[2] == last] or found
+    def paths(value, path: str = "") -> Iterator[tuple[str, object]]:
+        yield path, value
+        if isinstance(value, (list, tuple)):
+            value = dict(enumerate(value))
+        for name, inside in value.items() if isinstance(value, dict) else ():
+            yield from paths(inside, f"{path}.{name}" if path else f"{name}")
+
+    values = dict(paths(config.to_dict()))
+    value, last = values.get(key), key.rpartition(".")[2]
+    same = [
+        path
+        for path, other in values.items()
+        if path.split(".")[0] in read and type(other) is type(value) and other == value
+    ]
+    named = [path for path in same if path.rpartition(".")[2] == last]
+    return named or ([] if value is None or isinstance(value, (bool, int)) else same)
 
 
 def build_runner(config: Config):
@@ -175,7 +171,6 @@ def build_runner(config: Config):
     from trn_plugin.registry import RUNNERS
 
     config.setdefault("runner_type", "SafeRunner")
-    check_sections(config)
     with config_errors("config"):
         return RUNNERS.build(config)
 
@@ -183,15 +178,9 @@ def build_runner(config: Config):
 def work_dir(
     config: Config, given: str | os.PathLike | None, config_path: str | os.PathLike
 ) -> str:
-    """The work directory: --work-dir, else the config's, else work_dirs/<config name>.
-
-    Raises:
-        ConfigError: the path is a file.
-    """
-    folder = given or config.get("work_dir") or str(Path("work_dirs") / Path(config_path).stem)
-    if os.path.isfile(folder):
-        raise ConfigError(f"work directory {folder}: expected a folder, found a file")
-    return os.fspath(folder)
+    """The work directory: --work-dir, else the config's, else work_dirs/<config name>."""
+    default = Path("work_dirs") / Path(config_path).stem
+    return os.fspath(given or config.get("work_dir") or str(default))
 
 
 def start_process_group(launcher: str) -> None:

@@ -16,73 +16,55 @@ import shutil
 from pathlib import Path
 
 from trn_plugin.cli.config import add_config_arguments, load_config
+from trn_plugin.cli.parsing import positive_int
 from trn_plugin.errors import ConfigError
 from trn_plugin.files import atomic_write, write_table
+from trn_plugin.geometry import read_image
+from trn_plugin.tasks import read_tasks
+
+COLUMNS = ("quantity", "set", "pictures", "pytorch", "this_file", "difference", "unit")
 
 
 def add_arguments(parser):
     add_config_arguments(parser)
     parser.add_argument("checkpoint", help="checkpoint file")
-    parser.add_argument(
-        "out", nargs="?", metavar="OUT.onnx", help="file to write (with --web: DIR/model.onnx)"
-    )
-    parser.add_argument(
-        "--web",
-        metavar="DIR",
-        help="also write a web page that runs the model, with the model as model.onnx; "
-        "`npm ci` in DIR installs onnxruntime-web",
-    )
+    parser.add_argument("out", nargs="?", metavar="OUT.onnx", help="default: model.onnx of --web")
+    parser.add_argument("--web", metavar="DIR", help="also write a web page that runs the model")
     parser.add_argument("--tasks", nargs="+", metavar="TASK", help="export only these tasks")
     parser.add_argument(
-        "--precision",
-        choices=("fp32", "fp16", "int8"),
-        default="fp32",
-        help="of the network (%(default)s); int8 is calibrated on pictures of the validation set",
+        "--precision", choices=("fp32", "fp16", "int8"), default="fp32", help="(%(default)s)"
     )
     parser.add_argument(
         "--evaluate",
         choices=("test", "val", "none"),
-        help="measure the file and PyTorch on this set of the config, and store the metrics in "
-        "the file (default: test for fp16 and int8, none for fp32)",
+        help="measure file and PyTorch on this set (default: test for fp16 and int8, else none)",
     )
     parser.add_argument(
-        "--input",
-        choices=("uint8", "float32"),
-        default="uint8",
-        help="type of the pixel values, 0..255 (%(default)s)",
+        "--input", choices=("uint8", "float32"), default="uint8", help="pixel type (%(default)s)"
     )
     parser.add_argument(
         "--resize",
         choices=("operator", "exact", "none"),
         default="operator",
-        help="how the graph resizes pictures. operator: ONNX's antialiased Resize, which OpenVINO "
-        "lacks; exact: two matrix products, the same in every runtime; none: pictures must have "
-        "the network's size (%(default)s)",
+        help="how the graph resizes pictures. operator: ONNX's antialiased Resize; exact: two "
+        "matrix products, for any runtime; none: pictures have the network's size (%(default)s)",
     )
     parser.add_argument("--opset", type=int, metavar="N", help="ONNX operator set, 18 or later")
     parser.add_argument(
         "--features",
         action="store_true",
-        help="add outputs hidden/TASK and output/TASK, from which `trn-plugin test` measures tau",
+        help="add the outputs that `trn-plugin test` measures tau of",
     )
     parser.add_argument(
-        "--metrics",
-        metavar="JSON",
-        help="metrics to store in the file, written by `trn-plugin test --out` for this checkpoint "
-        "(default: the validation metrics of the training log beside the checkpoint, if any)",
+        "--metrics", metavar="JSON", help="of `test --out`, to store (default: of the training log)"
     )
-    parser.add_argument(
-        "--report",
-        metavar="CSV",
-        help="append the comparison and the metrics to this table, one row for each number",
-    )
+    parser.add_argument("--report", metavar="CSV", help="append differences and metrics to a table")
     parser.add_argument(
         "--pictures",
-        type=int,
+        type=positive_int,
         default=200,
         metavar="N",
-        help="number of pictures of the test or validation set to compare with PyTorch on, and of "
-        "pictures to calibrate int8 on (%(default)s)",
+        help="pictures of the config to compare on, and to calibrate int8 with (%(default)s)",
     )
     parser.add_argument(
         "--images", nargs="+", default=[], metavar="IMAGE", help="also compare on these pictures"
@@ -95,18 +77,14 @@ def main(args):
     from trn_plugin.deploy.export import check_opset
     from trn_plugin.deploy.measured import data_to_compare, measure_into, pictures_to_calibrate
     from trn_plugin.deploy.web_page import check_page, write_page
-    from trn_plugin.geometry import read_image
-    from trn_plugin.tasks import read_tasks
 
     check_opset(args.opset)
     if not (args.out or args.web):
         raise ConfigError("OUT.onnx: expected the file to write, or --web DIR; found neither")
     page = check_page(args.web) if args.web else None
-    args.out = args.out or str(page)
-    if not args.out.endswith(".onnx"):
-        raise ConfigError(f"{args.out}: expected a file name that ends in .onnx")
-    if args.pictures < 0:
-        raise ConfigError(f"--pictures: expected 0 or more, found {args.pictures}")
+    out = args.out or str(page)
+    if not out.endswith(".onnx"):
+        raise ConfigError(f"{out}: expected a file name that ends in .onnx")
     split = args.evaluate or ("none" if args.precision == "fp32" else "test")
     images = [read_image(path) for path in args.images]
     config = load_config(args.config, args.cfg_options)
@@ -115,14 +93,18 @@ def main(args):
     calibration = None
     if args.precision == "int8":
         calibration, chosen = pictures_to_calibrate(config, crops, source, args.pictures)
-        if not calibration:
-            calibration, chosen = images, None
+        kind = f"of the {chosen} set" if calibration else "of --images"
+        calibration = calibration or images
         if not calibration:
             raise ConfigError("--precision int8: found no pictures to calibrate on; give --images")
-        kind = f"of the {chosen} set" if chosen else "of --images"
         print(f"int8: calibrated on {len(calibration)} pictures {kind}")
     print(f"exporting {metadata['backbone']} and comparing with PyTorch ...", flush=True)
-    options = dict(
+    differences = export_onnx(
+        model,
+        out,
+        input_size,
+        metadata,
+        precision=args.precision,
         opset=args.opset,
         tasks=args.tasks,
         check_images=[*images, *crops],
@@ -131,14 +113,10 @@ def main(args):
         resize=args.resize,
         calibration=calibration,
     )
-    differences = export_onnx(
-        model, args.out, input_size, metadata, precision=args.precision, **options
-    )
     height, width = input_size
-    size = os.path.getsize(args.out) / 1e6
-    kind = f"{args.precision}, {size:.1f} MB"
+    megabytes = os.path.getsize(out) / 1e6
     resizes = "takes pictures of" if args.resize == "none" else "resizes its input to"
-    print(f"{args.out}: {kind}, {resizes} {width} x {height} pixels")
+    print(f"{out}: {args.precision}, {megabytes:.1f} MB, {resizes} {width} x {height} pixels")
     compared = [f"{len(crops)} pictures of the {source} set"] if crops else []
     compared += [f"{len(images)} of --images"] if images else []
     print(f"compared on {', '.join([*compared, 'synthetic pictures'])}, batches of 1, 2 and 7")
@@ -149,40 +127,27 @@ def main(args):
         print(f"  {output}: differs from PyTorch by at most {difference:.1e} {unit}")
         found = {"difference": difference, "unit": f"largest, {unit}"}
         rows.append({"quantity": output, "set": source, "pictures": len(crops), **found})
-    if split == "none" and metadata["metrics"]:
+    if split != "none":
+        deployed = DeployModel(model, input_size, args.tasks).eval()
+        before, after, count = measure_into(config, split, loader, deployed, out)
+        for name, value in before.items():
+            values = {"pytorch": value, "this_file": after[name], "difference": after[name] - value}
+            rows.append({"quantity": name, "set": split, "pictures": count, **values})
+    elif metadata["metrics"]:
         print(f"its metrics are from: {metadata['metrics_of']}")
-    elif split == "none":
+    else:
         print(
             "the file holds no metrics: neither the checkpoint nor a training log beside it has "
             "any; --evaluate measures them, --metrics copies them from a file"
         )
-    if split != "none":
-        deployed = DeployModel(model, input_size, args.tasks).eval()
-        before, after, count = measure_into(config, split, loader, deployed, args.out)
-        for name, value in before.items():
-            values = {"pytorch": value, "this_file": after[name], "difference": after[name] - value}
-            rows.append({"quantity": name, "set": split, "pictures": count, **values})
     if page is not None:
-        if Path(args.out).resolve() != page.resolve():
+        if Path(out).resolve() != page.resolve():
             with atomic_write(page, "--web") as partial:
-                shutil.copyfile(args.out, partial)
+                shutil.copyfile(out, partial)
         write_page(args.web)
         print(f"{args.web}: in this folder run `npm ci`, then `python -m http.server`")
     if args.report:
-        report(args, size, metadata, rows)
-
-
-def report(args, megabytes, metadata, rows):
-    height, width = metadata["input_size"]
-    setting = {
-        "file": os.path.basename(args.out),
-        "backbone": metadata["backbone"],
-        "input": f"{width} x {height}",
-        "precision": args.precision,
-        "megabytes": round(megabytes, 3),
-    }
-    columns = dict.fromkeys(
-        ("quantity", "set", "pictures", "pytorch", "this_file", "difference", "unit")
-    )
-    full_rows = [{**setting, **columns, **row} for row in rows]
-    write_table(args.report, full_rows, append=True, option="--report")
+        about = dict(file=os.path.basename(out), backbone=metadata["backbone"])
+        about |= dict(input=f"{width} x {height}", precision=args.precision)
+        about |= dict(megabytes=round(megabytes, 3), **dict.fromkeys(COLUMNS))
+        write_table(args.report, [about | row for row in rows], append=True, option="--report")

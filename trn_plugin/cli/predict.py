@@ -35,56 +35,44 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--box",
         nargs=4,
         metavar=("X0", "Y0", "X1", "Y1"),
-        help="the object's box in pixels, for one picture or for all frames of one video; "
+        help="the object's box in pixels, in one picture or in all frames of one video; "
         "default: the whole picture",
     )
     box.add_argument(
         "--boxes",
         metavar="CSV",
-        help="CSV file of boxes with the header image,x0,y0,x1,y1; results keep its order. IMAGE "
-        "selects pictures; default: all rows. An invalid row or a missing picture stops the run "
-        "before it begins. For an unreadable picture or a box outside it, an error is printed and "
-        "only these objects are skipped",
+        help="table image,x0,y0,x1,y1 with a row for each object; IMAGE selects pictures of it",
     )
     box.add_argument(
         "--detector",
         metavar="FILE.onnx",
-        help="find all faces of each picture with OpenCV's FaceDetectorYN; FILE.onnx is YuNet, "
+        help="find all faces with OpenCV's FaceDetectorYN and this model, YuNet: "
         "face_detection_yunet_2023mar.onnx of OpenCV's model zoo (MIT licence)",
     )
     parser.add_argument(
         "--out-dir", default="predictions", metavar="D", help="folder for drawings (%(default)s)"
     )
     parser.add_argument(
-        "--jsonl",
-        metavar="FILE",
-        help="write one JSON line for each object (default: D/predictions.jsonl); an existing file "
-        "is replaced at the end of the run",
+        "--jsonl", metavar="FILE", help="one JSON line for each object (D/predictions.jsonl)"
     )
+    parser.add_argument("--csv", metavar="FILE", help="also write a table, one row for each object")
     parser.add_argument(
         "--import",
         dest="imports",
         action="append",
         default=[],
         metavar="FILE.py",
-        help="Python file to run before the model is loaded; registers your own kind of task",
+        help="Python file to run first, such as one that registers your own kind of task",
     )
-    parser.add_argument("--csv", metavar="FILE", help="also write a table, one row for each object")
     parser.add_argument("--no-draw", action="store_true", help="draw no pictures and no videos")
     parser.add_argument(
         "--show", nargs="+", metavar="TASK", help="draw and print only these tasks; files hold all"
     )
     parser.add_argument(
-        "--provider",
-        choices=("cpu", "cuda"),
-        help="device of the model; default: CUDA if onnxruntime supports it here, else the CPU",
+        "--provider", choices=("cpu", "cuda"), help="default: CUDA if available, else the CPU"
     )
     parser.add_argument(
-        "--batch-size",
-        type=positive_int,
-        default=16,
-        metavar="N",
-        help="objects of one size in a batch (%(default)s), at most 32 million pixels together",
+        "--batch-size", type=positive_int, default=16, metavar="N", help="objects (%(default)s)"
     )
 
 

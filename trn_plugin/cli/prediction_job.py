@@ -7,7 +7,6 @@ import itertools
 import os
 import sys
 import time
-from collections import deque
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 
@@ -25,8 +24,6 @@ from trn_plugin.deploy.records import Results, as_json, write_errors
 from trn_plugin.deploy.session import providers_of
 from trn_plugin.deploy.video import VideoFile, VideoOutput
 from trn_plugin.errors import ConfigError, DataError
-
-JPEG_QUALITY = 95
 
 
 def places_of(args: argparse.Namespace, pictures: list[Path]) -> dict[Path, list[Place]]:
@@ -93,24 +90,20 @@ def note(text: str) -> None:
 
 
 class Progress:
-    """Print on stderr how many pictures or frames are done, at most every 0.2 or 10 seconds."""
+    """Print on stderr every 10 seconds, and at the end, how many pictures or frames are done."""
 
     def __init__(self, total: int, unit: str):
-        self.total = total
-        self.unit = unit
-        self.live = sys.stderr.isatty()
+        self.total, self.unit = total, unit
         self.started = self.shown = time.monotonic()
 
     def update(self, done: int, last: bool = False) -> None:
         now = time.monotonic()
-        waited = now - self.shown >= (0.2 if self.live else 10)
-        if max(self.total, done) < 2 or not (last or waited):
+        if max(self.total, done) < 2 or not (last or now - self.shown >= 10):
             return
         self.shown = now
         rate = done / max(now - self.started, 1e-9)
         of = f"/{self.total}" if self.total >= done else ""
-        end = "\r" if self.live and not last else "\n"
-        print(f"{done}{of} {self.unit}, {rate:.1f} a second", end=end, file=sys.stderr)
+        note(f"{done}{of} {self.unit}, {rate:.1f} a second")
 
 
 class PredictionJob:
@@ -165,52 +158,44 @@ class PredictionJob:
                 note(f"the results until then are in {part}")
         total = sum(map(len, places.values())) + len(found.videos)
         if self.failed and total > 1:
-            videos = "pictures and videos" if found.videos else "pictures"
-            kind = "objects" if args.boxes else videos
-            note(f"{self.failed} of {total} {kind} could not be used")
+            note(f"{self.failed} of {total} objects could not be used")
         return self.failed
 
     def pictures(self, places: dict, drawn: dict[Path, Path], results: Results) -> None:
-        progress = Progress(len(places), "pictures")
-        seen = predict_pictures(
-            self.predictor, places, self.pool, self.args.batch_size, self.detector
-        )
-        waiting: deque = deque()  # pictures being drawn, oldest first
-        for done, each in enumerate(seen, start=1):
-            picture = drawn.get(each.picture) if each.places else None
-            waiting.append((each, picture, picture and self.pool.submit(self.draw, each, picture)))
-            if len(waiting) > 2 * self.args.batch_size:
-                self.report(*waiting.popleft(), results)
+        """Predict and report pictures; threads read ahead and draw while the model runs."""
+
+        def draw(found: PictureResult) -> tuple[PictureResult, Path | None]:
+            path = drawn.get(found.picture) if found.places else None
+            if path is not None:
+                boxes, predictions = [place.box for place in found.places], found.predictions
+                image = draw_objects(found.image, self.shown, predictions, boxes, word=self.word)
+                write_picture(path, image)
+            return found, path
+
+        progress, size = Progress(len(places), "pictures"), self.args.batch_size
+        found = predict_pictures(self.predictor, places, self.pool, size, self.detector)
+        for done, (each, path) in enumerate(map_ahead(self.pool, draw, found, 2 * size), start=1):
+            self.report(each, path, results)
             progress.update(done, done == len(places))
-        while waiting:
-            self.report(*waiting.popleft(), results)
 
-    def draw(self, seen: PictureResult, path: Path) -> None:
-        boxes = [place.box for place in seen.places]
-        image = draw_objects(seen.image, self.shown, seen.predictions, boxes, word=self.word)
-        write_picture(path, image)
-
-    def report(self, seen: PictureResult, drawn: Path | None, drawing, results: Results) -> None:
-        """Wait until a picture is drawn, then write and print its predictions."""
-        if drawing is not None:
-            drawing.result()
-        for error, lost in seen.problems:
+    def report(self, found: PictureResult, drawn: Path | None, results: Results) -> None:
+        """Write and print the predictions and the errors of a picture."""
+        for error, lost in found.problems:
             note(f"error: {error}")
             self.failed += len(lost)
             for place in lost:
                 results.write(None, place.order)
-        for place, prediction in zip(seen.places, seen.predictions, strict=True):
-            where = {"image": str(seen.picture)}
+        for place, prediction in zip(found.places, found.predictions, strict=True):
+            where = {"image": str(found.picture)}
             results.write(self.record(where, place.box, prediction, drawn), place.order)
-        if seen.image is None:
+        if found.image is None:
             return
-        text = " | ".join(summary(self.shown, prediction) for prediction in seen.predictions)
+        text = " | ".join(summary(self.shown, prediction) for prediction in found.predictions)
         if self.detector is not None:
-            count = len(seen.places)
-            faces = f"{count} face{'' if count == 1 else 's'}"
-            text = f"{faces}{': ' if text else ''}{text}"
+            count = len(found.places)
+            text = f"{count} face{'s' * (count != 1)}{': ' * bool(text)}{text}"
         if text:
-            print(f"{seen.picture}: {text}{f' -> {drawn}' if drawn else ''}", flush=True)
+            print(f"{found.picture}: {text}{f' -> {drawn}' if drawn else ''}", flush=True)
 
     def record(self, where: dict, box, prediction: dict, drawn: Path | None) -> dict:
         return {
@@ -222,6 +207,10 @@ class PredictionJob:
 
     def video(self, path: Path, drawn: Path | None, results: Results) -> None:
         """Predict every frame of a video in batches, on the whole frame or on --box."""
+
+        def draw(frame: np.ndarray, prediction: dict) -> np.ndarray:
+            return draw_objects(frame, self.shown, [prediction], [box], fixed_size=True)
+
         video, box, size = VideoFile(path), box_of(self.args), self.args.batch_size
         output = VideoOutput(drawn, video.rate) if drawn else None
         progress = Progress(video.expected, "frames")
@@ -236,13 +225,7 @@ class PredictionJob:
                 names = [f"{path} frame {done + index}" for index in range(len(chunk))]
                 found = self.predictor.predict(chunk, [box] * len(chunk), size, names)
                 if output is not None:
-                    for image in self.pool.map(
-                        lambda frame, each: draw_objects(
-                            frame, self.shown, [each], [box], fixed_size=True
-                        ),
-                        chunk,
-                        found,
-                    ):
+                    for image in self.pool.map(draw, chunk, found):
                         output.write(image)
                 for prediction in found:
                     where = {"image": str(path), "frame": done, "seconds": done / video.rate}
@@ -269,8 +252,7 @@ def summary(tasks: dict, prediction: dict) -> str:
 
 
 def write_picture(path: Path, image: np.ndarray) -> None:
-    drawn = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-    encoded, data = cv2.imencode(".jpg", drawn, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    encoded, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
     if not encoded:
         raise DataError(f"{path}: the drawn picture cannot be written as JPEG")
     with write_errors(path):

@@ -29,7 +29,8 @@ def start(
     Args:
         description: text of --help.
         add_arguments: adds the command's arguments to the parser.
-        main: the command, called with the parsed arguments; returns an exit status, None for 0.
+        main: the command, called with the parsed arguments and ``command_line``, a list;
+            returns an exit status, None for 0.
         arguments: default ``sys.argv[1:]``.
         prog: name of the program; default the name of the running script.
     """
@@ -37,7 +38,9 @@ def start(
     def parse_and_run() -> int | None:
         parser = build_parser(description, prog)
         add_arguments(parser)
-        return main(parser.parse_args(arguments))
+        given = sys.argv[1:] if arguments is None else arguments
+        typed = argparse.Namespace(command_line=[*parser.prog.split(), *given])
+        return main(parser.parse_args(given, typed))
 
     sys.exit(run(parse_and_run) or 0)
 

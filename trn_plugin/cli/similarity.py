@@ -20,7 +20,6 @@ from mmengine.device import get_device
 from tqdm import tqdm
 
 from trn_plugin.cli.config import add_config_arguments, load_config
-from trn_plugin.cli.parsing import positive_int
 from trn_plugin.config_checks import config_errors
 from trn_plugin.datasets.crops import placement
 from trn_plugin.datasets.label_csv import read_celeba_columns, read_label_csv
@@ -37,22 +36,21 @@ from trn_plugin.structures import relation_sides
 from trn_plugin.tasks import read_tasks
 
 LABELS = "gt"
+LISTED = 10  # most and least related pairs that are printed
 LEVELS = {LABELS: "labels", "output": "predictions", "hidden": "hidden features"}
 CONFIG_ONLY = ("cfg_options", "checkpoint", "split", "tasks", "by_column", "all_pairs", "points")
 
 
 def add_arguments(parser):
     add_config_arguments(parser, optional=True)
+    names = dict(nargs="+", metavar="NAME")
     parser.add_argument("--celeba", metavar="FILE", help="labels of list_attr_celeba.txt")
     parser.add_argument("--csv", metavar="FILE", help="labels of a CSV file with a header")
-    names = dict(nargs="+", metavar="NAME")
     parser.add_argument("--columns", **names, help="numeric columns of the file to use")
     parser.add_argument("--classes", **names, help="columns of the CSV file that hold classes")
     parser.add_argument("--split", choices=("train", "val", "test"), help="of the config's data")
     parser.add_argument("--tasks", **names, help="tasks of the config to use")
-    parser.add_argument(
-        "--by-column", action="store_true", help="treat each attribute of a task as its own task"
-    )
+    parser.add_argument("--by-column", action="store_true", help="take each attribute as a task")
     parser.add_argument(
         "--points",
         choices=("crop", "shape", "file"),
@@ -60,44 +58,29 @@ def add_arguments(parser):
         "centred and scaled to one size; file: pixels of the file",
     )
     parser.add_argument(
-        "--groups",
-        nargs="+",
-        metavar="NAME=A,B",
-        help="measure pairs of these groups of tasks or columns instead",
+        "--groups", nargs="+", metavar="NAME=A,B", help="relate these groups of tasks or columns"
     )
     parser.add_argument("--checkpoint", help="also measure this model's features and outputs")
     parser.add_argument(
-        "--all-pairs",
-        action="store_true",
-        help="with --checkpoint: measure all pairs of tasks, not only the config's relations",
+        "--all-pairs", action="store_true", help="of a checkpoint's tasks, not only its relations"
     )
     parser.add_argument(
-        "--order",
-        choices=("given", "clustered"),
-        default="given",
-        help="order of the heat map's rows (%(default)s)",
-    )
-    parser.add_argument(
-        "--listed",
-        type=positive_int,
-        default=10,
-        metavar="N",
-        help="number of most and least related pairs to print (%(default)s)",
+        "--order", choices=("given", "clustered"), default="given", help="of the heat map's rows"
     )
     parser.add_argument("--out-dir", metavar="D", help="write CSV, JSON and heat maps here")
 
 
 def main(args):
     check(args)
-    levels, pairs, data, points = read_checkpoint(args) if args.checkpoint else read_labels(args)
-    present = levels.pop("present", None)
+    read = read_checkpoint if args.checkpoint else read_labels
+    levels, present, pairs, data, points = read(args)
     begun = time.perf_counter()
     found = {level: pairwise.pair_similarities(levels[level], pairs, present) for level in levels}
     took = time.perf_counter() - begun
     rows = pairwise.similarity_rows(pairs, found, points)
     count = len(next(iter(levels[LABELS].values())))
     print(f"{data}: {count} samples, {len(pairs)} pair{'s' * (len(pairs) > 1)} in {took:.2f} s")
-    print(pairwise.similarity_table(rows, list(found), args.listed))
+    print(pairwise.similarity_table(rows, list(found), LISTED))
     if args.out_dir:
         write(Path(args.out_dir), rows, data, found, pairs, args.order)
 
@@ -108,20 +91,25 @@ def check(args):
         raise ConfigError(
             f"expected one of CONFIG, --celeba FILE and --csv FILE, found {len(sources)}"
         )
-    owners = dict.fromkeys(CONFIG_ONLY, "a config") if not args.config else {}
-    owners |= {} if args.csv else {"classes": "--csv"}
-    owners |= {"columns": "--csv or --celeba"} if args.config else {}
-    owners |= {} if args.checkpoint else {"all_pairs": "--checkpoint"}
-    for name, owner in owners.items():
-        if getattr(args, name):
-            raise ConfigError(f"--{name.replace('_', '-')}: goes with {owner} only")
+    for names, owner, given in (
+        (CONFIG_ONLY, "a config", args.config),
+        (["columns"], "--csv or --celeba", not args.config),
+        (["classes"], "--csv", args.csv),
+        (["all_pairs"], "--checkpoint", args.checkpoint),
+    ):
+        for name in names:
+            if getattr(args, name) and not given:
+                raise ConfigError(f"--{name.replace('_', '-')}: goes with {owner} only")
     if args.by_column and args.checkpoint:
         raise ConfigError("--by-column: does not go with --checkpoint, which has whole tasks only")
 
 
 def read_labels(args):
-    """Label features by level and name, the pairs, the name of the data, and --points (None
-    without landmarks).
+    """Read labels alone.
+
+    Returns:
+        Features by level and name, the samples that count by name (None: those with all labels),
+        the pairs, the name of the data, and --points (None without landmarks).
     """
     points = None
     columns, classes = listed(args.columns), listed(args.classes)
@@ -135,7 +123,7 @@ def read_labels(args):
         features = pairwise.grouped(features, parse_groups(args.groups, features))
     if len(features) < 2:
         raise ConfigError(f"{data}: expected at least two tasks to relate, found {len(features)}")
-    return {LABELS: features}, list(itertools.combinations(features, 2)), data, points
+    return {LABELS: features}, None, list(itertools.combinations(features, 2)), data, points
 
 
 def read_dataset(args):
@@ -176,6 +164,7 @@ def read_dataset(args):
 
 
 def read_checkpoint(args):
+    """Read labels, and a model's predictions and hidden features; returns as `read_labels`."""
     config = load_config(args.config, args.cfg_options)
     split = args.split or "test"
     model, _ = load_model(config, args.checkpoint)
@@ -187,9 +176,10 @@ def read_checkpoint(args):
     pairs = [tuple("+".join(side) for side in relation) for relation in relations]
     name = loader.dataset.metainfo.get("dataset", args.config)
     data = f"{os.path.basename(args.checkpoint)} on {name} ({split})"
-    levels["present"] = {name: np.isfinite(v).all(1) for name, v in levels[LABELS].items()}
+    present = {name: np.isfinite(v).all(1) for name, v in levels[LABELS].items()}
     measured = [model.heads[task].task for side in sides.values() for task in side]
-    return levels, pairs, data, "crop" if any(task.has_points for task in measured) else None
+    points = "crop" if any(task.has_points for task in measured) else None
+    return levels, present, pairs, data, points
 
 
 def chosen_relations(args, config, tasks):
@@ -209,21 +199,20 @@ def chosen_relations(args, config, tasks):
 
 def parse_groups(texts, known):
     """Parse NAME=A,B to {name: members}; each member may be in one group only."""
-    groups, taken = {}, {}
+    groups = {}
     for text in texts:
-        name, equals, rest = text.partition("=")
+        name, _, rest = text.partition("=")
         members = tuple(member.strip() for member in rest.split(",") if member.strip())
-        if not (name and equals and members) or name in groups:
+        if not (name and members) or name in groups:
             raise ConfigError(f"--groups: expected NAME=A,B, each name once, found {text!r}")
-        for member in members:
-            if member not in known:
-                raise ConfigError(f"--groups: no {member!r} among {', '.join(known)}")
-            if member in taken:
-                raise ConfigError(
-                    f"--groups: {member!r} is named twice, in {taken[member]}, {name}"
-                )
-            taken[member] = name
         groups[name] = members
+    members = list(itertools.chain(*groups.values()))
+    for member in members:
+        if member not in known:
+            raise ConfigError(f"--groups: no {member!r} among {', '.join(known)}")
+        if members.count(member) > 1:
+            names = ", ".join(name for name, inside in groups.items() if member in inside)
+            raise ConfigError(f"--groups: {member!r} is named twice, in {names}")
     if len(groups) < 2:
         raise ConfigError("--groups: expected at least two groups")
     return groups

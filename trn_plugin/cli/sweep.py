@@ -11,9 +11,8 @@ Example:
         --seeds 0 1 2 --jobs 2 --equal-compute --out-dir work_dirs/sweep
 """
 
-import csv
 import dataclasses
-import signal
+import json
 from pathlib import Path
 
 from trn_plugin.cli.config import load_config
@@ -25,7 +24,9 @@ from trn_plugin.experiments.execution import Executor, command_line, tell, visib
 from trn_plugin.experiments.picture import save_sweep
 from trn_plugin.experiments.results import Results, numbers
 from trn_plugin.experiments.summary import Cell, markdown, measures_of, summary_rows
-from trn_plugin.files import atomic_write, write_table
+from trn_plugin.files import atomic_write, write_json, write_table
+
+EPOCHS = "train_cfg.max_epochs"
 
 
 def add_arguments(parser):
@@ -45,8 +46,7 @@ def add_arguments(parser):
     parser.add_argument(
         "--equal-compute",
         action="store_true",
-        help="the cell with the fewest multiplications trains for the config's epochs; the others "
-        "train for fewer, so that all need about the same compute",
+        help="the cheapest cell trains for the config's epochs, the others for fewer",
     )
     parser.add_argument("--amp", action="store_true", help="train in mixed precision (CUDA)")
     parser.add_argument(
@@ -62,88 +62,67 @@ def main(args):
         raise ConfigError(f"--seeds: expected different numbers >= 0, found {args.seeds}")
     rows = grid.cells(args.config, args.grid)
     folder = Path(args.out_dir or Path("work_dirs/sweep") / Path(args.config).stem)
-    digest = plan.content_digest(load_config(args.config).to_dict())
-    costs = measured_costs(args, rows, folder, digest)
-    epochs = dict.fromkeys(costs)
+    digest = grid.content_digest(load_config(args.config).to_dict())
+    costs = [measured_cost(args, row, folder, digest) for row in rows]
     if args.equal_compute:
-        rows, epochs = spend_equally(args, rows, costs)
-    scales = {"": plan.Scale("", tuple(args.cfg_options), tuple(args.splits))}
-    table = plan.Table("sweep", "", rows, (), scales)
-    runs = plan.runs_of(
-        table, "", args.seeds, folder, amp=args.amp, digest=digest, script=plan.TRAINING
-    )
+        rows = with_equal_compute(args, rows, costs)
+    scale = plan.Scale("", tuple(args.cfg_options), tuple(args.splits))
+    options = dict(amp=args.amp, digest=digest)
+    runs = [plan.Run(row, seed, scale, folder, **options) for seed in args.seeds for row in rows]
     results = Results(folder / "runs.csv", same=("labels",), option="--out-dir")
     failed = []
     if not args.report:
         gpus = visible_gpus()
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # stops the runs' processes too
         failed = Executor(Path.cwd(), results, args.jobs or max(1, len(gpus)), gpus, tell).run(runs)
     for split in args.splits:
         found = [(run, row) for run in runs for row in results.of(run) if row["split"] == split]
-        if not found and not failed:
+        if found:
+            cells = [Cell(row.name, cost) for row, cost in zip(rows, costs, strict=True)]
+            report(args, split, folder, cells, found)
+        elif not failed:
             raise ConfigError(
                 f"{results.path}: no run is finished yet with its {split} set measured; run "
                 f"without --report and with --splits {' '.join(args.splits)}"
             )
-        listed = [Cell(row.name, costs[row.name], {}, epochs[row.name]) for row in rows]
-        if found:
-            report(args, split, folder, listed, found)
     if failed:
         raise TrnPluginError(f"{len(failed)} of {len(runs)} runs failed: {'; '.join(failed)}")
 
 
-def measured_costs(args, rows, folder, digest):
-    """The cost of each cell's model by cell name, measured before the trainings start."""
-    path = folder / "costs.csv"
-    known = {}
-    if path.is_file():
-        with open(path, newline="", encoding="utf-8") as file:
-            known = {(row["cell"], row["options"]): row for row in csv.DictReader(file)}
-    costs = {}
-    for row in rows:
-        options = [*args.cfg_options, *row.options]
-        key = row.name, " ".join([args.config, f"content={digest}", *options])
-        if key in known:
-            old = known[key]
-            counts = int(old["parameters"]), int(old["multiplications"])
-            cost = Cost(*counts, float(old["latency_ms"]), old["device"])
-        else:
-            cost = model_cost(load_config(args.config, grid.parse_options(args.config, options)))
-        costs[row.name] = cost
-        known[key] = {"cell": key[0], "options": key[1], **dataclasses.asdict(cost)}
-    write_table(path, list(known.values()), option="--out-dir")
-    return costs
+def measured_cost(args, row, folder, digest):
+    """The cost of a cell's model, measured once, before the trainings start."""
+    path = folder / row.slug / "cost.json"
+    options = [*args.cfg_options, *row.options]
+    settings = {"config": args.config, "content": digest, "options": options}
+    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if known.get("settings") == settings:
+        return Cost(**known["cost"])
+    cost = model_cost(load_config(args.config, grid.parse_options(args.config, options)))
+    write_json(path, {"settings": settings, "cost": dataclasses.asdict(cost)}, "--out-dir")
+    return cost
 
 
-def spend_equally(args, rows, costs):
-    """The cells with the epochs of --equal-compute, and these epochs by cell name."""
+def with_equal_compute(args, rows, costs):
+    """The cells with the epochs of --equal-compute."""
     config = load_config(args.config, grid.parse_options(args.config, args.cfg_options))
-    most = config.train_cfg.get("max_epochs")
-    if most is None:
-        raise ConfigError("--equal-compute: expected a config with train_cfg.max_epochs")
-    each = [costs[row.name].multiplications for row in rows]
-    shares = grid.equal_epochs(most, each)
-    spent = [n * cost for n, cost in zip(shares, each, strict=True)]
+    epochs = config.train_cfg.get("max_epochs")
+    if epochs is None:
+        raise ConfigError(f"--equal-compute: expected a config with {EPOCHS}")
+    if any(option.startswith(f"{EPOCHS}=") for option in rows[0].options):
+        raise ConfigError(f"--equal-compute sets {EPOCHS}, which the grid changes too")
+    steps = [cost.multiplications for cost in costs]
+    shares = grid.equal_epochs(epochs, steps)
+    spent = [n * cost for n, cost in zip(shares, steps, strict=True)]
     if max(spent) > 1.1 * min(spent):
         tell(
             f"--equal-compute: rounded to whole epochs, some trainings cost up to "
-            f"{100 * max(spent) / min(spent) - 100:.0f} % more than others; raise "
-            "train_cfg.max_epochs"
+            f"{100 * max(spent) / min(spent) - 100:.0f} % more than others; raise {EPOCHS}"
         )
-    rows = [grid.with_equal_epochs(row, n) for row, n in zip(rows, shares, strict=True)]
-    return rows, {row.name: n for row, n in zip(rows, shares, strict=True)}
-
-
-def command_of(args):
-    """The command that reproduces the table."""
-    command = ["trn-plugin", "sweep", args.config, *args.grid, "--seeds", *map(str, args.seeds)]
-    command += ["--equal-compute"] * args.equal_compute + ["--amp"] * args.amp
-    command += ["--out-dir", args.out_dir] if args.out_dir else []
-    for name in ("splits", "metrics", "cfg_options"):
-        values = getattr(args, name)
-        if values and values != ["val"]:
-            command += [f"--{name.replace('_', '-')}", *values]
-    return command
+    return [
+        dataclasses.replace(
+            row, name=f"{row.name}, {n} epochs", options=(*row.options, f"{EPOCHS}={n}")
+        )
+        for row, n in zip(rows, shares, strict=True)
+    ]
 
 
 def report(args, split, folder, cells, found):
@@ -163,7 +142,7 @@ def report(args, split, folder, cells, found):
             f"{about}: mean ± standard deviation over seeds. Latency: median forward pass of one "
             f"picture ({devices}).",
             markdown(lines, measures),
-            f"```bash\n{command_line(command_of(args))}\n```",
+            f"```bash\n{command_line(a for a in args.command_line if a != '--report')}\n```",
         ]
     )
     write_table(folder / f"{name}.csv", lines, option="--out-dir")

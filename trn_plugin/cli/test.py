@@ -20,6 +20,7 @@ from trn_plugin.cli.config import (
     start_process_group,
     work_dir,
 )
+from trn_plugin.deploy.scores import file_sha256
 from trn_plugin.errors import ConfigError
 from trn_plugin.files import write_json
 
@@ -49,8 +50,8 @@ def main(args):
             dict(type="CasePicturesHook", out_dir=args.show_dir)
         )
     without_training(config)
-    left_out = []
-    if args.checkpoint.endswith(".onnx"):
+    exported, left_out = args.checkpoint.endswith(".onnx"), []
+    if exported:
         from trn_plugin.deploy.evaluate import use_exported
 
         if args.launcher != "none":
@@ -59,18 +60,22 @@ def main(args):
     elif args.provider:
         raise ConfigError("--provider: is for exported .onnx files; a checkpoint runs in PyTorch")
     start_process_group(args.launcher)
-    runner = build_runner(config)
-    metrics = runner.test()
-    if is_main_process():
-        for line in left_out:
-            print(f"not measured: {line}")
-        if args.show_dir and args.checkpoint.endswith(".onnx"):
-            print(
-                "not drawn: similarity.png, tau over training; an exported file does not hold the "
-                "training log. Training wrote it into its work directory; testing the checkpoint "
-                "draws it too"
-            )
-        write(args.out, args, metrics, left_out)
+    metrics = build_runner(config).test()
+    if not is_main_process():
+        return
+    for line in left_out:
+        print(f"not measured: {line}")
+    if exported and args.show_dir:
+        print(
+            "not drawn: similarity.png, tau over training. An exported file does not hold the "
+            "training log; the picture lies in the training's work directory."
+        )
+    if args.out:
+        record = {"config": args.config, "checkpoint": args.checkpoint, "split": args.split}
+        record["checkpoint_sha256"] = file_sha256(args.checkpoint)
+        if left_out:
+            record["not_measured"] = left_out
+        write_json(args.out, record | finite(metrics))
 
 
 def without_training(config):
@@ -84,16 +89,9 @@ def without_training(config):
     config.model.backbone.pop("checkpoint_path", None)
 
 
-def write(path, args, metrics, left_out):
-    if path is None:
-        return
-    from trn_plugin.deploy.scores import file_sha256
-
-    record = {"config": args.config, "checkpoint": args.checkpoint, "split": args.split}
-    record["checkpoint_sha256"] = file_sha256(args.checkpoint)
-    if left_out:
-        record["not_measured"] = left_out
-    for name, value in metrics.items():
-        undefined = isinstance(value, float) and not math.isfinite(value)
-        record[name] = None if undefined else value
-    write_json(path, record)
+def finite(metrics):
+    """The metrics with None for a number that is not finite, which JSON cannot hold."""
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in metrics.items()
+    }

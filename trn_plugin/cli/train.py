@@ -25,7 +25,7 @@ def add_arguments(parser):
         nargs="?",
         const="auto",
         metavar="CHECKPOINT",
-        help="resume from this checkpoint, or from the newest one in the work directory",
+        help="resume (default: from the newest checkpoint in the work directory)",
     )
     parser.add_argument("--amp", action="store_true", help="train in mixed precision (CUDA)")
     add_launcher_argument(parser)

@@ -1,22 +1,26 @@
-"""Check the options of data sets."""
+"""Check the options of data sets; errors name the option."""
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from trn_plugin.errors import ConfigError
+from trn_plugin.tasks.cells import listing
+from trn_plugin.tasks.columns import check_names
 
 __all__ = [
     "PIXEL_CENTRE",
     "check_mmcv_transforms",
-    "chosen_tasks",
+    "chosen_names",
     "excluded_augmentations",
     "factor_range",
     "input_shape",
     "pixel_shift",
+    "suggestion",
 ]
 
 PIXEL_CENTRE = 0.5
@@ -30,11 +34,7 @@ GEOMETRIC = ("AutoAugment", "RandAugment", "RandomTranslatePad", "Rotate", "Shea
 
 
 def input_shape(size: int | Sequence[int], name: str) -> tuple[int, int]:
-    """``size`` (one side or (height, width), in pixels) as (height, width).
-
-    Raises:
-        ConfigError: any other value; the message calls it ``name``.
-    """
+    """``size`` (one side or (height, width), in pixels) as (height, width)."""
     shape = tuple(size) if isinstance(size, (list, tuple)) else (size, size)
     if len(shape) != 2 or any(
         isinstance(side, bool) or not isinstance(side, int) or side < 1 for side in shape
@@ -44,11 +44,7 @@ def input_shape(size: int | Sequence[int], name: str) -> tuple[int, int]:
 
 
 def factor_range(name: str, scale: Sequence[float]) -> tuple[float, float]:
-    """``scale``, (lowest, highest) positive factor, as a tuple.
-
-    Raises:
-        ConfigError: any other value; the message calls it ``name``.
-    """
+    """``scale``, (lowest, highest) positive factor, as a tuple."""
     pair = isinstance(scale, (list, tuple)) and len(scale) == 2
     pair = pair and all(isinstance(value, (int, float)) for value in scale)
     if not (pair and 0 < scale[0] <= scale[1] < math.inf):
@@ -56,36 +52,23 @@ def factor_range(name: str, scale: Sequence[float]) -> tuple[float, float]:
     return tuple(scale)
 
 
-def chosen_tasks(owner: str, tasks: Sequence[str] | None, known: Iterable[str]) -> tuple[str, ...]:
-    """The tasks that a config names, in its order; all for None.
+def chosen_names(key: str, names: Sequence[str] | None, known: Iterable[str]) -> tuple[str, ...]:
+    """The known names that a config chooses, in its order; all for None."""
+    known = tuple(known)
+    for name in () if names is None else check_names(key, names):
+        if name not in known:
+            raise ConfigError(f"{key}: there is no {name!r}; {suggestion(name, known)}")
+    return known if names is None else tuple(names)
 
-    Args:
-        owner: class name of the data set.
-        tasks: option ``tasks`` of the config.
-        known: names of the data set's tasks.
 
-    Raises:
-        ConfigError: anything but a list of different known names.
-    """
-    if tasks is None:
-        return tuple(known)
-    listed = isinstance(tasks, (list, tuple)) and all(isinstance(task, str) for task in tasks)
-    if not listed or not tasks:
-        raise ConfigError(f"tasks: expected a list of names out of {list(known)}, found {tasks!r}")
-    for task in tasks:
-        if task not in known:
-            raise ConfigError(f"tasks: {owner} has no task {task!r}; it has {list(known)}")
-    if len(set(tasks)) < len(tasks):
-        raise ConfigError(f"tasks: a task is named twice in {list(tasks)}")
-    return tuple(tasks)
+def suggestion(name: str, known: Sequence[str]) -> str:
+    """What a message says about an unknown name: the closest known one, or all."""
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"expected one of {listing(known)}"
 
 
 def excluded_augmentations(names: Sequence[str]) -> frozenset[str]:
-    """The option ``without`` as a set.
-
-    Raises:
-        ConfigError: anything but a list of names in AUGMENTATIONS.
-    """
+    """The option ``without`` as a set."""
     listed = isinstance(names, (list, tuple, set, frozenset))
     if not listed or not all(name in AUGMENTATIONS for name in names):
         raise ConfigError(
@@ -95,15 +78,7 @@ def excluded_augmentations(names: Sequence[str]) -> frozenset[str]:
 
 
 def check_mmcv_transforms(transforms: Iterable, points: Iterable[str]) -> None:
-    """Refuse transforms of mmcv that give BGR pictures or move pixels without their points.
-
-    Args:
-        transforms: steps of a pipeline.
-        points: names of the tasks that have points.
-
-    Raises:
-        ConfigError: naming the transform.
-    """
+    """Refuse transforms of mmcv that give BGR, or move pixels without the tasks' ``points``."""
     transforms = list(transforms)
     foreign = {type(t).__name__: {base.__module__ for base in type(t).__mro__} for t in transforms}
     loaders = [n for n, homes in foreign.items() if MMCV_LOADERS in homes and "Image" in n]
@@ -121,14 +96,7 @@ def check_mmcv_transforms(transforms: Iterable, points: Iterable[str]) -> None:
 
 
 def pixel_shift(pixel_centre: float | Sequence[float]) -> np.ndarray:
-    """(2,) shift of x and y that puts the centre of the first pixel at 0.5.
-
-    Args:
-        pixel_centre: coordinate of that centre in the file, a number or (x, y).
-
-    Raises:
-        ConfigError: any other value.
-    """
+    """(2,) shift that puts the first pixel's centre, a number or (x, y) in the file, at 0.5."""
     pair = isinstance(pixel_centre, (list, tuple)) and len(pixel_centre) == 2
     values = tuple(pixel_centre) if pair else (pixel_centre,) * 2
     for value in values:

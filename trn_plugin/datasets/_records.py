@@ -31,7 +31,7 @@ class LabelTable(NamedTuple):
     @classmethod
     def concatenate(cls, parts: Sequence[tuple[np.ndarray | None, np.ndarray]]) -> LabelTable:
         """Join parts: labels (n, ...) of the labelled rows, and (m,) bool, which rows these are."""
-        labelled = np.concatenate([labelled for _, labelled in parts])
+        labelled = np.concatenate([np.zeros(0, bool), *(labelled for _, labelled in parts)])
         found = [labels for labels, _ in parts if labels is not None]
         if not found:
             return cls(np.zeros(len(labelled)), labelled)
@@ -62,8 +62,7 @@ class Records(Sequence):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int | slice | Sequence[int]) -> dict | Records:
-        if isinstance(index, (int, np.integer)):
-            return self.make(int(self.rows[index]))
-        chosen = index if isinstance(index, slice) else np.asarray(index, dtype=int)
-        return Records(self.make, self.rows[chosen], self.tables)
+    def __getitem__(self, index: int | slice) -> dict | Records:
+        if isinstance(index, slice):
+            return Records(self.make, self.rows[index], self.tables)
+        return self.make(int(self.rows[index]))

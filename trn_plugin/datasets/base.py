@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
 from collections.abc import Sequence
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
-from torch.utils.data import get_worker_info
 
 from trn_plugin.datasets._options import (
     check_mmcv_transforms,
-    chosen_tasks,
+    chosen_names,
     excluded_augmentations,
     input_shape,
 )
 from trn_plugin.datasets._records import Records
-from trn_plugin.datasets.draws import PipelineResults, SampleGenerator, draw_of
-from trn_plugin.datasets.wrapped import category_ids, mean_or_nan, moments
+from trn_plugin.datasets.draws import SampleGenerator, draw_of
+from trn_plugin.datasets.wrapped import category_ids
 from trn_plugin.errors import ConfigError, DataError, PictureError, TrnPluginError
 from trn_plugin.tasks import read_tasks
 
@@ -44,8 +43,8 @@ class MultiTaskDataset(BaseDataset):
 
     The pipeline's ``results`` hold the record and ``tasks`` (`Task` by name), ``dataset`` (its
     name), ``input_size``, ``without``, ``box_rule``, ``rng`` (a ``np.random.Generator`` seeded by
-    the draw alone, see `draw_of`, and valid for this sample only) and ``eval_rng`` (seeded by
-    (box_seed, row): the same in every epoch and run).
+    the draw alone, see `draw_of`, and valid for this sample only) and ``eval_seed``, (box_seed,
+    row), for the evaluation box.
 
     A sample that fails raises an error that names its record; it is not replaced by another.
 
@@ -68,6 +67,8 @@ class MultiTaskDataset(BaseDataset):
     takes_draws = True
     box_rule: str | None = None
     """Source of the boxes of `RegionBox`, see there."""
+    root_hint = "set data_root to the folder of the data; a relative ann_file is in it"
+    """What messages say about a missing root."""
 
     def __init__(
         self,
@@ -82,10 +83,8 @@ class MultiTaskDataset(BaseDataset):
         **kwargs: Any,
     ) -> None:
         known = self._known_tasks()
-        self.tasks = chosen_tasks(type(self).__name__, tasks, known)
+        self.tasks = chosen_names("tasks", tasks, known)
         self.input_size = None if input_size is None else input_shape(input_size, "input_size")
-        if not isinstance(box_seed, int) or box_seed < 0:
-            raise ConfigError(f"box_seed: expected an integer of at least 0, found {box_seed!r}")
         self.box_seed = box_seed
         self.without = excluded_augmentations(without)
         self.skip_unreadable = bool(skip_unreadable)
@@ -106,26 +105,29 @@ class MultiTaskDataset(BaseDataset):
         return self.METAINFO["tasks"]
 
     def check_root(self) -> None:
-        """Refuse a missing data root; called before anything expensive starts.
+        """Refuse a missing root or annotation file; called before anything expensive starts.
 
         Raises:
             DataError: saying where to get the data.
         """
+        if not os.path.isdir(self.data_root):
+            raise DataError(f"data root '{self.data_root}' is no folder: {self.root_hint}")
+        if self.ann_file and not os.path.isfile(self.ann_file):
+            raise DataError(f"annotation file '{self.ann_file}' is missing: {self.root_hint}")
 
     def full_init(self) -> None:
-        """Load the records once; an empty data set is an error."""
-        if self._fully_initialized:
-            return
-        self.data_list = self.load_data_list()
-        self.data_list = self._chosen_records(self.filter_data())
+        """Load the records once."""
+        if not self._fully_initialized:
+            super().full_init()
+            self._open()
+
+    def filter_data(self) -> Sequence[dict]:
+        """All records; an empty data set is an error."""
         if not self.data_list:
             raise DataError(f"{self.ann_file}: no samples are left for {type(self).__name__}")
         if isinstance(self.data_list, Records):
             self.serialize_data = False  # forked workers share the arrays
-        if self.serialize_data:
-            self.data_bytes, self.data_address = self._serialize_data()
-        self._fully_initialized = True
-        self._open()
+        return self.data_list
 
     def get_data_info(self, idx: int) -> dict:
         """A new copy of the record of an index."""
@@ -148,22 +150,6 @@ class MultiTaskDataset(BaseDataset):
         if self.skip_unreadable:
             self._unreadable = torch.zeros(len(self), dtype=torch.uint8).share_memory_()
 
-    def _chosen_records(self, records: Sequence[dict]) -> Sequence[dict]:
-        """The records that ``indices`` chooses: the first n, the last -n, or a list of them."""
-        indices = self._indices
-        if indices is None:
-            return records
-        if isinstance(indices, int):
-            return records[:indices] if indices >= 0 else records[indices:]
-        try:
-            if isinstance(records, Records):
-                return records[indices]
-            return [records[index] for index in indices]
-        except IndexError:
-            raise ConfigError(
-                f"indices: expected numbers below {len(records)}, found {max(indices)}"
-            ) from None
-
     def __getitem__(self, index: int) -> dict:
         """The sample of an index after the pipeline; a plain int gets a random augmentation."""
         self.full_init()
@@ -175,55 +161,29 @@ class MultiTaskDataset(BaseDataset):
         Raises:
             ConfigError, DataError: any error of a transform, with the record's name.
         """
-        _one_thread_in_workers()
-        results, record = self._results(index)
+        results = self.results_of(index)
+        where, path = results["where"], results["img_path"]
         try:
             sample = self._sample(results)
         except Exception as error:
-            raise _with_record(error, record) from error
+            raise _with_record(error, where, path) from error
         if sample is None:
-            raise DataError(f"{record['where']}: {record['img_path']}: the pipeline gave no sample")
+            raise DataError(f"{where}: {path}: the pipeline gave no sample")
         return sample
 
     def results_of(self, index: int) -> dict:
         """The pipeline's input for the record of ``index``."""
-        return self._results(index)[0]
-
-    def _results(self, index: int) -> tuple[dict, dict]:
         record = self.get_data_info(int(index))
-        row = record.get("row", record["sample_idx"])
-        results = PipelineResults(
+        return dict(
             record,
-            eval_key=(self.box_seed, row),
             tasks=self.described,
             dataset=self._metainfo.get("dataset"),
             box_rule=self.box_rule,
             without=self.without,
             input_size=self.input_size,
             rng=self._generator.at(draw_of(index), record["sample_idx"]),
+            eval_seed=(self.box_seed, record.get("row", record["sample_idx"])),
         )
-        return results, record
-
-    @property
-    def num_unreadable(self) -> int:
-        """Number of records whose picture could not be read so far."""
-        return int(self._unreadable.sum()) if self.skip_unreadable else 0
-
-    def positive_shares(self, task: str) -> np.ndarray:
-        """Share of ones in the labels of an attribute task, (A,); NaN without labels.
-
-        Raises:
-            ConfigError: if the data set has no such task.
-        """
-        return mean_or_nan(self.labels_of(task))
-
-    def value_moments(self, task: str) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and standard deviation (V,) of the labels of a values task; NaN without labels.
-
-        Raises:
-            ConfigError: if the data set has no such task.
-        """
-        return moments(self.labels_of(task))
 
     def labels_of(self, task: str, rows: np.ndarray | None = None) -> np.ndarray:
         """Targets (n, width) of the labelled samples.
@@ -241,19 +201,15 @@ class MultiTaskDataset(BaseDataset):
         rows = np.arange(len(self)) if rows is None else rows
         if isinstance(self.data_list, Records) and task in self.data_list.tables:
             table = self.data_list.tables[task]
-            own = self.data_list.rows[rows]
-            own = own[table.labelled[own]]
-            if own.size:
-                targets = self.described[task].encode(table.labels[own])
+            known = self.data_list.rows[rows]
+            known = known[table.labelled[known]]
+            if known.size:
+                targets = self.described[task].encode(table.labels[known])
                 return targets.astype(np.float64, copy=False)
             return np.zeros((0, self.described[task].width))
-        samples, copies = np.unique(rows, return_counts=True)
-        labels = [self.get_data_info(i)["gt"].get(task) for i in samples.tolist()]
-        labelled = [label is not None for label in labels]
-        targets = self.described[task].targets(
-            [label for label in labels if label is not None], np.float64
-        )
-        return np.repeat(targets, copies[labelled], axis=0)
+        labels = [self.get_data_info(i)["gt"].get(task) for i in rows.tolist()]
+        known = [label for label in labels if label is not None]
+        return self.described[task].targets(known, np.float64)
 
     def get_cat_ids(self, idx: int) -> list[int]:
         """Ids of a sample's classes and attributes, for ``ClassBalancedDataset``."""
@@ -269,9 +225,9 @@ class MultiTaskDataset(BaseDataset):
             index, where = given["sample_idx"], given["where"]
             if not self._unreadable[index]:
                 self._unreadable[index] = 1
+                count = int(self._unreadable.sum())
                 print_log(
-                    f"{where}: {error}: left out (skip_unreadable), {self.num_unreadable} of "
-                    f"{len(self)} so far",
+                    f"{where}: {error}: left out (skip_unreadable), {count} of {len(self)} so far",
                     "current",
                     logging.WARNING,
                 )
@@ -279,17 +235,11 @@ class MultiTaskDataset(BaseDataset):
             return self.pipeline(given)
 
 
-def _with_record(error: Exception, record: dict) -> TrnPluginError:
-    """``error`` in one line with the record's file, line and picture."""
+def _with_record(error: Exception, where: str, path: str) -> TrnPluginError:
+    """``error`` in one line with the record's ``file:line`` and picture."""
     text = " ".join(str(error).split())
     ours = isinstance(error, TrnPluginError)
     if not ours:
         text = f"{type(error).__name__}: {text}"
-    names = [name for name in (record["where"], record["img_path"]) if name not in text]
+    names = [name for name in (where, path) if name not in text]
     return (type(error) if ours else DataError)(": ".join([*names, text]))
-
-
-def _one_thread_in_workers() -> None:
-    """Several workers with OpenCV threads each would oversubscribe the cores."""
-    if get_worker_info() is not None and cv2.getNumThreads() > 1:
-        cv2.setNumThreads(0)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from trn_plugin.datasets._data_root import DataRoot
-from trn_plugin.datasets._options import PIXEL_CENTRE, pixel_shift
-from trn_plugin.datasets._pictures import report_missing
-from trn_plugin.datasets._records import Records
+from trn_plugin.datasets._options import PIXEL_CENTRE, chosen_names, pixel_shift
+from trn_plugin.datasets._pictures import rows_with_picture
+from trn_plugin.datasets._records import LabelTable, Records
 from trn_plugin.datasets.base import MultiTaskDataset
 from trn_plugin.datasets.celeba_files import SOURCE, CelebAFiles
 from trn_plugin.datasets.celeba_format import (
@@ -23,9 +21,9 @@ from trn_plugin.datasets.celeba_format import (
     read_partition,
     read_table,
 )
+from trn_plugin.datasets.crops import picture_size
 from trn_plugin.datasets.transforms.face_box import FaceBox
-from trn_plugin.errors import ConfigError, DataError, PictureError
-from trn_plugin.geometry import read_image
+from trn_plugin.errors import ConfigError, DataError
 from trn_plugin.registry import DATASETS
 
 __all__ = ["CelebA"]
@@ -84,6 +82,7 @@ class CelebA(MultiTaskDataset):
             file and line). Pictures are checked only if there is a pipeline to read them.
     """
 
+    root_hint = f"set CELEBA_ROOT, or data_root in the config; {SOURCE}"
     METAINFO = dict(dataset="CelebA", tasks={})
 
     def __init__(
@@ -106,10 +105,9 @@ class CelebA(MultiTaskDataset):
         self._shift = pixel_shift(pixel_centre)
         if "ann_file" in kwargs:
             raise ConfigError("ann_file: CelebA has several label files; set partition")
-        chosen = ATTRIBUTES if attributes is None else attributes
-        self.attributes = _checked_attributes("attributes", chosen)
+        self.attributes = chosen_names("attributes", attributes, ATTRIBUTES)
         self.groups = {
-            name: _checked_attributes(f"groups.{name}", members)
+            name: chosen_names(f"groups.{name}", members, ATTRIBUTES)
             for name, members in {**GROUPS, **(groups or {})}.items()
         }
         if tasks is None:
@@ -130,14 +128,6 @@ class CelebA(MultiTaskDataset):
                 raise ConfigError(f"groups.{task}: this name is taken")
         return {**tasks, **GEOMETRY}
 
-    def check_root(self) -> None:
-        """See `MultiTaskDataset`."""
-        if not os.path.isdir(self.data_root):
-            raise DataError(
-                f"data root '{self.data_root}' is no folder: set CELEBA_ROOT (or data_root in the "
-                f"config) to the one that holds {ATTRIBUTE_FILE}; {SOURCE}"
-            )
-
     def load_data_list(self) -> Records:
         """Read the label files; pictures are opened when they are used."""
         self.check_root()
@@ -146,45 +136,42 @@ class CelebA(MultiTaskDataset):
         found = files.found(self.partition)
         self.ann_file = found or (given if os.path.isfile(given) else files.path(self.partition))
         rows = read_partition(self.ann_file)
-        chosen = np.arange(len(rows.files))
         if self.split is not None:
-            chosen = np.flatnonzero(rows.values[:, 0] == SPLITS.index(self.split))
-            if not chosen.size:
+            rows = rows.take(np.flatnonzero(rows.values[:, 0] == SPLITS.index(self.split)))
+            if not rows.files.size:
                 raise DataError(f"{self.ann_file}: no row of the split {self.split!r}")
+        self._rows = rows
         self._folder = files.pictures(self.images, needed=bool(self.pipeline.transforms))
         if self.pipeline.transforms:
-            chosen = self._rows_with_picture(rows, chosen)
-        self._rows = rows._replace(files=rows.files[chosen], lines=rows.lines[chosen])
-        self._read_attributes()
-        self._read_geometry()
-        return Records(self._record, len(chosen))
-
-    def labels_of(self, task: str, rows: np.ndarray | None = None) -> np.ndarray:
-        """See `MultiTaskDataset`; read from the arrays at once."""
-        self.full_init()
-        if task not in self._labels:
-            return super().labels_of(task, rows)
-        own = self.data_list.rows
-        return self._labels[task][own if rows is None else own[rows]]
+            names = map(self._picture, self._rows.files.tolist())
+            root, skip = None if self.follow_links else self._folder, self.skip_unreadable
+            present = rows_with_picture(self._folder, names, self._where, root, skip)
+            self._rows = self._rows.take(present)
+        self._labels = {**self._read_attributes(), **self._read_geometry()}
+        labelled = np.ones(len(self._rows.files), dtype=bool)
+        tables = {task: LabelTable(self._labels[task], labelled) for task in self.tasks}
+        return Records(self._record, len(labelled), tables)
 
     def _record(self, row: int) -> dict:
-        known = {**self._labels, **self._geometry}
-        dtypes = {task: np.float64 if task in GEOMETRY else np.float32 for task in self.tasks}
-        landmarks = self._geometry.get("landmarks")
+        landmarks = self._labels.get("landmarks")
         return dict(
-            img_path=self._path(str(self._rows.files[row])),
-            gt={task: known[task][row].astype(dtype) for task, dtype in dtypes.items()},
-            landmarks=None if landmarks is None else landmarks[row].astype(np.float64),
-            where=f"{os.path.basename(self.ann_file)}:{self._rows.lines[row]}",
+            img_path=os.path.join(self._folder, self._picture(str(self._rows.files[row]))),
+            gt={task: self._labels[task][row].copy() for task in self.tasks},
+            landmarks=None if landmarks is None else landmarks[row].copy(),
+            where=self._where(row),
             row=int(self._rows.lines[row]),
         )
 
-    def _read_attributes(self) -> None:
+    def _where(self, row: int) -> str:
+        return f"{os.path.basename(self.ann_file)}:{self._rows.lines[row]}"
+
+    def _read_attributes(self) -> dict[str, np.ndarray]:
+        """Labels (N, A) of each chosen attribute task."""
         path = self._files.path(ATTRIBUTE_FILE)
         table = read_attributes(path)
         known = self._metainfo["tasks"]
         rows = self._rows_of(table, path)
-        self._labels = {}
+        labels = {}
         for task in filter(lambda task: task not in GEOMETRY, self.tasks):
             for name in known[task]["names"]:
                 if name not in table.names:
@@ -192,11 +179,12 @@ class CelebA(MultiTaskDataset):
                         f"{path}:{table.header}: expected the attribute {name}, it is missing"
                     )
             columns = [table.names.index(name) for name in known[task]["names"]]
-            self._labels[task] = table.values[np.ix_(rows, columns)]
+            labels[task] = table.values[np.ix_(rows, columns)].astype(np.float32)
+        return labels
 
-    def _read_geometry(self) -> None:
-        """Read points (N, P, 2) in pixels for the chosen tasks and for a face box."""
-        self._geometry = {}
+    def _read_geometry(self) -> dict[str, np.ndarray]:
+        """Points (N, P, 2) in pixels of the chosen tasks, and for a face box."""
+        labels = {}
         wild = self.images.startswith("img_celeba")
         if "bbox" in self.tasks:
             if not wild:
@@ -206,14 +194,15 @@ class CelebA(MultiTaskDataset):
                 )
             x, y, width, height = self._table(BOX_FILE, BOX_COLUMNS).T
             corners = [(x, y), (x + width, y), (x + width, y + height), (x, y + height)]
-            self._geometry["bbox"] = np.array(corners).transpose(2, 0, 1)
+            labels["bbox"] = np.array(corners, dtype=np.float64).transpose(2, 0, 1)
         name = "list_landmarks_celeba.txt" if wild else "list_landmarks_align_celeba.txt"
         steps = getattr(self.pipeline, "transforms", ())
         boxed = any(isinstance(step, FaceBox) and step.mode != "whole" for step in steps)
         if "landmarks" in self.tasks or (boxed and self._files.found(name)):
             points = self._table(name, POINT_COLUMNS).reshape(-1, len(POINTS), 2)
             points = points + self._shift
-            self._geometry["landmarks"] = points if wild else points * self._aligned_scale()
+            labels["landmarks"] = points if wild else points * self._aligned_scale()
+        return labels
 
     def _table(self, name: str, columns: Sequence[str]) -> np.ndarray:
         path = self._files.path(name)
@@ -233,56 +222,15 @@ class CelebA(MultiTaskDataset):
             )
         return rows
 
-    def _rows_with_picture(self, rows: Table, chosen: np.ndarray) -> np.ndarray:
-        """The chosen rows whose picture exists."""
-        present, root = set(), DataRoot(self._folder)
-        for entry in os.scandir(self._folder):
-            present.add(entry.name)
-            if entry.is_symlink() and not self.follow_links:
-                root.check(entry.path, self.ann_file)
-        names = rows.files[chosen].tolist()
-        exists = np.array([self._picture(name) in present for name in names], dtype=bool)
-        missing = np.flatnonzero(~exists)
-        if missing.size:
-            where = f"{self.ann_file}:{rows.lines[chosen[missing[0]]]}"
-            text = f"{where}: no picture {self._picture(names[missing[0]])} in {self._folder}"
-            report_missing(text, len(missing), len(names), self.skip_unreadable)
-        return chosen[exists]
-
     def _aligned_scale(self) -> np.ndarray:
-        """(2,) size of the first readable picture relative to the official aligned size."""
-        if not self.pipeline.transforms:
+        """(2,) size of the first picture relative to the official aligned size."""
+        if not self.pipeline.transforms or not self._rows.files.size:
             return np.ones(2)
-        for row, name in enumerate(self._rows.files):
-            try:
-                height, width = read_image(self._path(str(name))).shape[:2]
-            except PictureError as error:
-                if not self.skip_unreadable:
-                    raise PictureError(
-                        f"{self.ann_file}:{self._rows.lines[row]}: {error}"
-                    ) from None
-            else:
-                return np.array([width, height]) / ALIGNED_SIZE
-        return np.ones(2)
+        first = os.path.join(self._folder, self._picture(str(self._rows.files[0])))
+        return np.array(picture_size(first)) / ALIGNED_SIZE
 
     def _picture(self, name: str) -> str:
         return os.path.splitext(name)[0] + ".png" if self.images.endswith("_png") else name
-
-    def _path(self, name: str) -> str:
-        return os.path.join(self._folder, self._picture(name))
-
-
-def _checked_attributes(key: str, names: Sequence[str]) -> tuple[str, ...]:
-    if isinstance(names, str) or not names:
-        raise ConfigError(f"{key}: expected a list of attributes' names, found {names!r}")
-    for name in names:
-        if name not in ATTRIBUTES:
-            close = difflib.get_close_matches(str(name), ATTRIBUTES, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else f"; they are {list(ATTRIBUTES)}"
-            raise ConfigError(f"{key}: CelebA has no attribute {name!r}{hint}")
-    if len(set(names)) < len(names):
-        raise ConfigError(f"{key}: an attribute is named twice in {list(names)}")
-    return tuple(names)
 
 
 def _task_name(attribute: str) -> str:

@@ -38,11 +38,7 @@ class CelebAFiles(NamedTuple):
         return None
 
     def path(self, name: str) -> str:
-        """The path of a file in any layout.
-
-        Raises:
-            DataError: the file is missing.
-        """
+        """The path of a file in any layout."""
         found = self.found(name)
         if found is None:
             raise DataError(
@@ -52,11 +48,7 @@ class CelebAFiles(NamedTuple):
         return found
 
     def pictures(self, name: str, needed: bool) -> str:
-        """The folder of the pictures, which may lie in a folder of the same name.
-
-        Raises:
-            DataError: ``needed`` and missing.
-        """
+        """The folder of the pictures, which may lie in a folder of the same name."""
         found = self.found(name, os.path.isdir)
         if found is None and needed:
             raise DataError(

@@ -9,14 +9,16 @@ byte-order mark is skipped.
 
 from __future__ import annotations
 
-import hashlib
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
+from pyarrow import csv
 
-from trn_plugin.datasets.celeba_csv import split_csv
 from trn_plugin.errors import DataError
+from trn_plugin.tasks.cells import listing, quoted
 
 __all__ = ["ATTRIBUTES", "SPLITS", "Table", "read_attributes", "read_partition", "read_table"]
 
@@ -31,20 +33,13 @@ ATTRIBUTES = (
 )
 SPLITS = ("train", "val", "test")  # a partition file numbers them from 0
 
-MAX_DIGITS = 9  # fits int32
-MAX_NAME = 255
-BLOCK = 1 << 18  # bytes parsed at once, few enough for the CPU cache
-CACHED_FILES = 4
-_BLANK = np.zeros(256, dtype=bool)
-_BLANK[list(b" \t\n\v\f\r")] = True
-_IN_NAMES = np.zeros(256, dtype=bool)
-_IN_NAMES[0x21:0x7F] = True
-_IN_NAMES[list(b"/\\:")] = False
-_cache: dict[tuple, Table] = {}
+FILE_NAME = re.compile(r"(?!\.\.?$)[!-.0-9;-\[\]-~]{1,255}")  # ASCII without / \ :
+WHOLE_NUMBER = re.compile(r"-?[0-9]{1,9}")
+OTHER_BLANKS = bytes.maketrans(b"\t\v\f\r", b"    ")
 
 
 class Table(NamedTuple):
-    """Rows of a file, in its order. The arrays are shared and read-only.
+    """Rows of a file, in its order.
 
     Attributes:
         names: names of the columns after the file name.
@@ -58,71 +53,21 @@ class Table(NamedTuple):
     values: np.ndarray
     files: np.ndarray
     lines: np.ndarray
-    header: int = 2
+    header: int
+
+    def take(self, rows: np.ndarray) -> Table:
+        """Some rows (n,)."""
+        return self._replace(
+            values=self.values[rows], files=self.files[rows], lines=self.lines[rows]
+        )
 
 
 def read_attributes(path: str) -> Table:
-    """Read ``list_attr_celeba.txt``: values (N, 40) int8, 1 for a present attribute, else 0.
-
-    The last files read are cached in this process by the digest of their content.
-
-    Raises:
-        DataError: naming file and line, if the file is missing, its header is wrong, or a row has
-            another number of columns, a value other than -1 and 1, or a name used before.
-    """
-    return _cached(path, "attributes", _parse_attributes)
-
-
-def read_table(path: str, columns: Sequence[str]) -> Table:
-    """Read a label file of integers with exactly these columns, such as landmarks in pixels.
-
-    Raises:
-        DataError: as `read_attributes`, or for other columns.
-    """
-
-    def parse(path: str, data: bytes) -> Table:
-        table = _parse(path, data)
-        if table.names != tuple(columns):
-            raise DataError(
-                f"{path}:{table.header}: expected the columns {' '.join(columns)}, "
-                f"found {_quoted(' '.join(table.names).encode())}"
-            )
-        return table
-
-    return _cached(path, tuple(columns), parse)
-
-
-def read_partition(path: str) -> Table:
-    """Read a partition file: values (N, 1), the index of the split in `SPLITS`.
-
-    Raises:
-        DataError: naming file and line, as `read_attributes`, or for another number.
-    """
-    return _cached(path, "partition", _parse_partition)
-
-
-def _cached(path: str, kind: object, parse) -> Table:
-    try:
-        with open(path, "rb") as file:
-            data = file.read()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
-    key = (kind, hashlib.sha256(data).digest())
-    if key not in _cache:
-        table = parse(path, data.removeprefix(b"\xef\xbb\xbf"))
-        for array in (table.values, table.files, table.lines):
-            array.flags.writeable = False
-        while len(_cache) >= CACHED_FILES:
-            del _cache[next(iter(_cache))]
-        _cache[key] = table
-    return _cache[key]
-
-
-def _parse_attributes(path: str, data: bytes) -> Table:
-    table = _parse(path, data)
-    bad = np.abs(table.values) != 1
-    if bad.any():
-        row, column = np.argwhere(bad)[0]
+    """Read ``list_attr_celeba.txt``: values (N, 40) int8, 1 for a present attribute, else 0."""
+    table = _read_labels(path)
+    bad = np.argwhere(np.abs(table.values) != 1)
+    if len(bad):
+        row, column = bad[0]
         raise DataError(
             f"{path}:{table.lines[row]}: expected {table.names[column][:60]} to be -1 or 1, "
             f"found {table.values[row, column]}"
@@ -130,9 +75,23 @@ def _parse_attributes(path: str, data: bytes) -> Table:
     return table._replace(values=(table.values > 0).astype(np.int8))
 
 
-def _parse_partition(path: str, data: bytes) -> Table:
-    _, rows = split_csv(path, data) or ((), data)
-    table = _parse_rows(path, rows, 0, 1, ("split",))
+def read_table(path: str, columns: Sequence[str]) -> Table:
+    """Read a label file of integers with exactly these columns, such as landmarks in pixels."""
+    table = _read_labels(path)
+    if table.names != tuple(columns):
+        raise DataError(
+            f"{path}:{table.header}: expected the columns {' '.join(columns)}, "
+            f"found {quoted(' '.join(table.names))}"
+        )
+    return table
+
+
+def read_partition(path: str) -> Table:
+    """Read a partition file: values (N, 1), the index of the split in `SPLITS`."""
+    data, separator = _read(path)
+    first = data.partition("\n")[0]
+    header = int(separator == "," and not first[-1:].isdecimal())
+    table = _parse(path, data, separator, ("split",), header)
     bad = np.flatnonzero((table.values < 0) | (table.values >= len(SPLITS)))
     if bad.size:
         listing = ", ".join(f"{i} ({name})" for i, name in enumerate(SPLITS))
@@ -143,156 +102,98 @@ def _parse_partition(path: str, data: bytes) -> Table:
     return table
 
 
-def _parse(path: str, data: bytes) -> Table:
-    """Parse a label file: count, names, rows; or CSV: names, rows."""
-    csv = split_csv(path, data)
-    if csv is not None:
-        names, rows = csv
-        _check_names(path, 1, names, data.split(b"\n", 1)[0])
-        return _parse_rows(path, rows, 0, 1, names)._replace(header=1)
-    first = data.find(b"\n") + 1
-    second = data.find(b"\n", first) + 1
-    if not first or not second:
-        raise DataError(f"{path}:1: expected the number of pictures, a line of names, and rows")
-    count = data[:first].split()
-    if len(count) != 1 or not count[0].isdigit():
-        raise DataError(f"{path}:1: expected the number of pictures, found {_quoted(data[:first])}")
-    names = tuple(name.decode("utf-8", "replace") for name in data[first:second].split())
-    _check_names(path, 2, names, data[first:second])
-    table = _parse_rows(path, data, second, 3, names)
-    if len(table.files) != int(count[0]):
+def _read_labels(path: str) -> Table:
+    """Read a label file: count, names, rows; or CSV: names, rows."""
+    data, separator = _read(path)
+    first, second = [*data.split("\n", 2), ""][:2]
+    header = 1 if separator == "," else 2
+    if header == 2 and not first.isdecimal():
+        raise DataError(f"{path}:1: expected the number of pictures, found {quoted(first)}")
+    names = tuple(first.split(",")[1:] if header == 1 else second.split())
+    if not names or len(set(names)) < len(names) or WHOLE_NUMBER.fullmatch(names[0]):
+        found = quoted(first if header == 1 else second)
+        raise DataError(f"{path}:{header}: expected the columns' names, each once, found {found}")
+    table = _parse(path, data, separator, names, header)
+    if header == 2 and len(table.files) != int(first):
         raise DataError(
-            f"{path}:1: expected the announced {int(count[0])} rows, found {len(table.files)}"
+            f"{path}:1: expected the announced {int(first)} rows, found {len(table.files)}"
         )
     return table
 
 
-def _check_names(path: str, line: int, names: tuple[str, ...], found: bytes) -> None:
-    if not names or len(set(names)) < len(names) or names[0].lstrip("-").isdigit():
-        raise DataError(
-            f"{path}:{line}: expected the columns' names, each once, found {_quoted(found)}"
+def _read(path: str) -> tuple[str, str]:
+    """A file with one separator between cells and none at the ends of lines; the separator.
+
+    It is a comma if the first line has a comma and letters, unlike the count 202,599.
+    """
+    try:
+        with open(path, "rb") as file:
+            data = file.read().removeprefix(b"\xef\xbb\xbf") + b"\n"
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+    first = data.partition(b"\n")[0]
+    if b"," in first and first.upper() != first.lower():
+        data, separator = data.translate(None, b' \t\v\f\r"'), b","
+        removed = [(b",\n", b"\n")]  # spreadsheets leave commas at the end of a line
+    else:
+        data, separator = data.translate(OTHER_BLANKS), b" "
+        removed = [(b"  ", b" "), (b" \n", b"\n"), (b"\n ", b"\n")]
+    for before, after in removed:
+        while before in data:
+            data = data.replace(before, after)
+    return data.decode("utf-8", "replace").lstrip(" "), separator.decode()
+
+
+def _parse(path: str, data: str, separator: str, names: Sequence[str], header: int) -> Table:
+    """Parse the rows below ``header`` lines."""
+    rows = data.split("\n")[header:]
+    lines = np.array([n for n, row in enumerate(rows, header + 1) if row], np.int32)
+    if not lines.size:
+        raise DataError(f"{path}: no rows; expected a file name and {listing(names)} in each line")
+    types = [pa.string(), *[pa.int32()] * len(names)]
+    try:
+        table = csv.read_csv(
+            pa.BufferReader("\n".join(rows).encode()),
+            csv.ReadOptions(autogenerate_column_names=True, use_threads=False),
+            csv.ParseOptions(delimiter=separator, quote_char=False),
+            csv.ConvertOptions(
+                column_types={f"f{i}": kind for i, kind in enumerate(types)}, null_values=[]
+            ),
         )
+    except pa.ArrowInvalid as error:
+        raise _first_error(path, rows, separator, names, header) or DataError(
+            f"{path}: cannot be read as rows of {listing(names)}: {error}"
+        ) from None
+    file_names = table.column(0).to_pylist()
+    if table.num_columns != len(types) or not all(map(FILE_NAME.fullmatch, file_names)):
+        raise _first_error(path, rows, separator, names, header)
+    files = np.array(file_names)
+    if len(set(file_names)) < len(files):
+        first = np.unique(files, return_index=True)[1]
+        row = np.setdiff1d(np.arange(len(files)), first)[0]
+        raise DataError(f"{path}:{lines[row]}: {files[row]} is listed twice")
+    values = np.stack([column.to_numpy() for column in table.columns[1:]], axis=1)
+    return Table(tuple(names), values, files, lines, header)
 
 
-def _parse_rows(path: str, data: bytes, start: int, line: int, names: tuple[str, ...]) -> Table:
-    """Parse the rows from byte ``start``, which is in line ``line``."""
-    blocks = []
-    while start < len(data):
-        end = data.find(b"\n", start + BLOCK) + 1 or len(data)
-        text = data[start:end]
-        if text.strip():
-            parsed = _parse_block(text, len(names))
-            if parsed is None:
-                raise _first_error(path, text, line, names)
-            values, files, lines = parsed
-            blocks.append((values, files, lines + line))
-        line += text.count(b"\n")
-        start = end
-    if not blocks:
-        raise DataError(f"{path}: no rows; expected a file name and {_numbers(names)} in each line")
-    values, files, lines = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
-    if len(set(files.tolist())) < len(files):
-        seen: set[str] = set()
-        for name, number in zip(files.tolist(), lines.tolist(), strict=True):
-            if name in seen:
-                raise DataError(f"{path}:{number}: {name} is listed twice")
-            seen.add(name)
-    return Table(names, values, files, lines)
-
-
-def _parse_block(body: bytes, columns: int):
-    """Values, file names and line numbers from 0; None if any row is malformed."""
-    text = np.frombuffer(b"\n" + body + b"\n", dtype=np.uint8)
-    blank = _BLANK[text]
-    edges = np.flatnonzero(blank[1:] != blank[:-1]) + 1  # start, end, start, end, ...
-    if not edges.size or edges.size % (2 * (columns + 1)):
-        return None
-    edges = edges.reshape(-1, columns + 1, 2)
-    newlines = np.flatnonzero(text == ord("\n"))
-    lines = np.searchsorted(newlines, edges[:, 0, 0]) - 1
-    last = np.searchsorted(newlines, edges[:, -1, 0]) - 1
-    if (lines != last).any() or (np.diff(lines) < 1).any():
-        return None
-    values = _parse_integers(text, edges[:, 1:, 0], edges[:, 1:, 1])
-    files = _parse_names(text, edges[:, 0, 0], edges[:, 0, 1])
-    if values is None or files is None:
-        return None
-    return values, files, lines.astype(np.int32)
-
-
-def _parse_names(text: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.ndarray | None:
-    """The file names at [start, end) of ``text``; None if one is not a plain name."""
-    width = int((end - start).max())
-    if width > MAX_NAME:
-        return None
-    position = start[:, None] + np.arange(width)
-    inside = position < end[:, None]
-    letters = np.where(inside, text[np.minimum(position, len(text) - 1)], 0)
-    if not (_IN_NAMES[letters] | ~inside).all():
-        return None
-    files = letters.view(f"S{width}")[:, 0]
-    return None if np.isin(files, (b".", b"..")).any() else files.astype(str)
-
-
-def _parse_integers(text: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.ndarray | None:
-    """The integers at [start, end) of ``text`` as int32; None if one is malformed."""
-    negative = text[start] == ord("-")
-    first = start + negative
-    length = int((end - first).max())
-    if length > MAX_DIGITS or (end <= first).any():
-        return None
-    values = np.zeros(start.shape, dtype=np.int32)
-    for power in range(length):
-        position = end - 1 - power
-        digit = text[position] - np.uint8(ord("0"))  # uint8: other characters wrap to > 9
-        if power:
-            inside = position >= first
-            digit[~inside] = 0
-        if (digit > 9).any():
-            return None
-        values += digit.astype(np.int32) * 10**power
-    return np.where(negative, -values, values)
-
-
-def _is_name(name: bytes) -> bool:
-    plain = _IN_NAMES[np.frombuffer(name, dtype=np.uint8)].all()
-    return bool(plain) and len(name) <= MAX_NAME and name not in (b".", b"..")
-
-
-def _first_error(path: str, body: bytes, line: int, names: tuple[str, ...]) -> DataError:
+def _first_error(
+    path: str, rows: Sequence[str], separator: str, names: Sequence[str], header: int
+) -> DataError | None:
     """The error of the first malformed row."""
-    for number, row in enumerate(body.split(b"\n"), line):
-        columns = row.split()
-        if not columns:
+    for number, row in enumerate(rows, header + 1):
+        if not row:
             continue
-        where = f"{path}:{number}"
-        if len(columns) != len(names) + 1:
+        where, (file, *values) = f"{path}:{number}", row.split(separator)
+        if len(values) != len(names):
             return DataError(
                 f"{where}: expected {len(names) + 1} columns, a file name and "
-                f"{_numbers(names)}, found {len(columns)}{_missing_attributes(names)}"
+                f"{listing(names)}, found {len(values) + 1}"
             )
-        if not _is_name(columns[0]):
-            return DataError(f"{where}: expected a plain file name, found {_quoted(columns[0])}")
-        for name, text in zip(names, columns[1:], strict=True):
-            digits = text.removeprefix(b"-")
-            if not digits.isdigit() or len(digits) > MAX_DIGITS:
+        if not FILE_NAME.fullmatch(file):
+            return DataError(f"{where}: expected a plain file name, found {quoted(file)}")
+        for name, text in zip(names, values, strict=True):
+            if not WHOLE_NUMBER.fullmatch(text):
                 return DataError(
-                    f"{where}: expected {name[:60]} to be a whole number, found {_quoted(text)}"
+                    f"{where}: expected {name[:60]} to be a whole number, found {quoted(text)}"
                 )
-    return DataError(f"{path}:{line}: cannot be read as rows of {_numbers(names)}")
-
-
-def _missing_attributes(names: Sequence[str]) -> str:
-    """Hint for a header that lacks a few attributes."""
-    absent = [name for name in ATTRIBUTES if name not in names]
-    few = 0 < len(absent) <= 3 and set(names) <= set(ATTRIBUTES)
-    return f"; its header lacks {', '.join(absent)}" if few else ""
-
-
-def _numbers(names: Sequence[str]) -> str:
-    return f"{len(names)} number{'s' * (len(names) > 1)}"
-
-
-def _quoted(text: bytes, longest: int = 60) -> str:
-    shown = text.strip()[:longest].decode("utf-8", "replace")
-    return repr(shown + ("..." if len(text.strip()) > longest else ""))
+    return None

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
 
-import numpy as np
 from PIL import Image
 
 from trn_plugin.datasets.transforms import FaceBox, RegionBox
@@ -14,54 +11,9 @@ from trn_plugin.errors import DataError
 from trn_plugin.geometry import image_to_box
 from trn_plugin.registry import TRANSFORMS
 
-__all__ = ["EvaluationCrops", "picture_size", "placement"]
+__all__ = ["picture_size", "placement"]
 
 EXIF_ORIENTATION, SIDES_SWAPPED = 0x0112, (5, 6, 7, 8)  # tag, and its values of turned pictures
-
-
-class EvaluationCrops(NamedTuple):
-    """The crop of each record of a data set.
-
-    Attributes:
-        boxes (list): x0, y0, x1, y1 in pixels; None without points or without a picture.
-        about (str): how the boxes are made, in a few words.
-    """
-
-    boxes: list[tuple[int, int, int, int] | None]
-    about: str
-
-    @classmethod
-    def of(cls, records: Iterable[dict], pipeline: Sequence[dict]) -> EvaluationCrops | None:
-        """Crops of an evaluation pipeline; None if it has no `FaceBox` or `RegionBox`.
-
-        ``records`` come from ``results_of`` of a data set.
-        """
-        steps = [TRANSFORMS.build(dict(step)) for step in pipeline if _makes_box(step)]
-        if not steps:
-            return None
-        boxes, sources = [], Counter()
-        for record in records:
-            box, source = cls._box_of(record, steps)
-            boxes.append(box)
-            sources[source] += box is not None
-        return cls(boxes, ", ".join(source for source, count in sources.items() if count))
-
-    @staticmethod
-    def _box_of(results: dict, steps: Sequence) -> tuple[tuple[int, ...] | None, str]:
-        try:
-            for step in steps:
-                step(results)
-            box = results["box"]
-            if box is None:
-                size = picture_size(results["img_path"])
-                box = None if size is None else (0, 0, *size)
-        except DataError:  # a record without points, or an unreadable picture
-            return None, ""
-        return box, results["box_source"]
-
-    def place(self, row: int, points: np.ndarray) -> np.ndarray:
-        """Points in pixels of the picture as fractions of the crop."""
-        return image_to_box(points, self.boxes[row])
 
 
 def placement(
@@ -75,16 +27,35 @@ def placement(
         has_points: which records have points.
 
     Returns:
-        A function of a record's index and its points, or None if points stay in pixels of the
-        file; and a description.
+        A function of a record's index and its points in pixels, which gives fractions of the crop,
+        or None if points stay in pixels of the file; and a description.
     """
-    crops = EvaluationCrops.of(records, pipeline)
-    if crops is None:
+    steps = [TRANSFORMS.build(dict(step)) for step in pipeline if _makes_box(step)]
+    if not steps:
         return None, "points in pixels of the file: the pipeline has no FaceBox or RegionBox"
-    missing = sum(box is None for box, has in zip(crops.boxes, has_points, strict=True) if has)
+    boxes, sources = zip(*(_box_of(record, steps) for record in records), strict=True)
+    missing = sum(box is None for box, has in zip(boxes, has_points, strict=True) if has)
     if missing:
         return None, f"points in pixels of the file: pictures are missing, {missing} crops unknown"
-    return crops.place, f"points relative to the crop of evaluation: {crops.about}"
+    about = ", ".join(dict.fromkeys(filter(None, sources)))
+    return (
+        lambda row, points: image_to_box(points, boxes[row]),
+        f"points relative to the crop of evaluation: {about}",
+    )
+
+
+def _box_of(results: dict, steps: Sequence) -> tuple[tuple[int, ...] | None, str]:
+    """The box, None without points or without a picture, and how it is made."""
+    try:
+        for step in steps:
+            step(results)
+        box = results["box"]
+        if box is None:
+            size = picture_size(results["img_path"])
+            box = None if size is None else (0, 0, *size)
+    except DataError:  # a record without points, or an unreadable picture
+        return None, ""
+    return box, results["box_source"] if box is not None else ""
 
 
 def picture_size(path: str) -> tuple[int, int] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import csv
 import itertools
 from collections.abc import Iterator, Sequence
@@ -12,11 +13,10 @@ import pyarrow as pa
 from pyarrow import compute
 from pyarrow import csv as arrow_csv
 
-__all__ = ["Batch", "Cells", "Strings", "plain_lines", "read_plain", "read_quoted"]
+__all__ = ["Batch", "Cells", "plain_lines", "read_plain", "read_quoted"]
 
 BLOCK = 1 << 22  # bytes parsed at once
 ROWS = 1 << 16
-NEWLINE, RETURN, QUOTE = b'\n\r"'
 
 
 class Cells:
@@ -24,79 +24,51 @@ class Cells:
 
     Args:
         texts: the cells.
+
+    Attributes:
+        array (pa.StringArray): the stripped cells.
     """
 
     def __init__(self, texts: pa.StringArray | Sequence[str]) -> None:
         array = texts if isinstance(texts, pa.Array) else pa.array(texts, pa.string())
-        self._array = compute.utf8_trim_whitespace(array)
+        self.array = compute.utf8_trim_whitespace(array)
 
     def __len__(self) -> int:
-        return len(self._array)
+        return len(self.array)
 
     def __getitem__(self, row: int) -> str:
-        return self._array[int(row)].as_py()
+        return self.array[int(row)].as_py()
 
     def tolist(self) -> list[str]:
         """The cells as texts."""
-        return self._array.to_pylist()
+        return self.array.to_pylist()
 
     def take(self, rows: np.ndarray) -> Cells:
         """The cells of rows (n,)."""
-        return self if len(rows) == len(self) else Cells(self._array.take(pa.array(rows)))
+        return self if len(rows) == len(self) else Cells(self.array.take(pa.array(rows)))
 
     @property
     def missing(self) -> np.ndarray:
         """(N,) bool: cells that are empty or "nan"."""
-        empty = compute.equal(compute.binary_length(self._array), 0)
-        nan = compute.equal(compute.ascii_lower(self._array), "nan")
+        empty = compute.equal(compute.binary_length(self.array), 0)
+        nan = compute.equal(compute.ascii_lower(self.array), "nan")
         return compute.or_(empty, nan).to_numpy(zero_copy_only=False)
 
     def matches(self, pattern: str) -> np.ndarray:
         """(N,) bool: cells that match a regular expression (RE2)."""
-        return compute.match_substring_regex(self._array, pattern).to_numpy(zero_copy_only=False)
+        return compute.match_substring_regex(self.array, pattern).to_numpy(zero_copy_only=False)
 
     def numbers(self) -> np.ndarray:
         """(N,) float64; NaN for a cell that is not a decimal number."""
         try:
-            return self._array.cast(pa.float64()).to_numpy(zero_copy_only=False)
+            return self.array.cast(pa.float64()).to_numpy(zero_copy_only=False)
         except pa.ArrowInvalid:
             return np.array([_number(text) for text in self.tolist()])
 
     def distinct(self) -> tuple[np.ndarray, list[str]]:
         """(N,) index of each cell's value, and the distinct values."""
-        encoded = self._array.dictionary_encode()
+        encoded = self.array.dictionary_encode()
         return encoded.indices.to_numpy(), encoded.dictionary.to_pylist()
-
-    def strings(self) -> Strings:
-        """The cells in one buffer."""
-        offsets = np.frombuffer(self._array.buffers()[1], np.int32)
-        offsets = offsets[self._array.offset : self._array.offset + len(self) + 1]
-        data = np.frombuffer(self._array.buffers()[2] or b"", np.uint8)
-        return Strings(data[offsets[0] : offsets[-1]], offsets.astype(np.int64) - offsets[0])
-
-
-class Strings(NamedTuple):
-    """Texts in two arrays, which forked workers share.
-
-    Attributes:
-        data: (B,) uint8, all texts in UTF-8.
-        offsets: (N + 1,) int64, start of each text.
-    """
-
-    data: np.ndarray
-    offsets: np.ndarray
-
-    def text(self, row: int) -> str:
-        """The text of a row."""
-        return self.data[self.offsets[row] : self.offsets[row + 1]].tobytes().decode()
-
-    @classmethod
-    def concatenate(cls, parts: Sequence[Strings]) -> Strings:
-        """All texts, in order."""
-        starts = np.cumsum([0, *(len(part.data) for part in parts)])
-        offsets = [part.offsets[:-1] + start for part, start in zip(parts, starts, strict=False)]
-        data = np.concatenate([part.data for part in parts])
-        return cls(data, np.concatenate([*offsets, starts[-1:]]))
 
 
 class Batch(NamedTuple):
@@ -117,27 +89,15 @@ def plain_lines(path: str) -> np.ndarray | None:
     They may differ where a cell is quoted, a line ends in CR alone, or a line is longer than the
     csv module's limit for a cell.
     """
-    ends, after_return, start, last = [], [], 0, NEWLINE
+    lines, longest = array.array("i"), csv.field_size_limit()
     with open(path, "rb") as file:
-        while data := file.read(BLOCK):
-            text = np.frombuffer(bytes([last]) + data, np.uint8)
-            ended = np.flatnonzero(text[1:] == NEWLINE)
-            returned = text[ended] == RETURN
-            if QUOTE in data or np.count_nonzero(text[:-1] == RETURN) != np.count_nonzero(returned):
+        for number, line in enumerate(file, 1):
+            row = line.removesuffix(b"\n").removesuffix(b"\r")
+            if b'"' in row or b"\r" in row or len(row) > longest:
                 return None
-            ends.append(ended + start)
-            after_return.append(returned)
-            start, last = start + len(data), data[-1]
-    if last == RETURN:
-        return None
-    if last != NEWLINE:
-        ends.append(np.array([start]))
-        after_return.append(np.array([False]))
-    lengths = np.diff(np.concatenate([[-1], *ends])) - 1
-    if lengths.max(initial=0) > csv.field_size_limit():
-        return None
-    lengths -= np.concatenate([np.zeros(0, bool), *after_return])
-    return (np.flatnonzero(lengths > 0) + 1).astype(np.int32)
+            if row:
+                lines.append(number)
+    return np.array(lines, np.int32)
 
 
 def read_plain(
@@ -166,10 +126,10 @@ def read_plain(
     start = 0
     for batch in reader:
         skipped = int(not start)  # the header
-        own = lines[start + skipped : start + len(batch)]
+        numbers = lines[start + skipped : start + len(batch)]
         start += len(batch)
         columns = [column[skipped:] for column in batch.columns]
-        yield Batch(own, dict(zip(names, map(Cells, columns), strict=True)))
+        yield Batch(numbers, dict(zip(names, map(Cells, columns), strict=True)))
     if start != len(lines):
         raise pa.ArrowInvalid(f"{start} rows in {len(lines)} lines")
 

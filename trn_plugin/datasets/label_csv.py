@@ -1,4 +1,4 @@
-"""Label columns of a user's CSV file."""
+"""Label columns of a user's CSV file; errors name file and line."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pyarrow as pa
 
+from trn_plugin.datasets._options import chosen_names, suggestion
 from trn_plugin.datasets.celeba_format import read_attributes
-from trn_plugin.datasets.csv_cells import Batch, plain_lines, read_plain, read_quoted
-from trn_plugin.errors import ConfigError, DataError
+from trn_plugin.datasets.csv_cells import Batch, Cells, plain_lines, read_plain, read_quoted
+from trn_plugin.errors import DataError
 from trn_plugin.files import line_not_in_utf8
 from trn_plugin.tasks.cells import listing, quoted
+from trn_plugin.tasks.columns import column_numbers
+from trn_plugin.tasks.values import LARGEST_VALUE
 
 __all__ = ["csv_batches", "csv_header", "csv_rows", "read_celeba_columns", "read_label_csv"]
 
@@ -25,50 +28,33 @@ def csv_rows(path: str) -> Iterator[tuple[int, list[str]]]:
     """Line numbers and cells of a CSV file (commas, UTF-8): its header, then non-empty rows.
 
     Blanks around cells are stripped.
-
-    Raises:
-        DataError: naming file and line: the file cannot be read, has no header, or a row's number
-            of cells differs from the header's.
     """
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file)
-            yield from _checked_rows(path, reader)
+            header = [name.strip() for name in next(reader, [])]
+            if not header or "" in header or len(set(header)) < len(header):
+                found = listing(header) or "none"
+                raise DataError(f"{path}:1: expected the columns' names, each once, found {found}")
+            if not np.isnan(Cells(header).numbers()).any():
+                raise DataError(f"{path}:1: expected a header of column names, found numbers")
+            yield 1, header
+            for row in filter(None, reader):
+                line = reader.line_num
+                if len(row) != len(header):
+                    raise DataError(
+                        f"{path}:{line}: expected {len(header)} columns, found {len(row)}"
+                    )
+                yield line, [cell.strip() for cell in row]
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        line = line_not_in_utf8(path)
+    except (UnicodeDecodeError, csv.Error) as error:
+        line = reader.line_num if isinstance(error, csv.Error) else line_not_in_utf8(path)
         raise DataError(f"{path}:{line}: expected a CSV file in UTF-8: {error}") from None
-    except csv.Error as error:
-        line = reader.line_num
-        raise DataError(f"{path}:{line}: expected a CSV file in UTF-8: {error}") from None
-
-
-def _checked_rows(path: str, reader) -> Iterator[tuple[int, list[str]]]:
-    header = [name.strip() for name in next(reader, [])]
-    if not header or "" in header or len(set(header)) < len(header):
-        raise DataError(
-            f"{path}:1: expected the columns' names, each once, found {listing(header) or 'none'}"
-        )
-    if all(_is_number(name) for name in header):
-        raise DataError(f"{path}:1: expected a header of column names, found numbers")
-    yield 1, header
-    for row in reader:
-        if not row:
-            continue
-        if len(row) != len(header):
-            raise DataError(
-                f"{path}:{reader.line_num}: expected {len(header)} columns, found {len(row)}"
-            )
-        yield reader.line_num, [cell.strip() for cell in row]
 
 
 def csv_header(path: str) -> list[str]:
-    """The column names of a CSV file.
-
-    Raises:
-        DataError: see `csv_rows`.
-    """
+    """The column names of a CSV file."""
     return next(csv_rows(path))[1]
 
 
@@ -79,9 +65,6 @@ def csv_batches(path: str, header: Sequence[str], names: Sequence[str]) -> Itera
         path: the file.
         header: from `csv_header`.
         names: names of the columns to read.
-
-    Raises:
-        DataError: see `csv_rows`.
     """
     lines, done = plain_lines(path), 0
     if lines is not None:
@@ -108,15 +91,12 @@ def read_label_csv(
 
     Returns:
         By column (N, 1), or (N, C) one-hot in sorted order of the classes; a row of NaN if missing.
-
-    Raises:
-        DataError: naming file and line, for a missing column or a cell that is not a number.
     """
     header = csv_header(path)
     chosen = list(dict.fromkeys([*(header if columns is None else columns), *classes]))
     for name in chosen:
         if name not in header:
-            raise DataError(f"{path}:1: has no column {name!r}; it has {listing(header)}")
+            raise DataError(f"{path}:1: has no column {quoted(name)}; {suggestion(name, header)}")
     parts: dict[str, list] = {name: [] for name in chosen}
     for batch in csv_batches(path, header, chosen):
         for name, cells in batch.cells.items():
@@ -137,51 +117,30 @@ def read_celeba_columns(path: str, columns: Sequence[str] | None = None) -> dict
     Args:
         path: ``list_attr_celeba.txt``, or its folder.
         columns: names of attributes; default all.
-
-    Raises:
-        DataError: the file cannot be read.
-        ConfigError: the file lacks a column.
     """
     if os.path.isdir(path):
         path = os.path.join(path, "list_attr_celeba.txt")
     table = read_attributes(path)
-    for name in columns or ():
-        if name not in table.names:
-            raise ConfigError(f"--columns: {path} has no {name!r}; it has {', '.join(table.names)}")
+    names = chosen_names("--columns", columns or None, table.names)
     values = dict(zip(table.names, table.values.T.astype(np.float32, order="C"), strict=True))
-    return {name: values[name][:, None] for name in columns or table.names}
+    return {name: values[name][:, None] for name in names}
 
 
 def _values(path: str, batch: Batch, name: str) -> np.ndarray:
     """(N,) numbers of a column; NaN for a missing cell."""
-    cells = batch.cells[name]
-    values = cells.numbers()
-    bad = np.flatnonzero(~np.isfinite(values) & ~cells.missing)
-    if bad.size:
-        raise DataError(
-            f"{path}:{batch.lines[bad[0]]}: expected {name} to be a number, found "
-            f"{quoted(cells[bad[0]])}; choose other columns, or read this one as classes"
-        )
-    return values
+    cells, expected = batch.cells[name], f"{name} to be a number (or named in --classes)"
+    return column_numbers(
+        cells, expected, lambda row: f"{path}:{batch.lines[row]}", LARGEST_VALUE, ~cells.missing
+    )
 
 
 def _one_hot(path: str, name: str, labels: list[str]) -> np.ndarray:
+    """(N, C) one-hot, classes in sorted order; NaN for an empty label."""
     known = sorted({label for label in labels if label})
     if not 0 < len(known) <= MAX_CLASSES:
         raise DataError(
             f"{path}: expected 1 to {MAX_CLASSES} classes in column {name}, found {len(known)}"
         )
-    values = np.full((len(labels), len(known)), np.nan)
-    rows = {label: row for label, row in zip(known, np.eye(len(known)), strict=True)}
-    for index, label in enumerate(labels):
-        if label:
-            values[index] = rows[label]
-    return values
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+    rows = np.vstack([np.eye(len(known)), np.full(len(known), np.nan)])
+    numbers = {label: number for number, label in enumerate([*known, ""])}
+    return rows[[numbers[label] for label in labels]]

@@ -80,9 +80,9 @@ class MixedDataset(ConcatDataset):
 class ShareSampler(DrawSampler):
     """Samples each data set of a ``ConcatDataset`` or `MixedDataset` by its share.
 
-    An epoch is as long as the data sets together. Each data set is read in random order without
-    replacement, reshuffled after each pass; a pass continues in the next epoch, so that all its
-    samples are seen equally often.
+    An epoch has as many samples as the data sets together. Each data set is read in random order
+    without replacement and reshuffled after each pass; a pass continues in the next epoch, so that
+    its samples are seen equally often.
 
     Args:
         dataset: the loader's data set.

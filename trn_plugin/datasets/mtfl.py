@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from trn_plugin.datasets._data_root import DataRoot
 from trn_plugin.datasets._options import pixel_shift
+from trn_plugin.datasets._pictures import DataRoot
 from trn_plugin.datasets.base import MultiTaskDataset
 from trn_plugin.datasets.mtfl_format import POSES, MTFLRow, read_rows
-from trn_plugin.errors import ConfigError, DataError
+from trn_plugin.errors import ConfigError
 from trn_plugin.registry import DATASETS
 
 __all__ = ["MTFL"]
@@ -56,6 +56,7 @@ class MTFL(MultiTaskDataset):
             used or leaves the root (naming file and line).
     """
 
+    root_hint = f"set MTFL_ROOT, or data_root in the config; {SOURCE}"
     METAINFO = dict(
         dataset="MTFL",
         tasks=dict(
@@ -105,19 +106,6 @@ class MTFL(MultiTaskDataset):
                 root.check(record["img_path"], record["where"])
         return records
 
-    def check_root(self) -> None:
-        """See `MultiTaskDataset`."""
-        if not os.path.isdir(self.data_root):
-            raise DataError(
-                f"data root '{self.data_root}' is no folder: set MTFL_ROOT (or data_root in the "
-                f"config) to the one that holds {os.path.basename(self.ann_file)}; {SOURCE}"
-            )
-        if not os.path.isfile(self.ann_file):
-            raise DataError(
-                f"annotation file '{self.ann_file}' is missing: expected it in the data root "
-                f"'{self.data_root}' (MTFL_ROOT); {SOURCE}"
-            )
-
     def _split(self, rows: list[MTFLRow]) -> list[MTFLRow]:
         if self.split is None:
             return rows
@@ -128,10 +116,13 @@ class MTFL(MultiTaskDataset):
             )
         first: dict[str, int] = {}  # a picture listed twice belongs to one split
         lines = [first.setdefault(row.path, row.line) for row in rows]
-        ranks = [_rank(self.split_seed, row.path, n) for row, n in zip(rows, lines, strict=True)]
-        ranked = sorted(range(len(rows)), key=ranks.__getitem__)
-        validation = _with_copies(ranked, ranks, self.val_size)
-        return [row for i, row in enumerate(rows) if (i in validation) == (self.split == "val")]
+        keys = [
+            hashlib.sha256(f"{self.split_seed}:{row.path}:{line}".encode()).digest()
+            for row, line in zip(rows, lines, strict=True)
+        ]
+        last = sorted(keys)[self.val_size - 1]
+        validation = self.split == "val"
+        return [row for row, key in zip(rows, keys, strict=True) if (key <= last) == validation]
 
     def _record(self, row: MTFLRow, where: str) -> dict:
         landmarks = np.array([row.xs, row.ys]).T + self._shift
@@ -145,14 +136,3 @@ class MTFL(MultiTaskDataset):
                 gt[task] = np.array([getattr(row, task) == 1], dtype=np.float32)
         path = os.path.join(self.data_root, row.path)
         return dict(img_path=path, gt=gt, landmarks=landmarks, where=where, row=row.line)
-
-
-def _rank(seed: int, path: str, line: int) -> bytes:
-    return hashlib.sha256(f"{seed}:{path}:{line}".encode()).digest()
-
-
-def _with_copies(ranked: list[int], ranks: list[bytes], count: int) -> set[int]:
-    """The first ``count`` rows, and further rows of the last one's picture."""
-    while 0 < count < len(ranked) and ranks[ranked[count]] == ranks[ranked[count - 1]]:
-        count += 1
-    return set(ranked[:count])

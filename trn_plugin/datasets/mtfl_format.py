@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from trn_plugin.errors import DataError
 from trn_plugin.files import line_not_in_utf8
-from trn_plugin.tasks.cells import coordinate, quoted, relative_path
+from trn_plugin.tasks.cells import LARGEST_COORDINATE, number, quoted, relative_path
 
 __all__ = ["POSES", "MTFLRow", "read_rows", "write_rows"]
 
@@ -38,12 +38,7 @@ class MTFLRow(NamedTuple):
 
 
 def read_rows(path: str) -> list[MTFLRow]:
-    """Read an annotation file; paths get forward slashes.
-
-    Raises:
-        DataError: naming file and line, for a wrong number of columns, a non-finite coordinate, a
-            label outside its range, or a path that leaves the data root.
-    """
+    """Read an annotation file; paths get forward slashes."""
     name = os.path.basename(path)
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
@@ -69,7 +64,7 @@ def _parse(columns: list[str], where: str, line: int) -> MTFLRow:
             f"{where}: expected {NUM_COLUMNS} columns ({COLUMNS}), found {len(columns)}"
         )
     coordinates = [
-        coordinate(text, "a coordinate in pixels", where)
+        number(text, "a coordinate in pixels", where, LARGEST_COORDINATE)
         for text in columns[1 : 1 + 2 * NUM_POINTS]
     ]
     labels = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -10,9 +11,8 @@ from typing import Any
 import numpy as np
 from mmengine.logging import print_log
 
-from trn_plugin.datasets._data_root import DataRoot
-from trn_plugin.datasets._options import PIXEL_CENTRE, pixel_shift
-from trn_plugin.datasets._pictures import existing_files, report_missing
+from trn_plugin.datasets._options import PIXEL_CENTRE, pixel_shift, suggestion
+from trn_plugin.datasets._pictures import rows_with_picture
 from trn_plugin.datasets._records import Records
 from trn_plugin.datasets.base import MultiTaskDataset
 from trn_plugin.datasets.label_csv import csv_batches, csv_header
@@ -21,7 +21,6 @@ from trn_plugin.datasets.tabular_format import (
     box_rule,
     has_box,
     label_columns,
-    missing_column,
 )
 from trn_plugin.datasets.tabular_reader import SPLITS, LabelReader
 from trn_plugin.datasets.transforms import RegionBox
@@ -101,16 +100,10 @@ class TabularMultiTask(MultiTaskDataset):
         split_seed: int = 0,
         **kwargs: Any,
     ) -> None:
-        given = dict(data_root=data_root, ann_file=ann_file, image_column=image_column)
-        given |= dict(image_folder=image_folder)
-        given |= {} if split_column is None else dict(split_column=split_column)
-        for name, value in given.items():
-            if not isinstance(value, str):
-                raise ConfigError(f"{name}: expected a string, found {value!r}")
-        if not isinstance(split, (str, type(None))) or split not in (None, *SPLITS):
+        if split not in (None, *SPLITS):
             raise ConfigError(f"split: expected None or one of {list(SPLITS)}, found {split!r}")
         for name, share in (("val_share", val_share), ("test_share", test_share)):
-            if not isinstance(share, (int, float)) or not 0 <= share < 1:
+            if not 0 <= share < 1:
                 raise ConfigError(f"{name}: expected a share from 0 to below 1, found {share!r}")
         if val_share + test_share >= 1:
             raise ConfigError(
@@ -134,43 +127,23 @@ class TabularMultiTask(MultiTaskDataset):
     def _known_tasks(self) -> dict[str, dict]:
         return {task: columns.info for task, columns in self.labels.items()}
 
-    def check_root(self) -> None:
-        """See `MultiTaskDataset`."""
-        if not os.path.isdir(self.data_root):
-            raise DataError(
-                f"data root '{self.data_root}' is no folder: set data_root to the one that holds "
-                "the pictures"
-            )
-        if not os.path.isfile(self.ann_file):
-            raise DataError(
-                f"ann_file '{self.ann_file}' is missing: expected a CSV file there (a relative "
-                "name is looked for in data_root)"
-            )
-
     def load_data_list(self) -> Records:
         """Read the file; pictures are opened when they are used."""
         self.check_root()
         header = csv_header(self.ann_file)
         names = self._columns(header)
-        reader = LabelReader(
-            self.ann_file,
-            self.labels,
-            self.image_column,
-            self.box_columns,
-            self.split,
-            self.split_column,
-            self.shares,
-            self.split_seed,
-        )
+        reader = LabelReader(self)
         for batch in csv_batches(self.ann_file, header, names):
             reader.read(batch)
-        self._table = reader.table().shifted(self.known, self._shift)
+        self._table = reader.table()
         if not self._table.lines.size:
             which = "rows below its header" if self.split is None else f"row of {self.split!r}"
             raise DataError(f"{self.ann_file}: has no {which}")
         self._report(reader)
         self._check_boxes()
-        labels = {task: self._table.labels[task] for task in self.tasks}
+        # tables hold points as in the file, records hold them shifted
+        as_stored = [t for t in self.tasks if not (self._shift.any() and self.known[t].has_points)]
+        labels = {task: self._table.labels[task] for task in as_stored}
         return Records(self._record, self._rows_with_picture(), labels)
 
     def _columns(self, header: Sequence[str]) -> list[str]:
@@ -181,7 +154,9 @@ class TabularMultiTask(MultiTaskDataset):
         needed += [column for columns in self.labels.values() for column in columns.columns]
         for name in needed:
             if name not in header:
-                text = f"{self.ann_file}:1: {missing_column(name, header)}"
+                text = (
+                    f"{self.ann_file}:1: has no column {quoted(name)}; {suggestion(name, header)}"
+                )
                 if name == self.split_column:
                     text += "; split_column=None splits at random, split=None takes all rows"
                 raise DataError(text)
@@ -190,13 +165,17 @@ class TabularMultiTask(MultiTaskDataset):
     def _record(self, row: int) -> dict:
         table = self._table
         found = {task: labels.label(row) for task, labels in table.labels.items()}
-        found = {task: label for task, label in found.items() if label is not None}
+        found = {
+            task: self.known[task].mapped(label, lambda points: points + self._shift)
+            for task, label in found.items()
+            if label is not None
+        }
         points = [self.known[task].points(label) for task, label in found.items()]
         points = [each for each in points if len(each)]
         region = None if table.regions is None else table.regions[row]
         folder = os.path.join(self.data_root, self.image_folder)
         return dict(
-            img_path=os.path.normpath(os.path.join(folder, table.paths.text(row))),
+            img_path=os.path.normpath(os.path.join(folder, table.paths[row].as_py())),
             gt={task: found[task] for task in self.tasks if task in found},
             landmarks=np.concatenate(points) if points else None,
             region=None if region is None or np.isnan(region[0]) else tuple(region.tolist()),
@@ -210,30 +189,30 @@ class TabularMultiTask(MultiTaskDataset):
     def _report(self, reader: LabelReader) -> None:
         """Warn of pictures in two splits and of missing labels."""
         name = os.path.basename(self.ann_file)
-        line, path, count = reader.in_two_splits()
-        if count:
-            self._warn(
+        warn = functools.partial(print_log, logger="current", level=logging.WARNING)
+        repeated = reader.in_two_splits()
+        if repeated is not None:
+            line, path, count = repeated
+            warn(
                 f"{name}:{line}: {quoted(path)} is also in another split ({count} such pictures): "
                 "metrics on pictures that were trained on say little about others"
             )
         for task in self.tasks:
             if reader.partial[task]:
-                self._warn(
+                warn(
                     f"{name}: {reader.partial[task]} rows have some of {task}'s columns but not "
                     "all: they count as unlabelled; make columns that are filled independently "
                     "separate tasks"
                 )
             table = self._table.labels[task]
             labels = table.labels[table.labelled]
-            partial = (
-                np.isnan(labels.reshape(len(labels), -1)).any(axis=1).sum() if len(labels) else 0
-            )
+            partial = np.isnan(labels).any(axis=tuple(range(1, labels.ndim))).sum()
             if partial:
                 what = f"{partial} rows lack some of the points of {task}"
-                self._warn(f"{name}: {what}: these points are in no loss and no metric")
+                warn(f"{name}: {what}: these points are in no loss and no metric")
             if not table.labelled.any():
                 split = "" if self.split is None else f" of the split {self.split!r}"
-                self._warn(f"{name}: no row{split} has a label of {task}")
+                warn(f"{name}: no row{split} has a label of {task}")
 
     def _check_boxes(self) -> None:
         """Refuse rows without a box, and a ``box`` that no step reads."""
@@ -255,20 +234,9 @@ class TabularMultiTask(MultiTaskDataset):
 
     def _rows_with_picture(self) -> np.ndarray:
         """The rows whose picture exists; all rows without a pipeline."""
-        table = self._table
-        rows = np.arange(len(table.lines))
         if not self.pipeline.transforms:
-            return rows
+            return np.arange(len(self._table.lines))
         folder = os.path.join(self.data_root, self.image_folder)
-        root = None if self.follow_links else DataRoot(self.data_root)
-        paths = map(table.paths.text, range(len(rows)))
-        exists = existing_files(folder, paths, self._where, root)
-        missing = np.flatnonzero(~exists)
-        if missing.size:
-            text = f"{self._where(missing[0])}: no picture {self._record(missing[0])['img_path']}"
-            report_missing(text, len(missing), len(rows), self.skip_unreadable)
-        return rows[exists]
-
-    @staticmethod
-    def _warn(text: str) -> None:
-        print_log(text, "current", logging.WARNING)
+        root = None if self.follow_links else self.data_root
+        paths = (path.as_py() for path in self._table.paths)
+        return rows_with_picture(folder, paths, self._where, root, self.skip_unreadable)

@@ -1,33 +1,23 @@
-"""Read the label columns and boxes that a config describes."""
+"""Read the label columns and boxes that a config describes; errors name the key."""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from trn_plugin.datasets._records import LabelTable
 from trn_plugin.datasets.tabular_reader import Table
 from trn_plugin.errors import ConfigError
 from trn_plugin.tasks import TASKS, LabelColumns, Task
-from trn_plugin.tasks.cells import listing, quoted
 from trn_plugin.tasks.columns import are_names
 
-__all__ = ["NO_BOX", "box_rule", "has_box", "label_columns", "missing_column"]
+__all__ = ["NO_BOX", "box_rule", "has_box", "label_columns"]
 
 NO_BOX = dict(columns="no box in its columns", landmarks="no two landmarks for a box")
 
 
 def label_columns(labels: Mapping[str, Mapping]) -> dict[str, LabelColumns]:
-    """The columns of each task.
-
-    Args:
-        labels: option ``labels`` of `TabularMultiTask`.
-
-    Raises:
-        ConfigError: naming the unusable task and key.
-    """
+    """The columns of each task."""
     if not isinstance(labels, Mapping) or not labels:
         raise ConfigError(
             "labels: expected for each task the columns of its label, such as "
@@ -56,15 +46,7 @@ def label_columns(labels: Mapping[str, Mapping]) -> dict[str, LabelColumns]:
 def box_rule(
     box: str | Sequence[str] | None, tasks: Mapping[str, Task]
 ) -> tuple[str, tuple[str, ...]]:
-    """Source of the boxes ('whole', 'landmarks' or 'columns'), and the columns.
-
-    Args:
-        box: option ``box`` of `TabularMultiTask`.
-        tasks: the tasks of the labels, by name.
-
-    Raises:
-        ConfigError: another value, or 'landmarks' without two points.
-    """
+    """Source of the boxes ('whole', 'landmarks' or 'columns'), and the columns."""
     rng = np.random.default_rng(0)
     points = sum(len(task.points(task.example(rng))) for task in tasks.values())
     if box is None:
@@ -82,13 +64,7 @@ def box_rule(
 
 
 def has_box(rule: str, tasks: Mapping[str, Task], table: Table) -> np.ndarray:
-    """(N,) bool: rows that have a box.
-
-    Args:
-        rule: 'whole', 'columns' or 'landmarks', see `RegionBox`.
-        tasks: the tasks of the labels, by name.
-        table: the rows.
-    """
+    """(N,) bool: rows that have a box, by the ``rule`` 'whole', 'columns' or 'landmarks'."""
     count = len(table.lines)
     if rule == "whole":
         return np.ones(count, dtype=bool)
@@ -96,25 +72,9 @@ def has_box(rule: str, tasks: Mapping[str, Task], table: Table) -> np.ndarray:
         return ~np.isnan(table.regions[:, 0])
     low, high = np.full((2, count, 2), np.nan)
     for name, task in tasks.items():
-        points = _points(task, table.labels[name])
-        if points is not None:
-            low = np.fmin(low, np.fmin.reduce(points, axis=1))
-            high = np.fmax(high, np.fmax.reduce(points, axis=1))
+        labels, labelled = table.labels[name]
+        points = task.all_points(labels[labelled])
+        if points.size:
+            low[labelled] = np.fmin(low[labelled], np.fmin.reduce(points, axis=1))
+            high[labelled] = np.fmax(high[labelled], np.fmax.reduce(points, axis=1))
     return (high > low).any(axis=1)
-
-
-def _points(task: Task, labels: LabelTable) -> np.ndarray | None:
-    """Points (N, P, 2) of all rows, NaN where missing; None for a task without points."""
-    known = task.all_points(labels.labels[labels.labelled])
-    if not known.size:
-        return None
-    points = np.full((len(labels.labelled), *known.shape[1:]), np.nan)
-    points[labels.labelled] = known
-    return points
-
-
-def missing_column(name: str, header: Sequence[str]) -> str:
-    """Message for a column that the header lacks."""
-    close = difflib.get_close_matches(name, header, n=1)
-    hint = f"did you mean {close[0]!r}?" if close else f"it has {listing(header)}"
-    return f"has no column {quoted(name)}; {hint}"

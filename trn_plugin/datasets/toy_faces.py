@@ -16,7 +16,7 @@ from tqdm import tqdm
 from trn_plugin.datasets.mtfl import MTFL
 from trn_plugin.datasets.mtfl_format import MTFLRow, write_rows
 from trn_plugin.datasets.toy_scene import random_picture
-from trn_plugin.errors import ConfigError, DataError
+from trn_plugin.errors import DataError
 from trn_plugin.registry import DATASETS
 
 __all__ = ["ToyFaces", "make_toy_faces"]
@@ -79,14 +79,8 @@ def make_toy_faces(
     at once, and an interrupted one leaves no partial data.
 
     Raises:
-        ConfigError: an unusable seed or size.
         DataError: ``data_root`` holds other files, or toy faces of other settings.
     """
-    sizes = (train_size, test_size)
-    if any(not isinstance(size, int) or size < 1 for size in sizes):
-        raise ConfigError(f"toy faces: expected sizes of at least 1, found {sizes}")
-    if not isinstance(seed, int) or seed < 0:
-        raise ConfigError(f"toy faces: expected a seed of at least 0, found {seed!r}")
     stamp = dict(version=VERSION, seed=seed, train_size=train_size, test_size=test_size)
     data_root = os.path.abspath(data_root)
     if _is_made(data_root, stamp):

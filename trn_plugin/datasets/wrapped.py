@@ -13,7 +13,7 @@ from trn_plugin.datasets.draws import reading
 from trn_plugin.errors import ConfigError
 from trn_plugin.registry import DATASETS
 
-__all__ = ["DrawnDataset", "category_ids", "label_targets", "parts_of"]
+__all__ = ["DrawnDataset", "category_ids", "parts_of"]
 
 
 def parts_of(dataset: Any, rows: np.ndarray | None = None) -> Iterator[tuple[Any, np.ndarray]]:
@@ -49,25 +49,6 @@ def parts_of(dataset: Any, rows: np.ndarray | None = None) -> Iterator[tuple[Any
             yield from parts_of(each)
     else:
         yield dataset, rows
-
-
-def label_targets(dataset: Any, task: str) -> np.ndarray:
-    """Targets (n, width) float64 of a task's labels in all innermost data sets.
-
-    Raises:
-        ConfigError: a data set without ``labels_of``, or no data set has the task.
-    """
-    found, problem = [], None
-    for part, rows in parts_of(dataset):
-        if not hasattr(part, "labels_of"):
-            raise ConfigError(f"{type(part).__name__} has no labels_of(task, rows)")
-        try:
-            found.append(part.labels_of(task, rows))
-        except ConfigError as error:  # another of the data sets may have the task
-            problem = error
-    if not found:
-        raise problem or ConfigError(f"no data set has the task {task!r}")
-    return np.concatenate(found)
 
 
 def category_ids(dataset: Any, index: int) -> list[int]:
@@ -137,17 +118,23 @@ class DrawnDataset:
             tasks = {**tasks, **each.get("tasks", {}), **tasks}
         return {**own, "tasks": tasks} if tasks else own
 
-    def positive_shares(self, task: str) -> np.ndarray:
-        """See `MultiTaskDataset`; over all samples of the inner data sets, as often as read."""
-        if hasattr(self.dataset, "positive_shares"):
-            return self.dataset.positive_shares(task)
-        return mean_or_nan(label_targets(self.dataset, task))
+    def labels_of(self, task: str, rows: np.ndarray | None = None) -> np.ndarray:
+        """See `MultiTaskDataset`; from all inner data sets, as often as a sample is read.
 
-    def value_moments(self, task: str) -> tuple[np.ndarray, np.ndarray]:
-        """See `MultiTaskDataset`; over all samples of the inner data sets, as often as read."""
-        if hasattr(self.dataset, "value_moments"):
-            return self.dataset.value_moments(task)
-        return moments(label_targets(self.dataset, task))
+        Raises:
+            ConfigError: a data set without ``labels_of``, or no data set has the task.
+        """
+        found, problem = [], None
+        for part, part_rows in parts_of(self.dataset, rows):
+            if not hasattr(part, "labels_of"):
+                raise ConfigError(f"{type(part).__name__} has no labels_of(task, rows)")
+            try:
+                found.append(part.labels_of(task, part_rows))
+            except ConfigError as error:  # another of the data sets may have the task
+                problem = error
+        if not found:
+            raise problem or ConfigError(f"no data set has the task {task!r}")
+        return np.concatenate(found)
 
     def get_cat_ids(self, idx: int) -> list[int]:
         """See `MultiTaskDataset`; numbered over the tasks of all inner data sets."""
@@ -159,15 +146,3 @@ class DrawnDataset:
         if name == "dataset" or name.startswith("__"):
             raise AttributeError(name)
         return getattr(self.dataset, name)
-
-
-def mean_or_nan(labels: np.ndarray) -> np.ndarray:
-    """Mean (d,) of labels (n, d); NaN without labels."""
-    return labels.mean(axis=0) if len(labels) else np.full(labels.shape[1], np.nan)
-
-
-def moments(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation (d,) of labels (n, d); NaN without labels."""
-    if not len(labels):
-        return (np.full(labels.shape[1], np.nan),) * 2
-    return labels.mean(axis=0), labels.std(axis=0)

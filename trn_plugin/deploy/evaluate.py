@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 
 import numpy as np
@@ -255,22 +254,15 @@ def measure(
         boxes.update(sample.get("box_source", "unnamed") for sample in batch["data_samples"])
         for model, score in zip(models, scores, strict=True):
             score.process(data_samples=model(batch), data_batch=batch)
-    with _warnings_only():
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel(logging.WARNING)  # the metrics' log lines would repeat for each model
+    try:
         return [score.evaluate(len(loader.dataset)) for score in scores], boxes
+    finally:
+        logger.setLevel(level)
 
 
 def _predicted(deployed: DeployModel, batch: dict) -> list[MultiTaskDataSample]:
     inputs = [deployed.inputs(image.permute(1, 2, 0)[None]) for image in batch["inputs"]]
     return deployed.model.predict(torch.cat(inputs), batch["data_samples"])
-
-
-@contextlib.contextmanager
-def _warnings_only() -> Iterator[None]:
-    """Silence the metrics' log lines, which would repeat for each model."""
-    logger = MMLogger.get_current_instance()
-    level = logger.level
-    try:
-        logger.setLevel(logging.WARNING)
-        yield
-    finally:
-        logger.setLevel(level)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 from mmengine.config import Config
 
 from trn_plugin.cli.running import one_line
 from trn_plugin.deploy.evaluate import crop_loader, measure, some_crops
 from trn_plugin.deploy.export import update_metadata
+from trn_plugin.deploy.scores import finite_metrics
 from trn_plugin.errors import ConfigError, DataError
 
 __all__ = ["data_to_compare", "measure_into", "pictures_to_calibrate"]
@@ -77,13 +76,8 @@ def measure_into(config: Config, split: str, loader, deployed, path: str) -> tup
         print(f"  {name:{width}}  {value:9.3f}  {after[name]:9.3f}  {change:+9.3f}")
     update_metadata(
         path,
-        metrics=_finite(after),
+        metrics=finite_metrics(after),
         metrics_of=f"this file, split {split}, {boxes.total()} pictures, boxes: {named}",
-        pytorch_metrics=_finite(before),
+        pytorch_metrics=finite_metrics(before),
     )
     return before, after, boxes.total()
-
-
-def _finite(metrics: dict) -> dict:
-    """The metrics that are finite, which JSON requires."""
-    return {name: float(value) for name, value in metrics.items() if math.isfinite(value)}

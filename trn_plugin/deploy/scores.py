@@ -13,7 +13,7 @@ from pathlib import Path
 
 from trn_plugin.errors import ConfigError
 
-__all__ = ["file_sha256", "scores_of"]
+__all__ = ["file_sha256", "finite_metrics", "scores_of"]
 
 RUN_STARTED = re.compile(r"\d{8}_\d{6}$")
 """Timestamp at the end of a run's name; also the name of its log folder."""
@@ -40,7 +40,7 @@ def scores_of(
     if metrics_path is not None:
         return _read_metrics(metrics_path, checkpoint_path)
     during = f"validation during training, epoch {meta.get('epoch')}, iteration {meta.get('iter')}"
-    stored = _finite(meta.get("metrics"))
+    stored = finite_metrics(meta.get("metrics"))
     if stored:
         return stored, f"{during}, in the checkpoint"
     logged, log = _logged_metrics(checkpoint_path, meta)
@@ -63,7 +63,7 @@ def _logged_metrics(checkpoint_path: str | os.PathLike, meta: Mapping) -> tuple[
         except ValueError:  # the run was killed while it wrote this line
             continue
         if "at_iter" in values and values["at_iter"] == meta.get("iter"):
-            found = {k: v for k, v in _finite(values).items() if k not in NO_METRICS}
+            found = {k: v for k, v in finite_metrics(values).items() if k not in NO_METRICS}
     return found, log.as_posix()
 
 
@@ -75,7 +75,7 @@ def _read_metrics(path: str, checkpoint_path: str | os.PathLike) -> tuple[dict[s
         raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from error
     except ValueError as error:
         raise ConfigError(f"{path}: expected JSON from trn-plugin test --out: {error}") from error
-    metrics = _finite(record)
+    metrics = finite_metrics(record)
     if not metrics:
         raise ConfigError(f"{path}: expected metrics from trn-plugin test --out, found none")
     measured = Path(str(record.get("checkpoint", "unnamed"))).name
@@ -96,10 +96,11 @@ def file_sha256(path: str | os.PathLike) -> str:
     return digest.hexdigest()
 
 
-def _finite(values: object) -> dict[str, float]:
+def finite_metrics(values: object) -> dict[str, float]:
+    """The finite numbers of a dict, which JSON can hold."""
     known = values if isinstance(values, dict) else {}
     return {
-        key: value
+        key: float(value)
         for key, value in known.items()
         if isinstance(value, Number) and not isinstance(value, bool) and math.isfinite(value)
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,16 +17,11 @@ NEEDED_PER_FEATURE = 5
 """Effective samples per feature (d1 + d2); with fewer, tau is mostly chance."""
 
 
-class OnlineRun(NamedTuple):
-    """The course of an online estimate.
-
-    Attributes:
-        tau: (K,) the estimate after each batch.
-        samples: (K,) the effective sample size after each batch.
-    """
+@dataclass
+class OnlineRun:
+    """An online estimate: ``tau`` (K,) after each batch."""
 
     tau: np.ndarray
-    samples: np.ndarray
 
     def arrival(self, target: float, tolerance: float) -> int | None:
         """The batch, from 1, after which tau stays within ``tolerance`` of ``target``.
@@ -71,14 +66,13 @@ def online_similarity(
     x1, x2 = (torch.from_numpy(np.ascontiguousarray(f)) for f in (f1, f2))
     layer, generator = TaskRelationLayer(momentum), torch.Generator().manual_seed(seed)
     waiting: list[torch.Tensor] = []
-    course: list[tuple[float, float]] = []
+    course: list[float] = []
     for _ in range(iterations):
         if not waiting:
             order = torch.randperm(len(x1), generator=generator)
             waiting = list(order[: len(x1) - len(x1) % batch_size].split(batch_size))
         batch = waiting.pop()
         with torch.no_grad():
-            tau = layer(x1[batch], x2[batch])
-        course.append((float(tau), float(layer.effective_sample_size)))
+            course.append(float(layer(x1[batch], x2[batch])))
         progress()
-    return OnlineRun(*map(np.array, zip(*course, strict=True)))
+    return OnlineRun(np.array(course))

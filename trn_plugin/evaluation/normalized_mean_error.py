@@ -19,7 +19,7 @@ from trn_plugin.evaluation.task_metric import (
 )
 from trn_plugin.registry import METRICS
 from trn_plugin.tasks import ClassTask, LandmarkTask, Task
-from trn_plugin.tasks.landmarks import NORMS, mean_points, normalized_errors, point_offsets
+from trn_plugin.tasks.landmarks import NORMS, nanmean, normalized_errors
 
 __all__ = ["NormalizedMeanError"]
 
@@ -117,10 +117,11 @@ class NormalizedMeanError(TaskMetric):
             errors = normalized_errors(pred, truth, boxes, self.norm, eyes)
             classes = np.array([-1 if result[4] is None else int(result[4]) for result in labelled])
             usable = ~np.isnan(errors)
-            offsets = point_offsets(pred, truth, boxes)[usable]
+            sides = boxes[:, None, 2:] - boxes[:, None, :2]
+            offsets = (np.subtract(pred, truth, dtype=np.float64) * sides)[usable]
             errors, classes = errors[usable], classes[usable]
             if errors.size:
-                constant = np.broadcast_to(mean_points(truth[usable]), truth[usable].shape)
+                constant = np.broadcast_to(nanmean(truth[usable], axis=0), truth[usable].shape)
                 mean_errors = normalized_errors(
                     constant, truth[usable], boxes[usable], self.norm, eyes
                 )

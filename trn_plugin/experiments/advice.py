@@ -29,25 +29,20 @@ from trn_plugin.registry import MODELS
 
 __all__ = ["Findings", "measure", "short_config", "stage_features"]
 
-RELATION_HOOK = "TaskRelationLossHook"
-
 
 @dataclass(frozen=True)
 class Findings:
     """Measurements of the two short trainings.
 
     Attributes:
-        tasks (tuple[str, ...]): names of the tasks.
         stages (tuple[str, ...]): names of the stages, in order.
-        pairs (tuple[tuple[str, str], ...]): all pairs of tasks.
-        similarities (dict[str, list[PairSimilarity]]): tau of each pair, by level: 'gt',
+        similarities (dict[str, list[PairSimilarity]]): tau of each pair of tasks, by level: 'gt',
             'output' (all shared), 'output alone' and each stage (nothing shared).
-        cosines (dict[tuple[str, str], list[Interval]]): cosine of each pair's gradients, by stage.
+        cosines (dict[tuple[str, str], list[Interval]]): by pair of tasks, the cosine of their
+            gradients at each stage.
     """
 
-    tasks: tuple[str, ...]
     stages: tuple[str, ...]
-    pairs: tuple[tuple[str, str], ...]
     similarities: dict[str, list[PairSimilarity]]
     cosines: dict[tuple[str, str], list[Interval]]
 
@@ -80,18 +75,16 @@ def measure(
     hook = StageCosineHook(places)
     shared = _train(short_config(config, "all", folder / "shared", epochs, steps), hook)
     loader = build_loader(config, "val" if config.get("val_dataloader") else "train")
-    levels = ("output", LABELS)
-    together = collect_features(shared.eval(), loader, levels)
+    together = collect_features(shared.eval(), loader, (LABELS, "output"))
     alone = _train(short_config(config, 0, folder / "alone", epochs, steps)).eval()
     features = {
-        LABELS: together[LABELS],
-        "output": together["output"],
+        **together,
         "output alone": collect_features(alone, loader, ("output",))["output"],
         **stage_features(alone, backbone.to_dict(), stages, loader),
     }
-    pairs = tuple(combinations(tasks, 2))
+    pairs = list(combinations(tasks, 2))
     found = {level: pair_similarities(by_task, pairs) for level, by_task in features.items()}
-    return Findings(tasks, stages, pairs, found, hook.by_stage())
+    return Findings(stages, found, hook.by_stage())
 
 
 def short_config(
@@ -109,7 +102,7 @@ def short_config(
     short.custom_hooks = [
         hook
         for hook in config.get("custom_hooks") or ()
-        if not str(hook.get("type")).endswith(RELATION_HOOK)
+        if not str(hook.get("type")).endswith("TaskRelationLossHook")
     ]
     for part in ("val", "test"):
         for name in ("dataloader", "cfg", "evaluator"):
@@ -144,17 +137,15 @@ def stage_features(
     tapped = MODELS.build(settings)
     tapped.load_state_dict(model.backbone.state_dict())
     tapped.to(next(model.parameters()).device).eval()
-    parts: dict[str, dict[str, list[np.ndarray]]] = {}
     with torch.inference_mode():
-        for data in loader:
-            inputs = model.data_preprocessor(data, False)["inputs"]
-            for stage, values in tapped.features(inputs)[1].items():
-                for task, value in values.items():
-                    of_stage = parts.setdefault(stage, {})
-                    of_stage.setdefault(task, []).append(value.float().cpu().numpy())
+        batches = (model.data_preprocessor(data, False)["inputs"] for data in loader)
+        parts = [tapped.features(inputs)[1] for inputs in batches]
     return {
-        stage: {task: np.concatenate(values) for task, values in tasks.items()}
-        for stage, tasks in parts.items()
+        stage: {
+            task: torch.cat([part[stage][task] for part in parts]).float().cpu().numpy()
+            for task in model.tasks
+        }
+        for stage in stages
     }
 
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import statistics
-import time
+import platform
 from dataclasses import dataclass
 
 import torch
 from mmengine.config import Config
-from torch import nn
+from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode
 
 from trn_plugin.engine.inference import build_model
 
-__all__ = ["Cost", "latency", "model_cost"]
+__all__ = ["Cost", "device_name", "model_cost"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ class Cost:
     device: str
 
 
-def model_cost(config: Config, repeats: int = 30) -> Cost:
+def model_cost(config: Config) -> Cost:
     """The cost of a config's model with random weights, in evaluation mode.
 
     Measured on the GPU if there is one, else on the CPU with PyTorch's number of threads.
@@ -44,31 +43,22 @@ def model_cost(config: Config, repeats: int = 30) -> Cost:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = build_model(config).to(device)
     picture = torch.zeros(1, 3, *model.backbone.img_size, device=device)
-    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        model(picture)
-    name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
+    names = dict(model=model, picture=picture)
+    timer = Timer("model(picture)", globals=names, num_threads=torch.get_num_threads())
+    with torch.inference_mode():
+        with FlopCounterMode(display=False) as counter:
+            model(picture)
+        latency = timer.blocked_autorange(min_run_time=0.5).median
     return Cost(
         parameters=sum(p.numel() for p in model.parameters()),
         multiplications=counter.get_total_flops() // 2,
-        latency_ms=latency(model, picture, repeats),
-        device=name,
+        latency_ms=1000 * latency,
+        device=device_name(),
     )
 
 
-@torch.inference_mode()
-def latency(model: nn.Module, inputs: torch.Tensor, repeats: int = 30) -> float:
-    """Median time of a forward pass in milliseconds, after three warm-up passes.
-
-    Args:
-        model: a model in evaluation mode, on the device of ``inputs``.
-        inputs: a batch.
-        repeats: number of timed passes.
-    """
-    times = []
-    for _ in range(repeats + 3):
-        begun = time.perf_counter()
-        model(inputs)
-        if inputs.is_cuda:
-            torch.cuda.synchronize(inputs.device)
-        times.append(time.perf_counter() - begun)
-    return 1000 * statistics.median(times[3:])
+def device_name() -> str:
+    """The GPU's name; without a GPU, the CPU's architecture."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"CPU ({platform.machine()})"

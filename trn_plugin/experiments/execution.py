@@ -2,36 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import os
 import shlex
-import shutil
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from queue import SimpleQueue
 
 from trn_plugin.errors import ConfigError, TrnPluginError
 from trn_plugin.experiments.plan import Run
 from trn_plugin.experiments.results import Results
 from trn_plugin.files import write_json
 
-__all__ = ["Executor", "RunError", "command_line", "tell", "visible_gpus"]
-
-
-class RunError(TrnPluginError):
-    """A training failed."""
+__all__ = ["Executor", "command_line", "tell", "visible_gpus"]
 
 
 class Executor:
     """Executes the runs that have no result yet.
 
     A run's folder holds its checkpoint, its log, ``run.json`` (settings, seconds of earlier
-    attempts) and ``metrics.json``. A stopped training resumes from its checkpoint.
+    attempts) and ``metrics.json``. A stopped training resumes from its checkpoint. An interrupt
+    terminates the running trainings.
 
     Args:
         root (Path): the working directory of the runs.
@@ -39,8 +34,8 @@ class Executor:
         jobs (int): number of parallel runs.
         gpus (Sequence[str]): values of ``CUDA_VISIBLE_DEVICES``, assigned to the jobs in turn.
         tell (Callable): called with a line whenever a run begins or ends.
-        seconds (float, optional): time limit. A run is not begun if the longest finished run of
-            its row, or of any row if its own has none, took longer than the time left.
+        seconds (float, optional): time limit. A run that would probably exceed it is skipped,
+            judging by the slowest finished run of its row (of any row, if its own has none).
         paths (Sequence[Path]): folders to prepend to the ``PYTHONPATH`` of the runs.
     """
 
@@ -54,14 +49,8 @@ class Executor:
         seconds: float | None = None,
         paths: Sequence[Path] = (),
     ) -> None:
-        self.root, self.results, self.jobs, self.tell = root, results, jobs, tell
-        self.paths = paths
-        self._devices: SimpleQueue[str | None] = SimpleQueue()
-        for job in range(jobs):
-            self._devices.put(gpus[job % len(gpus)] if gpus else None)
-        self._processes: set[subprocess.Popen] = set()
-        self._lock = threading.Lock()
-        self._stopped = False
+        self.root, self.results, self.tell, self.paths = root, results, tell, paths
+        self._devices = [gpus[job % len(gpus)] if gpus else None for job in range(jobs)]
         self._until = None if seconds is None else time.monotonic() + seconds
         self._took: list[tuple[str, float]] = []
 
@@ -78,40 +67,30 @@ class Executor:
         self.tell(f"{len(runs)} runs, {len(runs) - len(waiting)} of them done")
         for run in waiting:
             _record(run)
-        pool = ThreadPoolExecutor(self.jobs)
-        try:
-            futures = [pool.submit(self._one, run) for run in waiting]
-            return [failure for future in futures if (failure := future.result())]
-        except BaseException:
-            self.stop()
-            raise
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-    def stop(self) -> None:
-        """Terminate the running processes, and begin no other run."""
-        with self._lock:
-            self._stopped = True
-            for process in self._processes:
-                process.terminate()
+        return asyncio.run(self._all(iter(waiting)))
 
     def command(self, arguments: Sequence[str], log: Path) -> None:
         """Run ``python ARGUMENTS`` in ``root``, with its output in ``log``.
 
         Raises:
-            RunError: a non-zero exit status; the message holds the last line of the output.
+            TrnPluginError: a non-zero exit status; the message holds the last line of the output.
         """
-        device = self._devices.get()
-        try:
-            self._command(arguments, log, device)
-        finally:
-            self._devices.put(device)
+        asyncio.run(self._command(arguments, log, self._devices[0]))
 
-    def _one(self, run: Run) -> str | None:
+    async def _all(self, runs: Iterator[Run]) -> list[str]:
+        """Execute runs on all devices; each takes the next run as soon as it is free."""
+
+        async def work(device: str | None) -> list[str]:
+            return [failure for run in runs if (failure := await self._one(run, device))]
+
+        failures = await asyncio.gather(*map(work, self._devices))
+        return [failure for of_device in failures for failure in of_device]
+
+    async def _one(self, run: Run, device: str | None) -> str | None:
         try:
             # another machine may have added the result in the meantime
-            if not self._stopped and not self.results.has(run) and self._in_time(run):
-                self._train(run)
+            if not self.results.has(run) and self._in_time(run):
+                await self._train(run, device)
         except (TrnPluginError, OSError) as error:
             self.tell(f"failed  {run}: {error}")
             return f"{run}: {error}"
@@ -128,74 +107,53 @@ class Executor:
             return False
         return True
 
-    def _train(self, run: Run) -> None:
+    async def _train(self, run: Run, device: str | None) -> None:
         before = _record(run).get("seconds", 0.0)
         begun = any(run.folder.glob("*.pth"))
+        started = time.monotonic()
         self.tell(f"{'resume' if begun else 'begin '}  {run}")
-        started = time.perf_counter()
         try:
             if not _measured(run):  # a finished training is measured by resuming it
-                self.command(run.command(begun), run.folder / "train.log")
+                await self._command(run.command(begun), run.folder / "train.log", device)
         finally:
-            took = time.perf_counter() - started
+            took = time.monotonic() - started
             record = {"settings": run.settings, "seconds": round(before + took, 1)}
             write_json(run.folder / "run.json", record)
         self._took.append((run.row.slug, took))
-        self.results.add(run, read_json(run.metrics), record["seconds"])
+        self.results.add(run, _read(run.metrics), record["seconds"])
         self.tell(f"done    {run} ({took:.0f} s)")
 
-    def _command(self, arguments: Sequence[str], log: Path, device: str | None) -> None:
+    async def _command(self, arguments: Sequence[str], log: Path, device: str | None) -> None:
         environment = dict(os.environ)
         paths = [*map(str, self.paths), environment.get("PYTHONPATH")]
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        environment.setdefault("OMP_NUM_THREADS", str(max(1, (cores or 1) // self.jobs)))
+        threads = max(1, (cores or 1) // len(self._devices))
+        environment.setdefault("OMP_NUM_THREADS", str(threads))
         if device is not None:
             environment["CUDA_VISIBLE_DEVICES"] = device
         log.parent.mkdir(parents=True, exist_ok=True)
         with open(log, "ab") as output:
-            with self._lock:
-                if self._stopped:
-                    raise RunError("stopped")
-                process = subprocess.Popen(
-                    [sys.executable, *map(expanded, arguments)],
-                    cwd=self.root,
-                    env=environment,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                )
-                self._processes.add(process)
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                *map(os.path.expandvars, arguments),
+                cwd=self.root,
+                env=environment,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
             try:
-                status = process.wait()
-            finally:
-                self._processes.discard(process)
+                status = await process.wait()
+            except asyncio.CancelledError:
+                with contextlib.suppress(ProcessLookupError):
+                    process.terminate()
+                await process.wait()
+                raise
         if status:
             name = arguments[arguments[0] == "-m"]
-            raise RunError(f"{name} ended with status {status}: {_last_line(log)} ({log})")
-
-
-def expanded(argument: str) -> str:
-    """Expand an environment variable in an argument such as KEY=$LITE0_WEIGHTS.
-
-    Raises:
-        ConfigError: the variable is not set.
-    """
-    text = os.path.expandvars(argument)
-    if "=$" in text:
-        raise ConfigError(f"{argument}: expected the environment variable to be set")
-    return text
-
-
-def read_json(path: Path) -> dict:
-    """Read a JSON file.
-
-    Raises:
-        ConfigError: the file cannot be read.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from error
+            lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
+            last = next(filter(None, map(str.strip, reversed(lines))), "no output")
+            raise TrnPluginError(f"{name} ended with status {status}: {last} ({log})")
 
 
 def _record(run: Run) -> dict:
@@ -205,7 +163,7 @@ def _record(run: Run) -> dict:
         ConfigError: the earlier attempts had other settings.
     """
     path = run.folder / "run.json"
-    record = read_json(path) if path.is_file() else {}
+    record = _read(path) if path.is_file() else {}
     if record and record["settings"] != run.settings:
         raise ConfigError(
             f"{run.folder}: expected a run of the settings {run.settings!r}, "
@@ -216,31 +174,26 @@ def _record(run: Run) -> dict:
 
 def _measured(run: Run) -> bool:
     """Whether a run's folder holds what its scale measures."""
-    return run.metrics.is_file() and read_json(run.metrics)["metrics"].keys() >= {*run.scale.splits}
+    return run.metrics.is_file() and _read(run.metrics)["metrics"].keys() >= {*run.scale.splits}
 
 
-def _last_line(log: Path) -> str:
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    filled = [line for line in lines if line.strip()]
-    return filled[-1].strip() if filled else "no output"
+def _read(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def visible_gpus() -> list[str]:
     """One value of CUDA_VISIBLE_DEVICES for each GPU; empty without GPUs."""
+    import torch
+
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     if given is not None:
         return [name for name in given.split(",") if name]
-    if shutil.which("nvidia-smi") is None:
-        return []
-    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
-    return [str(i) for i, line in enumerate(listed.stdout.splitlines()) if line.startswith("GPU")]
+    return [str(i) for i in range(torch.cuda.device_count())]
 
 
-def command_line(arguments: Sequence[str]) -> str:
+def command_line(arguments: Iterable[str]) -> str:
     """A command quoted for a shell, except for its environment variables."""
-    quoted = [shlex.quote(str(part).replace("$", "")) for part in arguments]
-    parts = [q if "$" not in str(p) else str(p) for p, q in zip(arguments, quoted, strict=True)]
-    return " ".join(parts)
+    return " ".join(part if "$" in part else shlex.quote(part) for part in map(str, arguments))
 
 
 def tell(line: str) -> None:

@@ -10,14 +10,13 @@ from typing import NamedTuple
 
 import torch
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 
 from trn_plugin.registry import MODELS
 
 __all__ = ["NO_WEIGHTS", "Interval", "StageCosineHook", "mean_interval", "stages_of_parameters"]
 
-
+MEASUREMENTS = 100
 NO_WEIGHTS = dict(pretrained=False, checkpoint_path=None, grad_checkpointing=False)
 
 
@@ -42,11 +41,10 @@ def mean_interval(values: Sequence[float]) -> Interval:
     known = [value for value in values if not math.isnan(value)]
     if len(known) < 2:
         return Interval(known[0] if known else math.nan, math.nan, math.nan, len(known))
-    from scipy.stats import t
+    from scipy.stats import ttest_1samp
 
-    mean = statistics.fmean(known)
-    half = float(t.ppf(0.975, len(known) - 1)) * statistics.stdev(known) / math.sqrt(len(known))
-    return Interval(mean, mean - half, mean + half, len(known))
+    low, high = ttest_1samp(known, 0).confidence_interval(0.95)
+    return Interval(statistics.fmean(known), float(low), float(high), len(known))
 
 
 def stages_of_parameters(backbone: Mapping) -> tuple[tuple[str, ...], dict[str, int]]:
@@ -77,34 +75,26 @@ def stages_of_parameters(backbone: Mapping) -> tuple[tuple[str, ...], dict[str, 
 
 
 class StageCosineHook(Hook):
-    """Records the cosine between the tasks' gradients, batch by batch and for each shared stage.
+    """Records the cosine between the tasks' gradients for each shared stage, at about 100 steps.
 
     Each measurement costs one backward pass per task. It does not change the training.
 
     Args:
         places (Mapping[str, int]): the stage of each parameter of the trunk, by name.
-        measurements (int): approximate number of measurements, spread over the training.
     """
 
-    def __init__(self, places: Mapping[str, int], measurements: int = 100) -> None:
-        self.places, self.measurements = places, measurements
+    def __init__(self, places: Mapping[str, int]) -> None:
+        self.places = places
         self.cosines: dict[tuple[str, str], list[list[float]]] = {}
-        self._handle = None
 
     def before_train(self, runner) -> None:
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        self._runner, self._interval = runner, max(1, runner.max_iters // self.measurements)
+        self._runner, self._interval = runner, max(1, runner.max_iters // MEASUREMENTS)
         stages = max(self.places.values()) + 1
         self._shared: list[list[Tensor]] = [[] for _ in range(stages)]
-        for name, parameter in model.backbone.trunk.named_parameters():
+        for name, parameter in runner.model.backbone.trunk.named_parameters():
             if parameter.requires_grad:
                 self._shared[self.places[name]].append(parameter)
-        self._handle = model.register_forward_hook(self._measure)
-
-    def after_train(self, runner) -> None:
-        if self._handle is not None:
-            self._handle.remove()
-            self._handle = None
+        runner.model.register_forward_hook(self._measure)
 
     def by_stage(self) -> dict[tuple[str, str], list[Interval]]:
         """The mean cosine and its interval for each pair of tasks and each stage."""
@@ -114,8 +104,7 @@ class StageCosineHook(Hook):
         }
 
     def _measure(self, model: nn.Module, args: tuple, output) -> None:
-        due = self._runner.iter % self._interval == 0 and torch.is_grad_enabled()
-        if not (isinstance(output, dict) and due and model.training):
+        if not model.training or self._runner.iter % self._interval:
             return
         gradients = {task: self._gradients(output[f"loss_{task}"]) for task in model.tasks}
         for a, b in combinations(model.tasks, 2):

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
+import hashlib
 import itertools
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 
 from trn_plugin.cli.config import add_config_arguments
 from trn_plugin.cli.parsing import build_parser
 from trn_plugin.errors import ConfigError
-from trn_plugin.experiments.plan import Row
+from trn_plugin.experiments.plan import WITHOUT_EFFECT, Row
 
-__all__ = ["cells", "equal_epochs", "parse_options", "with_equal_epochs"]
-
-EPOCHS = "train_cfg.max_epochs"
+__all__ = ["cells", "content_digest", "equal_epochs", "parse_options"]
 
 
 def cells(config: str, keys: Sequence[str]) -> list[Row]:
@@ -24,8 +23,8 @@ def cells(config: str, keys: Sequence[str]) -> list[Row]:
         keys: KEY=A,B,C; a comma inside brackets or braces belongs to a value.
 
     Raises:
-        ConfigError: not KEY=VALUE, a key or a value given twice, two cells with the same folder,
-            or the key of the seed, which --seeds sets.
+        ConfigError: not KEY=VALUE, a key given twice, two cells with the same folder, or the key
+            of the seed, which --seeds sets.
     """
     grid: dict[str, list[str]] = {}
     for text in keys:
@@ -33,12 +32,13 @@ def cells(config: str, keys: Sequence[str]) -> list[Row]:
         key, listed = key.strip(), [value.strip() for value in _split(values)]
         if not (key and equals) or "" in listed:
             raise ConfigError(f"grid: expected KEY=A,B,C, found {text!r}")
-        if key in grid or len(set(listed)) < len(listed):
-            raise ConfigError(f"grid: {text}: expected each key and each of its values once")
+        if key in grid:
+            raise ConfigError(f"grid: {text}: expected each key once")
         if key == "randomness.seed":
             raise ConfigError("grid: randomness.seed: give the seeds with --seeds")
         grid[key] = listed
-    words = _words(list(grid))
+    last = {key: key.rpartition(".")[2] for key in grid}
+    words = {key: word if [*last.values()].count(word) == 1 else key for key, word in last.items()}
     rows = []
     for values in itertools.product(*grid.values()):
         chosen = list(zip(grid, values, strict=True))
@@ -71,15 +71,17 @@ def equal_epochs(epochs: int, costs: Sequence[float]) -> list[int]:
     return [max(1, round(epochs * min(costs) / cost)) for cost in costs]
 
 
-def with_equal_epochs(row: Row, epochs: int) -> Row:
-    """The cell with ``epochs`` added to its options.
+def content_digest(config: Mapping) -> str:
+    """Short SHA-256 of a config's values, without those that change no result."""
 
-    Raises:
-        ConfigError: the epochs are a key of the grid.
-    """
-    if any(option.startswith(f"{EPOCHS}=") for option in row.options):
-        raise ConfigError(f"--equal-compute sets {EPOCHS}, which the grid changes too")
-    return dataclasses.replace(row, options=(*row.options, f"{EPOCHS}={epochs}"))
+    def kept(value):
+        if isinstance(value, Mapping):
+            return {str(k): kept(v) for k, v in value.items() if k not in WITHOUT_EFFECT}
+        if isinstance(value, (list, tuple)):
+            return [kept(inside) for inside in value]
+        return getattr(value, "__qualname__", None) or repr(value)  # functions without addresses
+
+    return hashlib.sha256(json.dumps(kept(config), sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _split(text: str) -> list[str]:
@@ -92,15 +94,3 @@ def _split(text: str) -> list[str]:
         else:
             parts[-1] += character
     return parts
-
-
-def _words(keys: Sequence[str]) -> dict[str, str]:
-    """The shortest unique suffix of each dotted key."""
-    words = {}
-    for key in keys:
-        parts = key.split(".")
-        suffixes = [".".join(parts[-length:]) for length in range(1, len(parts) + 1)]
-        others = [f".{other}" for other in keys if other != key]
-        unique = [s for s in suffixes if not any(other.endswith(f".{s}") for other in others)]
-        words[key] = [*unique, key][0]
-    return words

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 
+from trn_plugin.evaluation.directions import rule_of
 from trn_plugin.evaluation.figures import new_figure, save_figure
-from trn_plugin.experiments.summary import COSTS, Cell, Measure, front
+from trn_plugin.experiments.summary import COSTS, Cell, front
 
 __all__ = ["save_sweep"]
 
 MARKERS = "osD^vP*X"
 
 
-def save_sweep(path: str, cells: Sequence[Cell], measures: Sequence[Measure], title: str) -> None:
+def save_sweep(path: str, cells: Sequence[Cell], measures: Sequence[str], title: str) -> None:
     """Plot each metric over each cost, with one dot for each cell.
 
     Bars are the standard deviation over the seeds. Filled dots, joined by a line, are the Pareto
@@ -24,28 +24,23 @@ def save_sweep(path: str, cells: Sequence[Cell], measures: Sequence[Measure], ti
     figure = new_figure(9, height)
     grid = figure.subplots(len(measures), len(COSTS), squeeze=False)
     colors = [f"C{i % 10}" for i in range(len(cells))]
-    markers = list(itertools.islice(itertools.cycle(MARKERS), len(cells)))
+    markers = [MARKERS[i % len(MARKERS)] for i in range(len(cells))]
     handles: list = []
     for measure, panels in zip(measures, grid, strict=True):
         for (cost, label), panel in zip(COSTS.items(), panels, strict=True):
             scale = 1e-3 if cost == "parameters" else 1.0
             on_front = front(cells, measure, cost)
-            handles = []
+            handles, points = [], []
             for cell, color, marker, best in zip(cells, colors, markers, on_front, strict=True):
-                x, y = scale * getattr(cell.cost, cost), cell.mean(measure.key)
+                x, y = scale * getattr(cell.cost, cost), cell.mean(measure)
                 fill = color if best else "none"
-                bars = dict(yerr=cell.spread(measure.key), lw=1, color=color)
+                bars = dict(yerr=cell.spread(measure), lw=1, color=color)
                 drawn = panel.errorbar(x, y, fmt=marker, ms=6, mfc=fill, label=cell.name, **bars)
                 handles.append(drawn)
-            points = sorted(
-                (scale * getattr(cell.cost, cost), cell.mean(measure.key))
-                for cell, best in zip(cells, on_front, strict=True)
-                if best
-            )
+                points += [(x, y)] * best
             if points:
-                panel.plot(*zip(*points, strict=True), color="#222222", lw=1, zorder=0)
-            better = "less" if measure.less else "more"
-            panel.set_ylabel(f"{measure.key}, {better} is better", fontsize=8)
+                panel.plot(*zip(*sorted(points), strict=True), color="#222222", lw=1, zorder=0)
+            panel.set_ylabel(f"{measure}, {rule_of(measure)} is better", fontsize=8)
             panel.set_xlabel(label, fontsize=8)
             panel.tick_params(labelsize=7)
             panel.grid(alpha=0.3)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -12,7 +10,7 @@ from pathlib import Path
 
 from trn_plugin.errors import ConfigError
 
-__all__ = ["Column", "Row", "Run", "Scale", "Table", "content_digest", "runs_of"]
+__all__ = ["Column", "Row", "Run", "Scale", "Table", "runs_of"]
 
 TRAINING = ("-m", "trn_plugin.experiments.training")
 
@@ -73,8 +71,7 @@ class Row:
     def slug(self) -> str:
         """The name of the row's folder."""
         name = re.sub(r"(?<!\w)-(?=\d)", "minus ", f"{self.part} {self.name}".lower())
-        kept = "".join(c if c.isascii() and c.isalnum() else "-" for c in name)
-        return "-".join(filter(None, kept.split("-")))
+        return re.sub(r"[^a-z0-9]+", "-", name).strip("-")
 
 
 @dataclass(frozen=True)
@@ -118,20 +115,18 @@ class Run:
         row (Row): the method.
         seed (int): seed of weights, order and augmentation.
         scale (Scale): the size of the comparison.
-        folder (Path): the run's output folder.
+        out_dir (Path): holds the folders of all runs.
         extra (Sequence[str]): KEY=VALUE that the user adds to every run.
         amp (bool): train in mixed precision.
-        script (Sequence[str]): the Python arguments that start the training script.
-        digest (str): of the config's content, see :func:`content_digest`; '' leaves it open.
+        digest (str): identifies the config file's content in the settings; '' leaves it open.
     """
 
     row: Row
     seed: int
     scale: Scale
-    folder: Path
+    out_dir: Path
     extra: Sequence[str] = ()
     amp: bool = False
-    script: Sequence[str] = TRAINING
     digest: str = ""
 
     @property
@@ -149,13 +144,18 @@ class Run:
         return shlex.join([self.row.config, *content, *["--amp"] * self.amp, *kept])
 
     @property
+    def folder(self) -> Path:
+        """The run's output folder."""
+        return self.out_dir / self.row.slug / f"seed{self.seed}"
+
+    @property
     def metrics(self) -> Path:
         """The JSON file of the run's metrics."""
         return self.folder / "metrics.json"
 
     def command(self, resume: bool = False) -> list[str]:
         """The Python arguments of the run."""
-        command = [*self.script, self.row.config]
+        command = [*TRAINING, self.row.config]
         command += ["--work-dir", str(self.folder), "--out", str(self.metrics)]
         flags = ["--resume"] * resume + ["--amp"] * self.amp
         return [*command, "--splits", *self.scale.splits, *flags, "--cfg-options", *self.options]
@@ -173,8 +173,6 @@ def runs_of(
     extra: Sequence[str] = (),
     only: Sequence[str] = (),
     amp: bool = False,
-    script: Sequence[str] = TRAINING,
-    digest: str = "",
 ) -> list[Run]:
     """All runs of a table, ordered by seed, so that one seed's rows are done before the next seed.
 
@@ -183,11 +181,8 @@ def runs_of(
         scale (str): a key of its ``scales``.
         seeds (Sequence[int]): the seeds of each row.
         out_dir (Path): holds a folder for each row and seed.
-        extra (Sequence[str]): KEY=VALUE added to every run.
+        extra, amp: see :class:`Run`.
         only (Sequence[str]): slugs of the rows to run, in order; empty for all.
-        amp (bool): train in mixed precision.
-        script (Sequence[str]): the Python arguments that start the training script.
-        digest (str): of the config's content, see :func:`content_digest`; '' leaves it open.
 
     Raises:
         ConfigError: an unknown scale, or an ``only`` that is no row's slug.
@@ -204,25 +199,8 @@ def runs_of(
         replace(row, options=(*row.options, *row.at.get(scale, ())))
         for row in map(by_slug.get, only or by_slug)
     ]
-    options = dict(extra=tuple(extra), amp=amp, script=tuple(script), digest=digest)
     return [
-        Run(row, seed, table.scales[scale], out_dir / row.slug / f"seed{seed}", **options)
+        Run(row, seed, table.scales[scale], out_dir, tuple(extra), amp)
         for seed in seeds
         for row in rows
     ]
-
-
-def content_digest(config: Mapping) -> str:
-    """Short SHA-256 of a config's values, without those that change no result."""
-    flat: dict[str, str] = {}
-
-    def collect(path: str, value) -> None:
-        if isinstance(value, (Mapping, list, tuple)) and value:
-            pairs = value.items() if isinstance(value, Mapping) else enumerate(value)
-            for key, inside in pairs:
-                collect(f"{path}.{key}" if path else str(key), inside)
-        elif not path.endswith(WITHOUT_EFFECT):
-            flat[path] = getattr(value, "__qualname__", None) or repr(value)  # no addresses
-
-    collect("", config)
-    return hashlib.sha256(json.dumps(flat, sort_keys=True).encode()).hexdigest()[:12]

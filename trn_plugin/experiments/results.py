@@ -1,4 +1,4 @@
-"""The CSV file of finished runs, from which later calls know what not to repeat."""
+"""The CSV file of finished runs, which are not repeated."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Results:
 
     Attributes:
         path (Path): the CSV file, created when the first run is finished.
-        same (Sequence[str]): columns in which all runs must agree, since results on other labels
-            cannot be compared.
+        same (Sequence[str]): columns in which all runs must agree; only runs with the same labels
+            and initial weights can be compared.
         option (str): the command-line option that sets the path, for messages.
     """
 
@@ -38,15 +38,12 @@ class Results:
         """All rows, with values as text.
 
         Raises:
-            ConfigError: the file cannot be read, or is not a table of runs.
+            ConfigError: the file is not a table of runs.
         """
         if not self.path.is_file():
             return []
-        try:
-            with open(self.path, newline="", encoding="utf-8") as file:
-                rows = list(csv.DictReader(file))
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise ConfigError(f"{self.path}: cannot be read: {error}") from error
+        with open(self.path, newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
         if any("settings" not in row for row in rows):
             raise ConfigError(
                 f"{self.path}: expected the column 'settings'; name another "

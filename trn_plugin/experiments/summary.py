@@ -7,28 +7,16 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from trn_plugin.errors import ConfigError
 from trn_plugin.evaluation.directions import rule_of
 from trn_plugin.experiments.cost import Cost
-from trn_plugin.experiments.pareto import pareto_front
 
-__all__ = ["COSTS", "Cell", "Measure", "front", "markdown", "measures_of", "summary_rows"]
+__all__ = ["COSTS", "Cell", "front", "markdown", "measures_of", "pareto_front", "summary_rows"]
 
 COSTS = {"parameters": "parameters (k)", "latency_ms": "latency (ms)"}
 """The costs that accuracy is plotted over, with their axis labels."""
-
-
-@dataclass(frozen=True)
-class Measure:
-    """A task's metric.
-
-    Attributes:
-        key (str): name of the metric, ``task/measure``.
-        less (bool): whether less is better.
-    """
-
-    key: str
-    less: bool
 
 
 @dataclass
@@ -39,13 +27,11 @@ class Cell:
         name (str): its settings in words.
         cost (Cost): cost of its model.
         values (dict[str, list[float]]): values of each metric, one for each seed.
-        epochs (int, optional): its epochs, if they differ between cells.
     """
 
     name: str
     cost: Cost
     values: dict[str, list[float]] = field(default_factory=dict)
-    epochs: int | None = None
 
     def mean(self, key: str) -> float:
         """Mean of a metric over the seeds; NaN without values."""
@@ -58,7 +44,7 @@ class Cell:
         return statistics.stdev(found) if len(found) > 1 else 0.0
 
 
-def measures_of(keys: Sequence[str], chosen: Sequence[str] = ()) -> list[Measure]:
+def measures_of(keys: Sequence[str], chosen: Sequence[str] = ()) -> list[str]:
     """The metrics to compare: by default each task's first metric with a known direction.
 
     Args:
@@ -66,81 +52,81 @@ def measures_of(keys: Sequence[str], chosen: Sequence[str] = ()) -> list[Measure
         chosen: names given by the user instead.
 
     Raises:
-        ConfigError: a chosen metric was not measured, or no metric has a known direction.
+        ConfigError: a chosen metric was not measured, or none has a known direction.
     """
+    known = [key for key in keys if rule_of(key)]
     for key in chosen:
-        if key not in keys:
-            known = ", ".join(k for k in keys if rule_of(k))
-            raise ConfigError(f"--metrics: expected some of {known}, found {key!r}")
-        if rule_of(key) is None:
-            raise ConfigError(f"--metrics: unknown whether more or less of {key!r} is better")
+        if key not in known:
+            raise ConfigError(f"--metrics: expected some of {', '.join(known)}, found {key!r}")
     first: dict[str, str] = {}
-    for key in keys if not chosen else ():
-        if rule_of(key):
-            first.setdefault(key.rpartition("/")[0], key)
-    found = list(chosen) or list(first.values())
+    for key in known:
+        first.setdefault(key.rpartition("/")[0], key)
+    found = list(chosen or first.values())
     if not found:
         raise ConfigError(f"no metric has a known direction, among {', '.join(keys) or 'none'}")
-    return [Measure(key, rule_of(key) == "less") for key in found]
+    return found
 
 
-def front(cells: Sequence[Cell], measure: Measure, cost: str) -> list[bool]:
+def pareto_front(costs: Sequence[Sequence[float]]) -> list[bool]:
+    """Whether each point is on the Pareto front, where smaller coordinates are better.
+
+    A point is on the front if no other point is as good in every coordinate and better in one.
+    Points with a NaN coordinate are ignored.
+
+    Args:
+        costs: (N, d).
+    """
+    points = np.asarray(costs, dtype=float).reshape(len(costs), -1)
+    known = ~np.isnan(points).any(1)
+    as_good = (points[:, None] <= points[None]).all(2)  # whether i is as good as j
+    better = (points[:, None] < points[None]).any(2)
+    dominated = (as_good & better & known[:, None]).any(0)
+    return (known & ~dominated).tolist()
+
+
+def front(cells: Sequence[Cell], measure: str, cost: str) -> list[bool]:
     """Whether each cell is on the Pareto front of a metric's mean and one cost."""
-    sign = 1 if measure.less else -1
-    return pareto_front([(getattr(c.cost, cost), sign * c.mean(measure.key)) for c in cells])
+    sign = 1 if rule_of(measure) == "less" else -1
+    return pareto_front([(getattr(c.cost, cost), sign * c.mean(measure)) for c in cells])
 
 
-def summary_rows(cells: Sequence[Cell], measures: Sequence[Measure]) -> list[dict]:
+def summary_rows(cells: Sequence[Cell], measures: Sequence[str]) -> list[dict]:
     """One row of plain values for each cell."""
-    on_front = {
-        (measure.key, cost): front(cells, measure, cost) for measure in measures for cost in COSTS
-    }
-    rows = []
-    for place, cell in enumerate(cells):
-        row: dict = {"cell": cell.name}
-        if cell.epochs is not None:
-            row["epochs"] = cell.epochs
-        row |= dict(
+    rows = [
+        dict(
+            cell=cell.name,
             parameters=cell.cost.parameters,
             multiplications=cell.cost.multiplications,
             latency_ms=round(cell.cost.latency_ms, 3),
             device=cell.cost.device,
-            seeds=max(len(cell.values.get(m.key, ())) for m in measures),
+            seeds=max(len(cell.values.get(measure, ())) for measure in measures),
         )
+        for cell in cells
+    ]
+    for row, cell in zip(rows, cells, strict=True):
         for measure in measures:
-            row[measure.key] = _rounded(cell.mean(measure.key))
-            row[f"{measure.key} std"] = _rounded(cell.spread(measure.key))
-        for cost in COSTS:
-            keys = [m.key for m in measures if on_front[m.key, cost][place]]
-            row[f"front over {cost.removesuffix('_ms')}"] = " ".join(keys)
-        rows.append(row)
+            mean = cell.mean(measure)
+            row[measure] = None if math.isnan(mean) else round(mean, 4)
+            row[f"{measure} std"] = round(cell.spread(measure), 4)
+    for cost in COSTS:
+        fronts = {measure: front(cells, measure, cost) for measure in measures}
+        for place, row in enumerate(rows):
+            best = [measure for measure in measures if fronts[measure][place]]
+            row[f"front over {cost.removesuffix('_ms')}"] = " ".join(best)
     return rows
 
 
-def markdown(rows: Sequence[Mapping], measures: Sequence[Measure]) -> str:
+def markdown(rows: Sequence[Mapping], measures: Sequence[str]) -> str:
     """A Markdown table of means, standard deviations over the seeds, and Pareto fronts."""
-    timed = "epochs" in rows[0]
-    header = ["", *["epochs"] * timed, "seeds", "parameters", "M mult.", "latency (ms)"]
-    header += [f"{m.key} ({'less' if m.less else 'more'} is better)" for m in measures]
     fronts = [key for key in rows[0] if key.startswith("front over ")]
-    lines = [_line([*header, *fronts]), _line(["---"] * (len(header) + len(fronts)))]
+    titles = [f"{measure} ({rule_of(measure)} is better)" for measure in measures]
+    header = ["", "seeds", "parameters", "M mult.", "latency (ms)", *titles, *fronts]
+    lines = [header, ["---"] * len(header)]
     for row in rows:
-        cells = [row["cell"], *[str(row.get("epochs"))] * timed, str(row["seeds"])]
-        cells += [f"{row['parameters']:,}", f"{row['multiplications'] / 1e6:.2f}"]
-        cells.append(f"{row['latency_ms']:.2f}")
+        line = [row["cell"], str(row["seeds"]), f"{row['parameters']:,}"]
+        line += [f"{row['multiplications'] / 1e6:.2f}", f"{row['latency_ms']:.2f}"]
         for measure in measures:
-            mean, spread = row[measure.key], row[f"{measure.key} std"]
-            several = row["seeds"] > 1
-            cells.append(
-                "-" if mean is None else f"{mean:.2f}{f' ± {spread:.2f}' if several else ''}"
-            )
-        lines.append(_line([*cells, *(row[key].replace(" ", ", ") for key in fronts)]))
-    return "\n".join(lines)
-
-
-def _rounded(value: float) -> float | None:
-    return None if math.isnan(value) else round(value, 4)
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+            mean, spread = row[measure], f" ± {row[f'{measure} std']:.2f}"
+            line.append("-" if mean is None else f"{mean:.2f}{spread if row['seeds'] > 1 else ''}")
+        lines.append([*line, *(row[key].replace(" ", ", ") for key in fronts)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -8,8 +8,6 @@ Example:
 
 import hashlib
 import json
-import math
-import platform
 import subprocess
 from pathlib import Path
 
@@ -18,9 +16,11 @@ import torch
 import trn_plugin
 from trn_plugin.cli import train
 from trn_plugin.cli.running import start
+from trn_plugin.cli.test import finite
 from trn_plugin.datasets.transforms import FaceBox
 from trn_plugin.deploy.scores import file_sha256
 from trn_plugin.engine.data_config import plain_datasets_in
+from trn_plugin.experiments.cost import device_name
 from trn_plugin.files import write_json
 
 __all__ = ["add_arguments", "box_of", "labels_digest", "main"]
@@ -49,16 +49,11 @@ def main(args):
         "box": {split: box_of(runner.cfg, split) for split in args.splits},
         "labels": {split: labels_digest(loader.dataset) for split, loader in loaders.items()},
         "weights": file_sha256(weights)[:8] if weights else None,
-        "device": device(),
+        "device": device_name(),
         "torch": torch.__version__,
         "commit": commit(),
     }
     write_json(args.out, record)
-
-
-def finite(metrics: dict) -> dict:
-    """Replace non-finite metrics by None, since JSON cannot hold them."""
-    return {k: v if math.isfinite(v) else None for k, v in metrics.items()}
 
 
 def box_of(config, split: str) -> str:
@@ -74,7 +69,8 @@ def box_of(config, split: str) -> str:
 def labels_digest(dataset) -> str:
     """Short SHA-256 of the labels of the first samples, with landmarks in pixels.
 
-    It changes with the pixel-centre convention of landmarks, which keeps such results apart.
+    It depends on the pixel-centre convention of landmarks: results of two conventions are not
+    compared.
     """
     infos = (dataset.get_data_info(i) for i in range(min(SAMPLES_IN_DIGEST, len(dataset))))
     labels = [[info["gt"], info.get("landmarks")] for info in infos]
@@ -90,12 +86,6 @@ def plain(value):
     if isinstance(value, (list, tuple)):
         return [plain(inside) for inside in value]
     return round(value, 2) if isinstance(value, float) else value
-
-
-def device() -> str:
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    return f"CPU ({platform.machine()})"
 
 
 def commit() -> str:

@@ -21,8 +21,6 @@ class GradientNormHook(Hook):
     and without weight decay. Each measurement costs a backward pass for each loss; it does not
     change the training. Of several processes, the first one's part of the batch is measured.
 
-    Priority: NORMAL; it only acts before and after training.
-
     Args:
         interval (int): iterations from one measurement to the next.
         shared (str, optional): dotted prefix of parameter names, such as 'backbone.trunk'.

@@ -37,8 +37,6 @@ class TaskRelationLossHook(Hook):
     'relation_state' and restored by a resumed run. Samples may lack labels, but each task needs a
     label in the first step of a run.
 
-    Priority: NORMAL; it only acts before and after training and on checkpoints.
-
     Args:
         weights (Mapping[str, float]): lambda by level, e.g. ``dict(output=0.01, hidden=0.001)``.
         min_samples_per_dim (float): see above; 0 switches the warm-up off.

@@ -50,20 +50,12 @@ def cut_by_replay(
 
 @dataclass
 class _Plan:
-    """A boundary, and the modules that are called before it.
+    """A boundary, and the outermost modules that finish before it."""
 
-    Attributes:
-        end (str): the module whose call ends the shared part.
-        calls (int): number of its calls up to the boundary.
-        recorded (dict[str, int]): number of calls up to the boundary by module, for the outermost
-            modules that finish before it.
-        again (set[str]): recorded modules that are also called after the boundary.
-    """
-
-    end: str
-    calls: int
-    recorded: dict[str, int]
-    again: set[str]
+    end: str  # the module whose call ends the shared part
+    calls: int  # number of its calls up to the boundary
+    recorded: dict[str, int]  # number of calls up to the boundary by module
+    again: set[str]  # recorded modules that are also called after the boundary
 
 
 @torch.no_grad()

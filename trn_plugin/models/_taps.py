@@ -64,7 +64,6 @@ class TapPools:
     def __init__(
         self, name: str, values: dict, rows: int, size: tuple[int, int], nhwc: bool
     ) -> None:
-        self.name = name
         self.positions: dict[str, tuple[int, int]] = {}
         for tap, value in values.items():
             if not torch.is_tensor(value) or value.ndim not in (2, 3, 4):

@@ -137,7 +137,7 @@ class MultiTaskModel(BaseModel):
     def fit_to_labels(self, dataset) -> None:
         """Set the heads' arguments that depend on the labels of a training data set.
 
-        It has methods ``positive_shares(task)`` and ``value_moments(task)`` if a head needs them.
+        It has a method ``labels_of(task)`` if a head needs it.
         """
         for task, head in self.heads.items():
             head.fit_to_labels(task, dataset)

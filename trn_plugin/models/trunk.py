@@ -33,17 +33,11 @@ _WHERE = "model.backbone"
 
 
 class Features(NamedTuple):
-    """Outputs of a trunk.
+    """Outputs of a trunk."""
 
-    Attributes:
-        hidden (dict[str, Tensor]): (N, d) pooled features by task.
-        taps (dict[str, dict[str, Tensor]]): (N, d) means over positions, by tap and task.
-        maps (dict[str, Tensor]): (N, C, h, w) maps before pooling, for the tasks ``maps``.
-    """
-
-    hidden: dict[str, Tensor]
-    taps: dict[str, dict[str, Tensor]]
-    maps: dict[str, Tensor]
+    hidden: dict[str, Tensor]  # (N, d) pooled features by task
+    taps: dict[str, dict[str, Tensor]]  # (N, d) means over positions, by tap and task
+    maps: dict[str, Tensor]  # (N, C, h, w) before pooling, by task, for the tasks ``maps``
 
 
 @MODELS.register_module()

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
 
 import numpy as np
 
 from trn_plugin.errors import DataError
 from trn_plugin.tasks.base import Curve, Line, Task
 from trn_plugin.tasks.cells import quoted
-from trn_plugin.tasks.columns import LabelColumns
+from trn_plugin.tasks.columns import LabelColumns, each_distinct
 from trn_plugin.tasks.kinds import TASKS
 
 __all__ = ["AttributeTask"]
@@ -21,22 +21,20 @@ LISTED = 6
 class AttributeColumns(LabelColumns):
     """Columns of 0 and 1."""
 
-    def read(self, cells: Sequence[str], where: str) -> np.ndarray:
-        """(A,) of 0 and 1."""
-        values = [YES_OR_NO.get(cell.lower()) for cell in cells]
-        for cell, value, column in zip(cells, values, self.columns, strict=True):
-            if value is None:
-                raise DataError(f"{where}: expected {column} to be 0 or 1, found {quoted(cell)}")
-        return np.array(values, dtype=np.float32)
-
     def read_all(self, cells, where) -> np.ndarray:
-        values = []
-        for column in cells:
-            index, texts = column.distinct()
-            known = [YES_OR_NO.get(text.lower(), np.nan) for text in texts]
-            values.append(np.array(known, dtype=np.float32)[index])
-        labels = np.stack(values, axis=1)
-        return self.completed(labels, ~np.isnan(labels).any(1), cells, where)
+        """(N, A) float32 of 0 and 1."""
+        values = [
+            each_distinct(column, functools.partial(_yes_or_no, name), where)
+            for name, column in zip(self.columns, cells, strict=True)
+        ]
+        return np.stack(values, axis=1).astype(np.float32)
+
+
+def _yes_or_no(column: str, cell: str, where: str) -> float:
+    value = YES_OR_NO.get(cell.lower())
+    if value is None:
+        raise DataError(f"{where}: expected {column} to be 0 or 1, found {quoted(cell)}")
+    return value
 
 
 @TASKS.register

@@ -8,17 +8,13 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from trn_plugin.errors import ConfigError, DataError
-from trn_plugin.tasks.columns import LabelColumns, check_flip
+from trn_plugin.tasks.columns import LabelColumns
 
 __all__ = ["Curve", "Line", "Task", "numbered"]
 
 
 class Line(NamedTuple):
-    """A line of text about a prediction.
-
-    Attributes:
-        right (bool | None): whether the prediction is right; None if unknown.
-    """
+    """A line of text about a prediction, and whether it is right; None if unknown."""
 
     text: str
     right: bool | None = None
@@ -50,6 +46,9 @@ class Task:
             the points, classes, attributes or values. The optional entry ``flip`` holds for each
             the index of its mirror image.
 
+    Attributes:
+        info (dict): ``info`` with the entry ``kind``.
+
     Raises:
         ConfigError: the names are not a list, or the flip is not its own inverse.
     """
@@ -79,12 +78,15 @@ class Task:
         self.names = tuple(map(str, names))
         if len(set(self.names)) < len(self.names):
             raise ConfigError(f"task {name}: expected each name once, found {list(names)}")
-        check_flip(name, info.get("flip"), len(self.names))
+        flip, indices = info.get("flip"), range(len(self.names))
+        if flip is not None and not (
+            sorted(flip) == [*indices] and all(flip[flip[i]] == i for i in indices)
+        ):
+            raise ConfigError(
+                f"task {name}: expected flip, for each of the {len(self.names)} {self.noun} the "
+                f"index of its mirror image, found {flip!r}"
+            )
         self.info = {"kind": self.kind, **info}
-
-    def to_dict(self) -> dict:
-        """The plain dict that describes it."""
-        return dict(self.info)
 
     def exported(self) -> dict:
         """The task's entry in an exported file's metadata."""
@@ -207,12 +209,6 @@ class Task:
         if not self.has_points or not len(labels):
             return np.zeros((len(labels), 0, 2))
         return np.stack([self.points(label) for label in labels])
-
-    def shifted(self, labels: np.ndarray, shift: np.ndarray) -> np.ndarray:
-        """N labels with ``shift`` (2,) added to all points; override for speed."""
-        if not self.has_points or not len(labels):
-            return labels
-        return np.stack([self.mapped(label, lambda points: points + shift) for label in labels])
 
     # Predictions as a user reads them
 

@@ -9,7 +9,6 @@ from trn_plugin.errors import DataError
 
 __all__ = [
     "LARGEST_COORDINATE",
-    "coordinate",
     "is_missing",
     "listing",
     "number",
@@ -26,11 +25,11 @@ def is_missing(cell: str) -> bool:
     return not cell or cell.lower() == "nan"
 
 
-def number(text: str, name: str, where: str) -> float:
-    """Read a finite decimal number; messages say "expected ``name``".
+def number(text: str, name: str, where: str, largest: float = math.inf) -> float:
+    """Read a finite decimal number from -``largest`` to ``largest``.
 
     Raises:
-        DataError: naming ``where``.
+        DataError: naming ``where``; says "expected ``name``".
     """
     try:
         if not text.isascii() or "_" in text:  # float() also takes other digits and 1_000
@@ -38,22 +37,9 @@ def number(text: str, name: str, where: str) -> float:
         value = float(text)
     except ValueError:
         raise DataError(f"{where}: expected {name}, found {quoted(text)}") from None
-    if not math.isfinite(value):
-        raise DataError(f"{where}: expected {name}, finite, found {text!r}")
-    return value
-
-
-def coordinate(text: str, name: str, where: str) -> float:
-    """Read a `number` within the pixels of any picture.
-
-    Raises:
-        DataError: naming ``where``.
-    """
-    value = number(text, name, where)
-    if abs(value) > LARGEST_COORDINATE:
-        raise DataError(
-            f"{where}: expected {name} within {LARGEST_COORDINATE:g} pixels, found {quoted(text)}"
-        )
+    if not (math.isfinite(value) and abs(value) <= largest):
+        limit = f"within {largest:g}" if math.isfinite(value) else "finite"
+        raise DataError(f"{where}: expected {name}, {limit}, found {quoted(text)}")
     return value
 
 

@@ -32,12 +32,9 @@ class ClassColumn(LabelColumns):
         if not isinstance(column, (str, type(None))):
             raise ConfigError(f"{key}.column: expected the name of a column, found {column!r}")
         self.columns = (column or task,)
-        if isinstance(classes, Mapping):
-            cells, names = [str(cell) for cell in classes], [str(name) for name in classes.values()]
-        elif isinstance(classes, (list, tuple)):
-            cells = names = [str(name) for name in classes]
-        else:
-            cells = names = []
+        given = classes if isinstance(classes, (Mapping, list, tuple)) else ()
+        cells = [str(cell) for cell in given]
+        names = [str(name) for name in given.values()] if isinstance(given, Mapping) else cells
         if min(len(set(cells)), len(set(names))) < max(len(cells), 2):
             raise ConfigError(
                 f"{key}.classes: expected what the cells of {self.columns[0]!r} hold, in order, "

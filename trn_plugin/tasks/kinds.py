@@ -14,13 +14,7 @@ class Kinds(dict):
     """Task classes by kind."""
 
     def register(self, task: type[Task]) -> type[Task]:
-        """Class decorator that adds a kind, or replaces the class of a known one.
-
-        Raises:
-            ConfigError: the class has no ``kind``.
-        """
-        if not isinstance(task.kind, str) or not task.kind:
-            raise ConfigError(f"TASKS.register: expected {task.__name__}.kind to be a name")
+        """Class decorator that adds a kind, or replaces the class of a known one."""
         self[task.kind] = task
         return task
 

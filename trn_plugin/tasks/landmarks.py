@@ -2,19 +2,104 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+import itertools
+import warnings
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from trn_plugin.errors import ConfigError
+from trn_plugin.errors import ConfigError, DataError
 from trn_plugin.tasks.base import Curve, Line, Task
+from trn_plugin.tasks.cells import LARGEST_COORDINATE, is_missing, quoted
+from trn_plugin.tasks.columns import (
+    LabelColumns,
+    are_names,
+    check_names,
+    column_numbers,
+    each_distinct,
+    flip_of,
+    two_of,
+)
 from trn_plugin.tasks.kinds import TASKS
-from trn_plugin.tasks.landmark_columns import LandmarkColumns
 
-__all__ = ["NORMS", "LandmarkTask", "mean_points", "normalized_errors", "point_offsets"]
+__all__ = ["NORMS", "LandmarkTask", "nanmean", "normalized_errors"]
 
 NORMS = ("interocular", "box", "diagonal", "crop")
+VISIBLE = ("1", "2")  # values of the third column, as in COCO
 NORM_NAMES = {"interocular": "interocular distance", "crop": "side of the crop"}
+
+
+class LandmarkColumns(LabelColumns):
+    """Columns x and y in pixels for each point, and optionally its visibility as in COCO.
+
+    A point is missing if one of its cells is missing or its visibility is 0.
+    """
+
+    keys = ("points", "flip_pairs", "interocular")
+
+    def __init__(
+        self,
+        kind: str,
+        task: str,
+        points: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
+        flip_pairs: Sequence[Sequence[str]] | None = None,
+        interocular: Sequence[str] | None = None,
+    ) -> None:
+        key = f"labels.{task}"
+        if isinstance(points, Mapping):
+            check_names(f"{key}.points", list(points))
+            for name, pair in points.items():
+                if not (are_names(pair, 2) or are_names(pair, 3)):
+                    raise ConfigError(
+                        f"{key}.points.{name}: expected the columns of x and y (and of visibility),"
+                        f" found {pair!r}"
+                    )
+            self.columns = tuple(column for pair in points.values() for column in pair)
+            self.cells = tuple(map(len, points.values()))
+        else:
+            points = check_names(f"{key}.points", points)
+            self.columns = tuple(f"{name}_{axis}" for name in points for axis in "xy")
+            self.cells = (2,) * len(points)
+        names = tuple(points)
+        self.info = dict(kind=kind, names=names)
+        if flip_pairs is not None:
+            self.info["flip"] = flip_of(f"{key}.flip_pairs", flip_pairs, names)
+        if interocular is not None:
+            self.info["interocular"] = two_of(f"{key}.interocular", interocular, names)
+
+    def labelled(self, missing: np.ndarray) -> np.ndarray:
+        """Rows with at least one point."""
+        ends = np.cumsum(self.cells)
+        points = np.split(missing, ends[:-1], axis=1)
+        return ~np.all([point.any(axis=1) for point in points], axis=0)
+
+    def read_all(self, cells, where) -> np.ndarray:
+        """(N, P, 2) in pixels; NaN for a missing point."""
+        points, columns = [], zip(self.columns, cells, strict=True)
+        for count in self.cells:
+            names, point_cells = zip(*itertools.islice(columns, count), strict=True)
+            missing = np.any([column.missing for column in point_cells], axis=0)
+            if count == 3:
+                seen = each_distinct(
+                    point_cells[2], functools.partial(_is_visible, names[2]), where
+                )
+                missing = missing | ~seen.astype(bool)
+            point = [
+                column_numbers(column, f"{name} in pixels", where, LARGEST_COORDINATE, ~missing)
+                for name, column in zip(names[:2], point_cells[:2], strict=True)
+            ]
+            points.append(np.where(missing, np.nan, point).T)
+        return np.stack(points, axis=1)
+
+
+def _is_visible(column: str, cell: str, where: str) -> bool:
+    """Whether a visibility cell says that a point is labelled: 0 no, 1 or 2 yes."""
+    if cell not in ("0", *VISIBLE) and not is_missing(cell):
+        raise DataError(
+            f"{where}: expected {column} to be 0 (missing), 1 or 2, found {quoted(cell)}"
+        )
+    return cell in VISIBLE
 
 
 @TASKS.register
@@ -70,22 +155,15 @@ class LandmarkTask(Task):
 
     def points(self, label: np.ndarray) -> np.ndarray:
         """The points that are not missing."""
-        missing = _missing(label)
-        return label if missing is None else label[~missing]
+        return label[~np.isnan(label).any(axis=1)]
 
     def with_points(self, label: np.ndarray, points: np.ndarray) -> np.ndarray:
-        missing = _missing(label)
-        if missing is None:
-            return points
         whole = np.full(label.shape, np.nan, points.dtype)
-        whole[~missing] = points
+        whole[~np.isnan(label).any(axis=1)] = points
         return whole
 
     def all_points(self, labels: np.ndarray) -> np.ndarray:
         return labels
-
-    def shifted(self, labels: np.ndarray, shift: np.ndarray) -> np.ndarray:
-        return labels + shift
 
     def mirrored(self, label: np.ndarray) -> np.ndarray:
         if "flip" not in self.info:
@@ -120,8 +198,7 @@ class LandmarkTask(Task):
 
     def _errors(self, outputs, labels, boxes) -> np.ndarray:
         """(N,) errors in percent of the :attr:`norm`."""
-        eyes = self.interocular or (0, 1)
-        return 100 * normalized_errors(outputs, labels, boxes, self.norm, eyes)
+        return 100 * normalized_errors(outputs, labels, boxes, self.norm, self.interocular)
 
     def error(self, label, output, box) -> float:
         return float(self._errors(*(np.asarray(value)[None] for value in (output, label, box)))[0])
@@ -130,9 +207,8 @@ class LandmarkTask(Task):
         """The number of points, and which are missing."""
         gone = np.isnan(label).any(axis=1)
         missing = [name for name, each in zip(self.names, gone, strict=True) if each]
-        if not missing:
-            return f"{len(label)} points"
-        return f"{len(label) - len(missing)} points, missing: {', '.join(missing)}"
+        lacks = f", missing: {', '.join(missing)}" if missing else ""
+        return f"{len(label) - len(missing)} points{lacks}"
 
     def case_lines(self, label, output, box) -> list[Line]:
         if label is None:
@@ -147,21 +223,18 @@ class LandmarkTask(Task):
         if not usable.any():
             return None
         truth = labels[usable]
-        constant = np.broadcast_to(mean_points(truth), truth.shape)
+        constant = np.broadcast_to(nanmean(truth, axis=0), truth.shape)
         mean_shape = self._errors(constant, truth, boxes[usable])
         label = f"mean point error / {NORM_NAMES[self.norm]} (%)"
         errors = {"model": errors[usable], "mean shape": mean_shape}
         return Curve("cumulative_error", dict(errors=errors, xlabel=label))
 
 
-def mean_points(labels: np.ndarray) -> np.ndarray:
-    """Mean (P, 2) of each point over the labels (N, P, 2) that have it; NaN if none has it."""
-    missing = np.isnan(labels)
-    if not missing.any():
-        return labels.mean(axis=0)
-    counts = (~missing).sum(axis=0)
-    sums = np.where(missing, 0.0, labels).sum(axis=0)
-    return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
+def nanmean(values: np.ndarray, axis: int) -> np.ndarray:
+    """``np.nanmean``, and NaN without a warning where all values are missing."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Mean of empty slice")
+        return np.nanmean(values, axis=axis)
 
 
 def normalized_errors(
@@ -169,7 +242,7 @@ def normalized_errors(
     truth: np.ndarray,
     boxes: np.ndarray,
     norm: str = "interocular",
-    interocular: tuple[int, int] = (0, 1),
+    interocular: tuple[int, int] | None = (0, 1),
 ) -> np.ndarray:
     """Mean point error of each picture, divided by a normaliser, both in the picture's pixels.
 
@@ -201,29 +274,8 @@ def normalized_errors(
         normalizer = np.linalg.norm(extent, axis=-1) if diagonal else np.sqrt(extent.prod(-1))
     distances = np.linalg.norm(pred - truth, axis=-1)
     missing = np.isnan(truth).all(axis=-1)
-    if missing.any():
-        count = np.maximum((~missing).sum(axis=-1), 1)
-        distances = np.where(missing, 0.0, distances).sum(axis=-1) / count
-    else:
-        distances = distances.mean(axis=-1)
-    known = (np.isfinite(truth).all(axis=-1) | missing).all(axis=-1) & ~missing.all(axis=-1)
-    usable = np.isfinite(normalizer) & (normalizer > 0) & known
     distances = np.where(np.isfinite(distances), distances, np.inf)
-    return np.where(usable, distances / np.where(usable, normalizer, 1.0), np.nan)
-
-
-def point_offsets(pred: np.ndarray, truth: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """Prediction minus label in the picture's pixels, (N, P, 2).
-
-    Args:
-        pred, truth, boxes: see `normalized_errors`.
-    """
-    boxes = np.asarray(boxes, np.float64)
-    sides = boxes[:, None, 2:] - boxes[:, None, :2]
-    return (np.asarray(pred, np.float64) - np.asarray(truth, np.float64)) * sides
-
-
-def _missing(label: np.ndarray) -> np.ndarray | None:
-    """(P,) bool: missing points; None if there are none."""
-    missing = np.isnan(label).any(axis=1)
-    return missing if missing.any() else None
+    errors = nanmean(np.where(missing, np.nan, distances), axis=-1)
+    valid = (np.isfinite(truth).all(axis=-1) | missing).all(axis=-1)
+    usable = valid & np.isfinite(normalizer) & (normalizer > 0)
+    return np.where(usable, errors / np.where(usable, normalizer, 1.0), np.nan)

@@ -19,17 +19,14 @@ class NumbersTask(Task):
     """
 
     difference_unit = "of the largest"
+    output_shape: tuple[int, ...] = ()
 
     def __init__(self, name: str, info: dict, shape: tuple[int, ...]) -> None:
         count = math.prod(shape)
         names = info.get("names") if isinstance(info, dict) else None
         fitting = isinstance(names, (list, tuple)) and len(names) == count
         super().__init__(name, {**info, "names": names if fitting else numbered(name, count)})
-        self._shape = tuple(shape)
-
-    @property
-    def output_shape(self) -> tuple[int, ...]:
-        return self._shape
+        self.output_shape = tuple(shape)
 
     def exported(self) -> dict:
         return {key: value for key, value in self.info.items() if key != "names"}
@@ -38,10 +35,8 @@ class NumbersTask(Task):
         return super().read(output.reshape(-1), corner)
 
     def summary(self, prediction: dict) -> list[Line]:
-        if list(prediction) == [self.name]:
-            return [Line(f"{self.name}: {prediction[self.name]:.4g}")]
-        lines = (f"{self.name}.{name}: {value:.4g}" for name, value in prediction.items())
-        return [Line(text) for text in lines]
+        values = zip(self.columns(), prediction.values(), strict=True)
+        return [Line(f"{column}: {value:.4g}") for column, value in values]
 
     def longest_summary(self) -> list[str]:
-        return [f"{self.name}.{name}: -0.0000e+00" for name in self.names]
+        return [f"{column}: -0.0000e+00" for column in self.columns()]

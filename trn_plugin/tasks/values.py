@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
-from trn_plugin.errors import DataError
 from trn_plugin.tasks.base import Curve, Line, Task
-from trn_plugin.tasks.cells import quoted
-from trn_plugin.tasks.columns import LabelColumns
+from trn_plugin.tasks.columns import LabelColumns, column_numbers
 from trn_plugin.tasks.kinds import TASKS
 
 __all__ = ["ValueTask"]
@@ -20,19 +16,13 @@ LARGEST_VALUE = 1e30
 class ValueColumns(LabelColumns):
     """Columns of quantities, each in its own unit."""
 
-    def read(self, cells: Sequence[str], where: str) -> np.ndarray:
-        """(V,) values as in the file."""
-        values = super().read(cells, where)
-        for cell, value, column in zip(cells, values, self.columns, strict=True):
-            if not abs(value) <= LARGEST_VALUE:
-                raise DataError(
-                    f"{where}: expected {column} within {LARGEST_VALUE:g}, found {quoted(cell)}"
-                )
-        return values
-
     def read_all(self, cells, where) -> np.ndarray:
-        values = np.stack([column.numbers() for column in cells], axis=1)
-        return self.completed(values, (np.abs(values) <= LARGEST_VALUE).all(1), cells, where)
+        """(N, V) values as in the file."""
+        values = [
+            column_numbers(column, f"{name} to be a number", where, LARGEST_VALUE)
+            for name, column in zip(self.columns, cells, strict=True)
+        ]
+        return np.stack(values, axis=1)
 
 
 @TASKS.register

@@ -85,6 +85,3 @@ class PictureCache:
 
     def __reduce__(self):
         return PictureCache, (self.capacity,)
-
-    def __deepcopy__(self, memo: dict) -> PictureCache:
-        return PictureCache(self.capacity)

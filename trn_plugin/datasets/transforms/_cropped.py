@@ -17,14 +17,11 @@ def box_of(results: dict, transform: str) -> tuple[int, int, int, int]:
 
     Another package's transform may have resized the picture, if the box is the whole picture and
     no task has points.
-
-    Raises:
-        ConfigError: no picture or no box, or a resized picture whose box or points did not follow.
     """
     for key, steps in (("img", "LoadImage"), ("box", "RegionBox or FaceBox")):
         if key not in results:
             raise ConfigError(f"{transform}: put it after {steps} in the pipeline")
-    box, shape = results["box"], _picture_shape(results, transform)
+    box, shape = results["box"], results["img"].shape[:2]
     before = tuple(results.get("ori_shape", shape))
     if box is not None and before == shape:
         return box
@@ -35,12 +32,7 @@ def box_of(results: dict, transform: str) -> tuple[int, int, int, int]:
 
 
 def refuse_moved_labels(results: dict, transform: str) -> None:
-    """Refuse labels that did not follow another package's transform of the crop.
-
-    Raises:
-        ConfigError: ``img`` is not a picture, the crop was mirrored but not its labels, or it was
-            resized but not its points.
-    """
+    """Refuse labels that did not follow another package's transform of the crop."""
     for name, label in results["gt"].items() if results.get("flip") else ():
         mirrored = results["tasks"][name].mirrored(label)
         if not np.array_equal(np.asarray(mirrored, float), np.asarray(label, float), True):
@@ -53,18 +45,10 @@ def refuse_moved_labels(results: dict, transform: str) -> None:
 
 def _check_points_follow(results: dict, transform: str, before: tuple[int, int]) -> None:
     """ConfigError for points if the picture's (height, width) has changed."""
-    shape = _picture_shape(results, transform)
+    shape = results["img"].shape[:2]
     for name, label in results["gt"].items() if shape != before else ():
         if len(results["tasks"][name].points(label)):
             raise _did_not_follow(transform, before, shape, name)
-
-
-def _picture_shape(results: dict, transform: str) -> tuple[int, int]:
-    """(height, width) of ``img``."""
-    shape = np.shape(results["img"])
-    if len(shape) != 3 or shape[2] != 3:
-        raise ConfigError(f"{transform}: expected a picture (H, W, 3), found {shape}")
-    return shape[:2]
 
 
 def _did_not_follow(transform: str, before, after, what: str) -> ConfigError:
@@ -76,11 +60,7 @@ def _did_not_follow(transform: str, before, after, what: str) -> ConfigError:
 
 
 def require_crop(results: dict, transform: str) -> tuple[int, int]:
-    """The crop's (height, width).
-
-    Raises:
-        ConfigError: there is no crop yet.
-    """
+    """The crop's (height, width)."""
     if "crop_shape" not in results:
         raise ConfigError(f"{transform}: put it after CropResize in the pipeline")
     return results["crop_shape"]

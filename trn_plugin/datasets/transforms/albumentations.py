@@ -34,9 +34,9 @@ TRIAL_SIDE = 64
 class Albumentations:
     """Apply albumentations to the crop, rounded to uint8, and to its landmarks.
 
-    Landmarks become pixel indices (x W - 0.5: fractions start at the outer edge of the first pixel,
-    indices at its centre) and stay when they leave the picture. The sample's ``rng`` seeds each
-    call. Belongs after `CropResize`.
+    albumentations gets landmarks as pixel indices, x W - 0.5: fractions start at the edge of the
+    first pixel, indices at its centre. Landmarks outside the picture are kept. The sample's ``rng``
+    seeds each call. Belongs after `CropResize`.
 
     Distortions move landmarks by the inverse of their maps, whatever ``keypoint_remapping_method``
     says. A data set ``without`` 'turn' leaves out the transforms that move landmarks; ``without``
@@ -79,7 +79,7 @@ class Albumentations:
             )
         moves = any(self.moving) and "turn" not in without
         found = {name: results["tasks"][name].points(gt[name]) for name in gt if moves}
-        tasks = [name for name, own in found.items() if len(own)]
+        tasks = [name for name, points in found.items() if len(points)]
         points = [np.asarray(found[name], dtype=np.float64) * size - 0.5 for name in tasks]
         self._seed(results["rng"])
         out = {"image": image}
@@ -117,9 +117,6 @@ class Albumentations:
         self.python_rng.seed(int(rng.integers(2**63)))
         cv2.setRNGSeed(int(rng.integers(2**31)))
 
-    def __repr__(self) -> str:
-        return f"Albumentations({self.config})"
-
 
 def _build(config: dict, path: str) -> BasicTransform | BaseCompose:
     where = f"Albumentations.{path}"
@@ -154,13 +151,7 @@ def _build(config: dict, path: str) -> BasicTransform | BaseCompose:
 def _check_points(transform: BasicTransform, mirrors: bool, where: str) -> None:
     """Refuse a transform that mirrors or drops landmarks in trials on a grid of points.
 
-    Args:
-        transform: moves landmarks.
-        mirrors: whether its arguments already tell that it mirrors.
-        where: key path for errors.
-
-    Raises:
-        ConfigError: the transform mirrors or drops landmarks.
+    ``mirrors``: its arguments already tell that it mirrors.
     """
     tried = copy.deepcopy(transform)
     tried.p = 1.0

@@ -57,9 +57,6 @@ class CropResize:
         results["gt"] = labels_in_box(results)
         return results
 
-    def __repr__(self) -> str:
-        return f"CropResize(size={self.size})"
-
 
 @TRANSFORMS.register_module()
 class Crop:
@@ -78,6 +75,3 @@ class Crop:
         results["crop_shape"] = results["img"].shape[:2]
         results["gt"] = labels_in_box(results)
         return results
-
-    def __repr__(self) -> str:
-        return "Crop()"

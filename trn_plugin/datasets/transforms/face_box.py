@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from trn_plugin.datasets._options import factor_range
+from trn_plugin.datasets.draws import evaluation_generator
 from trn_plugin.errors import ConfigError, DataError
 from trn_plugin.geometry import square_box
 from trn_plugin.registry import TRANSFORMS
@@ -85,7 +86,9 @@ class FaceBox:
         extent = max(max(xs) - min(xs), max(ys) - min(ys))
         if extent <= 0:
             raise DataError(f"no box around landmarks that all coincide, {(xs[0], ys[0])}")
-        rng = results["eval_rng" if self.mode == "perturbed" else "rng"]
+        rng = results["rng"]
+        if self.mode == "perturbed":
+            rng = evaluation_generator(*results["eval_seed"])
         factor, right, down = rng.random(3).tolist()
         if self.mode == "jitter":
             without = results.get("without", ())
@@ -118,6 +121,3 @@ class FaceBox:
             'whole' and None, or 'points' and the mean factor of the landmarks' box.
         """
         return ("whole", None) if self.mode == "whole" else ("points", sum(self.scale) / 2)
-
-    def __repr__(self) -> str:
-        return f"FaceBox(mode={self.mode!r}, scale={self.scale}, shift={self.shift})"

@@ -169,13 +169,6 @@ class LoadCrop:
             along=(-height * math.sin(angle), height * math.cos(angle)),
         )
 
-    def __repr__(self) -> str:
-        cache_gb = 0 if self.cache is None else self.cache.capacity / GIB
-        return (
-            f"LoadCrop(size={self.size}, rotate={self.rotate}, scale={self.scale}, "
-            f"shift={self.shift}, reduced={self.reduced}, cache_gb={cache_gb:g})"
-        )
-
 
 def _checked_number(name: str, value: float, highest: float) -> float:
     number = isinstance(value, (int, float)) and not isinstance(value, bool)

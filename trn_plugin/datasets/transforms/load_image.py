@@ -26,9 +26,6 @@ class LoadImage:
         results["ori_shape"] = results["img"].shape[:2]
         return results
 
-    def __repr__(self) -> str:
-        return "LoadImage()"
-
 
 def blank(results: dict) -> np.ndarray:
     """A black picture that contains the sample's landmarks."""

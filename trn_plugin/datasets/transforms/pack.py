@@ -52,6 +52,3 @@ class PackMultiTaskInputs:
         }
         sample.set_field(tasks, "tasks", field_type="metainfo")
         return dict(inputs=image, data_samples=sample)
-
-    def __repr__(self) -> str:
-        return f"PackMultiTaskInputs(meta_keys={self.meta_keys})"

@@ -42,6 +42,3 @@ class RandomFlip:
                 for name, label in results["gt"].items()
             }
         return results
-
-    def __repr__(self) -> str:
-        return f"RandomFlip(prob={self.prob})"

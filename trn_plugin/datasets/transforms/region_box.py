@@ -98,6 +98,3 @@ class RegionBox:
             return "given", None
         landmarks = box == "landmarks" or (box is None and points)
         return (self.around_landmarks if landmarks else self.whole).crop_rule()
-
-    def __repr__(self) -> str:
-        return f"RegionBox(training={self.training}, scale={self.scale}, shift={self.shift})"

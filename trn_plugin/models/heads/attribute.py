@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from mmengine.logging import print_log
@@ -34,7 +35,6 @@ class AttributeHead(TaskHead):
     """
 
     task_type = AttributeTask
-    statistic = "positive_shares"
 
     def __init__(
         self,
@@ -53,9 +53,9 @@ class AttributeHead(TaskHead):
         # not persistent: it comes from the config or the training labels
         self.register_buffer("pos_weight", weights, persistent=False)
 
-    def take(self, key: str, statistic: Sequence[float]) -> None:
+    def take(self, key: str, labels: np.ndarray) -> None:
         """Set the weights (1 - p) / p from shares p (A,) of positive labels."""
-        share = torch.as_tensor(statistic, dtype=torch.float64)
+        share = torch.as_tensor(labels, dtype=torch.float64).mean(0)
         weights = torch.where((share > 0) & (share < 1), (1 - share) / share, 1.0)
         self.pos_weight.copy_(weights)
         print_log(f"{key}: {[round(w, 2) for w in self.pos_weight.tolist()]}", "current")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -63,8 +64,6 @@ class TaskHead(nn.Module):
 
     ``input`` in a config takes precedence.
     """
-    statistic = ""
-    """The data set's method that gives the label statistics for `take`."""
     waits_for: str | None = None
     """The argument that is still to be set from the training labels."""
     uncertainty_share = 1.0
@@ -134,16 +133,16 @@ class TaskHead(nn.Module):
         if self.waits_for is None:
             return
         key = f"model.heads.{task}.{self.waits_for}"
-        if not hasattr(dataset, self.statistic):
+        if not hasattr(dataset, "labels_of"):
             raise ConfigError(
-                f"{key}: expected numbers, or a training data set with the method "
-                f"{self.statistic}, found {type(dataset).__name__}"
+                f"{key}: expected numbers, or a training data set with the method labels_of, "
+                f"found {type(dataset).__name__}"
             )
-        self.take(key, getattr(dataset, self.statistic)(task))
+        self.take(key, dataset.labels_of(task))
         self.waits_for = None
 
-    def take(self, key: str, statistic) -> None:
-        """Use the result of the data set's method ``statistic``; ``key`` begins messages."""
+    def take(self, key: str, labels: np.ndarray) -> None:
+        """Use the training labels (n, width) that are known; ``key`` begins messages."""
         raise NotImplementedError
 
     def check_labels(self, task: str, info: Mapping) -> None:

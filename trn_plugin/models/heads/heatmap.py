@@ -13,17 +13,11 @@ __all__ = ["HeatmapLandmarkHead", "soft_argmax"]
 
 
 def soft_argmax(heatmaps: Tensor) -> Tensor:
-    """The mean position under the softmax of each heatmap.
+    """The mean position under the softmax of each heatmap: logits (N, P, h, w) -> (N, P, 2).
 
-    The centre of cell (i, j) of h x w is at x = (j + 1/2) / w, y = (i + 1/2) / h, as for pixels in
-    this package's coordinates.
-
-    Args:
-        heatmaps (Tensor): (N, P, h, w) logits.
-
-    Returns:
-        Tensor: (N, P, 2), x and y as fractions of the map's width and height; at least float32,
-        also under autocast.
+    x and y are fractions of the map's width and height: the centre of cell (i, j) of h x w is at
+    x = (j + 1/2) / w, y = (i + 1/2) / h, as for pixels in this package's coordinates. The result is
+    at least float32, also under autocast.
 
     References:
         Sun et al., Integral Human Pose Regression, ECCV 2018; Nibali et al., Numerical Coordinate
@@ -74,14 +68,11 @@ class HeatmapLandmarkHead(LandmarkHead):
         **options,
     ) -> None:
         super().__init__(num_points, None, **options)
-        if type(upsample) is not int or upsample < 0:
-            raise ConfigError(
-                f"HeatmapLandmarkHead.upsample: expected 0, 1, 2, ..., found {upsample!r}"
-            )
-        if type(channels) is not int or channels < 1:
-            raise ConfigError(
-                f"HeatmapLandmarkHead.channels: expected a whole number above 0, found {channels!r}"
-            )
+        for name, value, least in (("upsample", upsample, 0), ("channels", channels, 1)):
+            if type(value) is not int or value < least:
+                raise ConfigError(
+                    f"HeatmapLandmarkHead.{name}: expected an integer >= {least}, found {value!r}"
+                )
         layers: list[nn.Module] = []
         for _ in range(upsample):
             doubled = nn.ConvTranspose2d(in_features, channels, 4, 2, padding=1, bias=False)

@@ -41,7 +41,6 @@ class RegressionHead(TaskHead):
     """
 
     task_type = ValueTask
-    statistic = "value_moments"
     uncertainty_share = 0.5
 
     def __init__(
@@ -102,12 +101,11 @@ class RegressionHead(TaskHead):
                 level=logging.WARNING,
             )
 
-    def take(self, key: str, statistic: Sequence) -> None:
+    def take(self, key: str, labels: np.ndarray) -> None:
         """Set the mean and standard deviation (V,) of the labels."""
-        mean, std = statistic
-        if not bool(torch.isfinite(torch.as_tensor(mean)).all()):
+        if not len(labels):
             raise ConfigError(f"{key}: not given, and the training data has no labels")
-        self.standardise(mean, std)
+        self.standardise(labels.mean(axis=0), labels.std(axis=0))
 
     @property
     def spread(self) -> Tensor:

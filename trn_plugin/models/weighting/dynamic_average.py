@@ -27,7 +27,7 @@ class DynamicWeightAverage(RuleWeighting):
     non-finite does not count in the mean.
 
     Args:
-        shares (Mapping[str, float]): its keys are the tasks; ``MultiTaskModel`` passes it.
+        shares: see ``RuleWeighting``.
         interval (int): training steps in a period.
         temperature (float): T; a larger one makes the weights more equal.
 

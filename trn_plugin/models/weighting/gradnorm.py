@@ -29,7 +29,7 @@ class GradNorm(RuleWeighting):
     task costs a backward pass to W.
 
     Args:
-        shares (Mapping[str, float]): its keys are the tasks; ``MultiTaskModel`` passes it.
+        shares: see ``RuleWeighting``.
         alpha (float): 0 gives equal gradient norms; larger values favour slow tasks.
         lr (float): learning rate of the weights.
         least (float): the smallest weight before scaling; keeps weights positive.
