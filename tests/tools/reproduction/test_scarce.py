@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from reproduction.scarce_data import ScarceMTFL, UnlabelledRelationNeck
+from reproduction.scarce import ScarceMTFL, UnlabelledRelationNeck
 
 from trn_plugin.datasets.toy_faces import make_toy_faces
 from trn_plugin.models.neck import TaskRelationNeck
