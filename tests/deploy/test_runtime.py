@@ -138,8 +138,10 @@ def test_a_missing_file_or_one_that_is_no_model_is_named(
         TaskPredictor(path)
 
 
-@pytest.mark.parametrize("location", ["weights.bin", "../weights.bin"])
+@pytest.mark.parametrize("location", ["weights.bin", "../weights.bin", "absolute"])
 def test_weights_from_another_file_are_refused(mean_colour_model, tmp_path, location):
+    if location == "absolute":
+        location = str(tmp_path / "weights.bin")
     model = onnx.load(mean_colour_model)
     (tensor,) = (each for each in model.graph.initializer if each.name == "white")
     (tmp_path / location).write_bytes(tensor.raw_data)

@@ -100,7 +100,7 @@ def _create_session(
 
 
 def _problem(failure: str) -> str:
-    if "External data" in failure:
+    if "External data" in failure or "filesystem error" in failure:  # the latter in 1.24
         return "refused, it takes weights from another file"
     if "protobuf" in failure:
         return "is no ONNX file, or a damaged one"
