@@ -168,6 +168,19 @@ def test_all_pairs_of_tasks(deletion):
     assert measured[0]["output"].label[index].item() == pytest.approx(expected.item(), abs=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(deletion="casewise"), "model.neck.deletion: expected 'pairwise' or 'listwise'"),
+        (dict(momentum=1.0), r"model.neck.momentum: expected a number in \[0, 1\)"),
+        (dict(heads={"a": ATTRIBUTES["a"]}, relations="all"), "'all' needs two tasks or more"),
+    ],
+)
+def test_options_of_the_layers_are_checked(options, message):
+    with pytest.raises(ConfigError, match=message):
+        build(**options)
+
+
 def test_neck_measures_the_statistic_that_is_asked_for():
     neck = TaskRelationNeck([("a", "b")], levels=("output",), momentum=0.9, statistic="pillai")
     widths = dict(a=4, b=3)
