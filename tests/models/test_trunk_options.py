@@ -148,6 +148,12 @@ def test_channels_last_reaches_weights_and_pictures():
         assert tensor.is_contiguous(memory_format=torch.channels_last)
 
 
+def test_small_pictures_in_channels_last_do_not_fail_the_comparison_with_the_uncut_model():
+    for seed in range(5):
+        torch.manual_seed(seed)
+        build(channels_last=True, size=32)
+
+
 @pytest.mark.parametrize("options", [{}, dict(grad_checkpointing=True, frozen_stages=1)])
 def test_pickles_are_the_same_model(options):
     model = build("test_vit", **options).eval()

@@ -192,6 +192,7 @@ class CutParts(nn.Module):
         kept = {id(b): (b, b.clone()) for b in (*model.buffers(), *self.buffers())}
         paths = {level: task for task, level in reversed(self._levels.items())}
         self._record_changes(True)
+        probe = self._laid_out(probe)  # other layouts round otherwise, which batch norm amplifies
         for mode in (False, True):
             model.train(mode)
             if mode:
