@@ -162,7 +162,7 @@ def test_mistakes_are_config_errors(faces, kwargs, message):
 
 def test_what_is_missing_is_named(own):
     root, _ = own
-    with pytest.raises(DataError, match=r"nowhere' is no folder: set CELEBA_ROOT.*mmlab\.ie"):
+    with pytest.raises(DataError, match=r"nowhere' is not a folder: set CELEBA_ROOT.*mmlab\.ie"):
         CelebA(str(root / "nowhere"))
     with pytest.raises(DataError, match=r"file 'other\.txt' is missing.*CELEBA_ROOT"):
         CelebA(str(root), partition="other.txt")

@@ -109,7 +109,7 @@ def test_a_damaged_byte_is_an_error_or_reads_as_a_plain_reader_reads_it(write):
     [
         ("", r":1: expected the number of pictures, found ''"),
         (listing(count="three"), r":1: expected the number of pictures, found 'three'"),
-        (listing(count=4), r":1: expected the announced 4 rows, found 3"),
+        (listing(count=4), r":1: expected 4 rows by this count, found 3"),
         ("1\na.jpg -1\n", r": no rows"),
         ("1\n-1 1\na.jpg -1 1\n", r":2: expected the columns' names"),
         (listing(names=("Bald", "Bald", "Hat")), r":2: .*each once"),

@@ -235,7 +235,7 @@ def test_links_may_not_lead_out(tmp_path):
 
 
 def test_what_is_not_there_is_told(tmp_path):
-    with pytest.raises(DataError, match=r"data root '.*absent' is no folder"):
+    with pytest.raises(DataError, match=r"data root '.*absent' is not a folder"):
         make(str(tmp_path / "absent"), "labels.csv", LABELS)
     with pytest.raises(DataError, match=r"annotation file '.*labels\.csv' is missing"):
         make(str(tmp_path), "labels.csv", LABELS)

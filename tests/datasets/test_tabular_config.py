@@ -25,7 +25,7 @@ def test_a_config_of_mmengine_builds_it(tmp_path):
     [
         ({}, r"^labels: expected for each task"),
         (dict(a=dict(columns=["b"])), r"^labels\.a\.kind: expected one of .*landmarks.*found None"),
-        (dict(a=dict(kind="class")), r"^labels\.a\.classes: expected what the cells of 'a' hold"),
+        (dict(a=dict(kind="class")), r"^labels\.a\.classes: expected the values of column 'a'"),
         (dict(a=dict(kind="class", classes=["b", "b"])), r"^labels\.a\.classes: .*each once"),
         (dict(a=dict(kind="values", column="b")), r"^labels\.a: .*takes columns; found 'column'"),
         (dict(a=dict(kind="landmarks")), r"^labels\.a\.points: expected a list of names"),
@@ -35,7 +35,7 @@ def test_a_config_of_mmengine_builds_it(tmp_path):
         ),
         (
             dict(a=dict(kind="landmarks", points=list("bcd"), flip_pairs=[["b", "c"], ["c", "d"]])),
-            r"^task a: expected flip, for each of the 3 points .*found \(1, 2, 1\)",
+            r"^task a: expected flip, the indices of .* its 3 points, found \(1, 2, 1\)",
         ),
         (dict(a=dict(kind=["class"])), r"^labels\.a\.kind: expected one of .*found \['class'\]"),
         (dict(a=5), r"^labels\.a: expected a dict .*found 5 under 'a'"),

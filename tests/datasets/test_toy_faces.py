@@ -77,7 +77,7 @@ def test_other_faces_or_files_are_refused(made, tmp_path, monkeypatch):
         ToyFaces(made, seed=3)
     assert files(made) == before
     (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(DataError, match=r"holds no toy faces.*choose another data_root"):
+    with pytest.raises(DataError, match=r"is not a folder of toy faces.*choose another data_root"):
         make_toy_faces(str(tmp_path), **SIZES)
     assert (tmp_path / "thesis.txt").read_text() == "mine"
     monkeypatch.setattr("trn_plugin.datasets.toy_faces.VERSION", 10**6)

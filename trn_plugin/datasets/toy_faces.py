@@ -75,8 +75,8 @@ def make_toy_faces(
 ) -> None:
     """Make the toy faces in ``data_root``, unless they exist.
 
-    They are made in a temporary folder that is renamed when complete: several processes may do so
-    at once, and an interrupted one leaves no partial data.
+    They are made in a temporary folder, which is renamed when complete: several processes may run
+    this at once, and an interrupted one leaves no partial data.
 
     Raises:
         DataError: ``data_root`` holds other files, or toy faces of other settings.
@@ -89,12 +89,12 @@ def make_toy_faces(
     os.makedirs(parent, exist_ok=True)
     folder = tempfile.mkdtemp(prefix=f".{name}-", dir=parent)
     try:
-        os.chmod(folder, 0o755)  # mkdtemp lets nobody else read
+        os.chmod(folder, 0o755)  # mkdtemp makes it readable by its owner alone
         _write(folder, stamp)
         try:
             os.rename(folder, data_root)
         except OSError:
-            if not _is_made(data_root, stamp):  # nor by another process
+            if not _is_made(data_root, stamp):  # another process has not made them either
                 raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -109,8 +109,8 @@ def _is_made(data_root: str, stamp: dict) -> bool:
             found = json.load(file)
     except (OSError, ValueError):
         raise DataError(
-            f"'{data_root}' holds no toy faces ({STAMP} is missing or unreadable): delete it, or "
-            "choose another data_root"
+            f"'{data_root}' is not a folder of toy faces ({STAMP} is missing or unreadable): "
+            "delete it, or choose another data_root"
         ) from None
     if found != stamp:
         raise DataError(

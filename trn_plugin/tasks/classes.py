@@ -16,7 +16,7 @@ __all__ = ["ClassTask"]
 
 
 class ClassColumn(LabelColumns):
-    """A column that holds names or numbers of classes."""
+    """A column of class names or numbers."""
 
     keys = ("column", "classes", "flip_pairs")
 
@@ -37,8 +37,8 @@ class ClassColumn(LabelColumns):
         names = [str(name) for name in given.values()] if isinstance(given, Mapping) else cells
         if min(len(set(cells)), len(set(names))) < max(len(cells), 2):
             raise ConfigError(
-                f"{key}.classes: expected what the cells of {self.columns[0]!r} hold, in order, "
-                f"each once, such as ['left', 'right'], found {classes!r}"
+                f"{key}.classes: expected the values of column {self.columns[0]!r}, "
+                f"in order, each once, such as ['left', 'right'], found {classes!r}"
             )
         self.cells = {cell: index for index, cell in enumerate(cells)}
         self.info = dict(kind=kind, classes=tuple(names))

@@ -26,12 +26,12 @@ from trn_plugin.tasks.kinds import TASKS
 __all__ = ["NORMS", "LandmarkTask", "nanmean", "normalized_errors"]
 
 NORMS = ("interocular", "box", "diagonal", "crop")
-VISIBLE = ("1", "2")  # values of the third column, as in COCO
+VISIBLE = ("1", "2")  # COCO's visibility flags of labelled points
 NORM_NAMES = {"interocular": "interocular distance", "crop": "side of the crop"}
 
 
 class LandmarkColumns(LabelColumns):
-    """Columns x and y in pixels for each point, and optionally its visibility as in COCO.
+    """Columns of each point: x and y in pixels, and optionally COCO's visibility flag.
 
     A point is missing if one of its cells is missing or its visibility is 0.
     """
@@ -107,8 +107,8 @@ class LandmarkTask(Task):
     """Points (P, 2), x and y as fractions of the crop's width and height; NaN for a missing one.
 
     A missing point has no loss and counts in no metric; task similarity uses complete labels only.
-    ``info`` may hold ``interocular``, the indices of the two eye points, whose distance normalises
-    the errors.
+    ``info`` may hold ``interocular``, the indices of the two eye points. Errors are normalised by
+    the distance between them.
     """
 
     kind = "landmarks"
@@ -168,8 +168,8 @@ class LandmarkTask(Task):
     def mirrored(self, label: np.ndarray) -> np.ndarray:
         if "flip" not in self.info:
             raise ConfigError(
-                f"RandomFlip: cannot tell which points of {self.name!r} change places in a mirror; "
-                "add flip_pairs to its labels ([] if none do) or remove RandomFlip"
+                f"RandomFlip: expected flip_pairs for the labels of {self.name!r}: the pairs of "
+                "points that a mirror swaps ([] for none); add them or remove RandomFlip"
             )
         points = label[list(self.info["flip"])].copy()
         points[:, 0] = 1 - points[:, 0]
@@ -246,7 +246,8 @@ def normalized_errors(
 ) -> np.ndarray:
     """Mean point error of each picture, divided by a normaliser, both in the picture's pixels.
 
-    The mean is over the points that are not missing; the normaliser needs all its points.
+    The mean is over the labelled points; the normaliser is undefined if one of its points is
+    missing.
 
     Args:
         pred: (N, P, 2) predicted points, fractions of the crop.
