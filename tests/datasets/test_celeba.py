@@ -43,7 +43,7 @@ def test_splits_are_the_partitions(faces):
     assert sizes == {"train": 12, "val": 6, "test": 6, None: 24}
 
 
-def test_only_the_rows_of_the_partition_count(faces, tmp_path):
+def test_the_partition_selects_the_rows(faces, tmp_path):
     root, expected = faces
     path = tmp_path / "mine.txt"
     chosen = [17, 2, 9]
@@ -77,7 +77,7 @@ def test_attributes_by_name_as_groups_and_alone(faces):
     assert info["_5_o_Clock_Shadow"]["names"] == ("5_o_Clock_Shadow",)
 
 
-def test_none_is_one_task_for_each_attribute(faces):
+def test_tasks_none_gives_one_task_for_each_attribute(faces):
     tasks = CelebA(faces[0], tasks=None).tasks
     assert len(tasks) == 40
     assert all(task.isidentifier() for task in tasks)
@@ -160,7 +160,7 @@ def test_mistakes_are_config_errors(faces, kwargs, message):
         CelebA(faces[0], **kwargs)
 
 
-def test_what_is_missing_is_named(own):
+def test_missing_files_are_named(own):
     root, _ = own
     with pytest.raises(DataError, match=r"nowhere' is not a folder: set CELEBA_ROOT.*mmlab\.ie"):
         CelebA(str(root / "nowhere"))
@@ -222,7 +222,7 @@ def test_a_partition_by_path(own, monkeypatch):
         assert len(CelebA(str(root), partition=path, split="train")) == 1
 
 
-def test_a_landmark_file_that_nobody_asked_for_is_not_read(own):
+def test_an_unneeded_landmark_file_is_not_read(own):
     root, _ = own
     (root / "list_landmarks_align_celeba.txt").write_text("no\nlandmarks\n")
     assert len(CelebA(str(root), pipeline=PIPELINE)) > 0
