@@ -80,14 +80,14 @@ def excluded_augmentations(names: Sequence[str]) -> frozenset[str]:
 def check_mmcv_transforms(transforms: Iterable, points: Iterable[str]) -> None:
     """Refuse mmcv transforms that give BGR, or that move pixels if the tasks ``points`` exist."""
     transforms = list(transforms)
-    foreign = {type(t).__name__: {base.__module__ for base in type(t).__mro__} for t in transforms}
-    loaders = [n for n, homes in foreign.items() if MMCV_LOADERS in homes and "Image" in n]
+    modules = {type(t).__name__: {base.__module__ for base in type(t).__mro__} for t in transforms}
+    loaders = [name for name in modules if MMCV_LOADERS in modules[name] and "Image" in name]
     if loaders and not any(getattr(each, "to_rgb", False) for each in transforms):
         raise ConfigError(
             f"pipeline: {loaders[0]} reads BGR, where RGB is expected: use LoadImage, or put "
             'dict(type="Normalize", mean=[0] * 3, std=[1] * 3, to_rgb=True) after it'
         )
-    moving = [name for name, homes in foreign.items() if name in GEOMETRIC and MMCV_BASE in homes]
+    moving = [name for name in modules if name in GEOMETRIC and MMCV_BASE in modules[name]]
     for task in points if moving else ():
         raise ConfigError(
             f"pipeline: {moving[0]} moves the picture but not the points of {task}: use "

@@ -58,12 +58,12 @@ class ToyFaces(MTFL):
         val_size: int = 400,
         **kwargs: Any,
     ) -> None:
-        self.making = dict(seed=seed, train_size=train_size, test_size=test_size)
+        self.settings = dict(seed=seed, train_size=train_size, test_size=test_size)
         super().__init__(data_root, ann_file, tasks, val_size=val_size, **kwargs)
 
     def load_data_list(self) -> list[dict]:
         """Make the files if they are missing, then read them."""
-        make_toy_faces(self.data_root, **self.making)
+        make_toy_faces(self.data_root, **self.settings)
         return super().load_data_list()
 
     def check_root(self) -> None:

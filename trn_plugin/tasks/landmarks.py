@@ -49,18 +49,18 @@ class LandmarkColumns(LabelColumns):
         key = f"labels.{task}"
         if isinstance(points, Mapping):
             check_names(f"{key}.points", list(points))
-            for name, pair in points.items():
-                if not (are_names(pair, 2) or are_names(pair, 3)):
+            for name, columns in points.items():
+                if not (are_names(columns, 2) or are_names(columns, 3)):
                     raise ConfigError(
                         f"{key}.points.{name}: expected the columns of x and y (and of visibility),"
-                        f" found {pair!r}"
+                        f" found {columns!r}"
                     )
-            self.columns = tuple(column for pair in points.values() for column in pair)
-            self.cells = tuple(map(len, points.values()))
+            self.columns = tuple(column for columns in points.values() for column in columns)
+            self.column_counts = tuple(map(len, points.values()))
         else:
             points = check_names(f"{key}.points", points)
             self.columns = tuple(f"{name}_{axis}" for name in points for axis in "xy")
-            self.cells = (2,) * len(points)
+            self.column_counts = (2,) * len(points)
         names = tuple(points)
         self.info = dict(kind=kind, names=names)
         if flip_pairs is not None:
@@ -70,14 +70,14 @@ class LandmarkColumns(LabelColumns):
 
     def labelled(self, missing: np.ndarray) -> np.ndarray:
         """Rows with at least one point."""
-        ends = np.cumsum(self.cells)
+        ends = np.cumsum(self.column_counts)
         points = np.split(missing, ends[:-1], axis=1)
         return ~np.all([point.any(axis=1) for point in points], axis=0)
 
     def read_all(self, cells, where) -> np.ndarray:
         """(N, P, 2) in pixels; NaN for a missing point."""
         points, columns = [], zip(self.columns, cells, strict=True)
-        for count in self.cells:
+        for count in self.column_counts:
             names, point_cells = zip(*itertools.islice(columns, count), strict=True)
             missing = np.any([column.missing for column in point_cells], axis=0)
             if count == 3:
@@ -205,17 +205,17 @@ class LandmarkTask(Task):
 
     def label_text(self, label: np.ndarray) -> str:
         """The number of points, and which are missing."""
-        gone = np.isnan(label).any(axis=1)
-        missing = [name for name, each in zip(self.names, gone, strict=True) if each]
-        lacks = f", missing: {', '.join(missing)}" if missing else ""
-        return f"{len(label) - len(missing)} points{lacks}"
+        mask = np.isnan(label).any(axis=1)
+        missing = [name for name, absent in zip(self.names, mask, strict=True) if absent]
+        suffix = f", missing: {', '.join(missing)}" if missing else ""
+        return f"{len(label) - len(missing)} points{suffix}"
 
     def case_lines(self, label, output, box) -> list[Line]:
         if label is None:
             return [Line(f"{self.name}: no label")]
         missing = np.isnan(label).any(axis=1).sum()
-        lacks = f", {missing} of {len(label)} points missing" if missing else ""
-        return [Line(f"{self.name}: error {self.error(label, output, box):.1f} %{lacks}")]
+        suffix = f", {missing} of {len(label)} points missing" if missing else ""
+        return [Line(f"{self.name}: error {self.error(label, output, box):.1f} %{suffix}")]
 
     def curve(self, labels, outputs, boxes) -> Curve | None:
         errors = self._errors(outputs, labels, boxes)
