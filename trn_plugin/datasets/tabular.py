@@ -29,7 +29,7 @@ from trn_plugin.registry import DATASETS
 from trn_plugin.tasks import read_tasks
 from trn_plugin.tasks.cells import quoted, relative_path
 
-__all__ = ["SPLITS", "TabularMultiTask"]
+__all__ = ["TabularMultiTask"]
 
 
 @DATASETS.register_module()
