@@ -30,7 +30,7 @@ def test_every_layout_gives_the_same(tmp_path, layout, nest):
     assert dataset[3]["inputs"].shape == (3, 32, 24)
 
 
-def test_splits_are_the_partitions(faces):
+def test_splits_are_those_of_the_partition(faces):
     root, expected = faces
     sizes = {}
     for split in ("train", "val", "test", None):
@@ -84,7 +84,7 @@ def test_tasks_none_gives_one_task_for_each_attribute(faces):
     assert CelebA(faces[0], tasks=None, attributes=("Male", "Bald")).tasks == ("Male", "Bald")
 
 
-def test_shares_are_of_the_chosen_rows(faces):
+def test_labels_are_those_of_the_chosen_rows(faces):
     root, expected = faces
     dataset = CelebA(root, split="val", indices=[4, 1])
     rows = [12 + 4, 12 + 1]
@@ -119,7 +119,7 @@ def test_landmarks_follow_pictures_of_another_scale(tmp_path):
         np.testing.assert_allclose(record["gt"]["landmarks"], points / 2)
 
 
-def test_boxes_are_of_the_pictures_in_the_wild(faces, tmp_path):
+def test_boxes_need_the_pictures_in_the_wild(faces, tmp_path):
     root, expected = faces
     with pytest.raises(ConfigError, match=r"'bbox' is in pixels of the pictures in the wild"):
         CelebA(root, tasks=("bbox",))

@@ -214,7 +214,7 @@ def test_labels_that_do_not_follow_are_refused(make_results, steps, tasks, messa
         ([WHOLE, their_resize, Crop(), PACK], (20, 30)),
     ],
 )
-def test_labels_that_need_not_follow_are_kept(make_results, steps, size):
+def test_labels_without_points_or_sides_are_kept(make_results, steps, size):
     packed = sample(make_results, steps, ["smile"])
     assert packed["inputs"].shape[1:] == size
     assert packed["data_samples"].gt["smile"] == 1

@@ -208,7 +208,7 @@ def test_without_a_draw_views_are_random(toy_root, wrapper):
     assert not any(torch.equal(a, b) for a, b in zip(*seen, strict=True))
 
 
-def test_a_wrapped_sampler_stays_what_it_was():
+def test_a_wrapped_sampler_keeps_order_and_attributes():
     class Weights(RandomSampler):
         weights = "abc"
 

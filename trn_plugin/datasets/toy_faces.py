@@ -1,4 +1,4 @@
-"""Cartoon faces in MTFL's layout, rendered on first use: data for trying everything out."""
+"""Cartoon faces in MTFL's file format, rendered on first use, for trying the package out."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ HALVES = (("training.txt", "toy_train", "\\"), ("testing.txt", "toy_test", "/"))
 
 @DATASETS.register_module()
 class ToyFaces(MTFL):
-    """MTFL's tasks on rendered faces; files are made on first use and read like MTFL's.
+    """MTFL's tasks on rendered faces; files are rendered on first use and read like MTFL's.
 
     Args:
         data_root: folder of the files.
@@ -62,20 +62,20 @@ class ToyFaces(MTFL):
         super().__init__(data_root, ann_file, tasks, val_size=val_size, **kwargs)
 
     def load_data_list(self) -> list[dict]:
-        """Make the files if they are missing, then read them."""
+        """Render the files if they are missing, then read them."""
         make_toy_faces(self.data_root, **self.settings)
         return super().load_data_list()
 
     def check_root(self) -> None:
-        """Check nothing: missing files will be made."""
+        """Check nothing: missing files will be rendered."""
 
 
 def make_toy_faces(
     data_root: str, seed: int = 0, train_size: int = 2400, test_size: int = 600
 ) -> None:
-    """Make the toy faces in ``data_root``, unless they exist.
+    """Render the toy faces into ``data_root``, unless they exist.
 
-    They are made in a temporary folder, which is renamed when complete: several processes may run
+    They are rendered into a temporary folder, which is renamed when complete: several processes may run
     this at once, and an interrupted one leaves no partial data.
 
     Raises:
@@ -94,14 +94,18 @@ def make_toy_faces(
         try:
             os.rename(folder, data_root)
         except OSError:
-            if not _is_made(data_root, stamp):  # another process has not made them either
+            if not _is_made(data_root, stamp):  # another process has not rendered them either
                 raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _is_made(data_root: str, stamp: dict) -> bool:
-    """Whether ``data_root`` holds the faces of ``stamp``; False if it is empty."""
+    """Whether ``data_root`` holds the faces of these settings; False if it is empty.
+
+    Raises:
+        DataError: it holds anything else.
+    """
     if not os.path.exists(data_root) or (os.path.isdir(data_root) and not os.listdir(data_root)):
         return False
     try:
