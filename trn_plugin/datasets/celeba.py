@@ -175,7 +175,9 @@ class CelebA(MultiTaskDataset):
         for task in filter(lambda task: task not in GEOMETRY, self.tasks):
             for name in known[task]["names"]:
                 if name not in table.names:
-                    raise DataError(f"{path}:{table.header}: the attribute {name} is missing")
+                    raise DataError(
+                        f"{path}:{table.header}: expected the attribute {name}, found none"
+                    )
             columns = [table.names.index(name) for name in known[task]["names"]]
             labels[task] = table.values[np.ix_(rows, columns)].astype(np.float32)
         return labels

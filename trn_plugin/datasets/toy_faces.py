@@ -75,8 +75,8 @@ def make_toy_faces(
 ) -> None:
     """Render the toy faces into ``data_root``, unless they exist.
 
-    They are rendered into a temporary folder, which is renamed when complete: several processes may run
-    this at once, and an interrupted one leaves no partial data.
+    They are rendered into a temporary folder, which is renamed when complete: several processes may
+    run this at once, and an interrupted one leaves no partial data.
 
     Raises:
         DataError: ``data_root`` holds other files, or toy faces of other settings.
