@@ -78,7 +78,7 @@ def excluded_augmentations(names: Sequence[str]) -> frozenset[str]:
 
 
 def check_mmcv_transforms(transforms: Iterable, points: Iterable[str]) -> None:
-    """Refuse mmcv transforms that give BGR, or that move pixels if the tasks ``points`` exist."""
+    """Refuse mmcv transforms that give BGR, or that move pixels but not the tasks' ``points``."""
     transforms = list(transforms)
     modules = {type(t).__name__: {base.__module__ for base in type(t).__mro__} for t in transforms}
     loaders = [name for name in modules if MMCV_LOADERS in modules[name] and "Image" in name]

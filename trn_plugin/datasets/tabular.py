@@ -51,8 +51,8 @@ class TabularMultiTask(MultiTaskDataset):
     An empty cell is a missing label. Single points may be missing: an empty cell, or 0 in a third
     column, ``dict(nose=('nx', 'ny', 'visible'))`` (1 and 2: the point is labelled). No loss and no
     metric counts a missing point. For the other kinds, a row with only some of a task's cells has
-    no label of the task, and the log counts such rows: give columns that are filled
-    independently a task each.
+    no label of the task, and the log counts such rows. Give columns that are filled independently
+    a task each.
 
     Args:
         data_root: folder of the pictures; no path in the file may leave it.
