@@ -171,7 +171,7 @@ def test_missing_pictures_have_no_box(make_ends):
     dataset = make_ends(pictures=False)
     place, about = placed(dataset, dict(type="FaceBox", mode="whole"))
     assert place is None
-    assert "80 pictures are missing" in about
+    assert "80 crops unknown" in about
     assert placed(dataset, dict(type="LoadImage"))[0] is None
 
 
