@@ -36,7 +36,7 @@ def placement(
     boxes, sources = zip(*(_box_of(record, steps) for record in records), strict=True)
     missing = sum(box is None for box, has in zip(boxes, has_points, strict=True) if has)
     if missing:
-        return None, f"points in pixels of the file: {missing} crops unknown, no picture"
+        return None, f"points in pixels of the file: {missing} crops unknown for lack of a picture"
     about = ", ".join(dict.fromkeys(filter(None, sources)))
     return (
         lambda row, points: image_to_box(points, boxes[row]),
