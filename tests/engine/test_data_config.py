@@ -54,7 +54,7 @@ def test_a_root_within_a_wrapper_is_checked_early(tmp_path):
     check_roots(loaders)
     assert not (tmp_path / "toy").exists()
     loaders["val"] = dict(dataset=wrapped(good, bad))
-    with pytest.raises((ConfigError, DataError), match="nowhere' is no folder"):
+    with pytest.raises((ConfigError, DataError), match="nowhere' is not a folder"):
         check_roots(loaders)
 
 
