@@ -132,7 +132,7 @@ def test_heads_have_its_map():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (dict(shared_stages=-1), "ResNet is no TimmTrunk and is shared whole; .* found -1"),
+        (dict(shared_stages=-1), "ResNet is not a TimmTrunk and is shared whole; .* found -1"),
         (dict(gives="text"), r"ResNet gives str; expected a map \(N, C, h, w\) or vector"),
         (dict(neck=True, levels=("body",)), "'body' is not a separate module for each task"),
         (dict(neck=True, levels=("hidden",)), "'hidden' relates a feature to itself"),
@@ -144,7 +144,7 @@ def test_what_cannot_be_done_is_refused_in_one_line(options, message):
     with pytest.raises(ConfigError, match=message) as error:
         shared_whole(**options)
     assert "\n" not in str(error.value)
-    with pytest.raises(ConfigError, match="no model of timm"):
+    with pytest.raises(ConfigError, match="not a timm model"):
         shared_whole().backbone.to_timm("pose")
 
 

@@ -130,7 +130,7 @@ def test_timms_own_checkpointing_of_what_no_trace_can_follow(shared):
 def test_exporting_the_parts_is_refused_in_one_line():
     model = TimmTrunk("test_vit", tasks=("a", "b"), img_size=64, patch_drop_rate=0.25).eval()
     assert isinstance(model.trunk, ReplayTrunk)
-    with pytest.raises(ConfigError, match=r"not exported in parts; set model\.backbone"):
+    with pytest.raises(ConfigError, match=r"cannot be exported in parts; set model\.backbone"):
         torch.export.export(model, (torch.ones(2, 3, 64, 64),), strict=False)
 
 

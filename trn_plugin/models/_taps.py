@@ -1,4 +1,4 @@
-"""Taps: modules inside a model whose outputs, averaged over positions, are neck levels."""
+"""Taps: modules inside a model whose outputs, averaged over positions, are levels of the neck."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def outputs_of(model: nn.Module, names: Iterable[str]) -> Iterator[dict]:
 def check_taps(
     taps: Sequence[str], model: nn.Module, name: str, stages: Sequence[str], shared: Collection[str]
 ) -> None:
-    """Refuse taps that are no modules of the uncut model ``name``.
+    """Refuse taps that are not modules of the uncut model ``name``.
 
-    Also any taps if there are tasks that share everything (``shared``).
+    Refuse all taps if some tasks share everything (``shared``).
     """
     names = dict(model.named_modules())
     for tap in taps:

@@ -48,7 +48,7 @@ def output_for(model: nn.Module, probe: Tensor, model_name: str):
     try:
         with torch.no_grad():
             output = seeded(model, probe)
-    except Exception as error:  # a model's own shape errors are of any type
+    except Exception as error:  # a model may raise any error for a wrong shape
         raise ConfigError(
             f"model.backbone: {model_name} does not take pictures of {tuple(probe.shape[1:])}: "
             f"{first_line(error)}"

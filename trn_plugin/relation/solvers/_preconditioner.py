@@ -12,7 +12,7 @@ __all__ = ["Correction", "Preconditioner", "shift_inverted"]
 
 GAPS = (1e-4, 1e-3)  # bounds of shift - tau; damps correlations closer to tau
 WIDER = (1, 10, 100, 1000)  # factors of the gap, tried while rounding makes a block indefinite
-MIN_SINE = 1e-3  # of the angle between a batch's variates; at smaller ones the gradient is negligible
+MIN_SINE = 1e-3  # between a batch's variates; below this angle the gradient is negligible
 
 
 class Preconditioner(NamedTuple):
