@@ -76,7 +76,7 @@ def test_bad_arguments(job, refused, tmp_path, monkeypatch, name, arguments, mes
     refused(message, name, *arguments, *extra)
 
 
-TASK = r"model\.heads\.landmarks: .* gives no labels"
+TASK = r"model\.heads\.landmarks: .* has no labels"
 PIPELINE = "train_dataloader.dataset.pipeline"
 
 

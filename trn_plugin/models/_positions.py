@@ -42,7 +42,7 @@ class Layout:
 
     @classmethod
     def found(cls, model, value, size: tuple[int, int]) -> Layout | None:
-        """The layout of a timm model's map or tokens ``value`` for pictures of ``size``, or None."""
+        """The layout of a timm model's map or tokens ``value`` for pictures of a size, or None."""
         if not torch.is_tensor(value) or value.ndim not in (3, 4):
             return None
         if value.ndim == 4:

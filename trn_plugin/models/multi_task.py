@@ -120,8 +120,8 @@ class MultiTaskModel(BaseModel):
     def check_dataset(self, metainfo: dict) -> None:
         """Check the labels of a training data set against heads and relations.
 
-        Its ``metainfo`` describes the labels under 'tasks'. If no sample has labels of all tasks,
-        'tasks_together' lists the groups of tasks that are labelled together.
+        Its ``metainfo`` describes the labels under 'tasks'. For a mixture of data sets,
+        'tasks_together' lists the tasks of each.
         """
         tasks = metainfo.get("tasks")
         for name, head in self.heads.items() if tasks is not None else ():
@@ -233,7 +233,7 @@ class MultiTaskModel(BaseModel):
         return MultiTaskBatch.of(samples, {task: head.task for task, head in self.heads.items()})
 
     def _encode(self, batch: MultiTaskBatch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Targets (N, d) and masks (N,) bool by task; a mask is False where the label is missing."""
+        """Targets (N, d) and masks (N,) by task; a mask is False where the label is missing."""
         given, masks = dict(batch.targets), dict(batch.masks)
         targets = {}
         for task, head in self.heads.items():

@@ -43,8 +43,8 @@ def build_trunk(
     own = {key: config.pop(key, None) for key in ("shared_stages", "checkpoint_path")}
     if own["shared_stages"] not in (None, "all"):
         raise ConfigError(
-            f"{_WHERE}.shared_stages: {name} is not a TimmTrunk and is shared whole; expected 'all', "
-            f"found {printable(repr(own['shared_stages']))}"
+            f"{_WHERE}.shared_stages: {name} is not a TimmTrunk and is shared whole; expected "
+            f"'all', found {printable(repr(own['shared_stages']))}"
         )
     if taps:
         raise ConfigError(

@@ -142,7 +142,7 @@ class TaskHead(nn.Module):
         self.waits_for = None
 
     def take(self, key: str, labels: np.ndarray) -> None:
-        """Set ``waits_for`` from the known training labels (n, width); ``key`` is its config key."""
+        """Set ``waits_for`` from known training labels (n, width); ``key`` is its config key."""
         raise NotImplementedError
 
     def check_labels(self, task: str, info: Mapping) -> None:
