@@ -182,7 +182,7 @@ class TaskRelationNeck(nn.Module):
         }
 
     def logged(self, measured: Mapping[str, Measurements]) -> dict[str, Tensor]:
-        """Log entries: tau by level, also of the labels, and relation; or the mean of many relations.
+        """Log entries: tau by level (also 'label') and relation, or its mean over many relations.
 
         Level 'samples' is the effective sample size; if it is small, tau is largely chance.
         """
