@@ -9,14 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from trn_plugin.errors import ConfigError
-from trn_plugin.models._uncut import TOLERANCE, relative_difference, seeded
+from trn_plugin.models._uncut import TOLERANCE, relative_difference, seeded, shape_of
 
-__all__ = ["Layout", "layout_of_map", "position_dims", "shape_of"]
-
-
-def shape_of(value) -> str:
-    """The shape of a tensor, or the type of another value, for messages."""
-    return str(tuple(value.shape)) if torch.is_tensor(value) else type(value).__name__
+__all__ = ["Layout", "layout_of_map", "position_dims"]
 
 
 def position_dims(value: Tensor, size: tuple[int, int], nhwc: bool) -> tuple[int, int] | None:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from trn_plugin.errors import ConfigError
-from trn_plugin.models._positions import position_dims, shape_of
+from trn_plugin.models._positions import position_dims
+from trn_plugin.models._uncut import shape_of
 
 __all__ = ["TapPools", "check_taps", "outputs_of"]
 

@@ -12,9 +12,8 @@ from torch import Tensor, nn
 from trn_plugin.checkpoints import load_model_state, load_weights_file
 from trn_plugin.config_checks import config_errors
 from trn_plugin.errors import ConfigError, printable
-from trn_plugin.models._positions import shape_of
 from trn_plugin.models._timm import sides_of
-from trn_plugin.models._uncut import output_for, probing_pictures
+from trn_plugin.models._uncut import output_for, probing_pictures, shape_of
 from trn_plugin.models.trunk import Features, TimmTrunk
 from trn_plugin.registry import MODELS
 
