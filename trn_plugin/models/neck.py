@@ -153,8 +153,8 @@ class TaskRelationNeck(nn.Module):
             features (Mapping[str, Mapping[str, Tensor]]): (N, d) by level and task, with the
                 targets as level 'label'.
             mask (Mapping[str, Tensor | None]): (N,) bool by task, False where the label is missing;
-                None if none is, which is faster. A relation uses the samples that have all labels
-                of both sides.
+                None if all are present, which is faster. A relation uses the samples that have all
+                labels of both sides.
 
         Raises:
             TrainingError: non-finite features; names the tasks and the level.
