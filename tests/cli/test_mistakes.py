@@ -76,7 +76,7 @@ def test_bad_arguments(job, refused, tmp_path, monkeypatch, name, arguments, mes
     refused(message, name, *arguments, *extra)
 
 
-TASK = r"model\.heads\.landmarks: .* gives no labels"
+TASK = r"model\.heads\.landmarks: .* has no labels"
 PIPELINE = "train_dataloader.dataset.pipeline"
 
 
@@ -85,7 +85,7 @@ PIPELINE = "train_dataloader.dataset.pipeline"
     [
         ("model.backbone.model_name=resnet19", r"timm knows no 'resnet19'; close .*: .*resnet"),
         ("model.backbone.shared_stages=9", r"shared_stages: expected 0, 'all', a stage .*layer4"),
-        ("model.neck.relations=[('landmarks','age')]", r"'age' names no task"),
+        ("model.neck.relations=[('landmarks','age')]", r"'age' is not a task"),
         ("model.backbone.type=TimTrunk", r"TimTrunk is not in the"),
         ("model.bananas=1", r"bananas"),
         ("complie=True", r"--cfg-options complie: no such key, did you mean 'compile'\?"),
