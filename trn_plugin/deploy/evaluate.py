@@ -108,8 +108,8 @@ def crops_for_exported(loader: Mapping, key: str) -> dict:
         steps = [str(step.get("type")).removeprefix("trn_plugin.") for step in pipeline]
         if steps.count("CropResize") != 1:
             raise ConfigError(
-                f"{key}.dataset.pipeline: expected one CropResize, for which the exported file "
-                f"stands in, found {', '.join(steps) or 'no pipeline'}"
+                f"{key}.dataset.pipeline: expected one CropResize, which the exported file "
+                f"replaces, found {', '.join(steps) or 'no pipeline'}"
             )
         dataset["pipeline"] = [
             dict(type="trn_plugin.Crop") if name == "CropResize" else step
