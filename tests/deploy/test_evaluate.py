@@ -85,7 +85,7 @@ def test_the_pipeline_crops_but_does_not_resize():
         (dict(test_dataloader=None), "no test_dataloader"),
         (
             dict(test_evaluator=[dict(type="Accuracy", task="hat")]),
-            "test_evaluator: has no metric of",
+            "test_evaluator: found no metric of",
         ),
         (
             dict(test_dataloader=dict(dataset=dict(pipeline=PIPELINE[:2]))),
