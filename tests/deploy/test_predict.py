@@ -97,7 +97,7 @@ def test_a_file_of_boxes_gives_several_faces_per_picture(tmp_path, mean_colour_m
     ("arguments", "message"),
     [
         ("gone.onnx face.png", "gone.onnx: no such file"),
-        ("boxes.csv face.png", "boxes.csv: is no ONNX file"),
+        ("boxes.csv face.png", "boxes.csv: not an ONNX file"),
         ("epoch_1.pth face.png", "; expected a file written by trn-plugin export"),
         ("M --boxes gone_picture.csv", "gone_picture.csv:3: no such picture: gone.png"),
         ("M", "expected a picture"),
