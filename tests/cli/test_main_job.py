@@ -83,7 +83,7 @@ def test_a_checkpoint_predicts_what_its_exported_file_does(job):
     boxes = [(10, 8, 70, 72)]
     (one,), (other,) = (network.predict(p, boxes) for p in (path, read_image(path)))
     np.testing.assert_array_equal(one["landmarks"], other["landmarks"])
-    with pytest.raises(DataError, match=r"expected one box a picture, found 1 for"):
+    with pytest.raises(DataError, match=r"expected one box per picture, found 1 for"):
         network.predict([pictures], boxes)
 
 

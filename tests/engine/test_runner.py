@@ -46,7 +46,7 @@ def test_checkpoint_of_another_model(tmp_path):
         runner(tmp_path, name="b", model=other, resume=True, load_from=path).train()
     state = load_checkpoint_file(path)
     torch.save(dict(state_dict=dict(nothing=torch.zeros(1)), meta=state["meta"]), path)
-    with pytest.raises(CheckpointError, match="no weight of it fits"):
+    with pytest.raises(CheckpointError, match="none of its weights fits"):
         runner(tmp_path, name="c", model=other, load_from=path).train()
 
 

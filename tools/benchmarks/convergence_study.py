@@ -27,7 +27,7 @@ from trn_plugin.evaluation.convergence import (
     online_similarity,
 )
 from trn_plugin.evaluation.features import collect_features
-from trn_plugin.evaluation.similarity_plots import Course, Panel, save_convergence
+from trn_plugin.evaluation.similarity_plots import Curve, Panel, save_convergence
 from trn_plugin.evaluation.task_metric import table
 from trn_plugin.files import atomic_write, write_table
 from trn_plugin.relation import chance_similarity, task_similarity
@@ -109,7 +109,7 @@ def study(args, level, sides, batch_size):
     d1, d2 = (side.shape[1] for side in sides)
     offline = float(task_similarity(*map(torch.from_numpy, sides)))
     needed, chance = NEEDED_PER_FEATURE * (d1 + d2), chance_similarity(len(sides[0]), d1, d2)
-    rows, courses = [], []
+    rows, curves = [], []
     for momentum in args.momenta:
         length = min(args.iterations, max(300, math.ceil(15 / (1 - momentum))))
         samples = effective_sample_size(batch_size, momentum)
@@ -131,9 +131,9 @@ def study(args, level, sides, batch_size):
                 **{"iterations": length, "arrived": arrival, "verdict": verdict},
             }
         )
-        courses.append(Course(f"m {momentum:g}: {samples:.0f}", run.tau, samples < needed))
+        curves.append(Curve(f"m {momentum:g}: {samples:.0f}", run.tau, samples < needed))
     title = f"{LEVELS[level]}, {d1} and {d2}, batch {batch_size}: needs {needed}"
-    return rows, Panel(title, offline, chance, courses)
+    return rows, Panel(title, offline, chance, curves)
 
 
 if __name__ == "__main__":
