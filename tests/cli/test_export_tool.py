@@ -74,7 +74,7 @@ def test_the_tool_exports_a_checkpoint(trained, tmp_path, run_tool):
     assert predictor.input_size == (40, 32)
     assert predictor.tasks["pose"].names == ("left", "frontal", "right")
     assert predictor.metadata["metrics"] == {"pose/accuracy": 61.5}
-    assert "its metrics are from: validation during training" in printed
+    assert "the file holds the metrics of validation during training" in printed
 
 
 @pytest.mark.parametrize(

@@ -94,8 +94,8 @@ def test_a_mistake_is_one_line_before_the_first_step(tmp_path, options, message)
 @pytest.mark.parametrize(
     ("left_out", "message"),
     [
-        ("val_cfg", r"^val_cfg: expected with val_dataloader and val_evaluator, found none"),
-        ("optim_wrapper", r"^optim_wrapper: expected with train_dataloader and train_cfg"),
+        ("val_cfg", r"^val_cfg: missing, but val_dataloader and val_evaluator are set"),
+        ("optim_wrapper", r"^optim_wrapper: missing, but train_dataloader and train_cfg are set"),
     ],
 )
 def test_a_section_without_its_others_is_told(left_out, message):

@@ -140,7 +140,7 @@ def test_weights_alone_cannot_be_resumed(tmp_path):
     run.train()
     path = str(tmp_path / "weights.pth")
     torch.save(dict(state_dict=run.model.state_dict()), path)
-    with pytest.raises(CheckpointError, match="no run to resume"):
+    with pytest.raises(CheckpointError, match="cannot be resumed"):
         runner(tmp_path, name="b", resume=True, load_from=path).train()
 
 

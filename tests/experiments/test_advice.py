@@ -98,7 +98,7 @@ def test_advice_on_toy_faces(tmp_path, run_tool):
         "advise", CONFIG, "--steps", 4, "--out-dir", out, "--cfg-options", *options
     )
     assert status == 0, error
-    assert "landmarks and pose: too few batches to tell: 4 gave" in printed
+    assert "landmarks and pose: too few batches: 4 gave" in printed
     assert "is undefined: N - 1 <= d1 + d2 (N = 24 pictures)" in printed
     assert "No cut is suggested" in printed
     with open(out / "advice.csv", newline="") as file:

@@ -29,7 +29,9 @@ PHASES = ("train", "val", "test")
 
 def add_arguments(parser):
     add_config_arguments(parser)
-    parser.add_argument("-p", "--phase", choices=PHASES, default="train", help="(%(default)s)")
+    parser.add_argument(
+        "-p", "--phase", choices=PHASES, default="train", help="data set (%(default)s)"
+    )
     parser.add_argument(
         "-n", "--show-number", type=positive_int, default=16, help="number of samples (%(default)s)"
     )
@@ -65,9 +67,9 @@ def build_loader(config, phase):
 
 
 def both_pictures(packed, tasks=()):
-    """Two cases to draw: the original picture with its box, and the network's input.
+    """Two pictures of a sample: the original with its box, and the network's input.
 
-    ``tasks``: the task names of all data sets. Those that the sample's data set lacks are listed.
+    ``tasks`` are the task names of all data sets; those that the sample's own lacks are listed.
     """
     sample = packed["data_samples"] if isinstance(packed, dict) else None
     if sample is None or "tasks" not in sample:
