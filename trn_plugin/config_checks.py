@@ -99,7 +99,8 @@ def check_sections(config) -> None:
     for key in ("strategy", "model_wrapper_cfg"):
         kind = str((config.get(key) or {}).get("type"))
         if any(word in kind for word in SHARDING):
-            raise ConfigError(f"{key}.type: {printable(kind)} shards the model; not supported")
+            found = printable(kind)
+            raise ConfigError(f"{key}.type: expected one that shards no parameters, found {found}")
     for number, hook in enumerate(config.get("custom_hooks") or ()):
         _check(f"custom_hooks.{number}", hook, dict, "a dict")
 

@@ -140,7 +140,7 @@ def test_pictures_of_the_training_set(tmp_path, monkeypatch):
     first, second, _ = (batch["inputs"] for batch in drawn)
     assert not torch.equal(first, second)
     args.batch = 29
-    with pytest.raises(ConfigError, match="--batch 29: no batch of 28 pictures"):
+    with pytest.raises(ConfigError, match="--batch 29: the training set has only 28 pictures"):
         next(module.data_batches(training.model, config, args))
     config.train_dataloader = None
     with pytest.raises(ConfigError, match="expected a train_dataloader for --data, found none"):
