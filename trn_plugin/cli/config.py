@@ -171,6 +171,7 @@ def build_runner(config: Config):
     from trn_plugin.registry import RUNNERS
 
     config.setdefault("runner_type", "SafeRunner")
+    check_sections(config)  # it may have changed since load_config
     with config_errors("config"):
         return RUNNERS.build(config)
 
