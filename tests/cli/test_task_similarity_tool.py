@@ -128,7 +128,7 @@ def test_the_papers_values_on_celeba(tool, tmp_path):
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    """An untrained single-task model of three tasks, and the toy faces that it is measured on."""
+    """An untrained STL model of three tasks, and the toy faces that it is measured on."""
     folder = tmp_path_factory.mktemp("similarity")
     make_toy_faces(str(folder / "faces"), train_size=70, test_size=10)
     config = cli.load_config(CONFIG, dict(HEADS))
@@ -167,7 +167,7 @@ def test_features_of_a_checkpoint_beside_the_labels(tool, tmp_path, checkpoint):
     assert row["note_hidden"] == "undefined: N - 1 <= d1 + d2"
     assert row["d1_hidden"] == row["d2_hidden"] == checkpoint["model"].backbone.num_features
     assert 0 < row["tau_gt"] <= 1
-    # probabilities of an untrained net: rounding is a direction of its own, at 40 samples
+    # with 40 samples, rounding errors of an untrained net's probabilities add a direction
     assert row["tau_output"] == pytest.approx(self_measured(checkpoint), abs=2e-3)
     assert row["chance_output"] == round(chance_similarity(40, 10, 5), 6)
     assert "hidden: undefined: N - 1 <= d1 + d2" in printed
@@ -176,7 +176,7 @@ def test_features_of_a_checkpoint_beside_the_labels(tool, tmp_path, checkpoint):
 
 
 def self_measured(checkpoint):
-    """tau of the outputs, picture by picture, on the training set as validation crops it."""
+    """tau of the outputs on the training set with validation crops, one picture at a time."""
     from trn_plugin.registry import DATASETS
 
     config = cli.load_config(CONFIG, dict(HEADS))
@@ -238,7 +238,7 @@ def test_relations_and_groups_of_a_checkpoint(tool, tmp_path, checkpoint):
         (["absent.py"], r"absent\.py: no such config file"),
     ],
 )
-def test_bad_arguments_are_one_line(tool, tmp_path, arguments, message):
+def test_bad_arguments_are_one_line_errors(tool, tmp_path, arguments, message):
     files = dict(csv=tmp_path / "labels.csv", celeba=tmp_path / "celeba.txt")
     files["csv"].write_text("a,b\n1,2\n3,5\n")
     files["celeba"].write_text(CELEBA)
@@ -248,7 +248,7 @@ def test_bad_arguments_are_one_line(tool, tmp_path, arguments, message):
     assert re.search(message, line), line
 
 
-def test_labels_within_wrappers_and_how_their_points_are_placed(tool, tmp_path):
+def test_labels_of_wrapped_data_sets_and_their_point_coordinates(tool, tmp_path):
     faces = tmp_path / "faces"
     make_toy_faces(str(faces), train_size=70, test_size=10)
     own = dict(data_root=str(faces), **SIZES)

@@ -22,7 +22,7 @@ def toy(folder):
     return config
 
 
-def test_it_trains_and_tests_a_config_of_ours(tmp_path):
+def test_it_trains_and_tests_our_config(tmp_path):
     runner = build_runner(toy(tmp_path))
     assert type(runner) is FlexibleRunner
     runner.train()
