@@ -156,7 +156,7 @@ class Run:
         self.processes = set()
 
     def wait(self):
-        """Until the end."""
+        """Wait until all processes have ended."""
         while not self.ended():
             time.sleep(0.01)
 
