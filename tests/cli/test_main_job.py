@@ -23,7 +23,7 @@ from trn_plugin.registry import DATASETS
 
 @pytest.fixture
 def score(job, run_tool, tmp_path):
-    """A function that measures a checkpoint or file: metrics, unmeasured metrics, output."""
+    """A function that measures a checkpoint or file: metrics, metrics left out, output."""
 
     def measure(model, *arguments):
         out = tmp_path / "m.json"
