@@ -58,7 +58,7 @@ def add_arguments(parser):
         nargs="+",
         default=[],
         metavar="KEY=VALUE",
-        help="change values of the config in every run",
+        help="change every run's config",
     )
 
 

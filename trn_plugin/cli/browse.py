@@ -29,9 +29,7 @@ PHASES = ("train", "val", "test")
 
 def add_arguments(parser):
     add_config_arguments(parser)
-    parser.add_argument(
-        "-p", "--phase", choices=PHASES, default="train", help="data set (%(default)s)"
-    )
+    parser.add_argument("-p", "--phase", choices=PHASES, default="train", help="(%(default)s)")
     parser.add_argument(
         "-n", "--show-number", type=positive_int, default=16, help="number of samples (%(default)s)"
     )

@@ -28,16 +28,11 @@ COLUMNS = ("quantity", "set", "pictures", "pytorch", "this_file", "difference", 
 def add_arguments(parser):
     add_config_arguments(parser)
     parser.add_argument("checkpoint", help="checkpoint file")
-    parser.add_argument(
-        "out", nargs="?", metavar="OUT.onnx", help="file to write (default: model.onnx in --web)"
-    )
+    parser.add_argument("out", nargs="?", metavar="OUT.onnx", help="default: model.onnx in --web")
     parser.add_argument("--web", metavar="DIR", help="also write a web page that runs the model")
     parser.add_argument("--tasks", nargs="+", metavar="TASK", help="export only these tasks")
     parser.add_argument(
-        "--precision",
-        choices=("fp32", "fp16", "int8"),
-        default="fp32",
-        help="number type (%(default)s)",
+        "--precision", choices=("fp32", "fp16", "int8"), default="fp32", help="(%(default)s)"
     )
     parser.add_argument(
         "--evaluate",
@@ -61,9 +56,7 @@ def add_arguments(parser):
         help="add the outputs from which `trn-plugin test` computes tau",
     )
     parser.add_argument(
-        "--metrics",
-        metavar="JSON",
-        help="store the metrics of this file of `test --out` (default: of the training log)",
+        "--metrics", metavar="JSON", help="file of `test --out` to store (default: training log)"
     )
     parser.add_argument("--report", metavar="CSV", help="append differences and metrics to a table")
     parser.add_argument(

@@ -69,16 +69,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--show", nargs="+", metavar="TASK", help="draw and print only these tasks; files have all"
     )
     parser.add_argument(
-        "--provider",
-        choices=("cpu", "cuda"),
-        help="device (default: CUDA if available, else the CPU)",
+        "--provider", choices=("cpu", "cuda"), help="default: CUDA if available, else the CPU"
     )
     parser.add_argument(
-        "--batch-size",
-        type=positive_int,
-        default=16,
-        metavar="N",
-        help="objects per batch (%(default)s)",
+        "--batch-size", type=positive_int, default=16, metavar="N", help="objects (%(default)s)"
     )
 
 

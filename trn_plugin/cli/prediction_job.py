@@ -112,9 +112,8 @@ class PredictionJob:
     def __init__(self, args: argparse.Namespace, pool: Executor) -> None:
         self.args, self.pool = args, pool
         providers = providers_of(args.provider)
-        self.predictor = TaskPredictor(
-            args.model, providers, spinning=False
-        )  # leaves cores to the pool
+        # without busy-waiting, which would take cores from the pool
+        self.predictor = TaskPredictor(args.model, providers, spinning=False)
         self.shown = shown_tasks(self.predictor, args.show)
         self.detector = FaceDetector(args.detector) if args.detector else None
         self.word = "face" if args.detector else "object"

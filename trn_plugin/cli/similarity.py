@@ -48,11 +48,8 @@ def add_arguments(parser):
     parser.add_argument("--csv", metavar="FILE", help="labels of a CSV file with a header")
     parser.add_argument("--columns", **names, help="numeric columns of the file to use")
     parser.add_argument("--classes", **names, help="columns of the CSV file that hold classes")
-    parser.add_argument(
-        "--split",
-        choices=("train", "val", "test"),
-        help="set of the config (default: train; with --checkpoint: test)",
-    )
+    splits = ("train", "val", "test")
+    parser.add_argument("--split", choices=splits, help="default: train; test with --checkpoint")
     parser.add_argument("--tasks", **names, help="tasks of the config to use")
     parser.add_argument("--by-column", action="store_true", help="treat each attribute as a task")
     parser.add_argument(
@@ -66,15 +63,10 @@ def add_arguments(parser):
     )
     parser.add_argument("--checkpoint", help="also measure this model's features and outputs")
     parser.add_argument(
-        "--all-pairs",
-        action="store_true",
-        help="with --checkpoint: relate all tasks, not only the config's relations",
+        "--all-pairs", action="store_true", help="of --checkpoint, not only the config's relations"
     )
     parser.add_argument(
-        "--order",
-        choices=("given", "clustered"),
-        default="given",
-        help="order of the heat map's rows (%(default)s)",
+        "--order", choices=("given", "clustered"), default="given", help="rows of the heat map"
     )
     parser.add_argument("--out-dir", metavar="D", help="write CSV, JSON and heat maps here")
 

@@ -30,35 +30,18 @@ EPOCHS = "train_cfg.max_epochs"
 
 
 def add_arguments(parser):
-    parser.add_argument(
-        "config", help="config file, or trn_plugin::PATH for a config of the package"
-    )
+    parser.add_argument("config", help="config file, or trn_plugin::PATH for a packaged config")
     parser.add_argument("grid", nargs="+", metavar="KEY=A,B,C", help="values to try for a key")
-    parser.add_argument(
-        "--seeds",
-        nargs="+",
-        type=int,
-        default=[0],
-        metavar="N",
-        help="one run of each cell per seed (0)",
-    )
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="N", help="(0)")
     parser.add_argument(
         "--jobs", type=positive_int, help="parallel runs; default: one per GPU, 1 without GPUs"
     )
     parser.add_argument("--out-dir", help="default: work_dirs/sweep/<config name>")
     parser.add_argument(
-        "--metrics",
-        nargs="+",
-        default=[],
-        metavar="KEY",
-        help="metrics to compare (default: the first of each task)",
+        "--metrics", nargs="+", default=[], metavar="KEY", help="default: the first of each task"
     )
     parser.add_argument(
-        "--splits",
-        nargs="+",
-        choices=("val", "test"),
-        default=["val"],
-        help="sets to measure (val)",
+        "--splits", nargs="+", choices=("val", "test"), default=["val"], help="to measure (val)"
     )
     parser.add_argument(
         "--equal-compute",
@@ -74,7 +57,7 @@ def add_arguments(parser):
         nargs="+",
         default=[],
         metavar="KEY=VALUE",
-        help="change values of the config in every run",
+        help="change every run's config",
     )
 
 

@@ -21,9 +21,7 @@ def resume(runner, checkpoint: dict, filename, optimizer: bool, param_scheduler:
     meta, loop = checkpoint["meta"], runner.train_loop
     counts = [meta.get(name) for name in ("epoch", "iter")]
     if not all(type(count) is int and 0 <= count < 2**53 for count in counts):
-        raise CheckpointError(
-            f"{filename}: cannot be resumed: it holds weights, but no epoch and iter"
-        )
+        raise CheckpointError(f"{filename}: cannot be resumed: it has no epoch or no iter")
     loop.epoch, loop.iter = counts
     if hasattr(loop, "find_batch"):
         loop.find_batch(meta, filename)
