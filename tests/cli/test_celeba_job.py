@@ -1,4 +1,4 @@
-"""A pair of CelebA's attributes from training to metrics, on drawn files."""
+"""A pair of CelebA's attributes from training to metrics, on synthetic pictures."""
 
 import json
 from pathlib import Path

@@ -10,7 +10,7 @@ from toy_job import CONFIG, MTFL_CONFIG, ROOT, SIZES, options
 
 @pytest.fixture
 def refused(run_tool):
-    """A function that runs a tool, which must end with one line that matches ``message``."""
+    """A function that runs a tool, which must fail with one line that matches ``message``."""
 
     def run(message, *arguments):
         status, _, error = run_tool(*arguments)
@@ -119,7 +119,7 @@ def test_bad_config_values(job, refused, tmp_path, option, message):
 
 
 def test_a_missing_root_says_where_to_get_the_data(refused, tmp_path, monkeypatch):
-    """At once: before pretrained weights are asked for, which takes minutes without a network."""
+    """Before pretrained weights are downloaded, which takes minutes to fail without a network."""
 
     def asked(*args, **kwargs):
         raise AssertionError("a model was built")

@@ -79,5 +79,5 @@ def test_a_plain_wrapper_in_a_balanced_data_set_is_refused(toy_root, kind):
     inner = dict(datasets=[one]) if kind == "ConcatDataset" else dict(dataset=one, times=2)
     dataset = dict(type="ClassBalancedDataset", oversample_thr=0.9, dataset=dict(inner, type=kind))
     loader = dict(batch_size=2, dataset=dataset, sampler=dict(type="DrawSampler"))
-    with pytest.raises(ConfigError, match=f"{kind} tells no classes.*DrawnDataset"):
+    with pytest.raises(ConfigError, match=f"{kind} has no get_cat_ids.*DrawnDataset"):
         SafeRunner.build_dataloader(loader, 3)

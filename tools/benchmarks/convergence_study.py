@@ -33,7 +33,7 @@ from trn_plugin.files import atomic_write, write_table
 from trn_plugin.relation import chance_similarity, task_similarity
 
 LEVELS = {"gt": "labels", "output": "predictions", "hidden": "hidden features"}
-TOLERANCE = 0.02  # of tau, within which the online estimate has arrived
+TOLERANCE = 0.02  # of tau; the online estimate has arrived when it stays within
 
 
 def add_arguments(parser):
@@ -49,8 +49,7 @@ def add_arguments(parser):
         "--iterations",
         type=int,
         default=5000,
-        help="maximal number of batches (%(default)s); a momentum m gets 15/(1-m) batches, at "
-        "least 300",
+        help="most batches of a run (%(default)s); momentum m takes 15/(1-m), at least 300",
     )
 
 
@@ -100,7 +99,7 @@ def read(args):
         else:
             features[level] = f1[both], f2[both]
     if not features:
-        raise ConfigError("found no level at which tau of the whole data set is defined")
+        raise ConfigError("tau of the whole data set is undefined at every level")
     return features, tasks, f"{loader.dataset.metainfo['dataset']}, {count} samples"
 
 
