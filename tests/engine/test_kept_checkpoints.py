@@ -91,7 +91,7 @@ def test_the_best_score_survives(tmp_path):
 
 @pytest.mark.parametrize("epoch", [1, 3])
 def test_the_newest_checkpoint_names_the_best(tmp_path, epoch):
-    """Killed after the best checkpoint of an epoch was written, before that epoch's is rewritten."""
+    """Killed when the best checkpoint was written, before the newest one is written again."""
     options = dict(checkpoint=BEST, train_cfg=EACH)
     with pytest.raises(KeyboardInterrupt):
         killed_after_the_best(tmp_path, options, epoch).train()
