@@ -86,7 +86,7 @@ def test_no_mixture_of_boxes(tmp_path, box, ears):
 
 
 def test_unusable_boxes_name_their_line(tmp_path):
-    for bad in (["4", "6", "30", ""], ["4", "6", "2", "9"]):
+    for bad in (["4", "6", "30", ""], ["4", "6", "2", "9"], ["0.1", "0.2", "0.9", "0.7"]):
         root = write(tmp_path, [*ROW, *bad], header=[*HEADER, *BOX])
         with pytest.raises(
             DataError, match=r"labels\.csv:2: expected (y1 in pix|x0 < x1 and y0 <)"
