@@ -72,8 +72,11 @@ def test_without_two_points_the_default_is_the_whole_picture(tmp_path):
         make(str(tmp_path), "labels.csv", labels, box="landmarks")
 
 
+FRACTIONS = dict(left_x="0.2", left_y="0.4", right_x="0.8", right_y="0.4")
+
+
 @pytest.mark.parametrize("box", [BOX, "landmarks", None])
-@pytest.mark.parametrize("ears", [NO_EARS, ONE_EAR])
+@pytest.mark.parametrize("ears", [NO_EARS, ONE_EAR, FRACTIONS])
 def test_no_mixture_of_boxes(tmp_path, box, ears):
     lacks = [""] * 4 if box == BOX else GIVEN
     rows = [[*ROW, *GIVEN], [*changed(**ears), *lacks], [*changed(**ears), *lacks]]
