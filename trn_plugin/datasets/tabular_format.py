@@ -14,7 +14,7 @@ from trn_plugin.tasks.columns import are_names
 __all__ = ["NO_BOX", "box_rule", "has_box", "label_columns"]
 
 NO_BOX = dict(
-    columns="no box in its columns", landmarks="no two landmarks, a pixel or more apart, for a box"
+    columns="its box columns are empty", landmarks="fewer than two landmarks at least a pixel apart"
 )
 
 
