@@ -91,7 +91,7 @@ def restore_optimizers(wrapper, model: nn.Module, saved: dict, names, keep_rates
             initial = {key for key in mine if key.startswith("initial_")}
             rates = {key.removeprefix("initial_") for key in initial}  # schedules change them
             kept = {"params", *IMPLEMENTATION, *(initial | rates if keep_rates else ())}
-            unknown = sorted(map(str, theirs.keys() - mine.keys() - kept - {"initial_lr"}))
+            unknown = sorted({str(k).removeprefix("initial_") for k in theirs} - mine.keys() - kept)
             if unknown:
                 found, kind = printable(", ".join(unknown)), type(each.optimizer).__name__
                 raise ValueError(f"its optimizer has {found}, which {kind} does not have")
