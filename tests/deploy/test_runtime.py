@@ -102,6 +102,8 @@ def test_no_pictures_give_no_results(predictor):
         (np.zeros((5, 5, 3), np.uint8), (6, 0, 9, 5), "outside the picture of 5 x 5"),
         (np.zeros((5, 5, 3), np.uint8), (3, 3, 3, 4), "empty"),
         (np.zeros((5, 5, 3), np.uint8), (0.5, 0, 3, 4), "whole pixels"),
+        (np.zeros((5, 5, 3), np.uint8), (0, 0, float("nan"), 4), "whole pixels"),
+        (np.zeros((5, 5, 3), np.uint8), 5, "whole pixels"),
         (np.zeros((5, 5, 3), np.uint8), (0, 0, 10**6, 10**6), "has more than"),
     ],
 )

@@ -157,6 +157,8 @@ def test_custom_imports_given_as_an_option_are_imported(tmp_path, monkeypatch):
         ("data.train_size", "set train_dataloader.dataset.train_size"),
         ("data.test_size", "nothing reads 'data'"),
         ("size", "nothing reads 'size'"),
+        ("batch_size", "set train_dataloader.batch_size"),
+        ("dat.root", "nothing reads 'dat'"),  # 'data' is not read either
         ("bananas", "nothing reads 'bananas'"),
     ],
 )

@@ -13,7 +13,7 @@ from tiny import EPOCHS, StopAt, assert_same_weights, tiny_runner, warnings_of
 from trn_plugin.checkpoints import load_checkpoint_file
 from trn_plugin.cli import running
 from trn_plugin.engine.work_dir import only_run_in
-from trn_plugin.errors import ConfigError
+from trn_plugin.errors import CheckpointError, ConfigError
 
 ITERATIONS = dict(type="IterBasedTrainLoop", max_iters=15, val_interval=99)
 
@@ -126,6 +126,23 @@ def test_a_second_run_in_a_work_directory_is_refused(tmp_path):
         other.kill()
         other.join()
     tiny_runner(tmp_path, train_cfg=dict(EPOCHS, max_epochs=1)).train()
+
+
+def test_another_optimizer_is_refused(tmp_path):
+    tiny_runner(tmp_path, train_cfg=dict(EPOCHS, max_epochs=1)).train()
+    optim = dict(optimizer=dict(type="SGD", lr=0.02))
+    with pytest.raises(CheckpointError, match=r"epoch_1\.pth: .*betas.*, which SGD does not have"):
+        tiny_runner(tmp_path, train_cfg=EPOCHS, resume=True, optim_wrapper=optim).train()
+
+
+def test_a_new_run_among_the_checkpoints_of_another_says_so(tmp_path):
+    tiny_runner(tmp_path, train_cfg=dict(EPOCHS, max_epochs=1)).train()
+    again = tiny_runner(tmp_path, train_cfg=dict(EPOCHS, max_epochs=1))
+    told = warnings_of(again)
+    again.train()
+    assert len(told) == 1
+    assert "epoch_1.pth" in told[0]
+    assert "starts anew" in told[0]
 
 
 class Asks(Hook):

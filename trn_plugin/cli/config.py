@@ -113,12 +113,14 @@ def _merge(config: Config, options: dict) -> None:
         name = key.split(".")[0]
         if name in read:
             continue
-        close = difflib.get_close_matches(name, {*config, *read}, n=1, cutoff=0.75)
+        user_code = _imports_user_code(config)  # may read any key
+        known = {*config, *read} if user_code else read
+        close = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
         if name not in config and close:
             raise ConfigError(f"--cfg-options {key}: no such key, did you mean {close[0]!r}?")
         instead = _keys_with_same_value(config, key, read)
-        if instead or not _imports_user_code(config):  # a user's code may read any key
-            hint = f"; set {' and '.join(instead)}" if instead else ""
+        if instead or not user_code:
+            hint = f"; set {' and '.join(instead[:6])}" if instead else ""
             raise ConfigError(
                 f"--cfg-options {key}: nothing reads {name!r} when the config is built{hint}"
             )
@@ -140,8 +142,8 @@ def _imports_user_code(config: Config) -> bool:
 def _keys_with_same_value(config: Config, key: str, read: set[str]) -> list[str]:
     """Key paths that are read and have the same value as ``key``, which is not read.
 
-    Paths that also end in the same name are preferred. A bool or integer alone is no match, since
-    many keys have the same one.
+    Paths that also end in the same name are preferred; they are all if the config has no such key.
+    A bool or integer alone is no match, since many keys have the same one.
     """
 
     def paths(value, path: str = "") -> Iterator[tuple[str, object]]:
@@ -156,7 +158,8 @@ def _keys_with_same_value(config: Config, key: str, read: set[str]) -> list[str]
     same = [
         path
         for path, other in values.items()
-        if path.split(".")[0] in read and type(other) is type(value) and other == value
+        if path.split(".")[0] in read
+        and (key not in values or (type(other) is type(value) and other == value))
     ]
     named = [path for path in same if path.rpartition(".")[2] == last]
     return named or ([] if value is None or isinstance(value, (bool, int)) else same)

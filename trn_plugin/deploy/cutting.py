@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from trn_plugin.deploy.inputs import Box, find_inputs
-from trn_plugin.errors import DataError
+from trn_plugin.errors import DataError, shown
 from trn_plugin.geometry import crop, read_image
 
 __all__ = ["Picture", "Place", "cut_box", "cut_places", "read_pictures", "resized"]
@@ -89,10 +90,15 @@ def cut_box(image: np.ndarray, box: Box | None, where: str) -> np.ndarray:
         raise DataError(f"{where}: expected a uint8 array (H, W, 3), found {found}")
     if box is None:
         return image
-    if len(box) != 4 or any(int(value) != value for value in box):
-        raise DataError(f"{where}: expected a box of four whole pixels, found {tuple(box)}")
     try:
-        return crop(image, tuple(map(int, box)))
+        whole = tuple(map(int, box))
+        fits = len(whole) == 4 and all(map(operator.eq, whole, box))
+    except (TypeError, ValueError, OverflowError):
+        fits = False
+    if not fits:
+        raise DataError(f"{where}: expected a box of four whole pixels, found {shown(box)}")
+    try:
+        return crop(image, whole)
     except DataError as error:
         raise DataError(f"{where}: {error}") from None
 

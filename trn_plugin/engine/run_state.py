@@ -27,7 +27,8 @@ COMPARED = (
     *("default_hooks", "custom_hooks", "input_size", "non_finite", "auto_scale_lr"),
 )
 """Config keys compared when resuming; optimizers and schedules are compared after building."""
-AGGREGATION = ("aggregator", "relation_losses", "shared")  # of optim_wrapper
+WRAPPER = ("type", "clip_grad", "accumulative_counts", "aggregator", "relation_losses", "shared")
+"""Keys of ``optim_wrapper`` among them."""
 
 
 def process_state(runner) -> dict:
@@ -112,7 +113,7 @@ def settings_of(cfg) -> dict:
     compared = {key: cfg[key] for key in COMPARED if key in cfg}
     wrapper = cfg.get("optim_wrapper")
     if isinstance(wrapper, dict):
-        compared |= {f"optim_wrapper.{key}": wrapper[key] for key in AGGREGATION if key in wrapper}
+        compared |= {f"optim_wrapper.{key}": wrapper[key] for key in WRAPPER if key in wrapper}
     return {k: v for key, value in compared.items() for k, v in flat(key, value).items()}
 
 

@@ -145,7 +145,10 @@ class SafeRunner(ConfigErrorRunner):
         self.finite_steps = None
         try:
             with only_run_in(self.work_dir) if is_main_process() else nullcontext():
-                newest.newest_first(self.work_dir)  # refuses checkpoints of a newer version
+                earlier, _ = newest.newest_first(self.work_dir)  # refuses those of newer versions
+                if earlier and not self.resuming:
+                    text = "is of an earlier training; this one starts anew and may overwrite it"
+                    self.logger.warning(f"{earlier[0]} {text} (--resume continues)")
                 super().dump_config()
                 return super().train()
         except KeyboardInterrupt as error:
