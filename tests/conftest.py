@@ -17,7 +17,7 @@ cv2.setNumThreads(0)
 # yapf, which formats the config for logs, files and checkpoints, would be half of a small run
 mmengine.config.config.FormatCode = lambda text, **options: (text, True)
 TESTS = Path(__file__).parent
-ROOMS = ("relation", "models", "datasets", "engine", "hooks")  # with helpers of other tests
+ROOMS = ("relation", "models", "datasets", "engine", "hooks")  # helpers shared by tests
 for folder in (*ROOMS, ".", "../tools", "../tools/benchmarks"):
     sys.path.insert(0, str((TESTS / folder).resolve()))
 
@@ -30,7 +30,7 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_collection_finish():
-    """Exempt what is imported from garbage collection, which MMEngine runs for each data set."""
+    """Exempt imported modules from garbage collection, which MMEngine runs for each data set."""
     gc.collect()
     gc.freeze()
 
@@ -42,7 +42,7 @@ def default_scope():
 
 @pytest.fixture(autouse=True)
 def without_fsync(monkeypatch):
-    """Waiting for the disk is slow, and whether files outlive a power failure is not tested."""
+    """fsync is slow, and no test checks that files survive a power failure."""
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 

@@ -1,9 +1,9 @@
 """Kill training runs with SIGKILL at random moments, resume them, and compare how they end.
 
-Half of the kills come while a checkpoint is being written. Each finished run is
-compared, bit for bit, with one that was never killed: weights, running covariances, optimizer,
-logged losses and tau, random generators, metrics of the last validation. Exits with 1 when they
-differ. With --all every variant is run, one after the other.
+Half of the kills come while a checkpoint is being written. Each finished run is compared, bit for
+bit, with one that was never killed: weights, running covariances, optimizer, logged losses and tau,
+random generators, metrics of the last validation. Exits with 1 if they differ. --all runs every
+variant, one after the other.
 
     python tests/kill_and_resume.py --kills 20
     python tests/kill_and_resume.py --kills 20 --by iteration --workers 2 --persistent
@@ -100,7 +100,7 @@ def kill_at_some_moment(run, work, longest, rng):
 
 
 def kill_and_resume(args):
-    """Kill and resume one variant; whether every run ended as the one that was not killed."""
+    """Kill and resume one variant; return whether every run ended like the uninterrupted one."""
     seed = random.SystemRandom().randrange(10**6) if args.seed is None else args.seed
     rng = random.Random(seed)
     folder = Path(tempfile.mkdtemp(prefix="kill_and_resume-"))
@@ -122,7 +122,7 @@ def kill_and_resume(args):
             if killed is None:
                 break
             kills[killed] += 1
-        Run(config, work, args.ranks).wait()  # at its end already: validates and ends
+        Run(config, work, args.ranks).wait()  # training is complete: it validates and ends
         runs += 1
         different = differences(outcome(work), expected)
         if different:

@@ -1,4 +1,4 @@
-"""The training runs of kill_and_resume.py: their config, their processes, and what they leave."""
+"""The training runs of kill_and_resume.py: config, processes and results."""
 
 import json
 import os
@@ -66,16 +66,16 @@ WRAPPED = """
         ]),
     )"""
 PLAIN = "sampler=dict(type={sampler!r}), dataset=faces"
-# hidden features of a task; from 96 on tau starts from the last step's solution
+# hidden features of a task; from 96 on, the solver is warm-started
 BACKBONES = dict(narrow="test_vit", toy="test_resnet", wide="test_efficientnet")  # 64, 96, 256
 
 
 class RunFailed(Exception):
-    """A run that was not killed ended with an error."""
+    """A run ended with an error, without being killed."""
 
 
 def write_config(args, folder):
-    """The toy run, small, with dropped paths."""
+    """A small toy run with stochastic depth."""
     if args.by == "epoch":
         train_cfg = dict(max_epochs=args.epochs, val_interval=2)
     else:
@@ -103,7 +103,7 @@ def write_config(args, folder):
 
 
 class Run:
-    """tools/train.py --resume in processes forked from this one, one for each rank."""
+    """``tools/train.py --resume`` in forked processes, one for each rank."""
 
     def __init__(self, config, work, ranks):
         self.log = work.parent / "log.txt"
@@ -156,7 +156,7 @@ class Run:
         self.processes = set()
 
     def wait(self):
-        """Until the end."""
+        """Wait until all processes have ended."""
         while not self.ended():
             time.sleep(0.01)
 
@@ -212,7 +212,7 @@ def differences(found, expected):
 
 
 def warm_steps(values):
-    """Says how many hidden taus were solved from the last step's solution."""
+    """Logs how many taus of hidden features were warm-started from the last step."""
     steps = values.get("state_dict.neck.layers.hidden.steps")
     solved, exact = steps.tolist() if steps is not None else (0, 0)
     return f"tau (hidden): {solved - exact} warm steps, {exact} exact ones"

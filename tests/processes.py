@@ -1,4 +1,4 @@
-"""Run code in other processes; forked, as new ones would import everything again."""
+"""Run code in forked processes, which need not import everything again."""
 
 import os
 import subprocess
@@ -17,8 +17,8 @@ ROOT = Path(__file__).parents[1]
 
 
 def in_ranks(function, *arguments, folder, count=2):
-    """Results of ``function(rank, *arguments)`` in each process: tensors and numbers."""
-    method = "spawn" if torch.cuda.is_available() else "fork"  # CUDA's state is not forked
+    """Run ``function(rank, *arguments)`` in each process; return its tensors and numbers."""
+    method = "spawn" if torch.cuda.is_available() else "fork"  # CUDA does not survive a fork
     mp.start_processes(
         _rank, (function, arguments, folder, count), nprocs=count, start_method=method
     )
@@ -36,7 +36,7 @@ def _rank(rank, function, arguments, folder, count):
 
 
 def command(*arguments, folder=None):
-    """``trn-plugin ARGUMENTS`` in a process of its own, as ``subprocess.run`` gives it."""
+    """Run ``trn-plugin ARGUMENTS`` in a separate process; return as ``subprocess.run`` does."""
     arguments = [str(argument) for argument in arguments]
     if torch.cuda.is_available():
         line = [sys.executable, "-m", "trn_plugin", *arguments]
@@ -46,7 +46,7 @@ def command(*arguments, folder=None):
 
 
 def forked(function, folder=None):
-    """Run a function in a process of its own: its exit status, output and errors."""
+    """Run a function in a separate process; return its exit status, stdout and stderr."""
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
         pid = os.fork()
         if not pid:

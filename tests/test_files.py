@@ -1,4 +1,4 @@
-"""Files that tools write."""
+"""trn_plugin.files."""
 
 import pytest
 

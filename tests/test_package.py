@@ -71,7 +71,7 @@ def test_a_packaged_config_is_a_base(tmp_path, read):
         "import trn_plugin\nfrom mmengine.config import Config",
     ],
 )
-def test_a_plain_script_reads_them(tmp_path, imports):
+def test_a_plain_script_reads_packaged_configs(tmp_path, imports):
     (tmp_path / "own.py").write_text(OWN)
     code = (
         f"{imports}\nfor name in ('own.py', {TOY!r}):\n    print(Config.fromfile(name).runner_type)"

@@ -17,7 +17,7 @@ from trn_plugin.tasks import TASKS
 
 PACKAGE = Path(trn_plugin.__file__).parent
 ENGINE = PACKAGE / "engine"
-# what a room may import of the others; everybody may use the plain files at the top
+# the rooms that each room may import; all may import the top-level modules
 ALLOWED = {
     "tasks": set(),
     "relation": set(),
@@ -80,7 +80,7 @@ def test_light_imports(statement, absent):
     assert run.stdout.strip() == "[]"
 
 
-def test_nothing_asserts_for_its_users():
+def test_no_assert_checks_user_input():
     """A user's mistake is an exception with a message; asserts vanish under -O."""
     for path in PACKAGE.rglob("*.py"):
         tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -88,9 +88,9 @@ def test_nothing_asserts_for_its_users():
 
 
 def branches_on_kinds(node):
-    """Lines that name a class of tasks, or compare a ``kind`` with the name of one.
+    """Lines that use a task class, or compare a ``kind`` with the name of one.
 
-    A class may be a ``task_type``, and what a metric needs (``_needed_tasks``).
+    Allowed are ``task_type`` and a metric's ``_needed_tasks``.
     """
     if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "task_type":
         return
@@ -109,7 +109,7 @@ def branches_on_kinds(node):
 
 
 def test_no_branch_on_a_kind_outside_of_tasks():
-    """Whoever needs to know what a task is asks the `Task`."""
+    """Other rooms ask the `Task` instead."""
     paths = [*PACKAGE.rglob("*.py"), *(PACKAGE.parent / "tools").rglob("*.py")]
     found = {
         path.name: list(branches_on_kinds(ast.parse(path.read_text(encoding="utf-8"))))
@@ -155,7 +155,7 @@ def private_names(tree):
 
 
 def names_of_bases(kind):
-    """Private names of the classes of MMEngine that a class is made from."""
+    """Private names of a class's MMEngine base classes."""
     names = set()
     for base in kind.__mro__:
         if base.__module__.startswith("mmengine."):
@@ -165,7 +165,7 @@ def names_of_bases(kind):
 
 
 def touched(node):
-    """Object and private name of an attribute access, or of a call of getattr and the like."""
+    """Object and private name of an attribute access, or of a getattr, setattr or hasattr call."""
     if isinstance(node, ast.Attribute) and is_private(node.attr):
         return node.value, node.attr
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and len(node.args) > 1:
@@ -177,7 +177,7 @@ def touched(node):
 
 
 def touches_of_mmengine(path, everywhere, own):
-    """Places of a file that touch a private name of MMEngine, and overrides of its methods."""
+    """Uses of MMEngine's private names in a file, and overrides of its private methods."""
     module = importlib.import_module(
         ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
     )
@@ -202,7 +202,7 @@ def touches_of_mmengine(path, everywhere, own):
 
 
 def test_private_names_of_mmengine_are_few():
-    """They change without notice."""
+    """Private names change without notice."""
     theirs = Path(mmengine.__file__).parent.rglob("*.py")
     everywhere = {n for p in theirs for n in private_names(ast.parse(p.read_text("utf-8")))}
     files = sorted(path for path in PACKAGE.rglob("*.py") if ".mim" not in path.parts)

@@ -33,14 +33,14 @@ def test_copies_are_the_same(way):
     original = sample()
     other = way(original)
     assert_same(original, other)
-    other.gt["points"] = torch.zeros(1)  # the copy can be written to like the original
+    other.gt["points"] = torch.zeros(1)  # the copy is writable, like the original
     other.pred = dict(pose=torch.ones(5))
     assert original.gt["points"].shape == (5, 2) or way is copy.copy
     assert set(original.pred) == {"half", "leaf"}
 
 
-def test_labels_travel_as_plain_bytes():
-    """torch would pass each tensor to another process as an open file, at many times the cost."""
+def test_labels_are_pickled_as_plain_bytes():
+    """torch would send each tensor as a shared-memory file, which is many times slower."""
     one = MultiTaskDataSample(gt=sample().gt)
     data = bytes(ForkingPickler.dumps([one] * 2))
     assert b"rebuild" not in data

@@ -1,4 +1,4 @@
-"""Tools, run in this process as a shell would."""
+"""Run tools in this process, with the arguments of a command line."""
 
 import importlib.util
 import runpy
@@ -14,7 +14,7 @@ def path_of(name):
 
 
 def tool(name, *arguments, monkeypatch):
-    """Run a tool; its exit status."""
+    """Run a tool; return its exit status."""
     path = path_of(name)
     monkeypatch.setattr("sys.argv", [f"{name}.py", *map(str, arguments)])
     with monkeypatch.context() as patch:
@@ -34,7 +34,7 @@ def loaders(parts=("train", "val", "test"), batch_size=16, **dataset):
 
 
 def load(name):
-    """A tool's module."""
+    """Import a tool as a module."""
     path = path_of(name)
     spec = importlib.util.spec_from_file_location(f"loaded_{name}", path)
     module = importlib.util.module_from_spec(spec)

@@ -1,4 +1,4 @@
-"""Compare the results of two commits to the bit: train, resume, test, export and predict.
+"""Compare the results of two commits bit for bit: train, resume, test, export and predict.
 
 Both commits run their command-line tools with the toy configs, on the same pictures and one thread:
 train STL, MTL, TRN (output) and TRN (hidden and output); then resume the last one from its first
@@ -83,8 +83,8 @@ def main(args):
             found = list(pool.map(run_side, codes, (folder / "base", folder / "head")))
     unexplained = report(*found, allowed)
     print(
-        f"{args.base} and {args.head or 'the working tree'}: {unexplained} differences without a "
-        f"reason ({time.monotonic() - begun:.0f} s)"
+        f"{args.base} and {args.head or 'the working tree'}: {unexplained} differences "
+        f"without --allow ({time.monotonic() - begun:.0f} s)"
     )
     return 1 if unexplained else 0
 
@@ -111,9 +111,9 @@ def checkout(commit, folder):
 
 
 def run_side(code, folder):
-    """Run all jobs with one side's code in ``folder``; return what :func:`collect` finds there."""
+    """Run all jobs with one commit's code in ``folder``; return the results (:func:`collect`)."""
     folder.mkdir()
-    (folder / "code").symlink_to(code)  # so that both sides have the same relative paths
+    (folder / "code").symlink_to(code)  # the same relative paths for both commits
     environment = dict(os.environ, PYTHONPATH=str(code), OMP_NUM_THREADS="1")
     environment["CUDA_VISIBLE_DEVICES"] = ""
     for tool, *arguments in commands():
@@ -143,7 +143,7 @@ def commands():
 
 
 def collect(folder):
-    """The results of a side's jobs, {group: {name: value}}."""
+    """The results of one commit's jobs, {group: {name: value}}."""
     found = {}
     for job in (*JOBS, "resumed"):
         found[f"{job}/log"] = read_log(folder / job)
@@ -207,7 +207,7 @@ def flat(value, folder, name=""):
 
 
 def difference(base, head):
-    """A description of how two values differ; None if they are equal to the bit."""
+    """How two values differ, as text; None if they are equal bit for bit."""
     if torch.is_tensor(base) and torch.is_tensor(head):
         if (base.shape, base.dtype) != (head.shape, head.dtype):
             kinds = [f"{list(value.shape)} {value.dtype}" for value in (base, head)]
@@ -249,7 +249,7 @@ def report(base, head, allowed):
         if len(lines) > MOST_LINES:
             print(f"  and {len(lines) - MOST_LINES} more")
     for pattern in allowed.keys() - used:
-        print(f"--allow {pattern}: nothing of that name differs")
+        print(f"--allow {pattern}: no difference matches")
     return unexplained
 
 

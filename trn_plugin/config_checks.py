@@ -44,10 +44,10 @@ KNOWN = {
     "optim_wrapper.paramwise_cfg": "custom_keys norm_decay_mult bias_lr_mult bias_decay_mult "
     "dwconv_decay_mult dcn_offset_lr_mult flat_decay_mult bypass_duplicate",
 }
-TOGETHER = dict(
-    train="train_dataloader train_cfg optim_wrapper",
-    val="val_dataloader val_cfg val_evaluator",
-    test="test_dataloader test_cfg test_evaluator",
+TOGETHER = (
+    "train_dataloader train_cfg optim_wrapper",
+    "val_dataloader val_cfg val_evaluator",
+    "test_dataloader test_cfg test_evaluator",
 )
 SCHEDULE_NUMBERS = "T_max begin end eta_min eta_min_ratio gamma power start_factor end_factor"
 SHARDING = ("FSDP", "FullySharded", "DeepSpeed", "ColossalAI")  # in the names of MMEngine's classes
@@ -99,20 +99,21 @@ def check_sections(config) -> None:
     for key in ("strategy", "model_wrapper_cfg"):
         kind = str((config.get(key) or {}).get("type"))
         if any(word in kind for word in SHARDING):
-            raise ConfigError(f"{key}.type: expected no sharding, found {printable(kind)}")
+            found = printable(kind)
+            raise ConfigError(f"{key}.type: expected one that shards no parameters, found {found}")
     for number, hook in enumerate(config.get("custom_hooks") or ()):
         _check(f"custom_hooks.{number}", hook, dict, "a dict")
 
 
 def check_complete(config) -> None:
-    """Raise ConfigError for a training, validation or test that lacks one of its sections."""
-    for part, keys in TOGETHER.items():
+    """Raise ConfigError if a training, validation or test lacks one of its three sections."""
+    for keys in TOGETHER:
         missing = [key for key in keys.split() if config.get(key) is None]
         if missing and len(missing) < 3:
-            others = " and ".join(key for key in keys.split() if key not in missing)
+            found = [key for key in keys.split() if key not in missing]
+            others = f"{' and '.join(found)} {'is' if len(found) == 1 else 'are'}"
             raise ConfigError(
-                f"{' and '.join(missing)}: expected with {others}, found none; a run without "
-                f"{part} has none of the three"
+                f"{' and '.join(missing)}: missing, but {others} set; set all three or none"
             )
 
 

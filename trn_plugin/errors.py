@@ -1,4 +1,4 @@
-"""Errors that a user can cause and mend. The tools print one line and exit with status 2."""
+"""Errors that a user can cause and fix. The commands print one line and exit with status 2."""
 
 import reprlib
 

@@ -1,4 +1,4 @@
-"""Write files atomically, with failures as errors of one line; locate text that is not UTF-8."""
+"""Write files atomically, with one-line errors; locate text that is not UTF-8."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def atomic_write(
         path: the file; its folder is created.
         option: its name in messages, such as ``--out``.
         error: the error to raise if the file cannot be written.
-        lasting: fsync, and remove temporary files of killed writes.
+        lasting: fsync, and remove temporary files that killed processes left.
 
     Raises:
         ConfigError: the file cannot be written.

@@ -32,7 +32,7 @@ REDUCED = {
 LARGEST_BOX = 2**28
 """Pixels; padding a larger box would fill the memory."""
 
-HEAD = 1 << 16  # bytes at the start of a file that are searched for its size
+HEAD = 1 << 16  # bytes that are searched for the frame header
 FRAME_MARKERS = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # SOF0..15, less DHT, JPG and DAC
 
 
@@ -53,7 +53,7 @@ def read_bytes(path: str) -> np.ndarray:
     """
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # reading a pipe would block
-            raise PictureError(f"{path}: cannot read the picture: it is no regular file")
+            raise PictureError(f"{path}: cannot read the picture: it is not a regular file")
         with open(path, "rb", buffering=0) as file:
             return np.frombuffer(file.read(), dtype=np.uint8)
     except OSError as error:
@@ -66,8 +66,8 @@ def decode_image(data: np.ndarray, path: str, reduction: int = 1) -> np.ndarray:
     Args:
         data: (n,) uint8.
         path: its name in errors.
-        reduction: 2, 4 or 8 decode a JPEG faster, at (ceil(H / r), ceil(W / r), 3), from fewer
-            frequencies of each block.
+        reduction: r = 2, 4 or 8 decodes a JPEG at 1/r of its size, (ceil(H / r), ceil(W / r), 3),
+            which is faster.
 
     Raises:
         PictureError: it is not a readable picture.

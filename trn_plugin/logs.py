@@ -12,7 +12,7 @@ from trn_plugin.registry import LOG_PROCESSORS
 __all__ = ["ScreenFilter", "ScreenLogProcessor"]
 
 HIDDEN = r"at_iter|relation/(N|chance_\w+|d[12]_\w+)/.*|.*/AP_.*|(data_)?time"
-MOST_TAUS = 6  # relations of a level on a line; of more, the mean is shown
+MOST_TAUS = 6  # relations of a level listed in a line; if there are more, their mean is shown
 
 
 class ScreenFilter(logging.Filter):
@@ -46,7 +46,7 @@ class ScreenLogProcessor(LogProcessor):
         super().__init__(window_size, **options)
 
     def get_log_after_epoch(self, runner, batch_idx, mode, with_non_scalar=False):
-        """See MMEngine's; the text has the main measures only."""
+        """As MMEngine's; the text has the main measures only."""
         tag, text = super().get_log_after_epoch(runner, batch_idx, mode, with_non_scalar)
         named = {name.removeprefix(f"{mode}/"): value for name, value in tag.items()}
         main = {name: value for name, value in named.items() if not re.fullmatch(HIDDEN, name)}

@@ -1,7 +1,7 @@
 """``trn_plugin::PATH``, a config of the installed package, for MMEngine.
 
-MMEngine finds packages by ``pkg_resources``, which setuptools 82 has dropped, and does not find
-editable installs. Its lookups are patched to answer for this package.
+MMEngine looks packages up in ``pkg_resources``, which setuptools 82 has dropped, and does not find
+editable installs. So its lookup functions are patched to answer for this package.
 """
 
 from __future__ import annotations

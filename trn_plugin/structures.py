@@ -1,4 +1,4 @@
-"""Batches and samples: labels and predictions on their way from data set to evaluators."""
+"""Samples and batches: the labels and predictions that data sets, models and metrics exchange."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class MultiTaskBatch(BaseDataElement):
         tasks (Mapping[str, Task]): the tasks by name.
         matrix (Tensor): (N, D) targets of all tasks, concatenated, 0 for a missing label; float64
             if the labels of a task are, else float32.
-        mask (Tensor): (N, T) bool, False for a label that is missing altogether.
+        mask (Tensor): (N, T) bool, False if a task has no label at all.
         meta (Mapping[str, list]): N entries by key, None where a sample has none.
         fields (Mapping[str, Mapping[str, Tensor]]): model outputs by field ('pred', 'hidden',
             'output', 'logits', 'target') and task, (N, ...).
@@ -90,7 +90,7 @@ class MultiTaskBatch(BaseDataElement):
     Attributes:
         targets (dict[str, Tensor]): (N, width) by task, float64 if the labels are, else float32.
         masks (dict[str, Tensor]): (N,) bool by task, the columns of ``mask``.
-        complete (frozenset[str]): tasks that are known, on the host, to lack no label.
+        complete (frozenset[str]): tasks known on the host to have all labels in this batch.
     """
 
     def __init__(

@@ -1,5 +1,5 @@
-# a training recipe without the relation loss: three shared stages, three times the landmarks'
-# loss, a moving average of the weights, stronger augmentation, 80 epochs
+# multi-task recipe: three shared stages, three times the landmarks' loss weight, label smoothing,
+# exponential moving average of the weights, stronger augmentation, 80 epochs
 _base_ = "mtl-fast_resnet18_mtfl.py"
 
 model = dict(

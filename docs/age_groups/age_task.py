@@ -19,15 +19,16 @@ class LevelColumn(LabelColumns):
     def read(self, cells, where):
         (value,) = super().read(cells, where)
         if value not in range(len(self.info["levels"])):
-            raise DataError(f"{where}: expected a level below {len(self.info['levels'])}")
+            count = len(self.info["levels"])
+            raise DataError(f"{where}: expected a level 0..{count - 1}, found {cells[0]!r}")
         return int(value)
 
 
 @TASKS.register
 class OrdinalTask(Task):
-    """A level 0..L-1; its target says for each level above the first whether it is reached.
+    """A level 0..L-1; its target (L-1,) is 1 for levels 1 to the label, else 0.
 
-    The output is the probability of each of these, (L-1,).
+    The output (L-1,) is the probability of each 1.
     """
 
     kind = "ordinal"

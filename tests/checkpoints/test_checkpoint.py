@@ -17,7 +17,7 @@ from trn_plugin.checkpoints.writing import plain
 from trn_plugin.errors import CheckpointError
 
 
-def test_plain_data_only_is_written(tmp_path):
+def test_only_plain_data_is_written(tmp_path):
     path = tmp_path / "a.pth"
     checkpoint = dict(
         state_dict=OrderedDict(w=torch.arange(3.0)),
@@ -74,7 +74,7 @@ def test_the_format_before_torch_1_6_is_read(tmp_path):
         (b"plain text", "refused, it is damaged or holds more than plain data"),
     ],
 )
-def test_files_that_are_no_checkpoints(tmp_path, content, message):
+def test_other_files_are_refused(tmp_path, content, message):
     path = tmp_path / "file.pth"
     if content is not None:
         path.write_bytes(content)
@@ -100,7 +100,7 @@ def test_one_changed_byte_is_found(tmp_path):
     whole = bytearray(path.read_bytes())
     whole[whole.index(weights.numpy().tobytes()[:64]) + 33] ^= 1
     path.write_bytes(whole)
-    with pytest.raises(CheckpointError, match=r"damaged, .*data/0 does not have its checksum"):
+    with pytest.raises(CheckpointError, match=r"damaged, the checksum of .*data/0 does not match"):
         load_checkpoint_file(path)
 
 
@@ -114,7 +114,7 @@ def test_a_newer_format_is_named(tmp_path):
         load_checkpoint_file(path)
 
 
-def test_what_a_killed_write_left_is_cleared(tmp_path):
+def test_leftovers_of_a_killed_write_are_removed(tmp_path):
     (tmp_path / ".a.pth.abc.partial").write_bytes(b"half")
     (tmp_path / ".b.pth.abc.partial").write_bytes(b"of another")
     save_checkpoint_file(dict(state_dict={}, meta={}), tmp_path / "a.pth")

@@ -1,4 +1,4 @@
-"""Checkpoint weights are loaded into models that they fit."""
+"""Weights of a checkpoint are loaded only into a model that they fit."""
 
 import argparse
 import re
@@ -38,7 +38,7 @@ def test_weights_of_another_model_are_named():
 
 
 @pytest.mark.parametrize("dtype", [torch.bool, torch.int64])
-def test_weights_of_another_kind_of_number_are_named(dtype):
+def test_weights_of_another_dtype_are_named(dtype):
     model = torch.nn.BatchNorm1d(3)
     before = model.state_dict()["weight"].clone()
     state = model.state_dict() | {"weight": torch.zeros(3, dtype=dtype)}
@@ -87,7 +87,7 @@ def test_extra_states_are_kept(tmp_path):
     assert other.count == 3
     load_model_state(other, {k: v for k, v in state.items() if "extra" not in k}, path)
     state["_extra_state"] = 5
-    with pytest.raises(CheckpointError, match=r"a\.pth: the model cannot take its state: TypeErr"):
+    with pytest.raises(CheckpointError, match=r"a\.pth: the model cannot load its state: TypeErr"):
         load_model_state(other, state, path)
 
 
@@ -107,7 +107,7 @@ class OfARun(torch.nn.Module):
         return key == "covariances"
 
 
-def test_a_model_says_what_may_be_missing():
+def test_a_model_names_its_optional_state():
     model = OfARun()
     state = {k: v + 1 for k, v in model.state_dict().items()}
     del state["mean"]

@@ -49,7 +49,7 @@ def save_call(path, function, argument, archive=True):
     torch.save(call, path, _use_new_zipfile_serialization=archive)
 
 
-HOSTILE = {  # what is written over a plain checkpoint
+HOSTILE = {  # written over a plain checkpoint
     "system": lambda path, mark: save_call(path, os.system, f"touch {mark}"),
     "subprocess": lambda path, mark: save_call(path, subprocess.check_call, ["touch", str(mark)]),
     "eval": lambda path, mark: save_call(path, eval, f"open({str(mark)!r}, 'w')"),
@@ -104,8 +104,8 @@ def test_hostile_files_are_refused_and_run_nothing(tmp_path, monkeypatch, kind, 
     assert not mark.exists()
 
 
-def test_what_others_allow_is_not_allowed_here(tmp_path):
-    """Safe globals that a process allows for its own files are not allowed for ours."""
+def test_safe_globals_of_the_process_do_not_apply(tmp_path):
+    """Classes that a process allows for its own files stay refused in checkpoints."""
     path, mark = tmp_path / "hostile.pth", tmp_path / "mark"
     write_hostile("system", path, mark)
     with torch.serialization.safe_globals([os.system, (os.system, "posix.system")]):
@@ -116,7 +116,7 @@ def test_what_others_allow_is_not_allowed_here(tmp_path):
     assert not mark.exists()
 
 
-def test_lists_that_hold_themselves_are_read_once(tmp_path):
+def test_lists_that_contain_themselves_are_checked_once(tmp_path):
     endless = []
     endless.append(endless)
     path = tmp_path / "cycle.pth"
@@ -130,7 +130,7 @@ for _ in range(60):
 
 
 @pytest.mark.parametrize("value", ["9\x1b[2J\n" + 5000 * "A", MANY, 10**400])
-def test_values_of_a_file_reach_no_terminal_as_they_are(tmp_path, value):
+def test_messages_escape_and_shorten_values_of_a_file(tmp_path, value):
     path = tmp_path / "a.pth"
     meta = dict(trn_plugin_version=value, trn_plugin_format=FORMAT + 1)
     torch.save(dict(state_dict={}, meta=meta), path)
@@ -157,7 +157,7 @@ def nested_tuples(depth, shared):
 
 @pytest.mark.parametrize("old", [False, True])
 @pytest.mark.parametrize(("depth", "shared"), [(60, True), (30, True), (100_000, False)])
-def test_tuples_nested_beyond_measure_are_refused(tmp_path, old, depth, shared):
+def test_deeply_nested_tuples_are_refused(tmp_path, old, depth, shared):
     """Hashing them would never end, or overflow the stack."""
     path, data = tmp_path / "nested.pth", nested_tuples(depth, shared)
     if old:  # its first pickles are two numbers and a dict

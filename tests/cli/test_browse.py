@@ -1,4 +1,4 @@
-"""trn-plugin browse: what training sees, drawn."""
+"""trn-plugin browse: drawings of the samples that training sees."""
 
 import cv2
 import numpy as np
@@ -28,7 +28,7 @@ def test_sheets_of_each_phase(tmp_path, run_tool, monkeypatch):
         assert f"written: {files[0]}" in printed
 
 
-def test_a_config_without_that_phase_is_one_line(run_tool):
+def test_a_config_without_that_phase_is_a_one_line_error(run_tool):
     arguments = (TOY, "--phase", "val", "--cfg-options", "val_dataloader=None")
     status, _, error = run_tool("browse_dataset", *arguments)
     assert status == 2
@@ -37,7 +37,7 @@ def test_a_config_without_that_phase_is_one_line(run_tool):
 
 @pytest.fixture
 def packed(tmp_path):
-    """A sample of which a point, a label and nothing else is missing."""
+    """A sample that lacks one point and one label."""
     cv2.imwrite(str(tmp_path / "a.png"), np.full((40, 60, 3), 200, np.uint8))
     tasks = read_tasks(
         dict(
@@ -57,7 +57,7 @@ def packed(tmp_path):
     return dict(inputs=torch.full((3, 20, 20), 90.0), data_samples=sample)
 
 
-def test_labels_boxes_and_what_is_missing(packed):
+def test_labels_boxes_and_missing_labels_are_drawn(packed):
     original, network = both_pictures(packed, ["pose", "height"])
     assert original.frame == (5, 6, 35, 36)
     assert original.image.shape == (40, 60, 3)

@@ -43,7 +43,7 @@ model = dict(
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A config and a checkpoint as training leaves them, the neck's running state included."""
+    """A config and a checkpoint as training writes it, with the neck's running state."""
     folder = tmp_path_factory.mktemp("trained")
     (folder / "config.py").write_text(CONFIG)
     config = cli.load_config(str(folder / "config.py"), None)
@@ -74,7 +74,7 @@ def test_the_tool_exports_a_checkpoint(trained, tmp_path, run_tool):
     assert predictor.input_size == (40, 32)
     assert predictor.tasks["pose"].names == ("left", "frontal", "right")
     assert predictor.metadata["metrics"] == {"pose/accuracy": 61.5}
-    assert "its metrics are from: validation during training" in printed
+    assert "the file holds the metrics of validation during training" in printed
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,9 @@ def test_the_tool_exports_a_checkpoint(trained, tmp_path, run_tool):
         ("CONFIG CKPT OUT --cfg-options model.backbone.model_name=resnet1", "resnet1"),
     ],
 )
-def test_bad_input_gets_one_line_and_exit_code_2(trained, tmp_path, run_tool, arguments, message):
+def test_bad_input_is_a_one_line_error_and_status_2(
+    trained, tmp_path, run_tool, arguments, message
+):
     names = dict(CONFIG=trained / "config.py", CKPT=trained / "last.pth", OUT=tmp_path / "m.onnx")
     words = (names.get(word, word) for word in arguments.split())
     status, _, error = run_tool("export_onnx", *words)
@@ -118,7 +120,7 @@ RECORD = {"config": "c.py", "checkpoint": "runs/epoch_3.pth", "split": "val"}
 RECORD |= {"landmarks/NME": 5.25, "relation/tau_hidden/a-b": None}
 
 
-def test_metrics_of_a_test_run_are_taken_over(trained, tmp_path):
+def test_metrics_of_a_test_run_are_stored(trained, tmp_path):
     digest = file_sha256(trained / "last.pth")
     (tmp_path / "metrics.json").write_text(json.dumps(RECORD | {"checkpoint_sha256": digest}))
     config = cli.load_config(str(trained / "config.py"), None)
@@ -144,7 +146,7 @@ def write_log(folder, *lines):
     log.write_text("".join(f"{json.dumps(line)}\n" for line in lines) + '{"lr": 0.1, "it')
 
 
-def test_metrics_are_those_that_the_run_logged_at_the_checkpoints_iteration(tmp_path):
+def test_metrics_are_those_logged_at_the_checkpoints_iteration(tmp_path):
     lines = [
         {"lr": 0.1, "loss": 2.0, "epoch": 2, "iter": 20, "step": 20},
         {"pose/accuracy": 50.0, "at_iter": 10, "time": 0.1, "step": 1},
@@ -178,7 +180,7 @@ def test_metrics_are_those_that_the_run_logged_at_the_checkpoints_iteration(tmp_
     ],
 )
 @pytest.mark.parametrize("wrapped", [False, True])
-def test_the_crop_of_training_is_described(step, dataset, expected, wrapped):
+def test_the_metadata_describe_the_training_crop(step, dataset, expected, wrapped):
     points = read_tasks({"points": dict(kind="landmarks", names=("a", "b"))})
     dataset = dict(type="MTFL", pipeline=[dict(type="LoadImage"), step], **dataset)
     if wrapped:

@@ -23,7 +23,7 @@ from trn_plugin.registry import DATASETS
 
 @pytest.fixture
 def score(job, run_tool, tmp_path):
-    """A function that measures a checkpoint or file: metrics, what was left out, output."""
+    """A function that measures a checkpoint or file: metrics, metrics left out, output."""
 
     def measure(model, *arguments):
         out = tmp_path / "m.json"
@@ -47,7 +47,7 @@ def test_metrics_of_a_checkpoint(job, score, tmp_path):
     assert (tmp_path / "pictures/worst.png").exists()
 
 
-def test_measuring_leaves_the_config_that_was_trained(job, run_tool):
+def test_measuring_does_not_overwrite_the_training_config(job, run_tool):
     work = job["checkpoint"].parent
     trained = work / Path(CONFIG).name
     before = trained.read_text()
@@ -58,7 +58,7 @@ def test_measuring_leaves_the_config_that_was_trained(job, run_tool):
     assert len(list(work.glob("*/vis_data/config.py"))) >= 2
 
 
-def test_an_exported_file_holds_what_validation_found(job, score):
+def test_an_exported_file_stores_the_validation_metrics(job, score):
     metadata = TaskPredictor(job["exported"]).metadata
     assert "epoch 2" in metadata["metrics_of"]
     assert metadata["metrics_of"].endswith("vis_data/scalars.json")
@@ -67,7 +67,7 @@ def test_an_exported_file_holds_what_validation_found(job, score):
     assert metadata["metrics"] == pytest.approx(known)
 
 
-def test_a_checkpoint_predicts_what_its_exported_file_does(job):
+def test_a_checkpoint_and_its_exported_file_predict_the_same(job):
     pictures = job["faces"] / "toy_test"
     config = job["checkpoint"].parent / Path(CONFIG).name
     network = TaskPredictor(config, checkpoint=job["checkpoint"])
@@ -83,11 +83,11 @@ def test_a_checkpoint_predicts_what_its_exported_file_does(job):
     boxes = [(10, 8, 70, 72)]
     (one,), (other,) = (network.predict(p, boxes) for p in (path, read_image(path)))
     np.testing.assert_array_equal(one["landmarks"], other["landmarks"])
-    with pytest.raises(DataError, match=r"expected one box a picture, found 1 for"):
+    with pytest.raises(DataError, match=r"expected one box per picture, found 1 for"):
         network.predict([pictures], boxes)
 
 
-def test_an_exported_file_scores_what_its_checkpoint_does(job, score, tmp_path):
+def test_an_exported_file_has_the_metrics_of_its_checkpoint(job, score, tmp_path):
     checkpoint, _, _ = score(job["checkpoint"])
     exported, left_out, printed = score(job["exported"], "--show-dir", tmp_path / "pictures")
     assert "not measured: TaskSimilarity: tau_hidden, tau_output" in printed
@@ -104,7 +104,7 @@ def test_an_exported_file_scores_what_its_checkpoint_does(job, score, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_file_with_features_scores_all_that_its_checkpoint_does(job, score, run_tool, tmp_path):
+def test_a_file_with_features_has_all_metrics_of_its_checkpoint(job, score, run_tool, tmp_path):
     path = tmp_path / "rich.onnx"
     arguments = (CONFIG, job["checkpoint"], path, "--features", *options(job["faces"]))
     assert run_tool("export_onnx", *arguments)[0] == 0
@@ -114,7 +114,7 @@ def test_a_file_with_features_scores_all_that_its_checkpoint_does(job, score, ru
     assert exported == pytest.approx(checkpoint, abs=0.05, nan_ok=True)
 
 
-def test_a_quantised_file_says_what_it_scores(job, run_tool, tmp_path):
+def test_a_quantised_file_stores_its_own_metrics(job, run_tool, tmp_path):
     path, report = tmp_path / "pose.onnx", tmp_path / "report.csv"
     arguments = ("--tasks", "pose", "--precision", "int8", "--evaluate", "val", "--report", report)
     arguments = (CONFIG, job["checkpoint"], path, *arguments, *options(job["faces"]))
@@ -136,7 +136,7 @@ def test_a_quantised_file_says_what_it_scores(job, run_tool, tmp_path):
     assert rows["pose/accuracy"]["pictures"] == "16"
 
 
-def test_no_file_is_quantised_unmeasured_without_pictures(job, run_tool, tmp_path):
+def test_int8_without_pictures_to_measure_on_is_refused(job, run_tool, tmp_path):
     changes = ["model.backbone.model_name=test_resnet", "input_size=32"]
     changes.append(f"test_dataloader.dataset.data_root={tmp_path / 'nowhere'}")
     arguments = (job["checkpoint"], tmp_path / "m.onnx", "--precision", "int8", "--cfg-options")
@@ -154,7 +154,7 @@ def test_training_logs_finite_losses_and_relations(job):
     assert all(math.isfinite(v) for row in trained for v in row.values())
 
 
-def test_a_resumed_run_goes_on(job, run_tool, tmp_path):
+def test_a_resumed_run_continues(job, run_tool, tmp_path):
     work = tmp_path / "again"
     shutil.copytree(job["checkpoint"].parent, work)
     (work / "last_checkpoint").write_text(str(work / "epoch_2.pth"))
@@ -164,7 +164,7 @@ def test_a_resumed_run_goes_on(job, run_tool, tmp_path):
 
 
 def test_predict_gives_the_landmarks_of_the_evaluation(job, run_tool, tmp_path):
-    """Same pictures, same boxes: the whole way from the file to pixels, in PyTorch and without."""
+    """The same pictures and boxes, from file to pixels, with and without PyTorch."""
     config = cli.load_config(CONFIG, {"input_size": 32})
     dataset = config.test_dataloader.dataset
     dataset = DATASETS.build(dict(dataset, data_root=str(job["faces"]), **SIZES))

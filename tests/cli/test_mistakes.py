@@ -10,7 +10,7 @@ from toy_job import CONFIG, MTFL_CONFIG, ROOT, SIZES, options
 
 @pytest.fixture
 def refused(run_tool):
-    """A function that runs a tool, which must end with one line that matches ``message``."""
+    """A function that runs a tool, which must fail with one line that matches ``message``."""
 
     def run(message, *arguments):
         status, _, error = run_tool(*arguments)
@@ -76,7 +76,7 @@ def test_bad_arguments(job, refused, tmp_path, monkeypatch, name, arguments, mes
     refused(message, name, *arguments, *extra)
 
 
-TASK = r"model\.heads\.landmarks: .* gives no labels"
+TASK = r"model\.heads\.landmarks: .* has no labels"
 PIPELINE = "train_dataloader.dataset.pipeline"
 
 
@@ -85,7 +85,7 @@ PIPELINE = "train_dataloader.dataset.pipeline"
     [
         ("model.backbone.model_name=resnet19", r"timm knows no 'resnet19'; close .*: .*resnet"),
         ("model.backbone.shared_stages=9", r"shared_stages: expected 0, 'all', a stage .*layer4"),
-        ("model.neck.relations=[('landmarks','age')]", r"'age' names no task"),
+        ("model.neck.relations=[('landmarks','age')]", r"'age' is not a task"),
         ("model.backbone.type=TimTrunk", r"TimTrunk is not in the"),
         ("model.bananas=1", r"bananas"),
         ("complie=True", r"--cfg-options complie: no such key, did you mean 'compile'\?"),
@@ -119,7 +119,7 @@ def test_bad_config_values(job, refused, tmp_path, option, message):
 
 
 def test_a_missing_root_says_where_to_get_the_data(refused, tmp_path, monkeypatch):
-    """At once: before pretrained weights are asked for, which takes minutes without a network."""
+    """Before pretrained weights are downloaded, which takes minutes to fail without a network."""
 
     def asked(*args, **kwargs):
         raise AssertionError("a model was built")

@@ -128,7 +128,7 @@ def test_the_papers_values_on_celeba(tool, tmp_path):
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    """An untrained single-task model of three tasks, and the toy faces that it is measured on."""
+    """An untrained STL model of three tasks, and the toy faces that it is measured on."""
     folder = tmp_path_factory.mktemp("similarity")
     make_toy_faces(str(folder / "faces"), train_size=70, test_size=10)
     config = cli.load_config(CONFIG, dict(HEADS))
@@ -167,7 +167,7 @@ def test_features_of_a_checkpoint_beside_the_labels(tool, tmp_path, checkpoint):
     assert row["note_hidden"] == "undefined: N - 1 <= d1 + d2"
     assert row["d1_hidden"] == row["d2_hidden"] == checkpoint["model"].backbone.num_features
     assert 0 < row["tau_gt"] <= 1
-    # probabilities of an untrained net: rounding is a direction of its own, at 40 samples
+    # with 40 samples, rounding errors of an untrained net's probabilities add a direction
     assert row["tau_output"] == pytest.approx(self_measured(checkpoint), abs=2e-3)
     assert row["chance_output"] == round(chance_similarity(40, 10, 5), 6)
     assert "hidden: undefined: N - 1 <= d1 + d2" in printed
@@ -176,7 +176,7 @@ def test_features_of_a_checkpoint_beside_the_labels(tool, tmp_path, checkpoint):
 
 
 def self_measured(checkpoint):
-    """tau of the outputs, picture by picture, on the training set as validation crops it."""
+    """tau of the outputs on the training set with validation crops, one picture at a time."""
     from trn_plugin.registry import DATASETS
 
     config = cli.load_config(CONFIG, dict(HEADS))
@@ -222,23 +222,23 @@ def test_relations_and_groups_of_a_checkpoint(tool, tmp_path, checkpoint):
         ([CONFIG, "--csv", "x.csv"], r"expected one of .* found 2"),
         (["--csv", "absent.csv"], r"absent\.csv: cannot be read"),
         (["--celeba", "absent.txt"], r"absent\.txt: cannot be read"),
-        (["--csv", "{csv}", "--split", "val"], r"--split: goes with a config only"),
-        (["--csv", "{csv}", "--checkpoint", "x"], r"--checkpoint: goes with a config only"),
-        (["--csv", "{csv}", "--cfg-options", "a=1"], r"--cfg-options: goes with a config only"),
-        ([CONFIG, "--columns", "a"], r"--columns: goes with --csv or --celeba only"),
-        (["--celeba", "{celeba}", "--classes", "Bald"], r"--classes: goes with --csv only"),
+        (["--csv", "{csv}", "--split", "val"], r"--split: needs a config"),
+        (["--csv", "{csv}", "--checkpoint", "x"], r"--checkpoint: needs a config"),
+        (["--csv", "{csv}", "--cfg-options", "a=1"], r"--cfg-options: needs a config"),
+        ([CONFIG, "--columns", "a"], r"--columns: needs --csv or --celeba"),
+        (["--celeba", "{celeba}", "--classes", "Bald"], r"--classes: needs --csv"),
         (["--celeba", "{celeba}", "--columns", "Hat"], r"no 'Hat'; expected one of Bald, Male"),
         (["--csv", "{csv}", "--columns", "a"], r"at least two tasks to relate, found 1"),
         (["--csv", "{csv}", "--groups", "x=a", "y=c"], r"--groups: no 'c' among a, b"),
         (["--csv", "{csv}", "--groups", "x=a", "y=a"], r"--groups: 'a' is named twice, in x, y"),
         (["--csv", "{csv}", "--groups", "x=a,b"], r"--groups: expected at least two groups"),
         (["--csv", "{csv}", "--groups", "xa", "y=b"], r"expected NAME=A,B, .* found 'xa'"),
-        ([CONFIG, "--all-pairs"], r"--all-pairs: goes with --checkpoint only"),
+        ([CONFIG, "--all-pairs"], r"--all-pairs: needs --checkpoint"),
         ([CONFIG, "--checkpoint", "absent.pth"], r"absent\.pth: .*No such file"),
         (["absent.py"], r"absent\.py: no such config file"),
     ],
 )
-def test_bad_arguments_are_one_line(tool, tmp_path, arguments, message):
+def test_bad_arguments_are_one_line_errors(tool, tmp_path, arguments, message):
     files = dict(csv=tmp_path / "labels.csv", celeba=tmp_path / "celeba.txt")
     files["csv"].write_text("a,b\n1,2\n3,5\n")
     files["celeba"].write_text(CELEBA)
@@ -248,7 +248,7 @@ def test_bad_arguments_are_one_line(tool, tmp_path, arguments, message):
     assert re.search(message, line), line
 
 
-def test_labels_within_wrappers_and_how_their_points_are_placed(tool, tmp_path):
+def test_labels_of_wrapped_data_sets_and_their_point_coordinates(tool, tmp_path):
     faces = tmp_path / "faces"
     make_toy_faces(str(faces), train_size=70, test_size=10)
     own = dict(data_root=str(faces), **SIZES)

@@ -1,4 +1,4 @@
-"""Weights of plain timm models into a cut one, and back."""
+"""Convert weights between plain timm models and cut ones."""
 
 import pytest
 import timm
@@ -26,7 +26,7 @@ model = dict(
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A config, and a checkpoint in which every weight has moved."""
+    """A config, and a checkpoint in which every weight has changed."""
     folder = tmp_path_factory.mktemp("trained")
     (folder / "config.py").write_text(CONFIG)
     model = MODELS.build(cli.load_config(str(folder / "config.py"), None).model)
@@ -39,9 +39,7 @@ def trained(tmp_path_factory):
 
 @pytest.mark.parametrize("suffix", ["safetensors", "pth"])
 @pytest.mark.parametrize("task", ["landmarks", "pose"])
-def test_trunk_and_tail_become_a_timm_model_and_come_back(
-    trained, tmp_path, run_tool, suffix, task
-):
+def test_trunk_and_tail_convert_to_a_timm_model_and_back(trained, tmp_path, run_tool, suffix, task):
     folder, model = trained
     out = tmp_path / f"weights.{suffix}"
     arguments = (folder / "config.py", folder / "last.pth", out, "--task", task)
@@ -64,7 +62,7 @@ def test_trunk_and_tail_become_a_timm_model_and_come_back(
     ("shared", "task"),
     [(dict(a=1, b=3, c=3), "a"), (dict(a=1, b=3, c=3), "c"), (0, "b"), ("all", "a")],
 )
-def test_a_task_takes_its_own_weights_back(shared, task):
+def test_a_task_loads_its_own_weights_back(shared, task):
     trunk = TimmTrunk("test_resnet", shared_stages=shared, tasks=("a", "b", "c"), img_size=64)
     with torch.no_grad():
         for p in trunk.parameters():
@@ -73,7 +71,7 @@ def test_a_task_takes_its_own_weights_back(shared, task):
     assert torch.allclose(trunk.to_timm(task)(x), trunk.eval()(x)[task], atol=1e-5)
 
 
-def test_mistakes_are_told(trained, tmp_path, run_tool):
+def test_mistakes_are_one_line_errors(trained, tmp_path, run_tool):
     folder, model = trained
     files = (folder / "config.py", folder / "last.pth")
     for out, task, message in (

@@ -1,4 +1,4 @@
-"""A small training of toy faces: its config and options."""
+"""Config and options of a small training on toy faces."""
 
 from pathlib import Path
 

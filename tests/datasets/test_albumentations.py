@@ -1,4 +1,4 @@
-"""Albumentations moves pictures and points alike; what loses or mirrors points is refused."""
+"""Albumentations moves points with the picture; transforms that drop or mirror them are refused."""
 
 import pickle
 import subprocess
@@ -27,7 +27,7 @@ DISTORTIONS = [
 
 @pytest.mark.parametrize("angle", [-60, -15, 7, 30, 90])
 @pytest.mark.parametrize("size", [(100, 100), (81, 120)])
-def test_rotation_takes_the_points_along(make_results, angle, size):
+def test_points_follow_a_rotation(make_results, angle, size):
     rotate = dict(type="Rotate", limit=(angle, angle), p=1.0, border_mode=0)
     before = cropped(make_results, INNER, size=size)
     old = before["gt"]["landmarks"].copy()
@@ -49,7 +49,7 @@ def test_rotation_takes_the_points_along(make_results, angle, size):
     ],
     ids=lambda config: config["type"],
 )
-def test_geometry_takes_the_points_along(make_results, config):
+def test_points_follow_geometric_transforms(make_results, config):
     results = Albumentations([config])(cropped(make_results, INNER))
     assert_points_on_dots(results, tolerance=1.0)
 
@@ -97,7 +97,7 @@ def test_a_changed_size_is_an_error(make_results):
         Albumentations([dict(type="Resize", height=20, width=20)])(cropped(make_results))
 
 
-def test_the_draw_comes_from_the_samples_generator_alone(make_results):
+def test_augmentation_depends_only_on_the_samples_generator(make_results):
     transform = Albumentations(
         [dict(type=name, p=1.0) for name in ("Rotate", "GaussNoise", "Spatter", "ISONoise")]
     )
@@ -115,7 +115,7 @@ def test_the_draw_comes_from_the_samples_generator_alone(make_results):
     assert (first["gt"]["landmarks"] != other["gt"]["landmarks"]).any()
 
 
-def test_albumentations_does_not_ask_for_updates():
+def test_importing_albumentations_makes_no_network_request():
     code = (
         "import os; os.environ.pop('NO_ALBUMENTATIONS_UPDATE', None)\n"
         "import trn_plugin.datasets, os; print(os.environ['NO_ALBUMENTATIONS_UPDATE'])"
@@ -125,7 +125,7 @@ def test_albumentations_does_not_ask_for_updates():
 
 
 def coordinates():
-    """A picture of which every pixel says where it is."""
+    """A picture whose pixel values encode their position."""
     ys, xs = np.mgrid[:SIDE, :SIDE].astype(np.uint8)
     return np.stack([xs, ys, np.full_like(xs, 255)], axis=-1)
 
@@ -153,12 +153,12 @@ def test_landmarks_follow_a_distortion(make_results, config, nested):
                 row, column = np.unravel_index(away.argmin(), away.shape)
                 errors.append(np.hypot(x - column, y - row))
                 moves.append(np.hypot(*(point - (column, row))))
-    assert np.median(errors) <= 0.75  # the picture is whole pixels, and says whole numbers
+    assert np.median(errors) <= 0.75  # positions are encoded as whole numbers
     assert np.quantile(errors, 0.9) <= 1.5
     assert np.quantile(moves, 0.9) > 1
 
 
-def test_what_drops_landmarks_is_found_out(monkeypatch):
+def test_transforms_that_drop_landmarks_are_refused(monkeypatch):
     class Loses(albumentations.NoOp):
         def apply_to_keypoints(self, keypoints, **params):
             return keypoints[1:]
@@ -177,10 +177,10 @@ def test_what_drops_landmarks_is_found_out(monkeypatch):
         dict(type="RandomRotate90"),
         dict(type="CoarseDropout"),
         dict(type="SafeRotate", limit=180),
-        dict(type="Crop", x_max=80, y_max=80, pad_if_needed=False),  # larger than what is tried
+        dict(type="Crop", x_max=80, y_max=80, pad_if_needed=False),  # larger than the trial picture
     ],
 )
-def test_what_keeps_landmarks_is_taken(config):
+def test_transforms_that_keep_landmarks_are_accepted(config):
     Albumentations([config])
 
 

@@ -1,4 +1,4 @@
-"""Whatever an annotation file or a picture holds, it loads right or is one line that names it."""
+"""Damaged annotation files and pictures load correctly or raise one line that names the file."""
 
 import os
 import random
@@ -91,7 +91,7 @@ def mutated(data, rng):
 
 
 def refusal(make, name):
-    """(what is made, None), or (None, the error), which must be one line that has ``name``."""
+    """(the result, None), or (None, the error), which must be one line that contains ``name``."""
     try:
         return make(), None
     except TrnPluginError as error:
@@ -103,7 +103,7 @@ def refusal(make, name):
 
 
 def check_samples(dataset):
-    """Every sample is whole, or an error of one line that names file and line."""
+    """Every sample is complete, or raises one line that names file and line."""
     outcomes = {"good": 0, "refused": 0}
     for index in range(len(dataset)):
         sample, error = refusal(lambda index=index: dataset[index], "training.txt:")
@@ -144,7 +144,7 @@ def run_fuzz(root, seeds):
             for kind, count in fuzz(root, seed).items():
                 total[kind] = total.get(kind, 0) + count
         except BaseException:
-            print(f"seed {seed}")  # which to look at
+            print(f"seed {seed}")  # to reproduce
             raise
     return total
 
@@ -169,12 +169,12 @@ COLUMNS = dict(
 
 
 def fuzz_table(folder, seed):
-    """Whatever is in the file, records are whole, or there is one line that names it."""
+    """Whatever the file holds, records are complete, or one line names it."""
     rng = random.Random(seed)
     changed = mutated(TABLE.replace(b",", b" "), rng).replace(b" ", b",")
     (folder / "labels.csv").write_bytes(changed)
     options = dict(box=["x0", "y0", "x1", "y1"], split_column="split", split="train")
-    options["serialize_data"] = False  # MMEngine collects garbage after it, which takes long
+    options["serialize_data"] = False  # serialisation collects garbage, which is slow
     make = lambda: TabularMultiTask(str(folder), "labels.csv", COLUMNS, **options)  # noqa: E731
     dataset, error = refusal(make, "labels.csv")
     if error is not None:
@@ -205,8 +205,8 @@ def test_tables(tmp_path):
         ("outside/secret.jpg", r"training\.txt:1: .*is a symbolic link out of the data root"),
         ("../outside/secret.jpg", r"training\.txt:1: expected a path inside the data root"),
         ("loop.jpg", r"training\.txt:1: .*loop\.jpg: cannot read the picture"),
-        ("pipe.jpg", r"training\.txt:1: .*pipe\.jpg: cannot read .* no regular file"),
-        ("toy_train", r"training\.txt:1: .*cannot read the picture: it is no regular file"),
+        ("pipe.jpg", r"training\.txt:1: .*pipe\.jpg: cannot read .* not a regular file"),
+        ("toy_train", r"training\.txt:1: .*cannot read the picture: it is not a regular file"),
         ("absent.jpg", r"training\.txt:1: .*absent\.jpg: cannot read the picture: No such file"),
         ("inside.jpg", None),
     ],

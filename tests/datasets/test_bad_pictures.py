@@ -1,4 +1,4 @@
-"""A picture file is read, or refused in one line that names it."""
+"""A picture file is read, or refused by one line that names it."""
 
 import random
 import struct
@@ -22,7 +22,7 @@ def scene():
 
 
 def png(width, height, depth=8, kind=2, pixels=bytes(999)):
-    """A PNG that promises so many pixels of RGB and, by itself, holds almost none."""
+    """A PNG whose header gives this size of RGB; by default it holds almost no pixels."""
 
     def chunk(kind, data):
         checksum = struct.pack(">I", zlib.crc32(kind + data))
@@ -36,7 +36,7 @@ def png(width, height, depth=8, kind=2, pixels=bytes(999)):
 def with_exif_turn(path, image):
     picture = Image.fromarray(image)
     exif = picture.getexif()
-    exif[274] = 6  # the camera was held upright: turn by 90 degrees to the right
+    exif[274] = 6  # a camera held upright: rotate clockwise by 90 degrees
     picture.save(path, exif=exif, quality=95)
 
 

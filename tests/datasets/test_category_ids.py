@@ -1,4 +1,4 @@
-"""Classes of samples for ``ClassBalancedDataset``, within wrappers too."""
+"""Classes of samples for ``ClassBalancedDataset``, also in wrapping data sets."""
 
 import numpy as np
 import pytest
@@ -66,18 +66,18 @@ def test_rare_classes_are_repeated_within_wrappers(toy_root, kind):
     assert not torch.equal(once, later)
 
 
-def test_classes_within_a_wrapper_that_is_not_known_are_refused(toy_root):
+def test_an_unknown_wrapper_in_a_balanced_data_set_is_refused(toy_root):
     dataset = DrawnDataset(OwnWrapper(MTFL(toy_root)))
     with pytest.raises(ConfigError, match="OwnWrapper does not describe the classes"):
         dataset.get_cat_ids(0)
 
 
 @pytest.mark.parametrize("kind", ["ConcatDataset", "RepeatDataset"])
-def test_a_bare_wrapper_within_a_balanced_one_is_refused(toy_root, kind):
+def test_a_plain_wrapper_in_a_balanced_data_set_is_refused(toy_root, kind):
     init_default_scope("trn_plugin")
     one = dict(type="MTFL", data_root=toy_root)
     inner = dict(datasets=[one]) if kind == "ConcatDataset" else dict(dataset=one, times=2)
     dataset = dict(type="ClassBalancedDataset", oversample_thr=0.9, dataset=dict(inner, type=kind))
     loader = dict(batch_size=2, dataset=dataset, sampler=dict(type="DrawSampler"))
-    with pytest.raises(ConfigError, match=f"{kind} tells no classes.*DrawnDataset"):
+    with pytest.raises(ConfigError, match=f"{kind} has no get_cat_ids.*DrawnDataset"):
         SafeRunner.build_dataloader(loader, 3)

@@ -30,7 +30,7 @@ def test_every_layout_gives_the_same(tmp_path, layout, nest):
     assert dataset[3]["inputs"].shape == (3, 32, 24)
 
 
-def test_splits_are_the_partitions(faces):
+def test_splits_are_those_of_the_partition(faces):
     root, expected = faces
     sizes = {}
     for split in ("train", "val", "test", None):
@@ -43,7 +43,7 @@ def test_splits_are_the_partitions(faces):
     assert sizes == {"train": 12, "val": 6, "test": 6, None: 24}
 
 
-def test_only_the_rows_of_the_partition_count(faces, tmp_path):
+def test_the_partition_selects_the_rows(faces, tmp_path):
     root, expected = faces
     path = tmp_path / "mine.txt"
     chosen = [17, 2, 9]
@@ -77,14 +77,14 @@ def test_attributes_by_name_as_groups_and_alone(faces):
     assert info["_5_o_Clock_Shadow"]["names"] == ("5_o_Clock_Shadow",)
 
 
-def test_none_is_one_task_for_each_attribute(faces):
+def test_tasks_none_gives_one_task_for_each_attribute(faces):
     tasks = CelebA(faces[0], tasks=None).tasks
     assert len(tasks) == 40
     assert all(task.isidentifier() for task in tasks)
     assert CelebA(faces[0], tasks=None, attributes=("Male", "Bald")).tasks == ("Male", "Bald")
 
 
-def test_shares_are_of_the_chosen_rows(faces):
+def test_labels_are_those_of_the_chosen_rows(faces):
     root, expected = faces
     dataset = CelebA(root, split="val", indices=[4, 1])
     rows = [12 + 4, 12 + 1]
@@ -119,7 +119,7 @@ def test_landmarks_follow_pictures_of_another_scale(tmp_path):
         np.testing.assert_allclose(record["gt"]["landmarks"], points / 2)
 
 
-def test_boxes_are_of_the_pictures_in_the_wild(faces, tmp_path):
+def test_boxes_need_the_pictures_in_the_wild(faces, tmp_path):
     root, expected = faces
     with pytest.raises(ConfigError, match=r"'bbox' is in pixels of the pictures in the wild"):
         CelebA(root, tasks=("bbox",))
@@ -160,9 +160,9 @@ def test_mistakes_are_config_errors(faces, kwargs, message):
         CelebA(faces[0], **kwargs)
 
 
-def test_what_is_missing_is_named(own):
+def test_missing_files_are_named(own):
     root, _ = own
-    with pytest.raises(DataError, match=r"nowhere' is no folder: set CELEBA_ROOT.*mmlab\.ie"):
+    with pytest.raises(DataError, match=r"nowhere' is not a folder: set CELEBA_ROOT.*mmlab\.ie"):
         CelebA(str(root / "nowhere"))
     with pytest.raises(DataError, match=r"file 'other\.txt' is missing.*CELEBA_ROOT"):
         CelebA(str(root), partition="other.txt")
@@ -222,7 +222,7 @@ def test_a_partition_by_path(own, monkeypatch):
         assert len(CelebA(str(root), partition=path, split="train")) == 1
 
 
-def test_a_landmark_file_that_nobody_asked_for_is_not_read(own):
+def test_an_unneeded_landmark_file_is_not_read(own):
     root, _ = own
     (root / "list_landmarks_align_celeba.txt").write_text("no\nlandmarks\n")
     assert len(CelebA(str(root), pipeline=PIPELINE)) > 0

@@ -1,4 +1,4 @@
-"""CelebA's label files as distributed, of the usual mirror, and as spreadsheets leave them."""
+"""CelebA's label files as distributed, from the common CSV mirror, and saved by spreadsheets."""
 
 import os
 import time
@@ -31,7 +31,7 @@ def listing(rows=ROWS, names=NAMES, count=None, end="\n"):
 
 
 def table(*rows, end="\n"):
-    """As CSV, with rows of text behind the good ones."""
+    """As CSV, with further rows of text after the valid ones."""
     good = [",".join([name, *map(str, values)]) for name, values in ROWS]
     return end.join([",".join(("image_id", *NAMES)), *good, *rows, ""])
 
@@ -71,7 +71,7 @@ def test_values_names_and_lines(write, text, lines):
 
 
 def plain(data):
-    """A slow reader of the same format; None for what it cannot read."""
+    """Reference reader of the same format; None for an unreadable file."""
     lines = data.split(b"\n")
     try:
         count, names = int(lines[0]), lines[1].split()
@@ -84,7 +84,7 @@ def plain(data):
     return (files, values) if right and len(set(files)) == len(files) else None
 
 
-def test_a_damaged_byte_is_an_error_or_reads_as_a_plain_reader_reads_it(write):
+def test_a_damaged_byte_is_an_error_or_gives_the_reference_readers_values(write):
     data = listing(end="\r\n").encode()
     start = data.index(b"000001")
     outcomes = set()
@@ -109,7 +109,7 @@ def test_a_damaged_byte_is_an_error_or_reads_as_a_plain_reader_reads_it(write):
     [
         ("", r":1: expected the number of pictures, found ''"),
         (listing(count="three"), r":1: expected the number of pictures, found 'three'"),
-        (listing(count=4), r":1: expected the announced 4 rows, found 3"),
+        (listing(count=4), r":1: expected 4 rows by this count, found 3"),
         ("1\na.jpg -1\n", r": no rows"),
         ("1\n-1 1\na.jpg -1 1\n", r":2: expected the columns' names"),
         (listing(names=("Bald", "Bald", "Hat")), r":2: .*each once"),
@@ -135,7 +135,7 @@ def test_a_damaged_byte_is_an_error_or_reads_as_a_plain_reader_reads_it(write):
         ("202,599\nBald\n1.jpg 1\n", ":1: expected the number of pictures, found '202,599'"),
     ],
 )
-def test_what_does_not_fit_is_named(write, text, message):
+def test_malformed_files_are_named(write, text, message):
     with pytest.raises(DataError, match=f"labels.csv{message}") as caught:
         read_attributes(write(text))
     assert "\n" not in str(caught.value)
@@ -147,7 +147,7 @@ def test_a_missing_file_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(("text", "line"), [(listing(), 2), (table(), 1)])
-def test_other_columns_are_named(write, text, line):
+def test_wrong_columns_are_named(write, text, line):
     with pytest.raises(DataError, match=f":{line}: expected the columns x y, found 'Bald Hat Youn"):
         read_table(write(text), ("x", "y"))
 
@@ -195,7 +195,7 @@ def as_csv(root, name, header):
 
 
 @pytest.mark.parametrize("nested", [False, True])
-def test_the_mirror_is_read_as_the_text_files_are(tmp_path, nested):
+def test_the_csv_mirror_gives_the_same_as_the_text_files(tmp_path, nested):
     given, mirror = tmp_path / "given", tmp_path / "mirror"
     for root in (given, mirror):
         make_celeba(root, geometry=True)

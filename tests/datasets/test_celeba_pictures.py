@@ -22,7 +22,7 @@ def test_missing_pictures_are_named_before_training(own):
     assert len(CelebA(str(root))) == 8  # labels alone need no picture
 
 
-def test_skipping_missing_pictures_is_said(own, logged):
+def test_skipped_missing_pictures_are_logged(own, logged):
     root, expected = own
     (root / "img_align_celeba" / "000003.jpg").unlink()
     dataset = CelebA(str(root), pipeline=PIPELINE, skip_unreadable=True)

@@ -1,4 +1,4 @@
-"""One batch of labels: what travels from the workers to losses, metrics and other projects."""
+"""A batch of labels: from the workers to losses, metrics and other projects."""
 
 import pickle
 from multiprocessing.reduction import ForkingPickler
@@ -43,7 +43,7 @@ def batch(count=5):
     return MultiTaskBatch.of(list(samples(count)), TASKS)
 
 
-def test_tasks_without_a_missing_label_are_known_on_every_device():
+def test_complete_tasks_are_known_on_every_device():
     found = batch()
     assert found.complete == {"points"}
     assert found.to("meta").complete == {"points"}
@@ -51,7 +51,7 @@ def test_tasks_without_a_missing_label_are_known_on_every_device():
     assert batch(1).complete == set(TASKS)
 
 
-def test_it_is_a_sequence_of_samples():
+def test_a_batch_is_a_sequence_of_samples():
     found = batch()
     assert len(found) == len(list(found)) == 5
     assert [sample.img_path for sample in found[1:3]] == ["1.jpg", "2.jpg"]
@@ -66,7 +66,7 @@ def test_it_is_a_sequence_of_samples():
         assert ("unreadable" in ours) == ("unreadable" in theirs)
 
 
-def test_it_travels_as_plain_bytes():
+def test_a_batch_is_pickled_as_plain_bytes():
     data = bytes(ForkingPickler.dumps(batch()))
     assert b"rebuild" not in data
     again = pickle.loads(data)
@@ -75,7 +75,7 @@ def test_it_travels_as_plain_bytes():
     assert again.meta == batch().meta
 
 
-def test_fields_reach_each_sample_and_the_samples_given():
+def test_fields_set_on_a_batch_reach_its_samples():
     pred = {"pose": torch.arange(15.0).view(5, 3)}
     found = batch().with_fields(pred=pred, target=batch().targets)
     assert torch.equal(found[3].pred["pose"], pred["pose"][3])
@@ -87,7 +87,7 @@ def test_fields_reach_each_sample_and_the_samples_given():
     assert moved.fields["pred"]["pose"].dtype == torch.float64
 
 
-def test_mmengine_moves_it_with_the_pictures():
+def test_mmengine_moves_a_batch_with_its_pictures():
     data = dict(inputs=torch.zeros(5, 3, 4, 4), data_samples=batch())
     preprocessor = BaseDataPreprocessor()
     preprocessor.to(torch.device("meta"))
@@ -121,7 +121,7 @@ def test_further_entries_are_kept():
     assert multi_task_collate(packed)["weight"].tolist() == [2, 2, 2]
 
 
-def test_a_model_of_more_tasks_than_the_data_has_no_target_for_them():
+def test_tasks_of_the_model_that_the_data_lack_have_no_targets():
     from trn_plugin.evaluation import TaskSimilarity
     from trn_plugin.evaluation.features import collect_features
     from trn_plugin.registry import MODELS
@@ -156,7 +156,7 @@ def test_a_label_that_does_not_fit_is_named():
         MultiTaskBatch.of(wrong, TASKS)
 
 
-def test_pictures_of_one_batch_are_of_one_size():
+def test_pictures_of_different_sizes_are_refused():
     packed = [
         dict(inputs=torch.zeros(3, side, 4), data_samples=sample)
         for side, sample in zip((4, 5), samples(2), strict=True)
@@ -165,7 +165,7 @@ def test_pictures_of_one_batch_are_of_one_size():
         multi_task_collate(packed)
 
 
-def test_samples_of_other_projects_stay_as_they_are():
+def test_samples_of_other_projects_are_collated_by_mmengine():
     packed = [dict(inputs=torch.zeros(2), labels=torch.tensor(i)) for i in range(3)]
     assert multi_task_collate(packed)["labels"].tolist() == [0, 1, 2]
     strange = [dict(inputs=torch.zeros(2), data_samples=torch.tensor(i)) for i in range(3)]
@@ -173,7 +173,7 @@ def test_samples_of_other_projects_stay_as_they_are():
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_loader_gives_what_its_samples_are(toy_root, workers):
+def test_a_loader_gives_its_samples_collated(toy_root, workers):
     from trn_plugin.datasets import CropResize, FaceBox, LoadImage, PackMultiTaskInputs
 
     sizes = dict(train_size=60, test_size=20, val_size=10)
@@ -191,7 +191,7 @@ def test_a_loader_gives_what_its_samples_are(toy_root, workers):
 
 
 class Foreign(BaseMetric):
-    """A metric of another project: takes dicts, one a picture."""
+    """A metric of another project: takes a dict for each picture."""
 
     default_prefix = "foreign"
 
@@ -204,7 +204,7 @@ class Foreign(BaseMetric):
         return {"right": 100 * float(np.mean(results))}
 
 
-def test_metrics_of_batches_and_of_samples_measure_the_same():
+def test_metrics_are_the_same_for_batches_and_samples():
     evaluator = BatchEvaluator([Accuracy("pose"), Foreign()])
     g = torch.Generator().manual_seed(1)
     for count in (4, 3):

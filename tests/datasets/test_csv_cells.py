@@ -1,4 +1,4 @@
-"""Columns of a CSV file, read in blocks, are what the csv module reads."""
+"""Columns of a CSV file, read in batches, equal what the csv module reads."""
 
 import csv
 import random
@@ -30,7 +30,7 @@ def flat(batches):
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_plain_lines_are_read_as_the_csv_module_reads_them(tmp_path, seed):
+def test_plain_files_give_the_same_as_the_csv_module(tmp_path, seed):
     draw = random.Random(seed)
     end = draw.choice(["\n", "\r\n"])
     lines = ["a, b ,c"]
@@ -65,9 +65,9 @@ def test_quoted_cells(tmp_path, rows):
     assert lines == ([2, 4, 5] if len(rows) > 2 else [2])
 
 
-def test_a_fault_far_down_names_its_line(tmp_path):
+def test_a_bad_row_in_a_later_batch_names_its_line(tmp_path):
     path = tmp_path / "table.csv"
-    good = [f"picture_{row:050d},{row}" for row in range(100_000)]  # of two blocks
+    good = [f"picture_{row:050d},{row}" for row in range(100_000)]  # two batches
     for fault, message in [("a", "expected 2 columns, found 1"), ("\udc80,1", "in UTF-8")]:
         text = "\n".join(["name,value", *good, fault, "b,2"])
         path.write_bytes(text.encode(errors="surrogateescape"))
@@ -118,12 +118,12 @@ def test_numbers_classes_and_missing_cells(tmp_path, text):
         ("a,b\n1,\n", None, ("b",), r"expected 1 to 1000 classes in column b, found 0"),
     ],
 )
-def test_what_cannot_be_read_is_named(tmp_path, text, columns, classes, message):
+def test_unreadable_files_are_named(tmp_path, text, columns, classes, message):
     with pytest.raises(DataError, match=message):
         read_label_csv(write(tmp_path, text), columns, classes)
 
 
-def test_files_that_are_no_text(tmp_path):
+def test_files_that_are_not_text(tmp_path):
     with pytest.raises(DataError, match=r"absent\.csv: cannot be read: No such file"):
         read_label_csv(str(tmp_path / "absent.csv"))
     with pytest.raises(DataError, match=r":2: expected a CSV file in UTF-8"):

@@ -18,7 +18,7 @@ def boxes(transform, make_results, count=300):
 
 
 @pytest.mark.parametrize("mode", ["jitter", "perturbed"])
-def test_drawn_boxes_fill_their_range(mode, make_results):
+def test_sampled_boxes_fill_their_range(mode, make_results):
     transform = FaceBox(mode)
     drawn = boxes(transform, make_results)
     sides = drawn[:, 2] - drawn[:, 0]
@@ -36,7 +36,7 @@ def test_drawn_boxes_fill_their_range(mode, make_results):
     assert np.abs(shifts.mean(axis=0)).max() < 0.2 * transform.shift
 
 
-def test_training_draws_by_epoch_and_validation_does_not(make_results):
+def test_training_boxes_change_by_epoch_and_validation_boxes_do_not(make_results):
     others = dict(jitter=dict(eval_seed=(1, 9)), perturbed=dict(rng=np.random.default_rng(99)))
     for mode, other in others.items():
         first = make_results(IMAGE, LANDMARKS, seed=3)

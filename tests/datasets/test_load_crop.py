@@ -14,7 +14,7 @@ from trn_plugin.tasks import read_tasks
 
 
 def slopes(width, height):
-    """A picture whose red and green say where a pixel's middle is."""
+    """A picture whose red and green encode the position of each pixel's centre."""
     x, y = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
     values = np.stack([255 * x / width, 255 * y / height, np.full_like(x, 90)], axis=-1)
     return np.rint(values).astype(np.uint8)
@@ -46,7 +46,7 @@ def random_boxes(width, height, count=40, seed=0):
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png"])
-def test_same_as_load_image_and_crop_resize_but_for_rounding(tmp_path, suffix):
+def test_equals_load_image_and_crop_resize_up_to_rounding(tmp_path, suffix):
     noise = np.random.default_rng(0).integers(0, 256, (90, 130, 3), dtype=np.uint8)
     path = save(tmp_path / f"a.{suffix}", noise)
     for size in (24, (40, 30), 150):
@@ -98,8 +98,8 @@ def test_reduced_pictures_keep_every_pixel_in_its_place(tmp_path, size):
 
 @pytest.mark.parametrize("reduced", [False, True])
 @pytest.mark.parametrize("size", [24, (60, 40), 300])
-def test_turned_boxes_carry_landmarks_along(tmp_path, size, reduced):
-    """Where a landmark lands, the crop shows the place of the picture that it was at."""
+def test_landmarks_follow_rotated_boxes(tmp_path, size, reduced):
+    """At a landmark's new position the crop shows the picture at its old position."""
     width, height = 301, 407
     path = save(tmp_path / "a.jpg", slopes(width, height), quality=98, subsampling=0)
     transform = LoadCrop(size, rotate=40, scale=(0.7, 1.4), shift=0.2, reduced=reduced)
@@ -111,7 +111,7 @@ def test_turned_boxes_carry_landmarks_along(tmp_path, size, reduced):
         rows, columns = out["crop_shape"]
         place = out["gt"]["points"] * (columns, rows) - 0.5
         inside = ((place > 1) & (place < (columns - 2, rows - 2))).all(axis=1)
-        edge = 3 * 1.4 * (box[2] - box[0]) / min(rows, columns)  # what black could be mixed into
+        edge = 3 * 1.4 * (box[2] - box[0]) / min(rows, columns)  # black may be mixed in there
         inside &= ((grid > edge) & (grid < np.subtract((width, height), edge))).all(axis=1)
         x, y = place[inside].astype(np.float32).T
         if not x.size:
@@ -125,7 +125,7 @@ def test_turned_boxes_carry_landmarks_along(tmp_path, size, reduced):
     assert errors.max() < 2
 
 
-def test_turned_boxes_stay_within_their_limits(tmp_path):
+def test_rotated_boxes_stay_within_their_limits(tmp_path):
     path = save(tmp_path / "a.png", slopes(200, 100))
     box = (40, 10, 120, 70)
     corners = np.array([[40, 10], [120, 10], [120, 70], [40, 70], [80, 40]])
@@ -160,8 +160,8 @@ def test_what_lies_outside_the_upright_box_is_shown(tmp_path):
     assert transform(given)["img"].min() == 0
 
 
-def test_fine_pictures_are_averaged_before_they_are_sampled(tmp_path):
-    """Single pixels of a fine pattern must not be picked out: that would be noise."""
+def test_large_pictures_are_averaged_before_sampling(tmp_path):
+    """Sampling single pixels of a fine pattern would alias."""
     pattern = np.indices((512, 512)).sum(axis=0) % 2 * 255
     path = save(tmp_path / "a.png", np.repeat(pattern[..., None], 3, -1).astype(np.uint8))
     given = dict(results(path, (64, 64, 448, 448)), rng=np.random.default_rng(0))
@@ -200,7 +200,7 @@ def test_sizes_in_headers(tmp_path):
     for length in (0, 1, 2, 5, 20, 100):
         assert jpeg_size(data[:length]) is None
     rng = np.random.default_rng(0)
-    for _ in range(200):  # whatever is in the file, it ends
+    for _ in range(200):  # it returns for any content
         jpeg_size(np.concatenate([data[:2], rng.integers(0, 256, 300).astype(np.uint8)]))
     assert jpeg_size(np.frombuffer(b"\x89PNG\r\n\x1a\n" + bytes(50), np.uint8)) is None
 
@@ -209,7 +209,7 @@ def test_sizes_in_headers(tmp_path):
     "options",
     [dict(rotate=-1), dict(rotate="10"), dict(shift=0.6), dict(scale=1.0), dict(scale=(1.1, 0.9))],
 )
-def test_turns_that_cannot_be_used(options):
+def test_unusable_options(options):
     with pytest.raises(ConfigError, match=rf"^LoadCrop\.{next(iter(options))}: expected"):
         LoadCrop(8, **options)
 
@@ -221,7 +221,7 @@ def test_boxes_of_other_transforms(tmp_path):
     transform.open(1)
     first = transform(dict(given))["img"]
     np.testing.assert_array_equal(transform(dict(given))["img"], first)
-    other = transform(dict(given, box=(20, 0, 60, 40)))["img"]  # not taken for the first
+    other = transform(dict(given, box=(20, 0, 60, 40)))["img"]  # not the first from the cache
     assert np.abs(other.astype(int) - first).max() > 20
 
 

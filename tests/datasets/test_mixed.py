@@ -1,4 +1,4 @@
-"""Data sets of different tasks as one, and drawing from each by its share."""
+"""Join data sets of different tasks, and sample each by its share."""
 
 from collections import Counter
 
@@ -94,8 +94,8 @@ def test_each_sample_has_the_labels_of_its_data_set(toy):
     assert list(loader.dataset.metainfo["tasks"]) == [*POINTS, *SMILES]
 
 
-def test_a_step_is_that_of_the_labels_that_are_there(toy):
-    """Task losses of a mixed batch are those of the parts."""
+def test_missing_labels_change_no_loss(toy):
+    """Task losses of a mixed batch equal those of its parts."""
     torch.manual_seed(0)
     model = model_of(*POINTS, *SMILES, relations=[POINTS]).eval()
     parts = toy(POINTS, 5, "perturbed"), toy(SMILES, -8, "perturbed")
@@ -110,14 +110,14 @@ def test_a_step_is_that_of_the_labels_that_are_there(toy):
         assert losses[3 - part][f"loss_{task}"] == 0
 
 
-def test_a_task_that_two_describe_differently_is_refused(toy):
+def test_a_task_with_two_descriptions_is_refused(toy):
     other = toy(POINTS, 5)
     other["metainfo"] = dict(tasks=dict(pose=dict(kind="class", classes=("left", "right"))))
     with pytest.raises(ConfigError, match="pose"):
         MixedDataset([toy(POINTS, 5), other])
 
 
-def test_two_data_sets_of_one_name_are_refused(toy):
+def test_two_data_sets_with_the_same_name_are_refused(toy):
     parts = toy(POINTS, 5), toy(POINTS, -5)
     with pytest.raises(ConfigError, match=r"'ToyFaces'.*metainfo=dict\(dataset="):
         MixedDataset(list(parts))
@@ -125,7 +125,7 @@ def test_two_data_sets_of_one_name_are_refused(toy):
     assert named.metainfo["datasets"] == ["ToyFaces", "more"]
 
 
-def test_a_wrapper_within_is_refused(toy):
+def test_a_wrapping_data_set_inside_is_refused(toy):
     repeated = dict(type="RepeatDataset", times=2, dataset=toy(SMILES, -8))
     with pytest.raises(ConfigError, match=r"datasets\[1\]: .*RepeatDataset.*ShareSampler"):
         MixedDataset([toy(POINTS, 5), repeated])
@@ -165,7 +165,7 @@ def test_a_metric_counts_the_pictures_of_its_data_set(toy):
         assert metric.evaluate(16) == {f"{name}/pose/accuracy": expected}
 
 
-def test_a_metric_knows_the_name_of_a_plain_data_set_and_of_those_in_wrappers(toy):
+def test_a_metric_finds_data_sets_by_name_also_in_wrappers(toy):
     named = dict(metainfo=dict(dataset="B"))
     a, b = DATASETS.build(toy(POINTS, 4)), DATASETS.build(toy(POINTS, 4, **named))
     both = DrawnDataset(ConcatDataset([a, b], ignore_keys=["dataset"]))

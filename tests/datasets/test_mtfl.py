@@ -94,7 +94,7 @@ def test_an_error_inside_a_transform_names_the_record(toy_root):
     with pytest.raises(DataError, match=pattern):
         dataset[4]
     dataset = MTFL(toy_root, pipeline=[lambda results: None])
-    with pytest.raises(DataError, match=r"training\.txt:5.*gave no sample"):
+    with pytest.raises(DataError, match=r"training\.txt:5.*returned no sample"):
         dataset[4]
 
 

@@ -26,7 +26,7 @@ REST = [dict(type="trn_plugin.RandomFlip"), dict(type="trn_plugin.PackMultiTaskI
 
 @pytest.fixture(scope="module")
 def sets(toy_root, tmp_path_factory):
-    """Makes a data set whose boxes are drawn anew ('mtfl') or stay ('celeba')."""
+    """Makes a data set whose boxes are sampled each epoch ('mtfl') or fixed ('celeba')."""
     celeba = tmp_path_factory.mktemp("cached")
     make_celeba(celeba, count=24)
 
@@ -77,7 +77,7 @@ def test_the_cache_changes_no_sample(sets, kind, workers, rotate):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_what_is_cached_is_not_read_again(sets, tmp_path, workers):
+def test_cached_pictures_are_not_read_again(sets, tmp_path, workers):
     root = tmp_path / "faces"
     shutil.copytree(sets.roots["celeba"], root)
     dataset = sets("celeba", 0.05, root=str(root))
@@ -86,7 +86,7 @@ def test_what_is_cached_is_not_read_again(sets, tmp_path, workers):
     assert_same(epochs(dataset, [3], workers), first)
 
 
-def test_the_cache_is_bounded_and_says_when_it_is_full(sets, logged):
+def test_the_cache_is_bounded_and_logs_when_it_is_full(sets, logged):
     size = 24 * 24 * 3
     dataset = sets("celeba", 5.5 * size / (1 << 30))
     plain = epochs(sets("celeba", 0), [0, 1])
@@ -105,7 +105,7 @@ def test_copies_of_a_cache_are_empty():
         assert other.get(0) is None
 
 
-def test_transforms_cannot_change_what_is_cached(sets):
+def test_transforms_cannot_change_cached_pictures(sets):
     dataset = sets("celeba", 0.05)
     draw = SampleDraw(0)
     before = dataset[draw]["inputs"].clone()
@@ -113,7 +113,7 @@ def test_transforms_cannot_change_what_is_cached(sets):
     assert torch.equal(dataset[draw]["inputs"], before)
 
 
-def test_a_subset_has_none_of_the_pictures_of_other_samples(sets):
+def test_a_subset_starts_with_an_empty_cache(sets):
     plain, cached = sets("celeba", 0), sets("celeba", 0.05)
     epochs(cached, [0])
     for dataset in (plain, cached):

@@ -1,4 +1,4 @@
-"""A CSV file of anybody's as a data set."""
+"""A user's CSV file as a data set."""
 
 import os
 
@@ -23,7 +23,7 @@ from trn_plugin.evaluation.label_similarity import label_features
 from trn_plugin.tasks import read_tasks
 
 
-def test_large_numbers_keep_their_differences(tmp_path):
+def test_large_values_keep_float64_precision(tmp_path):
     stamps = [1_700_000_000_000 + 250 * i for i in range(4)]
     root = write(tmp_path, *[changed(weight=str(stamp)) for stamp in stamps])
     dataset = make(root, "labels.csv", LABELS, pipeline=PIPELINE)
@@ -76,7 +76,7 @@ def test_columns_by_other_names(tmp_path):
     assert dataset.metainfo["tasks"] == dict(coat=dict(kind="class", classes=("short", "long")))
     record = dataset.get_data_info(0)
     assert record["gt"] == dict(coat=1)
-    assert np.array_equal(record["landmarks"], [[1, 2], [3, 4]])  # for the box, chosen or not
+    assert np.array_equal(record["landmarks"], [[1, 2], [3, 4]])  # for the box, even if not chosen
 
 
 def test_empty_cells_are_missing_labels(tmp_path, logged):
@@ -150,7 +150,7 @@ def test_a_column_of_splits(tmp_path):
         make(root, "labels.csv", LABELS, split="val", split_column="split")
 
 
-def test_a_picture_in_two_splits_is_told(tmp_path, logged):
+def test_a_picture_in_two_splits_is_a_warning(tmp_path, logged):
     rows = [[*ROW, "train"], [*changed(image="b.png"), "train"], [*ROW, "train"]]
     make(write(tmp_path, *rows, header=[*HEADER, "split"]), "labels.csv", LABELS, split="train")
     options = dict(split="train", split_column="split")
@@ -161,7 +161,7 @@ def test_a_picture_in_two_splits_is_told(tmp_path, logged):
     assert "labels.csv:4: 'a.png' is also in another split (1 such" in logged()
 
 
-def test_drawn_splits_are_of_pictures_and_of_nothing_else(tmp_path):
+def test_random_splits_depend_only_on_the_picture_and_the_seed(tmp_path):
     names = [f"{i // 2}.png" for i in range(400)]  # every picture has two rows
     root = write(tmp_path, *[changed(image=name) for name in names], pictures=False)
 
@@ -212,7 +212,7 @@ def test_a_column_of_visibility(tmp_path):
     assert found[2] is None
 
 
-def test_a_missing_picture_is_told_before_the_run(tmp_path, logged):
+def test_a_missing_picture_is_reported_before_the_run(tmp_path, logged):
     root = write(tmp_path, ROW, changed(image="b.png"))
     os.remove(tmp_path / "b.png")
     with pytest.raises(PictureError, match=r"labels\.csv:3: no picture .*b\.png; 1 of 2 pict"):
@@ -234,14 +234,14 @@ def test_links_may_not_lead_out(tmp_path):
         make(root, "labels.csv", LABELS, image_folder="..")
 
 
-def test_what_is_not_there_is_told(tmp_path):
-    with pytest.raises(DataError, match=r"data root '.*absent' is no folder"):
+def test_missing_files_and_rows_are_named(tmp_path):
+    with pytest.raises(DataError, match=r"data root '.*absent' is not a folder"):
         make(str(tmp_path / "absent"), "labels.csv", LABELS)
     with pytest.raises(DataError, match=r"annotation file '.*labels\.csv' is missing"):
         make(str(tmp_path), "labels.csv", LABELS)
 
 
-def test_a_mirror_needs_to_know_the_pairs(tmp_path):
+def test_random_flip_needs_flip_pairs(tmp_path):
     labels = dict(ears=dict(kind="landmarks", points=["left", "right"]))
     pipeline = [*PIPELINE[:-1], dict(type="RandomFlip", prob=1.0), PIPELINE[-1]]
     dataset = make(write(tmp_path, ROW), "labels.csv", labels, pipeline=pipeline)
@@ -249,7 +249,7 @@ def test_a_mirror_needs_to_know_the_pairs(tmp_path):
         dataset[0]
 
 
-def test_the_labels_of_many_rows_at_once_are_those_of_the_records(tmp_path):
+def test_labels_of_many_rows_equal_those_of_the_records(tmp_path):
     rows = [ROW, changed(coat=""), changed(left_x="", left_y="", weight="7"), changed(white="")]
     dataset = make(write(tmp_path, *rows), "labels.csv", LABELS)
     chosen = np.array([3, 0, 2, 2, 1])

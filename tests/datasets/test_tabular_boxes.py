@@ -1,4 +1,4 @@
-"""Boxes of a CSV file: columns, landmarks or whole pictures; tau of labels within them."""
+"""Boxes from columns, from landmarks or of whole pictures; tau of labels in these boxes."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ ENDS_AND_SIZE = dict(
 )
 
 
-def test_a_box_is_made_of_the_points_that_are_there(tmp_path):
+def test_a_box_is_around_the_labelled_points(tmp_path):
     names = ["a", "b", "c"]
     header = ["image", *(f"{name}_{axis}" for name in names for axis in "xy")]
     labels = dict(ends=dict(kind="landmarks", points=names, flip_pairs=[]))
@@ -45,7 +45,7 @@ def test_a_box_is_made_of_the_points_that_are_there(tmp_path):
     ("box", "source"),
     [(BOX, "given"), ("landmarks", "perturbed"), ("whole", "whole"), (None, "perturbed")],
 )
-def test_one_word_says_what_boxes_are_made_of(tmp_path, box, source):
+def test_the_option_box_sets_the_source_of_boxes(tmp_path, box, source):
     root = write(tmp_path, [*ROW, *GIVEN], [*ROW, *GIVEN], header=[*HEADER, *BOX])
     dataset = make(root, "labels.csv", LABELS, box=box, pipeline=PIPELINE)
     samples = [dataset[i]["data_samples"] for i in range(2)]
@@ -55,7 +55,7 @@ def test_one_word_says_what_boxes_are_made_of(tmp_path, box, source):
 
 
 @pytest.mark.parametrize("box", [BOX, "landmarks", "whole"])
-def test_a_box_that_the_pipeline_does_not_read_is_refused(tmp_path, box):
+def test_a_box_without_a_region_box_step_is_refused(tmp_path, box):
     root = write(tmp_path, [*ROW, *GIVEN], header=[*HEADER, *BOX])
     pipeline = [dict(type="FaceBox", mode="jitter") if s == PIPELINE[1] else s for s in PIPELINE]
     with pytest.raises(ConfigError, match=r"box: expected .* RegionBox, .* found LoadImage, Face"):
@@ -74,11 +74,11 @@ def test_without_two_points_the_default_is_the_whole_picture(tmp_path):
 
 @pytest.mark.parametrize("box", [BOX, "landmarks", None])
 @pytest.mark.parametrize("ears", [NO_EARS, ONE_EAR])
-def test_no_mixture_of_boxes(tmp_path, box, ears):
+def test_rows_without_a_box_are_refused(tmp_path, box, ears):
     lacks = [""] * 4 if box == BOX else GIVEN
     rows = [[*ROW, *GIVEN], [*changed(**ears), *lacks], [*changed(**ears), *lacks]]
     root = write(tmp_path, *rows, header=[*HEADER, *BOX])
-    with pytest.raises(DataError, match=r"labels\.csv:3: no .* in 2 of 3 rows; set box"):
+    with pytest.raises(DataError, match=r"labels\.csv:3: (its|fewer) .* in 2 of 3 rows; set box"):
         make(root, "labels.csv", LABELS, box=box, pipeline=PIPELINE)
     make(root, "labels.csv", LABELS, box=box)  # labels alone need no boxes
     dataset = make(root, "labels.csv", LABELS, box="whole", pipeline=PIPELINE)
@@ -94,7 +94,7 @@ def test_unusable_boxes_name_their_line(tmp_path):
             make(root, "labels.csv", LABELS, box=BOX, pipeline=PIPELINE)
 
 
-def test_training_draws_around_a_given_box(make_results):
+def test_training_samples_around_a_given_box(make_results):
     from trn_plugin.datasets import RegionBox
 
     boxes = []
@@ -144,7 +144,7 @@ def tau(dataset, place):
     return np.linalg.svd(bases[0].T @ bases[1])[1][0]
 
 
-def test_whole_pictures_keep_a_size_and_a_box_around_the_points_loses_it(make_ends):
+def test_size_is_related_in_whole_pictures_and_not_in_boxes_around_points(make_ends):
     dataset = make_ends()
     place, about = placed(dataset, dict(type="FaceBox", mode="whole"))
     np.testing.assert_allclose(place(79, np.array([[75.0, 70]])), [[0.5, 0.5]])
@@ -155,7 +155,7 @@ def test_whole_pictures_keep_a_size_and_a_box_around_the_points_loses_it(make_en
     assert tau(dataset, None) > 0.99
 
 
-def test_the_boxes_are_those_that_the_pipeline_takes(make_ends):
+def test_the_boxes_are_those_of_the_pipeline(make_ends):
     steps = [dict(type="LoadImage"), dict(type="RegionBox", training=False)]
     rest = [dict(type="CropResize", size=8), dict(type="PackMultiTaskInputs")]
     dataset = make_ends(pipeline=steps + rest)
@@ -167,7 +167,7 @@ def test_the_boxes_are_those_that_the_pipeline_takes(make_ends):
         np.testing.assert_allclose(place(index, points), sample.gt["ends"], atol=1e-6)
 
 
-def test_pictures_that_are_not_there_have_no_box(make_ends):
+def test_missing_pictures_have_no_box(make_ends):
     dataset = make_ends(pictures=False)
     place, about = placed(dataset, dict(type="FaceBox", mode="whole"))
     assert place is None
@@ -175,7 +175,7 @@ def test_pictures_that_are_not_there_have_no_box(make_ends):
     assert placed(dataset, dict(type="LoadImage"))[0] is None
 
 
-def test_size_of_a_picture_is_that_of_its_decoded_pixels(tmp_path):
+def test_picture_size_is_that_of_the_decoded_picture(tmp_path):
     turned = Image.Exif()
     turned[0x0112] = 6
     Image.new("RGB", (30, 20)).save(tmp_path / "turned.jpg", exif=turned)

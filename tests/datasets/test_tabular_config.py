@@ -10,7 +10,7 @@ from trn_plugin.errors import ConfigError
 from trn_plugin.registry import DATASETS
 
 
-def test_a_config_of_mmengine_builds_it(tmp_path):
+def test_an_mmengine_config_builds_it(tmp_path):
     from mmengine.config import Config
 
     (tmp_path / "config.py").write_text(f"data = dict(type='TabularMultiTask', labels={LABELS!r})")
@@ -25,7 +25,7 @@ def test_a_config_of_mmengine_builds_it(tmp_path):
     [
         ({}, r"^labels: expected for each task"),
         (dict(a=dict(columns=["b"])), r"^labels\.a\.kind: expected one of .*landmarks.*found None"),
-        (dict(a=dict(kind="class")), r"^labels\.a\.classes: expected what the cells of 'a' hold"),
+        (dict(a=dict(kind="class")), r"^labels\.a\.classes: expected the values of column 'a'"),
         (dict(a=dict(kind="class", classes=["b", "b"])), r"^labels\.a\.classes: .*each once"),
         (dict(a=dict(kind="values", column="b")), r"^labels\.a: .*takes columns; found 'column'"),
         (dict(a=dict(kind="landmarks")), r"^labels\.a\.points: expected a list of names"),
@@ -35,7 +35,7 @@ def test_a_config_of_mmengine_builds_it(tmp_path):
         ),
         (
             dict(a=dict(kind="landmarks", points=list("bcd"), flip_pairs=[["b", "c"], ["c", "d"]])),
-            r"^task a: expected flip, for each of the 3 points .*found \(1, 2, 1\)",
+            r"^task a: expected flip, the indices of .* its 3 points, found \(1, 2, 1\)",
         ),
         (dict(a=dict(kind=["class"])), r"^labels\.a\.kind: expected one of .*found \['class'\]"),
         (dict(a=5), r"^labels\.a: expected a dict .*found 5 under 'a'"),
@@ -84,7 +84,7 @@ def test_an_option_of_a_wrong_type_names_its_key(tmp_path, options, message):
 
 
 @pytest.mark.parametrize("centre", ["middle", (1, 2, 3), True, float("nan"), None])
-def test_a_pixels_middle_is_a_number_or_two(tmp_path, centre):
+def test_pixel_centre_is_one_or_two_numbers(tmp_path, centre):
     with pytest.raises(ConfigError, match=r"^pixel_centre: expected the coordinate"):
         make(write(tmp_path, ROW), "labels.csv", LABELS, pixel_centre=centre)
 
@@ -92,7 +92,7 @@ def test_a_pixels_middle_is_a_number_or_two(tmp_path, centre):
 @pytest.mark.parametrize(
     ("centre", "shift"), [(0, (0.5, 0.5)), (1, (-0.5, -0.5)), ((0, 2), (0.5, -1.5))]
 )
-def test_where_a_pixels_middle_is(tmp_path, centre, shift):
+def test_pixel_centre_shifts_points(tmp_path, centre, shift):
     root = write(tmp_path, [*ROW, *GIVEN], header=[*HEADER, *BOX])
     plain, moved = (
         make(root, "labels.csv", LABELS, box=BOX, **options).get_data_info(0)

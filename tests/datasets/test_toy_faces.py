@@ -58,7 +58,7 @@ def test_made_on_first_use_and_read_as_mtfl(tmp_path):
         assert (ours["where"], ours["gt"]["pose"]) == (theirs["where"], theirs["gt"]["pose"])
 
 
-def test_the_seed_makes_the_files(made, tmp_path):
+def test_the_seed_determines_the_files(made, tmp_path):
     again, other = str(tmp_path / "again"), str(tmp_path / "other")
     make_toy_faces(again, seed=3, **SIZES)
     make_toy_faces(other, seed=4, **SIZES)
@@ -77,7 +77,7 @@ def test_other_faces_or_files_are_refused(made, tmp_path, monkeypatch):
         ToyFaces(made, seed=3)
     assert files(made) == before
     (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(DataError, match=r"holds no toy faces.*choose another data_root"):
+    with pytest.raises(DataError, match=r"is not a folder of toy faces.*choose another data_root"):
         make_toy_faces(str(tmp_path), **SIZES)
     assert (tmp_path / "thesis.txt").read_text() == "mine"
     monkeypatch.setattr("trn_plugin.datasets.toy_faces.VERSION", 10**6)
@@ -85,7 +85,7 @@ def test_other_faces_or_files_are_refused(made, tmp_path, monkeypatch):
         make_toy_faces(made, seed=3, **SIZES)
 
 
-def test_an_interrupted_making_leaves_nothing(tmp_path, monkeypatch):
+def test_an_interrupted_rendering_leaves_nothing(tmp_path, monkeypatch):
     def fail(*args):
         raise KeyboardInterrupt
 
@@ -95,7 +95,7 @@ def test_an_interrupted_making_leaves_nothing(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == []
 
 
-def test_several_at_once_make_one_set(made, tmp_path):
+def test_several_processes_at_once_make_one_set(made, tmp_path):
     root = str(tmp_path / "faces")
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda _: make_toy_faces(root, seed=3, **SIZES), range(4)))
@@ -106,7 +106,7 @@ def test_several_at_once_make_one_set(made, tmp_path):
 
 
 def turn(row):
-    """How far the nose lies beside the eyes' middle, in inter-ocular distances."""
+    """Horizontal offset of the nose from the midpoint of the eyes, in interocular distances."""
     eyes = np.array([row.xs[:2], row.ys[:2]])
     nose = np.array([row.xs[2], row.ys[2]])
     axis = eyes[:, 1] - eyes[:, 0]
@@ -121,12 +121,12 @@ def assert_pose_matches_direction(rows):
     assert medians[4] > 0.3
 
 
-def test_pose_classes_point_where_mtfls_do(drawn):
+def test_pose_classes_match_the_noses_direction(drawn):
     assert_pose_matches_direction(drawn)
 
 
 @pytest.mark.real_data
-def test_mtfls_pose_classes_point_there(mtfl_root):
+def test_mtfls_pose_classes_match_the_noses_direction(mtfl_root):
     from trn_plugin.datasets.mtfl_format import read_rows
 
     assert_pose_matches_direction(read_rows(os.path.join(mtfl_root, "training.txt")))
@@ -134,7 +134,7 @@ def test_mtfls_pose_classes_point_there(mtfl_root):
 
 @pytest.mark.parametrize("yaw", [-30, 0, 25])
 @pytest.mark.parametrize("roll", [-20, 0, 15])
-def test_eyes_are_drawn_at_their_landmarks(yaw, roll):
+def test_eyes_are_rendered_at_their_landmarks(yaw, roll):
     face = Face(yaw=yaw, roll=roll, scale=60, center=(80, 80), iris=(0, 0, 255), ambient=0.9)
     image = draw_face(np.full((160, 160, 3), 90, np.uint8), face).astype(int)
     blue = (image[..., 2] - image[..., 0] > 60).astype(np.uint8)

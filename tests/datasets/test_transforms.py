@@ -44,7 +44,7 @@ def test_points_stay_on_their_dots(make_results, box, size):
     assert_points_on_dots(results, tolerance=0.3)
 
 
-def test_resize_averages_when_it_shrinks():
+def test_resize_antialiases():
     image = np.zeros((64, 64, 3), dtype=np.uint8)
     image[:, ::2] = 200  # without antialiasing: all 0 or all 200
     inner = resize(image, (16, 16))[:, 1:-1]
@@ -58,7 +58,7 @@ def test_resize_does_not_round():
     np.testing.assert_allclose(small[:, 1:-1, 0], [[2.5, 4.5]] * 2, atol=1e-5)
 
 
-def test_size_of_the_data_set_is_taken_unless_one_is_given(make_results):
+def test_the_data_sets_size_is_the_default(make_results):
     def shape(size, input_size):
         results = make_results(dots((50, 50), POINTS / 2), POINTS / 2)
         results.update(box=(0, 0, 50, 50), input_size=input_size)
@@ -76,7 +76,7 @@ def test_bad_sizes_are_config_errors(size):
         CropResize(size)
 
 
-def test_only_landmarks_change_their_units(make_results):
+def test_only_landmarks_become_fractions(make_results):
     results = cropped(make_results, pose=3, smile=1.0, box=(10, 10, 60, 110))
     np.testing.assert_allclose(results["gt"]["landmarks"], (POINTS - 10) / (50, 100))
     assert results["gt"]["pose"] == 3
@@ -156,13 +156,13 @@ PICTURE = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
 
 
 def their_resize(results):
-    """As mmcv's ``Resize``: the picture alone."""
+    """Like mmcv's ``Resize``: changes only the picture."""
     height, width = results["img"].shape[:2]
     return {**results, "img": cv2.resize(results["img"], (width // 2, height // 2))}
 
 
 def their_flip(results):
-    """As mmcv's ``RandomFlip``."""
+    """Like mmcv's ``RandomFlip``."""
     return {**results, "img": results["img"][:, ::-1], "flip": True, "flip_direction": "horizontal"}
 
 
@@ -214,7 +214,7 @@ def test_labels_that_do_not_follow_are_refused(make_results, steps, tasks, messa
         ([WHOLE, their_resize, Crop(), PACK], (20, 30)),
     ],
 )
-def test_labels_that_need_not_follow_are_kept(make_results, steps, size):
+def test_labels_without_points_or_sides_are_kept(make_results, steps, size):
     packed = sample(make_results, steps, ["smile"])
     assert packed["inputs"].shape[1:] == size
     assert packed["data_samples"].gt["smile"] == 1

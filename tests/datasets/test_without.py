@@ -1,4 +1,4 @@
-"""What training pictures are spared by a word in the config."""
+"""The option ``without`` leaves augmentations out."""
 
 import numpy as np
 import pytest
@@ -55,10 +55,10 @@ def test_without_all_of_them_epochs_are_alike(toy_root, pipeline):
 
 @pytest.mark.parametrize("word", WORDS)
 @pytest.mark.parametrize("pipeline", PIPELINES)
-def test_each_word_leaves_something_out_and_no_more(toy_root, pipeline, word):
+def test_each_name_leaves_out_one_augmentation(toy_root, pipeline, word):
     others = tuple(each for each in WORDS if each != word)
     left = views(toy_root, PIPELINES[pipeline], others)
-    assert len({view.tobytes() for view in left}) > 1  # the word's own part is still there
+    assert len({view.tobytes() for view in left}) > 1  # the other augmentations remain
 
 
 def results_of(make_results, without, seed):
@@ -89,7 +89,7 @@ def test_given_boxes_without_shift_and_scale_are_as_given(make_results):
 
 
 @pytest.mark.parametrize(("word", "transform"), [("colour", BRIGHT), ("turn", TURN)])
-def test_albumentations_by_what_they_do(make_results, word, transform):
+def test_albumentations_are_left_out_by_their_effect(make_results, word, transform):
     step = Albumentations([transform])
     for without, same in (([word], True), ([], False)):
         results = results_of(make_results, without, 1)
@@ -124,13 +124,13 @@ def test_a_group_of_both_kinds_is_refused_where_one_is_left_out(make_results, gr
 
 
 @pytest.mark.parametrize("bad", ["mirror", ["flip"], 5, [["turn"]], None])
-def test_unknown_words_are_refused(toy_root, bad):
+def test_unknown_names_are_refused(toy_root, bad):
     with pytest.raises(ConfigError, match="without: expected a list of names out of"):
         ToyFaces(toy_root, train_size=60, test_size=20, without=bad)
 
 
-def test_the_other_numbers_stay_the_same(toy_root):
-    """Leaving one thing out changes no draw of the rest."""
+def test_the_other_augmentations_stay_the_same(toy_root):
+    """Leaving out one augmentation changes no random number of the others."""
     plain = views(toy_root, PIPELINES["fast"], ())
     mirrored = views(toy_root, PIPELINES["fast"], ("mirror",))
     for a, b in zip(plain, mirrored, strict=True):

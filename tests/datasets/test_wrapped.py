@@ -1,4 +1,4 @@
-"""Views of samples, whatever the sampler and however data sets are wrapped."""
+"""Augmented views of samples under any sampler and any wrapping data set."""
 
 import itertools
 from functools import cache
@@ -35,7 +35,7 @@ class PartOf(Subset):
 
 @DATASETS.register_module(force=True)
 class OwnWrapper:
-    """Each sample twice, in a way of its own."""
+    """A wrapper of a user: each sample twice."""
 
     def __init__(self, dataset):
         self.hidden = DATASETS.build(dataset)
@@ -49,7 +49,7 @@ class OwnWrapper:
 
 @DATA_SAMPLERS.register_module(force=True)
 class InOrder(SequentialSampler):
-    """One of torch, that knows neither seed nor epoch."""
+    """A sampler of torch, without seed and epoch."""
 
     def __init__(self, dataset, seed):
         super().__init__(dataset)
@@ -148,8 +148,8 @@ def test_no_view_of_a_picture_is_seen_twice(toy_root, sampler, wrapper):
 
 @pytest.mark.parametrize("wrapper", WRAPPERS)
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_views_depend_on_the_seed_alone(toy_root, sampler, wrapper):
-    """Not on workers, what else was drawn, or where a resumed epoch begins."""
+def test_views_depend_only_on_the_seed(toy_root, sampler, wrapper):
+    """Not on workers, other random numbers, or where a resumed epoch begins."""
     (paths, pictures), second, _ = without_workers(toy_root, sampler, wrapper)
     torch.manual_seed(2)
     np.random.seed(3)
@@ -175,7 +175,7 @@ def test_workers_change_nothing(toy_root, sampler, wrapper, workers):
 
 
 @pytest.mark.parametrize("sampler", ["default", "infinite"])
-def test_processes_share_the_views_of_one(toy_root, sampler, monkeypatch):
+def test_several_processes_give_the_views_of_one(toy_root, sampler, monkeypatch):
     whole = views(loader_of(toy_root, sampler, "repeat", batch_size=1), epochs=1)[0][1]
     for rank in range(2):
         for module in ("mmengine.dataset.sampler", "trn_plugin.datasets.sampler"):
@@ -185,7 +185,7 @@ def test_processes_share_the_views_of_one(toy_root, sampler, monkeypatch):
         assert torch.equal(part, whole[rank::2])
 
 
-def test_a_batch_sampler_of_its_own_gets_the_draws(toy_root):
+def test_a_custom_batch_sampler_gets_the_draws(toy_root):
     DATA_SAMPLERS.register_module(name="OwnBatches", module=BatchSampler, force=True)
     batches = dict(type="OwnBatches", drop_last=False)
     loaders = [
@@ -196,10 +196,10 @@ def test_a_batch_sampler_of_its_own_gets_the_draws(toy_root):
 
 
 @pytest.mark.parametrize("wrapper", [w for w in WRAPPERS if w != "own"])
-def test_without_a_draw_views_are_never_frozen(toy_root, wrapper):
-    """Someone else's runner, which seeds everything anew for each epoch."""
+def test_without_a_draw_views_are_random(toy_root, wrapper):
+    """Another project's runner, which reseeds all generators each epoch."""
     dataset = loader_of(toy_root, "default", wrapper).dataset
-    dataset = getattr(dataset, "dataset", dataset)  # as the runner of another project builds it
+    dataset = getattr(dataset, "dataset", dataset)  # as another project's runner builds it
     seen = []
     for _ in range(2):
         torch.manual_seed(0)
@@ -208,7 +208,7 @@ def test_without_a_draw_views_are_never_frozen(toy_root, wrapper):
     assert not any(torch.equal(a, b) for a, b in zip(*seen, strict=True))
 
 
-def test_a_wrapped_sampler_stays_what_it_was():
+def test_a_wrapped_sampler_keeps_order_and_attributes():
     class Weights(RandomSampler):
         weights = "abc"
 
@@ -221,12 +221,12 @@ def test_a_wrapped_sampler_stays_what_it_was():
     assert {(draw.seed, draw.epoch) for draw in draws} == {(9, 2)}
     assert [draw.position for draw in draws] == [0, 1, 2, 3, 4]
     assert not hasattr(sampler, "other")
-    pairs = [(1, "large"), (0, "small")]  # of a data set that is asked for more than an index
+    pairs = [(1, "large"), (0, "small")]  # keys of a data set that are more than an index
     assert list(NumberedDraws(range(2), type("Pairs", (list,), {})(pairs), seed=0)) == pairs
 
 
 class Plain(BaseDataset):
-    """Somebody's data set, in an own format."""
+    """Another project's data set with its own record format."""
 
     METAINFO = dict(tasks={})
 
@@ -234,7 +234,7 @@ class Plain(BaseDataset):
         return [dict(number=i) for i in range(5)]
 
 
-def test_a_data_set_of_another_project_is_read_as_before():
+def test_another_projects_data_set_is_read_unchanged():
     dataset = DrawnDataset(Plain())
     assert [dataset[SampleDraw(i)]["number"] for i in range(len(dataset))] == [0, 1, 2, 3, 4]
     assert dataset.metainfo == dict(tasks={})
@@ -265,7 +265,7 @@ def test_labels_are_counted_through_wrappers(face_sets, toy_root):
         dataset.labels_of("age").mean(axis=0)
 
 
-def test_metainfo_has_the_tasks_of_all_data_sets_within(toy_root):
+def test_metainfo_has_the_tasks_of_all_inner_data_sets(toy_root):
     smile, pose = (MTFL(toy_root, tasks=(task,), indices=5) for task in ("smile", "pose"))
     both = DrawnDataset(ConcatDataset([smile, pose], ignore_keys=["tasks"]))
     assert both.metainfo == {

@@ -42,7 +42,7 @@ class Chromium:
         self._session = attached["sessionId"]
 
     def send(self, method, **params):
-        """The answer to a command of the protocol."""
+        """Send a command of the protocol and return its result."""
         self._last += 1
         command = {"id": self._last, "method": method, "params": params}
         if self._session:
@@ -67,7 +67,7 @@ class Chromium:
         return json.loads(message)
 
     def evaluate(self, expression):
-        """The value of a JavaScript expression in the page, promises awaited."""
+        """The value of a JavaScript expression in the page; awaits promises."""
         answer = self.send(
             "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True
         )
@@ -84,7 +84,7 @@ class Chromium:
         """Wait until a JavaScript expression is true."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            with contextlib.suppress(RuntimeError):  # the page of before goes while it is asked
+            with contextlib.suppress(RuntimeError):  # the previous page may vanish during the call
                 if self.evaluate(condition):
                     return
             time.sleep(0.1)

@@ -18,7 +18,7 @@ TASKS = {
 
 
 def write_mean_colour_model(path, metadata):
-    """A graph small enough to be known: everything it gives follows from the mean colours."""
+    """Write a graph whose outputs all follow from the mean colour of a picture."""
     nodes = [
         helper.make_node("Cast", ["images"], ["pixels"], to=TensorProto.FLOAT),
         helper.make_node("ReduceMean", ["pixels", "spatial"], ["mean"], keepdims=0),

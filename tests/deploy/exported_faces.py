@@ -17,7 +17,7 @@ DATASET_TASKS = {
 
 
 def build(shared_stages=-1, model_name="test_resnet", heads=(), **options):
-    """A model whose evaluation differs from its training mode, and whose outputs vary."""
+    """A model that differs between eval and training mode, and whose outputs vary."""
     torch.manual_seed(0)
     config = dict(
         type="MultiTaskModel",

@@ -16,7 +16,7 @@ TRAINING_ONLY += ("matplotlib", "scipy", "pandas", "PIL", "tqdm", "safetensors",
 
 
 def run(*arguments, cwd):
-    """The tool in a process of its own, in which nothing of training can be imported."""
+    """Run the tool in a subprocess that cannot import the training packages."""
     code = (
         f"import sys, runpy; sys.modules.update(dict.fromkeys({TRAINING_ONLY}))\n"
         f"sys.argv = {[str(TOOL), *map(str, arguments)]}\n"

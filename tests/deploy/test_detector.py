@@ -110,7 +110,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("given", WRONG)
-def test_what_a_detector_must_not_give_is_named(given):
+def test_invalid_detections_are_named(given):
     found, message = WRONG[given]
     with pytest.raises(ConfigError, match=f"picture 0: .*{message}"):
         detections(lambda image: found, two_squares(), "picture 0")

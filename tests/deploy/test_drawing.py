@@ -48,7 +48,7 @@ def test_text_stays_beside_the_picture():
     assert drawn[:, 400:].max() > 200
 
 
-def test_the_given_picture_is_left_alone():
+def test_the_given_picture_is_not_modified():
     image = np.full((400, 400, 3), 90, np.uint8)
     draw_objects(image, FACE, [prediction()], [(10, 10, 200, 200)])
     assert (image == 90).all()
@@ -70,7 +70,7 @@ def test_points_are_drawn_where_they_are(side):
         assert abs(columns.mean() + 0.5 - 15) < 1
 
 
-def test_points_and_boxes_outside_the_picture_do_no_harm():
+def test_points_and_boxes_may_lie_outside_the_picture():
     wild = prediction([[-500, 3], [float("nan"), 1e12]])
     drawn = draw_objects(np.zeros((64, 64, 3), np.uint8), FACE, [wild], [(-30, -30, 900, 20)])
     assert drawn.shape[0] >= 320
@@ -100,7 +100,7 @@ def test_points_are_named_where_there_is_room():
     assert white[1] == 0
 
 
-def test_frames_of_a_video_are_of_one_size():
+def test_frames_of_a_video_have_one_size():
     tasks = read_tasks(
         {
             "pose": {"kind": "class", "classes": ["up", "a class with quite a long name"]},

@@ -1,4 +1,4 @@
-"""An exported file in the place of a model: what it is given, and what is measured of it."""
+"""An exported file instead of a model: its inputs, its predictions and its metrics."""
 
 import numpy as np
 import pytest
@@ -48,11 +48,11 @@ def test_predictions_have_the_form_of_a_models(mean_colour_model):
     assert second.target == {}
 
 
-def test_metrics_that_the_file_cannot_serve_are_named(mean_colour_model):
+def test_metrics_that_do_not_fit_the_file_are_named(mean_colour_model):
     predictor = TaskPredictor(mean_colour_model)
     absent = [
         dict(type="AttributeMetric", task=("smile", "hats")),
-        dict(type="AttributeMetric"),  # of its default task, 'attributes'
+        dict(type="AttributeMetric"),  # its default task is 'attributes'
         SIMILARITY,
     ]
     kept, left_out = evaluators_for([NME, POSE, *absent], predictor)
@@ -69,7 +69,7 @@ def test_metrics_that_the_file_cannot_serve_are_named(mean_colour_model):
     assert "tau_hidden, tau_output" in left_out[3]
 
 
-def test_the_crop_is_left_to_the_file():
+def test_the_pipeline_crops_but_does_not_resize():
     loader = dict(batch_size=4, dataset=dict(type="MTFL", pipeline=PIPELINE))
     changed = crops_for_exported(loader, "test_dataloader")
     steps = [step["type"] for step in changed["dataset"]["pipeline"]]
@@ -85,7 +85,7 @@ def test_the_crop_is_left_to_the_file():
         (dict(test_dataloader=None), "no test_dataloader"),
         (
             dict(test_evaluator=[dict(type="Accuracy", task="hat")]),
-            "test_evaluator: has no metric of",
+            "test_evaluator: found no metric of",
         ),
         (
             dict(test_dataloader=dict(dataset=dict(pipeline=PIPELINE[:2]))),

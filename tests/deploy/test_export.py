@@ -21,7 +21,7 @@ def predictor(exported):
     return TaskPredictor(exported[0])
 
 
-def test_export_leaves_one_file_and_the_model_as_it_was(model, exported):
+def test_export_writes_one_file_and_does_not_modify_the_model(model, exported):
     path, differences = exported
     assert list(differences) == ["landmarks", "pose", "smile"]
     assert all(0 < value <= 1e-4 for value in differences.values())
@@ -36,7 +36,7 @@ def test_export_leaves_one_file_and_the_model_as_it_was(model, exported):
     "box", [(10, 20, 90, 100), (-13, -7, 70, 76), (0, 0, 150, 120), (100, 3, 171, 130)]
 )
 @pytest.mark.parametrize("grey", [False, True])
-def test_a_box_gives_what_testing_gives_for_it(model, predictor, box, grey):
+def test_predictions_of_a_box_are_those_of_testing(model, predictor, box, grey):
     image = picture(120, 150)
     if grey:
         image = np.repeat(image[..., :1], 3, axis=2)
@@ -57,7 +57,7 @@ def test_a_box_gives_what_testing_gives_for_it(model, predictor, box, grey):
     assert found["smile"]["smile"] == pytest.approx(float(expected.pred["smile"]), abs=1e-4)
 
 
-def test_the_graph_is_one_file_with_free_batch_and_size(exported):
+def test_the_graph_is_one_file_with_dynamic_batch_and_size(exported):
     proto = onnx.load(exported[0], load_external_data=False)
     onnx.checker.check_model(proto, full_check=True)
     external = onnx.TensorProto.EXTERNAL
@@ -149,7 +149,7 @@ def test_single_task_learning_exports_one_task_without_the_others_weights(tmp_pa
     assert opsets[""] == 20
 
 
-def test_a_trunk_shared_by_all_exports_in_the_order_asked(tmp_path):
+def test_a_trunk_shared_by_all_exports_in_the_requested_order(tmp_path):
     model = build(shared_stages="all")
     path = tmp_path / "all.onnx"
     scores = {"landmarks/NME": 7.5, "pose/accuracy": 80.0, "relation/tau_gt": 0.8, "mAP": 5.0}
@@ -197,7 +197,7 @@ def test_a_path_that_cannot_be_written_is_named(model, tmp_path):
         export_onnx(model, tmp_path / "file" / "m.onnx", SIZE, metadata)
 
 
-def test_a_model_too_large_for_one_file_is_refused_before_the_work(model, tmp_path, monkeypatch):
+def test_a_model_too_large_for_one_file_is_refused_first(model, tmp_path, monkeypatch):
     monkeypatch.setattr(export_module, "LARGEST_FILE", 1000)
     monkeypatch.setattr(torch.onnx, "export", None)
     with pytest.raises(ConfigError, match="holds 2 GiB"):
@@ -212,7 +212,7 @@ def test_names_that_do_not_fit_the_head_are_refused(model):
 
 
 def documented(path):
-    """All that an exported file says in words, and its metadata."""
+    """The doc strings of an exported file, and its metadata."""
     proto = onnx.load(path)
     (entry,) = proto.metadata_props
     values = [*proto.graph.input, *proto.graph.output]
@@ -223,7 +223,7 @@ def documented(path):
     )
 
 
-def test_a_file_says_what_goes_in_what_is_inside_and_what_comes_out(exported):
+def test_doc_strings_describe_input_graph_and_outputs(exported):
     docs, about, metadata = documented(exported[0])
     given = metadata["input"]
     assert given["shape"] == ["N", "H", "W", 3]

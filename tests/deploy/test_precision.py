@@ -1,4 +1,4 @@
-"""The options of the exporter: smaller numbers, float pictures, features."""
+"""The options of the exporter: reduced precision, float input, features."""
 
 import shutil
 from pathlib import Path
@@ -21,13 +21,13 @@ SIZE_HEAD = dict(type="RegressionHead", num_values=2, mean=[4e5, 0.01], std=[1e5
 
 @pytest.fixture(scope="module")
 def sized():
-    """The model with values in units of their own, far from 1."""
+    """The model with values in units far from 1."""
     return build(heads=dict(size=SIZE_HEAD))
 
 
 @pytest.fixture(scope="module")
 def files(model, sized, exported, tmp_path_factory):
-    """An exported file for each way of exporting."""
+    """An exported file for each option."""
     folder = tmp_path_factory.mktemp("precision")
     names = {**DATASET_TASKS, "size": dict(kind="values", names=("gram", "metre"))}
     made = {"plain": exported[0]} | {name: folder / f"{name}.onnx" for name in KINDS[1:]}
@@ -45,7 +45,7 @@ def scale_of(task):
 
 
 @pytest.mark.parametrize(("name", "allowed"), [("fp16", 0.01), ("int8", 0.1)])
-def test_smaller_numbers_stay_near(model, sized, files, name, allowed):
+def test_reduced_precision_stays_close(model, sized, files, name, allowed):
     predictor = TaskPredictor(files[name])
     deployed = DeployModel(sized if name == "fp16" else model, SIZE).eval()
     pictures = np.stack([picture(60, 50, seed) for seed in range(4)])
@@ -61,7 +61,7 @@ def test_smaller_numbers_stay_near(model, sized, files, name, allowed):
     assert ("size" in predictor.tasks) == (name == "fp16")
 
 
-def test_every_layer_is_in_the_precision_asked_for(sized, files):
+def test_every_layer_has_the_requested_precision(sized, files):
     weights = {
         name: {
             tensor.data_type
@@ -80,7 +80,7 @@ def test_every_layer_is_in_the_precision_asked_for(sized, files):
     assert size["int8"] < 0.4 * size["plain"]
 
 
-def test_a_model_is_not_changed_by_a_smaller_export(sized, files):
+def test_a_reduced_export_does_not_modify_the_model(sized, files):
     fresh = build(heads=dict(size=SIZE_HEAD)).state_dict()
     assert sized.state_dict().keys() == fresh.keys()
     for name, value in sized.state_dict().items():
@@ -88,7 +88,7 @@ def test_a_model_is_not_changed_by_a_smaller_export(sized, files):
         assert torch.equal(value, fresh[name]), name
 
 
-def test_float_pictures_give_what_bytes_give(files):
+def test_float_and_uint8_pictures_agree(files):
     path = files["rich"]
     (given,) = onnx.load(path).graph.input
     assert given.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
@@ -115,7 +115,7 @@ def test_features_are_what_testing_measures(model, files):
     assert set(predictor.predict([image])[0]) == {"pose", "landmarks"}
 
 
-def test_what_a_file_says_can_be_completed(files, tmp_path):
+def test_metadata_can_be_updated(files, tmp_path):
     path = Path(shutil.copy(files["plain"], tmp_path))
     image = picture(60, 50)
     before = TaskPredictor(path)
@@ -138,7 +138,7 @@ def test_a_quantised_result_does_not_depend_on_its_batch(files):
             np.testing.assert_allclose(together[task][row], alone[0], rtol=1e-5)
 
 
-def test_ranges_come_from_pictures_of_any_size_and_type(model, tmp_path):
+def test_int8_needs_pictures_of_any_size_to_calibrate_on(model, tmp_path):
     path = tmp_path / "small.onnx"
     metadata = describe_model(model, SIZE, DATASET_TASKS)
     options = dict(precision="int8", resize="none", float_input=True)

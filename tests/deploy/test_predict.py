@@ -13,7 +13,7 @@ from predict_tool import TRAINING_ONLY, read_lines, run, write_picture
 from trn_plugin.deploy.records import Results
 
 
-def test_importing_the_room_needs_neither_torch_nor_mmengine():
+def test_importing_deploy_needs_neither_torch_nor_mmengine():
     code = (
         f"import sys; sys.modules.update(dict.fromkeys({(*TRAINING_ONLY, 'cv2', 'numpy')}))\n"
         "import trn_plugin.deploy\n"
@@ -70,7 +70,7 @@ def test_folders_with_equal_names_keep_their_own_drawings(tmp_path, mean_colour_
     assert all((tmp_path / record["drawn"]).is_file() for record in records)
 
 
-def test_boxes_of_a_file_give_several_faces_a_picture(tmp_path, mean_colour_model):
+def test_a_file_of_boxes_gives_several_faces_per_picture(tmp_path, mean_colour_model):
     write_picture(tmp_path / "group.png")
     write_picture(tmp_path / "alone.png")
     (tmp_path / "boxes.csv").write_text(
@@ -97,7 +97,7 @@ def test_boxes_of_a_file_give_several_faces_a_picture(tmp_path, mean_colour_mode
     ("arguments", "message"),
     [
         ("gone.onnx face.png", "gone.onnx: no such file"),
-        ("boxes.csv face.png", "boxes.csv: is no ONNX file"),
+        ("boxes.csv face.png", "boxes.csv: not an ONNX file"),
         ("epoch_1.pth face.png", "; expected a file written by trn-plugin export"),
         ("M --boxes gone_picture.csv", "gone_picture.csv:3: no such picture: gone.png"),
         ("M", "expected a picture"),
@@ -174,7 +174,7 @@ def test_a_bad_picture_or_box_does_not_stop_the_others(tmp_path, mean_colour_mod
     ]
 
 
-def test_a_run_that_finds_nothing_leaves_what_was_found_before(tmp_path, mean_colour_model):
+def test_a_run_without_results_keeps_earlier_ones(tmp_path, mean_colour_model):
     write_picture(tmp_path / "a.png")
     (tmp_path / "b.png").write_bytes(b"no picture")
     assert run(mean_colour_model, "a.png", "--csv", "a.csv", cwd=tmp_path).returncode == 0
@@ -186,7 +186,7 @@ def test_a_run_that_finds_nothing_leaves_what_was_found_before(tmp_path, mean_co
     assert not list(tmp_path.rglob("*.part"))
 
 
-def test_what_an_interrupted_run_has_found_is_kept_aside(tmp_path):
+def test_an_interrupted_run_keeps_its_results_in_part_files(tmp_path):
     found = dict(box=None, tasks={})
     for images, whole in (("ab", True), ("c", False)):
         results = Results({}, tmp_path / "found.jsonl", tmp_path / "found.csv")
@@ -200,7 +200,7 @@ def test_what_an_interrupted_run_has_found_is_kept_aside(tmp_path):
     assert [line["image"] for line in read_lines(tmp_path / "found.jsonl.part")] == ["c"]
 
 
-def test_the_table_holds_what_the_json_lines_hold(tmp_path, mean_colour_model):
+def test_the_table_and_the_json_lines_agree(tmp_path, mean_colour_model):
     write_picture(tmp_path / "a.png")
     arguments = ("a.png", "--box", 10, 0, 50, 20, "--csv", "out/table.csv")
     done = run(mean_colour_model, *arguments, cwd=tmp_path)
@@ -232,7 +232,7 @@ def test_files_that_are_left_out_are_named_and_unusual_pictures_are_read(
     assert "photos/notes.txt" in line
 
 
-def test_only_the_tasks_to_be_shown_are_printed_and_drawn(tmp_path, mean_colour_model):
+def test_show_selects_the_tasks_to_print_and_draw(tmp_path, mean_colour_model):
     write_picture(tmp_path / "face.png")
     done = run(mean_colour_model, "face.png", "--show", "pose", cwd=tmp_path)
     assert done.stdout.startswith("face.png: pose: bright 0.80 -> ")

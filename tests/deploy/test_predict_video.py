@@ -52,11 +52,11 @@ def test_every_frame_of_a_video(tmp_path, mean_colour_model, box, corner, side):
     assert [int(row["frame"]) for row in rows] == list(range(7))
 
 
-def test_videos_in_folders_are_taken_too(tmp_path, mean_colour_model):
+def test_videos_in_folders_are_found(tmp_path, mean_colour_model):
     (tmp_path / "both" / "clips").mkdir(parents=True)
     write_picture(tmp_path / "both" / "a.png")
     write_video(tmp_path / "both" / "clips" / "clip.avi", count=2)
-    for _ in range(2):  # what the first run has drawn is not taken for an input
+    for _ in range(2):  # the drawings of the first run are no inputs of the second
         done = run(mean_colour_model, "both", "--out-dir", "both/found", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         records = read_lines(tmp_path / "both/found/predictions.jsonl")

@@ -1,4 +1,4 @@
-"""Agreement of exported files with PyTorch on photographs, and of what they score."""
+"""Outputs and metrics of exported files agree with PyTorch on photographs."""
 
 import os
 import subprocess
@@ -82,7 +82,7 @@ def test_two_hundred_photographs(trained, crops, files):
     assert max(differences.values()) < 1e-4
     for precision, allowed in (("fp16", 0.02), ("int8", 0.2)):
         assert 1e-6 < max(files[precision][1].values()) < allowed
-    # constant outputs would agree whatever became of the pictures
+    # constant outputs would agree on any pictures
     found = TaskPredictor(path).run_each(crops)
     sides = np.array([crop.shape[1::-1] for crop in crops])[:, None]
     points = np.stack([outputs["landmarks"] for outputs in found]) / sides

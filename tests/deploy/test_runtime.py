@@ -28,7 +28,7 @@ def test_every_kind_of_task_reads_as_documented(predictor):
     assert found["smile"] == pytest.approx({"smiling": 0.4, "laughing": 0.2})
 
 
-def test_landmarks_of_a_box_are_those_of_its_crop_moved_by_its_corner(predictor):
+def test_landmarks_of_a_box_are_those_of_its_crop_plus_its_corner(predictor):
     image = picture(50, 60)
     boxes = [(10, 5, 30, 45), (0, 0, 60, 50)]
     in_box, in_whole = predictor.predict([image, image], boxes)
@@ -38,7 +38,7 @@ def test_landmarks_of_a_box_are_those_of_its_crop_moved_by_its_corner(predictor)
     np.testing.assert_allclose(in_whole["landmarks"], whole["landmarks"])
 
 
-def test_a_box_beyond_the_picture_sees_black_there(predictor):
+def test_a_box_is_black_outside_the_picture(predictor):
     white = np.full((20, 20, 3), 255, np.uint8)
     (found,) = predictor.predict([white], [(-10, -20, 10, 20)])
     np.testing.assert_allclose(found["pose"]["probabilities"], [0.75, 0.25], rtol=1e-5)
@@ -112,7 +112,7 @@ def test_an_unusable_picture_or_box_is_named(predictor, image, box, message):
 
 
 def test_there_must_be_as_many_boxes_as_pictures(predictor):
-    with pytest.raises(DataError, match="one box a picture, found 2 for 1"):
+    with pytest.raises(DataError, match="one box per picture, found 2 for 1"):
         predictor.predict([picture(4, 4)], [None, None])
 
 
@@ -120,10 +120,10 @@ def test_there_must_be_as_many_boxes_as_pictures(predictor):
     ("content", "message"),
     [
         (None, "no such file"),
-        (b"", "is no ONNX file"),
-        (b"not a model", "is no ONNX file"),
-        (b"\x08\x07", "is no ONNX file"),
-        ("truncated", "is no ONNX file"),
+        (b"", "not an ONNX file"),
+        (b"not a model", "not an ONNX file"),
+        (b"\x08\x07", "not an ONNX file"),
+        ("truncated", "not an ONNX file"),
     ],
 )
 def test_a_missing_file_or_one_that_is_no_model_is_named(
@@ -200,12 +200,12 @@ CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 
 @pytest.fixture(params=["falls back", "raises"])
 def broken_cuda(monkeypatch, request):
-    """An onnxruntime with CUDA where no GPU can be used: it says so, or takes the CPU."""
+    """An onnxruntime with CUDA but no usable GPU: it raises an error, or falls back to the CPU."""
     create = onnxruntime.InferenceSession
 
     def session(path, options, providers, **others):
         if CUDA in providers and request.param == "raises":
-            assert others == {"enable_fallback": 0}  # else onnxruntime prints and goes on
+            assert others == {"enable_fallback": 0}  # else onnxruntime prints and continues
             raise RuntimeError("CUDA failure 100: no CUDA-capable device is detected\nmore")
         return create(path, options, providers=[CPU], **others)
 
@@ -214,21 +214,21 @@ def broken_cuda(monkeypatch, request):
     return request.param
 
 
-def test_cuda_that_was_asked_for_does_not_become_the_cpu(mean_colour_model, broken_cuda):
+def test_requested_cuda_does_not_fall_back_to_the_cpu(mean_colour_model, broken_cuda):
     with pytest.raises(ConfigError, match=f"cannot start the provider '{CUDA}'") as error:
         TaskPredictor(mean_colour_model, providers_of("cuda"))
     assert "\n" not in str(error.value)
     assert ("no CUDA-capable device" in str(error.value)) == (broken_cuda == "raises")
 
 
-def test_the_default_takes_the_cpu_where_cuda_cannot_start(mean_colour_model, broken_cuda, capfd):
+def test_the_default_falls_back_to_the_cpu_without_cuda(mean_colour_model, broken_cuda, capfd):
     predictor = TaskPredictor(mean_colour_model)
     assert predictor.session.get_providers() == [CPU]
     assert len(predictor.predict([picture(8, 8)])) == 1
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_broken_file_is_told_as_such_with_cuda_too(tmp_path, broken_cuda):
+def test_a_damaged_file_is_reported_as_such_with_cuda_too(tmp_path, broken_cuda):
     (tmp_path / "model.onnx").write_bytes(b"not a model")
-    with pytest.raises(CheckpointError, match=r"model\.onnx: is no ONNX file"):
+    with pytest.raises(CheckpointError, match=r"model\.onnx: not an ONNX file"):
         TaskPredictor(tmp_path / "model.onnx", providers_of("cuda"))

@@ -22,7 +22,7 @@ def in_torch(network, pictures):
 
 
 def largest_difference(found, expected, shape):
-    """Of the side for landmarks, the first output; absolute for the others."""
+    """Relative to the side for landmarks, the first output; absolute for the others."""
     scales = [np.array(shape[::-1]), 1, 1]
     return max(
         (np.abs(a - b) / scale).max() for a, b, scale in zip(found, expected, scales, strict=True)
@@ -44,7 +44,7 @@ def test_openvino_computes_the_same(model, tmp_path, resize):
         assert largest_difference(found, in_torch(deployed, pictures), shape) < 1e-4
 
 
-def test_the_lines_of_the_documentation_run_in_openvino(model, tmp_path, monkeypatch):
+def test_the_documented_lines_run_in_openvino(model, tmp_path, monkeypatch):
     pytest.importorskip("openvino", reason="OpenVINO is not installed (pip install openvino)")
     monkeypatch.chdir(tmp_path)
     metadata = describe_model(model, SIZE, DATASET_TASKS)

@@ -75,7 +75,7 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):
-    """A folder with the page and a model for each way of exporting, and its address."""
+    """A folder with the page and a model for each kind of export, and its address."""
     root = tmp_path_factory.mktemp("pages")
     model = build(heads=dict(size=SIZE_HEAD))
     for number, (kind, options) in enumerate(KINDS.items()):
@@ -101,7 +101,7 @@ def browser(tmp_path_factory):
 
 
 def numbers(prediction):
-    """The numbers of a prediction, in order, whether the page's or TaskPredictor's."""
+    """The numbers of a prediction of the page or of TaskPredictor, in order."""
     if isinstance(prediction, dict):
         if "probabilities" in prediction:
             return numbers(prediction["probabilities"])
@@ -184,7 +184,7 @@ class TestInBrowser:
         browser.evaluate("document.getElementById('start-camera').click()")
         assert browser.evaluate("trn.camera") is None
 
-    def test_the_lines_of_the_documentation_run(self, pages, browser):
+    def test_the_documented_lines_run(self, pages, browser):
         folder, address = pages
         (text,) = re.findall(r"```javascript\n(.*?)```", DOCS.read_text(), re.DOTALL)
         kept = "window.found = [...outputs.landmarks.data]; document.body.dataset.ready = 'yes';"
@@ -196,7 +196,7 @@ class TestInBrowser:
         found = np.reshape(browser.evaluate("window.found"), (-1, 2))
         np.testing.assert_allclose(found, expected["landmarks"], atol=1e-2)
 
-    def test_what_is_missing_is_said(self, pages, browser):
+    def test_missing_files_are_reported(self, pages, browser):
         folder, address = pages
         browser.open(f"{address}/0/index.html?picture=none.png", READY)
         name, error = shown(browser, "model"), shown(browser, "error")
@@ -230,14 +230,14 @@ class TestInBrowser:
         assert shown(browser, "model") == name
 
 
-def test_files_of_others_are_not_overwritten(tmp_path):
+def test_other_files_are_not_overwritten(tmp_path):
     write_page(tmp_path / "page")
     (tmp_path / "page/style.css").write_text("/* trn-plugin-page, of an earlier version */")
     write_page(tmp_path / "page")
     assert (tmp_path / "page/style.css").read_bytes() == (WEB / "style.css").read_bytes()
     for name in ("package.json", "index.html"):
         (tmp_path / name).write_text("mine")
-        with pytest.raises(ConfigError, match=rf"{name}: exists and is no file of this page"):
+        with pytest.raises(ConfigError, match=rf"{name}: exists and is not a file of this page"):
             write_page(tmp_path)
         (tmp_path / name).rename(tmp_path / f"kept {name}")
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == [
@@ -258,7 +258,7 @@ def test_a_failed_export_leaves_no_page(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_the_page_asks_nothing_of_another_host():
+def test_the_page_requests_nothing_from_other_hosts():
     for file in ("index.html", "page.js", "model.js", "style.css"):
         assert "://" not in (WEB / file).read_text()
 

@@ -58,7 +58,7 @@ def clips(**options):
         ("optim_wrapper", dict(paramwise_cfg=dict(norm_decay=0))),
     ],
 )
-def test_a_section_of_another_type_is_told_by_its_key(key, value):
+def test_a_section_of_the_wrong_type_is_named_by_its_key(key, value):
     with pytest.raises(ConfigError, match=rf"^{key}.*: expected "):
         check_sections(Config({key: value}))
 
@@ -86,7 +86,7 @@ def test_a_section_of_another_type_is_told_by_its_key(key, value):
         (dict(train_cfg=ITERATIONS, log_processor=dict(by_epoch=True)), "by_epoch: expected False"),
     ],
 )
-def test_a_mistake_is_one_line_before_the_first_step(tmp_path, options, message):
+def test_a_mistake_is_a_one_line_error_before_the_first_step(tmp_path, options, message):
     with pytest.raises(ConfigError, match=message):
         tiny_runner(tmp_path, **options).train()
 
@@ -94,11 +94,11 @@ def test_a_mistake_is_one_line_before_the_first_step(tmp_path, options, message)
 @pytest.mark.parametrize(
     ("left_out", "message"),
     [
-        ("val_cfg", r"^val_cfg: expected with val_dataloader and val_evaluator, found none"),
-        ("optim_wrapper", r"^optim_wrapper: expected with train_dataloader and train_cfg"),
+        ("val_cfg", r"^val_cfg: missing, but val_dataloader and val_evaluator are set"),
+        ("optim_wrapper", r"^optim_wrapper: missing, but train_dataloader and train_cfg are set"),
     ],
 )
-def test_a_section_without_its_others_is_told(left_out, message):
+def test_an_incomplete_group_of_sections_is_refused(left_out, message):
     config = cli.load_config(TOY, {left_out: None})
     with pytest.raises(ConfigError, match=message):
         cli.build_runner(config)
@@ -136,12 +136,12 @@ KEYS = {"heads.a": dict(lr_mult=2.0), "haeds.b": dict(lr_mult=2.0)}
         (dict(cfg=dict(model_wrapper_cfg=dict())), "model_wrapper_cfg: no effect in a run of one"),
     ],
 )
-def test_what_has_no_effect_is_told(tmp_path, capsys, options, message):
+def test_settings_without_effect_are_warned_of(tmp_path, capsys, options, message):
     tiny_runner(tmp_path, train_cfg=dict(EPOCHS, max_epochs=1), **options).train()
     assert message in capsys.readouterr().out
 
 
-def test_imports_of_an_option_are_made(tmp_path, monkeypatch):
+def test_custom_imports_given_as_an_option_are_imported(tmp_path, monkeypatch):
     (tmp_path / "imported_by_an_option.py").touch()
     monkeypatch.chdir(tmp_path)
     cli.load_config(TOY, {"custom_imports.imports": ["imported_by_an_option"]})
@@ -185,7 +185,7 @@ def test_an_option_that_nothing_reads_names_the_key_to_set(tmp_path, key, hint):
         ("# trn_plugin::absent.py\n_base_ = './absent.py'", None, r"config\.py: .*/absent\.py"),
     ],
 )
-def test_what_is_no_config_is_one_line(tmp_path, text, options, message):
+def test_a_file_that_is_no_config_is_a_one_line_error(tmp_path, text, options, message):
     path = tmp_path / "config.py"
     if text is not None:
         path.write_text(text)

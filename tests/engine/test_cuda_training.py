@@ -30,7 +30,7 @@ def options(folder, **more):
 
 
 def run(command, *arguments):
-    """In this process: each start of another costs as much as the trainings."""
+    """Run in this process: to start another takes as long as the trainings."""
     with pytest.raises(SystemExit) as ended:
         main([command, *map(str, arguments)])
     assert not ended.value.code
@@ -51,7 +51,7 @@ def trained(tmp_path_factory):
 
 def test_trains_on_the_device(trained):
     found = losses(trained / "whole")
-    assert len(found) == 2 * (SAMPLES // 64 - 1)  # 64 rows are the validation's
+    assert len(found) == 2 * (SAMPLES // 64 - 1)  # 64 rows belong to the validation set
     assert found[-1] < found[0]
     assert "cuda" in (next((trained / "whole").glob("*/*.log")).read_text().lower())
 

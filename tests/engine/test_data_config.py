@@ -27,7 +27,7 @@ def wrapped(*datasets):
     return dict(type="RepeatDataset", times=2, dataset=concatenated)
 
 
-def test_data_sets_within_others_are_found():
+def test_wrapped_data_sets_are_found():
     config = wrapped(dict(type="A"), dict(type="B"))
     found = [each["type"] for each in datasets_in(config)]
     assert found == ["RepeatDataset", "ConcatDataset", "A", "B"]
@@ -35,7 +35,7 @@ def test_data_sets_within_others_are_found():
     assert list(datasets_in(None)) == []
 
 
-def test_only_what_knows_no_draws_is_wrapped():
+def test_only_classes_without_draws_are_wrapped():
     own = dict(sampler=dict(type="DrawSampler"), dataset=dict(type="MTFL"))
     assert with_draws(own) == own
     other = dict(sampler=dict(type="DefaultSampler"), dataset=wrapped(dict(type="MTFL")))
@@ -47,18 +47,18 @@ def test_only_what_knows_no_draws_is_wrapped():
     assert with_draws(unknown) == unknown  # the registry's own error names it
 
 
-def test_a_root_within_a_wrapper_is_checked_early(tmp_path):
+def test_the_root_of_a_wrapped_data_set_is_checked_early(tmp_path):
     good = dict(type="ToyFaces", data_root=str(tmp_path / "toy"))
     bad = dict(type="MTFL", data_root=str(tmp_path / "nowhere"))
     loaders = dict(train=dict(dataset=wrapped(good)), val=None, test=None)
     check_roots(loaders)
     assert not (tmp_path / "toy").exists()
     loaders["val"] = dict(dataset=wrapped(good, bad))
-    with pytest.raises((ConfigError, DataError), match="nowhere' is no folder"):
+    with pytest.raises((ConfigError, DataError), match="nowhere' is not a folder"):
         check_roots(loaders)
 
 
-def test_an_evaluation_takes_its_pipeline_within_wrappers(tmp_path):
+def test_evaluation_uses_its_pipeline_in_wrapped_data_sets(tmp_path):
     def faces(pipeline, **more):
         return dict(type="ToyFaces", data_root=str(tmp_path), pipeline=pipeline, **SIZES, **more)
 

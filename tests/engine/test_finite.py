@@ -15,7 +15,7 @@ NAN, INF = float("nan"), float("inf")
 
 
 class Spoiled(TinyModel):
-    """Changes the batches of these iterations, counted from 1, as ``change`` does."""
+    """Applies ``change`` to the batches of these iterations, counted from 1."""
 
     def __init__(self, iterations, change):
         super().__init__()
@@ -70,7 +70,7 @@ def test_a_relation_loss_is_named_with_its_level(tmp_path):
 
 
 class Root(TinyModel):
-    """The loss of b is finite, but not its gradient, in one step."""
+    """In one step, the loss of b is finite but its gradient is not."""
 
     def __init__(self, step=1):
         super().__init__()
@@ -125,7 +125,7 @@ def test_a_skipped_step_changes_nothing_and_is_counted(tmp_path, change, clip, c
         assert torch.isfinite(torch.as_tensor(buffer.data[0])).all(), name
 
 
-def test_without_a_bad_step_skipping_changes_nothing(tmp_path):
+def test_skip_changes_nothing_in_a_finite_run(tmp_path):
     results = []
     for action in ("stop", "skip"):
         run = tiny_runner(tmp_path, action, cfg=dict(non_finite=action))
@@ -148,7 +148,7 @@ def test_accumulated_gradients_of_a_bad_batch_are_dropped(tmp_path):
     assert {int(v["step"]) for v in run.optim_wrapper.state_dict()["state"].values()} == {5}
 
 
-def test_a_run_that_only_skips_is_stopped(tmp_path, monkeypatch):
+def test_too_many_skipped_steps_in_a_row_stop_the_run(tmp_path, monkeypatch):
     from trn_plugin.engine import finite
 
     monkeypatch.setattr(finite, "MOST_SKIPPED", 5)
@@ -159,7 +159,7 @@ def test_a_run_that_only_skips_is_stopped(tmp_path, monkeypatch):
 
 @OPTIM_WRAPPERS.register_module()
 class ScaledOptimWrapper(OptimWrapper):
-    """As MMEngine's AmpOptimWrapper, with torch's gradient scaler for CPUs."""
+    """MMEngine's AmpOptimWrapper with torch's gradient scaler for CPUs."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -176,7 +176,7 @@ class ScaledOptimWrapper(OptimWrapper):
 
 @pytest.mark.parametrize("action", ["stop", "skip"])
 def test_a_gradient_scaler_still_skips_and_lowers_its_scale(tmp_path, action):
-    """Gradients that only the scaling made infinite are its business, and are counted."""
+    """Overflows caused by the loss scale are left to the scaler, and counted."""
     optim = dict(type="ScaledOptimWrapper")
     run = tiny_runner(tmp_path, cfg=dict(non_finite=action), optim=optim)
     run.train()

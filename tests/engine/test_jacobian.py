@@ -1,4 +1,4 @@
-"""Runs with JacobianOptimWrapper: resumed to the bit or not at all, skipped steps, refusals."""
+"""Runs with JacobianOptimWrapper: exact resuming, skipped steps, refused options."""
 
 import sys
 from importlib.util import find_spec
@@ -27,7 +27,7 @@ def jacobian(name="UPGrad", **options):
     [
         (jacobian("UPGrad"), 9),
         (jacobian("PCGrad", clip_grad=dict(max_norm=1.0)), 9),
-        (jacobian("UPGrad", accumulative_counts=3), 11),  # within an accumulation
+        (jacobian("UPGrad", accumulative_counts=3), 11),  # in the middle of an accumulation
     ],
 )
 def test_resumed_equals_whole(tmp_path, optim, stop):
@@ -40,7 +40,7 @@ def test_resumed_equals_whole(tmp_path, optim, stop):
 @pytest.mark.parametrize(
     "optim", [jacobian("GradVac"), jacobian("NashMTL", arguments=dict(n_tasks=2))]
 )
-def test_an_aggregator_with_a_state_is_not_resumed(tmp_path, optim):
+def test_resuming_an_aggregator_with_state_is_refused(tmp_path, optim):
     name = optim["aggregator"]["type"]
     if name == "NashMTL" and None in (find_spec("cvxpy"), find_spec("ecos")):
         pytest.skip("NashMTL needs the extra torchjd")
@@ -67,7 +67,7 @@ def test_upgrad_with_one_task_is_plain_training(tmp_path, monkeypatch):
     assert_same(*results)
 
 
-def test_a_step_that_is_not_finite_is_left_out(tmp_path):
+def test_a_non_finite_step_is_skipped(tmp_path):
     def spoil(x, y):
         spoil.count += 1
         return x, y * float("nan") if spoil.count == 4 else y
@@ -97,13 +97,13 @@ def built(**config):
         (dict(aggregator=dict(type="UPGrad"), relation_losses="no"), r"'row' or 'tasks'.*'no'"),
     ],
 )
-def test_a_wrong_config_is_one_line(config, message):
+def test_a_wrong_config_is_a_one_line_error(config, message):
     with pytest.raises(ConfigError, match=message) as caught:
         built(**config)
     assert "\n" not in str(caught.value)
 
 
-def test_a_name_is_an_aggregator():
+def test_an_aggregator_can_be_given_by_name():
     assert type(built(aggregator="UPGrad").aggregator).__name__ == "UPGrad"
 
 
@@ -119,13 +119,13 @@ def test_compiled_models_are_refused(tmp_path):
         run.train()
 
 
-def test_a_wrong_number_of_rows_is_one_line(tmp_path):
+def test_a_wrong_number_of_rows_is_a_one_line_error(tmp_path):
     optim = jacobian("Constant", arguments=dict(weights=[1.0, 1.0, 1.0]))
     with pytest.raises(ConfigError, match=r"Constant cannot aggregate 2 rows \(a, b\)"):
         tiny_runner(tmp_path, optim=optim).train()
 
 
-def test_another_aggregator_in_a_resumed_run_is_told(tmp_path):
+def test_resuming_with_another_aggregator_warns(tmp_path):
     told = []
     for name in ("UPGrad", "PCGrad"):
         optim = jacobian(name)
@@ -137,7 +137,7 @@ def test_another_aggregator_in_a_resumed_run_is_told(tmp_path):
 
 
 def test_gradients_keep_the_memory_format_of_their_parameters(tmp_path):
-    """Fused optimizers demand it on a GPU, and channels_last changes it."""
+    """Fused optimizers require it on a GPU, and channels_last changes it."""
     run = tiny_runner(tmp_path, optim=jacobian(), train_cfg=dict(by_epoch=True, max_epochs=1))
     weight = run.model.body[0].weight
     weight.data = weight.data.t().contiguous().t()

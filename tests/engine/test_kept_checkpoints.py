@@ -40,7 +40,7 @@ def test_old_checkpoints_are_deleted_after_the_new_one_is_written(tmp_path, monk
     assert (tmp_path / "run" / "last_checkpoint").read_text().endswith("epoch_3.pth")
 
 
-def test_a_resumed_run_keeps_no_more_checkpoints_than_asked_for(tmp_path):
+def test_a_resumed_run_respects_max_keep_ckpts(tmp_path):
     stopped_and_resumed(tmp_path, (8, 14))
     assert sorted(p.name for p in (tmp_path / "part").glob("*.pth")) == [
         "epoch_2.pth",
@@ -63,7 +63,7 @@ def test_a_best_checkpoint_that_a_kill_left_behind_is_removed(tmp_path):
 
 
 def test_the_best_score_survives(tmp_path):
-    """The validation that a killed run had not come to is made up for."""
+    """A resumed run repeats the validation that a kill prevented."""
     options = dict(checkpoint=BEST, train_cfg=EACH)
     rest = stopped_and_resumed(tmp_path, (6, 12, 15), **options)
     run = whole(tmp_path, **options)
@@ -75,8 +75,8 @@ def test_the_best_score_survives(tmp_path):
     assert_same(found, expected)
 
 
-def test_weights_alone_are_not_what_a_run_goes_on_from(tmp_path):
-    """Killed between the best checkpoint and the next write of the epoch's."""
+def test_a_best_checkpoint_without_optimizer_is_not_resumed_from(tmp_path):
+    """Killed after the best checkpoint was written, before the next one of an epoch."""
     options = dict(checkpoint=BEST, train_cfg=EACH)
     part = tiny_runner(tmp_path, "part", **options)
     write = part.save_checkpoint
@@ -95,7 +95,7 @@ def test_weights_alone_are_not_what_a_run_goes_on_from(tmp_path):
     assert_same(result_of(rest), result_of(whole(tmp_path, **options)))
 
 
-def test_the_best_checkpoint_outlives_a_failed_write_of_a_better_one(tmp_path):
+def test_the_best_checkpoint_survives_a_failed_write_of_a_better_one(tmp_path):
     options = dict(
         checkpoint=dict(BEST, interval=-1), train_cfg=dict(EPOCHS, max_epochs=8, val_interval=1)
     )
@@ -115,13 +115,13 @@ def test_the_best_checkpoint_outlives_a_failed_write_of_a_better_one(tmp_path):
     assert [p.name for p in (tmp_path / "part").glob("*.pth")] == written
 
 
-def test_published_checkpoints_hold_what_was_asked_for(tmp_path):
+def test_published_checkpoints_have_the_configured_keys(tmp_path):
     whole(tmp_path, checkpoint=dict(BEST, published_keys=["meta", "state_dict"]))
     (path,) = (tmp_path / "whole").glob("epoch_3-????????.pth")
     assert set(torch.load(path, weights_only=True)) == {"meta", "state_dict"}
 
 
-def test_early_stopping_goes_on_counting(tmp_path):
+def test_early_stopping_continues_counting_after_a_resume(tmp_path):
     stopping = dict(
         type="EarlyStoppingHook", monitor="tiny/error", rule="less", patience=3, min_delta=9.0
     )
@@ -147,7 +147,7 @@ class Directed(SquaredError):
     directions = {"error": "less"}
 
 
-def test_the_first_measure_with_a_direction_is_the_best_ones(tmp_path, monkeypatch):
+def test_save_best_auto_takes_the_first_metric_with_a_direction(tmp_path, monkeypatch):
     monkeypatch.setitem(METRICS.module_dict, "Directed", Directed)
     checkpoint = dict(EVERY_EPOCH, save_best="auto")
     run = tiny_runner(tmp_path, checkpoint=checkpoint, train_cfg=EACH)
@@ -171,12 +171,12 @@ def stops(**options):
         (stops(strict=True), r"monitor: expected one of tiny/error, .*'tiny/erorr'"),
     ],
 )
-def test_a_measure_that_is_not_there_is_named(tmp_path, options, message):
+def test_an_unknown_metric_for_save_best_is_named(tmp_path, options, message):
     with pytest.raises(ConfigError, match=message):
         tiny_runner(tmp_path, train_cfg=EACH, **options).train()
 
 
-def test_checkpoints_by_epochs_in_a_loop_by_iterations(tmp_path):
+def test_epoch_based_checkpoints_in_an_iteration_based_loop(tmp_path):
     train_cfg = dict(type="IterBasedTrainLoop", max_iters=15, val_interval=99)
     checkpoint = dict(EVERY_EPOCH, max_keep_ckpts=5)
     tiny_runner(tmp_path, train_cfg=train_cfg, checkpoint=checkpoint).train()

@@ -1,4 +1,4 @@
-"""Runs killed with SIGKILL end as runs that were not; the script says more with ``--help``."""
+"""Runs killed with SIGKILL and resumed end like uninterrupted ones (see kill_and_resume.py)."""
 
 import re
 
@@ -8,7 +8,7 @@ from kill_and_resume import kill_and_resume, parse_args
 
 @pytest.fixture
 def killed(capsys):
-    """A function: number of kills, of those while a checkpoint was written, and of warm steps."""
+    """A function that counts kills, kills during a checkpoint's write, and warm-started steps."""
 
     def run(*arguments):
         same = kill_and_resume(parse_args(list(map(str, arguments))))

@@ -20,7 +20,7 @@ FUSED = dict(optimizer=dict(type="Adam", lr=0.02, fused=True), clip_grad=dict(ma
 
 
 class CountWaits(TorchDispatchMode):
-    """How often the host asks for a number that the device has."""
+    """Counts how often the host reads a value from the device."""
 
     count = 0
 
@@ -30,7 +30,7 @@ class CountWaits(TorchDispatchMode):
 
 
 class Between(Hook):
-    """Enters a context before one iteration and leaves it after another, hooks included."""
+    """Enters a context before one iteration and leaves it after another, including hooks."""
 
     priority = "LOWEST"
 
@@ -63,7 +63,7 @@ def iterations(count):
 @pytest.mark.parametrize("is_late", [True, False])
 @pytest.mark.parametrize("action", ["stop", "skip"])
 @pytest.mark.parametrize("clip", [None, dict(max_norm=5.0, error_if_nonfinite=True)])
-def test_ten_steps_wait_for_nothing(tmp_path, monkeypatch, is_late, action, clip):
+def test_ten_steps_do_not_synchronise(tmp_path, monkeypatch, is_late, action, clip):
     monkeypatch.setattr(finite, "reads_late", lambda device: is_late)
     waits = CountWaits()
     run = late_runner(
@@ -81,7 +81,7 @@ def test_ten_steps_wait_for_nothing(tmp_path, monkeypatch, is_late, action, clip
 
 
 @pytest.mark.parametrize("accumulated", [1, 3])
-def test_read_late_a_run_is_the_same(tmp_path, monkeypatch, accumulated):
+def test_late_reading_does_not_change_a_run(tmp_path, monkeypatch, accumulated):
     results = []
     for name in ("at once", "late"):
         monkeypatch.setattr(finite, "reads_late", lambda device, name=name: name == "late")
@@ -133,7 +133,7 @@ def test_skipped_steps_read_late_are_those_read_at_once(tmp_path, monkeypatch, c
     assert_same(*results)
 
 
-def test_nothing_is_saved_before_a_bad_step_is_read(tmp_path, late):
+def test_a_checkpoint_waits_for_the_flags_of_earlier_steps(tmp_path, late):
     torch.manual_seed(0)
     run = late_runner(tmp_path, model=Spoiled([8], label_of_b(NAN)))
     with pytest.raises(TrainingError, match=r"iteration 8: .*; the last checkpoint is .*epoch_1"):
@@ -142,7 +142,7 @@ def test_nothing_is_saved_before_a_bad_step_is_read(tmp_path, late):
     assert all(value.isfinite().all() for value in state.values())
 
 
-def test_an_optimizer_that_cannot_leave_out_a_step_waits(tmp_path, late):
+def test_an_optimizer_that_cannot_skip_on_the_device_synchronises(tmp_path, late):
     torch.manual_seed(0)
     optim = dict(optimizer=dict(type="Adam", lr=0.02))
     run = late_runner(tmp_path, model=Spoiled([9], label_of_b(NAN)), optim=optim)
@@ -152,7 +152,7 @@ def test_an_optimizer_that_cannot_leave_out_a_step_waits(tmp_path, late):
 
 
 class NoWaits:
-    """A wait for the GPU is an error."""
+    """Makes synchronisation with the GPU an error."""
 
     def __enter__(self):
         torch.cuda.set_sync_debug_mode("error")
@@ -177,7 +177,7 @@ CUDA_STEPS = dict(
 
 @pytest.mark.cuda
 @pytest.mark.usefixtures("waits_are_allowed_again")
-def test_steps_on_cuda_wait_for_nothing(tmp_path):
+def test_steps_on_cuda_do_not_synchronise(tmp_path):
     model = TinyModel()
     model.data_preprocessor = BaseDataPreprocessor(non_blocking=True)
     run = tiny_runner(
@@ -190,7 +190,7 @@ def test_steps_on_cuda_wait_for_nothing(tmp_path):
 
 @pytest.mark.cuda
 @pytest.mark.usefixtures("waits_are_allowed_again")
-def test_steps_of_a_toy_trn_on_cuda_wait_for_nothing(tmp_path):
+def test_steps_of_a_toy_trn_on_cuda_do_not_synchronise(tmp_path):
     steps = copy.deepcopy(CUDA_STEPS)
     hooks = [relation_hook(weights=dict(output=0.1, hidden=0.1)), *steps.pop("custom_hooks")]
     run = runner(tmp_path, hooks, batch_size=2, **steps)

@@ -1,4 +1,4 @@
-"""What the screen says of a training, and what only the log file and the JSON hold."""
+"""What a training prints on the screen, and what only the log file and the JSON contain."""
 
 import json
 import logging
@@ -9,7 +9,7 @@ EPOCHS = dict(type="EpochBasedTrainLoop", max_epochs=1, val_interval=1)
 
 
 class Many(SquaredError):
-    """The keys of a task similarity with many relations, and of a task with many details."""
+    """A metric with the keys of many relations, and of a task with many details."""
 
     default_prefix = None
 
@@ -26,7 +26,7 @@ class Many(SquaredError):
 
 
 def trained(folder, capsys, relations=1):
-    """The screen's lines before the first step, and the validation's; the file; the JSON row."""
+    """Screen lines before the first step and of the validation; the log file; the JSON row."""
     run = tiny_runner(folder, train_cfg=EPOCHS, cfg=dict(a=1), log_level="INFO")
     run.val_loop.evaluator.metrics = [Many(relations)]
     run.train()
@@ -39,7 +39,7 @@ def trained(folder, capsys, relations=1):
     return lines[:first], validation, file.read_text(), next(r for r in rows if "a/NME" in r)
 
 
-def test_what_fills_pages_goes_to_the_file(tmp_path, capsys):
+def test_long_messages_go_to_the_file_only(tmp_path, capsys):
     before, _, file, _ = trained(tmp_path, capsys)
     assert len(before) < 15
     assert not any("Hooks will be executed" in line or "deprecated" in line for line in before)
@@ -48,7 +48,7 @@ def test_what_fills_pages_goes_to_the_file(tmp_path, capsys):
     assert "not installed" not in file
 
 
-def test_a_validation_is_a_line_of_measures(tmp_path, capsys):
+def test_a_validation_is_one_line_of_main_metrics(tmp_path, capsys):
     _, line, _, row = trained(tmp_path, capsys)
     for shown in ("a/NME: 1.0000", "b/accuracy: 50.0000", "tau output a-0: 0.5000"):
         assert shown in line
@@ -58,7 +58,7 @@ def test_a_validation_is_a_line_of_measures(tmp_path, capsys):
         assert kept in row
 
 
-def test_many_relations_are_their_mean(tmp_path, capsys):
+def test_many_relations_are_shown_as_their_mean(tmp_path, capsys):
     _, line, _, row = trained(tmp_path, capsys, relations=780)
     assert "tau output mean of 780 relations: 0.5000" in line
     assert len(line) < 300

@@ -1,4 +1,4 @@
-"""The maintained fork of MMEngine in its place."""
+"""onedl-mmengine, the maintained fork of MMEngine, in place of it."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""A run that was stopped and resumed ends as one that was not, bit for bit."""
+"""A stopped and resumed run ends like an uninterrupted one, bit for bit."""
 
 from types import SimpleNamespace
 
@@ -32,7 +32,12 @@ ITERATIONS = dict(type="IterBasedTrainLoop", max_iters=16, val_interval=4)
 @pytest.mark.parametrize(
     ("train_cfg", "checkpoint", "stops", "accumulated"),
     [
-        (EPOCHS, EVERY_EPOCH, (3, 8, 18), 1),  # before the first checkpoint, within and at an end
+        (
+            EPOCHS,
+            EVERY_EPOCH,
+            (3, 8, 18),
+            1,
+        ),  # before the first checkpoint, within an epoch, at the end of one
         (EPOCHS, EVERY_OTHER, (5, 6, 13), 1),
         (EPOCHS, EVERY_OTHER, (4, 9, 11), 3),
         (ITERATIONS, EVERY_OTHER, (4, 9), 1),
@@ -60,15 +65,15 @@ def test_resumed_equals_whole(tmp_path, train_cfg, checkpoint, stops, accumulate
     ],
 )
 def test_with_workers_too(tmp_path, workers, persistent, train_cfg):
-    """Against a run without workers: their number must not matter either."""
+    """Compared with a run without workers: their number must not matter."""
     options = dict(train_cfg=train_cfg, checkpoint=EVERY_OTHER)
     expected = result_of(whole(tmp_path, **options))
     options |= dict(num_workers=workers, persistent_workers=persistent)
     assert_same(result_of(stopped_and_resumed(tmp_path, (9,), **options)), expected)
 
 
-def test_an_endless_sampler_goes_on(tmp_path, monkeypatch):
-    def sample(self, index):  # mmengine's sampler hands no draw on
+def test_an_infinite_sampler_continues(tmp_path, monkeypatch):
+    def sample(self, index):  # mmengine's sampler yields no draws
         x = torch.full((6,), index / SAMPLES)
         return dict(x=x, y=x[:2])
 
@@ -83,8 +88,8 @@ def test_an_endless_sampler_goes_on(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("train_cfg", "done", "total"), [(EPOCHS, 8, 18), (ITERATIONS, 8, ITERATIONS["max_iters"])]
 )
-def test_no_sample_is_read_again(tmp_path, train_cfg, done, total):
-    """The samples before the checkpoint are passed over, not decoded."""
+def test_samples_before_the_checkpoint_are_not_read(tmp_path, train_cfg, done, total):
+    """They are skipped, not decoded."""
     options = dict(train_cfg=train_cfg, checkpoint=EVERY_OTHER)
     rest = stopped_and_resumed(tmp_path, (done,), **options)
     expected = whole(tmp_path, **options).train_dataloader.dataset.read
@@ -93,7 +98,7 @@ def test_no_sample_is_read_again(tmp_path, train_cfg, done, total):
     assert total > done
 
 
-def test_two_runs_of_a_seed_are_equal_and_of_two_seeds_are_not(tmp_path):
+def test_runs_with_equal_seeds_are_equal_and_others_differ(tmp_path):
     first, second, other = (
         result_of(whole(tmp_path / name, seed=seed))
         for name, seed in (("first", 5), ("second", 5), ("other", 6))
@@ -102,7 +107,7 @@ def test_two_runs_of_a_seed_are_equal_and_of_two_seeds_are_not(tmp_path):
     assert not torch.equal(first["train/loss"], other["train/loss"])
 
 
-def test_nothing_to_resume_is_said(tmp_path, capsys):
+def test_a_warning_if_there_is_nothing_to_resume(tmp_path, capsys):
     run = tiny_runner(tmp_path, resume=True)
     run.train()
     log = capsys.readouterr().out
@@ -116,7 +121,7 @@ def test_nothing_to_resume_is_said(tmp_path, capsys):
         (8, r"epoch_1\.pth; --resume continues from there$"),
     ],
 )
-def test_an_interrupt_says_where_to_go_on(tmp_path, stop, message):
+def test_an_interrupt_names_the_checkpoint_to_resume_from(tmp_path, stop, message):
     with pytest.raises(KeyboardInterrupt, match=message):
         tiny_runner(tmp_path, custom_hooks=[StopAt(stop)]).train()
 
@@ -130,7 +135,7 @@ def test_other_data_in_the_middle_of_an_epoch_is_refused(tmp_path):
 
 
 def test_parameters_in_another_order_keep_their_moments(tmp_path):
-    """As a newer timm may have them; of equal shapes nothing else would tell."""
+    """Another version of timm may reorder them; equal shapes would hide it."""
 
     turned = tiny.TinyModel()
     turned.heads = torch.nn.ModuleDict(reversed(list(turned.heads.items())))
@@ -140,7 +145,7 @@ def test_parameters_in_another_order_keep_their_moments(tmp_path):
     assert set(names) == {name for name, _ in turned.named_parameters()}
     assert names != [name for name, _ in turned.named_parameters()]
     run = tiny_runner(tmp_path, "whole", resume=True, model=turned)
-    run.train()  # it is at its end
+    run.train()  # the run is complete
     for name, parameter in turned.named_parameters():
         expected = saved["optimizer"]["state"][names.index(name)]["exp_avg"]
         assert torch.equal(run.optim_wrapper.optimizer.state[parameter]["exp_avg"], expected), name
@@ -161,7 +166,7 @@ def test_a_checkpoint_of_plain_mmengine_is_resumed(tmp_path):
     assert steps == {24}
 
 
-def test_weights_that_start_anew_are_named(tmp_path):
+def test_reinitialised_weights_are_named(tmp_path):
     whole(tmp_path)
     path = tmp_path / "whole" / "epoch_3.pth"
     changed(path, lambda c: c["state_dict"].update({"body.0.weight": torch.ones(3, 3)}))
@@ -173,7 +178,7 @@ def test_weights_that_start_anew_are_named(tmp_path):
     assert any("body.0.weight (3, 3) float32 instead of (8, 6)" in text for text in messages)
 
 
-def test_other_names_than_the_models_are_told(tmp_path):
+def test_names_that_the_model_lacks_are_reported(tmp_path):
     run = tiny_runner(tmp_path)
     run.trained_on = dict(tasks=dict(a=dict(kind="class", classes=("cat", "dog")), b=dict()))
     told = warnings_of(run)

@@ -13,7 +13,7 @@ def hook():
     return relation_hook(weights=dict(output=0.1, hidden=0.1))
 
 
-def test_resumed_run_equals_one_that_was_not_stopped(tmp_path):
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path):
     whole = runner(tmp_path, [hook()], name="whole", epochs=3)
     whole.train()
     runner(tmp_path, [hook()], name="part", epochs=2).train()
@@ -46,12 +46,12 @@ def test_checkpoint_of_another_model(tmp_path):
         runner(tmp_path, name="b", model=other, resume=True, load_from=path).train()
     state = load_checkpoint_file(path)
     torch.save(dict(state_dict=dict(nothing=torch.zeros(1)), meta=state["meta"]), path)
-    with pytest.raises(CheckpointError, match="no weight of it fits"):
+    with pytest.raises(CheckpointError, match="none of its weights fits"):
         runner(tmp_path, name="c", model=other, load_from=path).train()
 
 
 def test_a_resumed_run_keeps_its_seed(tmp_path):
-    """The checkpoint's seed, not the config's, orders and augments the rest of the run."""
+    """The checkpoint's seed, not the config's, determines order and augmentation of the rest."""
     whole = runner(tmp_path, name="whole", epochs=2)
     whole.train()
     runner(tmp_path, name="part", epochs=1).train()
@@ -61,7 +61,7 @@ def test_a_resumed_run_keeps_its_seed(tmp_path):
     assert_same_weights(whole, rest)
 
 
-def test_fine_tuning_takes_weights_but_not_the_moments(tmp_path):
+def test_fine_tuning_loads_weights_but_no_running_covariances(tmp_path):
     runner(tmp_path, [hook()], name="old").train()
     path = str(tmp_path / "old" / "epoch_1.pth")
     old = load_checkpoint_file(path)["state_dict"]
@@ -73,14 +73,14 @@ def test_fine_tuning_takes_weights_but_not_the_moments(tmp_path):
     assert old["neck.layers.hidden.groups.0.weights"] > 0
 
 
-def test_features_that_are_not_finite_end_the_run(tmp_path):
+def test_non_finite_features_end_the_run(tmp_path):
     optim = dict(optimizer=dict(type="SGD", lr=1e30))
     with pytest.raises(TrainingError, match=r"TaskRelationNeck: .*\(hidden\).* not finite"):
         runner(tmp_path, epochs=3, optim_wrapper=optim).train()
 
 
 @pytest.mark.parametrize("action", ["stop", "skip"])
-def test_what_is_not_finite_never_enters_the_running_covariances(tmp_path, action):
+def test_non_finite_features_never_enter_the_running_covariances(tmp_path, action):
     """The second of four steps has a NaN in the output of pose."""
     run = runner(tmp_path, [hook()], epochs=2, cfg=dict(non_finite=action))
     states = []
@@ -104,7 +104,7 @@ def test_what_is_not_finite_never_enters_the_running_covariances(tmp_path, actio
     assert moved
 
 
-def test_accumulated_gradients_keep_the_memory(tmp_path):
+def test_gradient_accumulation_keeps_the_effective_sample_size(tmp_path):
     optim = dict(optimizer=dict(type="SGD", lr=0.01), accumulative_counts=4)
     run = runner(tmp_path, optim_wrapper=optim)
     run.train()
@@ -140,12 +140,12 @@ def test_weights_alone_cannot_be_resumed(tmp_path):
     run.train()
     path = str(tmp_path / "weights.pth")
     torch.save(dict(state_dict=run.model.state_dict()), path)
-    with pytest.raises(CheckpointError, match="no run to resume"):
+    with pytest.raises(CheckpointError, match="cannot be resumed"):
         runner(tmp_path, name="b", resume=True, load_from=path).train()
 
 
-def test_compile_is_for_the_parts_of_the_network(tmp_path):
-    """MMEngine's option; the run is the one that is not compiled."""
+def test_compile_applies_to_the_parts_of_the_backbone(tmp_path):
+    """MMEngine's option; the results are those of the uncompiled run."""
     torch._dynamo.reset()
     plain = runner(tmp_path, name="plain", epochs=1)
     options = dict(backend="eager", fullgraph=True)
@@ -160,7 +160,7 @@ def test_compile_is_for_the_parts_of_the_network(tmp_path):
 
 
 def test_a_checkpoint_of_an_earlier_version_keeps_its_weights(tmp_path, recwarn):
-    """The running covariances of the tasks start anew, and one line says so."""
+    """The running covariances of the tasks are reset, and one line says so."""
     runner(tmp_path, [hook()], name="run").train()
     path = tmp_path / "run" / "epoch_1.pth"
     checkpoint = load_checkpoint_file(path)

@@ -1,4 +1,4 @@
-"""torchrun with two processes on a CPU: training, testing, resuming, and a process that dies."""
+"""torchrun with two processes on a CPU: training, testing, resuming, and a dying process."""
 
 import json
 import os
@@ -51,7 +51,7 @@ def folder(tmp_path_factory):
 
 
 def config(folder, name="test_vit", **options):
-    """A net with layer norm by default, for batch norm is of a process's own samples."""
+    """A net with layer norm by default: batch norm would see one process's samples only."""
     path = folder / f"{name}.py"
     base = str(ROOT / "configs/toy/trn-hidden-output_test-resnet_toy.py")
     faces = str(folder / "faces")
@@ -76,7 +76,7 @@ def run(*arguments):
     assert process.returncode == 0, out[-3000:]
 
 
-def test_two_equal_one_with_the_full_batch(folder):
+def test_two_processes_equal_one_with_the_full_batch(folder):
     path = config(folder)
     run(1, "train", path, "--work-dir", folder / "one")
     half = ("--cfg-options", "train_dataloader.batch_size=8")
@@ -84,7 +84,7 @@ def test_two_equal_one_with_the_full_batch(folder):
     one, two = (load_checkpoint_file(folder / name / "epoch_2.pth") for name in ("one", "two"))
     assert len(two["ranks"]) == 2
     for key, value in one["state_dict"].items():
-        if not value.numel():  # such as the covariances of pairs, if there are none
+        if not value.numel():  # such as covariances of pairs, if there are none
             continue
         value = value.double()
         scale = value.abs().max().clamp(min=1e-3)
@@ -110,7 +110,7 @@ def test_testing_counts_every_sample_once(folder):
 
 
 def test_a_resumed_run_is_the_same_to_the_bit(folder):
-    """With batch norm and dropped paths."""
+    """With batch norm and stochastic depth."""
     path = config(folder, "test_resnet", drop_path_rate=0.3)
     options = ["--cfg-options", "train_dataloader.batch_size=8"]
     run(2, "train", path, "--work-dir", folder / "whole", *options)
@@ -137,6 +137,8 @@ def test_a_process_that_dies_ends_the_run(folder, rank):
     out = process.communicate(timeout=60)[0]
     print(f"ended {time.monotonic() - begun:.1f} s after")
     assert process.returncode != 0
-    assert "]: Traceback" not in out  # torchrun's own summary is not ours to shorten
-    assert "SIGKILL" in out  # the other one is stopped by torchrun, or says what it met
+    assert "]: Traceback" not in out  # torchrun adds its own summary
+    assert (
+        "SIGKILL" in out
+    )  # torchrun stops the other process, unless it reports its own error first
     assert any((work / f"epoch_{n}.pth").exists() for n in range(2, 1000))

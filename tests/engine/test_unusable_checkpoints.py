@@ -45,7 +45,7 @@ def work(trained, tmp_path):
         ("", "the optimizer's exp_avg is not finite"),
     ],
 )
-def test_what_could_not_be_loaded_again_is_not_saved(tmp_path, path, message):
+def test_a_non_finite_state_is_not_saved(tmp_path, path, message):
     run = tiny_runner(tmp_path, train_cfg=ONE)
     run.train()
     before = (tmp_path / "run" / "epoch_1.pth").read_bytes()
@@ -127,7 +127,7 @@ UNUSABLE = {
 
 
 @pytest.mark.parametrize("kind", UNUSABLE)
-def test_odd_content_is_told_in_one_line(work, kind):
+def test_odd_content_is_a_one_line_error(work, kind):
     path = work / "epoch_3.pth"
     changed(path, UNUSABLE[kind])
     options = dict(load_from=str(path), train_cfg=dict(EPOCHS, max_epochs=4))
@@ -137,13 +137,13 @@ def test_odd_content_is_told_in_one_line(work, kind):
 
 
 @pytest.mark.parametrize("kind", ["NaN weights", "float8", "moments", "schedule", "no generators"])
-def test_resuming_falls_back_past_what_cannot_be_used(trained, work, kind):
+def test_resuming_skips_unusable_checkpoints(trained, work, kind):
     changed(work / "epoch_3.pth", UNUSABLE[kind])
     rest = tiny_runner(work.parent, "whole", resume=True)
     told = warnings_of(rest)
     rest.train()
     assert [text for text in told if "not resumed from" in text and "epoch_3.pth" in text]
-    assert rest.train_dataloader.dataset.read  # it went on from epoch_2.pth
+    assert rest.train_dataloader.dataset.read  # it resumed from epoch_2.pth
     assert_same_weights(trained, rest)
 
 
@@ -167,7 +167,7 @@ def test_the_newest_readable_checkpoint_is_taken(trained, work, damage, capsys):
 
 
 @pytest.mark.parametrize("resume", [False, True])
-def test_a_newer_checkpoint_is_never_written_over(work, resume):
+def test_a_checkpoint_of_a_newer_version_is_never_overwritten(work, resume):
     path = work / "epoch_3.pth"
     changed(path, lambda c: c["meta"].update(trn_plugin_format=FORMAT + 1))
     before = path.read_bytes()
@@ -176,7 +176,7 @@ def test_a_newer_checkpoint_is_never_written_over(work, resume):
     assert path.read_bytes() == before
 
 
-def test_a_pointer_to_nowhere_is_none(tmp_path):
+def test_a_last_checkpoint_file_that_points_nowhere_is_ignored(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "last_checkpoint").write_bytes(b"\xff\xfe\x00")
     rest = tiny_runner(tmp_path, resume=True, train_cfg=ONE)
@@ -184,7 +184,7 @@ def test_a_pointer_to_nowhere_is_none(tmp_path):
     assert rest.epoch == 1
 
 
-def test_a_checkpoint_cannot_have_other_files_removed(tmp_path):
+def test_a_checkpoint_cannot_make_a_run_delete_other_files(tmp_path):
     checkpoint = dict(type="CheckpointHook", interval=1, save_best="tiny/error", rule="less")
     options = dict(checkpoint=checkpoint, train_cfg=dict(EPOCHS, val_interval=1))
     with pytest.raises(KeyboardInterrupt):

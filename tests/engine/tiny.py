@@ -20,7 +20,7 @@ SAMPLES, BATCH = 22, 4  # six batches an epoch, the last one of two samples
 
 
 class Numbers(torch.utils.data.Dataset):
-    """A sample is a function of (seed, epoch, index); ``read`` lists the indices asked for."""
+    """A sample is a function of (seed, epoch, index); ``read`` lists the indices that were read."""
 
     metainfo: dict = {}
 
@@ -39,7 +39,7 @@ class Numbers(torch.utils.data.Dataset):
 
 
 class TinyModel(BaseModel):
-    """Dropout, batch norm, and losses of two tasks; ``spoil`` may change a batch in training."""
+    """A model with dropout, batch norm and two losses; ``spoil`` may change a training batch."""
 
     tasks = ("a", "b")
     spoil = None
@@ -71,7 +71,7 @@ class SquaredError(BaseMetric):
 
 
 class StopAt(Hook):
-    """Ends the process's training as a signal would, after so many iterations."""
+    """Interrupts training as a signal would, after some iterations."""
 
     priority = "LOWEST"
 
@@ -120,7 +120,7 @@ def tiny_runner(folder, name="run", cfg=None, seed=5, **options):
 
 
 def warnings_of(run):
-    """The warnings of a run from now on."""
+    """A list that collects the warnings of a run from now on."""
     told = []
     run.logger.warning = told.append
     return told
@@ -140,7 +140,7 @@ def whole(folder, **options):
 
 
 def stopped_and_resumed(folder, stops, **options):
-    """A finished run that was stopped after each of these iterations."""
+    """A finished run that was stopped and resumed after each of these iterations."""
     for stop in stops:
         part = tiny_runner(folder, "part", resume=True, custom_hooks=[StopAt(stop)], **options)
         with pytest.raises(KeyboardInterrupt):

@@ -66,14 +66,14 @@ def test_no_label_at_all_is_nan_with_a_warning(logged):
     assert "none of 1 pictures" in logged()
 
 
-def test_prediction_that_is_not_finite_is_wrong(logged):
+def test_non_finite_prediction_is_wrong(logged):
     broken = [math.nan, 0.5, 0.5]
     result = measure([sample(0, broken), sample(0, [0.8, 0.1, 0.1])], balanced=True)
     assert result == {"pose/accuracy": 50, "pose/balanced_accuracy": 50}
     assert "not finite" in logged()
 
 
-def test_absent_classes_are_said(logged):
+def test_absent_classes_are_logged(logged):
     measure([sample(1, [0, 1, 0])], balanced=True)
     assert "no picture of left, right" in logged()
 

@@ -55,7 +55,7 @@ def test_mean_average_precision_is_scikit_learns(drawn):
     assert measure(truth, probabilities)["attributes/mAP"] == pytest.approx(100 * expected)
 
 
-def test_perfect_and_reference_predictions(drawn):
+def test_perfect_and_baseline_predictions(drawn):
     truth, _ = drawn
     perfect = measure(truth, truth)
     assert perfect["attributes/error_rate"] == 0
@@ -68,7 +68,7 @@ def test_perfect_and_reference_predictions(drawn):
     assert guessed["attributes/mAP"] == pytest.approx(guessed["attributes/prior_mAP"])
 
 
-def test_one_class_attribute_is_left_out_of_mean_precision_and_named(drawn, logged):
+def test_mean_average_precision_leaves_out_constant_attributes_and_names_them(drawn, logged):
     truth, probabilities = drawn
     truth[:, 1] = 1
     result = measure(truth, probabilities, per_attribute=True)
@@ -78,7 +78,7 @@ def test_one_class_attribute_is_left_out_of_mean_precision_and_named(drawn, logg
     assert result["attributes/prior_mAP"] == pytest.approx(100 * truth[:, [0, 2]].mean())
     wrong = np.mean((probabilities > 0.5) != truth)
     assert result["attributes/error_rate"] == pytest.approx(100 * wrong)
-    assert "all labels being alike: 5 o Clock Shadow" in logged()
+    assert "with a single value: 5 o Clock Shadow" in logged()
 
 
 def test_missing_labels_are_left_out(drawn):
@@ -107,7 +107,7 @@ def test_prediction_that_is_not_finite(drawn, logged):
     assert math.isnan(result["attributes/mAP"])
     wrong = ((probabilities > 0.5) != truth) | np.isnan(probabilities)
     assert result["attributes/error_rate"] == pytest.approx(100 * wrong.mean())
-    assert "non-finite predictions: Young" in logged()
+    assert "mAP is undefined: non-finite predictions of Young" in logged()
 
 
 def test_no_picture_at_all_is_nan():
@@ -143,7 +143,7 @@ def test_groups_are_measured_as_one(drawn):
     assert result["attributes/error_rate_Young"] == 50
 
 
-def test_table_by_attribute_says_what_is_undefined(drawn, logged):
+def test_table_by_attribute_marks_undefined_values(drawn, logged):
     truth, probabilities = drawn
     truth[:, 1] = 1
     result = measure(truth, probabilities, per_attribute=True)

@@ -24,7 +24,7 @@ class Model(torch.nn.Module):
         return samples
 
 
-def test_features_are_gathered_by_level_and_task():
+def test_features_are_collected_by_level_and_task():
     batches = [[(0, "a"), (1, "ab")], [(2, "b")]]
     batches = [[(x, tuple(labels)) for x, labels in batch] for batch in batches]
     found = collect_features(Model(), batches)

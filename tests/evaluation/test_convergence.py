@@ -31,7 +31,7 @@ def test_many_features_cannot_with_few_effective_samples():
     assert run.arrival(offline, 0.05) is None
 
 
-def test_each_epoch_shows_each_sample_once_in_a_new_order(features, monkeypatch):
+def test_each_epoch_has_each_sample_once_in_a_new_order(features, monkeypatch):
     index = np.arange(10, dtype=np.float32)[:, None]
     seen = []
 
@@ -53,9 +53,9 @@ def test_each_epoch_shows_each_sample_once_in_a_new_order(features, monkeypatch)
         ([0.1, 0.5, 0.9, 0.52], 4),
         ([0.5, 0.5], 1),
         ([0.5, 0.9], None),
-        ([0.5] * 6 + [0.9, 0.5], None),  # it was off in the last quarter
+        ([0.5] * 6 + [0.9, 0.5], None),  # off in the last quarter
         ([0.5] * 5 + [0.9, 0.5, 0.5], 7),
     ],
 )
-def test_arrival_is_for_good(tau, arrived):
+def test_estimates_do_not_leave_after_arrival(tau, arrived):
     assert OnlineRun(np.array(tau)).arrival(0.5, 0.05) == arrived

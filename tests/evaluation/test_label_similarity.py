@@ -20,7 +20,7 @@ def records(n=60, seed=0):
         yield dict(gt=dict(points=points, side=side, marks=rng.integers(2, size=3)))
 
 
-def test_the_shape_of_points_does_not_see_where_and_how_large_they_are():
+def test_own_shape_is_invariant_to_position_and_scale():
     near = list(records())
     far = [dict(gt=dict(r["gt"], points=7 * r["gt"]["points"] + [90, 30])) for r in near]
     a, b = (label_features(r, TASKS, place=own_shape)["points"] for r in (near, far))
@@ -39,7 +39,7 @@ def test_a_record_without_label_is_a_row_of_nan():
     assert np.array_equal(np.delete(features["side"], (0, 4), axis=0), np.eye(2)[labels])
 
 
-def test_attributes_can_be_taken_apart():
+def test_attributes_can_be_split_into_columns():
     whole = label_features(list(records()), TASKS)
     apart = label_features(list(records()), TASKS, by_column=True)
     assert list(apart) == ["points", "side", "marks/x", "marks/y", "marks/z"]

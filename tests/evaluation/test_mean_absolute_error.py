@@ -34,7 +34,7 @@ def test_values_by_hand():
     assert measure([*pairs, ([5.0, 5.0], None)]) == measure(pairs[::-1])
 
 
-def test_one_quantity_needs_no_name():
+def test_a_single_quantity_has_no_named_keys():
     meta = dict(tasks=dict(size=dict(kind="values", names=("size",))))
     assert measure([([1.5], [1.0])], meta) == {"size/MAE": 0.5, "size/baseline_MAE": 0}
 
@@ -63,7 +63,7 @@ def test_samples_and_batches_keep_the_differences_of_large_numbers():
     assert found[0]["size/baseline_MAE"] == 1200
 
 
-def test_what_is_undefined_is_nan_and_said(logged):
+def test_undefined_errors_are_nan_with_a_warning(logged):
     assert all(math.isnan(v) for v in measure([([1.0, 2], None)]).values())
     assert "none of 1 pictures has a label" in logged()
     found = measure([([math.nan, 2], [1.0, 2])])

@@ -69,7 +69,7 @@ def test_perfect_prediction_is_zero(faces, norm):
     assert not any(result.values())
 
 
-def test_offsets_are_of_the_pictures_pixels_and_of_each_point(faces, logged):
+def test_offsets_are_in_pixels_of_the_picture_and_by_point(faces, logged):
     truth, pred = faces
     shift = np.array([1.5, -0.25])
     boxes = [(0, 0, 90, 110), (-30, 10, 170, 90)] * 10  # of other sizes and shapes
@@ -145,7 +145,7 @@ def test_missing_labels_are_left_out():
     assert measure([missing, labelled, missing]) == pytest.approx(measure([labelled]))
 
 
-def test_degenerate_normalizer_is_left_out_and_said(logged):
+def test_degenerate_normalizer_is_left_out_with_a_warning(logged):
     fine = sample(FACE, FACE + 2, (0, 0, 100, 100))
     collapsed, broken = FACE.copy(), FACE.copy()
     collapsed[1] = collapsed[0]
@@ -171,7 +171,7 @@ def test_no_label_at_all_is_nan_with_a_warning(logged):
     assert "none of 1 pictures" in logged()
 
 
-def test_prediction_that_is_not_finite_counts_as_failure(logged):
+def test_non_finite_prediction_counts_as_failure(logged):
     fine = sample(FACE, FACE, (0, 0, 100, 100))
     broken = sample(FACE, FACE * np.nan, (0, 0, 100, 100))
     result = measure([fine, broken])
@@ -180,7 +180,7 @@ def test_prediction_that_is_not_finite_counts_as_failure(logged):
     assert "not finite" in logged()
 
 
-def test_by_pose_averages_back_to_the_whole(faces):
+def test_errors_by_pose_average_to_the_total(faces):
     poses = np.arange(20) % 4 == 0
     samples = [
         sample(t, p, (0, 0, 100, 100), int(c)) for t, p, c in zip(*faces, poses, strict=True)
@@ -191,7 +191,7 @@ def test_by_pose_averages_back_to_the_whole(faces):
     assert np.average(parts, weights=[15, 5]) == pytest.approx(result["landmarks/NME"])
 
 
-def test_mean_shape_is_the_constant_answer(faces):
+def test_mean_shape_is_a_constant_prediction(faces):
     box = (0, 0, 100, 140)
     truth = faces[0]
     constant = truth.mean(axis=0)
@@ -201,7 +201,7 @@ def test_mean_shape_is_the_constant_answer(faces):
     assert result["landmarks/NME_mean_shape"] > 0
 
 
-def test_says_which_boxes(logged):
+def test_boxes_are_logged(logged):
     one = {**sample(FACE, FACE, (0, 0, 100, 100)), "box_source": "whole picture"}
     measure([one, one])
     assert "whole picture (2)" in logged()

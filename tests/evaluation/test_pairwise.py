@@ -42,7 +42,7 @@ def test_every_pair_is_measured_over_the_samples_that_have_both(features):
         assert (found.d1, found.d2, found.note) == (WIDTHS[a], WIDTHS[b], "")
 
 
-def test_samples_can_be_chosen(features):
+def test_samples_can_be_selected(features):
     present = {name: np.arange(60) < 40 for name in WIDTHS}
     features["a"][50] = np.nan
     features["b"][30] = np.nan
@@ -52,7 +52,7 @@ def test_samples_can_be_chosen(features):
     assert ac.tau == pytest.approx(expected(features, "a", "c", slice(40)), abs=1e-12)
 
 
-def test_what_limits_a_pair_is_said(features):
+def test_notes_name_what_limits_a_pair(features):
     few = {name: values[:9] for name, values in features.items()}
     few["c"] = np.full((9, 1), 0.1)
     few["same"] = few["a"]
@@ -66,12 +66,12 @@ def test_what_limits_a_pair_is_said(features):
     assert not np.isnan(enough.tau)
     assert (constant.tau, constant.note) == (0, "constant: second side")
     assert same.tau == pytest.approx(1)
-    assert same.note == "one and the same features"
+    assert same.note == "identical features"
     (nobody,) = pair_similarities(none, [("side", "a")])
     assert (nobody.n, nobody.note) == (0, "undefined: no sample has all labels")
 
 
-def test_groups_are_their_members_side_by_side(features):
+def test_groups_concatenate_their_members(features):
     joined = grouped(features, dict(all=("points", "a"), b=("b",)))
     assert joined["b"] is features["b"]
     assert np.array_equal(joined["all"], np.hstack([features["points"], features["a"]]))
@@ -80,7 +80,7 @@ def test_groups_are_their_members_side_by_side(features):
     assert found.tau >= part.tau - 1e-12
 
 
-def test_matrix_is_symmetric_and_leaves_unmeasured_pairs_open(features):
+def test_matrix_is_symmetric_and_nan_for_unmeasured_pairs(features):
     pairs = [("a", "b"), ("side", "a")]
     matrix = similarity_matrix(["a", "b", "side"], pairs, pair_similarities(features, pairs))
     assert np.array_equal(matrix, matrix.T, equal_nan=True)
@@ -89,7 +89,7 @@ def test_matrix_is_symmetric_and_leaves_unmeasured_pairs_open(features):
     assert (matrix.diagonal() == 1).all()
 
 
-def test_clusters_stand_together():
+def test_clusters_are_adjacent():
     block = np.array([0, 1, 2, 0, 1, 2, 0, 1])
     matrix = np.where(block[:, None] == block, 0.8, 0.1)
     np.fill_diagonal(matrix, 1)

@@ -57,10 +57,10 @@ def test_precision_recall_names_the_best_and_the_worst(tmp_path, curves):
     assert len(curves[path].lines) == 11
 
 
-def test_precision_recall_without_a_curve_says_so(tmp_path, curves):
+def test_precision_recall_names_undefined_curves(tmp_path, curves):
     path = str(tmp_path / "curves.png")
     plots.save_precision_recall(path, np.ones((9, 1)), np.full((9, 1), 0.5), ["a"])
-    assert [text.get_text() for text in curves[path].texts] == ["undefined: all labels alike"]
+    assert [text.get_text() for text in curves[path].texts] == ["undefined: all labels equal"]
 
 
 def test_case_text_fits_its_cell(tmp_path, monkeypatch):
@@ -86,7 +86,7 @@ def test_case_text_fits_its_cell(tmp_path, monkeypatch):
         assert right <= limit
 
 
-def test_matplotlibs_state_is_left_alone(tmp_path):
+def test_matplotlibs_state_is_not_modified(tmp_path):
     import matplotlib
     import matplotlib.pyplot as plt
 

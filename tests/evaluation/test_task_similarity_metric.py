@@ -105,7 +105,7 @@ def test_uses_the_pictures_with_all_labels_of_both_sides(features):
         )
 
 
-def test_undefined_from_too_few_pictures(features, logged):
+def test_undefined_with_too_few_pictures(features, logged):
     """Hidden: d1 + d2 = 14; 15 pictures are one too few, 16 are enough."""
     samples = to_samples(features)
     few = measure(samples[:15], ("landmarks", "pose"))

@@ -1,4 +1,4 @@
-"""A stub of the training, which records its arguments and writes metrics."""
+"""A stub for the training module, which records its arguments and writes metrics."""
 
 import pytest
 from tables import TWO_ROWS
@@ -39,7 +39,7 @@ pathlib.Path(arguments[arguments.index("--out") + 1]).write_text(json.dumps({
 
 @pytest.fixture
 def root(tmp_path, monkeypatch):
-    """A folder with the stub; ``calls.txt`` lists its calls."""
+    """A folder with the stub; its ``calls.txt`` lists the calls."""
     (tmp_path / "training.py").write_text(TRAINING)
     monkeypatch.setattr(plan, "TRAINING", ("training.py",))
     return tmp_path

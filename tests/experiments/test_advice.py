@@ -1,4 +1,4 @@
-"""Advice where the answer is known, and on a few toy faces."""
+"""Advice on models with known gradient conflicts, and on a few toy faces."""
 
 import csv
 import math
@@ -19,7 +19,7 @@ CONFIG = "trn_plugin::toy/mtl_test-resnet_toy.py"
 
 
 class Stack(nn.Module):
-    """Four stages; the tasks' losses are alike at the first ``agree`` and opposite behind them."""
+    """Four stages; two tasks agree at the first ``agree`` stages and conflict at the others."""
 
     tasks = ("a", "b")
 
@@ -51,7 +51,7 @@ def measured(model, batches=24):
 
 
 @pytest.mark.parametrize("agree", range(len(STAGES) + 1))
-def test_conflicts_begin_where_tasks_pull_against_each_other(agree):
+def test_conflicts_begin_at_the_stage_where_gradients_are_opposite(agree):
     found = measured(Stack(agree))
     assert [i.low > 0 for i in found["a", "b"]] == [k < agree for k in range(len(STAGES))]
     assert [i.high < 0 for i in found["a", "b"]] == [k >= agree for k in range(len(STAGES))]
@@ -72,7 +72,7 @@ def test_tasks_with_one_loss_agree_everywhere():
 
 
 @pytest.mark.parametrize("cosines", [[-0.5, -0.6] * 9, [math.nan] * 50])
-def test_few_batches_say_nothing(cosines):
+def test_few_batches_give_no_conclusion(cosines):
     (told,) = sentences(("one",), {("a", "b"): [mean_interval(cosines)]})
     assert "too few batches" in told
     assert "against" not in told
@@ -98,7 +98,7 @@ def test_advice_on_toy_faces(tmp_path, run_tool):
         "advise", CONFIG, "--steps", 4, "--out-dir", out, "--cfg-options", *options
     )
     assert status == 0, error
-    assert "landmarks and pose: too few batches to tell: 4 gave" in printed
+    assert "landmarks and pose: too few batches: 4 gave" in printed
     assert "is undefined: N - 1 <= d1 + d2 (N = 24 pictures)" in printed
     assert "No cut is suggested" in printed
     with open(out / "advice.csv", newline="") as file:
@@ -117,7 +117,7 @@ def test_advice_on_toy_faces(tmp_path, run_tool):
         (["model.backbone.type=ResNet"], "model.backbone.type: expected TimmTrunk, found ResNet"),
     ],
 )
-def test_mistakes_are_one_line(run_tool, options, message):
+def test_mistakes_are_one_line_errors(run_tool, options, message):
     status, _, error = run_tool("advise", CONFIG, "--cfg-options", *options)
     assert status == 2
     (line,) = [line for line in error.splitlines() if line.startswith("error:")]

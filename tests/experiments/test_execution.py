@@ -1,4 +1,4 @@
-"""Which runs are started, skipped and resumed, with a stub of the training."""
+"""Which runs are started, skipped and resumed, with a stub for the training module."""
 
 import dataclasses
 import json
@@ -31,7 +31,7 @@ def run(root, results, runs, **options):
     return Executor(root, results, tell=lines.append, **options).run(runs), lines
 
 
-def test_what_is_done_is_not_done_again_on_any_machine(root, results, table):
+def test_finished_runs_are_not_repeated_on_any_machine(root, results, table):
     runs = runs_of(table, "small", [0, 3], root / "out")
     assert run(root, results, runs)[0] == []
     assert len(calls(root)) == 4
@@ -53,7 +53,7 @@ def test_a_measured_run_whose_rows_were_lost_is_not_trained_again(root, results,
     assert len(calls(root)) == 2
 
 
-def test_a_stopped_training_goes_on_and_leaves_the_others_alone(root, results, table):
+def test_a_stopped_run_resumes_and_others_are_not_repeated(root, results, table):
     table = dataclasses.replace(
         table, rows=[table.rows[0], dataclasses.replace(table.rows[1], options=("fails=True",))]
     )
@@ -74,7 +74,7 @@ def test_a_folder_of_other_settings_is_refused(root, results, table):
         run(root, results, runs_of(with_options(table, "x=2"), "small", [0], root / "out"))
 
 
-def test_no_run_is_begun_that_cannot_finish(root, results, table, monkeypatch):
+def test_no_run_is_started_that_would_exceed_the_time_limit(root, results, table, monkeypatch):
     clock = [0.0]
     monkeypatch.setattr(execution, "time", SimpleNamespace(monotonic=lambda: clock[0]))
 
@@ -100,7 +100,7 @@ def test_jobs_run_at_the_same_time_on_their_devices(root, results, table):
     assert {device for *_, device in calls(root)} == {"4", "7"}
 
 
-def test_environment_variables_are_filled_in_where_a_run_begins(root, results, table, monkeypatch):
+def test_environment_variables_are_expanded_when_a_run_starts(root, results, table, monkeypatch):
     runs = runs_of(with_options(table, "w=$OWN_WEIGHTS"), "small", [0], root / "out")
     monkeypatch.setenv("OWN_WEIGHTS", "/here/w.pth")
     assert run(root, results, runs)[0] == []
@@ -108,7 +108,7 @@ def test_environment_variables_are_filled_in_where_a_run_begins(root, results, t
     assert "w=$OWN_WEIGHTS" in results.of(runs[0])[0]["settings"]
 
 
-def test_an_interrupt_ends_what_runs_and_begins_no_other(root, results, table):
+def test_an_interrupt_ends_the_running_processes_and_starts_no_other(root, results, table):
     options = f"here={root / 'here'}", f"wait_for={root / 'never'}"
     runs = runs_of(with_options(table, *options), "small", [0], root / "out")
 

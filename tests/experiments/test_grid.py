@@ -30,7 +30,7 @@ def test_a_number_and_its_negative_have_their_own_folders():
         cells("c.py", ["a.b=x+,x-"])
 
 
-def test_keys_with_one_last_part_are_told_apart():
+def test_keys_that_end_alike_are_named_in_full():
     (row,) = cells("c.py", ["heads.a.weight=1", "heads.b.weight=2", "c.size=3"])
     assert row.name == "heads.a.weight 1, heads.b.weight 2, size 3"
 

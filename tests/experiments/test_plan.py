@@ -12,7 +12,7 @@ def settings(table, *extra, **options):
     return runs_of(table, "small", [0], Path("out"), extra, **options)[0].settings
 
 
-def test_only_what_changes_a_result_is_part_of_the_settings(table):
+def test_settings_have_only_options_that_change_results(table):
     plain = settings(table)
     assert (
         settings(table, "train_dataloader.num_workers=4", "default_hooks.checkpoint.interval=1")

@@ -20,7 +20,7 @@ def record(error=1.0, labels="l1", splits=("val", "test"), **metrics):
     }
 
 
-def test_a_row_for_each_set_comes_back(results, table):
+def test_there_is_one_row_for_each_measured_set(results, table):
     one, other = runs_of(table, "small", [0], Path("out"))
     results.add(one, record(1.5), 20.0)
     results.add(other, record(2.5, **{"b/c": 3.0}), 30.0)
@@ -31,7 +31,7 @@ def test_a_row_for_each_set_comes_back(results, table):
     assert rows[0]["box"] == "box of val"
 
 
-def test_a_run_is_done_when_all_its_sets_are(results, table):
+def test_a_run_is_finished_when_all_its_sets_are_measured(results, table):
     (run, _) = runs_of(table, "small", [0], Path("out"))
     results.add(run, record(1.5, splits=("val",)), 1.0)
     assert not results.has(run)
@@ -51,7 +51,7 @@ def test_other_settings_are_refused(results, table):
         results.has(other)
 
 
-def test_labels_of_two_conventions_are_not_put_into_one_table(results, table):
+def test_runs_with_different_labels_are_refused(results, table):
     one, other = runs_of(table, "small", [0], Path("out"))
     results.add(one, record(), 1.0)
     with pytest.raises(ConfigError, match=r"the same labels \(\w+\), found l1, l2"):

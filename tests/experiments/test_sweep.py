@@ -1,4 +1,4 @@
-"""trn-plugin sweep: one real training, and the bookkeeping of many with a stub of the training."""
+"""trn-plugin sweep: one real training, and many with a stub for the training module."""
 
 import csv
 from pathlib import Path
@@ -54,7 +54,7 @@ def test_a_cell_is_trained_and_measured(tmp_path, run_tool):
     assert row["front over parameters"] == "landmarks/NME pose/accuracy"
 
 
-def test_done_runs_are_not_done_again_and_jobs_change_nothing(tmp_path, run_tool, monkeypatch):
+def test_finished_runs_are_not_repeated_and_jobs_change_nothing(tmp_path, run_tool, monkeypatch):
     (tmp_path / "training.py").write_text(STUB)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(plan, "TRAINING", ("training.py",))
@@ -136,7 +136,7 @@ def test_another_config_and_another_set_are_noticed(tmp_path, run_tool, monkeypa
         (["train_cfg.max_epochs=1,2", "--equal-compute"], "which the grid changes too"),
     ],
 )
-def test_mistakes_are_one_line(tmp_path, run_tool, arguments, message):
+def test_mistakes_are_one_line_errors(tmp_path, run_tool, arguments, message):
     small = ["--cfg-options", "input_size=32"]
     status, _, error = run_tool("sweep", CONFIG, *arguments, "--out-dir", tmp_path, *small)
     assert status == 2

@@ -1,4 +1,4 @@
-"""One process trains and measures."""
+"""trn_plugin.experiments.training: train and measure in one process."""
 
 import json
 
@@ -44,7 +44,7 @@ def test_both_sets_are_measured_after_one_training(data, tmp_path):
     assert again["metrics"] == {"val": found["metrics"]["val"]}
 
 
-def test_labels_of_another_convention_are_told_apart(data):
+def test_the_digest_depends_on_the_pixel_centre_convention(data):
     class Moved(MTFL):
         def get_data_info(self, idx):
             info = super().get_data_info(idx)

@@ -25,7 +25,7 @@ from trn_plugin.models import TaskRelationNeck
     [
         (dict(features=None), r"hook\.labels: also needs features"),
         (dict(labels=None), r"hook\.features: also needs labels"),
-        (dict(features={}), r"features: expected a dict that is not empty"),
+        (dict(features={}), r"features: expected a non-empty dict"),
         (dict(relations=[]), r"relations: expected at least one pair"),
         (dict(relations=[("depth", "depth")]), r"relations: expected two different"),
         (dict(momentum=1.0), r"Hook\.momentum: expected a number in \[0, 1\), found 1\.0"),
@@ -154,7 +154,7 @@ def the_same(x):
         (lambda odd, x, losses: odd(x), r"forward returned a Tensor in mode 'loss', expected a d"),
         (
             lambda odd, x, losses: losses | {"loss_relation_hidden": odd(x).mean()},
-            r"the model itself returns loss_relation_hidden",
+            r"own losses have loss_relation_hidden",
         ),
     ],
 )
@@ -173,7 +173,7 @@ def test_features_without_any_gradient(tmp_path):
         runner(tmp_path, [hook()], model=model).train()
 
 
-def test_a_model_that_trains_past_its_forward(tmp_path):
+def test_a_train_step_that_bypasses_forward(tmp_path):
     class Model(SomeoneElsesModel):
         def train_step(self, data, optim_wrapper):
             loss, logged = self.parse_losses(self.forward(**data, mode="loss"))
@@ -184,7 +184,7 @@ def test_a_model_that_trains_past_its_forward(tmp_path):
         runner(tmp_path, [hook()], model=Model()).train()
 
 
-def test_one_frozen_side_is_no_mistake(tmp_path):
+def test_one_frozen_side_is_allowed(tmp_path):
     model = SomeoneElsesModel()
     for module in (model.stem, model.depth_head.conv1):
         module.requires_grad_(False)
@@ -201,7 +201,7 @@ def test_features_that_are_not_finite(tmp_path, value):
         run.train()
 
 
-def test_a_step_that_is_left_out_leaves_the_relations_attached(tmp_path):
+def test_a_skipped_step_keeps_the_relations_attached(tmp_path):
     """The second of four steps has a NaN in a feature."""
     run = runner(tmp_path, [hook()], epochs=2, cfg=dict(non_finite="skip"))
     states = []
@@ -227,11 +227,11 @@ def test_a_model_with_a_neck_of_our_own_measures_already(tmp_path):
 
 def test_two_hooks_on_one_model(tmp_path):
     second = hook(features=dict(output=FEATURES["hidden"]), weights=dict(output=1.0))
-    with pytest.raises(ConfigError, match="two TaskRelationLossHooks with features; one measures"):
+    with pytest.raises(ConfigError, match="expected one TaskRelationLossHook with features"):
         runner(tmp_path, [hook(), second]).train()
 
 
-def test_a_neck_of_another_kind_is_not_ours(tmp_path):
+def test_a_neck_of_another_type_is_refused(tmp_path):
     """Detectors have a neck too; the hook without features cannot use it."""
     model = SomeoneElsesModel()
     model.neck = nn.Identity()

@@ -48,7 +48,7 @@ def test_the_loss_is_the_difference_of_both_similarities(tmp_path):
     assert first["loss"] == pytest.approx(first["loss_depth"] + first["loss_seg"] + relation)
 
 
-def test_weight_zero_is_the_model_alone_to_the_bit(tmp_path):
+def test_weight_zero_is_bit_identical_to_the_model_alone(tmp_path):
     hooks = [], [hook(weights=dict(hidden=0.0))], [hook()]
     alone, zero, trn = (runner(tmp_path, own, name=str(i)) for i, own in enumerate(hooks))
     for run in (alone, zero, trn):
@@ -63,7 +63,7 @@ def test_weight_zero_is_the_model_alone_to_the_bit(tmp_path):
     assert moved == {"stem", "depth_head", "seg_head"}
 
 
-def test_the_model_is_left_as_it_was(tmp_path):
+def test_the_model_is_not_modified(tmp_path):
     run = runner(tmp_path, [hook()])
     keys, attributes = list(run.model.state_dict()), set(vars(run.model))
     run.train()
@@ -106,12 +106,12 @@ def test_only_training_steps_count(tmp_path):
     ("kind", "widths"),
     [
         (SafeRunner, (5, 4)),
-        (SafeRunner, (96, 100)),  # wide pairs start a step from where they were
+        (SafeRunner, (96, 100)),  # wide pairs are solved iteratively, from the last solution
         pytest.param(Runner, (5, 4), marks=pytest.mark.slow),
     ],
 )
 def test_a_resumed_run_equals_an_unbroken_one(tmp_path, kind, widths, monkeypatch):
-    if kind is Runner:  # MMEngine's own can be read no other way since torch 2.6
+    if kind is Runner:  # since torch 2.6, needed to load MMEngine's own
         monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     model = dict(type="SomeoneElsesModel", widths=widths)
     options = dict(kind=kind, missing=MISSING, model=model)
@@ -151,13 +151,13 @@ def test_an_invalid_state_is_refused(tmp_path, state):
         runner(tmp_path, [hook()], name="part", epochs=2, resume=True).train()
 
 
-def test_a_checkpoint_without_covariances_is_told(tmp_path, capsys):
+def test_a_checkpoint_without_covariances_warns(tmp_path, capsys):
     runner(tmp_path, name="part").train()
     runner(tmp_path, [hook()], name="part", epochs=2, resume=True).train()
     assert "the checkpoint has no relation_state" in capsys.readouterr().out
 
 
-def test_weights_to_start_from_do_not_bring_their_covariances(tmp_path):
+def test_initial_weights_do_not_restore_covariances(tmp_path):
     """The similarity of the labels does not depend on the weights, only on the covariances."""
     old = runner(tmp_path, [hook()], name="old", epochs=2)
     old.train()
@@ -182,7 +182,7 @@ def test_covariances_of_another_config_are_refused(tmp_path):
             run.train()
 
 
-def test_accumulated_gradients_keep_the_memory(tmp_path):
+def test_accumulated_gradients_keep_the_momentum_of_a_step(tmp_path):
     """k micro-batches use the k-th root of the momentum each."""
     optim = dict(optimizer=dict(type="SGD", lr=0.1), accumulative_counts=2)
     both = runner(tmp_path, [hook()], name="both", batch_size=8, optim_wrapper=optim)
@@ -229,7 +229,7 @@ def test_the_example_in_the_docs(tmp_path):
 
 
 def train(rank, ranks, out):
-    """A whole run; each rank has every other sample of a batch."""
+    """Train; each rank gets every other sample of a batch."""
     options = dict(launcher="pytorch") if ranks > 1 else {}
     run = runner(
         out,

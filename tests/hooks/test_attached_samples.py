@@ -54,7 +54,7 @@ def test_batches_of_labels_and_samples_give_the_same():
     assert 0 < found[0]["relation/label/a-b"] < 1
 
 
-def test_features_are_those_before_a_change_in_place():
+def test_features_are_read_before_in_place_changes():
     """The in-place activation overwrites the output of ``first``."""
     x, target = batch_of()
     model = BatchedModel()
@@ -108,7 +108,7 @@ def has_number(label):
 
 
 @pytest.mark.parametrize("missing", [None, torch.tensor([1.0, torch.nan])])
-def test_rows_as_many_as_labelled_samples_are_those(missing):
+def test_rows_of_the_labelled_samples_only(missing):
     """Equals a head that runs on all samples, with a mask."""
     x, target = batch_of(40)
     rows = [dict(a=a, b=b) for a, b in zip(target["a"], target["b"], strict=True)]
@@ -130,7 +130,7 @@ def test_rows_as_many_as_labelled_samples_are_those(missing):
     ],
 )
 def test_more_tasks_than_two(relations, names):
-    """The loss is the mean over the relations."""
+    """The loss is averaged over the relations."""
     x, target = batch_of()
     model = BatchedModel()
     paths = dict(a="first", b="second", c="third")

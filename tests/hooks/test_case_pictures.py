@@ -148,7 +148,7 @@ def test_truth_is_green_and_prediction_red(tmp_path):
 
     def count(color, out):
         image = read_image(str(out / "worst" / "001_face_5.png")).astype(int)
-        # of the picture alone: the text beside it and the legend below use other colours
+        # only in the picture: the text beside it and the legend below use other colours
         image = image[: int(0.85 * image.shape[0]), : image.shape[1] // 2]
         return (np.abs(image - color).sum(-1) < 60).sum()
 
@@ -165,7 +165,7 @@ def test_truth_is_green_and_prediction_red(tmp_path):
     assert count(red, tmp_path / "none") > 20
 
 
-def test_draw_depends_on_the_seed_alone(tmp_path):
+def test_sampled_cases_depend_only_on_the_seed(tmp_path):
     samples = make_samples(tmp_path / "in", count=12)
     drawn = []
     for index, seed in enumerate((0, 0, 1)):
@@ -192,7 +192,7 @@ def test_worst_without_landmarks_is_the_least_probable_truth(tmp_path):
     assert not any(name.startswith("cumulative") for name in written)
 
 
-def test_says_what_is_right_and_wrong(tmp_path, sheets):
+def test_text_marks_right_and_wrong_predictions(tmp_path, sheets):
     samples = make_samples(tmp_path / "in", count=3)
     del samples[1].gt["smile"]
     hook = CasePicturesHook(str(tmp_path / "out"), num_worst=0, num_sample=3)
@@ -235,7 +235,7 @@ def test_many_attributes_list_the_wrong_ones(tmp_path, sheets):
     ]
 
 
-def test_values_are_drawn_and_told(tmp_path, sheets):
+def test_values_are_plotted_and_written_beside_the_picture(tmp_path, sheets):
     tasks = dict(size=dict(kind="values", names=("weight", "length")))
     samples = make_samples(tmp_path / "in", count=6, tasks=())
     for i, sample in enumerate(samples):
@@ -275,7 +275,7 @@ def test_points_without_eyes_are_measured_by_the_crop(tmp_path, monkeypatch):
     assert "side of the crop" in drawn["xlabel"]
 
 
-def test_unusable_settings_are_told_before_the_test(tmp_path):
+def test_unusable_settings_are_reported_before_the_test(tmp_path):
     samples = make_samples(tmp_path / "in", count=1)
     with pytest.raises(ConfigError, match="expected 'tasks' in the test set's metainfo"):
         CasePicturesHook(str(tmp_path)).before_test(runner_for(samples, {}))

@@ -33,7 +33,7 @@ def test_norms_are_those_of_the_losses_alone(tmp_path):
         assert history(run, f"gradient/{name}")[0] == pytest.approx(norm, rel=1e-5)
 
 
-def test_training_is_the_same_with_it_and_it_keeps_its_interval(tmp_path):
+def test_training_is_unchanged_and_the_interval_is_kept(tmp_path):
     plain = runner(tmp_path, [relation_hook(weights=dict(output=1.0))], name="plain", epochs=2)
     hooks = [relation_hook(weights=dict(output=1.0)), dict(type="GradientNormHook", interval=3)]
     measured = runner(tmp_path, hooks, name="measured", epochs=2)

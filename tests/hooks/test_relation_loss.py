@@ -88,7 +88,7 @@ def test_mtl_becomes_trn_by_one_line(tmp_path):
     assert any(not torch.equal(v, weights(trn)[k]) for k, v in weights(mtl).items())
 
 
-def test_weight_zero_is_the_mtl_baseline_to_the_bit(tmp_path):
+def test_weight_zero_is_bit_identical_to_mtl(tmp_path):
     runs = [
         runner(tmp_path, [], name="mtl"),
         runner(tmp_path, [relation_hook(weights=dict(output=0.0, hidden=0.0))], name="zero"),
@@ -120,7 +120,7 @@ def test_warm_up_by_effective_sample_size(tmp_path):
     assert enough
 
 
-def test_refuses_what_can_never_have_enough_samples(tmp_path):
+def test_refuses_relations_that_never_get_enough_samples(tmp_path):
     hook = relation_hook(weights=dict(hidden=0.1), min_samples_per_dim=5)
     with pytest.raises(ConfigError, match=r"hidden.* needs 5 x \(96 \+ 96\) = 960 .*tends to 304"):
         runner(tmp_path, [hook], name="a").train()
@@ -143,7 +143,7 @@ def test_bad_options(options, message):
         TaskRelationLossHook(**options)
 
 
-def test_levels_and_necks_that_are_not_there(tmp_path):
+def test_missing_levels_and_necks(tmp_path):
     hook = relation_hook(weights=dict(hidden=0.1))
     model = model_config(size=SIZE, levels=("output",))
     with pytest.raises(ConfigError, match=r"level 'hidden' is not measured; .*\('output',\)"):
@@ -177,7 +177,7 @@ def test_a_step_along_the_gradient_closes_the_gap_as_predicted():
     assert before.item() - gap().item() == pytest.approx(step * squared, rel=0.05)
 
 
-def test_the_plain_runner_will_do(tmp_path):
+def test_mmengines_runner_works(tmp_path):
     """The hook also works with MMEngine's own runner."""
     run = runner(tmp_path, [relation_hook(weights=dict(output=1.0))], kind=Runner)
     run.train()

@@ -29,7 +29,7 @@ def runner(tmp_path):
     return SimpleNamespace(
         message_hub=SimpleNamespace(log_scalars=scalars),
         work_dir=str(tmp_path),
-        iter=100,  # the first 60 are of a run whose log is not kept
+        iter=100,  # the log of the first 60 is lost
         model=None,
         hooks=[],
         images=images,
@@ -60,7 +60,7 @@ def test_curves_of_every_level_over_the_iterations(runner, tmp_path, monkeypatch
     assert [path.name for path in tmp_path.iterdir()] == ["similarity.png"]
 
 
-def test_drawn_while_training_but_shown_once(runner, tmp_path):
+def test_drawn_during_training_but_visualized_once(runner, tmp_path):
     SimilarityPlotHook().after_val_epoch(runner, {})
     assert (tmp_path / "similarity.png").exists()
     assert runner.images == {}
@@ -73,7 +73,7 @@ def test_nothing_to_draw(runner, tmp_path):
     assert runner.images == {}
 
 
-def test_what_has_not_arrived_is_faint_and_chance_is_dotted(runner, tmp_path, monkeypatch):
+def test_curves_are_faint_before_arrival_and_chance_is_dotted(runner, tmp_path, monkeypatch):
     figures = []
     save = plots.save_figure
     monkeypatch.setattr(plots, "save_figure", lambda *args: (figures.append(args[0]), save(*args)))

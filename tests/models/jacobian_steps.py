@@ -11,7 +11,7 @@ SIZE = 32
 
 
 def relation_model(relation=0.5, name="test_vit", **options):
-    """A net with layer norm, so that the parts of a batch do not touch each other."""
+    """A model with layer norm, so that the samples of a batch are independent."""
     model = build(name, levels=("hidden", "output"), size=SIZE, **options)
     hook = TaskRelationLossHook(dict(hidden=relation, output=relation), min_samples_per_dim=0)
     model.neck.require_samples(0)
@@ -28,7 +28,7 @@ def wrapper_of(model, aggregator=None, lr=0.05, **options):
 
 
 def step(model, wrapper, x, samples, wrapped=None):
-    """As MMEngine's ``train_step``."""
+    """Like MMEngine's ``train_step``."""
     wrapped = model if wrapped is None else wrapped
     with wrapper.optim_context(wrapped):
         losses = wrapped(x, samples, mode="loss")

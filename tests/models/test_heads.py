@@ -20,7 +20,7 @@ HEADS = [
 
 
 def encode(head, labels):
-    """Loss targets and mask of labels, None where there is none."""
+    """Loss targets and mask of labels, which are None where missing."""
     samples = [MultiTaskDataSample(gt={} if label is None else {"a": label}) for label in labels]
     batch = MultiTaskBatch.of(samples, {"a": head.task})
     return head.prepare(batch.targets["a"], batch.masks["a"]), batch.masks["a"]
@@ -112,7 +112,7 @@ def test_pos_weight_scales_the_loss_where_the_attribute_is_there():
 
 
 def test_balanced_labels_pull_to_neither_side():
-    """A bias alone, trained on the labels that gave the weights, stays at probability 1/2."""
+    """A bias alone, trained on the labels that set the weights, keeps probability 1/2."""
     labels = (torch.rand(400, 3) < torch.tensor([0.02, 0.5, 0.9])).float()
     labels[0], labels[1] = 1, 0
     head = AttributeHead(3, 4, pos_weight="balanced")
@@ -125,7 +125,7 @@ def test_balanced_labels_pull_to_neither_side():
         assert head.pos_weight.tolist() == [1, 1, 1]
 
 
-def test_the_model_asks_the_training_data():
+def test_pos_weight_comes_from_the_training_labels():
     heads = dict(smile=dict(type="AttributeHead", num_attributes=2, pos_weight="balanced"))
     model = build(heads=heads, neck=False)
     with pytest.raises(ConfigError, match=r"heads\.smile\.pos_weight.*found SimpleNamespace"):
@@ -148,7 +148,7 @@ def test_standardised_targets_and_predictions_in_the_labels_units():
 
 
 def test_large_labels_keep_their_differences():
-    """Time stamps in milliseconds, which float32 tells apart by two minutes."""
+    """Time stamps in milliseconds, where neighbouring float32 numbers are two minutes apart."""
     stamps = 1.7e12 + np.array([[0.0], [250.0], [500.0], [750.0]])
     samples = [MultiTaskDataSample(gt=dict(at=torch.from_numpy(stamp))) for stamp in stamps]
     task = ValueTask("at", dict(kind="values", names=["at"]))
@@ -162,7 +162,7 @@ def test_large_labels_keep_their_differences():
     assert "mean_rest" not in head.state_dict()
 
 
-def test_predictions_coarser_than_the_labels_are_told(logged):
+def test_predictions_coarser_than_the_labels_give_a_warning(logged):
     names = ["at", "age", "height"]
     head = RegressionHead(3, 4, mean=[1e12, 40, 7], std=[1e5, 12, 0], names=names)
     (line,) = logged().splitlines()

@@ -26,8 +26,8 @@ def peaked(height, width, row, column):
 
 
 @pytest.mark.parametrize(("height", "width"), [(4, 4), (3, 8), (1, 1)])
-def test_a_peak_is_the_middle_of_its_cell(height, width):
-    """Where a pixel's middle is: the first is at half a pixel from the picture's edge."""
+def test_a_peak_gives_the_centre_of_its_cell(height, width):
+    """As for pixels: the first centre is half a cell from the edge."""
     for row in range(height):
         for column in range(width):
             point = soft_argmax(peaked(height, width, row, column))[0, 0]
@@ -62,7 +62,7 @@ def test_coordinates_are_float32_under_autocast():
     assert torch.equal(found, exact.flatten(1))
 
 
-def test_doubling_keeps_the_middle():
+def test_upsampling_is_symmetric():
     """A deconvolution that doubles a map is symmetric: a mirrored map gives mirrored heatmaps."""
     head = HeatmapLandmarkHead(2, 4, channels=4).eval()
     with torch.no_grad():
@@ -76,7 +76,7 @@ def test_doubling_keeps_the_middle():
     assert torch.allclose(mirrored[:, 1], points[:, 1], atol=1e-6)
 
 
-def test_missing_points_move_nothing():
+def test_missing_points_have_no_gradient():
     torch.manual_seed(0)
     head = HeatmapLandmarkHead(2, 4, upsample=0)
     parts = torch.tensor([[True, True, False, False]])
@@ -103,8 +103,7 @@ def test_options_are_checked(options, message):
 
 
 @pytest.mark.parametrize(("name", "shared"), [("test_resnet", -1), ("test_vit", "all")])
-def test_it_learns_where_points_are(name, shared):
-    """Missing points included, and what it relates are coordinates and pooled features."""
+def test_heatmaps_train_with_missing_points_and_relations(name, shared):
     levels = ("output",) if shared == "all" else ("hidden", "output", "logits")
     model = build(name, shared, heads=HEADS, levels=levels)
     x, samples = batch(8)

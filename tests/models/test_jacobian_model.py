@@ -48,7 +48,7 @@ def test_each_aggregator_trains(aggregator):
 
 @pytest.mark.parametrize("relation_losses", ["row", "tasks"])
 def test_the_sum_of_the_rows_is_plain_training(relation_losses):
-    """Shared parameters, tails that relations and tasks share, and heads."""
+    """For shared parameters, tails and heads."""
     plain, other = relation_model(), relation_model()
     expected = trained(plain, wrapper_of(plain))
     options = dict(relation_losses=relation_losses)
@@ -64,8 +64,8 @@ def test_only_the_trunk_is_aggregated():
     assert_close(found, own)
 
 
-def test_upgrad_pulls_against_no_loss():
-    """A small step lowers, to first order, each loss: the Jacobian times the direction is >= 0."""
+def test_upgrad_increases_no_loss():
+    """To first order no loss grows: the Jacobian times the direction is >= 0."""
     model = relation_model(relation=0.0)
     wrapper = wrapper_of(model, dict(type="UPGrad"))
     x, samples = batch(16, SIZE)
@@ -88,7 +88,7 @@ def test_upgrad_pulls_against_no_loss():
 
 @pytest.mark.parametrize("name", ["UPGrad", "MGDA", "IMTLG"])
 def test_a_task_without_labels_in_the_batch_does_not_count(name):
-    """MGDA's smallest vector of rows with a zero row would be zero: no step at all."""
+    """With a zero row, MGDA's vector of least norm would be zero."""
     missing = {(row, "pose") for row in range(16)}
     plain, other = relation_model(relation=0.0), relation_model(relation=0.0)
     expected = trained(plain, wrapper_of(plain), missing=missing)

@@ -1,4 +1,4 @@
-"""JacobianOptimWrapper and GradNorm in two processes: as one with the whole batch."""
+"""JacobianOptimWrapper and GradNorm: two ranks equal one process with the whole batch."""
 
 import pytest
 import torch
@@ -31,7 +31,7 @@ def part(rank):
 
 
 def test_two_ranks_equal_one(tmp_path):
-    """One of them has no pose in its half of the batch."""
+    """One rank has no pose label in its half of the batch."""
     first, second = in_ranks(part, folder=tmp_path)
     for name, state in first.items():
         expected = train(0, 1, name)

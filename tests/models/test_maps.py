@@ -1,4 +1,4 @@
-"""The map before pooling, for the heads that want it."""
+"""The map before pooling, for heads with ``input = "map"``."""
 
 import copy
 
@@ -23,7 +23,7 @@ def trunk(name, shared=-1, maps=("a",), **options):
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_convnext", "test_mambaout"])
 @pytest.mark.parametrize("shared", [0, -1, "all", dict(a=2, b="all")])
 def test_maps_are_those_of_the_uncut_model(name, shared):
-    """Rows from top to bottom, as timm's own lays out tokens; the pooled vector is what it was."""
+    """Tokens are in the order of timm's maps; the pooled vector is unchanged."""
     model, plain = trunk(name, shared).eval(), trunk(name, shared, ()).eval()
     whole = uncut(name, (64, 96))
     features = model.features(X)
@@ -74,7 +74,7 @@ def test_a_trunk_with_maps_goes_back_to_timm():
 
 
 class NoGrid(torch.nn.Module):
-    """Gives tokens that are no grid of the pictures."""
+    """Returns tokens that form no grid over the picture."""
 
     pretrained_cfg: dict = {}
     feature_info = [dict(module="first", reduction=8)]
@@ -125,7 +125,7 @@ def test_models_without_a_map_are_refused(monkeypatch, model, message):
 
 @MODELS.register_module()
 class CentreHead(TaskHead):
-    """What is in the middle of the map, or the vector."""
+    """Predicts from the centre of the map, or from the vector."""
 
     task_type = ValueTask
 

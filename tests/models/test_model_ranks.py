@@ -1,4 +1,4 @@
-"""The whole model under DistributedDataParallel: 2 x 64 samples give what 1 x 128 give."""
+"""The whole model under DistributedDataParallel: 2 x 64 samples equal 1 x 128."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ MISSING = {(0, "pose"), (1, "landmarks"), (2, "pose"), (9, "landmarks"), (9, "po
 
 
 def train(rank, ranks, dtype):
-    """Weights, losses and tau after some steps; a LayerNorm net, for batch norm is local."""
+    """Weights, losses and tau after some steps; with layer norm, as batch norm is local."""
     model = build("test_vit", levels=("hidden", "output"), size=SIZE)
     hook = TaskRelationLossHook(dict(hidden=0.5, output=0.5), min_samples_per_dim=0)
     model.neck.require_samples(0)

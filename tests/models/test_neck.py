@@ -99,7 +99,7 @@ def test_evaluation_leaves_the_state_alone():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (dict(relations=[("landmarks", "age")]), "'age' names no task; .* landmarks, pose"),
+        (dict(relations=[("landmarks", "age")]), "'age' is not a task; .* landmarks, pose"),
         (dict(relations=[("pose", "pose")]), "two different, non-empty sides"),
         (dict(relations=["pose"]), "expected pairs of tasks"),
         (dict(relations=[]), "at least one pair"),

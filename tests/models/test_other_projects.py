@@ -24,7 +24,7 @@ class Norm(nn.BatchNorm2d):
 
 @ELSEWHERE.register_module()
 class ResNet(BaseModule):
-    """Gives a tuple of maps, as mmpretrain's."""
+    """Returns a tuple of maps, as mmpretrain's does."""
 
     def __init__(self, width=8, gives="maps", init_cfg=None):
         super().__init__(init_cfg)
@@ -46,7 +46,7 @@ class ResNet(BaseModule):
 
 @ELSEWHERE.register_module()
 class Classifier(nn.Module):
-    """A backbone, global pooling and a linear layer, as mmpretrain joins them."""
+    """A backbone, global pooling and a linear layer, as in mmpretrain."""
 
     def __init__(self, backbone, in_channels):
         super().__init__()
@@ -94,7 +94,7 @@ def test_timm_trunk_gives_maps_to_another_model(name):
         ),
     ],
 )
-def test_mistakes_with_out_indices(options, message):
+def test_out_indices_are_checked(options, message):
     with pytest.raises(ConfigError, match=message):
         TimmTrunk("test_resnet", **options)
 
@@ -117,7 +117,7 @@ def test_a_backbone_of_another_registry_is_shared_whole(gives):
     assert model(x, samples, "predict")[0].pred["landmarks"].shape == (5, 2)
 
 
-def test_heads_have_its_map():
+def test_heads_take_the_map_of_a_whole_backbone():
     heads = dict(
         landmarks=dict(type="HeatmapLandmarkHead", num_points=5, channels=4),
         pose=dict(type="ClassificationHead", num_classes=5),
@@ -132,7 +132,7 @@ def test_heads_have_its_map():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (dict(shared_stages=-1), "ResNet is no TimmTrunk and is shared whole; .* found -1"),
+        (dict(shared_stages=-1), "ResNet is not a TimmTrunk and is shared whole; .* found -1"),
         (dict(gives="text"), r"ResNet gives str; expected a map \(N, C, h, w\) or vector"),
         (dict(neck=True, levels=("body",)), "'body' is not a separate module for each task"),
         (dict(neck=True, levels=("hidden",)), "'hidden' relates a feature to itself"),
@@ -140,15 +140,15 @@ def test_heads_have_its_map():
         (dict(img_size="large"), "img_size: expected"),
     ],
 )
-def test_what_cannot_be_done_is_refused_in_one_line(options, message):
+def test_unsupported_options_are_refused(options, message):
     with pytest.raises(ConfigError, match=message) as error:
         shared_whole(**options)
     assert "\n" not in str(error.value)
-    with pytest.raises(ConfigError, match="no model of timm"):
+    with pytest.raises(ConfigError, match="not a timm model"):
         shared_whole().backbone.to_timm("pose")
 
 
-def test_it_loads_a_file_of_the_other_project(tmp_path):
+def test_weights_of_the_other_project_are_loaded(tmp_path):
     source = ELSEWHERE.build(dict(type="ResNet", _scope_="elsewhere"))
     state = {f"backbone.{name}": value for name, value in source.state_dict().items()}
     path = tmp_path / "other.pth"

@@ -23,7 +23,7 @@ TASKS = read_tasks(
 
 
 def samples(missing=True):
-    """Some without points, some with a part of them."""
+    """Samples, some without points, some with a part of them."""
     g = torch.Generator().manual_seed(0)
     for row in range(COUNT):
         points = torch.rand(3, 2, generator=g)
@@ -46,7 +46,7 @@ def outputs():
     return torch.rand(COUNT, 6, generator=torch.Generator().manual_seed(1)).requires_grad_()
 
 
-def test_only_whole_labels_are_complete_and_have_no_parts():
+def test_complete_labels_have_no_parts():
     assert batch().complete == {"pose"}
     assert batch(missing=False).complete == {"pose"}  # one sample has no points
     assert not batch(missing=False).parts

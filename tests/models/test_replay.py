@@ -1,4 +1,4 @@
-"""Models that torch.fx cannot trace are cut another way, with the same result."""
+"""Models that torch.fx cannot trace are cut by replay, with the same result."""
 
 import copy
 import pickle
@@ -74,7 +74,7 @@ def test_frozen_stages_stay_in_eval_mode(untraceable):
 
 
 class Choosing(torch.nn.Module):
-    """Looks at its pictures, which no trace can follow, and works in place."""
+    """Branches on values of its pictures, which cannot be traced, and works in place."""
 
     pretrained_cfg: dict = {}
     feature_info = [dict(module="first"), dict(module="second"), dict(module="third")]
@@ -95,7 +95,7 @@ class Choosing(torch.nn.Module):
         return self.third(x).mean((2, 3)) + self.shift
 
 
-def test_what_no_trace_can_follow_is_cut(monkeypatch):
+def test_an_untraceable_model_is_cut(monkeypatch):
     torch.manual_seed(0)
     whole = Choosing()
     monkeypatch.setattr("trn_plugin.models.trunk.create", lambda *_: (whole, (16, 16), {}))
@@ -115,7 +115,7 @@ def test_what_no_trace_can_follow_is_cut(monkeypatch):
 
 
 @pytest.mark.parametrize("shared", [0, "all"])
-def test_timms_own_checkpointing_of_what_no_trace_can_follow(shared):
+def test_timms_checkpointing_of_untraceable_models(shared):
     def gradients(**options):
         model = trunk("test_vit", shared, tasks=("a",), patch_drop_rate=0.25, **options)
         torch.manual_seed(1)
@@ -127,13 +127,13 @@ def test_timms_own_checkpointing_of_what_no_trace_can_follow(shared):
         assert torch.allclose(gradient, expected[name], atol=1e-6), name
 
 
-def test_exporting_the_parts_is_refused_in_one_line():
+def test_exporting_replayed_parts_is_refused():
     model = TimmTrunk("test_vit", tasks=("a", "b"), img_size=64, patch_drop_rate=0.25).eval()
     assert isinstance(model.trunk, ReplayTrunk)
-    with pytest.raises(ConfigError, match=r"not exported in parts; set model\.backbone"):
+    with pytest.raises(ConfigError, match=r"cannot be exported in parts; set model\.backbone"):
         torch.export.export(model, (torch.ones(2, 3, 64, 64),), strict=False)
 
 
-def test_no_head_has_a_map_of_it(untraceable):
+def test_untraceable_models_give_no_map(untraceable):
     with pytest.raises(ConfigError, match=r"test_vit cannot be traced .* input='map'"):
         build("test_vit", -1, maps=("a",))

@@ -30,7 +30,7 @@ class Trunk(nn.Module):
 
 
 def dwa_weights(history, interval, temperature):
-    """The paper's formula, step by step, in plain numbers."""
+    """The paper's formula, step by step, in Python floats."""
     weights, means = [1.0] * len(history[0]), []
     used = []
     for step, losses in enumerate(history):
@@ -46,7 +46,7 @@ def dwa_weights(history, interval, temperature):
 
 
 @pytest.mark.parametrize(("steps", "told"), [(29, 1), (30, 0)])
-def test_a_run_of_less_than_three_intervals_is_told(steps, told):
+def test_a_run_of_less_than_three_intervals_gives_a_warning(steps, told):
     lines = []
     logger = SimpleNamespace(warning=lines.append)
     DynamicWeightAverage(SHARES, interval=10).check_length(steps, logger)
@@ -92,7 +92,7 @@ def test_gradnorm_weights_add_up_to_the_number_of_tasks_and_stay_positive():
 
 
 def test_gradnorm_takes_the_step_of_the_papers_loss():
-    """Autograd through |G - mean G r^alpha|, the target held, gives the same direction."""
+    """Autograd through |G - mean G r^alpha|, with a constant target, gives the same direction."""
     trunk, weighting = Trunk(), GradNorm(SHARES, alpha=1.5, lr=0.01)
     weighting.connect(trunk)
     scales, first, now = [2.0, 1.0, 0.5], [1.0, 2.0, 3.0], [0.9, 1.0, 2.9]

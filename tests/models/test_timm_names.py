@@ -22,7 +22,7 @@ def trained(name="test_resnet", **options):
 
 
 def folder_of(path, name, model, args=None):
-    """As timm writes for the hub."""
+    """A folder as timm writes it for the hub."""
     path.mkdir()
     save_file(model.state_dict(), path / "model.safetensors")
     keys = ("mean", "std", "classifier", "first_conv", "fixed_input_size")
@@ -55,7 +55,7 @@ def test_a_folder_is_a_model(tmp_path, name, options, args):
     assert torch.allclose(model.to_timm("a")(X), expected, atol=1e-5)
 
 
-def test_its_architecture_alone_and_weights_of_a_file(tmp_path):
+def test_a_weights_file_takes_precedence_over_the_folder(tmp_path):
     source = trained()
     given = folder_of(tmp_path / "model", "test_resnet", trained(), {})
     torch.save({k: v + 1 for k, v in source.state_dict().items()}, tmp_path / "other.pth")
@@ -67,14 +67,14 @@ def test_its_architecture_alone_and_weights_of_a_file(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["local-dir:/no/where", "nowhere:model", "hf-hub:"])
-def test_a_source_that_is_not_there_is_one_line(name):
+def test_a_missing_source_is_refused(name):
     with pytest.raises(ConfigError, match=r"model_name: expected 'local-dir:FOLDER'.*") as caught:
         TimmTrunk(name, tasks=("a",))
     assert name in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_a_hub_that_cannot_be_reached_is_one_line(monkeypatch):
+def test_an_unreachable_hub_is_refused(monkeypatch):
     def unreachable(*args, **kwargs):
         raise OSError("no network")
 

@@ -65,8 +65,8 @@ def test_every_parameter_has_a_gradient_and_tails_are_independent(name):
     assert len(set(storages)) == len(storages)
 
 
-def test_building_leaves_no_trace():
-    """The comparison with the uncut model moves neither random numbers nor batch statistics."""
+def test_building_keeps_random_state_and_statistics():
+    """The comparison with the uncut model changes neither random state nor batch statistics."""
     torch.manual_seed(0)
     model = uncut("test_resnet")
     after = torch.random.get_rng_state()
@@ -123,7 +123,7 @@ def test_norms_keep_their_class_and_constants_are_no_state(name):
 
 
 class InPlace(torch.nn.Module):
-    """Its last stage changes in place what the stage before gave."""
+    """Its last stage changes the output of the stage before in place."""
 
     pretrained_cfg: dict = {}
     feature_info = [dict(module="first"), dict(module="second")]

@@ -1,4 +1,4 @@
-"""Nothing is computed twice, and nothing is kept twice."""
+"""Nothing is computed twice, and no activation is stored twice."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What users set on a backbone."""
+"""Options of ``TimmTrunk``."""
 
 import copy
 import pickle
@@ -27,7 +27,7 @@ def train_step(model):
 
 
 def saved_numbers(model):
-    """A training step; how many numbers it keeps for the backward pass, besides the weights."""
+    """Run a training step; count the numbers it stores for backward, without the weights."""
     kept = {p.data_ptr(): 0 for p in model.parameters()}
 
     def pack(tensor):
@@ -96,8 +96,8 @@ def test_bad_dicts_of_stages_are_refused(shared, message):
 
 
 @pytest.mark.parametrize("shared", [0, 2, -1, "all"])
-def test_frozen_stages_do_not_move(shared):
-    """Not their weights, not their batch norms, in trunk and tails alike."""
+def test_frozen_stages_do_not_change(shared):
+    """Neither weights nor batch norm statistics, in trunk and tails alike."""
     model = build(shared_stages=shared, frozen_stages=3, drop_path_rate=0.5)
     before = {k: v.clone() for k, v in model.named_buffers()}
     train_step(model)
@@ -146,6 +146,12 @@ def test_channels_last_reaches_weights_and_pictures():
     assert torch.allclose(features, build().eval()(X)["a"], atol=1e-5)
     for tensor in (conv.weight, *seen):
         assert tensor.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_small_pictures_in_channels_last_do_not_fail_the_comparison_with_the_uncut_model():
+    for seed in range(5):
+        torch.manual_seed(seed)
+        build(channels_last=True, size=32)
 
 
 @pytest.mark.parametrize("options", [{}, dict(grad_checkpointing=True, frozen_stages=1)])
@@ -238,12 +244,12 @@ def test_taps_of_windows_are_refused():
         (dict(tasks=("a", "a")), "a task is named twice"),
     ],
 )
-def test_more_mistakes(options, message):
+def test_invalid_options_are_refused(options, message):
     with pytest.raises(ConfigError, match=message):
         build(**options)
 
 
 @pytest.mark.parametrize("size", ["64", 64.0, -3, (64,), (64, 0)])
-def test_sizes_that_are_none(size):
+def test_invalid_sizes_are_refused(size):
     with pytest.raises(ConfigError, match="img_size: expected"):
         TimmTrunk("test_resnet", tasks=("a",), img_size=size)

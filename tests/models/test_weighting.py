@@ -8,7 +8,7 @@ from trn_plugin.models import UncertaintyWeighting
 
 
 def test_learnt_weights_become_those_of_the_noise():
-    """For constant losses the minimum is at exp(-s) = 1 / (2 c L): every task then counts 1/2."""
+    """For constant losses the minimum is at exp(-s) = 1 / (2 c L): each weighted loss is 1/2."""
     weighting = UncertaintyWeighting({"points": 0.5, "pose": 1.0})
     losses = {"points": torch.tensor(0.02), "pose": torch.tensor(3.0)}
     optimizer = torch.optim.Adam(weighting.parameters(), lr=0.05)

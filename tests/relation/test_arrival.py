@@ -1,4 +1,4 @@
-"""tau is the similarity of the samples seen so far; its gradient starts with enough of them."""
+"""tau is the similarity of the samples so far; it has a gradient once there are enough."""
 
 import warnings
 
@@ -24,7 +24,7 @@ def stream(n, scale, seed):
 @pytest.mark.parametrize("momentum", [0.9, 0.99, 0.999])
 @pytest.mark.parametrize("batch", [32, 128])
 def test_as_soon_as_it_arrives_tau_is_that_of_as_many_samples(scale, momentum, batch):
-    """Within the central 99 % of the offline tau of as many rows."""
+    """Within the central 99 % of offline tau on the same number of rows."""
     layer = TaskRelationLayer(momentum)
     arrivals = []
     for step in range(40):
@@ -40,7 +40,7 @@ def test_as_soon_as_it_arrives_tau_is_that_of_as_many_samples(scale, momentum, b
     assert low <= arrivals[-1] <= high
 
 
-def test_the_gradient_is_0_until_it_arrives():
+def test_the_gradient_is_0_until_tau_arrives():
     layer, eager = TaskRelationLayer(0.9), layer_of(0.9)
     for step in range(4):
         pair = [f.requires_grad_() for f in stream(16, 1, step)]

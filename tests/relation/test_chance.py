@@ -17,7 +17,7 @@ def sample(n, d, r, g):
 
 @pytest.mark.parametrize(("n", "d"), [(400, 20), (300, 40)])
 @pytest.mark.parametrize("r", [0.0, 0.6, 0.9])
-def test_chance_is_taken_off_and_a_true_correlation_is_kept(n, d, r):
+def test_chance_is_removed_and_a_true_correlation_is_kept(n, d, r):
     g = torch.Generator().manual_seed(0)
     raw = torch.stack([task_similarity(*sample(n, d, r, g)) for _ in range(40)])
     corrected = corrected_similarity(raw, n, d, d)
@@ -69,7 +69,7 @@ def test_gradient_is_right_and_zero_below_chance():
     assert (g[1:] > 0).all()
 
 
-def test_too_few_samples_say_nothing():
+def test_too_few_samples_give_nan():
     assert corrected_similarity(torch.tensor(0.9), 20, 10, 9).isnan()
     tau = torch.tensor(0.9, requires_grad=True)
     (gradient,) = gradients(corrected_similarity(tau, 20, 10, 9), tau)

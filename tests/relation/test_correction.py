@@ -34,7 +34,7 @@ def correction(found, s12, tau, accuracy, variates=None):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(("scale1", "scale2"), [(1, 1), (1e6, 1e-5)])
-def test_they_solve_the_shifted_equations(dtype, scale1, scale2):
+def test_corrections_solve_the_shifted_equations(dtype, scale1, scale2):
     s11, s12, s22 = covariances(40, 30, scale1, scale2)
     tau = float(canonical(s11, s12, s22)[0][0])
     found = shift_inverted(*(s.to(dtype) for s in (s11, s12, s22)), EPSILON, tau)

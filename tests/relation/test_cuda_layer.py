@@ -19,7 +19,7 @@ def related(n, d1, d2, seed, dtype=torch.float32):
 
 
 @pytest.mark.parametrize(("d1", "d2"), [(10, 5), (128, 128)])
-def test_a_step_never_waits_for_the_device(d1, d2):
+def test_a_step_does_not_synchronise(d1, d2):
     layer = layer_of(0.9)
     batches = [[f.cuda().requires_grad_() for f in related(64, d1, d2, s)] for s in range(8)]
     for step, batch in enumerate(batches):
@@ -30,7 +30,7 @@ def test_a_step_never_waits_for_the_device(d1, d2):
             torch.cuda.set_sync_debug_mode("default")
 
 
-def test_features_that_are_not_finite_are_left_out_and_told():
+def test_nonfinite_features_are_left_out_and_reported():
     layer = layer_of(0.9)
     batch = [f.cuda() for f in related(64, 10, 5, 0)]
     layer(*batch)

@@ -44,8 +44,8 @@ def test_every_step_is_as_exact_as_the_tolerance(
 @pytest.mark.parametrize(
     ("dtype", "gradient_error"), [(torch.float32, 2e-3), (torch.float64, 1e-8)]
 )
-def test_many_values_near_one_are_told_apart_without_the_exact_route(dtype, gradient_error):
-    """Long after the start, when the identity has decayed."""
+def test_many_values_near_one_are_separated_without_the_exact_solver(dtype, gradient_error):
+    """Long after the start, when the initial identity has decayed."""
     layer = layer_of(0.97, start="identity")
     reference = ExactSolution(112, 112, 0.97)
     for step, (f1, f2) in enumerate(drifting(260, 128, 112, 112, dtype, noise=0.1)):
@@ -116,7 +116,7 @@ def test_steps_without_samples_keep_tau_and_need_no_exact_solution():
     assert (layer.steps - before).tolist() == [5, 0]
 
 
-def test_wide_features_that_are_not_finite_leave_all_state_as_it_was():
+def test_nonfinite_wide_features_change_no_state():
     layer = layer_of(0.9, start="identity")
     for f1, f2 in drifting(4, 64, 128, 100, torch.float32):
         layer(f1, f2)

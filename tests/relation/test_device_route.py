@@ -111,7 +111,7 @@ def test_the_two_routes_agree(dims, deletion, masked, statistic, monkeypatch):
             assert torch.allclose(ours, theirs, rtol=1e-6, atol=1e-9)
 
 
-def test_a_batch_that_is_not_finite_is_left_out_and_named_later(as_on_a_device):
+def test_a_nonfinite_batch_is_left_out_and_reported_later(as_on_a_device):
     layer = layer_of(0.9, names=("a", "b", "c"))
     steps = [[f.detach() for f in pair] + [pair[0].detach()] for pair in batches(3, 12, 3, 2)]
     layer(*steps[0])

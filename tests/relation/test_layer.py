@@ -104,7 +104,7 @@ def test_fewer_than_two_samples_leave_the_covariances_alone(rows):
     assert alone.item() == tau.item()
 
 
-def test_only_masked_samples_count_whatever_the_others_hold():
+def test_samples_outside_the_mask_do_not_count():
     ((f1, f2),) = batches(1, 20, 3, 2)
     mask = torch.arange(20) % 3 != 0
     expected_layer, layer = layer_of(0.9), layer_of(0.9)
@@ -121,7 +121,7 @@ def test_only_masked_samples_count_whatever_the_others_hold():
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @on_host_only
-def test_a_feature_that_is_not_finite_is_named_and_kept_out(bad):
+def test_a_nonfinite_feature_is_named_and_left_out(bad):
     layer = layer_of(0.9, names=("landmarks", "pose"))
     pairs = list(batches(3, 16, 3, 2))
     layer(*pairs[0])

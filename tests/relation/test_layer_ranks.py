@@ -54,7 +54,7 @@ def test_two_ranks_equal_one(tmp_path, widths):
     both = torch.cat([g for _, g, _ in parts], dim=1) / 2
     assert (both - grads).norm() <= (2e-3 if widths in SINGLE else 1e-7) * grads.norm()
     assert grads.abs().max() > 0
-    # a checkpoint holds the first rank's: it is to be everyone's, to the bit
+    # a checkpoint holds the first rank's, so all ranks need bit-identical ones
     first, second = (state for _, _, state in parts)
     for name, value in first.items():
         assert torch.equal(second[name], value), name

@@ -128,7 +128,7 @@ def test_state_of_many_tasks_is_saved_and_continued_bit_for_bit(deletion):
 
 
 @on_host_only
-def test_every_task_that_is_not_finite_is_named_and_none_enters():
+def test_every_nonfinite_task_is_named_and_the_batch_left_out():
     layer = layer_of(0.9, names=("a", "b", "c"))
     first, second = features((2, 3, 2), 12, steps=2)
     layer(*first)
@@ -171,7 +171,7 @@ def test_two_tasks_are_the_special_case():
 
 @pytest.mark.parametrize("dims", [(3, 4, 2), (100, 120, 3)])
 @on_host_only
-def test_a_task_that_is_not_finite_keeps_the_batch_out_of_pairs_without_it(dims):
+def test_a_nonfinite_task_leaves_the_batch_out_of_all_pairs(dims):
     layer = layer_of(0.9, deletion="pairwise")
     g = torch.Generator().manual_seed(0)
     features = [torch.randn(32, d, generator=g) for d in dims]

@@ -65,7 +65,7 @@ def test_backward_within_autocast_is_that_without():
 
 
 def test_directions_without_variance_stay_out_of_the_gradient():
-    """For features of lower rank, after steps of many iterations."""
+    """With features of lower rank, after steps with many iterations."""
     g = torch.Generator().manual_seed(1)
     low1, low2 = (torch.randn(40, d, generator=g, dtype=torch.float64) for d in (100, 160))
     layer, exact = layer_of(0.7, start="identity"), ExactSolution(100, 160, 0.7)

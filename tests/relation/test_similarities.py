@@ -77,7 +77,7 @@ class SumOfCorrelations(Similarity):
         return (s12.square() / (first[:, :, None] * second[:, None])).mean((-2, -1))
 
 
-def test_one_of_a_user_s_own_gets_its_gradient_from_autograd(monkeypatch):
+def test_a_custom_similarity_gets_its_gradient_from_autograd(monkeypatch):
     monkeypatch.setitem(SIMILARITIES, "mine", SumOfCorrelations())
     layer = layer_of(0.9, statistic="mine")
     *before, (f1, f2) = batches(3, 12, 4, 3)
@@ -91,7 +91,7 @@ def test_one_of_a_user_s_own_gets_its_gradient_from_autograd(monkeypatch):
     assert f1.grad.isfinite().all()
 
 
-def test_from_unrelated_to_the_same():
+def test_values_from_unrelated_to_identical_features():
     torch.manual_seed(0)
     x, y = torch.randn(2, 4000, 6)
     pairs = y, torch.cat([x[:, :1], y[:, 1:]], 1), x @ torch.randn(6, 6)

@@ -1,4 +1,4 @@
-"""Properties of every kind of task: those of the package, and one of the docs."""
+"""Properties of every kind of task in the package, and of the one in the docs."""
 
 import copy
 import importlib.util
@@ -24,7 +24,7 @@ INFOS = {
     "ordinal": dict(kind="ordinal", levels=tuple("0123")),
 }
 CLASSES = ["left", "front", "right"]
-COLUMNS = {  # what a config gives, and the cells of a label
+COLUMNS = {  # options of a config, and the cells of a label
     "landmarks": (
         dict(points=list("abc"), flip_pairs=[["a", "b"]], interocular=["a", "b"]),
         np.ravel,
@@ -64,7 +64,7 @@ def output_of(task, label):
     return target.reshape(task.output_shape)
 
 
-def test_the_docs_name_all_that_a_task_defines():
+def test_the_docs_list_every_member_of_a_task():
     text = (DOCS.parent / "your_own_task.md").read_text()
     table = text[text.index("What a `Task` defines") :].split("A head names")[0]
     derived = {"check", "targets", "target_dtype", "mapped", "has_points"}
@@ -72,11 +72,11 @@ def test_the_docs_name_all_that_a_task_defines():
     assert set(re.findall("`([a-z_]+)`", table)) >= public
 
 
-def test_every_kind_of_the_package_is_here():
+def test_every_kind_is_tested():
     assert set(TASKS) == set(INFOS)
 
 
-def test_dict_to_task_to_dict(task):
+def test_a_task_survives_export(task):
     assert task.info == INFOS[task.kind]
     again = read_task("t", json.loads(json.dumps(task.exported())))
     assert type(again) is type(task)
@@ -93,14 +93,14 @@ def test_a_batch_encoded_equals_its_rows_encoded(task):
     assert np.array_equal(task.targets(np.stack([np.asarray(x) for x in labels])), batch)
 
 
-def test_labels_come_back_from_their_targets(task):
+def test_decode_inverts_encode(task):
     labels = np.stack([np.asarray(label) for label in examples(task)])
     decoded = task.decode(task.targets(labels))
     assert decoded.dtype == task.dtype
     assert np.array_equal(decoded, labels.astype(task.dtype))
 
 
-def test_a_batch_of_samples_holds_the_targets_and_gives_the_labels_back(task):
+def test_a_batch_holds_targets_and_gives_labels(task):
     labels = examples(task, 6)
     labels[2] = None
     gts = [{} if label is None else {"t": torch.as_tensor(label)} for label in labels]
@@ -126,7 +126,7 @@ def test_the_columns_of_a_file_give_the_task_and_its_labels(task):
         assert np.allclose(read, label)
 
 
-def test_a_mirror_twice_is_nothing(task):
+def test_mirroring_twice_is_the_identity(task):
     for label in examples(task):
         twice = task.mirrored(task.mirrored(label))
         assert np.allclose(twice, label)
@@ -160,13 +160,13 @@ def test_a_prediction_is_written_as_json_and_as_a_row(task):
         assert max(map(len, texts)) <= max(map(len, task.longest_summary()))
 
 
-def test_points_are_read_where_the_crop_is(task):
+def test_predicted_points_are_shifted_by_the_crops_corner(task):
     output = output_of(task, examples(task, 1)[0])
     here, there = (task.points(task.read(output, corner)) for corner in ((0, 0), (7, 9)))
     assert np.allclose(there - here, np.broadcast_to((7, 9), here.shape), atol=1e-6)
 
 
-def test_the_label_itself_is_the_likeliest_output(task):
+def test_the_label_is_the_likeliest_output(task):
     labels = examples(task, 2)
     spread = np.ones(task.label_shape)
     for label in labels:
@@ -188,7 +188,7 @@ def test_case_lines_and_curves_take_what_a_test_set_gives(task):
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_labels_that_cannot_be_used_are_refused(task, bad):
+def test_invalid_labels_are_refused(task, bad):
     labels = examples(task)
     labels[3] = np.full(task.label_shape, bad)
     with pytest.raises(DataError, match="t: expected a label of"):
@@ -206,7 +206,7 @@ def test_labels_that_cannot_be_used_are_refused(task, bad):
         (dict(kind="landmarks", names=("a", "b"), interocular=(0, 2)), "interocular"),
     ],
 )
-def test_descriptions_that_do_not_fit_are_refused(info, message):
+def test_invalid_descriptions_are_refused(info, message):
     with pytest.raises(ConfigError, match=f"task a: .*{message}"):
         read_task("a", info)
 

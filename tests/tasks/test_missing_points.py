@@ -47,7 +47,7 @@ def test_errors_are_those_of_a_reference(norm):
 
 
 @pytest.mark.parametrize("norm", ["box", "diagonal"])
-def test_a_normaliser_of_all_points_needs_all(norm):
+def test_a_normaliser_needs_all_its_points(norm):
     truth = labels()
     boxes = np.broadcast_to(BOX, (len(truth), 4))
     errors = normalized_errors(truth + 0.1, truth, boxes, norm)
@@ -78,7 +78,7 @@ def test_points_move_and_come_back_to_their_places():
         assert np.isfinite(TASK.points(label)).all()
 
 
-def test_a_mirror_takes_the_missing_with_it():
+def test_missing_points_are_mirrored_too():
     for label in labels():
         mirrored = TASK.mirrored(label)
         missing = np.isnan(label).any(axis=1)
@@ -86,7 +86,7 @@ def test_a_mirror_takes_the_missing_with_it():
         np.testing.assert_allclose(TASK.mirrored(mirrored), label)
 
 
-def test_half_a_point_or_none_is_no_label():
+def test_a_label_needs_a_whole_point():
     half, none = labels(2)
     half[0] = np.nan, 0.5
     none[:] = np.nan
@@ -107,7 +107,7 @@ def test_half_a_point_or_none_is_no_label():
         ("1 2 yes 3 4", "to be 0 .*, 1 or 2, found 'yes'"),
     ],
 )
-def test_a_column_says_which_points_are_there(cells, expected):
+def test_a_visibility_column_marks_missing_points(cells, expected):
     columns = LandmarkColumns("landmarks", "t", points=dict(p=("x", "y", "v"), q=("a", "b")))
     check_columns(columns, cells, expected)
 

@@ -17,7 +17,7 @@ CONFIG = TOOLS.parent / "configs/toy/trn-output_test-resnet_toy.py"
 
 @pytest.fixture
 def environment(tmp_path):
-    """``python`` is that of the tests; programs of the test go before all."""
+    """PATH with the tests' ``python``, preceded by programs of the test."""
     path = os.pathsep.join([str(tmp_path), os.path.dirname(sys.executable), os.environ["PATH"]])
     return dict(os.environ, PATH=path, PYTHONPATH=str(TOOLS.parent), OMP_NUM_THREADS="1")
 
@@ -34,7 +34,7 @@ def start(script, *arguments, **options):
 
 @pytest.mark.slow
 def test_two_nodes_train_together(tmp_path, environment):
-    """On loopback; each node is a torchrun of one process."""
+    """Over loopback; each node is a torchrun with one process."""
     make_toy_faces(str(tmp_path / "faces"), train_size=32, test_size=8)
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
@@ -63,14 +63,14 @@ def test_two_nodes_train_together(tmp_path, environment):
 
 
 @pytest.mark.parametrize("script", ["dist_train.sh", "slurm_train.sh"])
-def test_without_arguments_it_says_how(script):
+def test_without_arguments_it_prints_its_usage(script):
     process = start(script)
     out = process.communicate()[0]
     assert process.returncode == 2
     assert f"tools/{script}" in out
 
 
-def test_slurm_is_asked_for_what_was_said(tmp_path, environment):
+def test_slurm_gets_the_requested_resources(tmp_path, environment):
     (tmp_path / "srun").write_text('#!/bin/bash\nprintf "%s\\n" "$@"\n')
     (tmp_path / "srun").chmod(0o755)
     environment.update(GPUS="4", SRUN_ARGS="--exclusive --mem 8G")

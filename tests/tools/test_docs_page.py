@@ -1,4 +1,4 @@
-"""docs/guides/landmarks.md, followed to the letter on toy faces."""
+"""docs/guides/landmarks.md, followed word for word on toy faces."""
 
 import csv
 import json
@@ -55,7 +55,7 @@ def check(work, epochs):
     assert (work / f"epoch_{epochs}.pth").exists()
     for name in ("similarity.png", "similarity/similarity.png", "pictures/worst.png"):
         assert (work / name).stat().st_size > 0
-    # what the visualizer's backends were given
+    # images that the visualizer's backends received
     shown = {path.name.rsplit("_", 1)[0] for path in work.glob("*/vis_data/vis_image/*.png")}
     assert shown == {"similarity", *(path.stem for path in (work / "pictures").glob("*.png"))}
     return metrics
@@ -68,7 +68,7 @@ def practise(count):
 
 
 def test_every_command_runs(clone, run_tool):
-    """In this process, with few pictures and one epoch."""
+    """Run in this process, with few pictures and one epoch."""
     small = ["--cfg-options", "train_cfg.max_epochs=1", "input_size=32"]
     for part in ("train", "val", "test"):
         small += [f"{part}_dataloader.{option}" for option in ("batch_size=8", *WORKERS)]
@@ -84,7 +84,7 @@ def test_every_command_runs(clone, run_tool):
     check(clone / "work_dirs" / "my_faces", 1)
 
 
-def test_a_task_that_is_not_learned_is_told_before_training(clone, run_tool):
+def test_a_task_that_cannot_be_learned_is_reported_before_training(clone, run_tool):
     config = clone / "my_faces.py"
     head = '        pose=dict(type="ClassificationHead", num_classes=5),\n'
     assert head in config.read_text()

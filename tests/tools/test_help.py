@@ -1,4 +1,4 @@
-"""--help of every command, benchmark and tool shows examples that it takes."""
+"""--help of every command, benchmark and tool shows examples that its parser accepts."""
 
 import re
 import shlex

@@ -1,4 +1,4 @@
-"""The docs' kind of task, from labels in a CSV file to a prediction, as a user runs it."""
+"""The docs' custom kind of task, from a CSV file to a prediction, as a user runs it."""
 
 import csv
 import json
@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """The files of the docs, and pictures whose brightness says the age group."""
+    """The files of the docs, and pictures whose brightness gives the age group."""
     folder = tmp_path_factory.mktemp("own_kind")
     for file in (ROOT / "docs/age_groups").glob("*.py"):
         shutil.copy(file, folder)
@@ -57,7 +57,7 @@ SMALL = [
 ]
 
 
-def test_a_kind_of_ones_own_from_a_csv_file_to_a_prediction(home):
+def test_a_custom_kind_from_a_csv_file_to_a_prediction(home):
     trained = run(home, "train", "config.py", "--work-dir", "work", *SMALL)
     assert trained.returncode == 0, trained.stderr[-2000:]
     given = ["config.py", "work/epoch_8.pth"]

@@ -27,7 +27,7 @@ TOLERANCES = {"eval": 1e-5, "train": 1e-5, "gradient": 1e-4, "onnx": 1e-3}
 """Relative to the largest feature, or to the largest entry of a parameter's gradient."""
 SIZES = (64, 112, 128, 160, 192, 224, 256, 288, 320, 384, 448, 512)
 DROPS = ("drop_rate", "drop_path_rate", "proj_drop_rate", "attn_drop_rate")
-"""Dropout in all places, then in fewer: not all models have all, or a backward pass with all."""
+"""Tried together, then ever fewer: not all models accept or can train with all of them."""
 
 
 def failed(reason: str) -> dict:
@@ -108,7 +108,7 @@ class Uncut:
         return trunk
 
     def differences(self, boundary: int) -> dict[str, tuple[float, str]]:
-        """The largest difference in each mode and of the gradients, and the task or parameter."""
+        """The largest difference of each mode and of the gradients, and its task or parameter."""
         trunk, found = self.cut(boundary), {}
         with torch.no_grad():
             features = trunk.eval()(self.x)
@@ -146,7 +146,7 @@ def pictures(size: int) -> torch.Tensor:
 
 
 def smallest_input(name: str) -> tuple[nn.Module, int, dict]:
-    """The model, size and options for the smallest input with finite features and gradients."""
+    """The model, size and dropout options of the smallest input with finite features."""
     config = timm.get_pretrained_cfg(name)
     native = max(config.input_size[1:]) if config else 224
     reason = ""

@@ -13,7 +13,7 @@ from trn_plugin.engine.runner import SafeRunner
 from trn_plugin.errors import ConfigError
 from trn_plugin.structures import MultiTaskBatch, MultiTaskDataSample
 
-COARSE, KINDS = 4, 64  # pixels of a random picture's side, labels of a task
+COARSE, KINDS = 4, 64  # side of a random picture before upsampling; different labels of a task
 
 
 def random_batches(model, config, args):
@@ -50,8 +50,9 @@ def data_batches(model, config, args):
     settings.pop("prefetch_factor", None)  # only valid with workers
     loader = SafeRunner.build_dataloader(settings, seed=0)
     if len(loader) == 0:
-        found = f"{len(loader.dataset)} pictures in the training set"
-        raise ConfigError(f"--batch {args.batch}: no batch of {found}")
+        raise ConfigError(
+            f"--batch {args.batch}: the training set has only {len(loader.dataset)} pictures"
+        )
     model.fit_to_labels(loader.dataset)
     for epoch in itertools.count():
         loader.sampler.set_epoch(epoch)

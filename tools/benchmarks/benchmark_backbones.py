@@ -1,9 +1,9 @@
 """Time and memory of a cut backbone, compared with its parts and with timm's own model.
 
 Prints for each model
-  build  CPU seconds to build the cut model, including its comparison with timm's, minus timm's;
-  step   ratio: forward pass of two tasks / sum of trunk and two tails timed alone;
-  memory ratio: bytes saved for the backward pass in that pass / sum of trunk and two tails;
+  build  CPU seconds to build and check the cut model, minus those to build timm's own model;
+  step   ratio: forward pass of two tasks / trunk and two tails run alone;
+  memory ratio: bytes saved for the backward pass in the same two cases;
   bare   ratio: forward pass of one task with all stages shared / timm's own model.
 Both sides of a ratio run in turn, on one core. Times are medians of CPU time, which other programs
 disturb less than wall-clock time.

@@ -1,8 +1,8 @@
 """Speed of a config's model in PyTorch, compiled, and exported to onnxruntime in its precisions.
 
-All backends do the same work, from uint8 pictures in main memory to the tasks' outputs there,
-including resizing and normalising. They run in turn, a few calls of each per round, so that other
-load on the machine affects all of them; the medians of all rounds are printed. A backend that
+All backends do the same work, including resizing and normalising: from uint8 pictures to the
+outputs, both in main memory. They run in turn, a few calls of each per round, so that other load on
+the machine affects all of them; the medians of all rounds are printed. A backend that
 cannot run is listed with the reason. `differs` is the largest difference from eager PyTorch, for
 landmarks as a fraction of the picture's side.
 
@@ -46,7 +46,7 @@ TITLES = {
 
 def add_arguments(parser):
     add_config_arguments(parser)
-    parser.add_argument("--checkpoint", help="default: random weights, with the same speed")
+    parser.add_argument("--checkpoint", help="default: random weights, which are as fast")
     sizes = dict(type=positive_int, metavar="N")
     parser.add_argument("--batch-sizes", nargs="+", default=[1, 8, 32], **sizes)
     backends = ["eager", "compile", "fp32", "int8"]
@@ -104,7 +104,7 @@ def model_of(args):
 
 
 def backends(model, metadata, args, folder):
-    """The usable backends, {name: (pictures) -> {output: array}}, and why the others fail."""
+    """The usable backends, {name: (pictures) -> {output: array}}; why the others fail, by name."""
     deployed = DeployModel(model, metadata["input_size"]).eval()
     runs, skipped = {}, {}
     for precision in ("fp32", "fp16", "int8"):  # before the model moves to another device

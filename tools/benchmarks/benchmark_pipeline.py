@@ -1,4 +1,4 @@
-"""Pictures per second on one core: a config's training pipeline and the same with torchvision.
+"""Pictures per second on one core: a config's training pipeline, compared with torchvision's.
 
 torchvision reads with PIL, as its data sets do, and applies the transforms.v2 that correspond to
 the config's steps. It gets the config's boxes and transforms no landmarks. All sides process the
@@ -37,7 +37,7 @@ BILINEAR = dict(interpolation=v2.InterpolationMode.BILINEAR)
 
 def add_arguments(parser):
     add_config_arguments(parser)
-    add_count(parser, "--pictures", 500, "pictures of the data set")
+    add_count(parser, "--pictures", 500, "pictures to read")
     add_count(parser, "--rounds", 5, "rounds over all pictures")
     parser.add_argument(
         "--workers", type=positive_int, metavar="N", help="also time a data loader with N workers"
@@ -142,7 +142,7 @@ WITHOUT = ("LoadImage", "FaceBox", "CropResize", "PackMultiTaskInputs")  # read,
 
 
 def counterparts(pipeline):
-    """The transforms.v2 of a config's pipeline after reading and cropping."""
+    """The transforms.v2 that correspond to a pipeline's steps after reading and cropping."""
     for entry in pipeline:
         is_list = entry["type"] == "Albumentations"
         for step in entry["transforms"] if is_list else [entry]:
@@ -150,7 +150,7 @@ def counterparts(pipeline):
                 transform = COUNTERPARTS[step["type"]](step)
                 yield v2.RandomApply([transform], step.get("p", 0.5)) if is_list else transform
             elif step["type"] not in WITHOUT:
-                raise ConfigError(f"no counterpart of {step['type']} in torchvision is known here")
+                raise ConfigError(f"{step['type']} has no counterpart in COUNTERPARTS")
 
 
 def loader_rate(config, count, workers):

@@ -2,7 +2,7 @@
 
 "decoding, then model" is the rate of both in sequence, 1 / (1 / decoding + 1 / model). All run in
 turn on the same cores, in batches of 16 as in `predict`; medians are printed. Examples with a
-folder, a video, and many boxes in a picture:
+folder of pictures, a video, and many boxes in one picture:
 
     python tools/benchmarks/benchmark_predict.py model.onnx --pictures 10000 --no-draw --rounds 1
     python tools/benchmarks/benchmark_predict.py model.onnx --pictures 1000 --video
@@ -30,7 +30,7 @@ from trn_plugin.geometry import read_image
 
 BATCH = 16
 BOX = 150
-"""Side of a box in pixels, if a picture has several."""
+"""Side of a box in pixels if a picture has several boxes."""
 
 
 def add_arguments(parser):

@@ -4,9 +4,9 @@ Example:
     python tools/benchmarks/benchmark_relation.py --dims 10x5 40 128 512 --dtypes float32
 
 All methods get the same features, recorded while a small two-task network trains, and are timed
-in turn at the same steps. "factor" is the median over steps of the ratio of Algorithm 1's time to
-the method's; "floor" is that of the method's time to the three covariance products alone. Errors
-are against the exact solution in float64: of tau, and of the gradient relative to its norm.
+in turn at the same steps. Two columns are medians over steps of ratios of times: "factor" is
+Algorithm 1 / method, "/ floor" is method / the three covariance products alone. Errors of tau and
+of the gradient (relative to its norm) are differences from the exact solution in float64.
 """
 
 import copy

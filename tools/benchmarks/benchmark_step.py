@@ -1,17 +1,16 @@
-"""Cost of the relation part in a training step: a config's TRN and the same model without it (MTL).
+"""Cost of the relation part (neck and relation losses) in a training step.
 
-The config's model is trained in pairs of steps on the same pictures, one step with its neck and
-relation losses (TRN) and one without both (MTL). Pictures are random, or with `--data` from the
-config's training set, and are already on the device. The order alternates; a difference is the mean
-of two neighbouring pairs, one in each order. A step is MMEngine's: normalise, forward, losses,
-backward, clip, optimizer; reading data, other hooks and `compile` are left out. A warm-up fills the
-moments.
+The config's model is trained in pairs of steps on the same batch, one with the relation part (TRN)
+and one without (MTL), in alternating order; a difference is the mean of two neighbouring pairs, one
+in each order. Batches are random, or with `--data` from the config's training set, and are already
+on the device. A step is MMEngine's: normalise, forward, losses, backward, clip, optimizer; reading
+data, other hooks and `compile` are left out. Untimed steps before fill the running covariances.
 
 On a CPU a difference of a few ms is lost in the noise of a step. So the relation part is also timed
-alone: a second neck in the same state gets copies of the step's features and repeats the step's
-computation. `forward` is the neck, its log entries and the relation losses; `backward` goes from
-their sum to the features. On a GPU, every time ends when the device has finished. Timed alone, the
-relation part includes kernel launches that a whole step hides; the difference is the true cost.
+alone: a copy of the neck repeats the computation on copies of the step's features. `forward` is the
+neck, its log entries and the relation losses; `backward` goes from their sum to the features. On a
+GPU, the clock stops when the device has finished. There the relation part timed alone includes
+kernel launches that a whole step hides, and the difference is the true cost.
 
 Percentages are of the MTL step of the same pair.
 
@@ -63,11 +62,11 @@ def add_arguments(parser):
     parser.add_argument(
         "--host",
         action="store_true",
-        help="instead, compare the CPU time of the config's runner in training and evaluation "
-        "steps, part by part, with a plain loop of the same network",
+        help="instead, compare the CPU time of the runner's training and evaluation steps with "
+        "that of a plain loop of the same network",
     )
     add_count(parser, "--steps", 40, "timed pairs, an even number")
-    add_count(parser, "--warmup", 50, "untimed TRN steps before")
+    add_count(parser, "--warmup", 50, "untimed TRN steps before them")
     add_out(parser)
 
 
@@ -152,7 +151,7 @@ class Training:
         with config_errors("custom_hooks"):
             for hook in config.get("custom_hooks") or []:
                 if HOOKS.get(hook["type"]) is TaskRelationLossHook:
-                    HOOKS.build(hook).before_train(self)  # of a runner it needs these attributes
+                    HOOKS.build(hook).before_train(self)  # reads these attributes of a runner
         if not self.model.relation_losses:
             raise ConfigError(
                 f"{args.config}: expected a TaskRelationLossHook in custom_hooks, found none"

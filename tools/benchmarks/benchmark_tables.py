@@ -1,8 +1,8 @@
 """Time and memory to load a CSV file of many rows, in the main process and in workers.
 
-Writes a file (two points, a class, an attribute and a value in each row) and a few pictures,
-builds its data set, and reads samples with data-loader workers. PYTHONPATH chooses the code to
-measure, such as a worktree of another commit.
+Writes a file (two points, a class, an attribute and a value in each row) and 1,000 pictures,
+builds the data set, and reads samples with data-loader workers. Set PYTHONPATH to measure other
+code, such as a worktree of another commit.
 
 Examples:
     python tools/benchmarks/benchmark_tables.py --rows 1000000
@@ -54,7 +54,7 @@ def main(args):
 
 
 def write(folder, rows):
-    """Write labels.csv with random labels; rows share pictures. Returns its size in bytes."""
+    """Write labels.csv and pictures, which rows share; return the size of labels.csv in bytes."""
     rng = np.random.default_rng(0)
     (folder / "pictures").mkdir()
     for number in range(min(PICTURES, rows)):

@@ -2,8 +2,8 @@
 
 For each model and boundary, compares evaluation mode, training mode (with the same random numbers)
 and gradients with the uncut model, at the smallest input size that the model accepts. Also exports
-one boundary and runs it with onnxruntime. Prints a table and writes a CSV; models that are already
-in the CSV are not checked again.
+the model cut before its last stage, and runs the file with onnxruntime. Prints a table and writes a
+CSV file; models that are already in it are not checked again.
 
 Example:
     python tools/benchmarks/check_backbones.py "resnet*" vit_tiny_patch16_224 --out backbones.csv
@@ -40,7 +40,7 @@ MOST_PARAMS = 150e6
 def add_arguments(parser):
     parser.add_argument("names", nargs="*", help="timm's model names, or patterns like 'resnet*'")
     parser.add_argument(
-        "--smallest", action="store_true", help="the smallest model of each of timm's files"
+        "--smallest", action="store_true", help="the smallest model of each of timm's source files"
     )
     parser.add_argument("--out", default="backbones.csv", help="CSV (%(default)s)")
     parser.add_argument(

@@ -1,8 +1,8 @@
 """Compare an exported file's landmark error on whole pictures and on a detector's faces.
 
-Prints the mean error, normalised by the distance of the eyes, of both inputs on the pictures of a
-test set in which the detector finds a face, and the number of such pictures. Of several faces, the
-one nearest to the labels counts. MTFL's test set is AFLW, which is not trained on.
+Prints the number of test pictures in which the detector finds a face, and on these the mean error
+for both inputs, normalised by the distance between the eyes. If there are several faces, the one
+nearest to the labels counts. MTFL's test set is AFLW, which is not in its training set.
 
 Example:
     python tools/benchmarks/compare_detector.py configs/mtfl/mtl_resnet18_mtfl.py model.onnx \\
@@ -27,7 +27,7 @@ def add_arguments(parser):
     parser.add_argument("config", help="config with the test set")
     parser.add_argument("model", help="a file written by `trn-plugin export`")
     parser.add_argument("--detector", required=True, metavar="FILE.onnx", help="YuNet")
-    parser.add_argument("--task", default="landmarks", help="task of landmarks (%(default)s)")
+    parser.add_argument("--task", default="landmarks", help="landmark task (%(default)s)")
     parser.add_argument("--pictures", type=positive_int, metavar="N", help="only the first N")
     add_out(parser)
 

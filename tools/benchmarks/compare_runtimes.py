@@ -1,9 +1,9 @@
-"""Largest difference from PyTorch of one model exported for other runtimes.
+"""Largest difference between PyTorch and other runtimes, for one exported model.
 
-Exports each --resize in fp32 and runs it on synthetic pictures of the input's size, of 128 x 128
-and of 300 x 200 pixels, in every runtime installed here: onnxruntime, OpenVINO, torch.export, and
-onnxruntime-web (in Node.js, from a folder filled by `npm ci`). Differences are fractions of the
-picture's side for landmarks and absolute for probabilities.
+Exports the model in fp32 with each --resize, and runs it in every installed runtime on synthetic
+pictures of the input's size, of 128 x 128 and of 300 x 200 pixels. Runtimes are onnxruntime,
+OpenVINO, torch.export, and onnxruntime-web (in Node.js, from a folder filled by `npm ci`).
+Differences are fractions of the picture's side for landmarks and absolute for probabilities.
 
 Example:
     python tools/benchmarks/compare_runtimes.py configs/toy/trn-output_test-resnet_toy.py \\

@@ -27,13 +27,13 @@ from trn_plugin.evaluation.convergence import (
     online_similarity,
 )
 from trn_plugin.evaluation.features import collect_features
-from trn_plugin.evaluation.similarity_plots import Course, Panel, save_convergence
+from trn_plugin.evaluation.similarity_plots import Curve, Panel, save_convergence
 from trn_plugin.evaluation.task_metric import table
 from trn_plugin.files import atomic_write, write_table
 from trn_plugin.relation import chance_similarity, task_similarity
 
 LEVELS = {"gt": "labels", "output": "predictions", "hidden": "hidden features"}
-TOLERANCE = 0.02  # of tau, within which the online estimate has arrived
+TOLERANCE = 0.02  # of tau; the online estimate has arrived when it stays within
 
 
 def add_arguments(parser):
@@ -49,8 +49,7 @@ def add_arguments(parser):
         "--iterations",
         type=int,
         default=5000,
-        help="maximal number of batches (%(default)s); a momentum m gets 15/(1-m) batches, at "
-        "least 300",
+        help="most batches of a run (%(default)s); momentum m takes 15/(1-m), at least 300",
     )
 
 
@@ -100,7 +99,7 @@ def read(args):
         else:
             features[level] = f1[both], f2[both]
     if not features:
-        raise ConfigError("found no level at which tau of the whole data set is defined")
+        raise ConfigError("tau of the whole data set is undefined at every level")
     return features, tasks, f"{loader.dataset.metainfo['dataset']}, {count} samples"
 
 
@@ -109,7 +108,7 @@ def study(args, level, sides, batch_size):
     d1, d2 = (side.shape[1] for side in sides)
     offline = float(task_similarity(*map(torch.from_numpy, sides)))
     needed, chance = NEEDED_PER_FEATURE * (d1 + d2), chance_similarity(len(sides[0]), d1, d2)
-    rows, courses = [], []
+    rows, curves = [], []
     for momentum in args.momenta:
         length = min(args.iterations, max(300, math.ceil(15 / (1 - momentum))))
         samples = effective_sample_size(batch_size, momentum)
@@ -131,9 +130,9 @@ def study(args, level, sides, batch_size):
                 **{"iterations": length, "arrived": arrival, "verdict": verdict},
             }
         )
-        courses.append(Course(f"m {momentum:g}: {samples:.0f}", run.tau, samples < needed))
+        curves.append(Curve(f"m {momentum:g}: {samples:.0f}", run.tau, samples < needed))
     title = f"{LEVELS[level]}, {d1} and {d2}, batch {batch_size}: needs {needed}"
-    return rows, Panel(title, offline, chance, courses)
+    return rows, Panel(title, offline, chance, curves)
 
 
 if __name__ == "__main__":

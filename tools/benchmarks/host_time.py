@@ -1,10 +1,11 @@
 """CPU time of the main process in steps of a config's runner, compared with a plain loop.
 
-Implements `benchmark_step.py --host`. For each step of the runner, a second model does the
-network's work on the same batch, alternately before and after it: normalise, forward with the neck
-and its relation losses, losses, backward, clip, optimiser step; in evaluation, forward and
-predictions. The result is the difference of each pair, in CPU time of all threads of this process.
-Data-loader workers are other processes and do not count.
+Implements `benchmark_step.py --host`. Each step of the runner is paired with a step of a plain
+loop: a second model on the same batch, alternately before and after the runner's step. In training
+it normalises, runs the network with its neck and relation losses, and does backward, clipping and
+the optimizer step; in evaluation, forward and predictions. The result is the difference within
+pairs, in CPU time of all threads of this process; data-loader workers are other processes and do
+not count.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ class Enough(Exception):
 
 
 class Arrival(Hook):
-    """CPU time at which the batch has arrived; the first hook."""
+    """First hook: records the CPU time at which the batch arrives."""
 
     def before_train_iter(self, runner, batch_idx, data_batch=None):
         self.time = time.process_time()
@@ -75,11 +76,11 @@ class Arrival(Hook):
 
 
 class PairedSteps(Hook):
-    """Runs a step of the plain loop before or after each step of the runner; the last hook.
+    """Last hook: runs a step of the plain loop before or after each step of the runner.
 
     Attributes:
-        times: for each mode, (runner's step with its data loader, plain step, data loader) of each
-            pair in CPU seconds.
+        times: for each mode and pair, CPU seconds of the runner's step with its data loader, the
+            plain step, and the data loader.
     """
 
     def __init__(self, arrival: Arrival, number: int) -> None:
@@ -88,7 +89,7 @@ class PairedSteps(Hook):
 
     def before_train(self, runner):
         if min(len(runner.train_dataloader), len(runner.val_dataloader)) < 2:
-            raise ConfigError("--batch: expected two batches or more of each data set")
+            raise ConfigError("--batch: expected at least two batches of each data set")
         self.plain = PlainLoop(runner)
 
     def before_train_epoch(self, runner):
@@ -120,7 +121,7 @@ class PairedSteps(Hook):
 
 
 class PlainLoop:
-    """The network's work in plain PyTorch, with a separate model and optimiser."""
+    """The network's work in plain PyTorch, with a separate model and optimizer."""
 
     def __init__(self, runner) -> None:
         wrapper, model = runner.optim_wrapper, runner.model
@@ -137,7 +138,7 @@ class PlainLoop:
         self.clip = wrapper.clip_grad_kwargs
 
     def step(self, batch, training: bool) -> float:
-        """CPU seconds of a step, without making the targets that the losses need."""
+        """CPU seconds of a step, without preparing the losses' targets."""
         self.model.train(training)
         for group, other in zip(self.optimizer.param_groups, self.others.param_groups, strict=True):
             group["lr"] = other["lr"]

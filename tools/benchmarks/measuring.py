@@ -57,7 +57,7 @@ def times_in_turn(
 ) -> dict[str, float]:
     """Median seconds per call of each function, called in turn in every round.
 
-    Other load on the machine thus affects all of them. The first round is a warm-up.
+    So other load on the machine affects all of them. The first round is a warm-up.
 
     Args:
         runs: functions by name.

@@ -1,9 +1,9 @@
 """Regret of policies that choose a cut before training, from the runs of a sweep over cuts.
 
 Reads runs.csv of a `trn-plugin sweep` over model.backbone.shared_stages and another key. For each
-cut, the other key's value is chosen on the validation set. A cut's error is the metrics' relative
-difference from sharing nothing, averaged over the tasks, in percent (a metric of which more is
-better counts as 100 minus its value). Regret is a policy's error minus the best cut's error.
+cut, the other key's value is chosen on the validation set. A cut's error is the mean relative
+difference of its metrics from those of sharing nothing, in percent (a metric where more is better
+counts as 100 minus its value). Regret is a policy's error minus the best cut's error.
 
 Example:
     python tools/benchmarks/sharing_regret.py docs/results/runs_sharing.csv --advice 5

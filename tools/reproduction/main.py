@@ -1,8 +1,8 @@
 """Train and measure all rows of a table of the paper, or of a study, and write the table.
 
-Each finished run adds its rows to the file of results, which is kept with the code. A run in this
-file is not repeated on any machine, and a stopped run resumes. OUT_DIR then holds TABLE.md,
-TABLE.png and a folder for each run. figure4 trains one model and runs the convergence study on it.
+Each finished run adds its rows to a file of results, which is in the repository. A run in this file
+is not repeated on any machine, and a stopped run resumes. OUT_DIR then holds TABLE.md, TABLE.png
+and a folder for each run. figure4 trains one model and runs the convergence study on it.
 
 Example:
     python tools/reproduce.py table1 --scale small --seeds 0 1 2
@@ -32,8 +32,8 @@ TABLES = {table.name: table for table in (TABLE1, TABLE2, TABLE3, STUDY, SCARCE,
 
 def add_arguments(parser):
     parser.add_argument("table", choices=TABLES)
-    parser.add_argument("--scale", default="small", help="of the table (%(default)s)")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--scale", default="small", help="scale of the table (%(default)s)")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="(0 1 2)")
     parser.add_argument("--out-dir", help="default: work_dirs/reproduce/SCALE/TABLE")
     parser.add_argument(
         "--results", help="file of finished runs; default: docs/results/runs_TABLE_SCALE.csv"
@@ -54,7 +54,11 @@ def add_arguments(parser):
     )
     parser.add_argument("--list", action="store_true", help="train nothing; print the commands")
     parser.add_argument(
-        "--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="options of every run"
+        "--cfg-options",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change every run's config",
     )
 
 

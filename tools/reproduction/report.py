@@ -1,4 +1,4 @@
-"""Report of a table's runs: means over seeds, and differences by pairs of runs with one seed."""
+"""Report of a table's runs: means over seeds, and paired differences of runs with equal seeds."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class Measured:
 
 
 def paired(own: Mapping[int, float], base: Mapping[int, float]) -> list[float]:
-    """Differences of two methods' numbers, one for each seed of both.
+    """Differences of two methods' numbers, one for each seed that both have.
 
-    Runs with one seed see the same pictures in the same order, so their difference varies less
+    Runs with equal seeds see the same pictures in the same order, so their difference varies less
     than either number.
     """
     return [own[seed] - base[seed] for seed in sorted(own.keys() & base.keys())]
@@ -130,8 +130,8 @@ def _differences(table: Table, found: Sequence[Measured], name: str) -> list[str
     if not lines:
         return []
     return [
-        f"Differences on the {name}: mean over pairs of runs with one seed, and its 95 % interval "
-        "(paired t); bold where the interval excludes 0.",
+        f"Differences on the {name}: mean over pairs of runs with equal seeds, and its 95 % "
+        "interval (paired t); bold where the interval excludes 0.",
         "",
         *_table(["difference", "pairs", *(column.title for column in columns)], lines),
         "",

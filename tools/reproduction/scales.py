@@ -22,7 +22,7 @@ def _on_cpu(splits: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _scale(about: str, backbone: str, options: tuple[str, ...], splits: tuple[str, ...]) -> Scale:
-    """A scale on a CPU; the test set is only needed if it is measured."""
+    """A scale on a CPU; without a test set, unless ``splits`` has it."""
     unused = () if "test" in splits else ("test_dataloader", "test_cfg", "test_evaluator")
     return Scale(
         about=about,
@@ -89,4 +89,4 @@ CELEBA_SMALL, CELEBA_SMALL_512 = (
     )
     for backbone, learning_rate in (("test_resnet", "6e-3"), ("resnet10t", "1e-3"))
 )
-"""The second with the paper's 512 hidden features."""
+"""The second has the paper's 512 hidden features."""

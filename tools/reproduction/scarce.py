@@ -1,7 +1,7 @@
-"""Does the relation loss help where few pictures have landmarks? All pictures have a pose.
+"""Does the relation loss help if all pictures have a pose label but few have landmarks?
 
-tau of predictions needs no labels. So the relation loss uses the features of all pictures, and
-pulls their tau towards that of the labels, which is measured on pictures with both labels.
+tau of predictions needs no labels. So the relation loss uses the predictions of all pictures, and
+pulls their tau towards tau of the labels, which is measured on pictures with both labels.
 """
 
 import hashlib
@@ -18,10 +18,10 @@ from trn_plugin.registry import DATASETS, MODELS
 class ScarceMTFL(MTFL):
     """MTFL with landmark labels for a share of the pictures, chosen by a hash of their names.
 
-    The boxes are still made from the landmarks of all pictures.
+    Boxes are still computed from the landmarks of all pictures.
 
     Args:
-        share: between 0 and 1.
+        share: share of the pictures that keep their landmarks, between 0 and 1.
         **options: options of ``MTFL``.
     """
 
@@ -41,7 +41,7 @@ class ScarceMTFL(MTFL):
 
 @MODELS.register_module()
 class UnlabelledRelationNeck(TaskRelationNeck):
-    """Relates the features of all samples, and the labels of samples with both labels.
+    """Relates the features of all samples, but labels only where both are present.
 
     For relations between two tasks, not between groups.
     """

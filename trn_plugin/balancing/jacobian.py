@@ -30,26 +30,26 @@ class JacobianOptimWrapper(OptimWrapper):
     one gradient. All other parameters get the sum of the losses' gradients, as in plain training.
     The aggregator sets the scale: UPGrad and MGDA average where plain training sums.
 
-    - Accumulation sums the Jacobians of k batches and aggregates once. Clipping comes after.
+    - Accumulation sums the Jacobians of k batches and aggregates once. Clipping follows.
     - Several processes average the Jacobian, and the first one aggregates it: two processes with
       half the batch each do what one does with the whole batch.
-    - A task without labels in the batch has a zero row. It is left out, except for aggregators with
-      a state or with numbers for each row.
-    - A resumed run is the same to the bit. TorchJD cannot save the state of aggregators such as
+    - A task without labels in the batch has a zero row. The row is left out, except for aggregators
+      with a state or with a list of one number per row.
+    - A resumed run is bit-identical. TorchJD cannot save the state of aggregators such as
       NashMTL and GradVac; their runs cannot be resumed.
     - Each loss costs a backward pass, and memory for a gradient of the shared parameters.
 
     Args:
         optimizer, accumulative_counts, clip_grad: see MMEngine's ``OptimWrapper``.
         aggregator (dict | str): the name of a TorchJD aggregator as ``type``, and its arguments;
-            lists of numbers become tensors. A name alone is one without arguments.
-        relation_losses (str): 'row' puts the sum of the relation losses into one row, 'tasks' adds
-            an equal share of it to each task's loss.
+            lists of numbers become tensors. A string is a name without arguments.
+        relation_losses (str): 'row' makes the sum of the relation losses one row, 'tasks' adds an
+            equal share of it to each task's row.
         shared (str): dotted prefix of the names of the shared parameters.
 
     Raises:
         ConfigError: TorchJD is missing, or has no such aggregator or arguments; no parameter is
-            shared; the losses are not a dict; a resumed run whose aggregator has a state.
+            shared; the losses are not a dict; a run is resumed whose aggregator has a state.
     """
 
     differentiates_often = True
@@ -108,7 +108,7 @@ class JacobianOptimWrapper(OptimWrapper):
     def backward(self, loss: Tensor, **kwargs) -> None:
         """Add the Jacobian of the stored losses to that of earlier batches.
 
-        Without stored losses, in a skipped step, this is ``OptimWrapper.backward`` of ``loss``.
+        In a skipped step there are none; then this is ``OptimWrapper.backward`` of ``loss``.
         """
         losses, self._losses = self._losses, None
         if losses is None:
@@ -195,7 +195,7 @@ class JacobianOptimWrapper(OptimWrapper):
     def _differentiate(self, rows: list[Tensor]) -> tuple[Tensor, dict[Tensor, Tensor]]:
         """The Jacobian (rows, shared), and the summed gradients of the other parameters.
 
-        Row by row: the custom autograd function of relations does not support vmap.
+        Computed row by row, as the autograd function of the relations does not support vmap.
         """
         shared, others = self._parameters()
         jacobian = shared[0].new_zeros(len(rows), sum(p.numel() for p in shared))
@@ -220,7 +220,7 @@ class JacobianOptimWrapper(OptimWrapper):
         return jacobian, gradients
 
     def _aggregate(self, jacobian: Tensor) -> Tensor:
-        """Aggregate the rows; sum non-finite ones, for the finite check of the step to find."""
+        """Aggregate the rows; if any is non-finite, sum them, so that the step's check finds it."""
         self.aggregations += 1
         if not self.fixed_rows:
             jacobian = jacobian[jacobian.abs().amax(1) != 0]
@@ -242,7 +242,7 @@ class JacobianOptimWrapper(OptimWrapper):
         return gradient
 
     def _rows_text(self) -> str:
-        """What the rows are, where the aggregator sees all."""
+        """Names of the rows for a message; empty if zero rows are left out."""
         if not self.fixed_rows:
             return ""
         names = ", ".join(self._names)

@@ -14,13 +14,13 @@ from trn_plugin.errors import CheckpointError, first_line, printable
 __all__ = ["Inert", "check_archive", "check_sizes", "is_archive"]
 
 LARGEST_EXPANDED = 2**28
-"""Bytes of a tensor expanded from fewer stored values."""
+"""Largest size in bytes of a tensor that is expanded from fewer stored values."""
 DEEPEST, LARGEST = 50, 10**5
-"""Levels and entries of nested tuples; hashing visits shared entries repeatedly."""
+"""Limits of nested tuples, in levels and entries: hashing visits shared entries repeatedly."""
 OLD_PICKLES = 5
 """Number of pickles at the beginning of a file in the format before torch 1.6."""
 REFUSED = {
-    "bytearray": "a bytearray, no plain data",  # allocates the length that the file declares
+    "bytearray": "a bytearray, which is not plain data",  # of a size that the file declares
     "_rebuild_qtensor": "a quantised tensor, expected dense ones",
     "_rebuild_nested_tensor": "a nested tensor, expected dense ones",
 }
@@ -85,12 +85,12 @@ def check_archive(path: str) -> None:
 def _check_size(path: str, declared: int, held: int) -> None:
     if declared > held:
         raise CheckpointError(
-            f"{path}: refused, a tensor of it declares {declared} bytes where the file holds {held}"
+            f"{path}: refused, a tensor declares {declared} bytes, the file holds {held}"
         )
 
 
 class _Tuple(tuple):
-    """A tuple with its nested depth and size."""
+    """A tuple with its depth and size, nested tuples included."""
 
 
 def _limited(load):
@@ -102,13 +102,13 @@ def _limited(load):
         built.depth = 1 + max((item.depth for item in inner), default=0)
         built.size = len(items) + sum(item.size for item in inner)
         if built.depth > DEEPEST or built.size > LARGEST + len(items):
-            raise self.refusal("tuples nested too deeply to be a checkpoint's")
+            raise self.refusal("too deeply nested tuples")
 
     return load_tuple
 
 
 class _Scan(pickle._Unpickler):
-    """Collects the storages that a pickle declares; replaces every class by a stand-in.
+    """Collects the storages that a pickle declares; replaces every class with a stand-in.
 
     Uses the Python unpickler: the C one allocates a memo of a size that the file declares.
     """

@@ -22,10 +22,10 @@ def checkpoint_files(folder: str | os.PathLike) -> list[Path]:
 
 
 def newest_first(folder: str | os.PathLike) -> tuple[list[str], list[str]]:
-    """Usable checkpoints of a work directory, the one to resume from first, and problems of others.
+    """Usable checkpoints of a work directory, the one to resume from first; errors of the others.
 
     Raises:
-        NewerFormatError: a newer version of this package has written one; do not overwrite it.
+        NewerFormatError: a newer version of this package wrote one, which a run must not overwrite.
     """
     runs, problems = [], []
     for path in checkpoint_files(folder):
@@ -37,7 +37,7 @@ def newest_first(folder: str | os.PathLike) -> tuple[list[str], list[str]]:
             problems.append(str(error))
             continue
         if isinstance(meta.get("epoch"), int) and isinstance(meta.get("iter"), int):
-            # prefer a full state to best weights alone, then progress, then a finished validation
+            # full states before mere weights, then by progress, then those with a validation
             order = has_optimizer, meta["iter"], meta["epoch"], "metrics" in meta
             runs.append((order, str(path)))
     return [path for _, path in sorted(runs, reverse=True)], problems

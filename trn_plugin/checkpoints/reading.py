@@ -1,7 +1,7 @@
 """Read checkpoints without executing anything that they hold.
 
 ``weights_only=True`` is passed explicitly, so no environment variable can weaken it. Objects in
-MMEngine's own checkpoints are replaced by stand-ins without behaviour.
+MMEngine's own checkpoints are replaced with stand-ins without behaviour.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def load_checkpoint_file(path: str | os.PathLike, map_location="cpu") -> dict:
             with zipfile.ZipFile(path) as archive:
                 damaged = archive.testzip()
             if damaged is not None:
-                raise CheckpointError(f"{path}: damaged, {damaged} does not have its checksum")
+                raise CheckpointError(f"{path}: damaged, the checksum of {damaged} does not match")
     return checkpoint
 
 
@@ -99,7 +99,7 @@ def load_weights_file(path: str | os.PathLike) -> dict[str, torch.Tensor]:
 
 
 def unwrapped(weights: dict) -> dict:
-    """Remove the name prefixes of DDP and ``torch.compile``."""
+    """Remove the prefixes that DDP and ``torch.compile`` add to names."""
     for prefix in ("module.", "_orig_mod.") * 2:
         if all(name.startswith(prefix) for name in weights):
             weights = {name.removeprefix(prefix): value for name, value in weights.items()}
@@ -155,7 +155,7 @@ def _load(path: str | os.PathLike, map_location, mmap: bool = False):
 
 @contextmanager
 def _stand_ins_only() -> Iterator[None]:
-    """Replace torch's safe globals of this process by the stand-ins."""
+    """Temporarily replace the safe globals of torch with the stand-ins."""
     others = torch.serialization.get_safe_globals()
     own = [(type(name.rsplit(".", 1)[1], (Inert,), {}), name) for name in STAND_INS]
     torch.serialization.clear_safe_globals()
@@ -184,4 +184,4 @@ def _reason(error: Exception) -> str:
         return f"it would call {printable(called[1].rstrip('.'))}"
     found = re.search(r"WeightsUnpickler error:\s*(.+)", str(error))
     text = (found[1] if found else first_line(error)).split(". ")[0]
-    return "it is no checkpoint" if text.startswith("Weights only load failed") else text
+    return "it is not a checkpoint" if text.startswith("Weights only load failed") else text

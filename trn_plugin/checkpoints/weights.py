@@ -2,7 +2,7 @@
 
 A model may define two optional methods:
 
-- ``is_optional_state(key)``: whether a checkpoint may lack this key, or have it in excess;
+- ``is_optional_state(key)``: whether this key may be missing from the checkpoint or the model;
 - ``is_run_state(key)``: whether the key belongs to a run and its data, such as running covariances;
   fine-tuning does not start from it.
 """
@@ -48,8 +48,8 @@ def load_fitting_state(
     fits = {k: v for k, v in state.items() if k in own and _alike(own[k], v)}
     if not fits:
         raise CheckpointError(
-            f"{path}: no weight of it fits the config's model; it holds {_listed(list(state))}, "
-            f"the model {_listed(list(own))}"
+            f"{path}: none of its weights fits the config's model; it holds "
+            f"{_listed(list(state))}, the model {_listed(list(own))}"
         )
     _load(model, fits, own, path)
     found = {"lacks": [k for k in own if k not in state], "has": _misshapen(own, state)}
@@ -88,7 +88,7 @@ def _load(model: nn.Module, state: dict, own: dict, path: str | os.PathLike) -> 
         model.load_state_dict(state, strict=False)
     except Exception as error:  # set_extra_state may raise anything
         raise CheckpointError(
-            f"{path}: the model cannot take its state: {type(error).__name__}: "
+            f"{path}: the model cannot load its state: {type(error).__name__}: "
             f"{printable(' '.join(str(error).split()))}"
         ) from error
 
@@ -102,7 +102,7 @@ def _misshapen(own: dict[str, Tensor], state: dict[str, Tensor]) -> list[str]:
 
 
 def _alike(own: Tensor, other: Tensor) -> bool:
-    """Whether shapes agree and both are floating point or neither: torch would cast a bool."""
+    """Whether shapes agree, and both or neither are floating point: torch would cast a bool."""
     return own.shape == other.shape and own.is_floating_point() == other.is_floating_point()
 
 

@@ -34,7 +34,7 @@ def add_arguments(parser):
         metavar="K",
         help="epochs of each training; default: a tenth of the config's",
     )
-    length.add_argument("--steps", type=positive_int, metavar="N", help="or steps of each training")
+    length.add_argument("--steps", type=positive_int, metavar="N", help="steps, instead of epochs")
     parser.add_argument("--out-dir", metavar="D", help="write a CSV file, a plot and the logs here")
 
 

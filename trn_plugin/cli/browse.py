@@ -65,9 +65,9 @@ def build_loader(config, phase):
 
 
 def both_pictures(packed, tasks=()):
-    """Two cases to draw: the original picture with its box, and the network's input.
+    """Two pictures of a sample: the original with its box, and the network's input.
 
-    ``tasks``: the task names of all data sets. Those that the sample's data set lacks are listed.
+    ``tasks`` are the task names of all data sets; those that the sample's own lacks are listed.
     """
     sample = packed["data_samples"] if isinstance(packed, dict) else None
     if sample is None or "tasks" not in sample:

@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 PACKAGED_BASE = rf"(?m)^[^#\n]*?\b({packaged.NAME}::[\w./-]+)"
-# config keys that something other than Runner.__init__ reads
+# config keys that are read, but not by Runner.__init__
 EXTRA_KEYS = (
     *("activation_checkpointing", "auto_scale_lr", "compile", "custom_imports", "default_scope"),
     *("efficient_conv_bn_eval", "find_unused_parameters", "input_size", "model_wrapper_cfg"),
@@ -138,10 +138,10 @@ def _imports_user_code(config: Config) -> bool:
 
 
 def _keys_with_same_value(config: Config, key: str, read: set[str]) -> list[str]:
-    """Key paths that are read and have the value of ``key``, which is not read itself.
+    """Key paths that are read and have the same value as ``key``, which is not read.
 
-    Only those with the same last part if there are any, or if the value is a bool or a whole
-    number, which many keys have.
+    Paths that also end in the same name are preferred. A bool or integer alone is no match, since
+    many keys have the same one.
     """
 
     def paths(value, path: str = "") -> Iterator[tuple[str, object]]:
@@ -171,6 +171,7 @@ def build_runner(config: Config):
     from trn_plugin.registry import RUNNERS
 
     config.setdefault("runner_type", "SafeRunner")
+    check_sections(config)  # it may have changed since load_config
     with config_errors("config"):
         return RUNNERS.build(config)
 
@@ -184,7 +185,7 @@ def work_dir(
 
 
 def start_process_group(launcher: str) -> None:
-    """Start torch.distributed with gloo on machines without CUDA, which MMEngine's set-up needs."""
+    """Start torch.distributed with gloo if there is no CUDA, which MMEngine's set-up requires."""
     import torch
 
     if launcher == "none" or torch.cuda.is_available():

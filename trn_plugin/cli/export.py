@@ -28,7 +28,7 @@ COLUMNS = ("quantity", "set", "pictures", "pytorch", "this_file", "difference", 
 def add_arguments(parser):
     add_config_arguments(parser)
     parser.add_argument("checkpoint", help="checkpoint file")
-    parser.add_argument("out", nargs="?", metavar="OUT.onnx", help="default: model.onnx of --web")
+    parser.add_argument("out", nargs="?", metavar="OUT.onnx", help="default: model.onnx in --web")
     parser.add_argument("--web", metavar="DIR", help="also write a web page that runs the model")
     parser.add_argument("--tasks", nargs="+", metavar="TASK", help="export only these tasks")
     parser.add_argument(
@@ -53,10 +53,10 @@ def add_arguments(parser):
     parser.add_argument(
         "--features",
         action="store_true",
-        help="add the outputs that `trn-plugin test` measures tau of",
+        help="add the outputs from which `trn-plugin test` computes tau",
     )
     parser.add_argument(
-        "--metrics", metavar="JSON", help="of `test --out`, to store (default: of the training log)"
+        "--metrics", metavar="JSON", help="file of `test --out` to store (default: training log)"
     )
     parser.add_argument("--report", metavar="CSV", help="append differences and metrics to a table")
     parser.add_argument(
@@ -134,7 +134,7 @@ def main(args):
             values = {"pytorch": value, "this_file": after[name], "difference": after[name] - value}
             rows.append({"quantity": name, "set": split, "pictures": count, **values})
     elif metadata["metrics"]:
-        print(f"its metrics are from: {metadata['metrics_of']}")
+        print(f"the file holds the metrics of {metadata['metrics_of']}")
     else:
         print(
             "the file holds no metrics: neither the checkpoint nor a training log beside it has "

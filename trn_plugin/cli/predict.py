@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     box.add_argument(
         "--boxes",
         metavar="CSV",
-        help="table image,x0,y0,x1,y1 with a row for each object; IMAGE selects pictures of it",
+        help="table image,x0,y0,x1,y1 with a row for each object; IMAGE selects among its pictures",
     )
     box.add_argument(
         "--detector",
@@ -66,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--no-draw", action="store_true", help="draw no pictures and no videos")
     parser.add_argument(
-        "--show", nargs="+", metavar="TASK", help="draw and print only these tasks; files hold all"
+        "--show", nargs="+", metavar="TASK", help="draw and print only these tasks; files have all"
     )
     parser.add_argument(
         "--provider", choices=("cpu", "cuda"), help="default: CUDA if available, else the CPU"

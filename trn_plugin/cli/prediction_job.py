@@ -70,7 +70,7 @@ def check_outputs(paths: list[tuple[str, Path]], args: argparse.Namespace, input
 
 
 def identity(path: str | Path):
-    """Device and inode of a file, the real path of one that does not exist."""
+    """What tells files apart: device and inode, or the real path of a missing file."""
     try:
         status = os.stat(path)
     except OSError:
@@ -107,19 +107,20 @@ class Progress:
 
 
 class PredictionJob:
-    """One run of the command: its model, the tasks shown, and the number of failed inputs."""
+    """One run of the command: its model, the tasks to show, and the number of failed objects."""
 
     def __init__(self, args: argparse.Namespace, pool: Executor) -> None:
         self.args, self.pool = args, pool
         providers = providers_of(args.provider)
-        self.predictor = TaskPredictor(args.model, providers, spinning=False)  # the pool reads
+        # without busy-waiting, which would take cores from the pool
+        self.predictor = TaskPredictor(args.model, providers, spinning=False)
         self.shown = shown_tasks(self.predictor, args.show)
         self.detector = FaceDetector(args.detector) if args.detector else None
         self.word = "face" if args.detector else "object"
         self.failed = 0
 
     def run(self) -> int:
-        """Run on all pictures and videos; return how many of them could not be used."""
+        """Run on all pictures and videos; return how many objects and videos could not be used."""
         args, folder = self.args, Path(self.args.out_dir)
         if not args.images and not args.boxes:
             raise DataError("expected a picture, a folder of pictures, a video or --boxes CSV")
@@ -155,7 +156,7 @@ class PredictionJob:
             complete = results.written > 0 or not self.failed
         finally:
             for part in results.close(complete):
-                note(f"the results until then are in {part}")
+                note(f"the results so far are in {part}")
         total = sum(map(len, places.values())) + len(found.videos)
         if self.failed and total > 1:
             note(f"{self.failed} of {total} objects could not be used")

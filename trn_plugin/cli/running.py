@@ -48,9 +48,8 @@ def start(
 def run(main: Callable[[], int | None]) -> int | None:
     """Run a command; print an error that the user can fix as one line, and exit with status 2.
 
-    An interrupt is one line with exit status 130, SIGTERM one line with 143.
-
-    ``TRN_PLUGIN_TRACEBACK=1`` raises the error with its traceback.
+    An interrupt prints one line and exits with 130, SIGTERM with 143. ``TRN_PLUGIN_TRACEBACK=1``
+    raises the error with its traceback.
     """
     logging.raiseExceptions = False  # report a full disk once, not for each log line
     try:

@@ -36,7 +36,7 @@ from trn_plugin.structures import relation_sides
 from trn_plugin.tasks import read_tasks
 
 LABELS = "gt"
-LISTED = 10  # most and least related pairs that are printed
+LISTED = 10  # of the most and of the least related pairs
 LEVELS = {LABELS: "labels", "output": "predictions", "hidden": "hidden features"}
 CONFIG_ONLY = ("cfg_options", "checkpoint", "split", "tasks", "by_column", "all_pairs", "points")
 
@@ -48,9 +48,10 @@ def add_arguments(parser):
     parser.add_argument("--csv", metavar="FILE", help="labels of a CSV file with a header")
     parser.add_argument("--columns", **names, help="numeric columns of the file to use")
     parser.add_argument("--classes", **names, help="columns of the CSV file that hold classes")
-    parser.add_argument("--split", choices=("train", "val", "test"), help="of the config's data")
+    splits = ("train", "val", "test")
+    parser.add_argument("--split", choices=splits, help="default: train; test with --checkpoint")
     parser.add_argument("--tasks", **names, help="tasks of the config to use")
-    parser.add_argument("--by-column", action="store_true", help="take each attribute as a task")
+    parser.add_argument("--by-column", action="store_true", help="treat each attribute as a task")
     parser.add_argument(
         "--points",
         choices=("crop", "shape", "file"),
@@ -62,10 +63,10 @@ def add_arguments(parser):
     )
     parser.add_argument("--checkpoint", help="also measure this model's features and outputs")
     parser.add_argument(
-        "--all-pairs", action="store_true", help="of a checkpoint's tasks, not only its relations"
+        "--all-pairs", action="store_true", help="of --checkpoint, not only the config's relations"
     )
     parser.add_argument(
-        "--order", choices=("given", "clustered"), default="given", help="of the heat map's rows"
+        "--order", choices=("given", "clustered"), default="given", help="rows of the heat map"
     )
     parser.add_argument("--out-dir", metavar="D", help="write CSV, JSON and heat maps here")
 
@@ -99,17 +100,17 @@ def check(args):
     ):
         for name in names:
             if getattr(args, name) and not given:
-                raise ConfigError(f"--{name.replace('_', '-')}: goes with {owner} only")
+                raise ConfigError(f"--{name.replace('_', '-')}: needs {owner}")
     if args.by_column and args.checkpoint:
-        raise ConfigError("--by-column: does not go with --checkpoint, which has whole tasks only")
+        raise ConfigError("--by-column: not possible with --checkpoint, which has whole tasks only")
 
 
 def read_labels(args):
     """Read labels alone.
 
     Returns:
-        Features by level and name, the samples that count by name (None: those with all labels),
-        the pairs, the name of the data, and --points (None without landmarks).
+        Features by level and name; masks of the samples to use, by name (None: those with labels);
+        the pairs; the name of the data; and --points (None without landmarks).
     """
     points = None
     columns, classes = listed(args.columns), listed(args.classes)

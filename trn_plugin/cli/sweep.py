@@ -32,7 +32,7 @@ EPOCHS = "train_cfg.max_epochs"
 def add_arguments(parser):
     parser.add_argument("config", help="config file, or trn_plugin::PATH for a packaged config")
     parser.add_argument("grid", nargs="+", metavar="KEY=A,B,C", help="values to try for a key")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="N")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="N", help="(0)")
     parser.add_argument(
         "--jobs", type=positive_int, help="parallel runs; default: one per GPU, 1 without GPUs"
     )
@@ -41,19 +41,23 @@ def add_arguments(parser):
         "--metrics", nargs="+", default=[], metavar="KEY", help="default: the first of each task"
     )
     parser.add_argument(
-        "--splits", nargs="+", choices=("val", "test"), default=["val"], help="sets to measure"
+        "--splits", nargs="+", choices=("val", "test"), default=["val"], help="to measure (val)"
     )
     parser.add_argument(
         "--equal-compute",
         action="store_true",
-        help="the cheapest cell trains for the config's epochs, the others for fewer",
+        help="train the cheapest cell for the config's epochs, the others for fewer",
     )
     parser.add_argument("--amp", action="store_true", help="train in mixed precision (CUDA)")
     parser.add_argument(
         "--report", action="store_true", help="train nothing; write the tables of finished runs"
     )
     parser.add_argument(
-        "--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="options of every run"
+        "--cfg-options",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change every run's config",
     )
 
 

@@ -1,6 +1,6 @@
 """Measure a checkpoint, or an exported file, on the config's test set.
 
-An exported file gets the crops at their original size, since it resizes pictures itself.
+An exported file gets crops of the original pictures, since it resizes its input itself.
 
 Examples:
     trn-plugin test trn_plugin::toy/trn-output_test-resnet_toy.py work_dirs/toy/epoch_15.pth \\
@@ -34,7 +34,7 @@ def add_arguments(parser):
     parser.add_argument(
         "--split", choices=("test", "val"), default="test", help="set of the config (%(default)s)"
     )
-    parser.add_argument("--provider", choices=("cpu", "cuda"), help="device of an exported file")
+    parser.add_argument("--provider", choices=("cpu", "cuda"), help="where to run an exported file")
     add_launcher_argument(parser)
 
 
@@ -67,8 +67,8 @@ def main(args):
         print(f"not measured: {line}")
     if exported and args.show_dir:
         print(
-            "not drawn: similarity.png, tau over training. An exported file does not hold the "
-            "training log; the picture lies in the training's work directory."
+            "not drawn: similarity.png (tau over training). An exported file does not hold the "
+            "training log; the plot is in the training's work directory."
         )
     if args.out:
         record = {"config": args.config, "checkpoint": args.checkpoint, "split": args.split}
@@ -90,7 +90,7 @@ def without_training(config):
 
 
 def finite(metrics):
-    """The metrics with None for a number that is not finite, which JSON cannot hold."""
+    """The metrics, with None for non-finite numbers, which JSON cannot hold."""
     return {
         name: None if isinstance(value, float) and not math.isfinite(value) else value
         for name, value in metrics.items()

@@ -1,8 +1,8 @@
 """Write the trunk and one task's tail of a checkpoint as the weights of a plain timm model.
 
 Load the file with timm.create_model(NAME, num_classes=0, checkpoint_path=OUT), or name it in a
-config's model.backbone.checkpoint_path. The command loads it too, and prints the largest
-difference between the two models' features.
+config's model.backbone.checkpoint_path. The command checks the file: it loads it into timm's model
+and prints the largest difference between the two models' features.
 
 Example:
     trn-plugin to-timm trn_plugin::toy/trn-output_test-resnet_toy.py \\

@@ -29,7 +29,7 @@ PIXEL_CENTRE = 0.5
 AUGMENTATIONS = ("shift", "scale", "turn", "mirror", "colour")
 
 MMCV_LOADERS, MMCV_BASE = "mmcv.transforms.loading", "mmcv.transforms.base"  # module names
-# mmpretrain's transforms that move pixels at the same picture size; points do not follow
+# mmpretrain's transforms that move pixels, but not points, and keep the picture's size
 GEOMETRIC = ("AutoAugment", "RandAugment", "RandomTranslatePad", "Rotate", "Shear", "Translate")
 
 
@@ -62,7 +62,7 @@ def chosen_names(key: str, names: Sequence[str] | None, known: Iterable[str]) ->
 
 
 def suggestion(name: str, known: Sequence[str]) -> str:
-    """What a message says about an unknown name: the closest known one, or all."""
+    """Text of a message about an unknown name: the closest known one, or all known ones."""
     close = difflib.get_close_matches(name, known, n=1)
     return f"did you mean {close[0]!r}?" if close else f"expected one of {listing(known)}"
 
@@ -78,16 +78,16 @@ def excluded_augmentations(names: Sequence[str]) -> frozenset[str]:
 
 
 def check_mmcv_transforms(transforms: Iterable, points: Iterable[str]) -> None:
-    """Refuse transforms of mmcv that give BGR, or move pixels without the tasks' ``points``."""
+    """Refuse mmcv transforms that give BGR, or that move pixels but not the tasks' ``points``."""
     transforms = list(transforms)
-    foreign = {type(t).__name__: {base.__module__ for base in type(t).__mro__} for t in transforms}
-    loaders = [n for n, homes in foreign.items() if MMCV_LOADERS in homes and "Image" in n]
+    modules = {type(t).__name__: {base.__module__ for base in type(t).__mro__} for t in transforms}
+    loaders = [name for name in modules if MMCV_LOADERS in modules[name] and "Image" in name]
     if loaders and not any(getattr(each, "to_rgb", False) for each in transforms):
         raise ConfigError(
             f"pipeline: {loaders[0]} reads BGR, where RGB is expected: use LoadImage, or put "
             'dict(type="Normalize", mean=[0] * 3, std=[1] * 3, to_rgb=True) after it'
         )
-    moving = [name for name, homes in foreign.items() if name in GEOMETRIC and MMCV_BASE in homes]
+    moving = [name for name in modules if name in GEOMETRIC and MMCV_BASE in modules[name]]
     for task in points if moving else ():
         raise ConfigError(
             f"pipeline: {moving[0]} moves the picture but not the points of {task}: use "
@@ -96,7 +96,7 @@ def check_mmcv_transforms(transforms: Iterable, points: Iterable[str]) -> None:
 
 
 def pixel_shift(pixel_centre: float | Sequence[float]) -> np.ndarray:
-    """(2,) shift that puts the first pixel's centre, a number or (x, y) in the file, at 0.5."""
+    """(2,) shift of the file's points, which moves the first pixel's centre to (0.5, 0.5)."""
     pair = isinstance(pixel_centre, (list, tuple)) and len(pixel_centre) == 2
     values = tuple(pixel_centre) if pair else (pixel_centre,) * 2
     for value in values:

@@ -15,7 +15,7 @@ __all__ = ["DataRoot", "rows_with_picture"]
 
 
 class DataRoot:
-    """A folder that paths must stay in; every parent folder is resolved once.
+    """Refuses paths outside a folder; each parent folder is resolved once.
 
     Args:
         root: the folder; it may itself be a link.
@@ -36,7 +36,7 @@ class DataRoot:
         if real != self._real_root and not real.startswith(self._real_root.rstrip(os.sep) + os.sep):
             raise DataError(
                 f"{where}: {path} is a symbolic link out of the data root, to {real}; set "
-                "follow_links=True if it is meant to be"
+                "follow_links=True to allow it"
             )
 
 
@@ -53,7 +53,7 @@ def rows_with_picture(
         folder: start of the relative paths.
         paths: relative paths with forward slashes.
         where: gives the ``file:line`` of a row, for errors.
-        root: folder that links may not leave; None accepts all links.
+        root: folder that links may not leave; None allows all links.
         skip_missing: log missing pictures instead of raising an error.
     """
     data_root = None if root is None else DataRoot(root)
@@ -66,7 +66,7 @@ def rows_with_picture(
             links[parent] = _links(os.path.join(folder, parent))
         if data_root is not None and (is_new or links[parent].get(name)):
             data_root.check(os.path.normpath(os.path.join(folder, path)), where(row))
-        # isfile: some file systems ignore the case of letters
+        # isfile also finds names in other case on a case-insensitive file system
         exists = name in links[parent] or os.path.isfile(os.path.join(folder, path))
         if not exists and not first:
             first = f"{where(row)}: no picture {os.path.normpath(os.path.join(folder, path))}"

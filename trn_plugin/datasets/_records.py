@@ -30,7 +30,7 @@ class LabelTable(NamedTuple):
 
     @classmethod
     def concatenate(cls, parts: Sequence[tuple[np.ndarray | None, np.ndarray]]) -> LabelTable:
-        """Join parts: labels (n, ...) of the labelled rows, and (m,) bool, which rows these are."""
+        """Join parts: labels (n, ...) of the labelled rows, and the mask (m,) of these rows."""
         labelled = np.concatenate([np.zeros(0, bool), *(labelled for _, labelled in parts)])
         found = [labels for labels, _ in parts if labels is not None]
         if not found:
@@ -45,7 +45,7 @@ class Records(Sequence):
 
     Args:
         make: builds the record of a row.
-        rows: number of rows, or the rows to take.
+        rows: number of rows, or (n,) indices of some.
         tables: labels by task, for reading many rows at once.
     """
 

@@ -31,7 +31,7 @@ __all__ = ["MultiTaskDataset"]
 class MultiTaskDataset(BaseDataset):
     """Pictures with the labels of several tasks.
 
-    Subclasses fill ``METAINFO['tasks']`` (by task: kind, names or classes, and what a mirror swaps)
+    Subclasses fill ``METAINFO['tasks']`` (by task: kind, names or classes, optionally ``flip``)
     and implement ``load_data_list``. A record is a dict with
 
     - ``img_path``; ``where``, the record's ``file:line``;
@@ -46,7 +46,7 @@ class MultiTaskDataset(BaseDataset):
     the draw alone, see `draw_of`, and valid for this sample only) and ``eval_seed``, (box_seed,
     row), for the evaluation box.
 
-    A sample that fails raises an error that names its record; it is not replaced by another.
+    An error in the pipeline is raised with the record's name; no other sample replaces it.
 
     Args:
         tasks: names of the tasks to use, in order; None for all.
@@ -66,9 +66,9 @@ class MultiTaskDataset(BaseDataset):
 
     takes_draws = True
     box_rule: str | None = None
-    """Source of the boxes of `RegionBox`, see there."""
-    root_hint = "set data_root to the folder of the data; a relative ann_file is in it"
-    """What messages say about a missing root."""
+    """Rule by which `RegionBox` sets the box."""
+    root_hint = "set data_root to the folder of the data; a relative ann_file is searched there"
+    """Hint in the message about a missing root."""
 
     def __init__(
         self,
@@ -111,7 +111,7 @@ class MultiTaskDataset(BaseDataset):
             DataError: saying where to get the data.
         """
         if not os.path.isdir(self.data_root):
-            raise DataError(f"data root '{self.data_root}' is no folder: {self.root_hint}")
+            raise DataError(f"data root '{self.data_root}' is not a folder: {self.root_hint}")
         if self.ann_file and not os.path.isfile(self.ann_file):
             raise DataError(f"annotation file '{self.ann_file}' is missing: {self.root_hint}")
 
@@ -130,7 +130,7 @@ class MultiTaskDataset(BaseDataset):
         return self.data_list
 
     def get_data_info(self, idx: int) -> dict:
-        """A new copy of the record of an index."""
+        """A fresh copy of a record."""
         self.full_init()
         if not isinstance(self.data_list, Records):
             return super().get_data_info(idx)
@@ -159,7 +159,8 @@ class MultiTaskDataset(BaseDataset):
         """Run the pipeline on the record of ``index``.
 
         Raises:
-            ConfigError, DataError: any error of a transform, with the record's name.
+            ConfigError, DataError: an error in a transform; the message begins with the record's
+                ``file:line`` and picture.
         """
         results = self.results_of(index)
         where, path = results["where"], results["img_path"]
@@ -168,7 +169,7 @@ class MultiTaskDataset(BaseDataset):
         except Exception as error:
             raise _with_record(error, where, path) from error
         if sample is None:
-            raise DataError(f"{where}: {path}: the pipeline gave no sample")
+            raise DataError(f"{where}: {path}: the pipeline returned no sample")
         return sample
 
     def results_of(self, index: int) -> dict:
@@ -236,7 +237,7 @@ class MultiTaskDataset(BaseDataset):
 
 
 def _with_record(error: Exception, where: str, path: str) -> TrnPluginError:
-    """``error`` in one line with the record's ``file:line`` and picture."""
+    """``error`` in one line that begins with the record's ``file:line`` and picture."""
     text = " ".join(str(error).split())
     ours = isinstance(error, TrnPluginError)
     if not ours:

@@ -51,15 +51,15 @@ class CelebA(MultiTaskDataset):
     """CelebFaces Attributes (Liu et al., ICCV 2015), read as distributed.
 
     Files are found in ``data_root``, in its folders ``Anno``, ``Eval`` and ``Img``, and in the same
-    places below ``celeba`` or ``CelebA``. A ``.csv`` file may replace each ``.txt`` file, and the
-    folder of pictures may lie in another of the same name.
+    places below ``celeba`` or ``CelebA``. A ``.csv`` file may replace each ``.txt`` file. The
+    folder of pictures may be nested in another of the same name.
 
     Tasks:
 
     - ``attributes``: all chosen attributes as one task;
     - ``group_a`` and ``group_b``: the paper's groups, the file's attributes 1 to 20 and 21 to 40;
     - the tasks of ``groups``;
-    - each attribute by its name, such as ``Wearing_Hat`` (``_`` before a leading digit);
+    - each attribute by its name, such as ``Wearing_Hat`` (a leading digit gets a ``_``);
     - ``landmarks``: eyes, nose, mouth corners; "left" is the picture's left;
     - ``bbox``: the four corners of the box, for pictures in the wild only.
 
@@ -176,14 +176,14 @@ class CelebA(MultiTaskDataset):
             for name in known[task]["names"]:
                 if name not in table.names:
                     raise DataError(
-                        f"{path}:{table.header}: expected the attribute {name}, it is missing"
+                        f"{path}:{table.header}: expected the attribute {name}, found none"
                     )
             columns = [table.names.index(name) for name in known[task]["names"]]
             labels[task] = table.values[np.ix_(rows, columns)].astype(np.float32)
         return labels
 
     def _read_geometry(self) -> dict[str, np.ndarray]:
-        """Points (N, P, 2) in pixels of the chosen tasks, and for a face box."""
+        """Points (N, P, 2) in pixels of the chosen tasks; landmarks also for a face box."""
         labels = {}
         wild = self.images.startswith("img_celeba")
         if "bbox" in self.tasks:
@@ -223,7 +223,7 @@ class CelebA(MultiTaskDataset):
         return rows
 
     def _aligned_scale(self) -> np.ndarray:
-        """(2,) size of the first picture relative to the official aligned size."""
+        """(2,) first picture's width and height relative to the official aligned size."""
         if not self.pipeline.transforms or not self._rows.files.size:
             return np.ones(2)
         first = os.path.join(self._folder, self._picture(str(self._rows.files[0])))

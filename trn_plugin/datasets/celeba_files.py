@@ -26,7 +26,7 @@ class CelebAFiles(NamedTuple):
     def found(self, name: str, exists: Callable[[str], bool] = os.path.isfile) -> str | None:
         """The path of a file or folder in any layout; None if it is missing.
 
-        An absolute path stays; a CSV file may replace a text file.
+        An absolute path is returned as it is; a CSV file may replace a text file.
         """
         stem, ending = os.path.splitext(name)
         for given in (name, f"{stem}.csv") if ending == ".txt" else (name,):
@@ -48,7 +48,7 @@ class CelebAFiles(NamedTuple):
         return found
 
     def pictures(self, name: str, needed: bool) -> str:
-        """The folder of the pictures, which may lie in a folder of the same name."""
+        """The folder of the pictures, which may be nested in another of the same name."""
         found = self.found(name, os.path.isdir)
         if found is None and needed:
             raise DataError(

@@ -103,7 +103,7 @@ def read_partition(path: str) -> Table:
 
 
 def _read_labels(path: str) -> Table:
-    """Read a label file: count, names, rows; or CSV: names, rows."""
+    """Read a label file: number of pictures (not in CSV), column names, rows."""
     data, separator = _read(path)
     first, second = [*data.split("\n", 2), ""][:2]
     header = 1 if separator == "," else 2
@@ -116,15 +116,16 @@ def _read_labels(path: str) -> Table:
     table = _parse(path, data, separator, names, header)
     if header == 2 and len(table.files) != int(first):
         raise DataError(
-            f"{path}:1: expected the announced {int(first)} rows, found {len(table.files)}"
+            f"{path}:1: expected {int(first)} rows by this count, found {len(table.files)}"
         )
     return table
 
 
 def _read(path: str) -> tuple[str, str]:
-    """A file with one separator between cells and none at the ends of lines; the separator.
+    """The text of a file without redundant blanks, and its separator of cells.
 
-    It is a comma if the first line has a comma and letters, unlike the count 202,599.
+    The separator is a comma if the first line has a comma and a letter: the count may be written
+    202,599.
     """
     try:
         with open(path, "rb") as file:

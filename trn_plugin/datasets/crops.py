@@ -1,4 +1,4 @@
-"""Boxes of an evaluation pipeline, without decoding pictures."""
+"""Compute the boxes of an evaluation pipeline without decoding pictures."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trn_plugin.registry import TRANSFORMS
 
 __all__ = ["picture_size", "placement"]
 
-EXIF_ORIENTATION, SIDES_SWAPPED = 0x0112, (5, 6, 7, 8)  # tag, and its values of turned pictures
+EXIF_ORIENTATION, SIDES_SWAPPED = 0x0112, (5, 6, 7, 8)  # EXIF tag; values that swap the sides
 
 
 def placement(
@@ -27,8 +27,8 @@ def placement(
         has_points: which records have points.
 
     Returns:
-        A function of a record's index and its points in pixels, which gives fractions of the crop,
-        or None if points stay in pixels of the file; and a description.
+        A function that maps a record's index and its points in pixels to fractions of the crop, or
+        None if points stay in pixels of the file; and a description.
     """
     steps = [TRANSFORMS.build(dict(step)) for step in pipeline if _makes_box(step)]
     if not steps:
@@ -36,7 +36,7 @@ def placement(
     boxes, sources = zip(*(_box_of(record, steps) for record in records), strict=True)
     missing = sum(box is None for box, has in zip(boxes, has_points, strict=True) if has)
     if missing:
-        return None, f"points in pixels of the file: pictures are missing, {missing} crops unknown"
+        return None, f"points in pixels of the file: {missing} crops unknown for lack of a picture"
     about = ", ".join(dict.fromkeys(filter(None, sources)))
     return (
         lambda row, points: image_to_box(points, boxes[row]),
@@ -45,7 +45,7 @@ def placement(
 
 
 def _box_of(results: dict, steps: Sequence) -> tuple[tuple[int, ...] | None, str]:
-    """The box, None without points or without a picture, and how it is made."""
+    """The box and its source; the box is None without points or without a picture."""
     try:
         for step in steps:
             step(results)

@@ -84,10 +84,10 @@ class Batch(NamedTuple):
 
 
 def plain_lines(path: str) -> np.ndarray | None:
-    """Line numbers (N,) of the rows, the header's first; None if rows and lines may differ.
+    """Line numbers (N,) of the header and the rows; None if a row may not be exactly one line.
 
-    They may differ where a cell is quoted, a line ends in CR alone, or a line is longer than the
-    csv module's limit for a cell.
+    This is so if a cell is quoted, a line ends in CR alone, or a line is longer than the csv
+    module's limit for a cell.
     """
     lines, longest = array.array("i"), csv.field_size_limit()
     with open(path, "rb") as file:
@@ -137,7 +137,7 @@ def read_plain(
 def read_quoted(
     rows: Iterator[tuple[int, list[str]]], header: Sequence[str], names: Sequence[str]
 ) -> Iterator[Batch]:
-    """As `read_plain`, from rows (line, cells) of the csv module."""
+    """Like `read_plain`, from rows (line number, cells) of the csv module."""
     while chunk := list(itertools.islice(rows, ROWS)):
         lines = np.array([line for line, _ in chunk], np.int32)
         places = [header.index(name) for name in names]

@@ -22,8 +22,8 @@ class SampleDraw(int):
     Attributes:
         epoch (int): epoch of the draw.
         seed (int): seed of the run.
-        position (int | None): position in the epoch, over all processes; None if an epoch has each
-            sample once.
+        position (int | None): position in the epoch, over all processes; None if each sample occurs
+            once an epoch.
     """
 
     epoch: int
@@ -52,9 +52,9 @@ _current: ContextVar[SampleDraw | None] = ContextVar("draw", default=None)
 
 @contextmanager
 def reading(index: int) -> Iterator[None]:
-    """Within this context, plain indices belong to the draw ``index``.
+    """Context in which `draw_of` a plain index continues the draw ``index``.
 
-    A plain ``index`` belongs to the draw of the enclosing `reading`, if any.
+    If ``index`` is a plain int, the draw of the enclosing context stays.
     """
     token = _current.set(index if isinstance(index, SampleDraw) else _current.get())
     try:
@@ -80,7 +80,7 @@ def draw_of(index: int) -> SampleDraw:
 
 
 class SampleGenerator:
-    """One generator that is reseeded for each draw: making a new one takes 17 microseconds.
+    """One generator, reseeded for each draw: creating a new one takes 17 microseconds.
 
     Philox is a counter-based generator: the seed is its key, (position, epoch, index) its counter,
     so that each draw owns 2^64 blocks of numbers.

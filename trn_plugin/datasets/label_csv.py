@@ -59,7 +59,7 @@ def csv_header(path: str) -> list[str]:
 
 
 def csv_batches(path: str, header: Sequence[str], names: Sequence[str]) -> Iterator[Batch]:
-    """Columns of a CSV file, some thousand rows at a time.
+    """Columns of a CSV file in batches of rows.
 
     Args:
         path: the file.
@@ -90,7 +90,7 @@ def read_label_csv(
             numbers.
 
     Returns:
-        By column (N, 1), or (N, C) one-hot in sorted order of the classes; a row of NaN if missing.
+        Arrays by column: (N, 1) numbers, or (N, C) one-hot with sorted classes; NaN where missing.
     """
     header = csv_header(path)
     chosen = list(dict.fromkeys([*(header if columns is None else columns), *classes]))

@@ -1,4 +1,4 @@
-"""Several data sets of different tasks as one, and a sampler with a share for each."""
+"""Join data sets of different tasks, and sample each by a share."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class MixedDataset(ConcatDataset):
             if not isinstance(each, BaseDataset):
                 raise ConfigError(
                     f"datasets[{number}]: expected a data set that wraps no other, found "
-                    f"{type(each).__name__}; set how often each is read by ShareSampler(shares=...)"
+                    f"{type(each).__name__}; ShareSampler(shares=...) sets how often each is read"
                 )
         keys = {key for each in built for key in each.metainfo}
         super().__init__(built, lazy_init=lazy_init, ignore_keys=sorted(keys))
@@ -80,14 +80,14 @@ class MixedDataset(ConcatDataset):
 class ShareSampler(DrawSampler):
     """Samples each data set of a ``ConcatDataset`` or `MixedDataset` by its share.
 
-    An epoch has as many samples as the data sets together. Each data set is read in random order
-    without replacement and reshuffled after each pass; a pass continues in the next epoch, so that
-    its samples are seen equally often.
+    An epoch has as many samples as all data sets together. Each data set is read in random order
+    without replacement and reshuffled after each pass. A pass continues in the next epoch, so all
+    samples of a data set are seen equally often.
 
     Args:
         dataset: the loader's data set.
         shares: a positive weight for each data set; they need not sum to 1.
-        seed: seed of order and augmentations; None takes one that all processes share.
+        seed: seed of order and augmentations; None: a random one, shared by all processes.
         round_up: pad so that all processes get equally many samples.
 
     Raises:
@@ -128,7 +128,7 @@ class ShareSampler(DrawSampler):
         order = np.concatenate([self._sampled(part) for part in range(len(self.sizes))])
         order = np.random.default_rng((self.seed, EPOCH, self.epoch)).permutation(order)
         order = np.resize(order, self.total_size) if self.round_up else order
-        # the position tells repeated draws of a sample apart
+        # the position makes repeated draws of a sample differ
         for position in range(self.rank, self.total_size, self.world_size):
             yield SampleDraw(int(order[position]), self.epoch, self.seed, position)
 

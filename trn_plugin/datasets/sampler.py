@@ -21,14 +21,14 @@ __all__ = ["DrawSampler", "NumberedDraws"]
 class DrawSampler(DefaultSampler):
     """MMEngine's ``DefaultSampler`` (same shuffling, sharding and padding) yielding `SampleDraw`.
 
-    MMEngine seeds new workers alike each epoch: an augmentation that uses a worker's global
+    MMEngine gives new workers the same seed each epoch: an augmentation by a worker's global
     generator repeats itself and depends on the number of workers. Here epoch and seed travel with
     the index, and the data set seeds the sample's generator with them.
 
     Args:
         dataset: anything with a length.
         shuffle: use a new random order each epoch.
-        seed: seed of order and augmentations; None takes one that all processes share.
+        seed: seed of order and augmentations; None: a random one, shared by all processes.
         round_up: pad so that all processes get equally many samples.
     """
 
@@ -45,13 +45,13 @@ class NumberedDraws(Sampler):
 
     A draw is identified by its epoch and its position over all processes; indices alternate between
     the processes, as in MMEngine's and torch's samplers. `SafeRunner` wraps every sampler but
-    `DrawSampler`. Missing attributes are looked up in the wrapped sampler.
+    `DrawSampler`. All other attributes are the wrapped sampler's.
 
     Args:
         dataset: the sampler's data set.
         sampler: a sampler or its config.
-        seed: seed of sampler and augmentations, unless the sampler has a seed; None takes one that
-            all processes share.
+        seed: seed of sampler and augmentations, unless the sampler has a seed; None: a random one,
+            shared by all processes.
 
     Attributes:
         epoch (int): set by `set_epoch`.
@@ -87,7 +87,7 @@ class NumberedDraws(Sampler):
         for number, index in enumerate(self.sampler):
             try:
                 index = operator.index(index)
-            except TypeError:  # not an integer: a data set with other keys
+            except TypeError:  # the data set takes keys other than integers
                 yield index
             else:
                 yield SampleDraw(index, self.epoch, self.seed, rank + number * processes)

@@ -29,7 +29,7 @@ from trn_plugin.registry import DATASETS
 from trn_plugin.tasks import read_tasks
 from trn_plugin.tasks.cells import quoted, relative_path
 
-__all__ = ["SPLITS", "TabularMultiTask"]
+__all__ = ["TabularMultiTask"]
 
 
 @DATASETS.register_module()
@@ -51,8 +51,8 @@ class TabularMultiTask(MultiTaskDataset):
     An empty cell is a missing label. Single points may be missing: an empty cell, or 0 in a third
     column, ``dict(nose=('nx', 'ny', 'visible'))`` (1 and 2: the point is labelled). No loss and no
     metric counts a missing point. For the other kinds, a row with only some of a task's cells has
-    no label of the task, and the log counts such rows: make columns that are filled independently
-    separate tasks.
+    no label of the task, and the log counts such rows. Give columns that are filled independently
+    a task each.
 
     Args:
         data_root: folder of the pictures; no path in the file may leave it.
@@ -195,14 +195,14 @@ class TabularMultiTask(MultiTaskDataset):
             line, path, count = repeated
             warn(
                 f"{name}:{line}: {quoted(path)} is also in another split ({count} such pictures): "
-                "metrics on pictures that were trained on say little about others"
+                "metrics on training pictures say little about new ones"
             )
         for task in self.tasks:
             if reader.partial[task]:
                 warn(
                     f"{name}: {reader.partial[task]} rows have some of {task}'s columns but not "
-                    "all: they count as unlabelled; make columns that are filled independently "
-                    "separate tasks"
+                    "all: they count as unlabelled; give columns that are filled independently a "
+                    "task each"
                 )
             table = self._table.labels[task]
             labels = table.labels[table.labelled]
@@ -229,7 +229,7 @@ class TabularMultiTask(MultiTaskDataset):
             raise DataError(
                 f"{self._where(boxless[0])}: {NO_BOX[self.box_rule]}, as in {boxless.size} of "
                 f"{len(self._table.lines)} rows; set box to 'whole', or to four columns that all "
-                "rows fill"
+                "rows fill in"
             )
 
     def _rows_with_picture(self) -> np.ndarray:

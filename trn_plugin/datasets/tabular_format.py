@@ -13,7 +13,7 @@ from trn_plugin.tasks.columns import are_names
 
 __all__ = ["NO_BOX", "box_rule", "has_box", "label_columns"]
 
-NO_BOX = dict(columns="no box in its columns", landmarks="no two landmarks for a box")
+NO_BOX = dict(columns="its box columns are empty", landmarks="fewer than two landmarks for a box")
 
 
 def label_columns(labels: Mapping[str, Mapping]) -> dict[str, LabelColumns]:

@@ -89,9 +89,9 @@ class LabelReader:
         )
 
     def in_two_splits(self) -> tuple[int, str, int] | None:
-        """First line and path of a picture in two splits, and their number; None if there is none.
+        """First line and path of a picture in two splits, and how many there are; None without.
 
-        Only a column of splits can have one.
+        Only a ``split_column`` can put a picture in two splits.
         """
         if not self._all_rows:
             return None
@@ -152,7 +152,7 @@ class LabelReader:
     def _read_task(
         self, task: str, columns: LabelColumns, cells: list[Cells], where: Callable[[int], str]
     ) -> tuple[np.ndarray | None, np.ndarray]:
-        """Labels (n, ...) of the labelled rows, and (m,) bool, which rows these are."""
+        """Labels (n, ...) of the labelled rows, and the mask (m,) of these rows."""
         missing = np.stack([column.missing for column in cells], axis=1)
         labelled = columns.labelled(missing)
         self.partial[task] += int((~labelled & ~missing.all(axis=1)).sum())

@@ -1,4 +1,4 @@
-"""Cartoon faces in MTFL's layout, rendered on first use: data for trying everything out."""
+"""Cartoon faces in MTFL's file format, rendered on first use, for trying the package out."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ HALVES = (("training.txt", "toy_train", "\\"), ("testing.txt", "toy_test", "/"))
 
 @DATASETS.register_module()
 class ToyFaces(MTFL):
-    """MTFL's tasks on rendered faces; files are made on first use and read like MTFL's.
+    """MTFL's tasks on rendered faces; files are rendered on first use and read like MTFL's.
 
     Args:
         data_root: folder of the files.
@@ -58,25 +58,25 @@ class ToyFaces(MTFL):
         val_size: int = 400,
         **kwargs: Any,
     ) -> None:
-        self.making = dict(seed=seed, train_size=train_size, test_size=test_size)
+        self.settings = dict(seed=seed, train_size=train_size, test_size=test_size)
         super().__init__(data_root, ann_file, tasks, val_size=val_size, **kwargs)
 
     def load_data_list(self) -> list[dict]:
-        """Make the files if they are missing, then read them."""
-        make_toy_faces(self.data_root, **self.making)
+        """Render the files if they are missing, then read them."""
+        make_toy_faces(self.data_root, **self.settings)
         return super().load_data_list()
 
     def check_root(self) -> None:
-        """Check nothing: missing files will be made."""
+        """Check nothing: missing files will be rendered."""
 
 
 def make_toy_faces(
     data_root: str, seed: int = 0, train_size: int = 2400, test_size: int = 600
 ) -> None:
-    """Make the toy faces in ``data_root``, unless they exist.
+    """Render the toy faces into ``data_root``, unless they exist.
 
-    They are made in a temporary folder that is renamed when complete: several processes may do so
-    at once, and an interrupted one leaves no partial data.
+    They are rendered into a temporary folder, which is renamed when complete: several processes may
+    run this at once, and an interrupted one leaves no partial data.
 
     Raises:
         DataError: ``data_root`` holds other files, or toy faces of other settings.
@@ -89,19 +89,23 @@ def make_toy_faces(
     os.makedirs(parent, exist_ok=True)
     folder = tempfile.mkdtemp(prefix=f".{name}-", dir=parent)
     try:
-        os.chmod(folder, 0o755)  # mkdtemp lets nobody else read
+        os.chmod(folder, 0o755)  # mkdtemp makes it readable by its owner alone
         _write(folder, stamp)
         try:
             os.rename(folder, data_root)
         except OSError:
-            if not _is_made(data_root, stamp):  # nor by another process
+            if not _is_made(data_root, stamp):  # another process has not rendered them either
                 raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _is_made(data_root: str, stamp: dict) -> bool:
-    """Whether ``data_root`` holds the faces of ``stamp``; False if it is empty."""
+    """Whether ``data_root`` holds the faces of these settings; False if it is empty.
+
+    Raises:
+        DataError: it holds anything else.
+    """
     if not os.path.exists(data_root) or (os.path.isdir(data_root) and not os.listdir(data_root)):
         return False
     try:
@@ -109,8 +113,8 @@ def _is_made(data_root: str, stamp: dict) -> bool:
             found = json.load(file)
     except (OSError, ValueError):
         raise DataError(
-            f"'{data_root}' holds no toy faces ({STAMP} is missing or unreadable): delete it, or "
-            "choose another data_root"
+            f"'{data_root}' is not a folder of toy faces ({STAMP} is missing or unreadable): "
+            "delete it, or choose another data_root"
         ) from None
     if found != stamp:
         raise DataError(

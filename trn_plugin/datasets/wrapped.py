@@ -24,8 +24,8 @@ def parts_of(dataset: Any, rows: np.ndarray | None = None) -> Iterator[tuple[Any
         rows: (n,) indices of its samples; None for all.
 
     Yields:
-        A data set that wraps no other, and (m,) indices of its samples, repeated as often as read;
-        all its samples under an unknown wrapper.
+        A data set that wraps no other, and (m,) indices of its samples, repeated as often as they
+        are read. Under an unknown wrapper, the indices of all its samples.
     """
     rows = np.arange(len(dataset)) if rows is None else rows
     inner = getattr(dataset, "dataset", None)
@@ -84,7 +84,7 @@ def category_ids(dataset: Any, index: int) -> list[int]:
 class DrawnDataset:
     """Passes the draw (`SampleDraw`) on to the inner data sets.
 
-    `SafeRunner` wraps every wrapping data set in it. Missing attributes are looked up in the
+    `SafeRunner` puts it around every wrapping data set. All other attributes are those of the
     wrapped data set.
 
     Args:

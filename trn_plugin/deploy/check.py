@@ -34,7 +34,7 @@ def check_export(
     """Compare the file at ``path``, run by onnxruntime on the CPU, with ``deployed``.
 
     Synthetic pictures of the input's size, a larger and a smaller one are run in batches of 1, 2
-    and 7; then ``images`` once, in batches of 1, 2 and 7 in turn, resized to the first of a batch.
+    and 7; then ``images`` once, in batches of 1, 2 and 7 in turn, of the size of their first one.
 
     Args:
         path: the exported file.

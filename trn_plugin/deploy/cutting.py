@@ -1,4 +1,4 @@
-"""Read pictures, cut boxes out of them, and resize these."""
+"""Read pictures, crop boxes from them, and resize the crops."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Place(NamedTuple):
     Attributes:
         box (Box | None): None is the whole picture.
         name (str): name in messages.
-        order (int | None): position among the results; None: next.
+        order (int | None): position among the results; None is the next one.
     """
 
     box: Box | None

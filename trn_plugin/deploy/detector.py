@@ -112,7 +112,7 @@ def detections(detector: Detector, image: np.ndarray, where: str) -> list[Detect
 
 
 def _numbers(given: Any) -> np.ndarray:
-    """Finite numbers; without elements if there is anything else."""
+    """An array of finite numbers; empty for any other input."""
     try:
         numbers = np.asarray(given, dtype=float)
     except (TypeError, ValueError):

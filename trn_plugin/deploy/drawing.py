@@ -15,11 +15,11 @@ __all__ = ["draw_objects", "summary_lines"]
 SHORTEST_SIDE = 320
 LONGEST_UPSCALED_SIDE = 1600
 LARGEST_DRAWING = 16_000
-"""Longest side in pixels; JPEG allows 65,535."""
+"""Longest side of a drawing in pixels; JPEG allows 65,535."""
 NAMED_SIDE = 150
 """Shortest side in pixels of an object whose points are named."""
 FARTHEST = 2**15
-"""Pixels; points farther away are not drawn."""
+"""Largest coordinate in pixels of a point that is drawn."""
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 BOX_COLOR = (255, 196, 0)

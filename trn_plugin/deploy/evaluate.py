@@ -108,8 +108,8 @@ def crops_for_exported(loader: Mapping, key: str) -> dict:
         steps = [str(step.get("type")).removeprefix("trn_plugin.") for step in pipeline]
         if steps.count("CropResize") != 1:
             raise ConfigError(
-                f"{key}.dataset.pipeline: expected one CropResize, for which the exported file "
-                f"stands in, found {', '.join(steps) or 'no pipeline'}"
+                f"{key}.dataset.pipeline: expected one CropResize, which the exported file "
+                f"replaces, found {', '.join(steps) or 'no pipeline'}"
             )
         dataset["pipeline"] = [
             dict(type="trn_plugin.Crop") if name == "CropResize" else step
@@ -184,7 +184,7 @@ def use_exported(config: Config, path: str, provider: str | None = None) -> list
     config.test_dataloader = crops_for_exported(config.test_dataloader, "test_dataloader")
     metrics, left_out = evaluators_for(config.test_evaluator, predictor)
     if not metrics:
-        raise ConfigError(f"test_evaluator: has no metric of {', '.join(predictor.tasks)}")
+        raise ConfigError(f"test_evaluator: found no metric of {', '.join(predictor.tasks)}")
     config.test_evaluator = metrics
     config.model = dict(type="trn_plugin.ExportedModel", path=path, providers=providers)
     config.load_from = None
@@ -242,7 +242,7 @@ def measure(
     kept, _ = evaluators_for(evaluators, predictors[0].predictor)
     kept = [metric for metric in kept if "TaskSimilarity" not in str(metric.get("type"))]
     if not kept:
-        raise ConfigError(f"{split}_evaluator: has no metric of {', '.join(deployed.tasks)}")
+        raise ConfigError(f"{split}_evaluator: found no metric of {', '.join(deployed.tasks)}")
     models = [lambda batch: _predicted(deployed, batch)]
     models += [predictor.test_step for predictor in predictors]
     with config_errors(f"{split}_evaluator"):

@@ -52,7 +52,7 @@ def export_onnx(
     The file has one input, ``images``: uint8 (N, H, W, 3) RGB with dynamic N, H and W; resizing and
     normalisation are in the graph. Each task has one output of its name, see
     :meth:`DeployModel.forward`. The file appears at ``out_path`` only after the check: fp32 must
-    agree with PyTorch, smaller precisions must differ by finite numbers.
+    agree with PyTorch; reduced precision may differ by any finite number.
 
     Args:
         model: a built ``MultiTaskModel`` on the CPU; keeps its training mode.
@@ -131,7 +131,7 @@ def export_onnx(
 
 
 def _of_exported_tasks(metadata: dict, deployed: DeployModel) -> dict:
-    """The metadata without tasks that are not exported."""
+    """The metadata of the exported tasks only."""
     tasks = {task: dict(metadata["tasks"][task]) for task in deployed.tasks}
     left_out = metadata["tasks"].keys() - tasks.keys()
     dropped = {*left_out, "relation"} if left_out else ()

@@ -1,4 +1,4 @@
-"""Evaluate an exported file beside PyTorch, and choose pictures to compare the two on."""
+"""Evaluate an exported file and its PyTorch model, and choose pictures to compare both on."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def data_to_compare(config: Config, split: str, count: int):
         count: number of pictures, from ``split``, or for 'none' from any available split.
 
     Returns:
-        The loader, the crops, and their split; None, [], None without any.
+        The loader, the crops, and their split; None, [], None if there are none.
 
     Raises:
         ConfigError, DataError: the data of ``split`` cannot be read.

@@ -1,4 +1,4 @@
-"""Run a model on many pictures, which threads read and crop ahead."""
+"""Run a model on many pictures, which threads read and crop in advance."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class PictureResult(NamedTuple):
         image (np.ndarray | None): (H, W, 3) uint8 RGB; None if it cannot be read.
         places (list[Place]): the usable places.
         predictions (list[dict]): one for each place, from `TaskPredictor.predict`.
-        problems (list): errors, each with the places that are lost to it.
+        problems (list): errors, each with the places that it affects.
     """
 
     picture: Path
@@ -63,7 +63,7 @@ def predict_pictures(
         places: by picture, the places to predict.
         pool: threads.
         batch_size: batch size of the model, and number of pictures read ahead.
-        detector: finds the places instead of ``places``.
+        detector: finds the places; those in ``places`` are then ignored.
     """
     crop = predictor.metadata.get("crop")
 

@@ -25,7 +25,7 @@ def as_json(tasks: Mapping[str, Task], prediction: Mapping) -> dict:
 
 @contextlib.contextmanager
 def write_errors(path: str | Path) -> Iterator[None]:
-    """Re-raise errors of writing, such as a full disk, as ConfigError with the file's name.
+    """Re-raise write errors, such as a full disk, as ConfigError with the file's name.
 
     Raises:
         ConfigError: instead of an OSError.

@@ -142,7 +142,7 @@ class TaskPredictor:
                 files, or folders, whose pictures are taken in order of their names.
             boxes: for each picture (x0, y0, x1, y1) in whole pixels, x1 and y1 excluded, or None
                 for the whole picture. Outside the picture a box is black. Without ``boxes``, a
-                model of crops warns once.
+                model trained on crops warns once.
             batch_size: crops run at once; a batch has crops of one size and at most 32 million
                 pixels.
             names: names of the pictures in messages; default their paths, or "picture 0".
@@ -167,7 +167,7 @@ class TaskPredictor:
                 self._told = True
         if len(boxes) != len(images):
             raise DataError(
-                f"boxes: expected one box a picture, found {len(boxes)} for {len(images)}"
+                f"boxes: expected one box per picture, found {len(boxes)} for {len(images)}"
             )
         if batch_size < 1:
             raise ConfigError(f"batch_size must be at least 1, found {batch_size}")
@@ -218,7 +218,7 @@ class TaskPredictor:
         batch_size: int = 32,
         names: Sequence[str] | None = None,
     ) -> list[dict]:
-        """As :meth:`predict`, for the pixels (H, W, 3) uint8 RGB of the boxes."""
+        """Like :meth:`predict`, for boxes that are cropped already: (H, W, 3) uint8 RGB."""
         corners = [(0, 0) if box is None else box[:2] for box in boxes]
         return [
             {name: task.read(found[name], corner) for name, task in self.tasks.items()}

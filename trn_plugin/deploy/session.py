@@ -87,7 +87,7 @@ def _create_session(
     """Create a session; failures only raise, without log lines (also of CUDA) or retries."""
     onnxruntime.set_default_logger_severity(SILENT)
     try:
-        # with the model as bytes, weights outside of it are searched in this empty folder
+        # the model is passed as bytes; external weights are searched in this empty folder
         with tempfile.TemporaryDirectory() as empty:
             key = "session.model_external_initializers_file_folder_path"
             options.add_session_config_entry(key, empty)
@@ -103,5 +103,5 @@ def _problem(failure: str) -> str:
     if "External data" in failure or "filesystem error" in failure:  # the latter in 1.24
         return "refused, it takes weights from another file"
     if "protobuf" in failure:
-        return "is no ONNX file, or a damaged one"
+        return "not an ONNX file, or a damaged one"
     return f"onnxruntime cannot load it: {printable(failure)}"

@@ -14,7 +14,7 @@ __all__ = ["MODEL", "check_page", "write_page"]
 MODEL = "model.onnx"
 """File name of the model beside the page."""
 MARK = b"trn-plugin-page"
-"""In every file of the page, so that only these are overwritten."""
+"""Marks every file of the page; files without it are not overwritten."""
 
 
 def _page() -> dict[str, bytes]:
@@ -30,7 +30,7 @@ def check_page(folder: str | os.PathLike) -> Path:
         Path: the model file that the page loads.
 
     Raises:
-        ConfigError: the page would overwrite a file that is not one of a page.
+        ConfigError: the page would overwrite a file that does not belong to a page.
     """
     folder = Path(folder)
     with write_errors(folder):
@@ -38,7 +38,7 @@ def check_page(folder: str | os.PathLike) -> Path:
             file = folder / name
             if file.exists() and MARK not in file.read_bytes():
                 raise ConfigError(
-                    f"{file}: exists and is no file of this page: expected another folder"
+                    f"{file}: exists and is not a file of this page: choose another folder"
                 )
     return folder / MODEL
 

@@ -36,18 +36,20 @@ def datasets_in(config: object) -> Iterator[dict]:
 
 
 def plain_datasets_in(config: object) -> Iterator[dict]:
-    """The innermost of `datasets_in`, which have a pipeline."""
+    """The configs of `datasets_in` that wrap no other data set; these have a pipeline."""
     return (each for each in datasets_in(config) if not {"dataset", "datasets"} & each.keys())
 
 
 def with_draws(loader: dict) -> dict:
-    """Wrap a loader's config so that samples are read with a `SampleDraw` instead of an index."""
+    """Wrap a loader's config so that its samples are read by `SampleDraw`, not by index."""
     loader = dict(loader)
     sampler, dataset = loader.get("sampler"), loader.get("dataset")
     for each in datasets_in(dataset):
         outer, inner = _kind(DATASETS, each), _kind(DATASETS, each.get("dataset"))
         if outer is ClassBalancedDataset and inner in (ConcatDataset, RepeatDataset):
-            raise ConfigError(f"{inner.__name__} tells no classes: wrap it in DrawnDataset")
+            raise ConfigError(
+                f"ClassBalancedDataset: {inner.__name__} has no get_cat_ids: use DrawnDataset"
+            )
     if sampler is not None and not _has(DATA_SAMPLERS, sampler, "yields_draws"):
         loader["sampler"] = dict(type="trn_plugin.NumberedDraws", sampler=sampler)
     if dataset is not None and not _has(DATASETS, dataset, "takes_draws"):
@@ -82,7 +84,7 @@ def spread_input_size(config: Config) -> None:
     backbone = model.get("backbone") if isinstance(model, dict) else None
     if not isinstance(backbone, dict):
         raise ConfigError(f"model.backbone: expected a dict, found {backbone!r}")
-    # a new input_size overrides sizes of data sets and backbone that are equal
+    # input_size overrides an img_size equal to that of the data sets; any other is a conflict
     own = _sides(backbone.get("img_size", size))
     if own != _sides(size) and before != {own}:
         raise ConfigError(
@@ -93,7 +95,7 @@ def spread_input_size(config: Config) -> None:
 
 
 def _sides(size: object) -> object:
-    """A side, or two, as (height, width)."""
+    """An input size as (height, width); one number stands for both."""
     return tuple(size) if isinstance(size, (list, tuple)) else (size, size)
 
 
@@ -111,7 +113,7 @@ def check_roots(loaders: dict) -> None:
 
 
 def check_training(loop, model: nn.Module, logger) -> None:
-    """Refuse an empty epoch and data that do not fit the model; fit the heads to the labels.
+    """Refuse an empty epoch or data that do not fit the model; fit the heads to the labels.
 
     Warns if the run is too short for the model's task weighting.
     """
@@ -121,7 +123,7 @@ def check_training(loop, model: nn.Module, logger) -> None:
             f"train_dataloader: {len(loader.dataset)} samples give no batch of "
             f"{loader.batch_size} with drop_last={loader.drop_last}"
         )
-    if not hasattr(model, "check_dataset"):  # a model of another project
+    if not hasattr(model, "check_dataset"):  # a model of another package
         return
     model.check_dataset(getattr(loader.dataset, "metainfo", {}))
     model.fit_to_labels(loader.dataset)

@@ -17,9 +17,9 @@ __all__ = ["average_statistics", "distributed_model"]
 
 
 def distributed_model(cfg, model: nn.Module) -> nn.Module:
-    """Wrap a model as MMEngine's runner does, also on CPUs, where ``device_ids`` are an error.
+    """Wrap a model for DDP as MMEngine's runner does, also on CPUs (without ``device_ids``).
 
-    ``sync_bn`` converts by timm: MMEngine's conversion drops the activation of BatchNormAct.
+    ``sync_bn`` uses timm's conversion: MMEngine's drops the activation of BatchNormAct.
     """
     device = get_device()
     if cfg.get("sync_bn") is not None:

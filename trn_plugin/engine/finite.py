@@ -116,18 +116,20 @@ class FiniteSteps:
             self.log.flush()
 
     def _on_nonfinite(self, iteration: int, entries: dict, norms: list) -> None:
-        """Stop or count a non-finite step that was read late."""
+        """Stop at, or count, a non-finite step whose flag was read late."""
         losses = {k: v for k, v in entries.items() if "loss" in k and not math.isfinite(v)}
         bad = [each for each in norms if not bool(each.each.isfinite().all())] or norms
         problem = step_log.losses_text(losses) or bad[0].bad_text(self.names)
         self._stop_or_count(iteration, problem)
 
     def _stop_or_skip(self, problem: str, counts: list[int], statistics: list) -> dict:
-        """Stop, or restore optimizers and statistics; returns the losses."""
+        """Stop, or undo the step: clear gradients, restore statistics; returns the losses."""
         self.log.flush()
         self._stop_or_count(self.runner.iter + 1, problem)
         for wrapper, count in zip(self.wrappers, counts, strict=True):
-            if getattr(wrapper, "inner_count", None) == count:  # this step is not counted yet
+            if (
+                getattr(wrapper, "inner_count", None) == count
+            ):  # the pass that counts, backward, was not reached
                 wrapper.backward(torch.zeros((), device=self.device, requires_grad=True))
             wrapper.zero_grad()
         for tensor, before in statistics:
@@ -139,7 +141,7 @@ class FiniteSteps:
         return outputs
 
     def _stop_or_count(self, iteration: int, problem: str) -> None:
-        """Log a skipped step; TrainingError if steps are not skipped, or too many in a row."""
+        """Count and log a skipped step; TrainingError for 'stop', or after too many in a row."""
         runner = self.runner
         self.in_a_row = self.in_a_row + 1 if iteration == self.last_bad + 1 else 1
         self.last_bad = iteration

@@ -1,4 +1,4 @@
-"""The hooks of a run of ``SafeRunner``."""
+"""The hooks of a ``SafeRunner``."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ DEFAULT = dict(
 
 
 def hooks_of(cfg, default_hooks: dict | None, custom_hooks: list | None) -> dict[str, object]:
-    """Hooks of a run, or their configs, by key path; a hook set to None is left out."""
+    """All hooks, or their configs, by key path; a default hook set to None is left out."""
     given = {f"default_hooks.{k}": hook for k, hook in {**DEFAULT, **(default_hooks or {})}.items()}
     given |= {f"custom_hooks.{k}": hook for k, hook in enumerate(custom_hooks or ())}
     hooks = {place: replaced(hook, OWN) for place, hook in given.items() if hook is not None}
@@ -39,7 +39,7 @@ def hooks_of(cfg, default_hooks: dict | None, custom_hooks: list | None) -> dict
 
 
 class RunHook(Hook):
-    """Creates ``runner.finite_steps``, prepares validations and records their metrics."""
+    """Creates ``runner.finite_steps``, averages statistics before validations, records metrics."""
 
     priority = 1
 

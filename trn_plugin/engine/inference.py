@@ -41,7 +41,7 @@ def load_model(config: Config, checkpoint_path: str) -> tuple[nn.Module, dict]:
         checkpoint_path: a checkpoint of that config's model.
 
     Returns:
-        The model of :func:`build_model`, which ignores a neck's weights, and the metadata.
+        The model of :func:`build_model`, without the neck, and the checkpoint's metadata.
 
     Raises:
         ConfigError: the config's model cannot be built.
@@ -55,8 +55,8 @@ def load_model(config: Config, checkpoint_path: str) -> tuple[nn.Module, dict]:
 def build_loader(config: Config, split: str):
     """The data loader of a split for evaluation: all samples, in order.
 
-    'train' gives the training set with the pipeline and loader of the validation set, so that
-    nothing is random.
+    'train' gives the training set, read with the validation set's loader and pipeline, without
+    augmentation.
 
     Raises:
         ConfigError: the config lacks the split, or it cannot be built.

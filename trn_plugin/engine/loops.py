@@ -125,10 +125,10 @@ class EpochLoop(_Loop):
             raise CheckpointError(
                 f"{filename}: was written after {shown(done)} of an epoch's {shown(known)} "
                 f"batches, but the config's epoch has {batches}; resume with the data, batch size "
-                "and number of processes of that run, or from the checkpoint of a whole epoch"
+                "and number of processes of that run, or from a checkpoint of the end of an epoch"
             )
         if known != batches:
-            self.runner.logger.warning(f"an epoch had {shown(known)} batches, now it has {batches}")
+            self.runner.logger.warning(f"an epoch had {shown(known)} batches, it now has {batches}")
         self.done = done
 
 
@@ -179,7 +179,7 @@ def _whole(name: str, value, least: int) -> int:
 
 
 def own_loop(loop):
-    """The config of MMEngine's loops as one of the loops here."""
+    """Replace MMEngine's loop in a config by the one of this module."""
     own = {"EpochBasedTrainLoop": EpochLoop, "IterBasedTrainLoop": IterationLoop}
     if isinstance(loop, dict) and "type" not in loop and isinstance(loop.get("by_epoch"), bool):
         rest = {key: value for key, value in loop.items() if key != "by_epoch"}
@@ -193,5 +193,5 @@ def own_log_processor(log_processor, loop):
         return log_processor
     by_epoch = not isinstance(loop, dict) or own_loop(loop).get("type") is not IterationLoop
     if log_processor.get("by_epoch") and not by_epoch:
-        raise ConfigError("log_processor.by_epoch: expected False with a loop by iterations")
+        raise ConfigError("log_processor.by_epoch: expected False with IterBasedTrainLoop")
     return {"type": "trn_plugin.ScreenLogProcessor", "by_epoch": by_epoch, **log_processor}

@@ -22,7 +22,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "square
 
 
 def wrappers_of(wrapper) -> dict[str, object]:
-    """The wrappers of single optimizers by name; '' if there is one only."""
+    """The optimizers' wrappers by name; a single one has the name ''."""
     return dict(getattr(wrapper, "optim_wrappers", {"": wrapper}))
 
 
@@ -61,7 +61,7 @@ def own_optimizer(wrapper, model: nn.Module):
 
 
 def optimized_names(wrapper, model: nn.Module) -> dict[str, list[list[str]]]:
-    """Names of the parameters in each optimizer's groups; their order may vary with timm."""
+    """Parameter names in each optimizer's groups; timm's versions may order them differently."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     return {
         key: [[names.get(id(p), "") for p in group["params"]] for group in each.param_groups]
@@ -70,10 +70,10 @@ def optimized_names(wrapper, model: nn.Module) -> dict[str, list[list[str]]]:
 
 
 def restore_optimizers(wrapper, model: nn.Module, saved: dict, names, keep_rates: bool) -> list:
-    """Load the saved state of optimizers; returns the options that differ from this run's.
+    """Load the saved state of the optimizers; return the options that differ from this run's.
 
     ``names`` are the ``optimized_names`` of the saved run; ``keep_rates`` keeps this run's
-    scheduled values. A state that does not fit raises an error of any type.
+    learning rates and other scheduled options. A state that does not fit raises any error.
     """
     own = optimized_names(wrapper, model)
     if names.keys() != own.keys():
@@ -105,13 +105,13 @@ def restore_optimizers(wrapper, model: nn.Module, saved: dict, names, keep_rates
             pairs = list(zip(group["params"], moments, strict=True))
             kinds = {(p.ndim, frozenset(found) & {*MOMENTS}) for p, found in pairs if found}
             if len(kinds) > len({ndim for ndim, _ in kinds}):
-                raise ValueError("some weights of a group lack moments that others have")
+                raise ValueError("some parameters of a group lack moments that others have")
             for parameter, found in pairs:
                 for key, value in found.items():
                     _check_moment(key, value, parameter)
     bad = nonfinite_moment(wrapper)
     if bad is not None:
-        raise ValueError(f"{bad} of its optimizer is not finite")
+        raise ValueError(f"the optimizer's {bad} is not finite")
     return list(dict.fromkeys(differing))
 
 
@@ -121,7 +121,7 @@ def _check_moment(key: str, value, parameter) -> None:
         if torch.is_tensor(value):
             fits = value.numel() == 1 if key == "step" else value.shape == parameter.shape
         if not fits and value is not None:
-            raise ValueError(f"{key} of a weight {tuple(parameter.shape)} is {shown(value)}")
+            raise ValueError(f"{key} of a parameter {tuple(parameter.shape)} is {shown(value)}")
 
 
 def nonfinite_moment(wrapper) -> str | None:

@@ -13,15 +13,15 @@ from trn_plugin.errors import CheckpointError, ConfigError, first_line, printabl
 
 __all__ = ["resume", "resume_newest"]
 
-MOST = 8  # changed settings that are listed
+MOST = 8  # changed settings in the warning
 
 
 def resume(runner, checkpoint: dict, filename, optimizer: bool, param_scheduler: bool) -> None:
-    """Restore all of a run's state but the weights, which are loaded already."""
+    """Restore a run's state, after its weights have been loaded."""
     meta, loop = checkpoint["meta"], runner.train_loop
     counts = [meta.get(name) for name in ("epoch", "iter")]
     if not all(type(count) is int and 0 <= count < 2**53 for count in counts):
-        raise CheckpointError(f"{filename}: holds weights but no run to resume (no epoch, iter)")
+        raise CheckpointError(f"{filename}: cannot be resumed: it has no epoch or no iter")
     loop.epoch, loop.iter = counts
     if hasattr(loop, "find_batch"):
         loop.find_batch(meta, filename)
@@ -104,7 +104,7 @@ def resume_newest(runner) -> None:
 
 
 def _start_again(runner, state: dict) -> None:
-    """Undo the changes of a checkpoint that turned out to be unusable."""
+    """Reset optimizers and schedules after an unusable checkpoint."""
     runner.optim_wrapper.load_state_dict(state["optimizer"])
     saved = schedules_in(state.get("param_schedulers", []))
     for schedule, before in zip(schedules_in(runner.param_schedulers), saved, strict=True):

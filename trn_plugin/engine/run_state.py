@@ -1,4 +1,4 @@
-"""Capture and restore the state of a run, except its model, as plain data."""
+"""Capture and restore the state of a run as plain data, except its model."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ COMPARED = (
     *("model", "train_dataloader", "val_dataloader", "val_evaluator", "train_cfg", "val_cfg"),
     *("default_hooks", "custom_hooks", "input_size", "non_finite", "auto_scale_lr"),
 )
-"""Config keys compared when resuming; optimizers and schedules are compared as built."""
+"""Config keys compared when resuming; optimizers and schedules are compared after building."""
 AGGREGATION = ("aggregator", "relation_losses", "shared")  # of optim_wrapper
 
 
@@ -43,7 +43,7 @@ def process_state(runner) -> dict:
 
 
 def capture(runner, save_optimizer: bool, save_param_scheduler: bool) -> dict:
-    """State that all processes share: logs, counts of hooks, optimizers and schedules."""
+    """State that all processes share: logs, early stopping, optimizers and schedules."""
     hub = runner.message_hub.state_dict()
     scalars = {
         name: dict(zip(("history", "counts"), buffer.data, strict=True))
@@ -119,7 +119,7 @@ def settings_of(cfg) -> dict:
 def restore(
     runner, checkpoint: dict, optimizer: bool, param_scheduler: bool, stretch: bool
 ) -> list[str]:
-    """Restore the state of a checkpoint; returns the config's settings that it overrides.
+    """Restore the state of a checkpoint; return the config's settings that it overrides.
 
     ``stretch`` keeps the config's rates and schedules, advanced to the current iteration. A state
     that does not fit raises an error of any type.
@@ -154,7 +154,7 @@ def _restore_process(runner, ranks: list) -> None:
     if len(ranks) != get_world_size():
         if ranks:
             runner.logger.warning(
-                f"the checkpoint is of a run with {len(ranks)} processes, this one has "
+                f"the checkpoint is of a run with {len(ranks)} processes, this run has "
                 f"{get_world_size()}: it continues, but not bit for bit"
             )
         return

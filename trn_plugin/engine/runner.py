@@ -54,7 +54,7 @@ class SafeRunner(ConfigErrorRunner):
         finite_steps (FiniteSteps): runs the training steps; None before training.
         validated (tuple[int, dict]): iteration and metrics of the last validation.
         trained_on (dict): metainfo of the data set that the loaded weights were trained on.
-        resumed_from (str | None): the checkpoint that the run goes on from.
+        resumed_from (str | None): the checkpoint that the run was resumed from.
     """
 
     def __init__(self, *args, load_from=None, resume=False, **options) -> None:
@@ -184,7 +184,7 @@ class SafeRunner(ConfigErrorRunner):
         return built
 
     def build_param_scheduler(self, scheduler):
-        """As MMEngine's; converts schedules by epochs for a loop by iterations."""
+        """As MMEngine's; converts epoch-based schedules to iterations for `IterationLoop`."""
         if self.trains and isinstance(self.train_loop, IterationLoop):
             length = len(self.train_dataloader)
             scheduler = as_iterations(scheduler, length, self.train_loop.max_iters)

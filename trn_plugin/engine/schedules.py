@@ -21,8 +21,8 @@ def as_iterations(scheduler, epoch_length: int, max_iters: int):
     name = getattr(scheduler["type"], "__name__", str(scheduler["type"])).rpartition(".")[2]
     if name.startswith("ReduceOnPlateau"):
         raise ConfigError(
-            f"param_scheduler: {name} counts epochs with a validation, which IterBasedTrainLoop "
-            "does not have; use EpochBasedTrainLoop"
+            f"param_scheduler: {name} needs a validation after each epoch, which "
+            "IterBasedTrainLoop does not have; use EpochBasedTrainLoop"
         )
     # MMEngine multiplies by the epoch length and rounds down; the half keeps max_iters exact
     converted = {"end": (max_iters + 0.5) / epoch_length, **scheduler}
@@ -38,14 +38,16 @@ def schedules_in(schedulers) -> Iterator:
 
 
 def restore_schedules(schedulers, saved) -> list[str]:
-    """Load saved states into schedules; returns the settings that differ from the config's."""
+    """Load saved states into schedules; return the settings that differ from the config's."""
     if isinstance(schedulers, dict) and saved.keys() != schedulers.keys():
-        raise ValueError(f"schedules of the optimizers {shown(list(saved))}")
+        raise ValueError(
+            f"expected schedules of the optimizers {list(schedulers)}, found {shown(list(saved))}"
+        )
     differing = []
     for schedule, state in zip(schedules_in(schedulers), schedules_in(saved), strict=True):
         own, kind = schedule.state_dict(), type(schedule).__name__
         if state.keys() != own.keys():
-            raise ValueError(f"a {kind} has the values {shown(list(state))}")
+            raise ValueError(f"{kind}: expected {list(own)}, found {shown(list(state))}")
         for name, value in own.items():
             if not same_kind(value, state[name]):
                 raise ValueError(f"{name} of a {kind} is {shown(state[name])}, expected {value!r}")
@@ -74,7 +76,7 @@ def replay(schedulers, iterations: int, epoch_length: int) -> None:
 
 
 def same_kind(own, saved) -> bool:
-    """Whether a saved value has the type and length of our own; texts must be equal."""
+    """Whether a saved value has the type and length of our own; strings must be equal."""
     if isinstance(own, (list, tuple)):
         same = isinstance(saved, (list, tuple)) and len(saved) == len(own)
         return same and all(map(same_kind, own, saved))

@@ -22,7 +22,7 @@ class StepLog:
     """Queue of log entries that are copied to the host asynchronously, one tensor per step.
 
     ``on_nonfinite`` takes the iteration, entries and norms of a non-finite step, and may raise
-    TrainingError. If entries have 'skipped_steps', non-finite ones are left out.
+    TrainingError. If there is an entry 'skipped_steps', non-finite entries are not logged.
     """
 
     def __init__(self, runner, on_nonfinite: Callable[[int, dict, list], None]) -> None:
@@ -32,7 +32,7 @@ class StepLog:
     def add(self, iteration: int, entries: dict, good: torch.Tensor | None, norms: list) -> None:
         """Start copying the entries of a step (numbers and one-element tensors) to the host.
 
-        ``good`` is the device's flag of a finite step; None if that is checked already.
+        ``good`` is the device's flag of a finite step; None if the host has checked the step.
         """
         tensors = {k: v.detach().reshape(1) for k, v in entries.items() if torch.is_tensor(v)}
         parts = [*tensors.values(), *([] if good is None else [good.reshape(1)])]
@@ -97,7 +97,7 @@ class Losses(dict):
         return Losses()  # a copied model starts empty
 
     def bad_text(self) -> str | None:
-        """Names the non-finite losses; None if there are none."""
+        """Non-finite losses and their values as text; None if there are none."""
         flat = {name: torch.cat(values) for name, values in self.items()}
         bad = {name: values[~values.isfinite()] for name, values in flat.items()}
         return losses_text({name: float(found[0]) for name, found in bad.items() if found.numel()})
@@ -111,7 +111,7 @@ class Norms(NamedTuple):
     parameters: list
 
     def bad_text(self, names: dict[int, str]) -> str:
-        """Names the non-finite gradients; ``names`` are those of the parameters by ``id``."""
+        """Non-finite gradients as text; ``names`` are the parameters' names by ``id``."""
         pairs = zip(self.parameters, self.each.tolist(), strict=True)
         bad = [names.get(id(p), "a parameter") for p, norm in pairs if not math.isfinite(norm)]
         if bad:
@@ -136,7 +136,7 @@ def norms_of(parameters: list[Tensor], order: float = 2.0) -> Norms:
 
 
 def losses_text(bad: dict[str, float]) -> str | None:
-    """Names non-finite losses with their values; None if there are none."""
+    """Non-finite losses and their values as text; None if there are none."""
     named = {key: value for key, value in bad.items() if key != "loss"} or bad
     return " and ".join(f"{key} is {value}" for key, value in named.items()) or None
 

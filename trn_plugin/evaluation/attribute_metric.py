@@ -78,7 +78,7 @@ class AttributeMetric(TaskMetric):
         self.results.extend(zip(np.hstack(found), np.hstack(labels), strict=True))
 
     def compute_metrics(self, results: list[tuple]) -> dict[str, float]:
-        """Percentages by key; NaN where no label is left."""
+        """Percentages by key; NaN where there is no label."""
         labelled = [(pred, label) for pred, label in results if not np.isnan(label).all()]
         if not labelled:
             warn(
@@ -109,9 +109,11 @@ class AttributeMetric(TaskMetric):
             precision[i] = average_precision_score(positive, score)
             prior[i] = positive.mean()
         if one_sided:
-            warn(f"{self.prefix}/mAP leaves out, all labels being alike: {listed(one_sided)}")
+            warn(
+                f"{self.prefix}/mAP leaves out attributes with a single value: {listed(one_sided)}"
+            )
         if nonfinite:
-            warn(f"{self.prefix}/mAP is undefined, non-finite predictions: {listed(nonfinite)}")
+            warn(f"{self.prefix}/mAP is undefined: non-finite predictions of {listed(nonfinite)}")
 
         metrics = {
             "error_rate": _mean_percent(error),

@@ -14,7 +14,7 @@ __all__ = ["BatchEvaluator"]
 class BatchEvaluator(Evaluator):
     """MMEngine's Evaluator; passes a `MultiTaskBatch` on to metrics with ``takes_batches``.
 
-    Other metrics get a list of data samples as dicts, as from MMEngine's.
+    Other metrics get a list of data samples as dicts, as in MMEngine.
     """
 
     def process(self, data_samples, data_batch=None) -> None:

@@ -15,7 +15,7 @@ from trn_plugin.tasks import Line
 __all__ = ["Case", "save_cases"]
 
 COLORS = {None: PLAIN, True: "#1b7837", False: "#c51b1b"}
-"""Of a line, by ``Line.right``."""
+"""Colour of a line, by ``Line.right``."""
 NO_BREAK = "\u00a0"
 MOST_LINES = 14
 

@@ -66,13 +66,13 @@ def online_similarity(
     x1, x2 = (torch.from_numpy(np.ascontiguousarray(f)) for f in (f1, f2))
     layer, generator = TaskRelationLayer(momentum), torch.Generator().manual_seed(seed)
     waiting: list[torch.Tensor] = []
-    course: list[float] = []
+    tau: list[float] = []
     for _ in range(iterations):
         if not waiting:
             order = torch.randperm(len(x1), generator=generator)
             waiting = list(order[: len(x1) - len(x1) % batch_size].split(batch_size))
         batch = waiting.pop()
         with torch.no_grad():
-            course.append(float(layer(x1[batch], x2[batch])))
+            tau.append(float(layer(x1[batch], x2[batch])))
         progress()
-    return OnlineRun(np.array(course))
+    return OnlineRun(np.array(tau))

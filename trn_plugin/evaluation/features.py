@@ -17,8 +17,8 @@ FIELDS = {"hidden": "hidden", "output": "output", "logits": "logits", LABELS: "t
 """The field of a data sample for each level."""
 
 Features = dict[str, dict[str, np.ndarray]]
-"""(N, d) float32 by level and task, with a row of NaN for a missing one. Tasks that share a tensor
-share the array."""
+"""(N, d) float32 by level and task; NaN for a missing row. Tasks that share a tensor share the
+array."""
 
 
 def collect_features(
@@ -30,7 +30,7 @@ def collect_features(
 
 
 def features_of(samples: Samples, levels: Iterable[str], tasks: Sequence[str]) -> Features:
-    """Features of some samples; width 0 if none has any."""
+    """Features of samples, by level and task; width 0 if no sample has any."""
     return {level: _of_level(samples, FIELDS[level], tasks) for level in levels}
 
 
@@ -66,7 +66,7 @@ def _of_level(samples: Samples, field: str, tasks: Sequence[str]) -> dict[str, n
 
 
 def _shared(values: Mapping[str, list], key: Callable, make: Callable) -> dict[str, np.ndarray]:
-    """``make(list)`` by task; called once for lists with equal keys."""
+    """``make(list)`` by task; lists with equal keys share one result."""
     made: dict[tuple, np.ndarray] = {}
     found = {}
     for task, each in values.items():

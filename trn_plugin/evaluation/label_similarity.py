@@ -45,6 +45,6 @@ def label_features(
 
 
 def own_shape(row: int, points: np.ndarray) -> np.ndarray:
-    """Points in their own square box: without their position and scale in the picture."""
+    """Points relative to their own square box, independent of position and scale."""
     low, high = np.min(points, axis=0), np.max(points, axis=0)
     return (points - (low + high) / 2) / max(*(high - low), 1e-9)

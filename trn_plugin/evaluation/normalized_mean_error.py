@@ -105,7 +105,7 @@ class NormalizedMeanError(TaskMetric):
         self.results.extend(zip(*columns, strict=True))
 
     def compute_metrics(self, results: list[tuple]) -> dict[str, float]:
-        """Percentages by key; NaN where no picture counts."""
+        """Percentages and offsets by key; NaN without usable pictures."""
         labelled = [result for result in results if result[1] is not None]
         errors = classes = mean_errors = np.zeros(0)
         offsets = np.zeros((0, 0, 2))
@@ -159,7 +159,7 @@ class NormalizedMeanError(TaskMetric):
     def _offsets(self, offsets: np.ndarray, count: int) -> dict[str, float]:
         """Medians of the offsets (n, ``count``, 2), of all points and of each; logged as a table.
 
-        Equal offsets of many points mean that all labels are shifted.
+        A similar offset of all points indicates shifted labels.
         """
         medians = {"": _median(offsets.reshape(-1, 2))}
         for point, name in enumerate(self._names(self.task, count)):

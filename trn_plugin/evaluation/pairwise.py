@@ -117,7 +117,7 @@ def similarity_rows(
     Args:
         pairs: pairs of names.
         found: similarity of each pair, by level.
-        points: the option that placed the points.
+        points: the command-line option for the position of points, copied to each row.
 
     Returns:
         a, b, N, points, and for each level ``tau_<level>``, ``chance_``, ``d1_``, ``d2_``,
@@ -207,7 +207,7 @@ def _measure(
         else:
             value, note = float(tau[place[a], place[b]]), ""
             if features[a] is features[b]:
-                note = "one and the same features"
+                note = "identical features"
             elif value == 0 and (constant(a) or constant(b)):
                 empty = [s for s, name in (("first", a), ("second", b)) if constant(name)]
                 note = f"constant: {' and '.join(empty)} side"

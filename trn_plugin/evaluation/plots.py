@@ -112,7 +112,7 @@ def save_precision_recall(
     if named:
         axes.legend(loc="upper left", bbox_to_anchor=(1.02, 1), fontsize=8, frameon=False)
     else:
-        axes.text(0.5, 0.5, "undefined: all labels alike", ha="center", color=PLAIN)
+        axes.text(0.5, 0.5, "undefined: all labels equal", ha="center", color=PLAIN)
     axes.set_title(title, fontsize=11)
     save_figure(figure, path, tight=True)
 

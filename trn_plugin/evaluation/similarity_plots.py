@@ -10,13 +10,13 @@ import numpy as np
 
 from trn_plugin.evaluation.figures import PLAIN, new_figure, new_panels, save_figure
 
-__all__ = ["Course", "Panel", "save_convergence", "save_courses", "save_similarity"]
+__all__ = ["Curve", "Panel", "save_convergence", "save_similarity", "save_training_curves"]
 
-MOST_POINTS = 1000  # of a curve
+MOST_POINTS = 1000  # per curve
 
 
 @dataclass
-class Course:
+class Curve:
     """An online estimate over iterations; faint and dotted if it has too few effective samples."""
 
     label: str
@@ -31,7 +31,7 @@ class Panel:
     title: str
     offline: float
     chance: float
-    courses: Sequence[Course]
+    curves: Sequence[Curve]
 
 
 def save_similarity(path: str, matrix: np.ndarray, names: Sequence[str], title: str = "") -> None:
@@ -63,11 +63,11 @@ def save_convergence(path: str, panels: Sequence[Sequence[Panel]], title: str = 
     flat = [panel for row in panels for panel in row]
     figure, grid = new_panels(len(flat), max(map(len, panels)), 4.6, 3.9, above=0.4)
     for axes, panel in zip(grid, flat, strict=True):
-        for index, course in enumerate(panel.courses):
-            x = _log_spaced(len(course.tau))
-            style = dict(linestyle=":", alpha=0.6) if course.too_few else {}
-            label = f"{course.label}, too few" if course.too_few else course.label
-            axes.plot(x, course.tau[x - 1], color=f"C{index}", label=label, lw=1.4, **style)
+        for index, curve in enumerate(panel.curves):
+            x = _log_spaced(len(curve.tau))
+            style = dict(linestyle=":", alpha=0.6) if curve.too_few else {}
+            label = f"{curve.label}, too few" if curve.too_few else curve.label
+            axes.plot(x, curve.tau[x - 1], color=f"C{index}", label=label, lw=1.4, **style)
         axes.axhline(panel.offline, color=PLAIN, linestyle="--", lw=1.2, label="offline")
         axes.axhline(panel.chance, color="#999999", linestyle="-.", lw=1, label="chance, offline")
         axes.set(xscale="log", ylim=(0, 1.02), xlabel="iterations", ylabel="task similarity τ")
@@ -78,7 +78,7 @@ def save_convergence(path: str, panels: Sequence[Sequence[Panel]], title: str = 
     save_figure(figure, path)
 
 
-def save_courses(
+def save_training_curves(
     path: str,
     panels: Mapping[str, Mapping[str, np.ndarray]],
     dashed: str,

@@ -45,7 +45,7 @@ def warn(message: str) -> None:
 
 
 def table(header: list[str], rows: list[list[str]], left: tuple[int, ...] = (0,)) -> str:
-    """Format columns of text, right-aligned except those in ``left``."""
+    """Format a table as text, right-aligned except the columns ``left``."""
     lines = [header, *rows]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
@@ -181,7 +181,7 @@ class TaskMetric(BaseMetric):
         ]
 
     def meta(self, samples: Samples, key: str, default: object = None) -> list:
-        """An entry of the metainfo of N pictures.
+        """One metainfo entry of N pictures.
 
         Raises:
             ConfigError: it is missing and there is no default.

@@ -94,7 +94,7 @@ def short_config(
     epochs: int | None = None,
     steps: int | None = None,
 ) -> Config:
-    """The config for a short training without relation losses, validation and checkpoints."""
+    """The config of a short training, without relation losses, validation and checkpoints."""
     short = copy.deepcopy(config)
     short.work_dir = str(folder)
     short.model.backbone.update(shared_stages=shared_stages, grad_checkpointing=False)

@@ -20,7 +20,7 @@ LEVELS = {
 }
 MOST_PAIRS = 10
 LEAST_BATCHES = 20
-"""Fewer give no interval to trust: batches of a short training are far from independent."""
+"""With fewer, the interval is unreliable: batches of a short training are not independent."""
 
 
 def findings_rows(findings: Findings) -> list[dict]:
@@ -63,7 +63,7 @@ def findings_table(rows: Sequence[Mapping]) -> str:
 
 
 def undefined_taus(findings: Findings) -> list[str]:
-    """Why a tau is undefined, a line for each reason."""
+    """Why taus are undefined, one line for each reason."""
     reasons: dict[str, dict[str, None]] = {}
     for level, similarities in findings.similarities.items():
         for found in similarities:
@@ -79,7 +79,7 @@ def sentences(
     """For each pair of tasks, the stages where the gradients agree and where they conflict.
 
     They agree where the 95 % interval of the mean cosine is above 0, and conflict where it is
-    below. With fewer than ``LEAST_BATCHES`` batches, the sentence only says so.
+    below. With fewer than ``LEAST_BATCHES`` batches, the sentence only reports that.
 
     Args:
         stages: names of the stages, in order.
@@ -90,8 +90,8 @@ def sentences(
         batches = max(interval.count for interval in intervals)
         if batches < LEAST_BATCHES:
             lines.append(
-                f"{a} and {b}: too few batches to tell: {batches} gave a gradient of both, "
-                f"expected at least {LEAST_BATCHES}; train longer with --epochs or --steps."
+                f"{a} and {b}: too few batches: {batches} gave gradients of both tasks, expected "
+                f"at least {LEAST_BATCHES}; train longer with --epochs or --steps."
             )
             continue
         agree = [stage for stage, i in zip(stages, intervals, strict=True) if i.low > 0]

@@ -77,7 +77,7 @@ def stages_of_parameters(backbone: Mapping) -> tuple[tuple[str, ...], dict[str, 
 class StageCosineHook(Hook):
     """Records the cosine between the tasks' gradients for each shared stage, at about 100 steps.
 
-    Each measurement costs one backward pass per task. It does not change the training.
+    Each measurement costs one backward pass per task and does not change the training.
 
     Args:
         places (Mapping[str, int]): the stage of each parameter of the trunk, by name.

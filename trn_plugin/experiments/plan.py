@@ -55,7 +55,7 @@ class Row:
         paper (Mapping[str, float]): the paper's numbers by column key.
         part (str): heading of the group of rows that this row belongs to.
         keys (Mapping[str, str]): names of this row's metrics by column key, where they differ.
-        at (Mapping[str, Sequence[str]]): additional options by scale.
+        at (Mapping[str, Sequence[str]]): additional options by the name of the scale.
     """
 
     name: str
@@ -118,7 +118,7 @@ class Run:
         out_dir (Path): holds the folders of all runs.
         extra (Sequence[str]): KEY=VALUE that the user adds to every run.
         amp (bool): train in mixed precision.
-        digest (str): identifies the config file's content in the settings; '' leaves it open.
+        digest (str): hash of the config file's content, part of the settings; '' for none.
     """
 
     row: Row

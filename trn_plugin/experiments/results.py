@@ -1,4 +1,4 @@
-"""The CSV file of finished runs, which are not repeated."""
+"""The CSV file of finished runs; a run in it is not repeated."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Results:
             rows = list(csv.DictReader(file))
         if any("settings" not in row for row in rows):
             raise ConfigError(
-                f"{self.path}: expected the column 'settings'; name another "
+                f"{self.path}: expected the column 'settings'; choose another "
                 f"place with {self.option}"
             )
         return rows
@@ -63,7 +63,7 @@ class Results:
             if row["settings"] != run.settings:
                 raise ConfigError(
                     f"{self.path}: {run}: expected the settings {run.settings!r}, "
-                    f"found {row['settings']!r}; name another place with {self.option}"
+                    f"found {row['settings']!r}; choose another place with {self.option}"
                 )
         return rows
 

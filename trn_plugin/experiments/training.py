@@ -57,7 +57,7 @@ def main(args):
 
 
 def box_of(config, split: str) -> str:
-    """The kind of box that a config's pictures are cut to, in words."""
+    """The box that a config crops pictures to, in words."""
     dataset = next(plain_datasets_in(config[f"{split}_dataloader"].dataset))
     for transform in dataset["pipeline"]:
         options = dict(transform)
@@ -69,8 +69,8 @@ def box_of(config, split: str) -> str:
 def labels_digest(dataset) -> str:
     """Short SHA-256 of the labels of the first samples, with landmarks in pixels.
 
-    It depends on the pixel-centre convention of landmarks: results of two conventions are not
-    compared.
+    It depends on the pixel-centre convention of landmarks, so that results of different
+    conventions are not compared.
     """
     infos = (dataset.get_data_info(i) for i in range(min(SAMPLES_IN_DIGEST, len(dataset))))
     labels = [[info["gt"], info.get("landmarks")] for info in infos]

@@ -104,7 +104,7 @@ class AttachedRelations:
             losses (Callable): maps measurements to losses and log entries.
             check (Callable, optional): called in the first step, when the widths are known, with
                 the neck and the number of samples in a step.
-            micro_batches (int): over how many steps gradients are accumulated.
+            micro_batches (int): number of steps over which gradients are accumulated.
 
         Raises:
             ConfigError: a path that names no module, a relation of a module with itself, or a
@@ -171,7 +171,7 @@ class AttachedRelations:
         ):
             if saved != own:
                 raise CheckpointError(
-                    f"relation_state: the checkpoint is of the {what} {saved}, the config of {own}"
+                    f"relation_state: the checkpoint has the {what} {saved}, the config {own}"
                 )
         self._saved = dict(state)
 
@@ -202,7 +202,9 @@ class AttachedRelations:
             added = {**self.neck.logged(measured), **self._losses(measured)}
             taken = sorted(set(added) & set(output))
             if taken:
-                raise ConfigError(f"{_HOOK}: the model itself returns {', '.join(taken)}")
+                raise ConfigError(
+                    f"{_HOOK}: the model's own losses have {', '.join(taken)} already"
+                )
             return {**output, **added}
         finally:
             self._end()
@@ -236,7 +238,7 @@ class AttachedRelations:
         return self.neck({**features, "label": targets}, mask)
 
     def _label_dims(self, targets, samples, device: torch.device) -> dict[str, int]:
-        """Widths of the labels over all ranks: one may have no label in its first batch."""
+        """Label widths, shared by all ranks: the first batch of a rank may lack labels."""
         if self._saved is not None:
             self._double_labels = set(self._saved["double_labels"])
             return dict(self._saved["dims"]["label"])

@@ -63,7 +63,7 @@ class FeatureReader:
     def attach(self, model: nn.Module, wanted: Callable[[], bool]) -> RemovableHandle:
         """Read the module whenever it runs and ``wanted`` returns True.
 
-        Its forward then raises ConfigError if its output is not features.
+        The module then raises ConfigError if its output is not one tensor of features.
         """
 
         def keep(module: nn.Module, args: tuple, output) -> None:
@@ -82,17 +82,17 @@ class FeatureReader:
         self._outputs.clear()
 
     def take(self, batch: int, labels: Labels) -> tuple[Tensor, Tensor | None]:
-        """Return the stored features (N, d), in float32 or better, and clear.
+        """Return the stored features (N, d), in at least float32, and drop them.
 
-        A head may run on the labelled samples only. As many rows as labelled samples are taken as
-        theirs, in their order; other samples get zeros.
+        A head may run on the labelled samples only: if there are as many rows as labelled samples,
+        the rows are theirs, in order; other samples get zeros.
 
         Args:
             batch (int): the number of samples, N.
-            labels (Labels): of the task.
+            labels (Labels): labels of the task.
 
         Returns:
-            The features, and (N,) bool, which samples have features; None for all.
+            The features, and a mask (N,) of the samples that have features; None for all.
 
         Raises:
             ConfigError: the module was not called exactly once since :meth:`clear`, or the number

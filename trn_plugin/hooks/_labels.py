@@ -24,9 +24,9 @@ class Labels(NamedTuple):
 
     Attributes:
         values (Tensor, optional): (N, d); None if no sample has a label.
-        mask (Tensor, optional): (N,) bool, which samples have a label; None for all.
-        present (Tensor): (n,) int64 on the host, the samples with an entry at the path, even NaN
-            or ``ignore_index``.
+        mask (Tensor, optional): (N,) bool, the samples that have a label; None for all.
+        present (Tensor): (n,) int64 on the CPU, the samples with an entry at the path, including
+            NaN and ``ignore_index``.
     """
 
     values: Tensor | None
@@ -37,7 +37,7 @@ class Labels(NamedTuple):
 class LabelReader:
     """Reads the labels of one task from the data samples of a batch.
 
-    A label is missing if there is nothing or None at the path, if it contains NaN, or if it is
+    A label is missing if the path leads to nothing or None, or if the label contains NaN or is
     ``ignore_index``.
 
     Args:
@@ -91,7 +91,7 @@ class LabelReader:
         sizes = sorted({row.numel() for row in found})
         if len(sizes) > 1:
             raise ConfigError(
-                f"{self.where}: expected as many numbers in each sample, {self.path!r} gives "
+                f"{self.where}: expected the same width in each sample, {self.path!r} gives "
                 f"{' and '.join(map(str, sizes))}"
             )
         blank = torch.zeros_like(found[0])
@@ -121,7 +121,7 @@ class LabelReader:
                 place = "".join(f".{p}" for p in parts[:depth])
                 return f"data_sample{place} ({type(sample).__name__}) has {_contents(sample)}"
             sample = following
-        return f"data_sample.{self.path} is there in the first"
+        return f"data_sample.{self.path} holds only None"
 
     def _rows(self, samples) -> list[Tensor | None]:
         if not isinstance(samples, Mapping):
@@ -211,7 +211,7 @@ def _step(value, name: str):
 
 
 def _contents(value) -> str:
-    """The names in a data sample."""
+    """The names in a data sample, or its length."""
     if _is_batch(value):
         return f"{len(value)} positions"
     names = [name for name in getattr(value, "__dict__", ()) if not name.startswith("_")]

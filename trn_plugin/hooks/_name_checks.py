@@ -12,9 +12,9 @@ __all__ = ["check_dict", "check_levels", "check_names", "check_tasks"]
 
 
 def check_dict(where: str, value) -> None:
-    """Refuse what is not a dict, or empty."""
+    """Refuse anything but a non-empty dict."""
     if not isinstance(value, Mapping) or not value:
-        raise ConfigError(f"{where}: expected a dict that is not empty, found {value!r}")
+        raise ConfigError(f"{where}: expected a non-empty dict, found {value!r}")
 
 
 def check_names(where: str, names: Iterable[str]) -> None:
@@ -33,8 +33,8 @@ def check_levels(where: str, levels: Iterable[str]) -> None:
     for level in levels:
         if not level.isidentifier() or level == "label" or hasattr(nn.ModuleDict, level):
             raise ConfigError(
-                f"{where}: {level!r} cannot be a level: expected letters, digits and '_', not "
-                "'label', and no name of a method of torch.nn.ModuleDict"
+                f"{where}: {level!r} cannot be a level: expected letters, digits and '_', but "
+                "not 'label' or the name of a method of torch.nn.ModuleDict"
             )
 
 

@@ -65,7 +65,7 @@ class SafeCheckpointHook(CheckpointHook):
             self.interval, self.save_begin = self.interval * length, self.save_begin * length
             self.filename_tmpl = self.filename_tmpl.replace("epoch_", "iter_")
             runner.logger.info(
-                "default_hooks.checkpoint.interval: counts passes over the data, "
+                "default_hooks.checkpoint.interval: epochs are passes over the data; saving every "
                 f"{self.interval} iterations"
             )
         super().before_train(runner)
@@ -100,7 +100,7 @@ class SafeCheckpointHook(CheckpointHook):
         self._remove(before)
 
     def _best(self) -> list[str]:
-        """File names of the best checkpoints; they may come from a checkpoint of another's."""
+        """File names of the best checkpoints; after a resume, those that the checkpoint names."""
         several = getattr(self, "best_ckpt_path_dict", None) or {}
         found = (getattr(self, "best_ckpt_path", None), *several.values())
         return [os.path.basename(path) for path in found if isinstance(path, str)]

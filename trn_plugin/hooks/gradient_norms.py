@@ -19,7 +19,7 @@ class GradientNormHook(Hook):
 
     It is the Euclidean norm over the trained parameters, or those below ``shared``, before clipping
     and without weight decay. Each measurement costs a backward pass for each loss; it does not
-    change the training. Of several processes, the first one's part of the batch is measured.
+    change the training. With several processes, only the first one's part of the batch is measured.
 
     Args:
         interval (int): iterations from one measurement to the next.

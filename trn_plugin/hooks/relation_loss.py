@@ -1,4 +1,4 @@
-"""The task similarity loss, which turns multi-task learning into a TRN."""
+"""The task similarity loss, which turns multi-task learning into a Task Relation Network."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class TaskRelationLossHook(Hook):
     .. math:: \mathcal{L} = \sum_t \mathcal{L}_t + \sum_l \lambda_l \mathcal{L}_{ts}^{(l)}, \quad
               \mathcal{L}_{ts}^{(l)} = |\tau(F_1^{(l)}, F_2^{(l)}) - \tau(Y_1, Y_2)|
 
-    Of several relations the mean is taken. The model logs ``loss_relation_<level>`` and
+    The loss is averaged over the relations. The model logs ``loss_relation_<level>`` and
     ``relation/weight_<level>``. A relation counts once the effective sample size of its running
     covariances reaches ``min_samples_per_dim`` times d1 + d2: with fewer samples even independent
     features have a tau near 1.
@@ -144,7 +144,7 @@ class TaskRelationLossHook(Hook):
         self._saved = checkpoint.get("relation_state")
 
     def losses(self, measured: Mapping[str, Measurements]) -> dict[str, Tensor]:
-        """Eq. 14 by level, times lambda; and lambda times the share of relations that count."""
+        """By level, Eq. 14 times lambda, and lambda times the share of relations that count."""
         losses = {}
         for level, weight in self.weights.items():
             m = measured[level]
@@ -162,7 +162,8 @@ class TaskRelationLossHook(Hook):
         others = [h for h in runner.hooks if isinstance(h, TaskRelationLossHook) and h is not self]
         if any(hook.attached is not None for hook in others):
             raise ConfigError(
-                "custom_hooks: two TaskRelationLossHooks with features; one measures all levels"
+                "custom_hooks: expected one TaskRelationLossHook with features, for all levels; "
+                "found several"
             )
         if runner.iter == 0:  # not resumed; at most initial weights were loaded
             self.attached.load(None)
@@ -185,7 +186,7 @@ class TaskRelationLossHook(Hook):
                 )
 
     def _set_warm_up(self, neck: TaskRelationNeck, batch: int) -> None:
-        """Set the number of samples that a gradient needs; refuse one that is never reached."""
+        """Set the effective sample size that a gradient needs; refuse one that is never reached."""
         neck.require_samples(self.min_samples_per_dim)
         for level in self.weights:
             layer = neck.layers_of(level)
@@ -202,7 +203,7 @@ class TaskRelationLossHook(Hook):
 
 
 def _accumulated(runner) -> int:
-    """Over how many steps the runner accumulates gradients."""
+    """Number of steps over which the runner accumulates gradients."""
     wrapper = runner.optim_wrapper
     wrappers = getattr(wrapper, "optim_wrappers", {None: wrapper}).values()
     return max(getattr(each, "_accumulative_counts", 1) for each in wrappers)

@@ -10,7 +10,7 @@ from mmengine.dist import master_only
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 
-from trn_plugin.evaluation.similarity_plots import save_courses
+from trn_plugin.evaluation.similarity_plots import save_training_curves
 from trn_plugin.evaluation.task_metric import to_array
 from trn_plugin.files import atomic_write
 from trn_plugin.geometry import read_image
@@ -22,7 +22,7 @@ __all__ = ["SimilarityPlotHook"]
 
 PREFIX = "train/relation/"
 LABEL, SAMPLES = "label", "samples"
-CHANCE_POINTS = 200  # of a curve
+CHANCE_POINTS = 200  # per curve, interpolated
 
 
 @HOOKS.register_module()
@@ -59,24 +59,24 @@ class SimilarityPlotHook(Hook):
         for neck in necks:
             if isinstance(neck, TaskRelationNeck):
                 widths |= neck.widths()
-        return _save_courses(runner.work_dir, scalars, runner.iter, widths)
+        return _save_training_curves(runner.work_dir, scalars, runner.iter, widths)
 
 
-def _save_courses(folder: str, scalars: Mapping, last: int, widths: Mapping) -> str | None:
+def _save_training_curves(folder: str, scalars: Mapping, last: int, widths: Mapping) -> str | None:
     """Draw ``similarity.png`` into a folder; returns its path, None if nothing was logged.
 
     ``scalars`` is the training log up to iteration ``last``, (N,) by name; ``widths`` are those of
     ``TaskRelationNeck.widths``.
     """
-    courses: dict[str, dict[str, np.ndarray]] = {}
+    curves: dict[str, dict[str, np.ndarray]] = {}
     for key, history in scalars.items():
         level, _, relation = key.removeprefix(PREFIX).rpartition("/")
         if key.startswith(PREFIX) and level:
-            courses.setdefault(relation, {})[level] = to_array(history).astype(float)
-    samples = {relation: levels.pop(SAMPLES, None) for relation, levels in courses.items()}
+            curves.setdefault(relation, {})[level] = to_array(history).astype(float)
+    samples = {relation: levels.pop(SAMPLES, None) for relation, levels in curves.items()}
     panels = {
         relation: dict(sorted(levels.items(), key=lambda item: item[0] != LABEL))
-        for relation, levels in courses.items()
+        for relation, levels in curves.items()
         if LABEL in levels
     }
     if not panels:
@@ -90,7 +90,7 @@ def _save_courses(folder: str, scalars: Mapping, last: int, widths: Mapping) -> 
                 chance.setdefault(relation, {})[level] = _chance(samples[relation], d1, d2)
     path = os.path.join(folder, "similarity.png")
     with atomic_write(path) as partial:
-        save_courses(str(partial), panels, LABEL, last, arrived=arrived, chance=chance)
+        save_training_curves(str(partial), panels, LABEL, last, arrived=arrived, chance=chance)
     return path
 
 

@@ -34,7 +34,7 @@ def check_relations(neck: TaskRelationNeck, together: Sequence[Collection[str]])
 
 
 def check_loss_weight(task: str, weight) -> None:
-    """Refuse a ``loss_weight`` that is not a number; a head may have made it a tensor."""
+    """Refuse a ``loss_weight`` that is neither a number nor a tensor that a head made of one."""
     if not (torch.is_tensor(weight) or is_number(weight)):
         raise ConfigError(
             f"model.heads.{task}.loss_weight: expected a number, found {printable(repr(weight))}"
@@ -61,7 +61,7 @@ def check_task_names(heads: dict[str, dict]) -> None:
 
 
 def head_input(task: str, head: Mapping) -> str:
-    """The input of a head, 'vector' or 'map': from its config, else from its class."""
+    """The ``input`` of a head, 'vector' or 'map': from its config, else from its class."""
     kind = head.get("type")
     kind = MODELS.get(kind) if isinstance(kind, str) else kind
     usual = getattr(kind, "input", "vector")

@@ -39,11 +39,11 @@ def cut(
 
     Args:
         frozen (Collection[nn.Module]): modules that stay in eval mode in train mode.
-        recompute (Sequence[str], optional): enables gradient checkpointing: the model's stages,
-            which are recomputed if timm does not define what to recompute.
+        recompute (Sequence[str], optional): enables gradient checkpointing of the blocks that timm
+            defines, or if it defines none, of these stages.
 
     Raises:
-        CannotTrace: torch.fx fails, or a name is no module (after the boundary).
+        CannotTrace: torch.fx fails, a name is not that of a module, or a tap is not in the tails.
     """
     names = (*boundaries, *taps)
     modules = dict(model.named_modules())
@@ -105,13 +105,13 @@ def _results(trace: Trace) -> tuple[str, ...]:
 
 
 def _crossing(trace: Trace, position: int) -> tuple[str, ...]:
-    """Names of the values computed before a node and used from it on."""
+    """Names of the values computed before a node and used by it or later ones."""
     needed = {user for node in trace.nodes[position:] for user in node.all_input_nodes}
     return tuple(node.name for node in trace.nodes[:position] if node in needed)
 
 
 def _steps(trace: Trace, start: int, end: int) -> list[Step]:
-    """Nodes ``start`` to ``end`` as steps, one for each range to be recomputed."""
+    """Nodes ``start`` to ``end`` as steps, split where a range to recompute starts or ends."""
     edges = {start, end, *(e for region in trace.regions for e in region if start < e < end)}
     steps = []
     for first, last in itertools.pairwise(sorted(edges)):

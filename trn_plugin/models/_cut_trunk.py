@@ -34,8 +34,8 @@ class TaskPath(NamedTuple):
 class CutParts(nn.Module):
     """``trunk``, used by more than one task, and ``tails``, each task's own copy of the rest.
 
-    ``taps`` are modules inside the tails whose outputs are also returned, and ``with_map`` returns
-    that of the model's ``forward_features``.
+    The outputs include those of ``taps``, modules inside the tails, and with ``with_map`` that of
+    the model's ``forward_features``.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class CutParts(nn.Module):
         return values[0] if task in self.fully_shared else self.tails[task](*values)[0][0]
 
     def compile_parts(self, **options) -> None:
-        """Compile the trunk and each tail with options of ``torch.compile``."""
+        """Compile the trunk and each tail; ``options`` are those of ``torch.compile``."""
         for part in (self.trunk, *self.tails.values()):
             if not isinstance(part, nn.Identity):
                 part.compile(**options)
@@ -168,14 +168,14 @@ class CutParts(nn.Module):
             model.set_grad_checkpointing(True)
         except (AttributeError, AssertionError, NotImplementedError) as error:
             raise ConfigError(
-                f"{_WHERE}.grad_checkpointing: {self._stages.model_name} has none "
+                f"{_WHERE}.grad_checkpointing: {self._stages.model_name} does not support it "
                 f"({first_line(error)})"
             ) from error
         self.trunk = model if self.fully_shared else nn.Identity()
         self._make_tails(model, [])
 
     def _make_tails(self, own: nn.Module, tails: Sequence[nn.Module]) -> None:
-        """Build the tails; one that shares tensors with another part is copied."""
+        """Build the tails; copy one that shares tensors with another part."""
         used = _tensors(self.trunk)
         self.tails = nn.ModuleDict()
         for task, level in self._levels.items():
@@ -188,10 +188,11 @@ class CutParts(nn.Module):
 
     @torch.no_grad()
     def _compare(self, model: nn.Module, probe: Tensor, frozen: Collection[nn.Module]) -> None:
-        """Compare each path with the uncut model, with the same random numbers."""
+        """Compare the output for each task with the uncut model's, with the same random numbers."""
         kept = {id(b): (b, b.clone()) for b in (*model.buffers(), *self.buffers())}
         paths = {level: task for task, level in reversed(self._levels.items())}
         self._record_changes(True)
+        probe = self._laid_out(probe)  # other layouts round otherwise, which batch norm amplifies
         for mode in (False, True):
             model.train(mode)
             if mode:

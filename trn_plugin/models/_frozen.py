@@ -11,10 +11,10 @@ __all__ = ["freeze"]
 
 
 def freeze(model: nn.Module, boundary: str | None, probe: Tensor) -> dict[str, nn.Module]:
-    """Freeze all parameters that are used up to the end of a module, or a list of modules.
+    """Freeze the parameters that a model uses up to ``boundary``, a module or list of modules.
 
-    None is the whole model; ``probe`` are pictures. Returns the modules that finish before the
-    boundary, by name: keep them in eval mode.
+    ``boundary`` None freezes all; ``probe`` are example pictures. Returns the modules that finish
+    before the boundary, by name, which are to stay in eval mode.
     """
     modules = dict(model.named_modules())
     if boundary is None:
@@ -40,7 +40,7 @@ def freeze(model: nn.Module, boundary: str | None, probe: Tensor) -> dict[str, n
             handle.remove()
         model.train(training)
     names = list(outputs)
-    # a list is never called itself, only its blocks
+    # a list of modules is never called itself, only its blocks
     last = [name for name in names if f"{name}.".startswith(f"{boundary}.")][-1]
     out = sum(t.sum() for t in tensors_in(outputs[last]) if t.requires_grad)
     parameters = list(model.parameters())

@@ -17,7 +17,8 @@ __all__ = ["Code", "CutPart", "GraphPart", "Program", "Result", "Step"]
 class Code:
     """A function generated from a graph. Deep copies share it; pickles hold its source.
 
-    ``src`` defines ``forward(self, ...)``, with the globals ``scope``: values or module names.
+    ``src`` defines ``forward(self, ...)``. ``scope`` holds its globals: values, and Python modules
+    by name.
     """
 
     def __init__(self, src: str, scope: dict) -> None:
@@ -56,7 +57,7 @@ class Step:
 
 @dataclass
 class Result:
-    """Values that a part returns after a number of steps."""
+    """Values that a part returns, ready after the first ``after`` steps."""
 
     after: int
     names: tuple[str, ...]
@@ -88,10 +89,11 @@ class Program:
 
 
 class CutPart(nn.Module):
-    """Part of a cut model: takes some values, returns a tuple of values for each result.
+    """Part of a cut model: takes values, returns a tuple of values for each ``Result``.
 
     Attributes:
-        recording (bool): record what the part changes in place; True once, after cutting.
+        recording (bool): True for the runs after cutting that find which values the part changes
+            in place.
     """
 
     recording = False

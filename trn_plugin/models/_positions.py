@@ -9,20 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from trn_plugin.errors import ConfigError
-from trn_plugin.models._uncut import TOLERANCE, relative_difference, seeded
+from trn_plugin.models._uncut import TOLERANCE, relative_difference, seeded, shape_of
 
-__all__ = ["Layout", "layout_of_map", "position_dims", "shape_of"]
-
-
-def shape_of(value) -> str:
-    """The shape of a tensor, or the type of another value, for messages."""
-    return str(tuple(value.shape)) if torch.is_tensor(value) else type(value).__name__
+__all__ = ["Layout", "layout_of_map", "position_dims"]
 
 
 def position_dims(value: Tensor, size: tuple[int, int], nhwc: bool) -> tuple[int, int] | None:
     """The two spatial dimensions of a map (N, C, h, w) or (N, h, w, C), or None.
 
-    They have the aspect ratio of the picture's height and width; ``nhwc`` tries (N, h, w, C) first.
+    The two with the aspect ratio of the pictures, whose height and width are ``size``; ``nhwc``
+    tries (N, h, w, C) first.
     """
     height, width = size
     for i, j in ((1, 2), (2, 3)) if nhwc else ((2, 3), (1, 2)):
@@ -41,7 +37,7 @@ class Layout:
 
     @classmethod
     def found(cls, model, value, size: tuple[int, int]) -> Layout | None:
-        """Find the layout of ``value``, a timm model's output for pictures of ``size``, or None."""
+        """The layout of a timm model's map or tokens ``value`` for pictures of a size, or None."""
         if not torch.is_tensor(value) or value.ndim not in (3, 4):
             return None
         if value.ndim == 4:
@@ -68,7 +64,7 @@ class Layout:
 def layout_of_map(name: str, model: nn.Module, probe: Tensor, value) -> Layout:
     """The layout of ``value``, a cut model's output before pooling for the pictures ``probe``.
 
-    ``model`` is the uncut model, in the same mode, whose output must be the same.
+    ``model``, the uncut model in the same mode, must give the same output.
     """
     size = tuple(probe.shape[2:])
     layout = Layout.found(model, value, size)

@@ -31,12 +31,12 @@ def cut_by_replay(
     *,
     whole: bool = False,
 ) -> tuple[ReplayTrunk, list[ReplayTail]]:
-    """As :func:`trn_plugin.models._cut.cut`, for any model; the parts are copies.
+    """As :func:`trn_plugin.models._cut.cut`, for any model; the parts are copies of it.
 
     ``probe`` are pictures (N, C, H, W).
 
     Raises:
-        CannotTrace: the modules do not run in this order.
+        CannotTrace: the modules are not called in this order.
     """
     plans = [
         {mode: _plan(copy.deepcopy(model), boundary, taps, mode, probe) for mode in (True, False)}
@@ -52,9 +52,9 @@ def cut_by_replay(
 class _Plan:
     """A boundary, and the outermost modules that finish before it."""
 
-    end: str  # the module whose call ends the shared part
+    end: str  # the module whose last call before the boundary ends the shared part
     calls: int  # number of its calls up to the boundary
-    recorded: dict[str, int]  # number of calls up to the boundary by module
+    recorded: dict[str, int]  # number of calls up to the boundary, by module
     again: set[str]  # recorded modules that are also called after the boundary
 
 
@@ -120,10 +120,10 @@ class ReplayTrunk(_Shell):
 
     @torch.compiler.disable
     def results(self, values, count: int) -> tuple[tuple, ...]:
-        """For each boundary the pictures and the outputs of modules; for the end the output."""
+        """For each boundary the pictures and recorded outputs; for the end the model's output."""
         if torch.compiler.is_exporting():  # an export cannot follow the exception _Stop
             raise ConfigError(
-                "a model that torch.fx cannot trace is not exported in parts; set "
+                "a model that torch.fx cannot trace cannot be exported in parts; set "
                 "model.backbone.shared_stages to 0 or 'all'"
             )
         plans = [plan[self.training] for plan in self._plans[:count]]
@@ -159,7 +159,7 @@ class ReplayTrunk(_Shell):
 
 
 class _Replay:
-    """Replaces a module's forward: returns the recorded outputs, then calls the module again.
+    """Replaces a module's forward: returns the recorded outputs, and after these computes.
 
     Outputs are cloned, as the code after the module may change them in place.
     """

@@ -25,7 +25,7 @@ class Stages:
     def shared_by_task(
         self, shared: int | str | Mapping[str, int | str], tasks: Sequence[str]
     ) -> dict[str, int]:
-        """``shared_stages`` as a number for each task; stages of one task alone are not shared."""
+        """``shared_stages`` as a number for each task, without stages that only one task has."""
         if not isinstance(shared, Mapping):
             return dict.fromkeys(tasks, self.count(shared, "shared_stages"))
         if set(shared) != set(tasks):
@@ -38,7 +38,10 @@ class Stages:
         return {task: min(count, used_twice) for task, count in counts.items()}
 
     def count(self, stages: int | str, key: str) -> int:
-        """A number of first stages; the last stage includes the layers after it."""
+        """Convert 'all' or a negative number to a number of stages from the input.
+
+        The last stage includes the layers after it.
+        """
         count = len(self.names)
         if stages == "all":
             return self.everything

@@ -1,4 +1,4 @@
-"""Taps: modules inside a model whose outputs, averaged over positions, are neck levels."""
+"""Taps: modules inside a model whose outputs, averaged over positions, are levels of the neck."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from trn_plugin.errors import ConfigError
-from trn_plugin.models._positions import position_dims, shape_of
+from trn_plugin.models._positions import position_dims
+from trn_plugin.models._uncut import shape_of
 
 __all__ = ["TapPools", "check_taps", "outputs_of"]
 
@@ -36,9 +37,9 @@ def outputs_of(model: nn.Module, names: Iterable[str]) -> Iterator[dict]:
 def check_taps(
     taps: Sequence[str], model: nn.Module, name: str, stages: Sequence[str], shared: Collection[str]
 ) -> None:
-    """Refuse taps that are no modules of the uncut model ``name``.
+    """Refuse taps that are not modules of the uncut model ``name``.
 
-    Also any taps if there are tasks that share everything (``shared``).
+    Refuse all taps if some tasks share everything (``shared``).
     """
     names = dict(model.named_modules())
     for tap in taps:

@@ -30,8 +30,8 @@ def create(
     """Build a model without its classifier; arguments as of ``TimmTrunk``.
 
     Returns the model, the height and width of its pictures, and the arguments of
-    ``timm.create_model`` that build it again. ``own`` are the names of ``TimmTrunk``'s arguments,
-    one of which an unknown one may mean.
+    ``timm.create_model`` that build it again. For an unknown argument, the message suggests a close
+    one of ``own``, the names of ``TimmTrunk``'s arguments.
     """
     if "num_classes" in kwargs:
         raise ConfigError(f"{_WHERE}.num_classes: not used; the heads are those of model.heads")
@@ -99,7 +99,7 @@ def _sourced(model_name: str) -> dict:
 
 def _with_weights(model_name: str, options: dict, path: str) -> nn.Module:
     """The model with weights from a file, converted by timm like its own."""
-    # an empty source, as weights of a folder or hub would take precedence
+    # an empty source: weights of a folder or hub would take precedence
     overlay = {"state_dict": load_weights_file(path), "source": ""}
     with _missing_keys() as missing:
         try:
@@ -151,7 +151,7 @@ def sides_of(size: int | Sequence[int]) -> tuple[int, int]:
 def stage_names(model: nn.Module) -> tuple[str, ...]:
     """Last modules of timm's stages, also for families whose ``feature_info`` misnames them.
 
-    An entry without module (TResNet's first) is skipped.
+    Entries that name no module (TResNet's first) are skipped.
     """
     info = getattr(model, "feature_info", None)
     names = [entry["module"] for entry in getattr(info, "info", info) or []]

@@ -70,7 +70,7 @@ class _RecordingTracer(fx.Tracer):
         return out
 
     def last_call(self, name: str) -> tuple[int, fx.Proxy] | None:
-        """Of the module itself, or of the last block of a list, which is never called."""
+        """The last call of a module, or of the last block of a list, which itself is not called."""
         inside = [call for path, call in self.calls.items() if path.startswith(f"{name}.")]
         return self.calls.get(name, inside[-1] if inside else None)
 

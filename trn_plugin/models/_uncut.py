@@ -14,6 +14,7 @@ __all__ = [
     "probing_pictures",
     "relative_difference",
     "seeded",
+    "shape_of",
 ]
 
 TOLERANCE = 1e-5
@@ -42,13 +43,18 @@ def seeded(run, x: Tensor):
         torch.random.set_rng_state(state)
 
 
+def shape_of(value) -> str:
+    """The shape of a tensor, or the type of another value, for messages."""
+    return str(tuple(value.shape)) if torch.is_tensor(value) else type(value).__name__
+
+
 def output_for(model: nn.Module, probe: Tensor, model_name: str):
     """Output for the probing pictures in eval mode; leaves the model in train mode."""
     model.eval()
     try:
         with torch.no_grad():
             output = seeded(model, probe)
-    except Exception as error:  # a model's own shape errors are of any type
+    except Exception as error:  # a model may raise any error for a wrong shape
         raise ConfigError(
             f"model.backbone: {model_name} does not take pictures of {tuple(probe.shape[1:])}: "
             f"{first_line(error)}"
@@ -61,9 +67,8 @@ def hidden_features(model: nn.Module, probe: Tensor, model_name: str) -> Tensor:
     """The pooled features (N, d) of the probing pictures, in eval mode."""
     features = output_for(model, probe, model_name)
     if not torch.is_tensor(features) or features.ndim != 2:
-        shape = tuple(features.shape) if torch.is_tensor(features) else type(features).__name__
         raise ConfigError(
-            f"model.backbone: {model_name} gives {shape} where pooled features (N, d) are "
-            "expected; set global_pool"
+            f"model.backbone: {model_name} gives {shape_of(features)}, where pooled features "
+            "(N, d) are expected; set global_pool"
         )
     return features

@@ -56,7 +56,7 @@ def _strip(part: nn.Module, values: tuple) -> tuple:
             empty(module, recurse=False)
             continue
         for key in keys:
-            # code with an unused result may still read it
+            # the forward pass may still read it for an unused result
             value = module._parameters.pop(key).detach()
             module.register_buffer(key, value, persistent=False)
     return results

@@ -99,10 +99,10 @@ class MultiTaskModel(BaseModel):
         return tuple(self.heads)
 
     def is_optional_state(self, key: str) -> bool:
-        """Whether a key may be in only one of the state dict and a checkpoint.
+        """Whether a key of a state dict may be missing in the model or in a checkpoint.
 
-        These are the normalisation, which the config has; the neck's states of an earlier version;
-        and, in a model without neck, all states of a neck.
+        This holds for the normalisation, which the config has; for a neck's states saved by an
+        earlier version; and, if the model has no neck, for all states of a neck.
         """
         old = self.is_run_state(key) and (".groups." in key or ".warm." in key)
         if key.startswith("data_preprocessor.") or old:
@@ -120,24 +120,24 @@ class MultiTaskModel(BaseModel):
     def check_dataset(self, metainfo: dict) -> None:
         """Check the labels of a training data set against heads and relations.
 
-        In its ``metainfo`` 'tasks' describes its labels, 'tasks_together' lists the groups of tasks
-        that are labelled together, if not all are.
+        Its ``metainfo`` describes the labels under 'tasks'. For a mixture of data sets,
+        'tasks_together' lists the tasks of each.
         """
         tasks = metainfo.get("tasks")
         for name, head in self.heads.items() if tasks is not None else ():
             if name not in tasks:
                 raise ConfigError(
-                    f"model.heads.{name}: the training data set gives no labels of this task, "
-                    f"but of {', '.join(tasks)}"
+                    f"model.heads.{name}: the training data set has no labels of this task, "
+                    f"only of {', '.join(tasks)}"
                 )
             head.check_labels(name, tasks[name])
         if self.neck is not None and "tasks_together" in metainfo:
             check_relations(self.neck, metainfo["tasks_together"])
 
     def fit_to_labels(self, dataset) -> None:
-        """Set the heads' arguments that depend on the labels of a training data set.
+        """Set the heads' arguments that depend on the training labels.
 
-        It has a method ``labels_of(task)`` if a head needs it.
+        If there are such arguments, ``dataset`` needs a method ``labels_of(task)``.
         """
         for task, head in self.heads.items():
             head.fit_to_labels(task, dataset)
@@ -148,7 +148,7 @@ class MultiTaskModel(BaseModel):
         data_samples: MultiTaskBatch | list[MultiTaskDataSample] | None = None,
         mode: str = "tensor",
     ):
-        """As of MMEngine's ``BaseModel``.
+        """See MMEngine's ``BaseModel``.
 
         For normalised pictures (N, 3, H, W), mode 'tensor' gives raw outputs (N, d) by task,
         'loss' a dict of losses and measurements, 'predict' the data samples with predictions.
@@ -164,10 +164,11 @@ class MultiTaskModel(BaseModel):
     def loss(
         self, inputs: Tensor, data_samples: MultiTaskBatch | list[MultiTaskDataSample]
     ) -> dict[str, Tensor]:
-        """Task losses (Eq. 13 without its last sum), task similarities, and losses of hooks.
+        """Task losses (Eq. 13 without its last sum), task similarities, and relation losses.
 
-        These are ``loss_<task>``; ``relation/<level>/<a>-<b>`` and ``relation/label/<a>-<b>``,
-        which are logged only; and the losses of the functions in ``relation_losses``.
+        Task losses are ``loss_<task>``. Similarities, ``relation/<level>/<a>-<b>`` and
+        ``relation/label/<a>-<b>``, are only logged. Hooks add functions to ``relation_losses``,
+        which compute relation losses from the measurements.
         """
         features = self.backbone.features(inputs)
         logits = self.raw_outputs(features)
@@ -199,9 +200,9 @@ class MultiTaskModel(BaseModel):
         inputs: Tensor,
         data_samples: MultiTaskBatch | list[MultiTaskDataSample] | None = None,
     ) -> MultiTaskBatch | list[MultiTaskDataSample]:
-        """Predictions, with the features for measuring task similarity.
+        """Add predictions, and features for measuring task similarity, to the data samples.
 
-        They are added to ``data_samples``, or to new ones if there are none.
+        If ``data_samples`` is None, new ones are made.
         """
         features = self.backbone.features(inputs)
         logits = self.raw_outputs(features)
@@ -232,7 +233,7 @@ class MultiTaskModel(BaseModel):
         return MultiTaskBatch.of(samples, {task: head.task for task, head in self.heads.items()})
 
     def _encode(self, batch: MultiTaskBatch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Targets (N, d) and masks (N,) by task; a mask is False for a missing label."""
+        """Targets (N, d) and masks (N,) by task; a mask is False where the label is missing."""
         given, masks = dict(batch.targets), dict(batch.masks)
         targets = {}
         for task, head in self.heads.items():

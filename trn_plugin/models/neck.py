@@ -55,7 +55,7 @@ class TaskRelationNeck(nn.Module):
             ``TaskRelationLayer``; a ``TaskRelationLossHook`` sets its own min_samples_per_dim.
 
     Raises:
-        ConfigError: no level or relation, or a relation that is no pair of different tasks.
+        ConfigError: no level or relation, or a relation that is not a pair of different tasks.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class TaskRelationNeck(nn.Module):
         """Build the layers; ``MultiTaskModel`` calls it.
 
         ``dims`` holds the width of each task's features by level, and of its targets as level
-        'label'. The tasks ``identical`` share everything, and so the hidden features.
+        'label'. The tasks ``identical`` have the same hidden features, as they share everything.
         """
         tasks = tuple(dims["label"])
         if self._all_pairs:
@@ -121,7 +121,7 @@ class TaskRelationNeck(nn.Module):
             for task in (*pair[0], *pair[1]):
                 if task not in tasks:
                     raise ConfigError(
-                        f"model.neck.relations: {task!r} names no task; the tasks of model.heads "
+                        f"model.neck.relations: {task!r} is not a task; the tasks of model.heads "
                         f"are {', '.join(tasks)}"
                     )
             if "hidden" in self.levels and all(set(side) & set(identical) for side in pair):
@@ -152,9 +152,9 @@ class TaskRelationNeck(nn.Module):
         Args:
             features (Mapping[str, Mapping[str, Tensor]]): (N, d) by level and task, with the
                 targets as level 'label'.
-            mask (Mapping[str, Tensor | None]): (N,) bool by task, False without label; None if all
-                samples have one, which is faster. A relation uses the samples that have all labels
-                of both sides.
+            mask (Mapping[str, Tensor | None]): (N,) bool by task, False where the label is missing;
+                None if all are present, which is faster. A relation uses the samples that have all
+                labels of both sides.
 
         Raises:
             TrainingError: non-finite features; names the tasks and the level.
@@ -182,7 +182,7 @@ class TaskRelationNeck(nn.Module):
         }
 
     def logged(self, measured: Mapping[str, Measurements]) -> dict[str, Tensor]:
-        """Log entries: tau by level (and of the labels) and relation; of many relations the mean.
+        """Log entries: tau by level (also 'label') and relation, or its mean over many relations.
 
         Level 'samples' is the effective sample size; if it is small, tau is largely chance.
         """

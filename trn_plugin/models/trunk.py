@@ -59,12 +59,12 @@ class TimmTrunk(CutParts):
 
     Attributes:
         num_features (int): width of each task's hidden features.
-        map_features (int): channels of the maps; 0 without ``maps``.
+        map_features (int): channels of the maps; 0 if ``maps`` is empty.
         img_size (tuple[int, int]): height and width of the pictures.
         timm_options (dict): arguments of ``timm.create_model`` that build the uncut model.
         stages (tuple[str, ...]): last module of each of timm's stages.
         shared_stages (dict[str, int]): number of a task's stages in ``trunk``, by task.
-        fully_shared (frozenset[str]): the tasks that share everything, and so the hidden features.
+        fully_shared (frozenset[str]): the tasks that share everything, including hidden features.
 
     Args:
         model_name (str): any name of ``timm.list_models()``, with or without a pretrained tag;
@@ -73,17 +73,17 @@ class TimmTrunk(CutParts):
         checkpoint_path (str, optional): load the uncut model's weights from this file instead.
         shared_stages (int | str | dict): 0 shares nothing (single-task learning), k > 0 the first
             k stages, -k all but the last k, 'all' (or the number of stages) everything but the
-            heads. A dict gives one for each task; stages of one task alone are not shared.
+            heads. A dict gives one for each task; a stage that only one task has is not shared.
         tasks (Sequence[str]): names of the tasks; ``MultiTaskModel`` passes its heads' names.
         img_size (int | tuple[int, int], optional): height and width of the pictures; default: that
             of timm's configuration. Models of a fixed size (most transformers) are built for it.
         in_chans (int): channels of the pictures; ``MultiTaskModel`` accepts 3 only, as grey
             pictures are read as RGB.
         taps (Sequence[str]): dotted names of modules inside the tails whose pooled outputs
-            :meth:`features` also gives; ``MultiTaskModel`` passes its neck's levels.
+            :meth:`features` also returns; ``MultiTaskModel`` passes its neck's levels.
         maps (Sequence[str]): the tasks whose head takes the map before pooling; ``MultiTaskModel``
             passes those with ``input = "map"``.
-        out_indices (Sequence[int], optional): to use the trunk as backbone in other projects,
+        out_indices (Sequence[int], optional): for use as a backbone of another project's model,
             without tasks: return a tuple of the maps (N, C, h, w) after these stages, which timm
             counts from 0; (-1,) is the last.
         frozen_stages (int | str): stages that are not trained, counted as in ``shared_stages``;
@@ -157,9 +157,9 @@ class TimmTrunk(CutParts):
         self.train()
 
     def forward(self, x: Tensor) -> dict[str, Tensor] | tuple[Tensor, ...]:
-        """For normalised pictures (N, in_chans, H, W) pooled features (N, num_features) by task.
+        """Normalised pictures (N, in_chans, H, W) -> pooled features (N, num_features) by task.
 
-        With ``out_indices`` a tuple of maps (N, C, h, w).
+        With ``out_indices``, a tuple of maps (N, C, h, w) instead.
         """
         if self.out_indices is None:
             return self.features(x).hidden
@@ -201,13 +201,13 @@ class TimmTrunk(CutParts):
             difference = relative_difference(twin.path(task, probe), model(probe))
         if not difference <= TOLERANCE:
             raise ConfigError(
-                f"{self.model_name}: no uncut model gives the features of {task} (the closest is "
+                f"{self.model_name}: no uncut model has the features of {task} (the closest is "
                 f"off by {difference:.1e}): trunk and tail have different copies of some weights"
             )
         return model
 
     def train(self, mode: bool = True) -> TimmTrunk:
-        """As of ``nn.Module``; frozen stages stay in evaluation mode."""
+        """As ``nn.Module.train``; frozen stages stay in evaluation mode."""
         super().train(mode)
         if self._frozen:
             for part in (self.trunk, *self.tails.values()):

@@ -12,9 +12,8 @@ from torch import Tensor, nn
 from trn_plugin.checkpoints import load_model_state, load_weights_file
 from trn_plugin.config_checks import config_errors
 from trn_plugin.errors import ConfigError, printable
-from trn_plugin.models._positions import shape_of
 from trn_plugin.models._timm import sides_of
-from trn_plugin.models._uncut import output_for, probing_pictures
+from trn_plugin.models._uncut import output_for, probing_pictures, shape_of
 from trn_plugin.models.trunk import Features, TimmTrunk
 from trn_plugin.registry import MODELS
 
@@ -43,13 +42,13 @@ def build_trunk(
     own = {key: config.pop(key, None) for key in ("shared_stages", "checkpoint_path")}
     if own["shared_stages"] not in (None, "all"):
         raise ConfigError(
-            f"{_WHERE}.shared_stages: {name} is no TimmTrunk and is shared whole; expected 'all', "
-            f"found {printable(repr(own['shared_stages']))}"
+            f"{_WHERE}.shared_stages: {name} is not a TimmTrunk and is shared whole; expected "
+            f"'all', found {printable(repr(own['shared_stages']))}"
         )
     if taps:
         raise ConfigError(
             f"model.neck.levels: {taps[0]!r} is not a separate module for each task, since {name} "
-            "is no TimmTrunk and is shared whole"
+            "is not a TimmTrunk and is shared whole"
         )
     size = config.get("img_size", 224)
     taken = inspect.signature(kind).parameters
@@ -69,16 +68,16 @@ def build_trunk(
 class WholeTrunk(nn.Module):
     """A backbone that all tasks share whole, for ``MultiTaskModel``.
 
-    It returns a map (N, C, h, w), a vector (N, C), or a tuple that ends in one. The hidden
-    features are the vector, or the mean of the map over positions.
+    The backbone returns a map (N, C, h, w), a vector (N, C), or a tuple that ends in one. The
+    hidden features are the vector, or the mean of the map over positions.
 
     Args:
         trunk (nn.Module): the backbone.
         tasks (Sequence[str]): names of the tasks.
         maps (Sequence[str]): the tasks whose head takes the map before pooling.
         img_size (int | Sequence[int]): height and width of the pictures.
-        checkpoint_path (str, optional): load the backbone's weights from this file; from a whole
-            model, those under ``backbone.``.
+        checkpoint_path (str, optional): load the backbone's weights from this file; of a whole
+            model's file, those under ``backbone.``.
 
     Attributes:
         num_features (int): width of the hidden features.
@@ -128,12 +127,12 @@ class WholeTrunk(nn.Module):
         return Features(dict.fromkeys(self.tasks, hidden), {}, dict.fromkeys(self.maps, value))
 
     def compile_parts(self, **options) -> None:
-        """Compile the backbone with options of ``torch.compile``."""
+        """Compile the backbone; ``options`` are those of ``torch.compile``."""
         self.trunk.compile(**options)
 
     def to_timm(self, task: str) -> nn.Module:
         """Raise a ConfigError: the backbone is not from timm."""
-        raise ConfigError(f"{self.model_name} is no model of timm, and cannot become one")
+        raise ConfigError(f"{self.model_name} is not a timm model, and cannot become one")
 
     @staticmethod
     def _last(out):

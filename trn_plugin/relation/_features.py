@@ -23,9 +23,9 @@ def check_features(f1: Tensor, f2: Tensor, names: tuple[str, str] = ("f1", "f2")
 
 
 def orthonormal_basis(f: Tensor, name: str) -> tuple[Tensor, Tensor]:
-    """Basis Q (N, r) of the centred columns X, and T (d, r) with X T = Q.
+    """Orthonormal basis Q (N, r) of the centred columns X, and T (d, r) with X T = Q.
 
-    r is the rank; for rank 0 both are one column of zeros. Columns are scaled to unit length
+    r is the rank of X; for rank 0 both are one column of zeros. Columns are scaled to unit length
     first, so the rank does not depend on their units. Columns that are constant or linearly
     dependent up to float32 rounding (float64 for float64 features) add no direction.
     """
@@ -53,7 +53,8 @@ def svd(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Thin singular value decomposition.
 
     Where LAPACK's algorithm does not converge, falls back to the eigenvectors of the symmetric
-    matrix [[0, R], [R', 0]] with x = QR; then vectors of values near 0 are not orthonormal.
+    matrix [[0, R], [R', 0]] with x = QR. Singular vectors of values near 0 are then not
+    orthonormal.
     """
     try:
         return torch.linalg.svd(x, full_matrices=False)

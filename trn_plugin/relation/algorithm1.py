@@ -46,7 +46,7 @@ def update(
 ) -> list[Step]:
     """Lines 6 to 13 for features (N, d) of T tasks; ``masks`` (N, T) bool says which have a label.
 
-    ``check`` maps the sums of squares to a 0-d bool, whether they are finite, or None for yes.
+    ``check`` tells whether sums of squares are finite: a 0-d bool, or None for yes.
     """
     F = torch.cat(tuple(F), 1)
     C = [s.batch(F, masks) for s in S]
@@ -62,7 +62,7 @@ def update(
 
 @torch.no_grad()
 def iterate(step: Step, m: float, epsilon: float, dtype: torch.dtype) -> bool:
-    """Line 14 for a pair of wide tasks on a CPU; True if the exact solver was needed."""
+    """Line 14 for a pair of wide tasks on a CPU; returns whether the exact solver was needed."""
     S, pairs = step.S, step.pairs
     x = step.C.x[pairs.sets]
     if x.shape[2] != sum(pairs.widths):

@@ -13,16 +13,20 @@ _MEAN, _QUANTILE_95 = -1.2065335745820, 0.9793  # of the Tracy-Widom law of orde
 def chance_similarity(n: int, d1: int, d2: int) -> float:
     r"""The mean of :func:`task_similarity` over independent features.
 
-    The largest squared canonical correlation of two independent Gaussian samples, theta, follows
-    approximately :math:`\mathrm{logit}\,\theta = \mu + \sigma Z`, Z the Tracy-Widom law of order
-    one (Johnstone, Annals of Statistics 36(6), 2008, Theorem 1), with n = N - 2 and
+    For N independent Gaussian samples the largest squared canonical correlation, theta, follows
+    approximately :math:`\mathrm{logit}\,\theta = \mu + \sigma Z`, where Z has the Tracy-Widom law
+    of order one (Johnstone, Annals of Statistics 36(6), 2008, Theorem 1). With k = N - 2
 
-    .. math:: \sin^2\tfrac{\gamma}{2} = \frac{\min(d_1, d_2) - 1/2}{n}, \quad
-              \sin^2\tfrac{\phi}{2} = \frac{\max(d_1, d_2) - 1/2}{n}, \quad
+    .. math:: \sin^2\tfrac{\gamma}{2} = \frac{\min(d_1, d_2) - 1/2}{k}, \quad
+              \sin^2\tfrac{\phi}{2} = \frac{\max(d_1, d_2) - 1/2}{k}, \quad
               \mu = 2 \log\tan\frac{\phi + \gamma}{2}, \quad
-              \sigma^3 = \frac{16}{n^2 \sin^2(\phi + \gamma) \sin\phi \sin\gamma}
+              \sigma^3 = \frac{16}{k^2 \sin^2(\phi + \gamma) \sin\phi \sin\gamma}
 
-    Of N samples and d1 and d2 features (rank). NaN for N - 1 <= d1 + d2, where tau is always 1.
+    NaN for N - 1 <= d1 + d2, where tau is always 1.
+
+    Args:
+        n (int): the number of samples N.
+        d1, d2 (int): the ranks of the two sides.
     """
     if n - 1 <= d1 + d2:
         return math.nan
@@ -43,10 +47,13 @@ def corrected_similarity(
     .. math:: \tau^2 = \frac{\left((1-c_1) r^2 + c_1\right)\left((1-c_2) r^2 + c_2\right)}{r^2}
 
     (Bao, Hu, Pan and Zhou, Annals of Statistics 47(1), 2019, Theorem 1.8), which is solved for r.
-    The estimate is 0 where tau is not significant at 5 % (Johnstone, see above).
+    The estimate is 0 where tau is not significant at 5 % (Johnstone, see
+    :func:`chance_similarity`), and NaN where N - 1 <= d1 + d2. It is differentiable in tau.
 
-    tau has any shape; n is the number of samples, or the effective number; d1 and d2 are the
-    numbers of features. Differentiable in tau; NaN where N - 1 <= d1 + d2.
+    Args:
+        tau (Tensor | float): the measured correlations, of any shape.
+        n (Tensor | float): number of samples N, or effective sample size.
+        d1, d2 (Tensor | float): numbers of features.
     """
     tau = torch.as_tensor(tau)
     n, d1, d2 = (torch.as_tensor(x, dtype=torch.float64, device=tau.device) for x in (n, d1, d2))

@@ -17,8 +17,8 @@ __all__ = ["Batch", "Pairs", "RunningCovariance", "centre"]
 class Pairs(nn.Module):
     """P pairs of tasks of widths d1 and d2; ``indices`` are their places in the layer's ``pairs``.
 
-    Either each pair has its own set of tasks and all share the same columns, or all pairs have
-    different columns of one set.
+    There are two layouts. Each pair has a set of tasks of its own, and the columns are the same in
+    all sets; or all pairs are in one set, and each has columns of its own.
     """
 
     def __init__(self, indices: list[int], sets: slice, columns: list[tuple[slice, slice]]) -> None:
@@ -43,14 +43,14 @@ class Pairs(nn.Module):
         return tuple(s[a[:, :, None], b[:, None]] for a, b in ((i, i), (i, j), (j, j)))
 
     def take(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Features (P, N, d1) and (P, N, d2) of the pairs, out of those of the sets (B, N, D)."""
+        """The pairs' features (P, N, d1) and (P, N, d2) from those of the sets (B, N, D)."""
         first, second = x[self.sets][..., self.rows], x[self.sets][..., self.columns]
         if self.is_indexed:
             return first[0].transpose(0, 1), second[0].transpose(0, 1)
         return first, second
 
     def scatter(self, like: Tensor, first: Tensor, second: Tensor) -> Tensor:
-        """The adjoint of :meth:`take`: (B, N, D), 0 where no pair reads."""
+        """The adjoint of :meth:`take`: (B, N, D), 0 in columns of no pair."""
         if len(first) == len(like) and sum(self.widths) == like.shape[2]:
             return torch.cat([first, second], 2)
         total = torch.zeros_like(like)
@@ -62,14 +62,14 @@ class Pairs(nn.Module):
         return total
 
     def of_sets(self, values: Tensor) -> Tensor:
-        """Values of the sets (B,) as values of the pairs (P,)."""
+        """Values (P,) of the pairs from values (B,) of their sets."""
         return values[self.sets].expand(len(self.indices))
 
 
 def group_pairs(
     sets: Sequence[tuple[int, ...]], columns: list[slice], pairs: Sequence[tuple[int, int]]
 ) -> list[Pairs]:
-    """The pairs within some sets of tasks, grouped by widths; each pair of wide tasks is alone."""
+    """Group the pairs in these sets of tasks by widths; a pair of wide tasks is its own group."""
     places = {frozenset(tasks): place for place, tasks in enumerate(sets)}
     by_widths: dict[tuple[int, int], list] = {}
     for index, pair in enumerate(pairs):
@@ -143,7 +143,7 @@ class RunningCovariance(nn.Module):
         self.register_buffer("weights", torch.zeros(b).double())
         self.register_buffer("squared_weights", torch.zeros(b).double())
         self.register_buffer("batches", torch.zeros(b, dtype=torch.int64))
-        # whether float32 is too imprecise; an integer, since averaged models subtract buffers
+        # whether float32 is too imprecise; not bool, as averaged models subtract buffers
         self.register_buffer("is_precise", torch.ones((), dtype=torch.int64))
         places = torch.arange(sum(widths)).split(tuple(widths))
         places = torch.cat([places[task] for tasks in self.sets for task in tasks])
@@ -153,7 +153,7 @@ class RunningCovariance(nn.Module):
 
     @property
     def on_host(self) -> bool:
-        """See ``precision``."""
+        """Whether the covariances are on the CPU."""
         return precision.on_host(self.covariance.device)
 
     @property
@@ -211,7 +211,7 @@ class RunningCovariance(nn.Module):
         return updated
 
     def _update_in_place(self, x: Tensor, m: float, updated: Tensor | None) -> None:
-        """Update wide covariances in one pass; now and then check whether float32 is enough."""
+        """Update wide covariances in one pass; periodically check whether float32 is enough."""
         for place, (s, rows) in enumerate(zip(self.covariance, x, strict=True)):
             if updated is None or updated[place]:
                 for own in self.columns:

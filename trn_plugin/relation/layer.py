@@ -71,8 +71,8 @@ class TaskRelationLayer(RelationState):
         dims (Sequence[int], optional): width of each task; default that of the first features.
         names (Sequence[str], optional): names of the tasks in errors; default f1, f2, ...
         pairs (Sequence[tuple[int, int]], optional): the pairs to measure; default all.
-        deletion (str): the samples used where labels are missing. 'pairwise': those with both
-            labels of a pair. 'listwise': those with all labels, in one joint covariance; cheaper.
+        deletion (str): which samples count where labels are missing. 'pairwise': those with both
+            labels of a pair. 'listwise': those with all labels; cheaper (one joint covariance).
         correct_chance (bool): return :func:`corrected_similarity` at the effective sample size;
             0, with gradient 0, while there are too few samples.
         statistic (str): a name in ``SIMILARITIES``: 'largest' is the paper's tau; 'pillai' is
@@ -83,8 +83,9 @@ class TaskRelationLayer(RelationState):
             before there is a gradient. With fewer, even unrelated features have a tau near 1.
 
     Raises:
-        ValueError: an option out of range, shapes that do not fit, or non-finite features (other
-            devices than CPUs report these a step or two later). Such a batch is left out.
+        ValueError: an option out of range, shapes that do not fit, or non-finite features. A batch
+            with non-finite features is left out; devices other than CPUs report it a step or two
+            later.
 
     Example:
         >>> import torch

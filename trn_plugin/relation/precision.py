@@ -16,7 +16,7 @@ INDEPENDENT = 5e-3  # unexplained share of a feature's variance that float32 rou
 
 
 def tolerance(dtype: torch.dtype) -> tuple[float, int]:
-    """Bound on the relative error of the gradient for features of a dtype; most iterations."""
+    """Largest relative error of the gradient for features of a dtype, and most iterations."""
     return (1e-9, 24) if dtype == torch.float64 else (6e-4, 12)
 
 
@@ -41,7 +41,7 @@ def iterates(d1: int, d2: int) -> bool:
 
 
 def working_dtype(device: torch.device) -> torch.dtype:
-    """float64 where the device has it: factors of nearly singular covariances need it."""
+    """float64 where the device has it: nearly singular covariances need it."""
     return torch.float32 if device.type == "mps" else torch.float64
 
 
@@ -55,7 +55,7 @@ def full_precision(device: torch.device) -> AbstractContextManager:
 def product_dtype(features: torch.dtype, covariance: Tensor, is_precise: Tensor) -> torch.dtype:
     """Dtype of the covariances: float32 for wide ones on the host unless ``is_precise``.
 
-    ``is_precise`` is the last result of :func:`has_independent_features`, negated.
+    ``is_precise`` is True if the last :func:`has_independent_features` was False.
     """
     if is_in_place(covariance) and not is_precise:
         return torch.promote_types(features, torch.float32)

@@ -28,7 +28,7 @@ class RelationState(nn.Module):
         self.pairs: tuple[tuple[int, int], ...] = ()
         self.groups = nn.ModuleList()
         self.register_buffer("widths", None)
-        self.register_buffer("steps", None)  # of wide pairs: all; those solved exactly
+        self.register_buffer("steps", None)  # of wide pairs: number, and number solved exactly
         if dims is not None:
             self._build(dims)
 
@@ -51,7 +51,7 @@ class RelationState(nn.Module):
         return exact / max(solved, 1)
 
     def get_extra_state(self) -> Tensor:
-        """Solver states as (n,) uint8; n depends on the widths only, and is 0 unless on a CPU."""
+        """Solver states as bytes (n,); n depends on the widths only, and is 0 unless on a CPU."""
         parts = [t.reshape(-1).view(torch.uint8) for s in self._states for t in s.tensors]
         return torch.cat([torch.zeros(0, dtype=torch.uint8), *parts])
 

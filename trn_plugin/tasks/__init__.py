@@ -1,6 +1,6 @@
-"""Kinds of task: names, loss targets, mirroring, units, and how predictions are written and drawn.
+"""Kinds of task. Each defines its labels, loss targets, mirroring, and the text of predictions.
 
-NumPy only: training and deployment share it. Each kind has its own file. To add a kind, decorate a
+NumPy only, since training and deployment share it. One file per kind. To add a kind, decorate a
 subclass of :class:`Task` with ``@TASKS.register``.
 """
 

@@ -26,7 +26,7 @@ class Curve(NamedTuple):
     Attributes:
         plot (str | Callable): a function ``plot(path, title=..., **arguments)``, or the name of
             ``save_<plot>`` in ``trn_plugin.evaluation.plots``.
-        name (str): of the file; default ``plot``.
+        name (str): name of the file without its suffix; default the plot's name.
     """
 
     plot: str | Callable
@@ -41,10 +41,10 @@ class Task:
     :attr:`output_shape`; a prediction is an output in the form that users read.
 
     Args:
-        name: of the task.
+        name: name of the task.
         info: as in ``METAINFO['tasks']`` of a data set. The entry ``names_key`` holds the names of
-            the points, classes, attributes or values. The optional entry ``flip`` holds for each
-            the index of its mirror image.
+            the points, classes, attributes or values. The optional entry ``flip`` holds the index
+            of each name's mirror image.
 
     Attributes:
         info (dict): ``info`` with the entry ``kind``.
@@ -83,8 +83,8 @@ class Task:
             sorted(flip) == [*indices] and all(flip[flip[i]] == i for i in indices)
         ):
             raise ConfigError(
-                f"task {name}: expected flip, for each of the {len(self.names)} {self.noun} the "
-                f"index of its mirror image, found {flip!r}"
+                f"task {name}: expected flip, the indices of the mirror images of its "
+                f"{len(self.names)} {self.noun}, found {flip!r}"
             )
         self.info = {"kind": self.kind, **info}
 
@@ -99,7 +99,7 @@ class Task:
 
     @property
     def width(self) -> int:
-        """Numbers in a target."""
+        """Number of values in a target."""
         return len(self.names)
 
     @property
@@ -146,7 +146,7 @@ class Task:
     def targets(self, labels: Sequence, dtype: type | None = None) -> np.ndarray:
         """Check N labels and encode them as loss targets (N, width); default `target_dtype`.
 
-        The task similarity of labels is that of their targets.
+        The task similarity of labels is computed from these targets.
         """
         return self.encode(self.check(labels)).astype(dtype or self.target_dtype, copy=False)
 
@@ -221,7 +221,7 @@ class Task:
         return prediction
 
     def columns(self) -> list[str]:
-        """Names of its columns in a table."""
+        """Names of the columns that it fills in a table of predictions."""
         return [f"{self.name}.{name}" for name in self.names]
 
     def row(self, record: Any) -> list:
@@ -229,7 +229,7 @@ class Task:
         return list(record.values())
 
     def summary(self, prediction: Any) -> list[Line]:
-        """Short lines to stand beside a picture."""
+        """Short lines beside a picture."""
         return []
 
     def longest_summary(self) -> list[str]:
@@ -263,7 +263,7 @@ class Task:
         return None
 
     def likelihoods(self, label: Any, output: np.ndarray, spread: Any) -> list[float]:
-        """Probabilities that the output gives to the label; the least probable cases are worst.
+        """Probabilities that the output gives to the label; the worst cases have the lowest.
 
         ``spread`` is the standard deviation of the labels, of the label's shape.
         """

@@ -17,7 +17,7 @@ __all__ = [
 ]
 
 LARGEST_COORDINATE = 1e6
-LONGEST, LISTED = 60, 12  # letters and names in a message
+LONGEST, LISTED = 60, 12  # most characters and names in a message
 
 
 def is_missing(cell: str) -> bool:
@@ -29,7 +29,7 @@ def number(text: str, name: str, where: str, largest: float = math.inf) -> float
     """Read a finite decimal number from -``largest`` to ``largest``.
 
     Raises:
-        DataError: naming ``where``; says "expected ``name``".
+        DataError: the message begins with ``where`` and says "expected ``name``".
     """
     try:
         if not text.isascii() or "_" in text:  # float() also takes other digits and 1_000
@@ -47,7 +47,8 @@ def relative_path(text: str, where: str) -> str:
     """Read a relative path, with forward or backward slashes.
 
     Raises:
-        DataError: naming ``where``; it is absolute, contains ".." or is not printable.
+        DataError: the path is absolute, contains ".." or is not printable; the message begins with
+            ``where``.
     """
     path = text.replace("\\", "/")
     parts = path.split("/")

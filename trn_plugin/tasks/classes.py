@@ -16,7 +16,7 @@ __all__ = ["ClassTask"]
 
 
 class ClassColumn(LabelColumns):
-    """A column that holds names or numbers of classes."""
+    """A column of class names or numbers."""
 
     keys = ("column", "classes", "flip_pairs")
 
@@ -37,10 +37,10 @@ class ClassColumn(LabelColumns):
         names = [str(name) for name in given.values()] if isinstance(given, Mapping) else cells
         if min(len(set(cells)), len(set(names))) < max(len(cells), 2):
             raise ConfigError(
-                f"{key}.classes: expected what the cells of {self.columns[0]!r} hold, in order, "
-                f"each once, such as ['left', 'right'], found {classes!r}"
+                f"{key}.classes: expected the values of column {self.columns[0]!r}, "
+                f"in order, each once, such as ['left', 'right'], found {classes!r}"
             )
-        self.cells = {cell: index for index, cell in enumerate(cells)}
+        self.index_of = {cell: index for index, cell in enumerate(cells)}
         self.info = dict(kind=kind, classes=tuple(names))
         if flip_pairs is not None:
             self.info["flip"] = flip_of(f"{key}.flip_pairs", flip_pairs, names)
@@ -49,10 +49,10 @@ class ClassColumn(LabelColumns):
         """The index of the class."""
         (cell,) = cells
         # spreadsheets and pandas write 3 as 3.0 in a column with empty cells
-        index = self.cells.get(cell, self.cells.get(cell.removesuffix(".0")))
+        index = self.index_of.get(cell, self.index_of.get(cell.removesuffix(".0")))
         if index is None:
             raise DataError(
-                f"{where}: expected {self.columns[0]} to be one of {listing(self.cells)}, "
+                f"{where}: expected {self.columns[0]} to be one of {listing(self.index_of)}, "
                 f"found {quoted(cell)}"
             )
         return index

@@ -25,7 +25,7 @@ class LabelColumns:
     """Reads a task's label from the cells of a row; by default one number for each column.
 
     Args:
-        kind: of the task.
+        kind: kind of the task.
         task: name of the task.
         columns: names of the columns; default one with the task's name.
 
@@ -49,7 +49,7 @@ class LabelColumns:
         """Read the label of a labelled row, see :meth:`labelled`.
 
         Raises:
-            DataError: names ``where`` and the column, expected and found values.
+            DataError: the message gives ``where``, the column, and expected and found values.
         """
         values = [
             number(cell, f"{column} to be a number", where)
@@ -111,7 +111,7 @@ def check_names(key: str, names: Sequence[str] | None) -> tuple[str, ...]:
     """Check a list of names in a config.
 
     Raises:
-        ConfigError: not a list of distinct strings; begins with the key.
+        ConfigError: not a list of distinct strings; the message begins with the key.
     """
     if not are_names(names) or not names:
         raise ConfigError(f"{key}: expected a list of names, each once, found {names!r}")
@@ -122,7 +122,7 @@ def two_of(key: str, pair: Sequence[str], names: Sequence[str]) -> tuple[int, in
     """The indices of two different names.
 
     Raises:
-        ConfigError: not two of the names; begins with the key.
+        ConfigError: not two of the names; the message begins with the key.
     """
     if not are_names(pair, 2) or not set(pair) <= set(names):
         raise ConfigError(f"{key}: expected two names out of {list(names)}, found {pair!r}")
@@ -130,10 +130,10 @@ def two_of(key: str, pair: Sequence[str], names: Sequence[str]) -> tuple[int, in
 
 
 def flip_of(key: str, pairs: Sequence[Sequence[str]], names: Sequence[str]) -> tuple[int, ...]:
-    """The flip of pairs of names: the index of each name's mirror image.
+    """The index of each name's mirror image, from the pairs that a mirror swaps.
 
     Raises:
-        ConfigError: not a list of pairs of names; begins with the key.
+        ConfigError: not a list of pairs of names; the message begins with the key.
     """
     if not isinstance(pairs, (list, tuple)):
         raise ConfigError(f"{key}: expected a list of pairs of names, found {pairs!r}")

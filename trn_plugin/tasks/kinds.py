@@ -22,13 +22,13 @@ class Kinds(dict):
         """The class of a kind.
 
         Raises:
-            ConfigError: the kind is not registered; begins with ``where``.
+            ConfigError: the kind is not registered; the message begins with ``where``.
         """
         if not isinstance(kind, str) or kind not in self:
             raise ConfigError(
-                f"{where}: expected one of the kinds {', '.join(self)}, found {kind!r}; a kind of "
-                "your own is known once its file is imported, by custom_imports of a config or "
-                "by --import FILE.py of trn-plugin predict"
+                f"{where}: expected one of the kinds {', '.join(self)}, found {kind!r}; import "
+                "the file of a kind of your own: custom_imports in a config, or "
+                "trn-plugin predict --import FILE.py"
             )
         return self[kind]
 

@@ -26,12 +26,12 @@ from trn_plugin.tasks.kinds import TASKS
 __all__ = ["NORMS", "LandmarkTask", "nanmean", "normalized_errors"]
 
 NORMS = ("interocular", "box", "diagonal", "crop")
-VISIBLE = ("1", "2")  # values of the third column, as in COCO
+VISIBLE = ("1", "2")  # COCO's visibility flags of labelled points
 NORM_NAMES = {"interocular": "interocular distance", "crop": "side of the crop"}
 
 
 class LandmarkColumns(LabelColumns):
-    """Columns x and y in pixels for each point, and optionally its visibility as in COCO.
+    """Columns of each point: x and y in pixels, and optionally COCO's visibility flag.
 
     A point is missing if one of its cells is missing or its visibility is 0.
     """
@@ -49,18 +49,18 @@ class LandmarkColumns(LabelColumns):
         key = f"labels.{task}"
         if isinstance(points, Mapping):
             check_names(f"{key}.points", list(points))
-            for name, pair in points.items():
-                if not (are_names(pair, 2) or are_names(pair, 3)):
+            for name, columns in points.items():
+                if not (are_names(columns, 2) or are_names(columns, 3)):
                     raise ConfigError(
                         f"{key}.points.{name}: expected the columns of x and y (and of visibility),"
-                        f" found {pair!r}"
+                        f" found {columns!r}"
                     )
-            self.columns = tuple(column for pair in points.values() for column in pair)
-            self.cells = tuple(map(len, points.values()))
+            self.columns = tuple(column for columns in points.values() for column in columns)
+            self.column_counts = tuple(map(len, points.values()))
         else:
             points = check_names(f"{key}.points", points)
             self.columns = tuple(f"{name}_{axis}" for name in points for axis in "xy")
-            self.cells = (2,) * len(points)
+            self.column_counts = (2,) * len(points)
         names = tuple(points)
         self.info = dict(kind=kind, names=names)
         if flip_pairs is not None:
@@ -70,14 +70,14 @@ class LandmarkColumns(LabelColumns):
 
     def labelled(self, missing: np.ndarray) -> np.ndarray:
         """Rows with at least one point."""
-        ends = np.cumsum(self.cells)
+        ends = np.cumsum(self.column_counts)
         points = np.split(missing, ends[:-1], axis=1)
         return ~np.all([point.any(axis=1) for point in points], axis=0)
 
     def read_all(self, cells, where) -> np.ndarray:
         """(N, P, 2) in pixels; NaN for a missing point."""
         points, columns = [], zip(self.columns, cells, strict=True)
-        for count in self.cells:
+        for count in self.column_counts:
             names, point_cells = zip(*itertools.islice(columns, count), strict=True)
             missing = np.any([column.missing for column in point_cells], axis=0)
             if count == 3:
@@ -107,8 +107,8 @@ class LandmarkTask(Task):
     """Points (P, 2), x and y as fractions of the crop's width and height; NaN for a missing one.
 
     A missing point has no loss and counts in no metric; task similarity uses complete labels only.
-    ``info`` may hold ``interocular``, the indices of the two eye points, whose distance normalises
-    the errors.
+    ``info`` may hold ``interocular``, the indices of the two eye points. Errors are normalised by
+    the distance between them.
     """
 
     kind = "landmarks"
@@ -171,8 +171,8 @@ class LandmarkTask(Task):
     def mirrored(self, label: np.ndarray) -> np.ndarray:
         if "flip" not in self.info:
             raise ConfigError(
-                f"RandomFlip: cannot tell which points of {self.name!r} change places in a mirror; "
-                "add flip_pairs to its labels ([] if none do) or remove RandomFlip"
+                f"RandomFlip: expected flip_pairs for the labels of {self.name!r}: the pairs of "
+                "points that a mirror swaps ([] for none); add them or remove RandomFlip"
             )
         points = label[list(self.info["flip"])].copy()
         points[:, 0] = 1 - points[:, 0]
@@ -208,17 +208,17 @@ class LandmarkTask(Task):
 
     def label_text(self, label: np.ndarray) -> str:
         """The number of points, and which are missing."""
-        gone = np.isnan(label).any(axis=1)
-        missing = [name for name, each in zip(self.names, gone, strict=True) if each]
-        lacks = f", missing: {', '.join(missing)}" if missing else ""
-        return f"{len(label) - len(missing)} points{lacks}"
+        mask = np.isnan(label).any(axis=1)
+        missing = [name for name, absent in zip(self.names, mask, strict=True) if absent]
+        suffix = f", missing: {', '.join(missing)}" if missing else ""
+        return f"{len(label) - len(missing)} points{suffix}"
 
     def case_lines(self, label, output, box) -> list[Line]:
         if label is None:
             return [Line(f"{self.name}: no label")]
         missing = np.isnan(label).any(axis=1).sum()
-        lacks = f", {missing} of {len(label)} points missing" if missing else ""
-        return [Line(f"{self.name}: error {self.error(label, output, box):.1f} %{lacks}")]
+        suffix = f", {missing} of {len(label)} points missing" if missing else ""
+        return [Line(f"{self.name}: error {self.error(label, output, box):.1f} %{suffix}")]
 
     def curve(self, labels, outputs, boxes) -> Curve | None:
         errors = self._errors(outputs, labels, boxes)
@@ -249,7 +249,8 @@ def normalized_errors(
 ) -> np.ndarray:
     """Mean point error of each picture, divided by a normaliser, both in the picture's pixels.
 
-    The mean is over the points that are not missing; the normaliser needs all its points.
+    The mean is over the labelled points; the normaliser is undefined if one of its points is
+    missing.
 
     Args:
         pred: (N, P, 2) predicted points, fractions of the crop.

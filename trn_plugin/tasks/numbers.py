@@ -1,4 +1,4 @@
-"""Outputs of a task of unknown kind."""
+"""Tasks of unknown kind in an exported file."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ __all__ = ["NumbersTask"]
 
 
 class NumbersTask(Task):
-    """Outputs of an exported file for a kind whose code is not imported, as named numbers.
+    """A task of an exported file whose kind is not imported; its outputs are named numbers.
 
     Args:
-        name: of the task.
-        info: its description in the file; if its names do not fit, they are "0", "1", ...
-        shape: of the output for one picture.
+        name: name of the task.
+        info: its description in the file; unless it has one name per number, the names are "0",
+            "1", ...
+        shape: shape of the output for one picture.
     """
 
     difference_unit = "of the largest"

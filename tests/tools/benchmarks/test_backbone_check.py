@@ -1,4 +1,4 @@
-"""Backbones that differ most, cut before their last stage."""
+"""Very different backbones, cut before their last stage."""
 
 import pytest
 from backbone_check import check_backbone

@@ -14,7 +14,7 @@ CONFIG = ROOT / "configs/toy/trn-output_test-resnet_toy.py"
 OPTIONS = ("--cfg-options", "input_size=32")
 
 
-def test_each_backend_is_measured_or_says_why_not(run_tool, tmp_path, monkeypatch):
+def test_each_backend_is_measured_or_skipped_with_a_reason(run_tool, tmp_path, monkeypatch):
     def refuse(model):
         raise CheckpointError("no float16 here")
 
@@ -46,7 +46,7 @@ def test_each_backend_is_measured_or_says_why_not(run_tool, tmp_path, monkeypatc
 
 @pytest.mark.slow
 def test_onnxruntime_is_faster_than_eager_pytorch_at_a_batch_of_one(run_tool, tmp_path):
-    """2.4 times as fast on an idle core; here other work may go on."""
+    """It is 2.4 times as fast on an idle core; here the core may be shared."""
     out = tmp_path / "speed.csv"
     few = ("--batch-sizes", 1, "--backends", "eager", "fp32", "--threads", 1)
     config = ROOT / "configs/mtfl/mtl_resnet18_mtfl.py"

@@ -52,8 +52,8 @@ def test_table_and_csv(run_tool, tmp_path):
     assert both < float(trn["mean_ms"])
 
 
-def test_the_two_steps_differ_by_the_relation_part_alone(monkeypatch):
-    """With a lambda of 0 they change the weights alike."""
+def test_the_two_steps_differ_only_by_the_relation_part(monkeypatch):
+    """With lambda 0 they change the weights in the same way."""
     off = ["custom_hooks.0.weights.output=0", "custom_hooks.0.weights.hidden=0"]
     for options, same in ((off, True), ([], False)):
         options = [*options, "custom_hooks.0.min_samples_per_dim=0"]
@@ -74,7 +74,7 @@ def test_the_two_steps_differ_by_the_relation_part_alone(monkeypatch):
         assert training.model.neck is not None
 
 
-def test_the_part_alone_does_what_the_step_does(monkeypatch):
+def test_the_part_timed_alone_computes_the_same_as_the_step(monkeypatch):
     module, args, training = module_and_training(
         monkeypatch, "custom_hooks.0.min_samples_per_dim=0"
     )
@@ -94,8 +94,8 @@ def test_the_part_alone_does_what_the_step_does(monkeypatch):
     torch.testing.assert_close(part.neck.state_dict(), training.model.neck.state_dict())
 
 
-def test_the_order_within_a_pair_does_not_count(monkeypatch):
-    """A step that comes second takes 5 ms more, whichever it is; the relation part takes 1 ms."""
+def test_the_order_within_a_pair_does_not_bias_the_difference(monkeypatch):
+    """The second step of a pair takes 5 ms more, whichever it is; the relation part takes 1 ms."""
     module, *_ = module_and_training(monkeypatch)
     times = {
         module.TRN: [0.106, 0.101] * 4,
@@ -140,7 +140,7 @@ def test_pictures_of_the_training_set(tmp_path, monkeypatch):
     first, second, _ = (batch["inputs"] for batch in drawn)
     assert not torch.equal(first, second)
     args.batch = 29
-    with pytest.raises(ConfigError, match="--batch 29: no batch of 28 pictures"):
+    with pytest.raises(ConfigError, match="--batch 29: the training set has only 28 pictures"):
         next(module.data_batches(training.model, config, args))
     config.train_dataloader = None
     with pytest.raises(ConfigError, match="expected a train_dataloader for --data, found none"):
@@ -165,7 +165,7 @@ def test_pictures_of_the_training_set(tmp_path, monkeypatch):
         ("nowhere.py", (), "no such config file"),
     ],
 )
-def test_mistakes_are_one_line(run_tool, config, arguments, message):
+def test_mistakes_are_one_line_errors(run_tool, config, arguments, message):
     status, _, errors = run_tool("benchmark_step", config, *arguments)
     assert status == 2
     assert message in errors
@@ -173,7 +173,7 @@ def test_mistakes_are_one_line(run_tool, config, arguments, message):
     assert errors.count("\n") == 1
 
 
-def test_host_time_beside_a_plain_loop(run_tool, tmp_path):
+def test_host_time_compared_with_a_plain_loop(run_tool, tmp_path):
     few = ("--batch", 5, "--steps", 4, "--warmup", 2, "--threads", 1)
     loaders = [
         f"{part}_dataloader.{option}"

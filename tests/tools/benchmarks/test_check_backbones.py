@@ -30,12 +30,12 @@ def rows(path):
 
 
 def check(*arguments):
-    """In a process of its own: it starts others, which import it by its name."""
+    """Run it in a separate process, since it starts others that import it by name."""
     command = [sys.executable, ROOT / "tools/benchmarks/check_backbones.py", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
-def test_what_is_answered_is_not_asked_again(run_tool, tmp_path):
+def test_checked_models_are_not_checked_again(run_tool, tmp_path):
     out = tmp_path / "b.csv"
     with open(out, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, ANSWERED)
@@ -47,7 +47,7 @@ def test_what_is_answered_is_not_asked_again(run_tool, tmp_path):
 
 
 @pytest.mark.slow
-def test_what_is_not_answered_is_asked(tmp_path):
+def test_unchecked_models_are_checked(tmp_path):
     out = tmp_path / "b.csv"
     assert "[1/1] test_resnet" in check("test_resnet", "--out", out)
     (row,) = rows(out)
@@ -56,7 +56,7 @@ def test_what_is_not_answered_is_asked(tmp_path):
 
 
 @pytest.mark.slow
-def test_limits_are_told(tmp_path):
+def test_exceeded_limits_are_reported(tmp_path):
     out = tmp_path / "b.csv"
     check("test_resnet", "--time-limit", 0.01, "--out", out)
     assert rows(out)[0]["outcome"].startswith("not done after")

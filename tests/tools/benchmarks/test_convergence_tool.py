@@ -39,7 +39,7 @@ def arguments(tmp_path_factory):
     return [CONFIG, folder / "m.pth", "--cfg-options", *options]
 
 
-def test_online_beside_offline(tool, tmp_path, arguments):
+def test_online_and_offline_tau(tool, tmp_path, arguments):
     more = ("--batch-sizes", 5, "--momenta", 0.5, 0.95, "--iterations", 300, "--out-dir", tmp_path)
     status, printed, error = tool(*arguments, *more)
     assert status == 0, error

@@ -1,4 +1,4 @@
-"""Means, paired differences; the Markdown, the picture."""
+"""Means and paired differences, the Markdown page and the plot."""
 
 import re
 from pathlib import Path
@@ -12,7 +12,7 @@ from trn_plugin.experiments.plan import runs_of
 
 
 def rows_of(table, values, split="val"):
-    """Rows with these errors, by row, a seed each."""
+    """Result rows with these errors by row name, one for each seed."""
     return [
         dict(part="", row=row.name, seed=str(seed), split=split, box="a box", device="a CPU")
         | {"a/error": str(value), "a/none": ""}
@@ -25,11 +25,11 @@ def page(table, rows):
     return markdown(table, "small", rows, runs_of(table, "small", [0], Path("out")), "python tool")
 
 
-def test_the_interval_holds_the_true_difference_19_times_of_20():
+def test_the_interval_contains_the_true_difference_in_95_percent():
     rng = np.random.default_rng(0)
     inside = []
     for _ in range(2000):
-        seeds = rng.normal(5, 1, 4)  # what both methods have of a seed
+        seeds = rng.normal(5, 1, 4)  # the same for both methods with one seed
         own, base = seeds + rng.normal(0.3, 0.1, 4), seeds + rng.normal(0, 0.1, 4)
         text = difference(paired(dict(enumerate(own)), dict(enumerate(base))), 6)
         _, low, high = map(float, re.findall(r"[-+][\d.]+", text))
@@ -37,7 +37,7 @@ def test_the_interval_holds_the_true_difference_19_times_of_20():
     assert np.mean(inside) == pytest.approx(0.95, abs=0.015)
 
 
-def test_only_pairs_with_one_seed_count():
+def test_only_pairs_with_equal_seeds_count():
     assert paired({0: 5.0, 1: 6.0, 7: 100.0}, {1: 5.5, 0: 4.0, 3: -100.0}) == [1.0, 0.5]
     assert difference(paired({0: 1.0}, {1: 2.0}), 2) == "-"
 

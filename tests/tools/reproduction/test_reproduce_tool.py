@@ -13,7 +13,7 @@ def tool(run_tool, monkeypatch, tmp_path):
     return partial(run_tool, "reproduce")
 
 
-def test_list_prints_a_command_of_each_run_that_a_shell_can_read(tool, tmp_path):
+def test_list_prints_each_runs_command_for_a_shell(tool, tmp_path):
     status, printed, error = tool("table1", "--seeds", 4, 5, "--list", "--out-dir", tmp_path)
     assert status == 0, error
     commands = [shlex.split(line) for line in printed.splitlines()]

@@ -1,4 +1,4 @@
-"""Landmarks for a share of the pictures, and tau of those without."""
+"""Landmark labels for a share of the pictures, and tau of the unlabelled ones."""
 
 import numpy as np
 import pytest
@@ -41,7 +41,7 @@ def test_a_share_of_the_pictures_keeps_its_landmarks(tmp_path):
     assert (more | ~some).all(), "those of a smaller share are among those of a larger one"
 
 
-def test_features_of_all_are_related_to_the_labels_of_some():
+def test_features_of_all_and_labels_of_some_pictures():
     features, everywhere = batch(), {"landmarks": None, "pose": None}
     some = {"landmarks": torch.arange(200) < 100, "pose": None}
     found = connected(UnlabelledRelationNeck)(features, some)["output"]

@@ -1,4 +1,4 @@
-"""The tables' configs and options are real."""
+"""The tables' configs and options exist."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from trn_plugin.experiments.plan import runs_of
 from trn_plugin.experiments.training import box_of
 
 ROOT = Path(__file__).parents[3]
-NEW = (  # options that no config names
+NEW = (  # options that no config sets
     *("cache_gb", "channels_last", "checkpoint_path", "decay_mult", "indices", "pin_memory"),
     *(
         "dataset.partition",
@@ -48,7 +48,7 @@ def config_of(run):
 @pytest.mark.parametrize(
     ("table", "scale"), SCALES, ids=[f"{table.name}-{scale}" for table, scale in SCALES]
 )
-def test_options_change_what_is_there(table, scale, tmp_path):
+def test_options_change_existing_keys(table, scale, tmp_path):
     runs = runs_of(table, scale, [5], tmp_path)
     assert len({(run.row.config, run.row.options) for run in runs}) == len(runs), "two rows alike"
     for run in runs[:4] + runs[-4:]:

@@ -25,8 +25,8 @@ class CachedPicture(NamedTuple):
 class PictureCache:
     """Pictures by number, without eviction.
 
-    Every picture is read once an epoch, so eviction would save nothing. The operating system
-    provides memory as the cache fills. Processes forked after `open` share it; a pickled copy
+    Every picture is read once an epoch, so eviction would save nothing. Memory is used only as the
+    cache fills. Processes forked after `open` share it; a pickled copy
     (in spawned workers) or a deep copy is empty and closed.
 
     Args:
@@ -38,7 +38,7 @@ class PictureCache:
         self._memory = None
 
     def open(self, count: int) -> None:
-        """Allocate the memory for pictures 0 to ``count`` - 1; a closed cache keeps nothing."""
+        """Allocate the memory for pictures 0 to ``count`` - 1; a closed cache stores nothing."""
         self._lock = multiprocessing.get_context("fork").Lock()
         self._memory = np.frombuffer(mmap.mmap(-1, max(self.capacity, 1)), dtype=np.uint8)
         # offset + 1 (0: absent), height, width, reduction, height and width of the file
@@ -58,7 +58,7 @@ class PictureCache:
         return CachedPicture(pixels.reshape(height, width, 3), reduction, tuple(ori_shape))
 
     def put(self, number: int, picture: CachedPicture) -> None:
-        """Keep a picture (H, W, 3) uint8, if it is absent and fits."""
+        """Store a picture (H, W, 3) uint8, unless it is present or does not fit."""
         if self._memory is None:
             return
         image = picture.image

@@ -26,7 +26,7 @@ from albumentations.core.transforms_interface import BasicTransform
 
 __all__ = ["Albumentations"]
 
-TRIALS = 24  # trials of each new transform on a grid of points
+TRIALS = 24  # of each new transform, on a grid of points
 TRIAL_SIDE = 64
 
 
@@ -40,7 +40,8 @@ class Albumentations:
 
     Distortions move landmarks by the inverse of their maps, whatever ``keypoint_remapping_method``
     says. A data set ``without`` 'turn' leaves out the transforms that move landmarks; ``without``
-    'colour' leaves out the others. A group (such as ``OneOf``) of both kinds is an error then.
+    'colour' leaves out the others. Leaving out one kind is an error if a group (such as ``OneOf``)
+    mixes both.
 
     Args:
         transforms: a dict for each transform: ``type``, a class of albumentations, and its
@@ -75,7 +76,7 @@ class Albumentations:
             raise ConfigError(
                 f"Albumentations.transforms[{self.mixed[0]}]: {group} mixes transforms that "
                 f"move landmarks with others, but 'without' ({', '.join(sorted(without))}) "
-                "leaves out one kind: separate them"
+                "leaves out one kind: split the group"
             )
         moves = any(self.moving) and "turn" not in without
         found = {name: results["tasks"][name].points(gt[name]) for name in gt if moves}
@@ -151,7 +152,7 @@ def _build(config: dict, path: str) -> BasicTransform | BaseCompose:
 def _check_points(transform: BasicTransform, mirrors: bool, where: str) -> None:
     """Refuse a transform that mirrors or drops landmarks in trials on a grid of points.
 
-    ``mirrors``: its arguments already tell that it mirrors.
+    ``mirrors``: whether its arguments already show that it mirrors.
     """
     tried = copy.deepcopy(transform)
     tried.p = 1.0
@@ -204,6 +205,6 @@ def _kinds(transform: BasicTransform | BaseCompose) -> set[str]:
 
 
 def _is_validated(transform: type) -> bool:
-    """Whether albumentations validates the arguments by a schema."""
+    """Whether albumentations validates the transform's arguments by a schema."""
     owner = next(base for base in transform.__mro__ if "__init__" in vars(base))
     return "InitSchema" in vars(owner)

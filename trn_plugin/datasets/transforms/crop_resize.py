@@ -20,8 +20,8 @@ __all__ = ["Crop", "CropResize", "resize"]
 def resize(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """Resize (H, W, C) uint8 to ``shape`` (height, width), antialiased bilinear, as float32.
 
-    The result is not rounded: like in the exported model, since rounding can turn a difference in
-    the last bit between two implementations into a whole grey level.
+    Not rounded, as in the exported model: rounding can turn a last-bit difference between two
+    implementations into a whole grey level.
     """
     pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float()
     pixels = functional.interpolate(

@@ -19,11 +19,11 @@ class FaceBox:
 
     All modes but 'whole' make a square around the centre of the landmarks' bounding box. Its side
     is the longer side of that box times a factor; its centre is shifted by a fraction of the side.
-    A box from exact landmarks leaks their position, so the modes add noise:
+    A box from exact landmarks leaks their position, so the first two modes add noise:
 
     - ``jitter``, for training: sampled anew each epoch, from tight crops to loose ones.
-    - ``perturbed``, for validation: the same sample in every epoch and run, with the error of a
-      face detector.
+    - ``perturbed``, for validation: the same box in every epoch and run, with noise like a face
+      detector's error.
     - ``whole``: the entire picture.
     - ``landmarks``: no noise; ``box_source`` says that it leaks the landmarks.
 
@@ -85,7 +85,7 @@ class FaceBox:
         xs, ys = landmarks.T.tolist()  # floats: faster than arrays of two numbers
         extent = max(max(xs) - min(xs), max(ys) - min(ys))
         if extent <= 0:
-            raise DataError(f"no box around landmarks that all coincide, {(xs[0], ys[0])}")
+            raise DataError(f"no box: the landmarks all coincide at {(xs[0], ys[0])}")
         rng = results["rng"]
         if self.mode == "perturbed":
             rng = evaluation_generator(*results["eval_seed"])

@@ -45,7 +45,7 @@ class LoadCrop:
     """Read ``img_path``, cut ``box`` and resize it: ``img`` becomes (H, W, 3) uint8 RGB.
 
     Replaces `LoadImage` and `CropResize` after `FaceBox` in training pipelines. The crop is rounded
-    to whole grey levels; evaluation and the exported model do not round, so they keep those two.
+    to whole grey levels. Evaluation and the exported model do not round, so they use those two.
 
     ``rotate``, ``scale`` and ``shift`` sample a rotated, scaled and shifted box each time. The crop
     is one bilinear warp of the picture, so its corners show the picture around the box, not black.
@@ -59,8 +59,8 @@ class LoadCrop:
         reduced: decode a JPEG at 1/2, 1/4 or 1/8 of its size if the box keeps at least ``size``
             pixels. The box is snapped to the reduced picture's pixels, and its labels follow.
             Faster; crops are slightly smoother or sharper than in evaluation.
-        cache_gb: GiB of memory per training process that keep decoded crops for later epochs, or
-            decoded pictures if the box is sampled. Changes no sample; 0 disables it.
+        cache_gb: GiB of memory per training process for decoded crops (decoded pictures if the box
+            is sampled), reused in later epochs. Changes no sample; 0 disables the cache.
 
     Raises:
         ConfigError: an unusable value, or no size or no box.
@@ -118,7 +118,7 @@ class LoadCrop:
         return results
 
     def _cache_key(self, results: dict, shape: tuple[int, int]) -> int | None:
-        """Number of a sample and its reduction in the cache; None if it is not cached."""
+        """Cache key of a sample at its reduction; None if it is not to be cached."""
         if self.cache is None or "unreadable" in results:
             return None
         key = len(REDUCTIONS) * results["sample_idx"]
@@ -134,7 +134,7 @@ class LoadCrop:
         data = read_bytes(path)
         size = jpeg_size(data) if self.reduced else None
         if size is not None:
-            # EXIF may swap the sides of a whole picture
+            # EXIF may swap the sides: a whole picture takes the shorter one for both
             reduction = self._reduction(box or (0, 0, min(size), min(size)), shape)
             image = decode_image(data, path, reduction)
             for width, height in (size, size[::-1]):

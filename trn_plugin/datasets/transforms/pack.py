@@ -29,7 +29,7 @@ class PackMultiTaskInputs:
         meta_keys: entries of the results that become the sample's metainfo.
 
     Raises:
-        ConfigError: the transform stands before `CropResize`, or labels did not follow another
+        ConfigError: no `CropResize` before this step, or labels that did not follow another
             package's transform of the crop.
     """
 

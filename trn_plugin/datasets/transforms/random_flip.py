@@ -22,8 +22,8 @@ class RandomFlip:
         prob: probability of a flip.
 
     Raises:
-        ConfigError: ``prob`` is not a probability, the transform stands before `CropResize`, or
-            the data set does not say which landmarks a mirror swaps.
+        ConfigError: ``prob`` is not a probability, no `CropResize` before this step, or a data set
+            that does not say which landmarks a mirror swaps.
     """
 
     def __init__(self, prob: float = 0.5) -> None:

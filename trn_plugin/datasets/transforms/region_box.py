@@ -21,11 +21,11 @@ class RegionBox:
     """Set ``box`` by the data set's ``box_rule``.
 
     The rule is 'columns' (the record's ``region``), 'landmarks' (a box around the landmarks),
-    'whole' (the whole picture), or None: the first of the three that the record has, where
-    landmarks are at least two points.
+    'whole' (the whole picture), or None: ``region`` if the record has one, else 'landmarks' if it
+    has two points or more, else 'whole'.
 
     Evaluation rounds a ``region`` to whole pixels; training samples its sides and centre anew each
-    time. The box around the known landmarks is that of `FaceBox`, mode 'jitter' in training, else
+    time. The box around the landmarks is that of `FaceBox`, in training with mode 'jitter', else
     'perturbed'.
 
     Args:
@@ -67,7 +67,7 @@ class RegionBox:
 
     def _from_region(self, results: dict) -> dict:
         if results.get("region") is None:
-            raise DataError("expected a box in the columns of this sample, found none")
+            raise DataError("expected a box in this sample's columns, found none")
         x0, y0, x1, y1 = results["region"]
         centre = np.array([x0 + x1, y0 + y1]) / 2
         sides = np.array([x1 - x0, y1 - y0])

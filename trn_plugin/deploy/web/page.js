@@ -4,7 +4,7 @@ import { Model } from "./model.js";
 const ORT = "./node_modules/onnxruntime-web/dist/";
 const element = (id) => document.getElementById(id);
 const canvas = element("picture"), context = canvas.getContext("2d");
-const pixels = document.createElement("canvas"); // the picture in its own size
+const pixels = document.createElement("canvas"); // the picture at its own size
 const pixelContext = pixels.getContext("2d", { willReadFrequently: true });
 const MIN_CANVAS = 1000; // pixels of the canvas's longer side, for sharp text on small pictures
 const state = { ort: null, model: null, source: null, image: null, boxes: [], found: [], drag: null, camera: null,
@@ -19,12 +19,12 @@ async function begin() {
     state.ort.env.wasm.wasmPaths = new URL(ORT, location.href).href;
     state.ort.env.wasm.numThreads = 1; // threads need HTTP headers that a plain server does not send
   } catch (error) {
-    return fail(`onnxruntime-web is not beside this page: run "npm ci" in its folder (${error.message})`);
+    return fail(`onnxruntime-web is not installed beside this page: run "npm ci" in its folder (${error.message})`);
   }
   try {
-    const answer = await fetch("model.onnx");
-    if (!answer.ok) throw new Error(`model.onnx: ${answer.status} ${answer.statusText}`);
-    await useModel(new Uint8Array(await answer.arrayBuffer()));
+    const response = await fetch("model.onnx");
+    if (!response.ok) throw new Error(`model.onnx: ${response.status} ${response.statusText}`);
+    await useModel(new Uint8Array(await response.arrayBuffer()));
   } catch (error) {
     fail(`${error.message}; choose a model with "Other model"`);
   }
@@ -127,7 +127,7 @@ function draw() {
           context.fill();
           context.stroke();
           if (side < 120 * unit) continue;
-          const left = x < (x0 + x1) / 2; // names stand on the outer side of their points
+          const left = x < (x0 + x1) / 2; // a name is on the outer side of its point
           context.textAlign = left ? "right" : "left";
           text(name, x + (left ? -1 : 1) * (radius + 2 * unit), y + 4 * unit, "#e8ffe8", unit);
           context.textAlign = "left";
@@ -269,13 +269,13 @@ async function openLink() {
   const link = new URLSearchParams(location.search);
   const name = link.get("picture");
   if (!name) return;
-  const answer = await fetch(name);
-  if (!answer.ok) return fail(`${name}: ${answer.status} ${answer.statusText}`);
-  await openFile(new File([await answer.blob()], name));
+  const response = await fetch(name);
+  if (!response.ok) return fail(`${name}: ${response.status} ${response.statusText}`);
+  await openFile(new File([await response.blob()], name));
   const given = (link.get("boxes") ?? "").split(";").filter(Boolean);
   const boxes = given.map((box) => box.split(",").map(Number));
   const wrong = boxes.findIndex((box) => box.length !== 4 || !box.every(Number.isInteger));
-  if (wrong >= 0) return fail(`boxes=${given[wrong]}: expected x0,y0,x1,y1 in whole pixels; several: a ; between them`);
+  if (wrong >= 0) return fail(`boxes=${given[wrong]}: expected x0,y0,x1,y1 in whole pixels; separate several boxes by ;`);
   state.boxes = boxes;
   await predict();
 }

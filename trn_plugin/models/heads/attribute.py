@@ -30,7 +30,7 @@ class AttributeHead(TaskHead):
         **options: ``loss_weight`` and ``names``, see ``TaskHead``.
 
     Raises:
-        ConfigError: another number of names or weights than attributes, or a weight that is not
+        ConfigError: the number of names or weights is not that of attributes, or a weight is not
             a positive number.
     """
 

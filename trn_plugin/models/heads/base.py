@@ -20,7 +20,7 @@ DISTANCES = {"l1": F.l1_loss, "l2": F.mse_loss, "smooth_l1": F.smooth_l1_loss}
 
 
 def distance_loss(head: str, name: str, beta: float) -> Callable[[Tensor, Tensor], Tensor]:
-    """Elementwise 'l1', 'l2' or 'smooth_l1' loss of (N, d), quadratic below ``beta``."""
+    """Elementwise loss of (N, d): 'l1', 'l2', or 'smooth_l1', which is quadratic below ``beta``."""
     if name not in DISTANCES:
         raise ConfigError(f"{head}.loss: expected one of {list(DISTANCES)}, found {name!r}")
     options = {"beta": beta} if name == "smooth_l1" else {}
@@ -62,7 +62,7 @@ class TaskHead(nn.Module):
     input = "vector"
     """The head's input: the pooled 'vector' (N, d), or the 'map' (N, C, h, w) before pooling.
 
-    ``input`` in a config takes precedence.
+    ``input`` in the head's config takes precedence.
     """
     waits_for: str | None = None
     """The argument that is still to be set from the training labels."""
@@ -142,7 +142,7 @@ class TaskHead(nn.Module):
         self.waits_for = None
 
     def take(self, key: str, labels: np.ndarray) -> None:
-        """Use the training labels (n, width) that are known; ``key`` begins messages."""
+        """Set ``waits_for`` from known training labels (n, width); ``key`` is its config key."""
         raise NotImplementedError
 
     def check_labels(self, task: str, info: Mapping) -> None:

@@ -28,7 +28,7 @@ class ClassificationHead(TaskHead):
         **options: ``loss_weight`` and ``names``, see ``TaskHead``.
 
     Raises:
-        ConfigError: another number of names or weights than classes, or a negative weight.
+        ConfigError: the number of names or weights is not that of classes, or a weight < 0.
     """
 
     task_type = ClassTask

@@ -53,8 +53,8 @@ class HeatmapLandmarkHead(LandmarkHead):
         **options: see ``LandmarkHead``.
 
     Raises:
-        ConfigError: an unknown loss, another number of names than points, or an ``upsample``
-            or ``channels`` that is no such number.
+        ConfigError: an unknown loss, a number of names that is not that of points, or an invalid
+            ``upsample`` or ``channels``.
     """
 
     input = "map"

@@ -23,7 +23,7 @@ class LandmarkHead(TaskHead):
         **options: ``loss_weight`` and ``names``, see ``TaskHead``.
 
     Raises:
-        ConfigError: an unknown loss, or another number of names than points.
+        ConfigError: an unknown loss, or a number of names that is not that of points.
     """
 
     task_type = LandmarkTask

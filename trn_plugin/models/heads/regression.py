@@ -24,7 +24,7 @@ COARSE = 0.01  # warn if float32 predictions are further apart, in standard devi
 class RegressionHead(TaskHead):
     """Regression of quantities, each in its own unit.
 
-    The raw output is standardised by mean and standard deviation of the training labels, which
+    The loss standardises targets by the mean and standard deviation of the training labels, which
     the checkpoint holds. Predictions are in the labels' units.
 
     Args:
@@ -32,12 +32,12 @@ class RegressionHead(TaskHead):
         loss (str): 'l1', 'l2' or 'smooth_l1' (quadratic below ``beta``) of the standardised
             quantities, mean over them.
         beta (float): of 'smooth_l1', in standard deviations.
-        mean (Sequence[float], optional): with ``std``, replaces that of the training labels.
-        std (Sequence[float], optional): see ``mean``.
+        mean, std (Sequence[float], optional): replace those of the training labels.
         **options: ``loss_weight`` and ``names``, see ``TaskHead``.
 
     Raises:
-        ConfigError: an unknown loss, or another number of names, means or deviations than values.
+        ConfigError: an unknown loss, or a number of names, means or standard deviations that is
+            not that of values.
     """
 
     task_type = ValueTask

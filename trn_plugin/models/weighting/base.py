@@ -38,7 +38,7 @@ class RuleWeighting(nn.Module):
         return weighted
 
     def update(self, losses: list[Tensor]) -> None:
-        """Set ``weight`` by the unweighted losses of a step."""
+        """Set ``weight`` from the unweighted losses of a step."""
         raise NotImplementedError
 
     def logged(self) -> dict[str, Tensor]:

@@ -54,7 +54,7 @@ class DynamicWeightAverage(RuleWeighting):
         self.register_buffer("averages", torch.zeros(2, len(self.tasks)))
 
     def check_length(self, steps: int, logger: Logger) -> None:
-        """Warn where a run of so many steps is too short for the weights to follow its losses."""
+        """Warn if a run of ``steps`` steps is too short for the weights to follow the losses."""
         if 3 * self.interval > steps:
             logger.warning(
                 f"DynamicWeightAverage.interval: {self.interval} steps are more than a third of "

@@ -26,7 +26,7 @@ class GradNorm(RuleWeighting):
     gradient descent step on L_grad, whose derivative is closed-form, and scales the weights to add
     up to the number of tasks. L_grad is divided by the mean of G, so that the learning rate does
     not depend on the losses' units. A task with loss 0 (no labels) is left out of that step. Each
-    task costs a backward pass to W.
+    task costs a backward pass down to W.
 
     Args:
         shares: see ``RuleWeighting``.

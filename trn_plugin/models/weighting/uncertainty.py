@@ -14,7 +14,7 @@ __all__ = ["UncertaintyWeighting"]
 
 @MODELS.register_module()
 class UncertaintyWeighting(nn.Module):
-    r"""Weights tasks by their learnt noise (Kendall, Gal and Cipolla, CVPR 2018).
+    r"""Weights tasks by their learned noise variance (Kendall, Gal and Cipolla, CVPR 2018).
 
     .. math:: \mathcal{L} = \sum_t c_t e^{-s_t} \mathcal{L}_t + \frac{s_t}{2}, \quad
               s_t = \log \sigma_t^2

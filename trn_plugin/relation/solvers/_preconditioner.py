@@ -10,9 +10,9 @@ from trn_plugin.relation._whitening import normalised
 
 __all__ = ["Correction", "Preconditioner", "shift_inverted"]
 
-GAPS = (1e-4, 1e-3)  # bounds of shift minus tau; damps correlations closer than that
+GAPS = (1e-4, 1e-3)  # bounds of shift - tau; damps correlations closer to tau
 WIDER = (1, 10, 100, 1000)  # factors of the gap, tried while rounding makes a block indefinite
-MIN_SINE = 1e-3  # of the angle between a batch's variates; below, the gradient is negligible
+MIN_SINE = 1e-3  # between a batch's variates; below this angle the gradient is negligible
 
 
 class Preconditioner(NamedTuple):
@@ -20,7 +20,7 @@ class Preconditioner(NamedTuple):
 
     .. math:: t S_{11} x - S_{12}\, y = r_1, \qquad t S_{22}\, y - S_{21} x = r_2
 
-    With :math:`G = S_{11}^{-1} S_{12} / t`. All are float32, the shift float64.
+    G is :math:`S_{11}^{-1} S_{12} / t`. The shift t is float64, the matrices float32.
     """
 
     inverse1: Tensor  # (d1, d1) S11^-1
@@ -58,8 +58,8 @@ class Correction:
     """Davidson correction: applies a stale preconditioner to the current residuals.
 
     tau and the cross-covariance are current. ``variates`` are p'p, q'q and p'q of the batch's
-    canonical variates, over their mean square length. ``accuracy`` is the relative error allowed
-    in the gradient.
+    canonical variates p and q, divided by their mean square length. ``accuracy`` is the largest
+    relative error of the gradient.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Correction:
         self.enough = (accuracy * self.sine) ** 2
 
     def __call__(self, r1: Tensor, r2: Tensor) -> tuple[Tensor, Tensor, float]:
-        r"""Corrections x, y for residuals (d1,), (d2,) float32, and the error that they correct.
+        r"""Corrections x, y for residuals (d1,), (d2,) float32, and the error without them.
 
         The error is the relative change of :math:`q - \tau p` in the gradient
         :math:`\partial\tau/\partial X_1 \propto (q - \tau p)\, a^\top`, with p = X1 a and q = X2 b.
@@ -85,7 +85,7 @@ class Correction:
         :math:`o_2^2 - 2 \tau s + \tau^2 o_1^2`. The equations give :math:`t o_1^2 - s = x^\top r_1`
         and :math:`t o_2^2 - s = y^\top r_2`, with :math:`s = x^\top S_{12}\, y`.
 
-        An error above the accuracy is a lower bound; it is infinite where rounding dominates.
+        An error above ``accuracy`` is a lower bound only; it is infinite where rounding dominates.
         """
         t, tau = self.shift, self.tau
         y = torch.mv(self.inverse2, torch.addmv(r2, self.elimination.mT, r1)).mul_(1 / t)

@@ -12,7 +12,8 @@ class Basis:
     """Vectors of one side, orthonormal in its shrunk covariance, and their products.
 
     A row (2 d + other,) holds a vector (d,), its product with this side's covariance s (d, d), and
-    its product with the cross-covariance (d, other). Within a basis s is shrunk.
+    its product with the cross-covariance (d, other). In the argument ``rows`` and in the result of
+    :meth:`combined` the products are with s, within the basis with s after shrinkage.
     """
 
     def __init__(self, s: Tensor, cross: Tensor, shrinkage: float, rows: Tensor, room: int) -> None:
@@ -28,7 +29,7 @@ class Basis:
         self.vectors, self.along, self.across = self.rows[:count].tensor_split((d, 2 * d), 1)
 
     def relative_change(self, coefficients: Tensor, x: Tensor, within: Tensor) -> float:
-        """Norm of x plus the combination ``within``, relative to that of ``coefficients``."""
+        """Norm of x + V w relative to that of V c: basis V, ``coefficients`` c, ``within`` w."""
         vector = torch.mv(self.vectors.mT, coefficients)
         change = torch.addmv(x, self.vectors.mT, within)
         return float(change.dot(change) / vector.dot(vector)) ** 0.5
@@ -36,7 +37,8 @@ class Basis:
     def orthogonal_part(self, x: Tensor) -> Tensor:
         """A vector (d,) minus its projection onto the basis, in the dtype of the covariance.
 
-        Compute products from the result: differences of products lose directions of no variance.
+        Compute its products from the result: differences of products lose precision in directions
+        without variance.
         """
         x = x.double()
         x = torch.addmv(x, self.vectors.mT, torch.mv(self.along, x), alpha=-1)

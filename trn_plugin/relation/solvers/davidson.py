@@ -46,8 +46,8 @@ class DavidsonState:
         # vectors and their products, see Basis
         self.rows1 = torch.zeros(KEPT, 2 * d1 + d2, dtype=torch.float64)
         self.rows2 = torch.zeros(KEPT, 2 * d2 + d1, dtype=torch.float64)
-        # updates when last solved (0: never); since the last refresh of the preconditioner, the
-        # iterations in excess of the fewest of a step; the fewest
+        # [0] updates when last solved, 0 for never. Since the last refresh of the preconditioner:
+        # [2] fewest iterations of a step, [1] sum over the steps of the iterations beyond those
         self.counts = torch.zeros(3, dtype=torch.int64)
 
     @property
@@ -80,14 +80,14 @@ def solve(state: DavidsonState, s: Triple, shrinkage: float, update: Update) -> 
 
 
 def _follows(state: DavidsonState, update: Update) -> bool:
-    """Whether the state of every process is of the covariances just before this update."""
+    """Whether every process has a state for the covariances just before this update."""
     before = update.batches - update.updated
     follows = torch.tensor(int(state.counts[0]) == before != 0, dtype=torch.int64)
     return int(sum_over_ranks(follows)) == world_size()
 
 
 def _update_products(state: DavidsonState, update: Update) -> tuple[float, float, float] | None:
-    """Update the products like the covariances; the batch's variates for ``Correction``."""
+    """Update the products like the covariances; returns the ``variates`` of ``Correction``."""
     x, d1 = update.features, len(state.preconditioner.inverse1)
     d2 = x.shape[1] - d1
     v1, v2 = state.rows1[:, :d1].to(x.dtype), state.rows2[:, :d2].to(x.dtype)
@@ -175,7 +175,7 @@ def _is_stale(state: DavidsonState, iterations: int, width: int) -> bool:
 
 
 def _refresh(state: DavidsonState, s: Triple, shrinkage: float, tau: float) -> bool:
-    """Compute a new preconditioner; False if that fails and the stale one stays."""
+    """Compute a new preconditioner; returns False if that fails and the stale one stays."""
     state.counts[1], state.counts[2] = 0, torch.iinfo(torch.int64).max
     if found := shift_inverted(*s, shrinkage, tau):
         state.preconditioner = found

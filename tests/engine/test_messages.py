@@ -1,4 +1,4 @@
-"""What a run says: schedules, changed configs, a second run, SIGTERM."""
+"""Messages of a run: schedules, changed configs, a second run, SIGTERM."""
 
 import multiprocessing
 import os
@@ -36,7 +36,7 @@ def rates(run):
         (dict(type="ExponentialLR", gamma=0.5), dict(gamma=0.5 ** (1 / 6))),
     ],
 )
-def test_a_schedule_by_epochs_follows_a_loop_by_iterations(tmp_path, by_epoch, by_iteration):
+def test_an_epoch_based_schedule_in_an_iteration_based_loop(tmp_path, by_epoch, by_iteration):
     own = dict(by_iteration, type=by_epoch["type"], by_epoch=False)
     runs = [
         tiny_runner(tmp_path, name, train_cfg=ITERATIONS, param_scheduler=scheduler)
@@ -48,14 +48,14 @@ def test_a_schedule_by_epochs_follows_a_loop_by_iterations(tmp_path, by_epoch, b
     assert len(set(rates(runs[0]))) > 1
 
 
-def test_a_schedule_that_follows_validations_needs_epochs(tmp_path):
+def test_reduce_on_plateau_needs_an_epoch_based_loop(tmp_path):
     scheduler = dict(type="ReduceOnPlateauLR", monitor="tiny/error", rule="less")
     with pytest.raises(ConfigError, match=r"param_scheduler: ReduceOnPlateauLR .*IterBased"):
         tiny_runner(tmp_path, train_cfg=ITERATIONS, param_scheduler=scheduler).train()
 
 
 @pytest.mark.parametrize("choice", ["checkpoint", "config"])
-def test_a_longer_run_says_that_its_schedule_is_the_old_one(tmp_path, choice):
+def test_a_longer_resumed_run_warns_that_it_keeps_the_old_schedule(tmp_path, choice):
     options = dict(param_scheduler=COSINE)
     tiny_runner(tmp_path, train_cfg=dict(EPOCHS, max_epochs=2), **options).train()
     cfg = dict(resume_schedule=choice)
@@ -73,7 +73,7 @@ def test_a_longer_run_says_that_its_schedule_is_the_old_one(tmp_path, choice):
         assert rates(rest)[12:] == pytest.approx(rates(whole)[12:], abs=1e-12)
 
 
-def test_other_options_of_the_optimizer_are_told(tmp_path):
+def test_changed_optimizer_options_are_listed(tmp_path):
     tiny_runner(tmp_path, train_cfg=dict(EPOCHS, max_epochs=1)).train()
     optim = dict(optimizer=dict(type="Adam", lr=0.5, weight_decay=0.1))
     rest = tiny_runner(tmp_path, train_cfg=EPOCHS, resume=True, optim_wrapper=optim)
@@ -84,7 +84,7 @@ def test_other_options_of_the_optimizer_are_told(tmp_path):
     assert "weight_decay (0, not 0.1)" in told[0]
 
 
-def test_other_settings_are_told_by_their_key(tmp_path):
+def test_changed_settings_are_listed_by_key(tmp_path):
     cfg = dict(input_size=32, model=dict(width=8), custom_hooks=[dict(type="A", n=1)], x=1)
     tiny_runner(tmp_path, train_cfg=dict(EPOCHS, max_epochs=1), cfg=cfg).train()
     cfg = dict(input_size=64, model=dict(width=8), custom_hooks=[dict(type="A", n=2)], x=2)
@@ -97,7 +97,7 @@ def test_other_settings_are_told_by_their_key(tmp_path):
     assert "width" not in told[0]
 
 
-def test_an_unchanged_run_is_told_nothing(tmp_path):
+def test_an_unchanged_config_gives_no_warning(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         tiny_runner(tmp_path, custom_hooks=[StopAt(8)]).train()
     rest = tiny_runner(tmp_path, resume=True)
