@@ -76,6 +76,11 @@ def spread_input_size(config: Config) -> None:
     tops = [loader.get("dataset") for loader in loaders if isinstance(loader, dict)]
     sized = [dataset for dataset in datasets_in(tops) if "input_size" in dataset]
     before = {_sides(dataset["input_size"]) for dataset in sized}
+    if len(before) > 1:
+        raise ConfigError(
+            f"input_size is {size}, but the data sets have {' and '.join(map(str, before))}: "
+            "set input_size alone"
+        )
     for dataset in sized:
         dataset["input_size"] = size
     model = config.get("model")

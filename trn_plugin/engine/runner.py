@@ -29,7 +29,7 @@ from trn_plugin.engine.distributed import average_statistics, distributed_model
 from trn_plugin.engine.hooks import hooks_of
 from trn_plugin.engine.loops import IterationLoop, own_log_processor, own_loop
 from trn_plugin.engine.optimizers import accumulated, own_optimizer
-from trn_plugin.engine.schedules import as_iterations
+from trn_plugin.engine.schedules import as_iterations, with_rules
 from trn_plugin.engine.work_dir import only_run_in
 from trn_plugin.errors import ConfigError
 from trn_plugin.logs import ScreenFilter
@@ -184,11 +184,11 @@ class SafeRunner(ConfigErrorRunner):
         return built
 
     def build_param_scheduler(self, scheduler):
-        """As MMEngine's; converts schedules by epochs for a loop by iterations."""
+        """As MMEngine's; converts schedules by epochs for a loop by iterations; adds rules."""
         if self.trains and isinstance(self.train_loop, IterationLoop):
             length = len(self.train_dataloader)
             scheduler = as_iterations(scheduler, length, self.train_loop.max_iters)
-        return super().build_param_scheduler(scheduler)
+        return super().build_param_scheduler(with_rules(scheduler))
 
     def build_evaluator(self, evaluator):
         """As MMEngine's; with `BatchEvaluator`; refuses metrics of tasks that the model lacks."""

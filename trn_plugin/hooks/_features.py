@@ -81,15 +81,19 @@ class FeatureReader:
         """Drop the stored features."""
         self._outputs.clear()
 
-    def take(self, batch: int, labels: Labels) -> tuple[Tensor, Tensor | None]:
+    def take(
+        self, batch: int, labels: Labels, width: int | None, device: torch.device
+    ) -> tuple[Tensor, Tensor | None]:
         """Return the stored features (N, d), in float32 or better, and clear.
 
-        A head may run on the labelled samples only. As many rows as labelled samples are taken as
-        theirs, in their order; other samples get zeros.
+        A head may run on the labelled samples only, and not at all without any. As many rows as
+        labelled samples are taken as theirs, in their order; other samples get zeros.
 
         Args:
             batch (int): the number of samples, N.
             labels (Labels): of the task.
+            width (int | None): d, if known from an earlier step.
+            device (torch.device): of the features of a head that did not run.
 
         Returns:
             The features, and (N,) bool, which samples have features; None for all.
@@ -99,6 +103,10 @@ class FeatureReader:
                 of rows does not fit.
         """
         outputs, self._outputs = self._outputs, []
+        unlabelled = labels.values is None or (labels.mask is not None and not labels.mask.any())
+        if not outputs and width is not None and unlabelled:
+            none = torch.zeros(batch, dtype=torch.bool, device=device)
+            return torch.zeros(batch, width, device=device), none
         if len(outputs) != 1:
             found = f"was called {len(outputs)} times" if outputs else "was not called"
             raise ConfigError(
