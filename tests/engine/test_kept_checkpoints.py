@@ -157,6 +157,9 @@ def test_the_first_measure_with_a_direction_is_the_best_ones(tmp_path, monkeypat
     assert load_checkpoint_file(best)["meta"]["epoch"] == 1 + errors.argmin()
 
 
+PLATEAU = dict(type="ReduceOnPlateauLR", monitor="tiny/erorr")
+
+
 def stops(**options):
     hook = dict(type="EarlyStoppingHook", monitor="tiny/erorr", rule="less", **options)
     return dict(custom_hooks=[hook])
@@ -169,6 +172,7 @@ def stops(**options):
         (dict(checkpoint=dict(BEST, save_best="tiny/erorr")), r"save_best: expected one of tiny/e"),
         (stops(strict=False), r"monitor: expected one of tiny/error, .*'tiny/erorr'"),
         (stops(strict=True), r"monitor: expected one of tiny/error, .*'tiny/erorr'"),
+        (dict(param_scheduler=PLATEAU), r"param_scheduler.monitor: .*'tiny/erorr'"),
     ],
 )
 def test_a_measure_that_is_not_there_is_named(tmp_path, options, message):

@@ -122,6 +122,39 @@ def test_rows_as_many_as_labelled_samples_are_those(missing):
     assert_equal_and_not_zero(*found)
 
 
+class HeadWithLabelsOnly(HeadOnLabelledRows):
+    """Does not run its first head without any labelled sample."""
+
+    def forward(self, image, target=None, mode="tensor"):
+        if any(has_number(sample["a"]) for sample in target):
+            return super().forward(image, target, mode)
+        return dict(loss_all=self.second(image).sum())
+
+
+def test_a_head_without_labelled_rows_need_not_run():
+    """The next step equals one after a step whose samples lack the label."""
+    found = []
+    for kind in (BatchedModel, HeadWithLabelsOnly):
+        model = kind()
+        relations_of(model)
+        for seed, labelled in enumerate((True, False, True)):
+            x, target = batch_of(40, seed)
+            pairs = zip(target["a"], target["b"], strict=True)
+            rows = [dict(a=a if labelled else None, b=b) for a, b in pairs]
+            last = similarities_and_gradients(model, x, rows)
+        found.append(last)
+    assert_equal_and_not_zero(*found)
+
+
+def test_a_model_is_attached_once():
+    """A run that ended with an error leaves its hooks; the next run removes them."""
+    x, target = batch_of()
+    model = BatchedModel()
+    found = [(relations_of(model), model(x, target, "loss"))[1] for _ in range(2)]
+    assert found[0].keys() == found[1].keys()
+    assert torch.equal(found[0]["loss_relation_hidden"], found[1]["loss_relation_hidden"])
+
+
 @pytest.mark.parametrize(
     ("relations", "names"),
     [

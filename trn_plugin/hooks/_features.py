@@ -82,7 +82,11 @@ class FeatureReader:
         self._outputs.clear()
 
     def take(
-        self, batch: int, labels: Labels, width: int | None, device: torch.device
+        self,
+        batch: int,
+        labels: Labels,
+        width: int | None = None,
+        device: torch.device | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Return the stored features (N, d), in float32 or better, and clear.
 
