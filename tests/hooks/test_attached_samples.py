@@ -1,5 +1,7 @@
 """The relation loss on models and labels of other structures."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from mmengine.model import BaseModel
@@ -144,6 +146,27 @@ def test_a_head_without_labelled_rows_need_not_run():
             last = similarities_and_gradients(model, x, rows)
         found.append(last)
     assert_equal_and_not_zero(*found)
+
+
+@pytest.mark.parametrize("apart", [True, False])
+def test_a_relation_that_is_never_measured_is_told_once(apart):
+    x, target = batch_of()
+    pairs = zip(target["a"], target["b"], strict=True)
+    rows = [
+        dict(a=a if i % 2 else None, b=None if apart and i % 2 else b)
+        for i, (a, b) in enumerate(pairs)
+    ]
+    model, told = BatchedModel(), []
+    options = dict(features=dict(hidden=dict(a="first", b="second")), labels=dict(a="a", b="b"))
+    hook = TaskRelationLossHook(
+        dict(hidden=1.0), relations=[("a", "b")], data_samples="target", **options
+    )
+    hook.attached.attach(model, hook.losses)
+    model(x, rows, "loss")
+    for _ in range(2):
+        hook.after_train_epoch(SimpleNamespace(logger=SimpleNamespace(warning=told.append)))
+    assert len(told) == apart
+    assert all("a-b" in line for line in told)
 
 
 def test_a_model_is_attached_once():

@@ -76,23 +76,18 @@ def spread_input_size(config: Config) -> None:
     tops = [loader.get("dataset") for loader in loaders if isinstance(loader, dict)]
     sized = [dataset for dataset in datasets_in(tops) if "input_size" in dataset]
     before = {_sides(dataset["input_size"]) for dataset in sized}
-    if len(before) > 1:
-        raise ConfigError(
-            f"input_size is {size}, but the data sets have {' and '.join(map(str, before))}: "
-            "set input_size alone"
-        )
     for dataset in sized:
         dataset["input_size"] = size
     model = config.get("model")
     backbone = model.get("backbone") if isinstance(model, dict) else None
     if not isinstance(backbone, dict):
         raise ConfigError(f"model.backbone: expected a dict, found {backbone!r}")
-    # a new input_size overrides sizes of data sets and backbone that are equal
+    # a new input_size overrides sizes that are equal
     own = _sides(backbone.get("img_size", size))
-    if own != _sides(size) and before != {own}:
+    if len(before) > 1 or (own != _sides(size) and before != {own}):
         raise ConfigError(
-            f"model.backbone.img_size is {backbone['img_size']}, but input_size is {size}: "
-            "set input_size alone"
+            f"input_size of the data sets is {before}, model.backbone.img_size is "
+            f"{backbone.get('img_size', size)}, but input_size is {size}: set input_size alone"
         )
     backbone["img_size"] = size
 

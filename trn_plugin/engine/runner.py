@@ -16,6 +16,7 @@ from mmengine.runner import Runner
 from trn_plugin import checkpoints, packaged
 from trn_plugin.checkpoints import newest
 from trn_plugin.config_checks import check_complete, check_sections, config_errors
+from trn_plugin.directions import with_rules
 from trn_plugin.engine import resuming, run_state
 from trn_plugin.engine.building import ConfigErrorRunner
 from trn_plugin.engine.data_config import (
@@ -29,7 +30,7 @@ from trn_plugin.engine.distributed import average_statistics, distributed_model
 from trn_plugin.engine.hooks import hooks_of
 from trn_plugin.engine.loops import IterationLoop, own_log_processor, own_loop
 from trn_plugin.engine.optimizers import accumulated, own_optimizer
-from trn_plugin.engine.schedules import as_iterations, with_rules
+from trn_plugin.engine.schedules import as_iterations
 from trn_plugin.engine.work_dir import only_run_in
 from trn_plugin.errors import ConfigError
 from trn_plugin.logs import ScreenFilter

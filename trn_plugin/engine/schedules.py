@@ -5,40 +5,9 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 
-from trn_plugin.directions import rule_of
 from trn_plugin.errors import ConfigError, shown
 
-__all__ = [
-    "as_iterations",
-    "check_monitors",
-    "replay",
-    "restore_schedules",
-    "same_kind",
-    "schedules_in",
-    "with_rules",
-]
-
-
-def with_rules(scheduler):
-    """Configs of schedules, with the ``rule`` of a monitored measure that a metric declares."""
-    if isinstance(scheduler, (list, tuple)):
-        return [with_rules(each) for each in scheduler]
-    if not isinstance(scheduler, dict):
-        return scheduler
-    if "type" not in scheduler:  # schedules by optimizer
-        return {k: with_rules(v) for k, v in scheduler.items()}
-    rule = rule_of(scheduler.get("monitor"))
-    return scheduler if rule is None else {"rule": rule, **scheduler}
-
-
-def check_monitors(schedulers, metrics: dict) -> None:
-    """Raise ConfigError for a schedule whose measure is not among those of a validation."""
-    for schedule in schedules_in(schedulers):
-        monitor = getattr(schedule, "monitor", None)
-        if metrics and monitor is not None and monitor not in metrics:
-            raise ConfigError(
-                f"param_scheduler.monitor: expected one of {', '.join(metrics)}, found {monitor!r}"
-            )
+__all__ = ["as_iterations", "replay", "restore_schedules", "same_kind", "schedules_in"]
 
 
 def as_iterations(scheduler, epoch_length: int, max_iters: int):
