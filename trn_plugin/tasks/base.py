@@ -200,7 +200,7 @@ class Task:
         return label
 
     def mapped(self, label: Any, change: Callable[[np.ndarray], np.ndarray]) -> Any:
-        """The label with ``change`` applied to its points (P, 2)."""
+        """The label with ``change`` (which keeps NaN) applied to its points (P, 2)."""
         points = self.points(label)
         return self.with_points(label, change(points)) if len(points) else label
 

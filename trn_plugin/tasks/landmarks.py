@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -161,6 +161,9 @@ class LandmarkTask(Task):
         whole = np.full(label.shape, np.nan, points.dtype)
         whole[~np.isnan(label).any(axis=1)] = points
         return whole
+
+    def mapped(self, label: np.ndarray, change: Callable) -> np.ndarray:
+        return change(label)  # missing points stay NaN
 
     def all_points(self, labels: np.ndarray) -> np.ndarray:
         return labels
