@@ -76,14 +76,17 @@ class TaskRelationLossHook(Hook):
         data_samples: str = "data_samples",
         **options,
     ) -> None:
+        if not isinstance(weights, Mapping) or not weights:
+            raise ConfigError(
+                f"TaskRelationLossHook.weights: expected numbers by level, at least one "
+                f"level, found {weights!r}"
+            )
         for level, weight in weights.items():
             if not isinstance(weight, (int, float)) or not 0 <= weight < float("inf"):
                 raise ConfigError(
                     f"TaskRelationLossHook.weights: expected a number >= 0 for {level!r}, "
                     f"found {weight!r}"
                 )
-        if not weights:
-            raise ConfigError("TaskRelationLossHook.weights: expected at least one level")
         if min_samples_per_dim < 0:
             raise ConfigError(
                 f"TaskRelationLossHook.min_samples_per_dim: expected a number >= 0, "
