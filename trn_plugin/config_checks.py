@@ -15,14 +15,23 @@ LIST, PLAIN = (list, tuple), (bool, int, float, str, bytes, list, tuple, dict)
 DICTS = (
     "train_dataloader val_dataloader test_dataloader train_cfg val_cfg test_cfg default_hooks "
     "auto_scale_lr model optim_wrapper env_cfg randomness visualizer log_processor "
-    "model_wrapper_cfg data_preprocessor strategy"
+    "model_wrapper_cfg data_preprocessor strategy model.data_preprocessor model.heads "
+    "optim_wrapper.optimizer optim_wrapper.paramwise_cfg"
+)
+NUMBERS = (
+    "optim_wrapper.optimizer.lr optim_wrapper.optimizer.weight_decay model.neck.momentum "
+    "optim_wrapper.accumulative_counts model.backbone.drop_rate model.backbone.drop_path_rate"
 )
 SECTIONS = (
     (dict, "a dict", DICTS),
     ((dict, *LIST), "a dict or a list", "param_scheduler val_evaluator test_evaluator"),
     (str, "text", "work_dir load_from default_scope experiment_name runner_type launcher"),
     ((str, int), "text or a number", "log_level"),
-    (LIST, "a list", "custom_hooks"),
+    (str, "text", "model.backbone.model_name model.backbone.checkpoint_path"),
+    ((int, float), "a number", NUMBERS),
+    (LIST, "a list", "custom_hooks model.data_preprocessor.mean model.data_preprocessor.std"),
+    ((str, *LIST), "'all' or a list", "model.neck.relations"),
+    ((str, *LIST), "a list", "model.neck.levels"),
     (dict, "a dict", "custom_imports"),
     (
         bool,
@@ -91,11 +100,16 @@ def check_sections(config) -> None:
         loader = config.get(f"{part}_dataloader") or {}
         if isinstance(loader, dict):
             _check(f"{part}_dataloader.dataset", loader.get("dataset"), dict, "a dict")
+            for key, kinds, name in (("data_root", str, "text"), ("pipeline", LIST, "a list")):
+                where = f"{part}_dataloader.dataset.{key}"
+                _check(where, _at(config, where), kinds, name)
     schedules = config.get("param_scheduler")
     for number, part in enumerate(schedules if isinstance(schedules, LIST) else [schedules]):
         where = f"param_scheduler.{number}" if isinstance(schedules, LIST) else "param_scheduler"
         for key in SCHEDULE_NUMBERS.split() if isinstance(part, dict) else ():
             _check(f"{where}.{key}", part.get(key), (int, float), "a number")
+        if isinstance(part, dict) and part.get("start_factor") == 0:
+            raise ConfigError(f"{where}.start_factor: expected a number above 0, found 0")
     for key in ("strategy", "model_wrapper_cfg"):
         kind = str((config.get(key) or {}).get("type"))
         if any(word in kind for word in SHARDING):

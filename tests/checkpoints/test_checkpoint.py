@@ -1,7 +1,9 @@
 """Checkpoint files are written atomically, read back, and checked."""
 
+import io
 import os
 from collections import OrderedDict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -44,6 +46,21 @@ def test_a_failed_write_keeps_the_last_file(tmp_path, monkeypatch):
         save_checkpoint_file(dict(state_dict={}, meta=dict(n=2)), path)
     assert load_checkpoint_file(path)["meta"]["n"] == 1
     assert os.listdir(tmp_path) == ["a.pth"]
+
+
+def test_an_interrupted_write_is_an_interrupt(tmp_path, monkeypatch):
+    """torch's own error about the unfinished file would hide it."""
+
+    class Interrupted(io.FileIO):
+        def write(self, data):
+            if self.tell() > 0:
+                raise KeyboardInterrupt
+            return super().write(data)
+
+    monkeypatch.setattr(Path, "open", lambda self, mode: Interrupted(self, mode))
+    with pytest.raises(KeyboardInterrupt):
+        save_checkpoint_file(dict(state_dict=dict(a=torch.ones(5000))), tmp_path / "a.pth")
+    assert os.listdir(tmp_path) == []
 
 
 def test_checkpoints_of_plain_mmengine_are_read(tmp_path):

@@ -92,9 +92,22 @@ def test_bad_configs_are_errors_when_built(config, message):
     assert "\n" not in str(caught.value)
 
 
-def test_a_changed_size_is_an_error(make_results):
+@pytest.mark.parametrize(
+    "config",
+    [
+        dict(type="Resize", height=20, width=20, p=0.01),
+        dict(type="ToFloat", p=0.01),
+        dict(
+            type="OneOf",
+            transforms=[dict(type="CenterCrop", height=9, width=9), dict(type="Blur")],
+            p=0.01,
+        ),
+    ],
+    ids=lambda config: config["type"],
+)
+def test_a_rare_change_of_size_or_type_is_an_error_at_the_first_picture(make_results, config):
     with pytest.raises(ConfigError, match="CropResize"):
-        Albumentations([dict(type="Resize", height=20, width=20)])(cropped(make_results))
+        Albumentations([config])(cropped(make_results))
 
 
 def test_augmentation_depends_only_on_the_samples_generator(make_results):

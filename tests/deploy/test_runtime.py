@@ -163,6 +163,8 @@ def test_weights_from_another_file_are_refused(mean_colour_model, tmp_path, loca
         ({"format_version": 2}, "export format 2, this trn_plugin reads up to 1"),
         ({"input_size": None}, "damaged"),
         ({"tasks": {}}, "damaged"),
+        ({"crop": 5}, "damaged"),
+        ({"crop": {"box": "points", "text": "square"}}, "damaged"),
         ({"tasks": {"pose": {"kind": "colour"}}}, "expected input images"),
         ({"tasks": {"pose": {"kind": "class", "classes": ["a", "b"]}}}, "expected input images"),
     ],

@@ -56,6 +56,13 @@ def clips(**options):
         ("env_cfg", dict(cudnn_benchmrk=True)),
         ("log_processor", dict(by_epoch="no")),
         ("optim_wrapper", dict(paramwise_cfg=dict(norm_decay=0))),
+        *[("optim_wrapper", {key: 5}) for key in ("paramwise_cfg", "optimizer")],
+        ("optim_wrapper", dict(optimizer=dict(lr="fast"))),
+        ("param_scheduler", [dict(type="LinearLR", start_factor=0)]),
+        ("model", dict(heads=5)),
+        ("model", dict(neck=dict(relations=5))),
+        ("model", dict(backbone=dict(drop_rate="x"))),
+        ("train_dataloader", dict(dataset=dict(pipeline=5))),
     ],
 )
 def test_a_section_of_the_wrong_type_is_named_by_its_key(key, value):
@@ -193,6 +200,17 @@ def test_a_file_that_is_no_config_is_a_one_line_error(tmp_path, text, options, m
         path.write_text(text)
     with pytest.raises(ConfigError, match=message):
         cli.load_config(path if text else Config(dict(model={})), options)
+
+
+def test_an_option_that_does_not_fit_is_told_by_its_key():
+    options = {"train_cfg.max_epochs": 1, "custom_hooks.3.weights.output": 1}
+    with pytest.raises(ConfigError, match=r"--cfg-options custom_hooks\.3\.weights\.output: .*"):
+        cli.load_config(TOY, options)
+
+
+def test_the_size_of_one_data_set_is_not_ignored():
+    with pytest.raises(ConfigError, match=r"48.*input_size is 64: set input_size alone"):
+        cli.load_config(TOY, {"train_dataloader.dataset.input_size": 48})
 
 
 def test_paths_may_be_path_objects(tmp_path):

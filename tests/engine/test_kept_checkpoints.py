@@ -175,6 +175,9 @@ def test_save_best_auto_takes_the_first_metric_with_a_direction(tmp_path, monkey
     assert load_checkpoint_file(best)["meta"]["epoch"] == 1 + errors.argmin()
 
 
+PLATEAU = dict(type="ReduceOnPlateauLR", monitor="tiny/erorr")
+
+
 def stops(**options):
     hook = dict(type="EarlyStoppingHook", monitor="tiny/erorr", rule="less", **options)
     return dict(custom_hooks=[hook])
@@ -187,6 +190,7 @@ def stops(**options):
         (dict(checkpoint=dict(BEST, save_best="tiny/erorr")), r"save_best: expected one of tiny/e"),
         (stops(strict=False), r"monitor: expected one of tiny/error, .*'tiny/erorr'"),
         (stops(strict=True), r"monitor: expected one of tiny/error, .*'tiny/erorr'"),
+        (dict(param_scheduler=PLATEAU), r"param_scheduler.monitor: .*'tiny/erorr'"),
     ],
 )
 def test_an_unknown_metric_for_save_best_is_named(tmp_path, options, message):

@@ -6,14 +6,18 @@ import signal
 import time
 
 import pytest
-from mmengine.hooks import Hook
+from mmengine.hooks import CheckpointHook, Hook
+from mmengine.runner import EpochBasedTrainLoop
 from processes import forked
 from tiny import EPOCHS, StopAt, assert_same_weights, tiny_runner, warnings_of
 
 from trn_plugin.checkpoints import load_checkpoint_file
 from trn_plugin.cli import running
+from trn_plugin.directions import with_rules
+from trn_plugin.engine.loops import EpochLoop
 from trn_plugin.engine.work_dir import only_run_in
 from trn_plugin.errors import CheckpointError, ConfigError
+from trn_plugin.hooks.checkpoint import SafeCheckpointHook
 
 ITERATIONS = dict(type="IterBasedTrainLoop", max_iters=15, val_interval=99)
 
@@ -52,6 +56,24 @@ def test_reduce_on_plateau_needs_an_epoch_based_loop(tmp_path):
     scheduler = dict(type="ReduceOnPlateauLR", monitor="tiny/error", rule="less")
     with pytest.raises(ConfigError, match=r"param_scheduler: ReduceOnPlateauLR .*IterBased"):
         tiny_runner(tmp_path, train_cfg=ITERATIONS, param_scheduler=scheduler).train()
+
+
+@pytest.mark.parametrize(
+    ("monitor", "rule"), [("pose/accuracy", "greater"), ("landmarks/NME", "less"), ("other", None)]
+)
+def test_a_schedule_that_follows_a_measure_knows_its_direction(monitor, rule):
+    config = dict(type="ReduceOnPlateauLR", monitor=monitor)
+    assert with_rules([config])[0].get("rule") == rule
+    assert with_rules(dict(config, rule="less"))["rule"] == "less"
+
+
+@pytest.mark.parametrize("kind", [CheckpointHook, "mmengine.hooks.CheckpointHook"])
+def test_mmengines_parts_are_replaced_whatever_names_them(tmp_path, kind):
+    loop = dict(EPOCHS, type=EpochBasedTrainLoop, max_epochs=1)
+    run = tiny_runner(tmp_path, train_cfg=loop, checkpoint=dict(type=kind))
+    run.train()
+    assert isinstance(run.train_loop, EpochLoop)
+    assert any(isinstance(hook, SafeCheckpointHook) for hook in run.hooks)
 
 
 @pytest.mark.parametrize("choice", ["checkpoint", "config"])

@@ -1,5 +1,7 @@
 """The relation loss on models and labels of other structures."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from mmengine.model import BaseModel
@@ -120,6 +122,60 @@ def test_rows_of_the_labelled_samples_only(missing):
         relations_of(model)
         found.append(similarities_and_gradients(model, x, rows))
     assert_equal_and_not_zero(*found)
+
+
+class HeadWithLabelsOnly(HeadOnLabelledRows):
+    """Does not run its first head without any labelled sample."""
+
+    def forward(self, image, target=None, mode="tensor"):
+        if any(has_number(sample["a"]) for sample in target):
+            return super().forward(image, target, mode)
+        return dict(loss_all=self.second(image).sum())
+
+
+def test_a_head_without_labelled_rows_need_not_run():
+    """The next step equals one after a step whose samples lack the label."""
+    found = []
+    for kind in (BatchedModel, HeadWithLabelsOnly):
+        model = kind()
+        relations_of(model)
+        for seed, labelled in enumerate((True, False, True)):
+            x, target = batch_of(40, seed)
+            pairs = zip(target["a"], target["b"], strict=True)
+            rows = [dict(a=a if labelled else None, b=b) for a, b in pairs]
+            last = similarities_and_gradients(model, x, rows)
+        found.append(last)
+    assert_equal_and_not_zero(*found)
+
+
+@pytest.mark.parametrize("apart", [True, False])
+def test_a_relation_that_is_never_measured_is_told_once(apart):
+    x, target = batch_of()
+    pairs = zip(target["a"], target["b"], strict=True)
+    rows = [
+        dict(a=a if i % 2 else None, b=None if apart and i % 2 else b)
+        for i, (a, b) in enumerate(pairs)
+    ]
+    model, told = BatchedModel(), []
+    options = dict(features=dict(hidden=dict(a="first", b="second")), labels=dict(a="a", b="b"))
+    hook = TaskRelationLossHook(
+        dict(hidden=1.0), relations=[("a", "b")], data_samples="target", **options
+    )
+    hook.attached.attach(model, hook.losses)
+    model(x, rows, "loss")
+    for _ in range(2):
+        hook.after_train_epoch(SimpleNamespace(logger=SimpleNamespace(warning=told.append)))
+    assert len(told) == apart
+    assert all("a-b" in line for line in told)
+
+
+def test_a_model_is_attached_once():
+    """A run that ended with an error leaves its hooks; the next run removes them."""
+    x, target = batch_of()
+    model = BatchedModel()
+    found = [(relations_of(model), model(x, target, "loss"))[1] for _ in range(2)]
+    assert found[0].keys() == found[1].keys()
+    assert torch.equal(found[0]["loss_relation_hidden"], found[1]["loss_relation_hidden"])
 
 
 @pytest.mark.parametrize(

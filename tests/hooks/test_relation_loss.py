@@ -132,7 +132,7 @@ def test_refuses_relations_that_never_get_enough_samples(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (dict(weights={}), "at least one level"),
+        *[(dict(weights=weights), "at least one level") for weights in ({}, 5)],
         (dict(weights=dict(output=-1)), "number >= 0 for 'output', found -1"),
         (dict(weights=dict(output="much")), "found 'much'"),
         (dict(weights=dict(output=1.0), min_samples_per_dim=-1), "min_samples_per_dim"),

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from pathlib import Path
 
 import pytest
 import timm
@@ -55,6 +56,21 @@ def test_a_folder_is_a_model(tmp_path, name, options, args):
     assert torch.allclose(model.to_timm("a")(X), expected, atol=1e-5)
 
 
+def test_a_folder_with_weights_of_another_model_is_refused(tmp_path):
+    given = folder_of(tmp_path / "model", "test_resnet", trained(), {})
+    save_file(trained("test_vit").state_dict(), tmp_path / "model" / "model.safetensors")
+    with pytest.raises(ConfigError, match=r"pretrained: .* another model's"):
+        TimmTrunk(given, pretrained=True, tasks=("a",), shared_stages="all")
+
+
+def test_a_file_of_nan_is_refused(tmp_path):
+    state = trained().state_dict()
+    state["conv1.0.weight"].fill_(torch.nan)
+    torch.save(state, tmp_path / "nan.pth")
+    with pytest.raises(ConfigError, match=r"nan\.pth: conv1\.0\.weight not finite"):
+        TimmTrunk("test_resnet", checkpoint_path=str(tmp_path / "nan.pth"), tasks=("a",))
+
+
 def test_a_weights_file_takes_precedence_over_the_folder(tmp_path):
     source = trained()
     given = folder_of(tmp_path / "model", "test_resnet", trained(), {})
@@ -92,8 +108,9 @@ def test_files_of_timms_scripts(tmp_path, prefix, kind):
     if kind == "safetensors":
         save_file(state, path)
     else:
-        args = argparse.Namespace(model="test_resnet", lr=0.1)
-        torch.save(dict(epoch=3, state_dict=state, args=args, metric=71.0), path)
+        args = argparse.Namespace(model="test_resnet", lr=0.1, output=Path("out"))
+        raw = {name: torch.zeros_like(value) for name, value in state.items()}
+        torch.save(dict(epoch=3, state_dict=raw, state_dict_ema=state, args=args), path)
     options = dict(tasks=("a",), img_size=64, shared_stages="all")
     model = TimmTrunk("test_resnet", checkpoint_path=str(path), **options).eval()
     assert torch.allclose(model(X)["a"], features(source), atol=1e-5)

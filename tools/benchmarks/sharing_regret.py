@@ -14,8 +14,8 @@ from collections import defaultdict
 from statistics import fmean, stdev
 
 from trn_plugin.cli.running import start
+from trn_plugin.directions import rule_of
 from trn_plugin.errors import ConfigError
-from trn_plugin.evaluation.directions import rule_of
 from trn_plugin.evaluation.task_metric import table
 
 KEY = "model.backbone.shared_stages="

@@ -36,11 +36,17 @@ def newest_first(folder: str | os.PathLike) -> tuple[list[str], list[str]]:
                 raise
             problems.append(str(error))
             continue
-        if isinstance(meta.get("epoch"), int) and isinstance(meta.get("iter"), int):
-            # full states before mere weights, then by progress, then those with a validation
-            order = has_optimizer, meta["iter"], meta["epoch"], "metrics" in meta
-            runs.append((order, str(path)))
-    return [path for _, path in sorted(runs, reverse=True)], problems
+        if not isinstance(meta.get("epoch"), int) or not isinstance(meta.get("iter"), int):
+            problems.append(f"{path}: its 'meta' has no epoch and iter")
+            continue
+        # prefer a full state to best weights alone, then progress, then a finished validation
+        order = has_optimizer, meta["iter"], meta["epoch"], "metrics" in meta
+        runs.append((order, str(path)))
+    runs.sort(reverse=True)
+    for (has_optimizer, iteration, *_), path in runs:
+        if not has_optimizer and iteration > runs[0][0][1]:
+            problems.append(f"{path}: it has no optimizer state, unlike an older checkpoint")
+    return [path for _, path in runs], problems
 
 
 def last_checkpoint_text(folder: str | os.PathLike) -> str:

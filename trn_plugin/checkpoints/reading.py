@@ -31,6 +31,8 @@ STAND_INS = (
     *("numpy._core.multiarray._reconstruct", "numpy._core.multiarray.scalar"),
     *("numpy.ndarray", "numpy.dtype", "numpy.dtypes.Float32DType", "numpy.dtypes.Float64DType"),
     *("numpy.dtypes.Int32DType", "numpy.dtypes.Int64DType"),
+    *("pathlib.PosixPath", "pathlib.WindowsPath", "pathlib.PurePosixPath"),
+    *("pathlib._local.PosixPath", "pathlib._local.WindowsPath"),  # Python 3.13
 )
 
 
@@ -77,6 +79,8 @@ def read_meta(path: str | os.PathLike) -> tuple[dict, bool]:
 def load_weights_file(path: str | os.PathLike) -> dict[str, torch.Tensor]:
     """Read weights by name from a state dict, a checkpoint or a .safetensors file.
 
+    As timm does, takes a checkpoint's averaged weights if it has them.
+
     Raises:
         CheckpointError: see :func:`load_checkpoint_file`.
     """
@@ -89,7 +93,7 @@ def load_weights_file(path: str | os.PathLike) -> dict[str, torch.Tensor]:
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{path}: cannot be read: {error}") from None
     weights = _load(path, "cpu")
-    for key in ("state_dict", "model"):
+    for key in ("state_dict_ema", "model_ema", "state_dict", "model"):
         if isinstance(weights, dict) and isinstance(weights.get(key), dict):
             weights = weights[key]
     if not isinstance(weights, dict):

@@ -24,6 +24,8 @@ def save_checkpoint_file(checkpoint: dict, path: str | os.PathLike) -> None:
             with partial.open("wb") as file:
                 torch.save(plain(checkpoint), file)
         except RuntimeError as error:  # torch does not say why a write failed
+            if isinstance(error.__context__, KeyboardInterrupt):  # during the write
+                raise error.__context__ from None
             raise OSError(f"{first_line(error)}; is the disk full?") from error
 
 

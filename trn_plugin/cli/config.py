@@ -124,10 +124,11 @@ def _merge(config: Config, options: dict) -> None:
             raise ConfigError(
                 f"--cfg-options {key}: nothing reads {name!r} when the config is built{hint}"
             )
-    try:
-        config.merge_from_dict(options)
-    except Exception as error:  # MMEngine raises errors of many types
-        raise ConfigError(f"--cfg-options: {one_line(error)}") from error
+    for key, value in options.items():
+        try:
+            config.merge_from_dict({key: value})
+        except Exception as error:  # MMEngine raises errors of many types
+            raise ConfigError(f"--cfg-options {key}: {one_line(error)}") from error
     if any(key.split(".")[0] == "custom_imports" for key in options):
         with config_errors("custom_imports"):
             import_modules_from_strings(**config.custom_imports)

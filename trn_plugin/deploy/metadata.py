@@ -63,6 +63,10 @@ def parse_metadata(text: str | None, path: str) -> dict:
         metadata["tasks"] = dict(metadata["tasks"])
         if not metadata["tasks"]:
             raise ValueError("no task")
+        if (crop := metadata.get("crop")) is not None:
+            metadata["crop"] = {**crop, "text": str(crop["text"])}
+            if crop["box"] == "points":
+                metadata["crop"]["factor"] = float(crop["factor"])
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise CheckpointError(
             f"{path}: its metadata is damaged ({printable(repr(error))}); export again"

@@ -44,7 +44,8 @@ class ConfigErrorRunner(Runner):
 
 
 def replaced(part, own: Mapping):
-    """A part of a config with its MMEngine ``type`` replaced by ours, if ``own`` has one."""
-    name = part.get("type") if isinstance(part, dict) else None
-    name = name.removeprefix("mmengine.") if isinstance(name, str) else None
+    """A part of a config with its MMEngine ``type``, a name or a class, replaced by ours."""
+    kind = part.get("type") if isinstance(part, dict) else None
+    name = f"{kind.__module__}.{kind.__name__}" if isinstance(kind, type) else str(kind)
+    name = name.rpartition(".")[2] if name.startswith("mmengine.") else name
     return {**part, "type": own[name]} if name in own else part

@@ -84,12 +84,12 @@ def spread_input_size(config: Config) -> None:
     backbone = model.get("backbone") if isinstance(model, dict) else None
     if not isinstance(backbone, dict):
         raise ConfigError(f"model.backbone: expected a dict, found {backbone!r}")
-    # input_size overrides an img_size equal to that of the data sets; any other is a conflict
+    # input_size overrides sizes of the data sets and of the backbone that are equal
     own = _sides(backbone.get("img_size", size))
-    if own != _sides(size) and before != {own}:
+    if len(before) > 1 or (own != _sides(size) and before != {own}):
         raise ConfigError(
-            f"model.backbone.img_size is {backbone['img_size']}, but input_size is {size}: "
-            "set input_size alone"
+            f"input_size of the data sets is {before}, model.backbone.img_size is "
+            f"{backbone.get('img_size', size)}, but input_size is {size}: set input_size alone"
         )
     backbone["img_size"] = size
 

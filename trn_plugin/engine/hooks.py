@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from mmengine.hooks import Hook
 
+from trn_plugin.directions import check_monitors
 from trn_plugin.engine.building import replaced
 from trn_plugin.engine.distributed import average_statistics
 from trn_plugin.engine.finite import FiniteSteps
+from trn_plugin.engine.schedules import schedules_in
 from trn_plugin.engine.step_log import StepLogHook
 
 __all__ = ["hooks_of"]
@@ -50,6 +52,8 @@ class RunHook(Hook):
         average_statistics(runner.bare_model)
 
     def after_val_epoch(self, runner, metrics=None) -> None:
+        if runner.finite_steps is not None:  # in a training
+            check_monitors(schedules_in(runner.param_schedulers), metrics or {})
         runner.validated = runner.iter, metrics or {}
         # the log counts epochs, checkpoints count iterations
         runner.message_hub.update_scalar("val/at_iter", runner.iter)

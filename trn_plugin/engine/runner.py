@@ -16,6 +16,7 @@ from mmengine.runner import Runner
 from trn_plugin import checkpoints, packaged
 from trn_plugin.checkpoints import newest
 from trn_plugin.config_checks import check_complete, check_sections, config_errors
+from trn_plugin.directions import with_rules
 from trn_plugin.engine import resuming, run_state
 from trn_plugin.engine.building import ConfigErrorRunner
 from trn_plugin.engine.data_config import (
@@ -187,11 +188,11 @@ class SafeRunner(ConfigErrorRunner):
         return built
 
     def build_param_scheduler(self, scheduler):
-        """As MMEngine's; converts epoch-based schedules to iterations for `IterationLoop`."""
+        """As MMEngine's; converts schedules to iterations for `IterationLoop`, and adds rules."""
         if self.trains and isinstance(self.train_loop, IterationLoop):
             length = len(self.train_dataloader)
             scheduler = as_iterations(scheduler, length, self.train_loop.max_iters)
-        return super().build_param_scheduler(scheduler)
+        return super().build_param_scheduler(with_rules(scheduler))
 
     def build_evaluator(self, evaluator):
         """As MMEngine's; with `BatchEvaluator`; refuses metrics of tasks that the model lacks."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from trn_plugin.evaluation.directions import rule_of
+from trn_plugin.directions import rule_of
 from trn_plugin.evaluation.figures import new_figure, save_figure
 from trn_plugin.experiments.summary import COSTS, Cell, front
 

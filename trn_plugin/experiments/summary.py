@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from trn_plugin.directions import rule_of
 from trn_plugin.errors import ConfigError
-from trn_plugin.evaluation.directions import rule_of
 from trn_plugin.experiments.cost import Cost
 
 __all__ = ["COSTS", "Cell", "front", "markdown", "measures_of", "pareto_front", "summary_rows"]

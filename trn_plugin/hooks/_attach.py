@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import combinations
+from weakref import WeakKeyDictionary
 
 import torch
 from mmengine.dist import all_reduce, get_world_size
@@ -21,6 +22,7 @@ from trn_plugin.structures import relation_sides
 __all__ = ["AttachedRelations"]
 
 _HOOK = "TaskRelationLossHook"
+_ATTACHED: WeakKeyDictionary[nn.Module, AttachedRelations] = WeakKeyDictionary()
 
 
 class AttachedRelations:
@@ -110,6 +112,9 @@ class AttachedRelations:
             ConfigError: a path that names no module, a relation of a module with itself, or a
                 ``forward`` without the arguments 'mode' and ``data_samples``.
         """
+        if model in _ATTACHED:  # by a run that ended with an error
+            _ATTACHED[model].detach()
+        _ATTACHED[model] = self
         self._signature = inspect.signature(model.forward)
         parameters = self._signature.parameters.values()
         for name in ("mode", self.data_samples):
@@ -211,7 +216,8 @@ class AttachedRelations:
 
     def _measure(self, samples) -> dict[str, Measurements]:
         count = number_of_samples(samples, f"{_HOOK}.data_samples")
-        device = next(reader.device for reader in self._all_readers())
+        devices = [reader.device for reader in self._all_readers()]
+        device = next((d for d in devices if d.type != "cpu"), devices[0])
         labels = {task: reader.read(samples, device) for task, reader in self.labels.items()}
         targets = {task: found.values for task, found in labels.items()}
         mask = {task: found.mask for task, found in labels.items()}
@@ -219,7 +225,10 @@ class AttachedRelations:
         for level, readers in self.readers.items():
             features[level] = {}
             for task, reader in readers.items():
-                features[level][task], has_features = reader.take(count, labels[task])
+                width = None if self.dims is None else self.dims[level][task]
+                features[level][task], has_features = reader.take(
+                    count, labels[task], width, device
+                )
                 if has_features is not None:
                     own = mask[task]
                     mask[task] = has_features if own is None else own & has_features

@@ -81,15 +81,23 @@ class FeatureReader:
         """Drop the stored features."""
         self._outputs.clear()
 
-    def take(self, batch: int, labels: Labels) -> tuple[Tensor, Tensor | None]:
+    def take(
+        self,
+        batch: int,
+        labels: Labels,
+        width: int | None = None,
+        device: torch.device | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
         """Return the stored features (N, d), in at least float32, and drop them.
 
-        A head may run on the labelled samples only: if there are as many rows as labelled samples,
-        the rows are theirs, in order; other samples get zeros.
+        A head may run on the labelled samples only, and not at all without any. If there are as
+        many rows as labelled samples, the rows are theirs, in order; other samples get zeros.
 
         Args:
             batch (int): the number of samples, N.
             labels (Labels): labels of the task.
+            width (int | None): d, if known from an earlier step.
+            device (torch.device): device of the zeros if the head did not run.
 
         Returns:
             The features, and a mask (N,) of the samples that have features; None for all.
@@ -99,6 +107,10 @@ class FeatureReader:
                 of rows does not fit.
         """
         outputs, self._outputs = self._outputs, []
+        unlabelled = labels.values is None or (labels.mask is not None and not labels.mask.any())
+        if not outputs and width is not None and unlabelled:
+            none = torch.zeros(batch, dtype=torch.bool, device=device)
+            return torch.zeros(batch, width, device=device), none
         if len(outputs) != 1:
             found = f"was called {len(outputs)} times" if outputs else "was not called"
             raise ConfigError(

@@ -12,8 +12,8 @@ from mmengine.dist import is_main_process
 from mmengine.fileio import LocalBackend
 from mmengine.hooks import CheckpointHook
 
+from trn_plugin.directions import rule_of
 from trn_plugin.errors import ConfigError
-from trn_plugin.evaluation.directions import rule_of
 from trn_plugin.registry import HOOKS
 
 __all__ = ["SafeCheckpointHook"]

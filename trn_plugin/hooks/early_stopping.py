@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from mmengine.hooks import EarlyStoppingHook
 
+from trn_plugin.directions import rule_of
 from trn_plugin.errors import ConfigError
-from trn_plugin.evaluation.directions import rule_of
 from trn_plugin.registry import HOOKS
 
 __all__ = ["CheckedEarlyStoppingHook"]

@@ -76,14 +76,17 @@ class TaskRelationLossHook(Hook):
         data_samples: str = "data_samples",
         **options,
     ) -> None:
+        if not isinstance(weights, Mapping) or not weights:
+            raise ConfigError(
+                f"TaskRelationLossHook.weights: expected numbers by level, at least one "
+                f"level, found {weights!r}"
+            )
         for level, weight in weights.items():
             if not isinstance(weight, (int, float)) or not 0 <= weight < float("inf"):
                 raise ConfigError(
                     f"TaskRelationLossHook.weights: expected a number >= 0 for {level!r}, "
                     f"found {weight!r}"
                 )
-        if not weights:
-            raise ConfigError("TaskRelationLossHook.weights: expected at least one level")
         if min_samples_per_dim < 0:
             raise ConfigError(
                 f"TaskRelationLossHook.min_samples_per_dim: expected a number >= 0, "
@@ -93,6 +96,7 @@ class TaskRelationLossHook(Hook):
         self.min_samples_per_dim = min_samples_per_dim
         self.allow_undersampled = allow_undersampled
         self._saved: Mapping | None = None
+        self._told = False
         for name in options.keys() - inspect.signature(TaskRelationNeck).parameters.keys():
             raise ConfigError(f"TaskRelationLossHook: no option is named {name!r}")
         self.attached: AttachedRelations | None = None
@@ -129,6 +133,17 @@ class TaskRelationLossHook(Hook):
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         if self.attached is not None:
             self.attached.check_called()
+
+    def after_train_epoch(self, runner) -> None:
+        neck = self.attached.neck if self.attached is not None else _unwrapped(runner.model).neck
+        batches = neck.layers_of("label").batches.reshape(-1).tolist()
+        never = [name for name, count in zip(neck.names, batches, strict=True) if not count]
+        if never and not self._told:
+            self._told = True
+            runner.logger.warning(
+                f"TaskRelationLossHook: no step had two samples with both labels of "
+                f"{', '.join(never[:5])}: not measured, and no loss"
+            )
 
     def after_train(self, runner) -> None:
         if self.attached is not None:

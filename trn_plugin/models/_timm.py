@@ -5,11 +5,14 @@ from __future__ import annotations
 import difflib
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from logging import WARNING
 
 import timm
+from mmengine.logging import print_log
 from torch import nn
 
 from trn_plugin.checkpoints import load_weights_file
+from trn_plugin.checkpoints.weights import nonfinite
 from trn_plugin.errors import ConfigError, first_line
 
 __all__ = ["create", "sides_of", "stage_names"]
@@ -44,7 +47,8 @@ def create(
     if checkpoint_path is not None:
         return _with_weights(model_name, options, checkpoint_path), size, options
     try:
-        model = timm.create_model(model_name, pretrained=pretrained, **options)
+        with _missing_keys() as missing:
+            model = timm.create_model(model_name, pretrained=pretrained, **options)
     except Exception as error:  # timm and its hub may raise anything
         for name in kwargs:
             close = difflib.get_close_matches(name, own, n=1, cutoff=0.75)
@@ -62,6 +66,10 @@ def create(
         raise ConfigError(
             f"{_WHERE}: timm cannot build {model_name}: {first_line(error)}"
         ) from error
+    if len(missing) >= sum(1 for _ in model.parameters()):
+        raise ConfigError(f"{_WHERE}.pretrained: the weights of {model_name} are another model's")
+    if missing:
+        print_log(f"{_WHERE}: new weights, not pretrained: {_listing(missing)}", "current", WARNING)
     return model, size, options
 
 
@@ -111,13 +119,18 @@ def _with_weights(model_name: str, options: dict, path: str) -> nn.Module:
                 f"{_WHERE}.checkpoint_path: {path} holds no weights of {model_name}: "
                 f"{first_line(error)}"
             ) from error
-    missing = [key for key in missing if not key.endswith("num_batches_tracked")]
     if missing:
         raise ConfigError(
             f"{_WHERE}.checkpoint_path: {path} holds no weights of {model_name}: it lacks "
-            f"{', '.join(missing[:3])}{f' and {len(missing) - 3} more' if missing[3:] else ''}"
+            f"{_listing(missing)}"
         )
+    if bad := nonfinite(model.named_parameters()):
+        raise ConfigError(f"{_WHERE}.checkpoint_path: {path}: {_listing(bad)} not finite")
     return model
+
+
+def _listing(keys: list[str]) -> str:
+    return f"{', '.join(keys[:3])}{f' and {len(keys) - 3} more' if keys[3:] else ''}"
 
 
 @contextmanager
@@ -128,7 +141,8 @@ def _missing_keys() -> Iterator[list[str]]:
 
     def noting(*args, **kwargs):
         result = load(*args, **kwargs)
-        missing.extend(result.missing_keys)
+        found = [key for key in result.missing_keys if not key.endswith("num_batches_tracked")]
+        missing.extend(found)
         return result
 
     nn.Module.load_state_dict = noting

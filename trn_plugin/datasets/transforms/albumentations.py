@@ -57,6 +57,7 @@ class Albumentations:
         self.config = list(transforms)
         built = [_build(config, f"transforms[{i}]") for i, config in enumerate(self.config)]
         self.python_rng = random.Random()
+        self.tried = False
         self.moving = [_moves_landmarks(transform) for transform in built]
         self.mixed = [i for i, transform in enumerate(built) if len(_kinds(transform)) > 1]
         points = albumentations.KeypointParams(format="xy", remove_invisible=False)
@@ -82,20 +83,19 @@ class Albumentations:
         found = {name: results["tasks"][name].points(gt[name]) for name in gt if moves}
         tasks = [name for name, points in found.items() if len(points)]
         points = [np.asarray(found[name], dtype=np.float64) * size - 0.5 for name in tasks]
+        kinds = ["turn" if moving else "colour" for moving in self.moving]
+        pairs = zip(self.compose.transforms, kinds, strict=True)
+        transforms = [transform for transform, kind in pairs if kind not in without]
+        self._try(transforms, image)
         self._seed(results["rng"])
         out = {"image": image}
         if points:
             # x, y, z, angle, scale: Compose's own format, at half its cost
             out["keypoints"] = np.zeros((sum(map(len, points)), 5), dtype=np.float32)
             out["keypoints"][:, :2] = np.concatenate(points)
-        for transform, moving in zip(self.compose.transforms, self.moving, strict=True):
-            if ("turn" if moving else "colour") not in without:
-                out = transform(**out)
-        if out["image"].shape != image.shape or out["image"].dtype != image.dtype:
-            raise ConfigError(
-                f"Albumentations: the picture went in as {image.shape} {image.dtype} and came out "
-                f"as {out['image'].shape} {out['image'].dtype}; resize with CropResize"
-            )
+        for transform in transforms:
+            out = transform(**out)
+        _check_picture(image, out["image"])
         results["img"] = out["image"]
         if tasks:
             moved = np.asarray(out["keypoints"], dtype=np.float64)[:, :2]
@@ -112,11 +112,44 @@ class Albumentations:
             results["gt"] = {**gt, **changed}
         return results
 
+    def _try(self, transforms: list, image: np.ndarray) -> None:
+        """At the first picture, refuse what would change the size or type of a later one."""
+        if self.tried:
+            return
+        self.tried = True
+        certain = copy.deepcopy(transforms)
+        _set_certain(certain)
+        generators = np.random.default_rng(0), random.Random(0)
+        for transform in certain:
+            transform.set_random_state(*generators)
+        for _ in range(TRIALS):
+            out = {"image": image}
+            try:
+                for transform in certain:
+                    out = transform(**out)
+            except Exception:  # the transform needs more than a picture
+                return
+            _check_picture(image, out["image"])
+
     def _seed(self, rng: np.random.Generator) -> None:
         if self.compose.random_generator is not rng:
             self.compose.set_random_state(rng, self.python_rng)
         self.python_rng.seed(int(rng.integers(2**63)))
         cv2.setRNGSeed(int(rng.integers(2**31)))
+
+
+def _set_certain(transforms: Sequence) -> None:
+    for transform in transforms:
+        transform.p = 1.0
+        _set_certain(getattr(transform, "transforms", ()))
+
+
+def _check_picture(before: np.ndarray, after) -> None:
+    if after.shape != before.shape or after.dtype != before.dtype:
+        raise ConfigError(
+            f"Albumentations: the picture went in as {before.shape} {before.dtype} and came out "
+            f"as {tuple(after.shape)} {after.dtype}; resize with CropResize"
+        )
 
 
 def _build(config: dict, path: str) -> BasicTransform | BaseCompose:
