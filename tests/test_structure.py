@@ -97,7 +97,7 @@ def branches_on_kinds(node):
     if isinstance(node, ast.FunctionDef) and node.name == "_needed_tasks":
         return
     parts = [node]
-    if isinstance(node, (ast.Compare, ast.Match)):
+    if isinstance(node, (ast.Compare, ast.Match, ast.Subscript, ast.Call)):
         parts = list(ast.walk(node))
     found = {getattr(part, name, None) for part in parts for name in ("id", "attr")}
     texts = {part.value for part in parts if isinstance(part, ast.Constant)}
@@ -129,6 +129,8 @@ def test_no_branch_on_a_kind_outside_of_tasks():
         "match task:\n    case ClassTask(): pass",
         "match task.kind:\n    case 'class': pass",
         "type(task).__name__ == 'ClassTask'",
+        "{'class': 1}[task.kind]",
+        "{'class': 1}.get(info['kind'])",
     ],
 )
 def test_branches_are_found(code):

@@ -72,8 +72,11 @@ def test_without_two_points_the_default_is_the_whole_picture(tmp_path):
         make(str(tmp_path), "labels.csv", labels, box="landmarks")
 
 
+FRACTIONS = dict(left_x="0.2", left_y="0.4", right_x="0.8", right_y="0.4")
+
+
 @pytest.mark.parametrize("box", [BOX, "landmarks", None])
-@pytest.mark.parametrize("ears", [NO_EARS, ONE_EAR])
+@pytest.mark.parametrize("ears", [NO_EARS, ONE_EAR, FRACTIONS])
 def test_rows_without_a_box_are_refused(tmp_path, box, ears):
     lacks = [""] * 4 if box == BOX else GIVEN
     rows = [[*ROW, *GIVEN], [*changed(**ears), *lacks], [*changed(**ears), *lacks]]
@@ -86,7 +89,7 @@ def test_rows_without_a_box_are_refused(tmp_path, box, ears):
 
 
 def test_unusable_boxes_name_their_line(tmp_path):
-    for bad in (["4", "6", "30", ""], ["4", "6", "2", "9"]):
+    for bad in (["4", "6", "30", ""], ["4", "6", "2", "9"], ["0.1", "0.2", "0.9", "0.7"]):
         root = write(tmp_path, [*ROW, *bad], header=[*HEADER, *BOX])
         with pytest.raises(
             DataError, match=r"labels\.csv:2: expected (y1 in pix|x0 < x1 and y0 <)"

@@ -133,6 +133,9 @@ def test_predict_finds_all_faces_of_all_pictures(tmp_path, yunet, write_model, m
     sides = {record["box"][2] - record["box"][0] for record in records}
     assert sides == {64}  # the points span 16 pixels
     assert "trained on crops" not in done.stderr
+    run(model, "photos/b.png", "--detector", yunet, "--csv", "t.csv", cwd=tmp_path)  # no face
+    assert not read_lines(tmp_path / "predictions/predictions.jsonl")
+    assert len((tmp_path / "t.csv").read_text().splitlines()) == 1
     done = run(model, "photos", cwd=tmp_path)
     assert done.stderr.count("was trained on crops") == 1
 

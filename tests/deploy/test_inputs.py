@@ -28,6 +28,7 @@ def test_folders_give_pictures_videos_and_what_is_left_out(tmp_path):
     assert names == ["a.jpg", "b.PNG", "no_suffix", "c.webp", "single.raw"]
     assert [path.name for path in found.videos] == ["clip.MP4"]
     assert [path.name for path in found.left_out] == ["notes.txt"]
+    assert found.left_out_message().startswith("1 file left out")
     assert "notes.txt" in found.left_out_message()
 
 

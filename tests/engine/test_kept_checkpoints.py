@@ -62,6 +62,20 @@ def test_a_best_checkpoint_that_a_kill_left_behind_is_removed(tmp_path):
     assert kept in left
 
 
+def killed_after_the_best(tmp_path, options, epoch):
+    """A run that is killed when it has written the best checkpoint of an epoch."""
+    part = tiny_runner(tmp_path, "part", **options)
+    write = part.save_checkpoint
+
+    def killed(out_dir, filename, *args, **kwargs):
+        write(out_dir, filename, *args, **kwargs)
+        if filename.startswith("best_") and filename.endswith(f"_{epoch}.pth"):
+            raise KeyboardInterrupt
+
+    part.save_checkpoint = killed
+    return part
+
+
 def test_the_best_score_survives(tmp_path):
     """A resumed run repeats the validation that a kill prevented."""
     options = dict(checkpoint=BEST, train_cfg=EACH)
@@ -75,18 +89,22 @@ def test_the_best_score_survives(tmp_path):
     assert_same(found, expected)
 
 
+@pytest.mark.parametrize("epoch", [1, 3])
+def test_the_newest_checkpoint_names_the_best(tmp_path, epoch):
+    """Killed when the best checkpoint was written, before the newest one is written again."""
+    options = dict(checkpoint=BEST, train_cfg=EACH)
+    with pytest.raises(KeyboardInterrupt):
+        killed_after_the_best(tmp_path, options, epoch).train()
+    tiny_runner(tmp_path, "part", resume=True, **options).train()
+    (best,) = (tmp_path / "part").glob("best_*.pth")
+    newest = load_checkpoint_file((tmp_path / "part/last_checkpoint").read_text())
+    assert newest["message_hub"]["runtime_info"]["best_ckpt"] == str(best)
+
+
 def test_a_best_checkpoint_without_optimizer_is_not_resumed_from(tmp_path):
     """Killed after the best checkpoint was written, before the next one of an epoch."""
     options = dict(checkpoint=BEST, train_cfg=EACH)
-    part = tiny_runner(tmp_path, "part", **options)
-    write = part.save_checkpoint
-
-    def killed_after_the_best(out_dir, filename, *args, **kwargs):
-        write(out_dir, filename, *args, **kwargs)
-        if filename.startswith("best_"):
-            raise KeyboardInterrupt
-
-    part.save_checkpoint = killed_after_the_best
+    part = killed_after_the_best(tmp_path, options, 1)
     with pytest.raises(KeyboardInterrupt):
         part.train()
     assert sorted(p.name[:5] for p in (tmp_path / "part").glob("*.pth")) == ["best_", "epoch"]

@@ -153,7 +153,7 @@ class PredictionJob:
                 except DataError as error:
                     note(f"error: {error}")
                     self.failed += 1
-            complete = True
+            complete = results.written > 0 or not self.failed
         finally:
             for part in results.close(complete):
                 note(f"the results so far are in {part}")

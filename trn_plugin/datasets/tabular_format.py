@@ -13,7 +13,9 @@ from trn_plugin.tasks.columns import are_names
 
 __all__ = ["NO_BOX", "box_rule", "has_box", "label_columns"]
 
-NO_BOX = dict(columns="its box columns are empty", landmarks="fewer than two landmarks for a box")
+NO_BOX = dict(
+    columns="its box columns are empty", landmarks="fewer than two landmarks at least a pixel apart"
+)
 
 
 def label_columns(labels: Mapping[str, Mapping]) -> dict[str, LabelColumns]:
@@ -77,4 +79,4 @@ def has_box(rule: str, tasks: Mapping[str, Task], table: Table) -> np.ndarray:
         if points.size:
             low[labelled] = np.fmin(low[labelled], np.fmin.reduce(points, axis=1))
             high[labelled] = np.fmax(high[labelled], np.fmax.reduce(points, axis=1))
-    return (high > low).any(axis=1)
+    return (high - low >= 1).any(axis=1)

@@ -175,10 +175,10 @@ class LabelReader:
             for name, column in zip(self.dataset.box_columns, columns, strict=True)
         ]
         x0, y0, x1, y1 = regions
-        for row in np.flatnonzero(~missing & ~((x0 < x1) & (y0 < y1)))[:1]:
+        for row in np.flatnonzero(~missing & ~((x1 - x0 >= 1) & (y1 - y0 >= 1)))[:1]:
             raise DataError(
                 f"{where(row)}: expected {' < '.join(self.dataset.box_columns[::2])} and "
-                f"{' < '.join(self.dataset.box_columns[1::2])}, found the box "
+                f"{' < '.join(self.dataset.box_columns[1::2])} in pixels, found the box "
                 f"{', '.join(column[row] for column in columns)}"
             )
         return np.where(missing, np.nan, regions).T

@@ -47,7 +47,8 @@ class Found(NamedTuple):
             return ""
         first = ", ".join(map(str, self.left_out[:3]))
         more = f" and {len(self.left_out) - 3} more" if len(self.left_out) > 3 else ""
-        return f"left out, neither pictures nor videos: {first}{more}"
+        files = f"{len(self.left_out)} file{'s' * (len(self.left_out) > 1)}"
+        return f"{files} left out, neither pictures nor videos: {first}{more}"
 
 
 def find_inputs(arguments: Sequence[str | Path], exclude: Path | None = None) -> Found:

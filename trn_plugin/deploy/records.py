@@ -63,7 +63,7 @@ class Results:
                     with write_errors(f"{option} {path}"):
                         self._open(path)
             except ConfigError:
-                self.close()
+                self.close(complete=False)
                 raise
         self._table = csv.writer(self._files[1][0]) if table is not None else None
         if self._table:
@@ -102,7 +102,7 @@ class Results:
         return sum((task.row(record["tasks"][name]) for name, task in self.tasks.items()), row)
 
     def close(self, complete: bool = True) -> list[Path]:
-        """Close the files, and rename them if the run is complete and has results.
+        """Close the files, and rename them if the run is complete, even without results.
 
         Args:
             complete: whether the run has processed all its inputs.
@@ -117,7 +117,7 @@ class Results:
                 file.close()
             if part == path:
                 continue
-            if self.written and complete:
+            if complete:
                 os.replace(part, path)
             elif self.written:
                 left.append(part)

@@ -69,7 +69,9 @@ class SafeCheckpointHook(CheckpointHook):
                 f"{self.interval} iterations"
             )
         super().before_train(runner)
-        if getattr(runner, "resumed_from", None):  # a kill may have left outdated ones
+        if getattr(runner, "resumed_from", None):
+            self.last_ckpt = runner.resumed_from  # a better validation, if pending, rewrites it
+            # a kill may have left outdated best checkpoints
             for best in self._best():
                 stem = re.fullmatch(r"(best_.*_(?:epoch|iter)_)\d+\.pth", best)
                 if stem and os.path.isfile(os.path.join(self.out_dir, best)):
