@@ -8,7 +8,7 @@ from pathlib import Path
 from trn_plugin.checkpoints.reading import read_meta
 from trn_plugin.errors import CheckpointError, NewerFormatError
 
-__all__ = ["checkpoint_files", "last_checkpoint_text", "newest_first"]
+__all__ = ["check_earlier", "checkpoint_files", "last_checkpoint_text", "newest_first"]
 
 
 def checkpoint_files(folder: str | os.PathLike) -> list[Path]:
@@ -54,3 +54,13 @@ def last_checkpoint_text(folder: str | os.PathLike) -> str:
     paths = checkpoint_files(folder)
     newest = max(paths, key=lambda path: path.stat().st_mtime_ns, default=None)
     return f"the last checkpoint is {newest}" if newest else "no checkpoint has been written yet"
+
+
+def check_earlier(folder: str | os.PathLike, logger) -> None:
+    """Refuse checkpoints of a newer version; warn of others, unless ``logger`` is None."""
+    earlier, _ = newest_first(folder)
+    if earlier and logger is not None:
+        logger.warning(
+            f"{earlier[0]} is of an earlier training; this one starts anew and may overwrite it "
+            "(--resume continues)"
+        )

@@ -18,7 +18,13 @@ from torch import Tensor, nn
 from trn_plugin.checkpoints.reading import EXTRA_STATE, unwrapped
 from trn_plugin.errors import CheckpointError, printable
 
-__all__ = ["load_fitting_state", "load_model_state", "nonfinite", "nonfinite_state"]
+__all__ = [
+    "check_options",
+    "load_fitting_state",
+    "load_model_state",
+    "nonfinite",
+    "nonfinite_state",
+]
 
 
 def load_model_state(model: nn.Module, state: dict[str, Tensor], path: str | os.PathLike) -> None:
@@ -112,3 +118,11 @@ def _form(value: Tensor) -> str:
 
 def _is_extra(key: str) -> bool:
     return key.rpartition(".")[2] == EXTRA_STATE
+
+
+def check_options(saved, known: set[str], kind: str) -> None:
+    """Raise ValueError for options in a saved optimizer that an optimizer ``kind`` lacks."""
+    unknown = sorted({str(key).removeprefix("initial_") for key in saved} - known)
+    if unknown:
+        found = printable(", ".join(unknown))
+        raise ValueError(f"its optimizer has {found}, which {kind} does not have")

@@ -10,9 +10,9 @@ from mmengine.logging import print_log
 from mmengine.registry import OPTIMIZERS
 from torch import nn
 
-from trn_plugin.checkpoints.weights import nonfinite
+from trn_plugin.checkpoints.weights import check_options, nonfinite
 from trn_plugin.engine.schedules import same_kind
-from trn_plugin.errors import ConfigError, printable, shown
+from trn_plugin.errors import ConfigError, shown
 
 __all__ = ["nonfinite_moment", "optimized_names", "own_optimizer", "restore_optimizers"]
 
@@ -91,10 +91,7 @@ def restore_optimizers(wrapper, model: nn.Module, saved: dict, names, keep_rates
             initial = {key for key in mine if key.startswith("initial_")}
             rates = {key.removeprefix("initial_") for key in initial}  # schedules change them
             kept = {"params", *IMPLEMENTATION, *(initial | rates if keep_rates else ())}
-            unknown = sorted({str(k).removeprefix("initial_") for k in theirs} - mine.keys() - kept)
-            if unknown:
-                found, kind = printable(", ".join(unknown)), type(each.optimizer).__name__
-                raise ValueError(f"its optimizer has {found}, which {kind} does not have")
+            check_options(theirs, mine.keys() | kept, type(each.optimizer).__name__)
             for key in [key for key in mine if key in theirs and key not in kept]:
                 value, saved_value = mine[key], theirs[key]
                 if not torch.is_tensor(saved_value) and not same_kind(value, saved_value):

@@ -28,7 +28,6 @@ COMPARED = (
 )
 """Config keys compared when resuming; optimizers and schedules are compared after building."""
 WRAPPER = ("type", "clip_grad", "accumulative_counts", "aggregator", "relation_losses", "shared")
-"""Keys of ``optim_wrapper`` among them."""
 
 
 def process_state(runner) -> dict:

@@ -146,10 +146,7 @@ class SafeRunner(ConfigErrorRunner):
         self.finite_steps = None
         try:
             with only_run_in(self.work_dir) if is_main_process() else nullcontext():
-                earlier, _ = newest.newest_first(self.work_dir)  # refuses those of newer versions
-                if earlier and not self.resuming:
-                    text = "is of an earlier training; this one starts anew and may overwrite it"
-                    self.logger.warning(f"{earlier[0]} {text} (--resume continues)")
+                newest.check_earlier(self.work_dir, None if self.resuming else self.logger)
                 super().dump_config()
                 return super().train()
         except KeyboardInterrupt as error:
