@@ -229,5 +229,5 @@ def own_private_names(tree):
 
 def test_the_engine_is_thin():
     lines = {path.name: len(path.read_text("utf-8").splitlines()) for path in ENGINE.glob("*.py")}
-    assert sum(lines.values()) <= 1820
+    assert sum(lines.values()) <= 1900
     assert lines["runner.py"] <= 300
