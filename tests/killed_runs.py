@@ -6,6 +6,7 @@ import signal
 import socket
 import sys
 import time
+import traceback
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # forked processes must not inherit threads
@@ -128,6 +129,8 @@ class Run:
             cli.main(["train", *arguments])
         except SystemExit as stop:
             status = stop.code
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(status)
 

@@ -83,5 +83,5 @@ def test_mistakes_are_one_line_errors(trained, tmp_path, run_tool):
         assert message in error
     with torch.no_grad():
         model.backbone.tails["pose"].norm.weight.fill_(float("nan"))
-    with pytest.raises(ConfigError, match="no uncut model gives the features of pose"):
+    with pytest.raises(ConfigError, match="no uncut model has the features of pose"):
         model.backbone.to_timm("pose")

@@ -108,6 +108,15 @@ def test_environment_variables_are_expanded_when_a_run_starts(root, results, tab
     assert "w=$OWN_WEIGHTS" in results.of(runs[0])[0]["settings"]
 
 
+@pytest.fixture
+def interruptible():
+    """SIGINT as in a main program; pytest's workers ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_ends_the_running_processes_and_starts_no_other(root, results, table):
     options = f"here={root / 'here'}", f"wait_for={root / 'never'}"
     runs = runs_of(with_options(table, *options), "small", [0], root / "out")

@@ -174,7 +174,7 @@ def test_covariances_of_another_config_are_refused(tmp_path):
     other = hook(features=dict(output=FEATURES["hidden"]), weights=dict(output=1.0))
     wide = hook(features=dict(hidden=dict(depth="depth_head.conv1", seg="seg_head.out")))
     for changed, message in (
-        (other, r"of the levels \['hidden', 'label'\], the config of \['output', 'label'\]"),
+        (other, r"has the levels \['hidden', 'label'\], the config \['output', 'label'\]"),
         (wide, r"of 'hidden' are .*'seg': 4.* wide, the model's .*'seg': 3"),
     ):
         run = runner(tmp_path, [changed], name="part", epochs=2, resume=True)

@@ -124,7 +124,13 @@ def _merge(config: Config, options: dict) -> None:
             raise ConfigError(
                 f"--cfg-options {key}: nothing reads {name!r} when the config is built{hint}"
             )
+    size = options.get("input_size", config.get("input_size"))
     for key, value in options.items():
+        if key.endswith("dataset.input_size") and size not in (None, value):
+            raise ConfigError(
+                f"--cfg-options {key}: found {value}, but input_size is {size}: set input_size "
+                "alone"
+            )
         try:
             config.merge_from_dict({key: value})
         except Exception as error:  # MMEngine raises errors of many types

@@ -86,10 +86,10 @@ def spread_input_size(config: Config) -> None:
         raise ConfigError(f"model.backbone: expected a dict, found {backbone!r}")
     # input_size overrides sizes of the data sets and of the backbone that are equal
     own = _sides(backbone.get("img_size", size))
-    if len(before) > 1 or (own != _sides(size) and before != {own}):
+    if own != _sides(size) and before != {own}:
         raise ConfigError(
-            f"input_size of the data sets is {before}, model.backbone.img_size is "
-            f"{backbone.get('img_size', size)}, but input_size is {size}: set input_size alone"
+            f"model.backbone.img_size is {backbone['img_size']}, but input_size is {size}: "
+            "set input_size alone"
         )
     backbone["img_size"] = size
 
